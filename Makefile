@@ -1,0 +1,140 @@
+# Everything that this project's people do often, each with all its set-up. "make" alone lists it.
+#
+#   PYTHON=/path/to/python3.12   the interpreter (default: the first of 3.11 or later that is found)
+#   VENV=folder                  the virtual environment (default: .venv; .venv-3.12 when PYTHON is given)
+#   T=tests/unit/test_x.py       for "make test-fast": only these tests
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export PATH := $(PATH):/usr/sbin:/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+AT_LEAST_3_11 := import sys; sys.exit(sys.version_info < (3, 11))
+INTERPRETERS := python3 python3.11 python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyenv/versions/3.*/bin/python3)
+ifndef PYTHON
+PYTHON := $(shell for p in $(INTERPRETERS); do $$p -c '$(AT_LEAST_3_11)' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+else
+VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+BIN := $(VENV)/bin
+
+# program:Debian's package that brings it
+DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
+TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables supervisord:supervisor systemd-analyze:systemd
+# services that these packages would leave running or start at the next boot
+SERVICES := etcd supervisor
+
+.PHONY: help demo test test-fast test-all bench lock dist clean venv need-root demo-programs test-programs lint
+
+help: ## list the targets
+	@echo "pyflanneld: make TARGET"
+	sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 14
+
+demo: need-root demo-programs venv ## put up a cluster of 3 hosts on this machine and show what the daemon does (root)
+	@$(BIN)/python -m pyflanneld lab demo
+
+test: need-root test-programs lint ## lint, types, then all tests: unit, contract, integration, faults (root)
+	@$(BIN)/python -m pytest $(wildcard tests/unit tests/contract tests/integration tests/faults)
+
+test-fast: lint ## lint, types, and the tests that need neither root nor etcd
+	@$(BIN)/python -m pytest -m "not etcd and not netns" $(or $(T),$(wildcard tests/unit tests/contract))
+
+test-all: need-root ## "make test" on every Python from 3.11 up that this machine has (root)
+	@done=" "
+	for python in $(INTERPRETERS); do
+	    $$python -c '$(AT_LEAST_3_11)' 2>/dev/null || continue
+	    version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	    [[ $$done == *" $$version "* ]] && continue
+	    echo "== Python $$version ($$python)"
+	    $(MAKE) test PYTHON="$$python" VENV=".venv-$$version"
+	    done+="$$version "
+	done
+	echo "== all tests passed on Python$$done"
+
+lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
+	compile() {
+	    out=$$1; shift
+	    $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	        --no-emit-index-url --no-emit-find-links --annotation-style line $(if $(UPGRADE),--upgrade) \
+	        pyproject.toml "$$@" --output-file "$$out" >/dev/null
+	    sed -i '1i # Made by "make lock" for Python 3.11 and later; do not edit.' "$$out"
+	}
+	compile requirements.txt
+	compile requirements-dev.txt --extra dev --constraint requirements.txt
+	wc -l requirements.txt requirements-dev.txt
+
+dist: venv ## build the wheel and the source archive into dist/
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	ls -l dist
+
+clean: ## remove virtual environments, caches and dist/
+	@rm -rf .venv .venv-* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find pyflanneld tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Steps of the above
+
+lint: venv
+	@$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+need-root:
+	@[[ $$(id -u) == 0 ]] || { echo "make $(MAKECMDGOALS): network namespaces need root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+
+venv: $(VENV)/.locked
+
+$(VENV)/.locked: requirements-dev.txt pyproject.toml
+	@if [[ -z "$(PYTHON)" ]]; then
+	    echo "Python 3.11 or later is needed: apt-get install python3, or make PYTHON=/path/to/python3.11" >&2
+	    exit 1
+	fi
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then
+	    $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call install,python3-venv); }
+	    $(PYTHON) -m venv --clear $(VENV)
+	fi
+	echo "$(VENV): installing the locked requirements ($$($(BIN)/python -V))"
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo-programs:
+	@$(call require,$(DEMO_PROGRAMS))
+
+test-programs:
+	@$(call require,$(TEST_PROGRAMS))
+
+# $(call require,program:package …): install the packages of the programs that are missing.
+define require
+missing=""
+for pair in $(1); do
+    command -v "$${pair%%:*}" >/dev/null || missing+=" $${pair##*:}"
+done
+if [[ -n $$missing ]]; then $(call install,$$missing); fi
+endef
+
+# $(call install,package …): with apt, and without any service being started now or at the next boot.
+define install
+if ! command -v apt-get >/dev/null || [[ $$(id -u) != 0 ]]; then
+    echo "missing; install these (Debian's names), or be root on Debian for make to do it: $(strip $(1))" >&2
+    exit 1
+fi
+echo "installing $(strip $(1))"
+barred=/usr/sbin/policy-rc.d
+if [[ ! -e $$barred ]]; then
+    trap "rm -f $$barred" EXIT
+    printf '#!/bin/sh\nexit 101\n' >$$barred
+    chmod +x $$barred
+fi
+export DEBIAN_FRONTEND=noninteractive
+{ apt-get update && apt-get install --yes --no-install-recommends $(1); } >apt.log 2>&1 || { cat apt.log >&2; exit 1; }
+rm apt.log
+for service in $(SERVICES); do
+    [[ " $(1) " != *" $$service"* ]] || systemctl disable $$service >/dev/null 2>&1 || update-rc.d $$service disable || true
+done
+endef

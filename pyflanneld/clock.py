@@ -1,0 +1,20 @@
+"""The real clock. Shell side."""
+
+import asyncio
+import time
+
+
+class SystemClock:
+    """Implements ``ports.Clock`` with CLOCK_BOOTTIME, which goes on while the machine sleeps; asyncio's timers stop."""
+
+    def now_s(self) -> float:
+        """Return seconds since boot, suspended time included."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def suspended_s(self) -> float:
+        """Return how many seconds the machine has slept since boot."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+    async def sleep(self, delay_s: float) -> None:
+        """Wait *delay_s* seconds of running time; a nap of the machine in between makes it longer."""
+        await asyncio.sleep(delay_s)

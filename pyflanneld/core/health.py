@@ -1,0 +1,21 @@
+"""Whether the daemon is alive and whether it does its job, derived from facts; nothing here measures anything."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer for the probes.
+
+    Attributes:
+        live: every core loop still turns. Never depends on etcd: a restart does not cure etcd.
+        not_ready: why the node cannot be trusted with traffic right now, one short sentence each; empty when ready.
+    """
+
+    live: bool
+    not_ready: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Say whether nothing stands against readiness."""
+        return self.live and not self.not_ready

@@ -1,0 +1,108 @@
+"""One lease on the wire: the key below ``<prefix>/subnets/`` and its JSON value.
+
+Wire format: flannel ``pkg/subnet/subnet.go`` and ``pkg/lease/lease.go`` (v0.28.9). flannel's own key pattern is not
+anchored and takes what it finds; ours takes the canonical spelling only (rules V1, V2 and V7 of docs/architecture.md).
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeVar
+
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.strict_json import parse_object
+
+MAX_NAME_BYTES = 128
+TTL_S = 24 * 3600
+"""How long a lease lives without renewal, in seconds: flannel's constant."""
+
+_A = TypeVar("_A", IPv4Address, IPv6Address)
+_NAME = re.compile(rb"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-f:]+)-(\d{1,3}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetKey:
+    """What a key's name says: an IPv4 subnet and, in a dual-stack lease, an IPv6 one."""
+
+    ipv4: IPv4Network
+    ipv6: IPv6Network | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAttrs:
+    """What a lease's value says.
+
+    Attributes:
+        public_ip: where the peers send this subnet's packets.
+        backend_type: ``"host-gw"``; empty for a lease without a backend (``alloc``).
+    """
+
+    public_ip: IPv4Address
+    backend_type: str
+    public_ipv6: IPv6Address | None = None
+
+
+def encode_name(subnet: IPv4Network) -> bytes:
+    """Return the key's name for *subnet*: ``b"a.b.c.d-len"``."""
+    return f"{subnet.network_address}-{subnet.prefixlen}".encode()
+
+
+def parse_name(name: bytes) -> SubnetKey:
+    """Read a key's name, canonical spelling only.
+
+    Raises:
+        Invalid: reason ``"bad_key"``.
+    """
+    match = _NAME.fullmatch(name) if len(name) <= MAX_NAME_BYTES else None
+    try:
+        if match is None:
+            raise ValueError("no match")
+        ipv4 = IPv4Network((match[1].decode(), int(match[2])))
+        ipv6 = IPv6Network((match[3].decode(), int(match[4]))) if match[3] else None
+    except ValueError as error:
+        raise Invalid("bad_key", "key", name, 'a subnet such as "172.7.21.0-24"') from error
+    canonical = encode_name(ipv4) + (f"&{ipv6.network_address}-{ipv6.prefixlen}".encode() if ipv6 else b"")
+    if canonical != name:
+        raise Invalid("bad_key", "key", name, f"its canonical spelling {canonical.decode()!r}")
+    return SubnetKey(ipv4, ipv6)
+
+
+def encode_value(attrs: LeaseAttrs) -> bytes:
+    """Return the value as current flannel writes it into etcd v3: field order kept, ``PublicIPv6`` always there."""
+    document: dict[str, str | None] = {
+        "PublicIP": str(attrs.public_ip),
+        "PublicIPv6": str(attrs.public_ipv6) if attrs.public_ipv6 else None,
+    }
+    if attrs.backend_type:
+        document["BackendType"] = attrs.backend_type
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def parse_value(value: bytes) -> LeaseAttrs:
+    """Read a lease's value, of any flannel version and backend; fields that we do not know are ignored.
+
+    Raises:
+        Invalid: reasons ``"too_large"``, ``"not_json"``, ``"not_an_object"``, ``"bad_value"``.
+    """
+    document = parse_object(value, "lease")
+    public_ip = document.get("publicip")
+    public_ipv6 = document.get("publicipv6")
+    backend_type = document.get("backendtype", "")
+    if not isinstance(backend_type, str):
+        raise Invalid("bad_value", "BackendType", backend_type, 'text such as "host-gw"')
+    return LeaseAttrs(
+        public_ip=_address(IPv4Address, "PublicIP", public_ip),
+        backend_type=backend_type,
+        public_ipv6=None if public_ipv6 is None else _address(IPv6Address, "PublicIPv6", public_ipv6),
+    )
+
+
+def _address(kind: type[_A], field: str, value: object) -> _A:
+    expected = f"an {kind.__name__[:4]} address in quotes"
+    if not isinstance(value, str):
+        raise Invalid("bad_value", field, value, expected)
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise Invalid("bad_value", field, value, expected) from error

@@ -1,0 +1,220 @@
+"""The network configuration, ``<prefix>/config``: flannel's rules, defaults and bounds.
+
+Wire format: flannel ``pkg/subnet/config.go`` (v0.28.9), which reads v0.11.0's documents too. Stricter than flannel in
+three places, each listed in docs/compatibility.md: types are exact, SubnetMin must not lie above SubnetMax, and a
+Network must be unicast and no larger than a /8.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.strict_json import parse_object
+
+_IPV4_CIDR = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})/(\d{1,2})")
+_IPV6_CIDR = re.compile(r"([0-9A-Fa-f:.]+)/(\d{1,3})")
+DEFAULT_BACKEND = "udp"  # what flannel's code takes when Backend is absent; its documentation says vxlan
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetRange:
+    """Where IPv4 subnets are leased from.
+
+    Attributes:
+        network: the whole of it.
+        subnet_len: prefix length of one lease.
+        subnet_min: the first subnet that may be leased, as its network address.
+        subnet_max: the last one, inclusive.
+    """
+
+    network: IPv4Network
+    subnet_len: int
+    subnet_min: IPv4Address
+    subnet_max: IPv4Address
+
+    def admits(self, subnet: IPv4Network) -> bool:
+        """Say whether *subnet* is one that may be leased here."""
+        return subnet.prefixlen == self.subnet_len and self.subnet_min <= subnet.network_address <= self.subnet_max
+
+    def subnets(self) -> Iterator[IPv4Network]:
+        """Yield every subnet that may be leased, from the lowest."""
+        step = 1 << (32 - self.subnet_len)
+        for start in range(int(self.subnet_min), int(self.subnet_max) + 1, step):
+            yield IPv4Network((start, self.subnet_len))
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetRange6:
+    """Where IPv6 subnets are leased from; attributes as in ``SubnetRange``."""
+
+    network: IPv6Network
+    subnet_len: int
+    subnet_min: IPv6Address
+    subnet_max: IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """A valid network configuration.
+
+    Attributes:
+        ipv4: ``None`` when ``EnableIPv4`` is false.
+        ipv6: ``None`` unless ``EnableIPv6`` is true.
+        backend_type: lower case, for example ``"host-gw"``.
+        backend_options: the other members of ``Backend``, as they came.
+    """
+
+    ipv4: SubnetRange | None
+    ipv6: SubnetRange6 | None
+    backend_type: str
+    backend_options: Mapping[str, object] = field(hash=False)
+    nftables: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """What differs between the two address families; the rules are the same."""
+
+    prefix: str
+    bits: int
+    longest_network: int
+    longest_subnet: int
+    usual_subnet: int
+
+
+_V4 = _Family(prefix="", bits=32, longest_network=28, longest_subnet=30, usual_subnet=24)
+_V6 = _Family(prefix="IPv6", bits=128, longest_network=124, longest_subnet=126, usual_subnet=64)
+
+
+def parse_config(data: bytes) -> NetworkConfig:
+    """Read a configuration document.
+
+    Raises:
+        Invalid: the document or one of its fields is not usable; names the field, the value and what would be right.
+    """
+    document = parse_object(data, "network configuration")
+    backend_type, options = _backend(document)
+    return NetworkConfig(
+        ipv4=_ipv4_range(document) if _boolean(document, "EnableIPv4", True) else None,
+        ipv6=_ipv6_range(document) if _boolean(document, "EnableIPv6", False) else None,
+        backend_type=backend_type,
+        backend_options=options,
+        nftables=_boolean(document, "EnableNFTables", False),
+    )
+
+
+def _ipv4_range(document: Mapping[str, object]) -> SubnetRange:
+    text = _text(document, "Network")
+    match = _IPV4_CIDR.fullmatch(text or "")
+    try:
+        network = IPv4Network((match[1], int(match[2])), strict=False) if match else None
+    except ValueError:
+        network = None
+    if network is None:
+        raise Invalid("bad_config", "Network", text, 'an IPv4 network such as "172.7.0.0/16"')
+    if network.prefixlen < 8 or network.is_multicast or network.is_loopback:
+        raise Invalid("bad_config", "Network", text, "a unicast network of /8 or longer")
+    length, low, high = _bounds(document, _V4, int(network.network_address), network.prefixlen)
+    return SubnetRange(network, length, IPv4Address(low), IPv4Address(high))
+
+
+def _ipv6_range(document: Mapping[str, object]) -> SubnetRange6:
+    text = _text(document, "IPv6Network")
+    match = _IPV6_CIDR.fullmatch(text or "")
+    try:
+        network = IPv6Network((match[1], int(match[2])), strict=False) if match else None
+    except ValueError:
+        network = None
+    if network is None:
+        raise Invalid("bad_config", "IPv6Network", text, 'an IPv6 network such as "2001:db8:42::/56"')
+    length, low, high = _bounds(document, _V6, int(network.network_address), network.prefixlen)
+    return SubnetRange6(network, length, IPv6Address(low), IPv6Address(high))
+
+
+def _bounds(document: Mapping[str, object], family: _Family, start: int, prefixlen: int) -> tuple[int, int, int]:
+    """Return subnet length, first and last subnet (as integers) of the network that begins at *start*."""
+    length = _subnet_len(document, family, prefixlen)
+    size = 1 << (family.bits - length)
+    end = start + (1 << (family.bits - prefixlen))
+    low = _edge(document, family, "SubnetMin", start, end, size, default=start + size)  # never the first by default
+    high = _edge(document, family, "SubnetMax", start, end, size, default=end - size)
+    if low > high:
+        raise Invalid(
+            "bad_config", f"{family.prefix}SubnetMin", document.get(f"{family.prefix}SubnetMin".lower()),
+            f"an address not above {family.prefix}SubnetMax",
+        )
+    return length, low, high
+
+
+def _subnet_len(document: Mapping[str, object], family: _Family, prefixlen: int) -> int:
+    name = f"{family.prefix}SubnetLen"
+    value = document.get(name.lower(), 0)
+    if type(value) is not int or value < 0:
+        raise Invalid("bad_config", name, value, "a whole number such as 24")
+    shortest = prefixlen + 2
+    if value == 0:
+        if prefixlen > family.longest_network:
+            raise Invalid(
+                "bad_config", f"{family.prefix}Network", f"/{prefixlen}",
+                f"network is too small. Minimum useful network prefix is /{family.longest_network}",
+            )
+        return max(family.usual_subnet, shortest)
+    if value > family.longest_subnet:
+        raise Invalid("bad_config", name, value, f"{name} must be less than /{family.longest_subnet + 1}")
+    if value < shortest:
+        raise Invalid(
+            "bad_config", name, value,
+            f"network must be able to accommodate at least four subnets: /{shortest} or longer",
+        )
+    return value
+
+
+def _edge(
+    document: Mapping[str, object], family: _Family, kind: str, start: int, end: int, size: int, *, default: int
+) -> int:
+    name = family.prefix + kind
+    text = _text(document, name)
+    if text is None:
+        return default
+    try:
+        edge = int(IPv4Address(text) if family is _V4 else IPv6Address(text))
+    except ValueError as error:
+        raise Invalid("bad_config", name, text, "the network address of a subnet, as text") from error
+    if edge == 0:  # Go cannot tell a zero address from an absent one
+        return default
+    if not start <= edge < end:
+        raise Invalid("bad_config", name, text, f"{name} is not in the range of the {family.prefix}Network")
+    if edge % size:
+        raise Invalid("bad_config", name, text, f"{name} is not on a {family.prefix}SubnetLen boundary: {text}")
+    return edge
+
+
+def _backend(document: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
+    if "backend" not in document:
+        return DEFAULT_BACKEND, {}
+    backend = document["backend"]
+    if not isinstance(backend, dict):
+        raise Invalid("bad_config", "Backend", backend, 'an object such as {"Type":"host-gw"}')
+    options = {name.lower(): value for name, value in backend.items()}
+    kind = options.pop("type", "")
+    if not isinstance(kind, str):
+        raise Invalid("bad_config", "Backend.Type", kind, 'text such as "host-gw"')
+    return kind.lower(), options
+
+
+def _text(document: Mapping[str, object], name: str) -> str | None:
+    value = document.get(name.lower())
+    if value is not None and not isinstance(value, str):
+        raise Invalid("bad_config", name, value, "text in quotes")
+    return value
+
+
+def _boolean(document: Mapping[str, object], name: str, default: bool) -> bool:
+    value = document.get(name.lower())
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise Invalid("bad_config", name, value, "true or false")
+    return value

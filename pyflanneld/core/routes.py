@@ -1,0 +1,140 @@
+"""Routes as values: what is wanted, what the kernel has, and the difference between the two."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import assert_never
+
+BOOT = 3
+"""The kernel's RTPROT_BOOT, with which the Go flanneld (and ``ip route add``) marks its routes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A wanted host-gw route: ``dst via gateway dev link``, main table, metric 0, scope global, unicast."""
+
+    dst: IPv4Network
+    gateway: IPv4Address
+    link_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRoute:
+    """A route of the main table as the kernel reports it.
+
+    Attributes:
+        gateway: ``None`` for a connected, blackhole or multipath route.
+        link_index: 0 where there is none (blackhole, multipath).
+        plain: unicast, scope global, tos 0 and without next-hop flags that somebody asked for (``onlink``);
+            flags that report a state (``linkdown``, ``dead``) do not count.
+    """
+
+    dst: IPv4Network
+    gateway: IPv4Address | None
+    link_index: int
+    protocol: int
+    metric: int
+    plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Add the route; refuse if any route of that destination and metric is there."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Put the route in place of the one that is there, in one step."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Delete exactly this route, with protocol, gateway and link named; already gone is success."""
+
+    route: KernelRoute
+
+
+RouteChange = Create | Replace | Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the kernel becomes what is wanted; puts come first, so that nothing is ever without its route.
+
+    Attributes:
+        puts: creations and replacements.
+        drops: routes of ours that nothing wants any more.
+        blocked: wanted destinations where a foreign route stands, and that route.
+    """
+
+    puts: tuple[Create | Replace, ...]
+    drops: tuple[Drop, ...]
+    blocked: Mapping[IPv4Network, KernelRoute]
+
+
+def plan(
+    desired: Mapping[IPv4Network, Route],
+    present: Iterable[KernelRoute],
+    *,
+    protocol: int,
+    network: IPv4Network,
+    frozen: Collection[IPv4Network] = (),
+) -> Plan:
+    """Compare what is wanted with what is there.
+
+    Only the routes with metric 0 matter: one with another metric is another route to the kernel, and is left alone.
+    A route of ours is replaced or dropped; the exact leftover of a Go flanneld (protocol boot, same destination,
+    gateway and link) is taken over in place; anything else is foreign and is never touched.
+
+    Args:
+        desired: by destination.
+        present: routes of the main table, at least all of ours; the foreign ones only have to be complete for
+            destinations where a creation has failed.
+        protocol: the number that marks a route as ours.
+        network: routes of ours outside it belong to another daemon and are left alone.
+        frozen: destinations whose routes of ours stay, wanted or not.
+    """
+    owned: dict[IPv4Network, KernelRoute] = {}
+    foreign: dict[IPv4Network, KernelRoute] = {}
+    for route in present:
+        if route.metric == 0:
+            (owned if route.protocol == protocol else foreign)[route.dst] = route
+    puts: list[Create | Replace] = []
+    blocked: dict[IPv4Network, KernelRoute] = {}
+    for dst, wanted in desired.items():
+        if dst in owned:
+            if not _same(wanted, owned[dst]):
+                puts.append(Replace(wanted))
+        elif dst not in foreign:
+            puts.append(Create(wanted))
+        elif foreign[dst].protocol == BOOT and _same(wanted, foreign[dst]):
+            puts.append(Replace(wanted))
+        else:
+            blocked[dst] = foreign[dst]
+    idle = (route for dst, route in owned.items() if dst not in desired and dst not in frozen)
+    drops = (Drop(route) for route in idle if route.dst.subnet_of(network))
+    return Plan(tuple(puts), tuple(drops), blocked)
+
+
+def _same(wanted: Route, there: KernelRoute) -> bool:
+    return there.plain and there.gateway == wanted.gateway and there.link_index == wanted.link_index
+
+
+def outcome(
+    present: Mapping[IPv4Network, KernelRoute], changes: Iterable[RouteChange], protocol: int
+) -> dict[IPv4Network, KernelRoute]:
+    """Return our routes as they are once *changes* have succeeded on *present* (our routes by destination)."""
+    after = dict(present)
+    for change in changes:
+        match change:
+            case Create(route=route) | Replace(route=route):
+                after[route.dst] = KernelRoute(route.dst, route.gateway, route.link_index, protocol, 0, True)
+            case Drop(route=gone):
+                after.pop(gone.dst, None)
+            case _:
+                assert_never(change)
+    return after

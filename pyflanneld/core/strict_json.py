@@ -1,0 +1,40 @@
+"""JSON from etcd, read so that no text can hurt us and Go's reading of it is matched.
+
+Go's ``encoding/json`` matches the names of known fields without regard to case and lets the last one win; so do we.
+Beyond that we are stricter: size, nesting, NaN and huge numbers are refused here, types by those who read the fields.
+"""
+
+import json
+
+from pyflanneld.core.invalid import Invalid
+
+MAX_BYTES = 64 * 1024
+MAX_BRACKETS = 256
+
+
+def parse_object(data: bytes, field: str) -> dict[str, object]:
+    """Return the JSON object in *data* with its top-level names in lower case.
+
+    Args:
+        data: UTF-8 text, at most ``MAX_BYTES`` long, with at most ``MAX_BRACKETS`` opening brackets (which bounds
+            the nesting without a parser of our own).
+        field: what to call this text in an error.
+
+    Raises:
+        Invalid: reason ``"too_large"``, ``"not_json"`` or ``"not_an_object"``.
+    """
+    if len(data) > MAX_BYTES:
+        raise Invalid("too_large", field, f"{len(data)} bytes", f"at most {MAX_BYTES} bytes")
+    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
+        raise Invalid("too_large", field, data, f"at most {MAX_BRACKETS} objects and lists")
+    try:
+        document = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise Invalid("not_json", field, data, "a JSON object in UTF-8, such as flannel writes") from error
+    if not isinstance(document, dict):
+        raise Invalid("not_an_object", field, data, "a JSON object in UTF-8, such as flannel writes")
+    return {name.lower(): value for name, value in document.items()}
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,46 @@
+"""The text of ``subnet.env``, which Docker's start scripts source as shell.
+
+Format: flannel ``pkg/subnet/subnet.go`` (v0.28.9) and ``main.go`` (v0.11.0): four lines for IPv4, in this order.
+"""
+
+from ipaddress import IPv4Interface, IPv4Network
+
+from pyflanneld.core.invalid import Invalid
+
+
+def render(network: IPv4Network, subnet: IPv4Network, mtu: int, *, ip_masq: bool = False) -> str:
+    """Return the file's text; ``FLANNEL_SUBNET`` is the subnet's first host address with the prefix length."""
+    return (
+        f"FLANNEL_NETWORK={network}\n"
+        f"FLANNEL_SUBNET={subnet.network_address + 1}/{subnet.prefixlen}\n"
+        f"FLANNEL_MTU={mtu}\n"
+        f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}\n"
+    )
+
+
+def previous_subnet(text: str) -> IPv4Network | None:
+    """Return the subnet that an earlier file names, host bits masked away; ``None`` when it names none.
+
+    Raises:
+        Invalid: ``FLANNEL_SUBNET`` is there but is no IPv4 network.
+    """
+    values = dict(_assignments(text))
+    subnet = values.get("FLANNEL_SUBNET")
+    if not subnet:
+        return None
+    try:
+        if "/" not in subnet:
+            raise ValueError("no prefix length")
+        return IPv4Interface(subnet).network
+    except ValueError as error:
+        raise Invalid("bad_subnet_file", "FLANNEL_SUBNET", subnet, "an address such as 172.7.21.1/24") from error
+
+
+def _assignments(text: str) -> list[tuple[str, str]]:
+    """Return the file's assignments; ``export``, comments and quotes are understood as in a dotenv file."""
+    found = []
+    for line in text.splitlines():
+        name, equals, value = line.strip().removeprefix("export ").partition("=")
+        if equals and not name.startswith("#"):
+            found.append((name.strip(), value.strip().strip("\"'")))
+    return found

@@ -1,0 +1,74 @@
+"""One run, from top to bottom: link, configuration, lease; then the loops, until somebody says stop.
+
+Everything comes as an argument; ``cli.py`` builds the real things. Stopping is cancelling: whatever state the run is
+in, lease, routes and file stay.
+"""
+
+import asyncio
+
+from pyflanneld.core.guard import WithdrawGuard
+from pyflanneld.core.health import Verdict
+from pyflanneld.core.lease import encode_name
+from pyflanneld.core.peers import PeerTable
+from pyflanneld.loops.acquire import Wish, acquire
+from pyflanneld.loops.config import await_config
+from pyflanneld.loops.follow import Follower
+from pyflanneld.loops.hold import hold_lease
+from pyflanneld.loops.link import first_link
+from pyflanneld.loops.node import Context, Node, publish, verdict
+from pyflanneld.loops.reconcile import Reconciler
+from pyflanneld.loops.subnet_file import keep_file, remembered_subnet
+from pyflanneld.loops.watchers import watch_kernel, watch_process
+
+
+class Daemon:
+    """A node of the network.
+
+    Args:
+        context: the ports and the settings.
+        watchdog_s: how often the service manager wants to hear from us, in seconds; ``None``: it does not.
+    """
+
+    def __init__(self, context: Context, *, watchdog_s: float | None = None) -> None:
+        self._context = context
+        self._watchdog_s = watchdog_s
+        self._node: Node | None = None
+
+    def health(self) -> Verdict:
+        """Answer the probes."""
+        return verdict(self._context, self._node)
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises:
+            ExceptionGroup: of ``PyflanneldError``, from a loop.
+            PyflanneldError: from the start.
+        """
+        context = self._context
+        links, link = await first_link(context)
+        config, among = await await_config(context)
+        attrs = publish(context.options, link, config.backend_type)
+        assert attrs is not None  # noqa: S101 - first_link returns a link with an address
+        underlay = tuple(own.network for own in link.addresses)
+        lease, leases = await acquire(context, Wish(among, attrs, remembered_subnet(context), underlay))
+        self._node = node = Node(
+            guard=WithdrawGuard(enabled=context.options.withdraw_guard),
+            among=among, backend=config.backend_type, links=links, link=link, lease=lease,
+            peers=PeerTable(encode_name(lease.subnet)),
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(keep_file(context, node), name="file")
+            tasks.create_task(Follower(context, node, leases).run(), name="peers")
+            tasks.create_task(Reconciler(context, node).run(), name="routes")
+            tasks.create_task(hold_lease(context, node), name="lease")
+            tasks.create_task(watch_kernel(context, node), name="kernel")
+            tasks.create_task(watch_process(context, node, self._watchdog_s), name="process")
+            tasks.create_task(self._announce(node), name="ready")
+
+    async def _announce(self, node: Node) -> None:
+        """Say that we are ready when the file is on disk and the first round is done."""
+        await node.file_written.wait()
+        await node.reconciled.wait()
+        self._context.notifier.send("READY=1")
+        self._context.log.info("daemon.ready", subnet=str(node.lease.subnet), routes=node.present)

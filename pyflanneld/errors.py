@@ -1,0 +1,85 @@
+"""The error tree: one class for each way in which a caller reacts differently.
+
+    PyflanneldError
+    ├── UsageError              2   wrong flag or setting: say it, exit
+    ├── UnsupportedConfig       2   the network configuration asks for what this program does not do
+    ├── LinkUnusable            1   no usable interface at start
+    ├── PublicIpNotOnLink       2   host-gw needs the published address on the interface
+    ├── AlreadyRunning         73   another pyflanneld serves this network or this subnet file
+    ├── PortTaken              73   the health port is in use
+    ├── LeaseLost              75   our subnet belongs to another node now
+    ├── RegistryError           1
+    │   ├── RegistryUnavailable     wait and try again; the outcome of a write may be unknown
+    │   ├── RegistryDenied          credentials or rights refused: keep everything, alert, try again slowly
+    │   └── RevisionCompacted       the watch position is gone: list again
+    └── KernelError             1   netlink refused or went silent
+
+Foreign exceptions (grpc, OSError, aiohttp) are translated once, at the edge, with ``from``. The number is the
+process's exit code when the error ends the daemon.
+"""
+
+
+class PyflanneldError(Exception):
+    """Anything that this program raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(PyflanneldError):
+    """A flag, variable or setting is wrong; the message names it and what would be right."""
+
+    exit_code = 2
+
+
+class UnsupportedConfig(PyflanneldError):
+    """The network configuration is well formed but asks for something this program does not do."""
+
+    exit_code = 2
+
+
+class LinkUnusable(PyflanneldError):
+    """No interface fits what the operator asked for; the message lists those that exist."""
+
+
+class PublicIpNotOnLink(PyflanneldError):
+    """The address to publish is not on the chosen interface, which host-gw needs."""
+
+    exit_code = 2
+
+
+class AlreadyRunning(PyflanneldError):
+    """Another pyflanneld in this network namespace serves the same network or subnet file."""
+
+    exit_code = 73
+
+
+class PortTaken(PyflanneldError):
+    """The health listener cannot bind its address."""
+
+    exit_code = 73
+
+
+class LeaseLost(PyflanneldError):
+    """The own subnet is held by another node. It is never overwritten."""
+
+    exit_code = 75
+
+
+class RegistryError(PyflanneldError):
+    """Something between us and etcd."""
+
+
+class RegistryUnavailable(RegistryError):
+    """No answer, or not in time. A write may or may not have happened: read before writing again."""
+
+
+class RegistryDenied(RegistryError):
+    """etcd (or TLS) refused our credentials or rights."""
+
+
+class RevisionCompacted(RegistryError):
+    """The revision to watch from has been compacted away."""
+
+
+class KernelError(PyflanneldError):
+    """A netlink socket failed, went silent, or refused a whole request."""

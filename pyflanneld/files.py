@@ -1,0 +1,125 @@
+"""``subnet.env`` on disk: at every moment the old text or the new one, whatever crashes. Shell side.
+
+A new text goes into a temporary file beside it, to the disk, and over the old name in one rename; the directory is
+synced last. All of it happens relative to one open directory, so nothing can be swapped in between. Consumers source
+the file as root: they must never see half of it.
+"""
+
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_MAX_BYTES = 64 * 1024
+_DIRECTORY_MODE = 0o755
+_FILE_MODE = 0o644
+
+
+class SubnetEnvFile:
+    """Implements ``ports.SubnetFile`` for one path, absolute or relative to the working directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._leftover = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}")
+
+    def read(self) -> str | None:
+        """Return the text, ``None`` when there is no file.
+
+        Raises:
+            OSError: not readable, no regular file, or longer than 64 KiB.
+            UnicodeDecodeError: not UTF-8.
+        """
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block us
+        except FileNotFoundError:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(self._path))
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise OSError(errno.EFBIG, f"longer than {_MAX_BYTES} bytes", str(self._path))
+        return data.decode()
+
+    def write(self, text: str) -> bool:
+        """Put *text* there, atomically and durably; create the directory (0755) if it is missing.
+
+        A file that already holds *text* is left alone, times included. A symbolic link is replaced, not followed.
+
+        Returns:
+            Whether anything had to be written.
+
+        Raises:
+            OSError: nothing has changed, and no temporary file is left.
+        """
+        data = text.encode()
+        _make_directories(self._path.parent)
+        with _directory(self._path.parent) as at:
+            self._remove_leftovers(at)
+            if self._holds(at, data):
+                return False
+            self._replace(at, data)
+        return True
+
+    def _remove_leftovers(self, at: int) -> None:
+        """Remove temporary files of a process that was killed while writing; the lock keeps a second one away."""
+        for name in os.listdir(at):
+            if self._leftover.fullmatch(name):
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=at)
+
+    def _holds(self, at: int, data: bytes) -> bool:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            fd = os.open(self._path.name, flags, dir_fd=at)
+        except OSError:
+            return False  # absent, a symbolic link, unreadable: writing will show whether that is a problem
+        with os.fdopen(fd, "rb") as file:
+            return stat.S_ISREG(os.fstat(fd).st_mode) and file.read(len(data) + 1) == data
+
+    def _replace(self, at: int, data: bytes) -> None:
+        temporary = f".{self._path.name}.{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(temporary, flags, 0o600, dir_fd=at)
+        try:
+            with os.fdopen(fd, "wb", buffering=0) as file:
+                os.fchmod(fd, _FILE_MODE)
+                _write_all(fd, data)
+                os.fsync(file.fileno())
+            os.rename(temporary, self._path.name, src_dir_fd=at, dst_dir_fd=at)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=at)
+            raise
+        os.fsync(at)
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    # A symbolic link as the directory is followed: /opt/flannel of the usual installation is one.
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _make_directories(path: Path) -> None:
+    """Create *path* and its missing parents with mode 0755 whatever the umask, as Docker's side has to read there."""
+    missing: list[Path] = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(_DIRECTORY_MODE)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,1 @@
+"""Shell: what the daemon answers over HTTP. The only user of aiohttp."""

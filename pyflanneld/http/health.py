@@ -1,0 +1,117 @@
+"""The health listener: ``/healthz`` and ``/readyz``, in flannel's words. The sole user of aiohttp on the server side.
+
+``/healthz`` says whether the process should be restarted, ``/readyz`` whether the node can be trusted with traffic.
+What is true comes from *check*; nothing is decided here. Each answer closes its connection.
+"""
+
+import errno
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+
+from aiohttp import web
+
+from pyflanneld.core.health import Verdict
+from pyflanneld.errors import PortTaken, UsageError
+
+_BACKLOG = 16
+_STOP_S = 1.0
+_LINE_BYTES = 1024  # a probe's request line and each of its headers are far shorter
+
+
+class HealthServer:
+    """Answers probes on one address, between ``start`` and ``stop``."""
+
+    def __init__(self, ip: IPv4Address | IPv6Address, port: int, check: Callable[[], Verdict]) -> None:
+        self._ip = ip
+        self._port = port
+        self._check = check
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; differs from the one asked for only when that was 0."""
+        return self._port
+
+    async def start(self) -> None:
+        """Bind and listen.
+
+        Raises:
+            PortTaken: the address is in use, or not (yet) on this host.
+            UsageError: the system refuses it for a reason that waiting does not cure.
+        """
+        sock = _bound(self._ip, self._port)
+        self._port = sock.getsockname()[1]
+        app = web.Application(client_max_size=_LINE_BYTES)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.on_response_prepare.append(_close_after)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=0.0,
+            lingering_time=0.0,
+            max_line_size=_LINE_BYTES,
+            max_field_size=_LINE_BYTES,
+            shutdown_timeout=_STOP_S,
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock, backlog=_BACKLOG).start()
+
+    async def stop(self) -> None:
+        """Close the listener and the connections; stopping twice, or before the start, does nothing."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        if self._check().live:
+            return web.Response(text="flanneld is running")
+        return web.Response(status=503, text="flanneld is not running: a core loop has stopped")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        verdict = self._check()
+        if verdict.ready:
+            return web.Response(text="flanneld is ready")
+        lines = ["flanneld is not ready yet"]
+        if "verbose" in request.query:
+            lines += () if verdict.live else ("a core loop has stopped",)
+            lines += (" ".join(reason.split()) for reason in verdict.not_ready)
+        return web.Response(status=503, text="\n".join(lines))
+
+
+async def _close_after(_request: web.Request, response: web.StreamResponse) -> None:
+    response.force_close()
+    response.headers.pop("Server", None)
+
+
+def _bound(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and ip.is_unspecified:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" serves IPv4 too, as in Go
+        sock.bind((str(ip), port))
+        sock.listen(_BACKLOG)  # already here: two sockets that only bind may share the address
+    except OSError as error:
+        sock.close()
+        raise _refused(ip, port, error) from error
+    return sock
+
+
+def _refused(ip: IPv4Address | IPv6Address, port: int, error: OSError) -> PortTaken | UsageError:
+    address = f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return PortTaken(
+                f"health listener: {address} is in use by another program: give another --healthz-port, "
+                "or --healthz-port=0 for none"
+            )
+        case errno.EADDRNOTAVAIL:
+            # Not a usage error: at boot the address may come later, and the service manager should try again.
+            return PortTaken(f"health listener: {address} is not an address of this host: see --healthz-ip")
+        case _:
+            return UsageError(f"health listener: {address} is refused ({error.strerror}): see --healthz-port")

@@ -1,0 +1,1 @@
+"""Shell: netlink. The only user of pyroute2."""

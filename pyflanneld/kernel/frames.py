@@ -1,0 +1,123 @@
+"""Netlink messages as bytes: putting them together, taking datagrams apart, reading the kernel's verdict. Pure.
+
+Wire format: netlink(7), include/uapi/linux/netlink.h. Host byte order; everything is padded to four bytes.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+
+NLM_F_REQUEST = 0x001
+NLM_F_ACK = 0x004
+NLM_F_DUMP_INTR = 0x010
+NLM_F_CAPPED = 0x100  # on NLMSG_ERROR: only the header of the refused message is quoted
+NLM_F_ACK_TLVS = 0x200  # on NLMSG_ERROR and NLMSG_DONE: attributes follow, the reason among them
+NLM_F_DUMP = 0x300  # on a request for a list
+NLM_F_REPLACE = 0x100  # these three on a request for something new
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+
+HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+ATTRIBUTE = struct.Struct("=HH")  # struct nlattr, struct rtattr: length, type
+_VERDICT = struct.Struct("=i")  # struct nlmsgerr: 0 or a negative errno, then the header of what it is about
+_VERDICT_AT = HEADER.size
+_QUOTED_AT = HEADER.size + _VERDICT.size
+_ATTR_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+_NLMSGERR_ATTR_MSG = 1
+
+
+class Malformed(ValueError):
+    """A datagram that is not what the kernel sends."""
+
+
+class Request(NamedTuple):
+    """A message to the kernel, without length and sequence number."""
+
+    kind: int
+    flags: int
+    body: bytes
+
+
+class Frame(NamedTuple):
+    """A message from the kernel; *message* is all of it, with its header."""
+
+    kind: int
+    flags: int
+    sequence: int
+    port: int
+    message: memoryview
+
+
+class Refusal(NamedTuple):
+    """Why the kernel refused: the errno, and its own words where it has any (else an empty string)."""
+
+    errno: int
+    reason: str
+
+    def __str__(self) -> str:
+        told = os.strerror(self.errno)
+        return f"{told}: {self.reason}" if self.reason else told
+
+
+def pack(request: Request, sequence: int) -> bytes:
+    """Return *request* as the kernel wants it; bodies are multiples of four bytes long."""
+    return HEADER.pack(HEADER.size + len(request.body), request.kind, request.flags, sequence, 0) + request.body
+
+
+def frames(datagram: memoryview) -> Iterator[Frame]:
+    """Yield the messages of *datagram*. Raises ``Malformed``."""
+    at, end = 0, len(datagram)
+    while at < end:
+        if end - at < HEADER.size:
+            raise Malformed(f"{end - at} bytes after the last netlink message")
+        length, kind, flags, sequence, port = HEADER.unpack_from(datagram, at)
+        if not HEADER.size <= length <= end - at:
+            raise Malformed(f"netlink message of {length} bytes in a rest of {end - at}")
+        yield Frame(kind, flags, sequence, port, datagram[at : at + length])
+        at += _aligned(length)
+
+
+def attributes(message: memoryview, start: int) -> dict[int, memoryview]:
+    """Return the attributes from *start* to the end of *message* by type, the last of each. Raises ``Malformed``."""
+    found: dict[int, memoryview] = {}
+    at, end = start, len(message)
+    while at + ATTRIBUTE.size <= end:
+        length, kind = ATTRIBUTE.unpack_from(message, at)
+        if not ATTRIBUTE.size <= length <= end - at:
+            raise Malformed(f"netlink attribute of {length} bytes in a rest of {end - at}")
+        found[kind & _ATTR_TYPE_MASK] = message[at + ATTRIBUTE.size : at + length]
+        at += _aligned(length)
+    return found
+
+
+def verdict(frame: Frame) -> Refusal | None:
+    """Return what an ``NLMSG_ERROR`` or ``NLMSG_DONE`` says; ``None`` is success. Raises ``Malformed``."""
+    if len(frame.message) < _QUOTED_AT:
+        if frame.kind == NLMSG_DONE:
+            return None
+        raise Malformed("an error message without a number")
+    (number,) = _VERDICT.unpack_from(frame.message, _VERDICT_AT)
+    if number >= 0:
+        return None
+    return Refusal(-number, _reason(frame))
+
+
+def _reason(frame: Frame) -> str:
+    if not frame.flags & NLM_F_ACK_TLVS:
+        return ""
+    start = _QUOTED_AT
+    if frame.kind == NLMSG_ERROR:
+        if len(frame.message) < _QUOTED_AT + HEADER.size:
+            return ""
+        quoted_length = HEADER.unpack_from(frame.message, _QUOTED_AT)[0]
+        start += HEADER.size if frame.flags & NLM_F_CAPPED else _aligned(quoted_length)
+    words = attributes(frame.message, start).get(_NLMSGERR_ATTR_MSG, b"")
+    return bytes(words).rstrip(b"\0").decode("ascii", "replace")
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3

@@ -1,0 +1,226 @@
+"""One AF_NETLINK socket for requests, on the asyncio loop.
+
+Why not pyroute2's socket engine: it ignores ``NLM_F_DUMP_INTR`` (a torn list would look like routes that went away),
+raises for ever after one ENOBUFS, queues without bound, and sleeps up to 9 s on EBUSY.
+
+The rules here:
+
+* one request at a time; an answer counts when its sequence number fits and the kernel (port 0) sent it;
+* a request that does not end well (error, deadline, cancellation) closes the socket, so that late answers and a dump
+  that is still running die with it; the next request opens a new one, in the network namespace of its thread;
+* an answer that was lost (ENOBUFS), does not fit or is malformed is an error, never a shorter answer.
+
+The kernel works inside ``send``, on our thread, so a batch is cut into chunks of a few milliseconds, and other tasks
+run between them. The deadlines cover the wait for the answers, which are there by then unless something is wrong.
+
+Wire format: netlink(7), include/uapi/linux/netlink.h.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from pyflanneld.errors import KernelError
+from pyflanneld.kernel import frames
+from pyflanneld.kernel.frames import Malformed, Refusal, Request
+
+REQUEST_DEADLINE_S = 2.0
+DUMP_DEADLINE_S = 5.0
+DUMP_ATTEMPTS = 5
+DUMP_PAUSE_S = 0.01  # after a torn dump; doubles
+CHUNK = 64  # messages in one send
+
+_DATAGRAM_MAX = 1 << 16  # the kernel fills up to 32 KiB of it
+_RECEIVE_BUFFER = 1 << 20  # an acknowledgement costs about 1 KiB of it
+
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_SOL_NETLINK = 270  # linux/socket.h
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12
+
+T = TypeVar("T")
+
+
+class DumpRefused(KernelError):
+    """The kernel does not want to give the list; *refusal* says why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"netlink dump refused: {refusal}")
+        self.refusal = refusal
+
+
+def open_socket(*, groups: int = 0, receive_buffer: int = _RECEIVE_BUFFER) -> socket.socket:
+    """Open a non-blocking route socket, bound, in the network namespace of the calling thread. Raises ``OSError``."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    try:
+        sock.setblocking(False)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+        except PermissionError:  # no CAP_NET_ADMIN: as much as net.core.rmem_max allows
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
+            with contextlib.suppress(OSError):  # before Linux 4.20: no reasons, no filter in the kernel
+                sock.setsockopt(_SOL_NETLINK, option, 1)
+        sock.bind((0, groups))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def until_readable(sock: socket.socket) -> None:
+    """Wait until *sock* has a message or an error."""
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(sock, wake)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(sock)
+
+
+class RequestSocket:
+    """Requests to the kernel. Every method raises ``KernelError`` and is ready for the next call after it."""
+
+    def __init__(self, open_: Callable[[], socket.socket] = open_socket) -> None:
+        self._open = open_
+        self._sock: socket.socket | None = None
+        self._port: int | None = None
+        self._buffer = memoryview(bytearray(_DATAGRAM_MAX))
+        self._sequence = itertools.count(1)
+        self._lock = asyncio.Lock()
+
+    @property
+    def port(self) -> int | None:
+        """The address of the socket in use, by which notifications of our own changes are known."""
+        return self._port
+
+    async def dump(self, request: Request, decode: Callable[[memoryview], T]) -> list[T]:
+        """Return the whole list that *request* asks for, each message (header included) through *decode*.
+
+        *decode* may raise ``ValueError``. A list that the kernel marks as torn is asked for again, a few times.
+
+        Raises:
+            KernelError: also when it is still torn after that; ``DumpRefused`` is one.
+        """
+        return await self._guarded(DUMP_DEADLINE_S, partial(self._dump_untorn, request, decode))
+
+    async def transact(self, requests: Sequence[Request]) -> dict[int, Refusal]:
+        """Send all *requests* in order, each to be acknowledged, and return the refused ones by their position.
+
+        Raises:
+            KernelError: some or all may have been done.
+        """
+        refused: dict[int, Refusal] = {}
+        for start in range(0, len(requests), CHUNK):
+            chunk = requests[start : start + CHUNK]
+            refusals = await self._guarded(REQUEST_DEADLINE_S, partial(self._exchange, chunk))
+            refused |= {start + position: refusal for position, refusal in refusals.items()}
+            await asyncio.sleep(0)
+        return refused
+
+    async def close(self) -> None:
+        """Close the socket after the request under way. The next request would open it again."""
+        async with self._lock:
+            self._abandon()
+
+    async def _guarded(self, deadline_s: float, exchange: Callable[[], Awaitable[T]]) -> T:
+        """Run one exchange alone, within its deadline; translate errors; leave no half-used socket behind."""
+        async with self._lock:
+            try:
+                async with asyncio.timeout(deadline_s):
+                    return await exchange()
+            except BaseException as error:
+                self._abandon()
+                if isinstance(error, TimeoutError):
+                    raise KernelError(f"netlink: no answer within {deadline_s:g} s") from error
+                if isinstance(error, OSError | ValueError):
+                    raise KernelError(f"netlink: {error}") from error
+                raise
+
+    async def _dump_untorn(self, request: Request, decode: Callable[[memoryview], T]) -> list[T]:
+        for attempt in range(DUMP_ATTEMPTS):
+            found, torn = await self._dump_once(request, decode)
+            if not torn:
+                return found
+            await asyncio.sleep(DUMP_PAUSE_S * 2**attempt)
+        raise KernelError(f"netlink: the list changed while it was read, {DUMP_ATTEMPTS} times in a row")
+
+    async def _dump_once(self, request: Request, decode: Callable[[memoryview], T]) -> tuple[list[T], bool]:
+        sock = self._opened()
+        sequence = self._next_sequence()
+        wanted = Request(request.kind, frames.NLM_F_REQUEST | frames.NLM_F_DUMP | request.flags, request.body)
+        sock.send(frames.pack(wanted, sequence))
+        found: list[T] = []
+        torn = False
+        while True:
+            for frame in frames.frames(await self._receive(sock)):
+                if frame.sequence != sequence:
+                    continue
+                torn = torn or bool(frame.flags & frames.NLM_F_DUMP_INTR)
+                if frame.kind in (frames.NLMSG_DONE, frames.NLMSG_ERROR):
+                    if (refusal := frames.verdict(frame)) is not None:
+                        raise DumpRefused(refusal)
+                    return found, torn
+                found.append(decode(frame.message))
+            await asyncio.sleep(0)  # long tables: the others have their turn after every 32 KiB
+
+    async def _exchange(self, requests: Sequence[Request]) -> dict[int, Refusal]:
+        sock = self._opened()
+        positions = {self._next_sequence(): position for position in range(len(requests))}
+        acknowledged = frames.NLM_F_REQUEST | frames.NLM_F_ACK
+        data = b"".join(
+            frames.pack(Request(request.kind, acknowledged | request.flags, request.body), sequence)
+            for sequence, request in zip(positions, requests, strict=True)
+        )
+        if sock.send(data) != len(data):
+            raise KernelError("netlink: the kernel took only a part of the batch")
+        refused: dict[int, Refusal] = {}
+        while positions:
+            for frame in frames.frames(await self._receive(sock)):
+                position = positions.pop(frame.sequence, None)
+                if position is None:
+                    continue
+                if frame.kind != frames.NLMSG_ERROR:
+                    raise Malformed(f"message of type {frame.kind} where an acknowledgement was due")
+                if (refusal := frames.verdict(frame)) is not None:
+                    refused[position] = refusal
+        return refused
+
+    async def _receive(self, sock: socket.socket) -> memoryview:
+        """Return the next datagram from the kernel, valid until the next call."""
+        while True:
+            try:
+                length, (port, _) = sock.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
+            except BlockingIOError:
+                await until_readable(sock)
+                continue
+            if port != 0:
+                continue
+            if length > len(self._buffer):
+                raise Malformed(f"datagram of {length} bytes")
+            return self._buffer[:length]
+
+    def _opened(self) -> socket.socket:
+        if self._sock is None:
+            self._sock = self._open()
+            self._port = self._sock.getsockname()[0]
+        return self._sock
+
+    def _abandon(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+        self._sock = self._port = None
+
+    def _next_sequence(self) -> int:
+        return next(self._sequence) & 0xFFFFFFFF

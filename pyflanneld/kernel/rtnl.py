@@ -1,0 +1,88 @@
+"""The ``Kernel`` port on rtnetlink.
+
+pyroute2 reads the messages about links and addresses (``encoding`` says why not those about routes); the two sockets
+are our own (``netlink`` says why): one for requests, and one for notifications per ``changes``. They are opened in
+the network namespace of the thread that needs them first.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from errno import ENOENT, ESRCH
+from ipaddress import IPv4Network
+from typing import Any
+
+import structlog
+
+from pyflanneld.core.links import Link
+from pyflanneld.core.routes import Drop, KernelRoute, RouteChange
+from pyflanneld.kernel import encoding
+from pyflanneld.kernel.monitor import Monitor
+from pyflanneld.kernel.netlink import DumpRefused, RequestSocket
+from pyflanneld.ports import Change, Kernel
+
+
+class NetlinkKernel(Kernel):
+    """Links and IPv4 routes of the main table, as the port says.
+
+    Args:
+        protocol: the number that marks what ``Create`` and ``Replace`` put (1-255).
+        log: where the kernel's own words about a refused change go, at debug level.
+    """
+
+    def __init__(self, *, protocol: int, log: Any = None) -> None:
+        if not 0 < protocol < 256:
+            raise ValueError(f"route protocol {protocol} is not in 1-255")
+        self._protocol = protocol
+        self._log = structlog.get_logger() if log is None else log
+        self._requests = RequestSocket()
+
+    async def links(self) -> tuple[Link, ...]:
+        """Return all links but the loopback, in index order.
+
+        The addresses of each: the preferred before the deprecated, the wide scope before the narrow, the primary
+        before the secondary, and else in the kernel's order.
+        """
+        links = await self._requests.dump(encoding.links_request(), encoding.decode_link)
+        found = await self._requests.dump(encoding.addresses_request(), encoding.decode_address)
+        addresses = sorted((address for address in found if address is not None), key=lambda address: address.rank)
+        return tuple(
+            replace(link, addresses=tuple(own.interface for own in addresses if own.link_index == link.index))
+            for link in sorted((link for link in links if link is not None), key=lambda link: link.index)
+        )
+
+    async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
+        """Return the routes of the main table, all or those of one protocol, in the kernel's order."""
+        try:
+            found = await self._requests.dump(encoding.routes_request(protocol), encoding.decode_route)
+        except DumpRefused as error:
+            if error.refusal.errno == ENOENT:  # a namespace in which nothing was ever put has no main table
+                return ()
+            raise
+        return tuple(route for route in found if route is not None and (protocol is None or route.protocol == protocol))
+
+    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+        """Make all changes in order; return the failed ones with their ``errno`` (EPERM without CAP_NET_ADMIN).
+
+        ESRCH for a ``Drop`` means that the route is gone, if it is plain. Of another one the kernel may not have
+        recognised the description (type of service, next-hop object), so there it counts as a failure.
+        """
+        refused = await self._requests.transact([encoding.change_request(change, self._protocol) for change in changes])
+        failed: dict[RouteChange, int] = {}
+        for position, refusal in refused.items():
+            change = changes[position]
+            if isinstance(change, Drop) and change.route.plain and refusal.errno == ESRCH:
+                continue
+            self._log.debug(
+                "route.refused", change=type(change).__name__, dst=str(change.route.dst), error=str(refusal)
+            )
+            failed[change] = refusal.errno
+        return failed
+
+    def changes(self, network: IPv4Network) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        """Tell of changes by others from the moment on at which the context is entered."""
+        return Monitor(network, own_port=lambda: self._requests.port)
+
+    async def close(self) -> None:
+        """Close the request socket; each ``changes`` closes its own. Routes stay."""
+        await self._requests.close()

@@ -1,0 +1,209 @@
+"""Tool: the laboratory as a whole: N hosts, a LAN, etcd; put up, taken down, found again.
+
+    with Lab("mine", nodes=3) as lab:
+        lab.up()
+        lab.nodes[0].routes()
+
+Leaving the block takes everything down. What a killed laboratory left behind is removed by the next one of the same
+name: namespaces carry the name, and every process lives in one of them.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pyflanneld.errors import UsageError
+from pyflanneld.lab import topology
+from pyflanneld.lab.etcd import ADDRESS, CONFIG, PREFIX, Etcd
+from pyflanneld.lab.node import DAEMON, Node
+from pyflanneld.lab.process import recorded_pid
+from pyflanneld.lab.run import LabError, require_machine
+
+ROOT = Path("/run/pyflanneld-lab")
+MAX_NODES = 200
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+
+
+class Lab:
+    """A cluster on this machine.
+
+    Args:
+        name: lower-case letters, digits and hyphens; several laboratories with different names can be up at once.
+        nodes: how many hosts.
+        root: where the state lives, in ``<root>/<name>/``.
+        daemon: the program to start on the hosts.
+    """
+
+    def __init__(self, name: str = "lab", nodes: int = 3, root: Path = ROOT, daemon: Sequence[str] = DAEMON) -> None:
+        if not NAME.fullmatch(name):
+            raise UsageError(f"--name {name!r}: lower-case letters, digits and hyphens, at most 40")
+        if not 1 <= nodes <= MAX_NODES:
+            raise UsageError(f"--nodes {nodes}: 1 to {MAX_NODES}")
+        self.name = name
+        self.folder = root / name
+        self.lan = topology.namespace(name, "lan")
+        self.etcd = Etcd(topology.namespace(name, "etcd"), self.folder / "etcd")
+        self.nodes = tuple(Node(name, index, self.folder / f"n{index}", daemon) for index in range(1, nodes + 1))
+        self._lock_file = root / f"{name}.lock"
+        self._lock: int | None = None
+        self._state_file = self.folder / "state.json"
+        self._ours = False
+
+    @classmethod
+    def load(cls, name: str, root: Path = ROOT) -> "Lab":
+        """Return the laboratory that ``lab up`` left running.
+
+        Raises:
+            LabError: there is none.
+        """
+        lab = cls(name, root=root)
+        if (nodes := lab.left_running()) is None:
+            raise LabError(f"no laboratory {name!r} is up; `pyflanneld lab up{lab._name_flag}` puts one up")
+        return cls(name, nodes, root)
+
+    # Ownership: one process at a time builds or removes
+
+    def __enter__(self) -> Self:
+        require_machine()
+        while self._lock is None:
+            self._lock = take_lock(self._lock_file)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._ours:
+                self.down()
+        finally:
+            if self._lock is not None:
+                drop_lock(self._lock_file, self._lock)
+                self._lock = None
+
+    def leave_running(self) -> None:
+        """Let the laboratory outlive this process; ``Lab.load`` finds it again."""
+        self._ours = False
+        self._write_state(complete=True)
+
+    def left_running(self) -> int | None:
+        """Return how many hosts the laboratory has that was left running on purpose, ``None`` if there is none."""
+        try:
+            state = json.loads(self._state_file.read_text())
+            return int(state["nodes"]) if state["complete"] and topology.existing(self.name) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    # Up and down
+
+    def up(self) -> None:
+        """Put up the whole laboratory and wait until every host is ready and has its pod."""
+        self.build()
+        self.start()
+
+    def build(self) -> None:
+        """Lay the wires, start etcd and write the network configuration; no daemon yet.
+
+        Raises:
+            LabError: a laboratory of this name was left running, or something here does not work.
+        """
+        if self.left_running() is not None:
+            raise LabError(f"laboratory {self.name!r} is up already; `pyflanneld lab down{self._name_flag}` removes it")
+        self._ours = True
+        self.down()  # what a crash left behind
+        self.folder.mkdir(parents=True)
+        self._write_state(complete=False)
+        topology.add_lan(self.lan)
+        topology.add_namespace(self.etcd.namespace)
+        topology.plug_in(self.lan, self.etcd.namespace, ADDRESS, "etcd")
+        for node in self.nodes:
+            topology.add_namespace(node.namespace, forwarding=True)
+            topology.plug_in(self.lan, node.namespace, node.address, node.name)
+            node.set_wish()
+        self.etcd.start()
+        self.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
+
+    def start(self) -> None:
+        """Start all daemons, wait until they are ready, and plug in the pods."""
+        for node in self.nodes:
+            node.start()
+        for node in self.nodes:
+            node.wait_ready()
+            node.dock()
+
+    def down(self) -> None:
+        """Remove every process, namespace and file of this laboratory; nothing there is fine."""
+        for name in topology.existing(self.name):
+            topology.remove_namespace(name)
+        for pid_file in self.folder.glob("*/pid"):
+            if (pid := recorded_pid(pid_file)) is not None:  # somebody removed its namespace by hand
+                topology.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # What is there
+
+    def roles(self) -> dict[str, str]:
+        """Return the namespaces by the names that ``lab exec`` knows: ``n1``, ``pod1``, ``etcd``, ``lan``."""
+        named = {"lan": self.lan, "etcd": self.etcd.namespace}
+        for node in self.nodes:
+            named |= {node.name: node.namespace, node.pod_name: node.pod_namespace}
+        return named
+
+    def etcdctl(self, *words: str) -> str:
+        """Run ``etcdctl`` and return its output."""
+        return self.etcd.ctl(*words)
+
+    def gateways_for(self, node: Node, nodes: Sequence[Node] | None = None) -> dict[str, str]:
+        """Return the routes that *node* should have for the subnets of the others (default: all), with gateways."""
+        others = self.nodes if nodes is None else nodes
+        return {other.subnet: str(other.address.ip) for other in others if other is not node}
+
+    @property
+    def _name_flag(self) -> str:
+        return "" if self.name == "lab" else f" --name {self.name}"
+
+    def _write_state(self, *, complete: bool) -> None:
+        state = {"name": self.name, "nodes": len(self.nodes), "complete": complete}
+        self._state_file.write_text(json.dumps(state) + "\n")
+
+
+def take_lock(path: Path) -> int | None:
+    """Take the exclusive lock on a file and return its descriptor; ``None`` if it was just removed: try again.
+
+    The kernel drops the lock with the process, however that ends, so there are no stale ones.
+
+    Raises:
+        LabError: somebody else holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            return descriptor
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise LabError(f"laboratory {path.stem!r} is being used by another process") from error
+    except FileNotFoundError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def drop_lock(path: Path, descriptor: int) -> None:
+    """Remove the lock file, then let go of the lock; and remove the common folder when this was the last one."""
+    path.unlink(missing_ok=True)
+    os.close(descriptor)
+    if path.parent == ROOT:
+        with contextlib.suppress(OSError):  # others are there, or it is gone
+            ROOT.rmdir()

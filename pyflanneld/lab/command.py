@@ -1,0 +1,166 @@
+"""Tool: the command line of the laboratory, ``pyflanneld lab …``."""
+
+import argparse
+import io
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from pyflanneld.errors import PyflanneldError, UsageError
+from pyflanneld.lab import demo
+from pyflanneld.lab.cluster import ROOT, Lab
+from pyflanneld.lab.node import Node
+from pyflanneld.lab.run import LabError, require_machine
+from pyflanneld.lab.terminal import Terminal
+
+
+def main(argv: list[str]) -> int:
+    """Run ``pyflanneld lab`` with these arguments (without the word ``lab``) and return the exit code."""
+    options = parser().parse_args(argv)
+    stop_on_signals()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no ✓ shows a question mark
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except PyflanneldError as error:
+        print(f"pyflanneld lab: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output has gone; what we built is down again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"pyflanneld lab: {error}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the sub-commands."""
+    top = argparse.ArgumentParser(
+        prog="pyflanneld lab", description="A cluster on this machine: etcd, hosts and pods in network namespaces."
+    )
+    commands = top.add_subparsers(required=True, metavar="up|status|exec|down|demo")
+    add(commands, up, "put a laboratory up and leave it running", nodes=True)
+    add(commands, status, "show what is up: hosts, leases, routes; exit 1 unless all is ready")
+    enter = add(commands, execute, "run a program in it and pass its exit code on", name="exec")
+    enter.add_argument("node", metavar="NODE", help="n1, n2 …, pod1, pod2 …, etcd or lan")
+    enter.add_argument("words", metavar="CMD", nargs=argparse.REMAINDER, help="the program, after --")
+    add(commands, down, "remove everything, also what a crash left behind")
+    add(commands, demonstrate, "tell the whole story, clean up; exit 0 if all of it was true", name="demo", nodes=True)
+    return top
+
+
+def add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    command: Callable[[argparse.Namespace], int],
+    help_text: str,
+    *,
+    name: str = "",
+    nodes: bool = False,
+) -> argparse.ArgumentParser:
+    """Add a sub-command with the options that all share."""
+    name = name or command.__name__
+    sub = commands.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")
+    default = "demo" if name == "demo" else "lab"
+    sub.add_argument("--name", default=default, help="which laboratory, where there are several (default: %(default)s)")
+    sub.add_argument("--root", type=Path, default=ROOT, help="where its state lives (default: %(default)s)")
+    if nodes:
+        sub.add_argument("--nodes", type=int, default=3, metavar="N", help="how many hosts (default: %(default)s)")
+    sub.set_defaults(command=command)
+    return sub
+
+
+def stop_on_signals() -> None:
+    """Turn the first signal that asks us to stop into an exit that cleans up; more of them do not disturb it."""
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        for each in wanted:
+            signal.signal(each, signal.SIG_IGN)
+        print(f"\npyflanneld lab: stopped by {signal.Signals(number).name}, cleaning up", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    for each in wanted:
+        signal.signal(each, leave)
+
+
+def up(options: argparse.Namespace) -> int:
+    """Put a laboratory up and leave it running."""
+    with Lab(options.name, options.nodes, options.root) as lab:
+        lab.up()
+        lab.leave_running()
+        show(lab)
+    return 0
+
+
+def down(options: argparse.Namespace) -> int:
+    """Remove a laboratory."""
+    with Lab(options.name, root=options.root) as lab:
+        lab.down()
+    print(f"laboratory {options.name}: nothing of it is left")
+    return 0
+
+
+def demonstrate(options: argparse.Namespace) -> int:
+    """Tell the story."""
+    if not 2 <= options.nodes <= demo.MAX_NODES:
+        raise UsageError(f"--nodes {options.nodes}: the story needs 2 to {demo.MAX_NODES} hosts")
+    with Lab(options.name, options.nodes, options.root) as lab:
+        try:
+            demo.tell(lab, Terminal())
+        except PyflanneldError:
+            for node in lab.nodes:
+                print(f"last log line of {node.name}: {node.process.last_words()}", file=sys.stderr)
+            raise
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show a laboratory that is up."""
+    require_machine()
+    return 0 if show(Lab.load(options.name, options.root)) else 1
+
+
+def show(lab: Lab) -> bool:
+    """Print a table of the hosts and say whether all is well."""
+    say = Terminal()
+    etcd_up = lab.etcd.answers()
+    heading = ("host", "daemon", "ready", "address", "subnet", "MTU", "peer routes", "pod")
+    rows = [describe(node) for node in lab.nodes]
+    say.title(f"laboratory {lab.name}: {len(rows)} hosts, etcd {'up' if etcd_up else 'down'}, state in {lab.folder}")
+    say.table([heading, *rows])
+    return etcd_up and all(node.ready() for node in lab.nodes)
+
+
+def describe(node: Node) -> tuple[object, ...]:
+    """Return one row of the table."""
+    env, pid = node.env(), node.process.pid()
+    return (
+        node.name,
+        f"pid {pid}" if pid else "down",
+        "yes" if node.ready() else "no",
+        node.address.ip,
+        env.get("FLANNEL_SUBNET", "none"),
+        env.get("FLANNEL_MTU", ""),
+        len(node.routes()),
+        f"{node.pod_name} {node.pod_address}" if env else "none",
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Become a program in one of the namespaces."""
+    require_machine()
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    roles = Lab.load(options.name, options.root).roles()
+    if options.node not in roles:
+        raise UsageError(f"no {options.node!r} here; there are {', '.join(roles)}")
+    if not words:
+        raise UsageError(f"nothing to run: pyflanneld lab exec {options.node} -- ip route")
+    if shutil.which(words[0]) is None:
+        raise LabError(f"no program {words[0]!r} on this machine")
+    os.execvp("ip", ["ip", "netns", "exec", roles[options.node], *words])  # noqa: S606 - the program takes our place

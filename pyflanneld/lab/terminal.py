@@ -1,0 +1,63 @@
+"""Tool: how the demonstration looks: numbered steps, aligned values, a verdict for each claim."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from pyflanneld.lab.run import LabError
+
+GREEN, RED, BOLD, DIM = "32", "31", "1", "2"
+
+
+class ClaimFailed(LabError):
+    """A step did not show what it was to show."""
+
+
+class Terminal:
+    """Prints the story; with colour only on a terminal that wants it."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self._colour = self._out.isatty() and "NO_COLOR" not in os.environ
+        self.steps = 0
+        self.claims = 0
+
+    def title(self, text: str) -> None:
+        """Print the headline."""
+        self._line(self._paint(text, BOLD))
+
+    def step(self, text: str) -> None:
+        """Begin the next step."""
+        self.steps += 1
+        self._line()
+        self._line(f"{self.steps:2}  {self._paint(text, BOLD)}")
+
+    def fact(self, text: str) -> None:
+        """Print something observed."""
+        self._line(f"      {text}")
+
+    def table(self, rows: Sequence[Sequence[object]]) -> None:
+        """Print rows with aligned columns; the first row is the heading."""
+        widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+        for number, row in enumerate(rows):
+            text = "  ".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            self.fact(text if number else self._paint(text, DIM))
+
+    def claim(self, text: str, true: bool, measured: str = "") -> None:
+        """Print a claim with its verdict, and what was measured at the right.
+
+        Raises:
+            ClaimFailed: it does not hold.
+        """
+        self.claims += 1
+        mark = self._paint("✓", GREEN) if true else self._paint("✗", RED)
+        self._line(f"    {mark} {text:<78}{measured:>14}".rstrip())
+        if not true:
+            raise ClaimFailed(f"step {self.steps}, not shown: {text}" + (f" ({measured})" if measured else ""))
+
+    def _line(self, text: str = "") -> None:
+        print(text, file=self._out, flush=True)
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self._colour else text

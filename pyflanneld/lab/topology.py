@@ -1,0 +1,146 @@
+"""Tool: the wires of the laboratory, made with ``ip``.
+
+    namespace            holds
+    <prefix>lan          the bridge "lan": the switch that all hosts and etcd are plugged into
+    <prefix>etcd         eth1 192.168.14.12, etcd
+    <prefix>n1, n2 …     eth1 192.168.14.21, .22 …; the bridge docker0, the daemon
+    <prefix>pod1, …      eth0 in the node's subnet, as a container behind docker0 would have it
+
+Every link is made inside these namespaces; the machine's own network is never touched. A namespace's name tells to
+which laboratory it belongs, which is all that is needed to remove what a crashed one left behind.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import socket
+import threading
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+from pyflanneld.lab.run import LabError, attempt, run, until
+
+ROLE = r"(lan|etcd|n\d+|pod\d+)"
+NAMESPACES = Path("/run/netns")
+CLONE_NEWNET = 0x40000000
+
+
+def namespace(lab: str, role: str) -> str:
+    """Return the name of the namespace that plays *role* (``lan``, ``etcd``, ``n1``, ``pod1``) in a laboratory."""
+    return f"pyflanneld-{lab}.{role}"
+
+
+def existing(lab: str) -> list[str]:
+    """Return the names of the laboratory's namespaces that exist now."""
+    if not NAMESPACES.is_dir():
+        return []
+    mine = re.compile(re.escape(f"pyflanneld-{lab}.") + ROLE)
+    return sorted(path.name for path in NAMESPACES.iterdir() if mine.fullmatch(path.name))
+
+
+def add_namespace(name: str, *, forwarding: bool = False) -> None:
+    """Make a namespace with its loopback up, as a host (router) or as a mere endpoint."""
+    run("ip", "netns", "add", name)
+    run("ip", "-n", name, "link", "set", "lo", "up")
+    if forwarding:
+        run("ip", "netns", "exec", name, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+
+
+def add_lan(name: str) -> None:
+    """Make the namespace whose bridge is the LAN."""
+    add_namespace(name)
+    run("ip", "-n", name, "link", "add", "lan", "type", "bridge")
+    run("ip", "-n", name, "link", "set", "lan", "up")
+
+
+def plug_in(lan: str, host: str, address: IPv4Interface, port: str) -> None:
+    """Lay a cable from the LAN's bridge to a host, where it becomes ``eth1``."""
+    run("ip", "-n", lan, "link", "add", port, "type", "veth", "peer", "name", "eth1", "netns", host)
+    run("ip", "-n", lan, "link", "set", port, "master", "lan", "up")
+    run("ip", "-n", host, "addr", "add", str(address), "dev", "eth1")
+    run("ip", "-n", host, "link", "set", "eth1", "up")
+
+
+def set_docker_bridge(host: str, address: IPv4Interface, mtu: int) -> None:
+    """Give the host's ``docker0`` this address and MTU, as ``dockerd --bip --mtu`` does; make it if need be."""
+    if attempt("ip", "-n", host, "link", "show", "docker0").returncode != 0:
+        run("ip", "-n", host, "link", "add", "docker0", "type", "bridge")
+    run("ip", "-n", host, "addr", "flush", "dev", "docker0")
+    run("ip", "-n", host, "addr", "add", str(address), "dev", "docker0")
+    run("ip", "-n", host, "link", "set", "docker0", "mtu", str(mtu), "up")
+
+
+def set_pod(host: str, pod: str, address: IPv4Interface, gateway: IPv4Interface, mtu: int) -> None:
+    """Put a pod behind the host's ``docker0``, with a default route; a pod that was there before is replaced."""
+    attempt("ip", "-n", host, "link", "del", "pod")  # at once; with the namespace alone it would go a moment later
+    remove_namespace(pod)
+    add_namespace(pod)
+    run("ip", "-n", host, "link", "add", "pod", "type", "veth", "peer", "name", "eth0", "netns", pod)
+    run("ip", "-n", host, "link", "set", "pod", "master", "docker0", "mtu", str(mtu), "up")
+    run("ip", "-n", pod, "addr", "add", str(address), "dev", "eth0")
+    run("ip", "-n", pod, "link", "set", "eth0", "mtu", str(mtu), "up")
+    run("ip", "-n", pod, "route", "add", "default", "via", str(gateway.ip))
+
+
+def processes_in(name: str) -> list[int]:
+    """Return the ids of all processes that live in a namespace."""
+    return [int(pid) for pid in attempt("ip", "netns", "pids", name).stdout.split()]
+
+
+def remove_namespace(name: str) -> None:
+    """Kill whatever lives in a namespace and remove it, and with it its links, addresses and routes."""
+    kill_all(name)
+    attempt("ip", "netns", "del", name)
+
+
+def kill_all(name: str) -> None:
+    """Kill the processes of a namespace and wait until none is left."""
+
+    def none_left() -> bool:
+        pids = processes_in(name)
+        for pid in pids:
+            kill(pid, signal.SIGKILL)
+        return not pids
+
+    until(none_left, f"processes of {name} ended", timeout_s=5.0, poll_s=0.02)
+
+
+def kill(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may have ended meanwhile."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def connect(name: str, host: str, port: int, timeout_s: float) -> socket.socket:
+    """Open a TCP connection as a process inside a namespace would, without starting one.
+
+    A socket belongs for ever to the namespace of the thread that made it, so a short-lived thread steps into the
+    namespace (``setns``, see namespaces(7)), makes the socket and ends.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+    made: list[socket.socket] = []
+
+    def make() -> None:
+        with (NAMESPACES / name).open() as target:
+            if ctypes.CDLL(None, use_errno=True).setns(target.fileno(), CLONE_NEWNET) == 0:
+                made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+
+    if not (NAMESPACES / name).exists():
+        raise LabError(f"there is no namespace {name}")
+    thread = threading.Thread(target=make, name=f"setns {name}")
+    thread.start()
+    thread.join()
+    if not made:
+        raise LabError(f"cannot enter the namespace {name}")
+    made[0].settimeout(timeout_s)
+    try:
+        made[0].connect((host, port))
+    except OSError:
+        made[0].close()
+        raise
+    return made[0]

@@ -1,0 +1,69 @@
+"""One daemon for one network and one subnet file, per network namespace. Shell side.
+
+The lock is a listening AF_UNIX socket with an abstract name. Such names belong to the network namespace, exactly what
+the routes belong to; no file is left behind, and the kernel frees the name with the process, however it ended. The
+listener never accepts: it is there so that a second daemon can ask the kernel who holds the name (SO_PEERCRED).
+"""
+
+import hashlib
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyflanneld.errors import AlreadyRunning
+
+_BACKLOG = 128  # each curious second daemon takes up one place; afterwards the holder's pid is not told any more
+
+
+def network_key(etcd_prefix: str, etcd_endpoints: Iterable[str]) -> str:
+    """Return what identifies a network: the same whatever the order of the endpoints."""
+    return "\n".join([etcd_prefix, *sorted(set(etcd_endpoints))])
+
+
+@contextmanager
+def hold(network: str, subnet_file: Path) -> Iterator[None]:
+    """Hold the network and the subnet file for as long as the block runs.
+
+    Args:
+        network: as made by ``network_key``.
+        subnet_file: need not exist; compared by its directory's real path and its name.
+
+    Raises:
+        AlreadyRunning: another process of this network namespace holds one of them; the message says which, and who.
+    """
+    # The name itself is not resolved: writing replaces a symbolic link there, it does not follow it.
+    file = os.path.realpath(subnet_file.parent) + "/" + subnet_file.name
+    with (
+        _listen("network", network, "this etcd prefix and endpoints"),
+        _listen("file", file, f"the subnet file {file}"),
+    ):
+        yield
+
+
+@contextmanager
+def _listen(kind: str, key: str, what: str) -> Iterator[None]:
+    # Hashed, because an abstract name has room for 107 bytes.
+    name = f"\0pyflanneld/{kind}/{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(name)
+        except OSError as error:
+            raise AlreadyRunning(f"another pyflanneld{_holder(name)} already serves {what}") from error
+        sock.listen(_BACKLOG)
+        yield
+
+
+def _holder(name: str) -> str:
+    """Return ``" (pid 123, uid 0)"`` of the process that listens on *name*; empty when the kernel does not tell."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            sock.connect(name)
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    except OSError:
+        return ""
+    pid, uid, _ = struct.unpack("3i", credentials)
+    return f" (pid {pid}, uid {uid})" if pid else ""

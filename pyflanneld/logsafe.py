@@ -1,0 +1,80 @@
+"""What may stand in a log line: printable text of bounded length, without secrets. Pure.
+
+Keys and values in etcd can be written by every node of the cluster. None of them may forge a line, paint a terminal or
+flood a disk through our log.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from itertools import islice
+
+from pydantic import SecretBytes, SecretStr
+
+MAX_CHARS = 256
+MAX_ITEMS = 20
+MAX_TRACE_LINES = 60
+_MAX_DEPTH = 4
+_SECRET_NAME = re.compile(r"(pass(word|wd|phrase)?|secret|token|credentials?|authorization|private_?key)$", re.I)
+
+
+def safe(name: str, value: object, depth: int = 0) -> object:
+    """Return *value* as JSON-able data fit to print.
+
+    Args:
+        name: the field's name; when it speaks of a secret (``etcd_password``), the value becomes ``"***"``.
+        value: anything. Numbers, truth values and ``None`` stay, collections keep their shape, the rest becomes text.
+        depth: how many collections we are in; the fifth becomes ``"…"``.
+    """
+    if isinstance(value, SecretStr | SecretBytes) or (_SECRET_NAME.search(name) and value not in (None, "")):
+        return "***"
+    match value:
+        case None | bool() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case Mapping() | list() | tuple() | set() | frozenset() if depth >= _MAX_DEPTH:
+            return "…"
+        case Mapping():
+            inside = {
+                escaped(str(key)): safe(str(key), item, depth + 1) for key, item in islice(value.items(), MAX_ITEMS)
+            }
+            return inside | ({"…": len(value) - MAX_ITEMS} if len(value) > MAX_ITEMS else {})
+        case list() | tuple() | set() | frozenset():
+            items = [safe(name, item, depth + 1) for item in islice(value, MAX_ITEMS)]
+            return items + ([f"… {len(value) - MAX_ITEMS} more"] if len(value) > MAX_ITEMS else [])
+        case _:
+            return escaped(_text(value))
+
+
+def escaped(text: str, limit: int = MAX_CHARS) -> str:
+    r"""Return *text* cut to *limit* characters, with what does not print written as ``\n``, ``\x1b``, ``\u202e``."""
+    more = "…" if len(text) > limit else ""
+    text = text[:limit]
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return text + more
+
+
+def trace_lines(text: str) -> list[str]:
+    """Return a traceback's lines, each safe; of a very long one the first and the last lines."""
+    lines = text.splitlines()
+    if len(lines) > MAX_TRACE_LINES:
+        half = MAX_TRACE_LINES // 2
+        lines = [*lines[:half], f"… {len(lines) - 2 * half} lines left out …", *lines[-half:]]
+    return [escaped(line) for line in lines]
+
+
+def _text(value: object) -> str:
+    try:
+        match value:
+            case str():
+                return value
+            case bytes() | bytearray() | memoryview():
+                head = bytes(value[: MAX_CHARS + 1])
+                return ascii(head)[2:-1]
+            case BaseException():
+                return f"{type(value).__name__}: {value}" if str(value) else type(value).__name__
+        return str(value)
+    except Exception:  # a value that cannot be shown must not stop whoever logs it
+        return f"<{type(value).__name__} that cannot be shown>"

@@ -1,0 +1,109 @@
+"""Get a lease, at start and again when the key has vanished."""
+
+import asyncio
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from itertools import count
+
+from pyflanneld.core.allocation import Choice, Claim, Discard, Exhausted, Reuse, choose
+from pyflanneld.core.backoff import around, backoff, race_pause_s
+from pyflanneld.core.lease import TTL_S, LeaseAttrs, encode_name, encode_value
+from pyflanneld.core.netconf import SubnetRange
+from pyflanneld.core.ownership import Confirmed, OwnLease, Rewrite, confirmed, judge
+from pyflanneld.core.records import Record, Snapshot
+from pyflanneld.errors import RegistryError
+from pyflanneld.loops.node import Context
+
+RETRY_CAP_S = 10.0
+EXHAUSTED_PAUSE_S = 4.0
+BEAT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What we want to hold.
+
+    Attributes:
+        among: where leases come from.
+        attrs: what the lease is to say.
+        previous: the subnet that the subnet file remembers.
+        underlay: networks that no lease may overlap.
+    """
+
+    among: SubnetRange
+    attrs: LeaseAttrs
+    previous: IPv4Network | None
+    underlay: tuple[IPv4Network, ...]
+
+
+async def acquire(context: Context, wish: Wish) -> tuple[OwnLease, Snapshot]:
+    """Return our lease, and the list of all leases that it was chosen from; waits as long as it takes."""
+    waits = backoff(0.5, RETRY_CAP_S, context.rng)
+    for race in count():
+        context.heart.beat("acquire", BEAT_S)
+        try:
+            snapshot = await context.registry.list_subnets()
+            context.registry_works("acquire")
+            lease = await _try(context, wish, snapshot)
+        except RegistryError as error:
+            # The outcome of a write may be unknown now: the next list shows it, as a lease with our address.
+            context.registry_failed("acquire", error, blocks=True)
+            await context.pause(error, next(waits))
+            continue
+        if lease is not None:
+            context.problems.resolve("subnet")
+            context.heart.rest("acquire")
+            return lease, snapshot
+        await asyncio.sleep(race_pause_s(race, context.rng))
+    raise AssertionError("unreachable: count() does not end")
+
+
+async def _try(context: Context, wish: Wish, snapshot: Snapshot) -> OwnLease | None:
+    """Do what the list suggests; ``None``: list again."""
+    choice: Choice = choose(
+        snapshot.records, wish.among, wish.attrs.public_ip,
+        previous=wish.previous, underlay=wish.underlay, rng=context.rng,
+    )
+    match choice:
+        case Reuse(record=record, subnet=subnet):
+            return await _reuse(context, wish, record, subnet)
+        case Discard(record=record):
+            context.log.warning("lease.discarded", key=record.name, network=str(wish.among.network))
+            await context.registry.delete_subnet(record)
+            return None
+        case Claim(subnet=subnet, previous_refused=refused):
+            if refused is not None:
+                context.log.warning("lease.previous_refused", subnet=str(wish.previous), why=refused)
+            return await _create(context, wish, snapshot, subnet)
+        case Exhausted():
+            text = f"{wish.among.network} has no free subnet left for this node; waiting for one"
+            context.problems.report("subnet", "lease.exhausted", text, leases=len(snapshot.records))
+            await asyncio.sleep(around(EXHAUSTED_PAUSE_S, 0.2, context.rng))
+            return None
+
+
+async def _reuse(context: Context, wish: Wish, record: Record, subnet: IPv4Network) -> OwnLease | None:
+    """Hold the lease that carries our address, without a write where its value is right already."""
+    sent_at_s = context.clock.now_s()
+    held = confirmed(subnet, wish.attrs.public_ip, record, 0.0, sent_at_s)
+    match judge(held, wish.attrs, await context.registry.renew(record), sent_at_s):
+        case Confirmed(lease=lease):
+            context.log.info("lease.reused", subnet=str(subnet), reserved=lease.reserved)
+            return lease
+        case Rewrite(lease=lease):
+            await context.registry.rewrite_subnet(lease.record, encode_value(wish.attrs))
+            return None
+        case _:
+            return None  # it went away between the list and the renewal
+
+
+async def _create(context: Context, wish: Wish, snapshot: Snapshot, subnet: IPv4Network) -> OwnLease | None:
+    sent_at_s = context.clock.now_s()
+    record = await context.registry.create_subnet(
+        encode_name(subnet), encode_value(wish.attrs), ttl_s=TTL_S, listed=snapshot
+    )
+    if record is None:
+        context.log.debug("lease.race_lost", subnet=str(subnet))
+        return None
+    context.log.info("lease.acquired", subnet=str(subnet), revision=record.create_revision)
+    return confirmed(subnet, wish.attrs.public_ip, record, TTL_S, sent_at_s)

@@ -1,0 +1,73 @@
+"""Wait for a network configuration that can be used."""
+
+from pyflanneld.backends import SUPPORTED
+from pyflanneld.core.backoff import backoff
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.netconf import NetworkConfig, SubnetRange, parse_config
+from pyflanneld.core.records import ConfigRecord
+from pyflanneld.errors import RegistryError, UnsupportedConfig
+from pyflanneld.loops.node import Context
+
+RETRY_CAP_S = 5.0
+BEAT_S = 60.0
+
+
+async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
+    """Return the configuration as soon as there is a good one; say once, and now and then, why there is none.
+
+    Raises:
+        UnsupportedConfig: it asks for a backend that we do not have.
+    """
+    waits = backoff(0.5, RETRY_CAP_S, context.rng)
+    while True:
+        context.heart.beat("config", BEAT_S)
+        try:
+            record = await context.registry.read_config()
+            context.registry_works("config")
+            found = _usable(context, record)
+            if found is not None:
+                context.problems.resolve("config")
+                context.heart.rest("config")
+                return found
+            await _until_changed(context, record.revision)
+        except RegistryError as error:
+            context.registry_failed("config", error, blocks=True)
+            await context.pause(error, next(waits))
+
+
+def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, SubnetRange] | None:
+    key = f"{context.options.prefix}/config"
+    if record.value is None:
+        text = f"there is no network configuration in etcd at {key}; put one there, such as " + (
+            '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
+        )
+        context.problems.report("config", "config.missing", text)
+        return None
+    try:
+        config = parse_config(record.value)
+        among = _ipv4_only(config)
+    except Invalid as error:
+        text = f"the network configuration at {key} is not usable: {error}"
+        context.problems.report("config", "config.invalid", text)
+        return None
+    if config.backend_type not in SUPPORTED:
+        supported = ", ".join(repr(name) for name in SUPPORTED)
+        raise UnsupportedConfig(
+            f"the network configuration at {key} asks for the backend {config.backend_type!r}; supported: {supported}"
+        )
+    return config, among
+
+
+def _ipv4_only(config: NetworkConfig) -> SubnetRange:
+    if config.ipv6 is not None:
+        raise Invalid("unsupported", "EnableIPv6", True, "false: dual stack is not supported yet")
+    if config.ipv4 is None:
+        raise Invalid("unsupported", "EnableIPv4", False, "true: host-gw leases IPv4 subnets")
+    return config.ipv4
+
+
+async def _until_changed(context: Context, revision: int) -> None:
+    """Return when the configuration may have changed."""
+    async with context.registry.watch_config(revision) as ticks:
+        async for _ in ticks:
+            return

@@ -1,0 +1,116 @@
+"""Follow the peers: list, then watch; list again whenever the watch ends, for whatever reason, and every few minutes.
+
+Every list and every change goes through ``PeerTable.apply``. A broken watch takes nothing away: only a complete list
+does, and where it comes from another cluster or an older history, the withdrawal guard holds what it would remove.
+"""
+
+import asyncio
+
+from pyflanneld.core.backoff import around, backoff
+from pyflanneld.core.guard import LIST_SPACING_S
+from pyflanneld.core.lease import encode_name
+from pyflanneld.core.records import Gone, Put, Record, Snapshot
+from pyflanneld.errors import RegistryError, RegistryUnavailable, RevisionCompacted
+from pyflanneld.loops.node import Context, Node
+
+RELIST_S = 300.0
+RETRY_FIRST_S = 0.2
+RETRY_CAP_S = 30.0
+SILENCE_S = 45.0
+
+
+class Follower:
+    """The task that keeps ``node.peers`` true."""
+
+    def __init__(self, context: Context, node: Node, first: Snapshot) -> None:
+        self._context = context
+        self._node = node
+        self._own_name = encode_name(node.lease.subnet)
+        self._first: Snapshot | None = first
+        self._cluster_id, self._revision = first.cluster_id, first.revision
+        self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, context.rng)
+        self._deadline: asyncio.Timeout | None = None
+        node.list_within = self._list_within
+
+    async def run(self) -> None:
+        """Follow for ever, beginning with the list that is known already."""
+        while True:
+            self._context.heart.beat("peers", SILENCE_S + RETRY_CAP_S)
+            try:
+                snapshot = await self._list()
+                self._take(snapshot)
+                await self._watch_until_due(snapshot)
+            except RevisionCompacted:
+                self._context.log.info("watch.compacted", revision=self._revision)
+            except RegistryError as error:
+                self._context.registry_failed("peers", error, blocks=False)
+                await self._context.pause(error, next(self._waits))
+
+    async def _list(self) -> Snapshot:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        return await self._context.registry.list_subnets(elsewhere=bool(self._node.guard.held))
+
+    def _take(self, snapshot: Snapshot) -> None:
+        """Fold a complete list in."""
+        node = self._node
+        if snapshot.cluster_id != self._cluster_id or snapshot.revision < self._revision:
+            node.guard.distrust()
+            self._context.log.warning(
+                "etcd.history_changed", was=self._revision, now=snapshot.revision,
+                same_cluster=snapshot.cluster_id == self._cluster_id,
+            )
+        self._cluster_id, self._revision = snapshot.cluster_id, snapshot.revision
+        node.peers.apply(snapshot)
+        node.guard.told(self._context.clock.now_s())
+        node.complete = True
+        node.wake_routes(peers=True)
+        own = next((record for record in snapshot.records if record.name == self._own_name), None)
+        if snapshot.revision >= node.lease.record.mod_revision:  # the list from before our own creation lacks us
+            self._look_at_own(own)
+
+    async def _watch_until_due(self, snapshot: Snapshot) -> None:
+        period_s = LIST_SPACING_S if self._node.guard.held else around(RELIST_S, 0.2, self._context.rng)
+        try:
+            async with asyncio.timeout(period_s) as self._deadline:
+                await self._watch(snapshot)
+        except TimeoutError:
+            self._context.log.debug("watch.due")
+        finally:
+            self._deadline = None
+
+    def _list_within(self, delay_s: float) -> None:
+        """Bring the next list forward."""
+        deadline = self._deadline
+        if deadline is not None and not deadline.expired():
+            soon = asyncio.get_running_loop().time() + delay_s
+            deadline.reschedule(min(soon, deadline.when() or soon))
+
+    async def _watch(self, snapshot: Snapshot) -> None:
+        async with self._context.registry.watch_subnets(snapshot) as batches:
+            async for events in batches:
+                self._context.registry_works("peers")
+                self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, self._context.rng)
+                self._context.heart.beat("peers", SILENCE_S + RETRY_CAP_S)
+                self._fold(events)
+        raise RegistryUnavailable("the watch on the leases has ended")
+
+    def _fold(self, events: tuple[Put | Gone, ...]) -> None:
+        changed = False
+        for event in events:
+            name, revision = (event.name, event.revision) if isinstance(event, Gone) else (
+                event.record.name, event.record.mod_revision
+            )
+            self._revision = max(self._revision, revision)
+            if name == self._own_name:
+                self._look_at_own(None if isinstance(event, Gone) else event.record)
+            else:
+                changed |= self._node.peers.apply(event)
+        if changed:
+            self._node.wake_routes(peers=True)
+
+    def _look_at_own(self, seen: Record | None) -> None:
+        """Wake the lease loop when our own key is not as we know it."""
+        if seen is None or seen.mod_revision > self._node.lease.record.mod_revision:
+            self._node.verify_lease.set()

@@ -1,0 +1,133 @@
+"""Hold the own lease: renew early and often, prove that it is ours, take it again when it has vanished."""
+
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv4Network
+from itertools import count
+from typing import assert_never
+
+from pyflanneld.core.backoff import around, backoff, race_pause_s
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.lease import TTL_S, LeaseAttrs, encode_name, encode_value, parse_name
+from pyflanneld.core.ownership import (
+    Confirmed,
+    Finding,
+    OwnLease,
+    Retake,
+    Rewrite,
+    Taken,
+    Unreadable,
+    confirmed,
+    judge,
+    renewal_interval_s,
+)
+from pyflanneld.core.records import Snapshot
+from pyflanneld.errors import LeaseLost, RegistryError
+from pyflanneld.loops.node import Context, Node, publish
+from pyflanneld.loops.waiting import set_within
+
+RETRY_CAP_S = 30.0
+RESERVED_INTERVAL_S = 300.0
+
+
+async def hold_lease(context: Context, node: Node) -> None:
+    """Keep ``node.lease`` true for ever.
+
+    Raises:
+        LeaseLost: another node holds our subnet.
+    """
+    waits = backoff(1.0, RETRY_CAP_S, context.rng)
+    while True:
+        interval_s = around(_interval_s(context, node), 0.1, context.rng)
+        context.heart.beat("lease", interval_s + RETRY_CAP_S)
+        await set_within(node.verify_lease, interval_s)
+        node.verify_lease.clear()
+        while not await _verify(context, node):
+            context.heart.beat("lease", 2 * RETRY_CAP_S)
+            await set_within(node.verify_lease, next(waits))
+        waits = backoff(1.0, RETRY_CAP_S, context.rng)
+
+
+def _interval_s(context: Context, node: Node) -> float:
+    if node.lease.reserved:
+        return RESERVED_INTERVAL_S
+    return renewal_interval_s(node.lease.ttl_s, context.options.renew_margin_s)
+
+
+async def _verify(context: Context, node: Node) -> bool:
+    """Renew and look once; say whether the lease is proved to be ours."""
+    attrs = publish(context.options, node.link, node.backend) or LeaseAttrs(node.lease.public_ip, node.backend)
+    sent_at_s = context.clock.now_s()
+    try:
+        seen = await context.registry.renew(node.lease.record)
+        proved = await _act(context, node, attrs, judge(node.lease, attrs, seen, sent_at_s))
+    except RegistryError as error:
+        context.registry_failed("lease", error, blocks=False)
+        return False
+    context.registry_works("lease")
+    return proved
+
+
+async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding) -> bool:
+    match finding:
+        case Confirmed(lease=lease):
+            node.lease = lease
+            context.problems.resolve("lease")
+            return True
+        case Rewrite(lease=lease):
+            return await _rewrite(context, node, attrs, lease)
+        case Retake():
+            return await _retake(context, node, attrs)
+        case Taken(by=holder):
+            raise LeaseLost(f"our subnet {node.lease.subnet} is leased by {holder} now; it is not taken back by force")
+        case Unreadable(why=why):
+            text = f"the lease of {node.lease.subnet} carries a value that nobody can read; delete the key to mend it"
+            context.problems.report("lease", "lease.unreadable", text, why=why)
+            return False
+        case _:
+            assert_never(finding)
+
+
+async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLease) -> bool:
+    """Publish what we should say; the value was changed by somebody, or our address has moved."""
+    record = await context.registry.rewrite_subnet(lease.record, encode_value(attrs))
+    if record is None:
+        return False
+    node.lease = replace(lease, record=record, public_ip=attrs.public_ip)
+    context.problems.resolve("lease")
+    context.log.warning("lease.rewritten", subnet=str(lease.subnet), public_ip=str(attrs.public_ip))
+    return True
+
+
+async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
+    """Create the vanished key again, the same subnet; nothing changes on this host."""
+    subnet, name = node.lease.subnet, encode_name(node.lease.subnet)
+    text = f"the lease of {subnet} is gone from etcd; taking it again"
+    context.problems.report("lease", "lease.vanished", text, blocks=False)
+    for race in count():
+        snapshot = await context.registry.list_subnets()
+        if any(record.name == name for record in snapshot.records):
+            return False  # somebody put it there: look at it again
+        rival = _overlapping(snapshot, subnet)
+        if rival is not None:
+            raise LeaseLost(f"our subnet {subnet} overlaps {rival}, which was leased after our lease had vanished")
+        sent_at_s = context.clock.now_s()
+        record = await context.registry.create_subnet(name, encode_value(attrs), ttl_s=TTL_S, listed=snapshot)
+        if record is not None:
+            node.lease = confirmed(subnet, attrs.public_ip, record, TTL_S, sent_at_s)
+            context.problems.resolve("lease")
+            context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
+            return True
+        await asyncio.sleep(race_pause_s(race, context.rng))
+    raise AssertionError("unreachable: count() does not end")
+
+
+def _overlapping(snapshot: Snapshot, subnet: IPv4Network) -> IPv4Network | None:
+    for record in snapshot.records:
+        try:
+            other = parse_name(record.name).ipv4
+        except Invalid:
+            continue
+        if other.overlaps(subnet):
+            return other
+    return None

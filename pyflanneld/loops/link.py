@@ -1,0 +1,93 @@
+"""The link that carries the routes: chosen at start, and chosen again by the same rule whenever links change."""
+
+from collections.abc import Sequence
+
+from pyflanneld.core.links import Link, NoLink, choose_link
+from pyflanneld.core.peers import Ground
+from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
+from pyflanneld.loops.node import Context, Node, Options
+
+
+async def first_link(context: Context) -> tuple[Sequence[Link], Link]:
+    """Return all links and the one to use.
+
+    Raises:
+        LinkUnusable: none fits.
+        PublicIpNotOnLink: the address to publish is not on it, which host-gw needs.
+    """
+    links, options = await context.kernel.links(), context.options
+    try:
+        link = choose_link(
+            links, options.wanted_links, public_ip=options.public_ip, default_index=await _default_index(context)
+        )
+    except NoLink as error:
+        raise LinkUnusable(str(error)) from error
+    public_ip = options.public_ip
+    if public_ip is not None and not link.carries(public_ip):
+        raise PublicIpNotOnLink(
+            f"--public-ip={public_ip} is not an address of {link.name} ({', '.join(map(str, link.addresses))}); "
+            "host-gw needs it on the link: your peers reach it without a router or NAT between"
+        )
+    context.log.info("link.chosen", link=link.name, address=str(public_ip or link.address), mtu=link.mtu)
+    return links, link
+
+
+async def _default_index(context: Context) -> int | None:
+    """Return the link of the default route, where the choice depends on it."""
+    if context.options.wanted_links or context.options.public_ip:
+        return None
+    defaults = [route for route in await context.kernel.routes() if route.dst.prefixlen == 0 and route.link_index]
+    return min(defaults, key=lambda route: route.metric).link_index if defaults else None
+
+
+def _choose_again(options: Options, node: Node, links: Sequence[Link]) -> Link:
+    """Apply the rule used at start; a link that came with the default route is known by its name from then on."""
+    wanted = options.wanted_links or (() if options.public_ip else (node.link.name,))
+    return choose_link(links, wanted, public_ip=options.public_ip, default_index=None)
+
+
+def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
+    """Take note of *links* as they are now; say whether routes can be placed."""
+    node.links = links
+    try:
+        link = _choose_again(context.options, node, links)
+    except NoLink as error:
+        context.problems.report("link", "link.missing", f"routes cannot be placed: {error}")
+        return False
+    before, node.link = node.link, link
+    if link.mtu != before.mtu:
+        context.log.info("link.mtu_changed", link=link.name, was=before.mtu, now=link.mtu)
+        node.file_outdated.set()
+    if (link.index, link.address) != (before.index, before.address):
+        context.log.warning(
+            "link.changed", link=link.name, index=link.index, address=str(link.address), was=str(before.address)
+        )
+        node.verify_lease.set()
+    return _report_state(context, link)
+
+
+def _report_state(context: Context, link: Link) -> bool:
+    public_ip = context.options.public_ip
+    if not link.up:
+        context.problems.report("link", "link.down", f"routes cannot be placed: {link.name} is down")
+    elif public_ip is not None and not link.carries(public_ip):
+        text = f"--public-ip={public_ip} is no longer an address of {link.name}"
+        context.problems.report("link", "link.address_missing", text)
+    else:
+        context.problems.resolve("link", link=link.name)
+    return link.up
+
+
+def ground_of(context: Context, node: Node) -> Ground:
+    """Return what peers are judged against, on this host as it is now."""
+    addresses = tuple(own for link in node.links for own in link.addresses)
+    connected = {own.network for own in addresses if not own.network.overlaps(node.lease.subnet)}
+    return Ground(
+        network=node.among.network,
+        backend_type=node.backend,
+        own_subnet=node.lease.subnet,
+        link_addresses=node.link.addresses,
+        own_addresses=frozenset(own.ip for own in addresses),
+        connected=tuple(sorted(connected)),
+        protected=context.options.protected,
+    )

@@ -1,0 +1,160 @@
+"""The node's state that the loops share, and the ports that they work through.
+
+Each field has one writer, named beside it; the others read. A loop wakes another through an event and never calls it.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from random import Random
+from typing import Any
+
+from pyflanneld.core.guard import WithdrawGuard
+from pyflanneld.core.health import Verdict
+from pyflanneld.core.lease import LeaseAttrs
+from pyflanneld.core.links import Link
+from pyflanneld.core.netconf import SubnetRange
+from pyflanneld.core.ownership import OwnLease
+from pyflanneld.core.peers import PeerTable, View
+from pyflanneld.errors import RegistryDenied, RegistryError
+from pyflanneld.loops.problems import Problems
+from pyflanneld.ports import Clock, Kernel, Notifier, Registry, SubnetFile
+
+MISSED_BEATS = 3
+DENIED_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings that the loops need.
+
+    Attributes:
+        prefix: ``--etcd-prefix``, for messages.
+        wanted_links: ``--iface``, in order.
+        public_ip: ``--public-ip``; ``None``: the link's own address.
+        route_protocol: the number that marks our routes.
+        renew_margin_s: ``--subnet-lease-renew-margin`` in seconds.
+        protected: addresses that no peer's route may capture.
+    """
+
+    prefix: str
+    wanted_links: tuple[str, ...]
+    public_ip: IPv4Address | None
+    route_protocol: int
+    renew_margin_s: float
+    withdraw_guard: bool
+    protected: frozenset[IPv4Address]
+
+
+class Heart:
+    """The loops' heartbeats: a loop that has missed several is taken for dead."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._due: dict[str, float] = {}
+
+    def beat(self, loop: str, period_s: float) -> None:
+        """Say that *loop* turns, and that it will say so again within *period_s*."""
+        self._due[loop] = self._awake_s() + MISSED_BEATS * period_s
+
+    def rest(self, loop: str) -> None:
+        """Say that *loop* has done its work and will not beat any more."""
+        self._due.pop(loop, None)
+
+    def stopped(self) -> list[str]:
+        """Return the loops that should have said something by now. Time spent asleep does not count."""
+        now = self._awake_s()
+        return [loop for loop, due in self._due.items() if now > due]
+
+    def _awake_s(self) -> float:
+        return self._clock.now_s() - self._clock.suspended_s()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every loop works with: the ports, the settings, and where to say how it goes."""
+
+    registry: Registry
+    kernel: Kernel
+    subnet_file: SubnetFile
+    clock: Clock
+    notifier: Notifier
+    rng: Random
+    log: Any
+    options: Options
+    problems: Problems
+    heart: Heart
+
+    def registry_failed(self, loop: str, error: RegistryError, *, blocks: bool) -> None:
+        """Report that *loop* cannot use etcd at the moment."""
+        event = "etcd.denied" if isinstance(error, RegistryDenied) else "etcd.unavailable"
+        text = f"etcd cannot be used: {error}"
+        self.problems.report(f"etcd:{loop}", event, text, blocks=blocks, loop=loop, endpoint=self.registry.endpoint)
+
+    def registry_works(self, loop: str) -> None:
+        """Say that *loop* can use etcd."""
+        self.problems.resolve(f"etcd:{loop}", endpoint=self.registry.endpoint)
+
+    async def pause(self, error: RegistryError, wait_s: float) -> None:
+        """Wait before *loop* asks again; refused credentials are not tried again in a hurry."""
+        await asyncio.sleep(max(wait_s, DENIED_PAUSE_S) if isinstance(error, RegistryDenied) else wait_s)
+
+
+@dataclass(slots=True)
+class Node:
+    """What is known and what has been achieved."""
+
+    guard: WithdrawGuard
+    among: SubnetRange                     # daemon, once
+    backend: str                           # daemon, once
+    links: Sequence[Link]                  # reconcile
+    link: Link                             # reconcile
+    lease: OwnLease                        # lease loop
+    peers: PeerTable                       # peers loop
+    complete: bool = False                 # peers loop: a whole list has been folded in
+    view: View | None = None               # reconcile
+    present: int = 0                       # reconcile: routes of ours in the kernel
+    reconciled: asyncio.Event = field(default_factory=asyncio.Event)
+    file_written: asyncio.Event = field(default_factory=asyncio.Event)
+    peers_changed: bool = False            # peers loop sets, reconcile clears
+    kernel_dirty: bool = False             # monitor sets, reconcile clears
+    routes_wake: asyncio.Event = field(default_factory=asyncio.Event)
+    verify_lease: asyncio.Event = field(default_factory=asyncio.Event)
+    list_within: Callable[[float], None] = lambda _delay_s: None  # peers loop: bring the next list forward
+    file_outdated: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+    def wake_routes(self, *, peers: bool = False, kernel: bool = False) -> None:
+        """Have the routes reconciled, because the peers or the kernel may have changed."""
+        self.peers_changed |= peers
+        self.kernel_dirty |= kernel
+        self.routes_wake.set()
+
+
+def publish(options: Options, link: Link, backend: str) -> LeaseAttrs | None:
+    """Return what our lease should say; ``None`` while the link has no address to publish."""
+    address = options.public_ip or link.address
+    return None if address is None else LeaseAttrs(address, backend)
+
+
+def verdict(context: Context, node: Node | None) -> Verdict:
+    """Answer the probes: alive by the heartbeats, ready when nothing stands against it."""
+    stopped = context.heart.stopped()
+    reasons = [f"the {loop} loop has stopped turning" for loop in stopped] + list(context.problems.blocking())
+    if node is None:
+        reasons = reasons or ["starting"]
+    else:
+        reasons += _not_yet(node, context.clock.now_s())
+    return Verdict(live=not stopped, not_ready=tuple(reasons))
+
+
+def _not_yet(node: Node, now_s: float) -> list[str]:
+    reasons = []
+    if now_s > node.lease.confirmed_until_s:
+        reasons.append(f"the lease of {node.lease.subnet} has not been confirmed for too long")
+    if not node.file_written.is_set():
+        reasons.append("the subnet file is not written yet")
+    if not node.reconciled.is_set():
+        reasons.append("the peers' routes are not in place yet")
+    return reasons

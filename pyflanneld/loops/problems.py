@@ -1,0 +1,65 @@
+"""What is wrong right now, since when, said once and then every few minutes; the source of readiness and status."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyflanneld.ports import Clock
+
+REMIND_S = 300.0
+
+
+@dataclass(slots=True)
+class Problem:
+    """Something that an operator should know.
+
+    Attributes:
+        event: the log event's name, for example ``"config.missing"``.
+        text: one sentence, for readiness and status.
+        since_s: when it began, on the clock's scale.
+        blocks: whether the node is not ready because of it.
+    """
+
+    event: str
+    text: str
+    since_s: float
+    said_s: float
+    blocks: bool
+
+
+class Problems:
+    """The open problems by topic; a topic has one problem at a time."""
+
+    def __init__(self, clock: Clock, log: Any) -> None:
+        self._clock = clock
+        self._log = log
+        self._open: dict[str, Problem] = {}
+
+    def report(self, topic: str, event: str, text: str, *, blocks: bool = True, **fields: object) -> None:
+        """Say that *topic* is in trouble; a repetition is logged only now and then."""
+        now = self._clock.now_s()
+        known = self._open.get(topic)
+        if known is not None and known.event == event:
+            known.text, known.blocks = text, blocks
+            if now - known.said_s < REMIND_S:
+                return
+            known.said_s = now
+            fields["for_s"] = round(now - known.since_s)
+        else:
+            since = known.since_s if known else now
+            self._open[topic] = Problem(event, text, since, now, blocks)
+        self._log.warning(event, problem=text, **fields)
+
+    def resolve(self, topic: str, **fields: object) -> None:
+        """Say that *topic* is well; silent where it was well already."""
+        known = self._open.pop(topic, None)
+        if known is not None:
+            lasted_s = round(self._clock.now_s() - known.since_s, 3)
+            self._log.info("problem.resolved", topic=topic, was=known.event, lasted_s=lasted_s, **fields)
+
+    def blocking(self) -> tuple[str, ...]:
+        """Return the sentences that stand against readiness."""
+        return tuple(problem.text for problem in self._open.values() if problem.blocks)
+
+    def open(self) -> dict[str, Problem]:
+        """Return every open problem by topic."""
+        return dict(self._open)

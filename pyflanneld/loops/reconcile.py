@@ -1,0 +1,200 @@
+"""Make the kernel's routes what the peers' leases say, and keep them so.
+
+Level-triggered: a wake-up says only "look again". A *look* reads links and routes afresh; it comes from kernel events
+and from a timer, because the kernel is silent about routes that go with a link. A *round* derives the whole desired
+state, compares it with what the kernel is known to have, and applies the difference; it comes after each look and
+whenever the peers have changed.
+"""
+
+import asyncio
+import errno
+from collections import deque
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network
+
+from pyflanneld.backends import host_gw
+from pyflanneld.core.backoff import backoff
+from pyflanneld.core.guard import LIST_SPACING_S
+from pyflanneld.core.peers import Ground, Quarantine
+from pyflanneld.core.routes import Drop, KernelRoute, Plan, RouteChange, outcome, plan
+from pyflanneld.errors import KernelError
+from pyflanneld.loops.link import follow_link, ground_of
+from pyflanneld.loops.node import Context, Node
+from pyflanneld.loops.waiting import set_within
+
+SCAN_S = 10.0
+RETRY_S = 1.0
+LOOKS_BURST = 5
+LOOKS_WINDOW_S = 2.5
+FOREIGN_RECHECK_S = 60.0
+STRIKES = 3
+LOG_SINGLY = 20
+
+
+class Reconciler:
+    """The task that owns the routes."""
+
+    def __init__(self, context: Context, node: Node) -> None:
+        self._context = context
+        self._node = node
+        self._present: dict[IPv4Network, KernelRoute] = {}
+        self._foreign: dict[IPv4Network, KernelRoute] = {}
+        self._foreign_until_s = 0.0
+        self._ground: Ground | None = None
+        self._placeable = True
+        self._blocked: Mapping[IPv4Network, KernelRoute] = {}
+        self._failures: Mapping[RouteChange, int] = {}
+        self._looks: deque[float] = deque(maxlen=LOOKS_BURST)
+
+    async def run(self) -> None:
+        """Reconcile for ever.
+
+        Raises:
+            KernelError: netlink has failed several times in a row; a fresh process is the cure.
+        """
+        strikes = 0
+        waits = backoff(0.2, 2.0, self._context.rng)
+        while True:
+            try:
+                await self._look()
+                await self._rounds_until_next_look()
+            except KernelError as error:
+                strikes += 1
+                if strikes >= STRIKES:
+                    raise
+                self._context.problems.report("kernel", "kernel.failed", f"netlink has failed: {error}")
+                await asyncio.sleep(next(waits))
+            else:
+                strikes = 0
+                self._context.problems.resolve("kernel")
+
+    async def _look(self) -> None:
+        """Read links and routes afresh."""
+        node, now = self._node, asyncio.get_running_loop().time()
+        if len(self._looks) == LOOKS_BURST and now - self._looks[0] < LOOKS_WINDOW_S:
+            await asyncio.sleep(self._looks[0] + LOOKS_WINDOW_S - now)
+        self._looks.append(asyncio.get_running_loop().time())
+        node.kernel_dirty = False
+        self._placeable = follow_link(self._context, node, await self._context.kernel.links())
+        routes = await self._context.kernel.routes(protocol=self._context.options.route_protocol)
+        believed, self._present = self._present, {route.dst: route for route in routes if route.metric == 0}
+        lost = [dst for dst, route in believed.items() if self._present.get(dst) != route]
+        if lost:
+            self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(min(lost)))
+        if self._context.clock.now_s() >= self._foreign_until_s:
+            self._foreign = {}
+
+    async def _rounds_until_next_look(self) -> None:
+        """Do a round now and after each change of the peers, until it is time to look at the kernel again."""
+        node, loop = self._node, asyncio.get_running_loop()
+        due = loop.time() + SCAN_S
+        while True:
+            self._context.heart.beat("routes", 2 * SCAN_S)
+            node.routes_wake.clear()
+            await self._round()
+            if self._failures:
+                due = min(due, loop.time() + RETRY_S)
+            woken = await set_within(node.routes_wake, due - loop.time())
+            if node.kernel_dirty or not woken:
+                return
+
+    async def _round(self) -> None:
+        """Derive what is wanted, and make it so."""
+        node = self._node
+        if not node.complete:
+            return
+        ground = ground_of(self._context, node)
+        if node.peers_changed or ground != self._ground or node.view is None:
+            node.peers_changed, self._ground = False, ground
+            before = node.view.quarantined if node.view else {}
+            node.view = node.peers.view(ground)
+            self._report_quarantine(before)
+        if not self._placeable:
+            return
+        await self._place(self._plan())
+        if any(code == errno.EEXIST for code in self._failures.values()):
+            await self._learn_foreign()
+            await self._place(self._plan())
+        self._report_routes()
+        node.reconciled.set()
+
+    def _plan(self) -> Plan:
+        node, options = self._node, self._context.options
+        assert node.view is not None  # noqa: S101 - _round has just made it
+        return plan(
+            host_gw.desired_routes(node.view.peers, node.link.index),
+            [*self._present.values(), *self._foreign.values()],
+            protocol=options.route_protocol, network=node.among.network, frozen=node.view.frozen,
+        )
+
+    async def _place(self, todo: Plan) -> None:
+        """Put first, then drop what may go."""
+        changes: list[RouteChange] = [*todo.puts, *self._allowed(todo.drops)]
+        self._blocked = todo.blocked
+        self._failures = await self._context.kernel.apply(changes) if changes else {}
+        done = [change for change in changes if change not in self._failures]
+        self._present = outcome(self._present, done, self._context.options.route_protocol)
+        self._node.present = len(self._present)
+        self._log_changes(done)
+
+    def _allowed(self, drops: Sequence[Drop]) -> list[Drop]:
+        """Return the drops that the guard and the state of our own lease allow."""
+        node, now_s = self._node, self._context.clock.now_s()
+        if now_s > node.lease.confirmed_until_s:
+            return []
+        idle = frozenset(drop.route.dst for drop in drops)
+        allowed = node.guard.allow(idle, len(self._present), now_s)
+        held = len(node.guard.held)
+        if held:
+            text = f"{held} routes are kept although etcd has lost their leases; waiting for it to say so again"
+            self._context.problems.report("guard", "guard.holding", text, routes=held)
+            node.list_within(LIST_SPACING_S)
+        else:
+            self._context.problems.resolve("guard")
+        return [drop for drop in drops if drop.route.dst in allowed]
+
+    async def _learn_foreign(self) -> None:
+        """Find out who stands where a creation was refused."""
+        refused = {change.route.dst for change, code in self._failures.items() if code == errno.EEXIST}
+        protocol = self._context.options.route_protocol
+        for route in await self._context.kernel.routes():
+            if route.metric == 0 and route.protocol != protocol and route.dst in refused:
+                self._foreign[route.dst] = route
+        self._foreign_until_s = self._context.clock.now_s() + FOREIGN_RECHECK_S
+
+    def _report_quarantine(self, before: Mapping[bytes, Quarantine]) -> None:
+        assert self._node.view is not None  # noqa: S101 - called when it has been made
+        after = self._node.view.quarantined
+        for name, quarantine in after.items():
+            if before.get(name) != quarantine:
+                self._context.log.warning("peer.quarantined", key=name, reason=quarantine.reason, why=quarantine.detail)
+        for name in before.keys() - after.keys():
+            self._context.log.info("peer.quarantine_ended", key=name)
+
+    def _report_routes(self) -> None:
+        problems = self._context.problems
+        if self._blocked:
+            dst, route = min(self._blocked.items())
+            text = f"{len(self._blocked)} destinations have a foreign route, which is left alone, such as {dst}"
+            problems.report(
+                "foreign", "route.conflict", text, blocks=False,
+                gateway=str(route.gateway), protocol=route.protocol, destinations=sorted(map(str, self._blocked))[:10],
+            )
+        else:
+            problems.resolve("foreign")
+        if self._failures:
+            change, code = next(iter(self._failures.items()))
+            why = errno.errorcode.get(code, str(code))
+            text = f"{len(self._failures)} routes cannot be placed, such as {change.route.dst}: {why}"
+            problems.report("routes", "route.failed", text)
+        else:
+            problems.resolve("routes")
+
+    def _log_changes(self, done: Sequence[RouteChange]) -> None:
+        if len(done) > LOG_SINGLY:
+            drops = sum(isinstance(change, Drop) for change in done)
+            self._context.log.info("routes.changed", put=len(done) - drops, dropped=drops, present=len(self._present))
+            return
+        for change in done:
+            event = "route.dropped" if isinstance(change, Drop) else "route.put"
+            self._context.log.info(event, dst=str(change.route.dst), gateway=str(change.route.gateway))

@@ -1,0 +1,44 @@
+"""Keep ``subnet.env`` true to the lease and the link."""
+
+from ipaddress import IPv4Network
+
+from pyflanneld.core.backoff import backoff
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.subnetenv import previous_subnet, render
+from pyflanneld.loops.node import Context, Node
+from pyflanneld.loops.waiting import set_within
+
+RETRY_CAP_S = 30.0
+CHECK_S = 60.0
+
+
+def remembered_subnet(context: Context) -> IPv4Network | None:
+    """Return the subnet that the file names from an earlier run; what cannot be used is ignored with its reason."""
+    try:
+        text = context.subnet_file.read()
+        return previous_subnet(text) if text is not None else None
+    except (OSError, UnicodeDecodeError, Invalid) as error:
+        context.log.warning("subnet_file.ignored", why=str(error))
+        return None
+
+
+async def keep_file(context: Context, node: Node) -> None:
+    """Write the file now, after each change of the MTU, and whenever somebody has spoiled it."""
+    waits = backoff(1.0, RETRY_CAP_S, context.rng)
+    while True:
+        context.heart.beat("file", 2 * CHECK_S)
+        node.file_outdated.clear()
+        try:
+            written = context.subnet_file.write(render(node.among.network, node.lease.subnet, node.link.mtu))
+        except OSError as error:
+            node.file_written.clear()
+            text = f"the subnet file cannot be written: {error}"
+            context.problems.report("file", "subnet_file.failed", text)
+            await set_within(node.file_outdated, next(waits))
+            continue
+        waits = backoff(1.0, RETRY_CAP_S, context.rng)
+        context.problems.resolve("file")
+        node.file_written.set()
+        if written:
+            context.log.info("subnet_file.written", subnet=str(node.lease.subnet), mtu=node.link.mtu)
+        await set_within(node.file_outdated, CHECK_S)

@@ -1,0 +1,50 @@
+"""The small loops: kernel events, sleep of the machine, and the service manager."""
+
+import asyncio
+
+from pyflanneld.core.backoff import backoff
+from pyflanneld.errors import KernelError
+from pyflanneld.loops.node import Context, Node, verdict
+
+TICK_S = 5.0
+SUSPEND_S = 5.0
+EVENTS_RETRY_CAP_S = 5.0
+
+
+async def watch_kernel(context: Context, node: Node) -> None:
+    """Have the routes looked at whenever somebody else has touched links, addresses or routes."""
+    waits = backoff(0.1, EVENTS_RETRY_CAP_S, context.rng)
+    while True:
+        try:
+            async with context.kernel.changes(node.among.network) as changes:
+                node.wake_routes(kernel=True)  # what happened before the subscription
+                async for _ in changes:
+                    node.wake_routes(kernel=True)
+        except KernelError as error:
+            context.log.warning("kernel.events_lost", error=str(error))
+        await asyncio.sleep(next(waits))
+
+
+async def watch_process(context: Context, node: Node, watchdog_s: float | None) -> None:
+    """Notice that the machine has slept, feed the watchdog while all loops turn, and tell the manager how it goes."""
+    asleep_s, told = context.clock.suspended_s(), ""
+    tick_s = min(TICK_S, watchdog_s / 3) if watchdog_s else TICK_S
+    while True:
+        slept_s, asleep_s = context.clock.suspended_s() - asleep_s, context.clock.suspended_s()
+        if slept_s > SUSPEND_S:
+            context.log.warning("machine.resumed", slept_s=round(slept_s))
+            node.verify_lease.set()
+            node.list_within(0)
+        health = verdict(context, node)
+        if health.live and watchdog_s:
+            context.notifier.send("WATCHDOG=1")
+        status = _status(node, health.not_ready)
+        if status != told:
+            context.notifier.send(f"STATUS={status}")
+            told = status
+        await asyncio.sleep(tick_s)
+
+
+def _status(node: Node, not_ready: tuple[str, ...]) -> str:
+    trouble = f"; not ready: {not_ready[0]}" if not_ready else ""
+    return f"{node.lease.subnet} of {node.among.network}, {node.present} peer routes by {node.link.name}{trouble}"

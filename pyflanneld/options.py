@@ -1,0 +1,143 @@
+"""The daemon's flags, declared once: parsing, ``--help`` and the documentation's table are all made from here. Pure."""
+
+from pyflanneld.flags import Flag, Kind
+
+ETCD, NETWORK, PROCESS = "etcd", "node and routes", "process"
+
+FLAGS: tuple[Flag, ...] = (
+    Flag(
+        "etcd-endpoints",
+        Kind.STRING,
+        "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        "Members of the etcd cluster, separated by commas: http://host[:port] or https://host[:port], all of one "
+        "kind; port 2379 when left out.",
+        "URL,...",
+        ETCD,
+    ),
+    Flag(
+        "etcd-prefix",
+        Kind.STRING,
+        "/coreos.com/network",
+        "Root of all keys: <prefix>/config and <prefix>/subnets/.",
+        "KEY",
+        ETCD,
+    ),
+    Flag(
+        "etcd-cafile",
+        Kind.STRING,
+        "",
+        "CA certificates (PEM) that etcd's certificate is checked against; without it, the system's.",
+        "FILE",
+        ETCD,
+    ),
+    Flag("etcd-certfile", Kind.STRING, "", "Client certificate (PEM); needs --etcd-keyfile.", "FILE", ETCD),
+    Flag("etcd-keyfile", Kind.STRING, "", "Client key (PEM, not encrypted); needs --etcd-certfile.", "FILE", ETCD),
+    Flag("etcd-username", Kind.STRING, "", "User for etcd's own authentication; needs a password.", "NAME", ETCD),
+    Flag(
+        "etcd-password",
+        Kind.STRING,
+        "",
+        "Password of that user. Everyone on the host can read a command line: prefer --etcd-password-file.",
+        "TEXT",
+        ETCD,
+        secret=True,
+    ),
+    Flag("etcd-password-file", Kind.STRING, "", "File whose only line is the password.", "FILE", ETCD),
+    Flag(
+        "allow-plaintext-auth",
+        Kind.BOOL,
+        False,
+        "Send user and password over http to an endpoint that is not on this host.",
+        "",
+        ETCD,
+    ),
+    Flag(
+        "iface",
+        Kind.STRINGS,
+        (),
+        "Interface towards the other nodes, by name or IPv4 address; the first usable one counts. Without it, the "
+        "one of the default route.",
+        "NAME|IP",
+        NETWORK,
+    ),
+    Flag(
+        "public-ip",
+        Kind.STRING,
+        "",
+        "IPv4 address that the peers use as gateway to this node; must be on the interface. Without it, the "
+        "interface's address.",
+        "IP",
+        NETWORK,
+    ),
+    Flag(
+        "subnet-file",
+        Kind.STRING,
+        "/run/flannel/subnet.env",
+        "Where the subnet is written for Docker; read at start, as a wish for the same subnet.",
+        "FILE",
+        NETWORK,
+    ),
+    Flag(
+        "subnet-lease-renew-margin",
+        Kind.INT,
+        60,
+        "Minutes before its end (1 to 1439) by which the lease has to be renewed; it is renewed far earlier.",
+        "MINUTES",
+        NETWORK,
+    ),
+    Flag(
+        "route-protocol",
+        Kind.INT,
+        103,
+        "Protocol number (5 to 255, not another routing daemon's) that marks the routes this daemon owns.",
+        "NUMBER",
+        NETWORK,
+    ),
+    Flag(
+        "withdraw-guard",
+        Kind.BOOL,
+        True,
+        "Before most routes are removed at once, wait for two more complete lists from etcd that agree.",
+        "",
+        NETWORK,
+    ),
+    Flag("healthz-ip", Kind.STRING, "0.0.0.0", "Address of the health listener.", "IP", PROCESS),  # noqa: S104 - flannel's
+    Flag("healthz-port", Kind.INT, 2401, "Port of /healthz and /readyz; 0 or less switches it off.", "PORT", PROCESS),
+    Flag("log-format", Kind.STRING, "console", "console or json, on stderr.", "FORMAT", PROCESS),
+    Flag("v", Kind.INT, 0, "Verbosity of the log; 1 and more adds debug lines.", "LEVEL", PROCESS),
+    Flag("version", Kind.BOOL, False, "Print the version and exit.", "", PROCESS, from_env=False),
+    Flag("help", Kind.BOOL, False, "Print this text and exit.", "", PROCESS, from_env=False),
+)
+
+_LATER = "flanneld has this flag, pyflanneld does not have it yet; leave it out"
+_KUBERNETES = "this flag of flanneld is for Kubernetes mode, which pyflanneld does not have; leave it out"
+_GLOG = "this flag of flanneld's log library means nothing here; use -v and --log-format"
+
+FLANNELD_ONLY: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "iface-regex",
+            "iface-can-reach",
+            "public-ipv6",
+            "ip-masq",
+            "ip-masq-fully-random-disable",
+            "iptables-resync",
+            "iptables-forward-rules",
+            "ip-blackhole-route",
+        ),
+        _LATER,
+    ),
+    **dict.fromkeys(
+        (
+            "kube-subnet-mgr",
+            "kube-api-url",
+            "kubeconfig-file",
+            "kube-annotation-prefix",
+            "net-config-path",
+            "set-node-network-unavailable",
+        ),
+        _KUBERNETES,
+    ),
+    **dict.fromkeys(("vmodule", "log_backtrace_at", "logtostderr", "alsologtostderr", "stderrthreshold"), _GLOG),
+}
+"""Flags of the Go daemon that are refused with a sentence of their own instead of a guess at a misspelling."""

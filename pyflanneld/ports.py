@@ -1,0 +1,153 @@
+"""The protocols between the loops and the outside world, with the contract that each implementation keeps.
+
+The contract tests in ``tests/contract`` run on every implementation, the fakes included.
+"""
+
+import enum
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from ipaddress import IPv4Network
+from typing import Protocol
+
+from pyflanneld.core.links import Link
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.routes import KernelRoute, RouteChange
+
+
+class Registry(Protocol):
+    """The cluster's store below one prefix: ``<prefix>/config`` and ``<prefix>/subnets/*``.
+
+    Every call has a deadline of its own and raises ``RegistryUnavailable`` or ``RegistryDenied``; retrying is the
+    caller's. After ``RegistryUnavailable`` from a write its outcome is unknown. Reads are linearizable.
+    """
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint in use, as the operator wrote it, for logs and status."""
+        ...
+
+    async def read_config(self) -> ConfigRecord:
+        """Return the network configuration as it is now (``value`` is ``None`` where there is none)."""
+        ...
+
+    def watch_config(self, after_revision: int) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Tell of each change of the configuration after *after_revision*, and now and then for no reason.
+
+        Errors as for ``watch_subnets``. A tick says only "look again".
+        """
+        ...
+
+    async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
+        """Return all records at one revision, complete or not at all.
+
+        Args:
+            elsewhere: ask another endpoint than the one in use, where there is one.
+        """
+        ...
+
+    def watch_subnets(self, since: Snapshot) -> AbstractAsyncContextManager[AsyncIterator[tuple[Put | Gone, ...]]]:
+        """Deliver, in order, every change after *since*; an empty tuple is a sign of life.
+
+        Raises, from the iterator: ``RevisionCompacted``; ``RegistryUnavailable`` when cancelled, cut off, silent for
+        too long, or answered by another cluster or an older history. The caller lists again after any of them.
+        """
+        ...
+
+    async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+        """Create the key with a TTL, provided that no key at all was created since *listed*.
+
+        Returns:
+            The new record; ``None`` when something was created in the meantime (list again and choose again).
+        """
+        ...
+
+    async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
+        """Change the value of *held* and nothing else, provided that nobody changed it; ``None`` if somebody did."""
+        ...
+
+    async def delete_subnet(self, held: Record) -> bool:
+        """Delete *held* provided that nobody changed it; say whether it was deleted."""
+        ...
+
+    async def renew(self, held: Record) -> Renewal:
+        """Prolong the lease of *held* without waking any watcher, and read its key back."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections. Leases stay."""
+        ...
+
+
+class Change(enum.Flag):
+    """What a kernel notification was about."""
+
+    ROUTES = enum.auto()
+    LINKS = enum.auto()
+
+
+class Kernel(Protocol):
+    """Links and IPv4 routes (main table) of this network namespace.
+
+    Raises ``KernelError`` when the socket fails or a request as a whole is refused or times out; the implementation
+    then starts afresh with a new socket on the next call.
+    """
+
+    async def links(self) -> tuple[Link, ...]:
+        """Return all links but the loopback, with their IPv4 addresses, in index order."""
+        ...
+
+    async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
+        """Return the routes of the main table, all or those of one protocol; never a torn dump."""
+        ...
+
+    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+        """Make all changes, in order, in as few system calls as possible; one failing does not stop the others.
+
+        Returns:
+            The failed ones with their ``errno``. Dropping what is already gone is no failure.
+        """
+        ...
+
+    def changes(self, network: IPv4Network) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        """Tell that links, addresses, or routes inside *network* were changed by somebody else.
+
+        Coalesced: says "look again", never what to believe. Raises ``KernelError`` when events may have been lost
+        or the socket died; open it again and look at everything.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the sockets. Routes stay."""
+        ...
+
+
+class SubnetFile(Protocol):
+    """``subnet.env`` on disk."""
+
+    def read(self) -> str | None:
+        """Return the text, ``None`` when there is no file. Raises ``OSError``, ``UnicodeDecodeError``."""
+        ...
+
+    def write(self, text: str) -> bool:
+        """Put *text* there atomically and durably; say whether anything had to be written. Raises ``OSError``."""
+        ...
+
+
+class Clock(Protocol):
+    """Time that goes on while the machine sleeps (CLOCK_BOOTTIME)."""
+
+    def now_s(self) -> float:
+        """Return seconds since boot, suspended time included."""
+        ...
+
+    def suspended_s(self) -> float:
+        """Return how long the machine has slept since boot, as far as the clocks can tell."""
+        ...
+
+
+class Notifier(Protocol):
+    """The service manager, or nobody."""
+
+    def send(self, state: str) -> None:
+        """Pass on ``READY=1``, ``STATUS=…``, ``STOPPING=1``, ``WATCHDOG=1``; never raises."""
+        ...

@@ -1,0 +1,1 @@
+"""Shell: etcd. The only user of grpc and aetcd."""

@@ -1,0 +1,133 @@
+"""How a call is made: deadline, token, which endpoint, and what happens when it fails.
+
+A read may be asked again on the next endpoint, for it changes nothing. A write is sent once: after no answer nobody
+here knows what became of it. A refused token is renewed and the call repeated once, writes too, since a refusal means
+that nothing was done.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypedDict, TypeVar
+
+from pyflanneld.errors import RegistryDenied, RegistryUnavailable
+from pyflanneld.registry.auth import Tokens
+from pyflanneld.registry.channel import Endpoint, Endpoints, Stubs
+from pyflanneld.registry.failures import CALL_ERRORS, RequestRefused, translate
+
+T = TypeVar("T")
+
+RPC_S: Final = 5.0
+"""The deadline of one request, in seconds."""
+
+READ_S: Final = 10.0
+"""The deadline of a read with all its attempts, in seconds."""
+
+
+class How(TypedDict):
+    """The keyword arguments of a gRPC call."""
+
+    timeout: float
+    metadata: tuple[tuple[str, str], ...]
+
+
+Attempt = Callable[[Stubs, How], Awaitable[T]]
+
+
+def metadata(token: str) -> tuple[tuple[str, str], ...]:
+    """Return the headers of a call: our token, and that a member without a leader must not answer.
+
+    ``hasleader`` (``rpctypes.MetadataRequireLeaderKey``) also makes etcd end the watches of a member that was cut off
+    from the others.
+    """
+    leader = (("hasleader", "true"),)
+    return (*leader, ("token", token)) if token else leader
+
+
+class Caller:
+    """Makes calls on the endpoint in use, or on others where that is harmless."""
+
+    def __init__(self, endpoints: Endpoints, tokens: Tokens) -> None:
+        self.endpoints = endpoints
+        self.tokens = tokens
+
+    async def write(self, attempt: Attempt[T]) -> T:
+        """Send a request once.
+
+        Raises:
+            RequestRefused: a working server said no, nothing was done.
+            RegistryUnavailable: otherwise; what was done is not known.
+            RegistryDenied: nothing was done.
+        """
+        return await self._leaving(self.endpoints.current, attempt, RPC_S)
+
+    async def read(self, attempt: Attempt[T], *, elsewhere: bool = False) -> T:
+        """Ask until somebody answers, each endpoint at most once, within ``READ_S``.
+
+        Args:
+            attempt: makes the request; repeating it must be harmless.
+            elsewhere: leave out the endpoint in use if there is another one, and stay on it for other calls.
+        """
+        members = self.endpoints.in_turn()
+        if elsewhere and len(members) > 1:
+            return await self._first_answer(members[1:], attempt, self._once)
+        return await self._first_answer(members, attempt, self._leaving)
+
+    async def _first_answer(
+        self,
+        members: Sequence[Endpoint],
+        attempt: Attempt[T],
+        ask: Callable[[Endpoint, Attempt[T], float], Awaitable[T]],
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + READ_S
+        for endpoint in members[:-1]:
+            try:
+                return await ask(endpoint, attempt, min(RPC_S, give_up_at - loop.time()))
+            except RequestRefused:
+                raise
+            except RegistryUnavailable:
+                if loop.time() > give_up_at - 1.0:
+                    raise
+        return await ask(members[-1], attempt, min(RPC_S, give_up_at - loop.time()))
+
+    async def _leaving(self, endpoint: Endpoint, attempt: Attempt[T], timeout_s: float) -> T:
+        try:
+            return await self._once(endpoint, attempt, timeout_s)
+        except RequestRefused:
+            raise
+        except RegistryUnavailable as error:
+            self.endpoints.leave(endpoint, error)
+            raise
+
+    async def _once(self, endpoint: Endpoint, attempt: Attempt[T], timeout_s: float) -> T:
+        token = await self.tokens.current(endpoint)
+        try:
+            return await _send(endpoint, attempt, token, timeout_s)
+        except RegistryDenied:
+            if not self.tokens.renewable:
+                raise
+        token = await self.tokens.renewed(endpoint, token)
+        return await _send(endpoint, attempt, token, timeout_s)
+
+
+async def _send(endpoint: Endpoint, attempt: Attempt[T], token: str, timeout_s: float) -> T:
+    try:
+        return await attempt(endpoint.stubs(), {"timeout": timeout_s, "metadata": metadata(token)})
+    except CALL_ERRORS as error:
+        raise translate(error, endpoint.url) from error
+
+
+async def keep_alive(stubs: Stubs, how: How, request: Any) -> Any:
+    """Send one ``LeaseKeepAliveRequest`` on a stream of its own and return the answer.
+
+    The stream is made for many; one renewal in minutes does not pay for keeping it open.
+    """
+    call = stubs.lease.LeaseKeepAlive(**how)
+    try:
+        await call.write(request)
+        answer = await call.read()
+    finally:
+        call.cancel()
+    if not hasattr(answer, "TTL"):  # gRPC's end-of-stream mark
+        raise RegistryUnavailable("etcd closed the keep-alive stream without an answer")
+    return answer

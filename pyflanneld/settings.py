@@ -1,0 +1,230 @@
+"""The daemon's settings: one frozen value, complete and checked before anything is contacted.
+
+Reads the command line, the environment and the files they name; imports nothing that talks to etcd or the kernel.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from pyflanneld import __version__, credentials, flaghelp
+from pyflanneld.core.invalid import shown
+from pyflanneld.errors import UsageError
+from pyflanneld.flags import Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
+from pyflanneld.options import FLAGS, FLANNELD_ONLY
+from pyflanneld.settingtypes import (
+    Endpoints,
+    FilePath,
+    Interfaces,
+    ListenIp,
+    LogFormat,
+    OptionalPath,
+    Port,
+    Prefix,
+    PublicIp,
+    RouteProtocol,
+    UserName,
+    Verbosity,
+    endpoint_host,
+    is_loopback,
+)
+
+T = TypeVar("T")
+
+_TITLE = f"""\
+pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
+
+Usage: pyflanneld [flags]
+
+Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
+"""
+
+
+class Settings(BaseModel):
+    """What the operator wants. Field names are the flags'; durations are in seconds.
+
+    Attributes:
+        etcd_endpoints: ``("https://10.0.0.1:2379", …)``, port always present, all http or all https.
+        etcd_prefix: ``"/coreos.com/network"``, no trailing slash.
+        etcd_password: from the flag, the variable or the password file; never shown by ``repr``.
+        iface: interface names or IPv4 addresses, in the operator's order; empty for the default route's interface.
+        healthz_port: 0 when there is to be no listener.
+        verbosity: ``-v``.
+        warnings: what the operator should mend although it works, one sentence each; to be logged at start.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    etcd_endpoints: Endpoints = ("http://127.0.0.1:4001", "http://127.0.0.1:2379")
+    etcd_prefix: Prefix = "/coreos.com/network"
+    etcd_cafile: OptionalPath = None
+    etcd_certfile: OptionalPath = None
+    etcd_keyfile: OptionalPath = None
+    etcd_username: UserName = None
+    etcd_password: SecretStr | None = None
+    etcd_password_file: OptionalPath = None
+    allow_plaintext_auth: bool = False
+    iface: Interfaces = ()
+    public_ip: PublicIp = None
+    subnet_file: FilePath = Path("/run/flannel/subnet.env")
+    subnet_lease_renew_margin_s: float = Field(default=3600.0, ge=60.0, le=1439 * 60.0)
+    route_protocol: RouteProtocol = 103
+    withdraw_guard: bool = True
+    healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default
+    healthz_port: Port = 2401
+    log_format: LogFormat = "console"
+    verbosity: Verbosity = 0
+    warnings: tuple[str, ...] = ()
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Read the settings from *argv* (without the program's name) and *environ*.
+
+    Raises:
+        UsageError: one line that names the flag or variable as it was written, its value, and what would be right.
+        SystemExit: 0, after ``--help`` or ``--version`` was answered on stdout.
+    """
+    try:
+        on_line, rest = read_argv(argv, FLAGS, FLANNELD_ONLY)
+    except HelpAsked:
+        sys.stdout.write(flaghelp.usage(_TITLE, FLAGS))
+        raise SystemExit(0) from None
+    if "version" in on_line and on_line["version"].value:  # before the environment is read, as in flanneld
+        sys.stdout.write(f"pyflanneld {__version__}\n")
+        raise SystemExit(0)
+    refuse_words(rest, FLAGS)
+    given = fill_in(on_line, environ, FLAGS)
+    settings = _typed(given)
+    _check_tls(settings, given)
+    password = _check_auth(settings, given)
+    update = {"etcd_password": password, "warnings": _warnings(settings, given, environ)}
+    return settings.model_copy(update=update)
+
+
+def flag_table_markdown() -> str:
+    """Return the table of all flags for ``docs/configuration.md``, between ``<!-- flags -->`` and its end mark."""
+    return flaghelp.markdown(FLAGS)
+
+
+def _typed(given: Mapping[str, Given]) -> Settings:
+    """Build the settings field by field; the first bad one is reported in the operator's words."""
+    values: dict[str, object] = {}
+    for name, item in given.items():
+        if name not in {"help", "version"} and not item.is_default:
+            values[_FIELDS.get(name, name.replace("-", "_"))] = item.value
+    _convert(values, given)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise _usage_error(error, given) from None
+
+
+def _convert(values: dict[str, object], given: Mapping[str, Given]) -> None:
+    """Put the minutes and the secret into their fields' own types."""
+    margin = values.get("subnet_lease_renew_margin_s")
+    if isinstance(margin, int):
+        if not 1 <= margin <= 1439:
+            raise _unusable(given["subnet-lease-renew-margin"], "minutes from 1 to 1439 are needed")
+        values["subnet_lease_renew_margin_s"] = margin * 60.0
+    if "etcd_password" in values:
+        password = str(values["etcd_password"])
+        values["etcd_password"] = SecretStr(password) if password else None
+
+
+_FIELDS = {"v": "verbosity", "subnet-lease-renew-margin": "subnet_lease_renew_margin_s"}
+_NAMES = {field: name for name, field in _FIELDS.items()}
+
+
+def _usage_error(error: ValidationError, given: Mapping[str, Given]) -> UsageError:
+    first = error.errors()[0]
+    field = str(first["loc"][0])
+    expected = str(first.get("ctx", {}).get("error", first["msg"]))
+    return _unusable(given[_NAMES.get(field, field.replace("_", "-"))], expected)
+
+
+def _unusable(item: Given, expected: str) -> UsageError:
+    value = ",".join(item.value) if isinstance(item.value, tuple) else item.value
+    without_login = re.sub(r"://[^/,]*@", "://***@", value) if isinstance(value, str) else value
+    return UsageError(f"{item.written}: {shown(without_login)} is not usable: {expected}")
+
+
+def _check_tls(settings: Settings, given: Mapping[str, Given]) -> None:
+    """Refuse half a client pair, TLS files that no endpoint would use, and files that cannot be read or are not PEM."""
+    ca, cert, key = settings.etcd_cafile, settings.etcd_certfile, settings.etcd_keyfile
+    if cert and not key:
+        raise UsageError(f"{given['etcd-certfile'].written} is given without --etcd-keyfile: both are needed")
+    if key and not cert:
+        raise UsageError(f"{given['etcd-keyfile'].written} is given without --etcd-certfile: both are needed")
+    if not _uses_tls(settings):
+        _refuse_tls_files(settings, given)
+        return
+    if ca:
+        _look_at(given["etcd-cafile"], credentials.check_ca, ca)
+    if cert and key:
+        _look_at(given["etcd-certfile"], credentials.check_readable, cert)
+        _look_at(given["etcd-keyfile"], credentials.check_readable, key)
+        _look_at(given["etcd-keyfile"], credentials.check_pair, cert, key)
+
+
+def _uses_tls(settings: Settings) -> bool:
+    return settings.etcd_endpoints[0].startswith("https://")
+
+
+def _refuse_tls_files(settings: Settings, given: Mapping[str, Given]) -> None:
+    for name in ("etcd-cafile", "etcd-certfile", "etcd-keyfile"):
+        if given[name].value:
+            raise UsageError(
+                f"{given[name].written} is given, but {given['etcd-endpoints'].written} is "
+                f"{','.join(settings.etcd_endpoints)}: TLS files need https:// endpoints"
+            )
+
+
+def _check_auth(settings: Settings, given: Mapping[str, Given]) -> SecretStr | None:
+    """Return the password, from wherever it is; refuse what is incomplete, doubled, or would travel in clear text."""
+    user, flag, file = given["etcd-username"], given["etcd-password"], given["etcd-password-file"]
+    if flag.value and file.value:
+        raise UsageError(f"{flag.written} and {file.written} are both given: one of them is enough")
+    if (flag.value or file.value) and not user.value:
+        written = (flag if flag.value else file).written
+        raise UsageError(f"{written} is given without --etcd-username: a password needs its user")
+    if not user.value:
+        return None
+    if not (flag.value or file.value):
+        raise UsageError(f"{user.written} is given without --etcd-password-file or --etcd-password")
+    _refuse_plaintext(settings, user)
+    path = settings.etcd_password_file
+    return SecretStr(_look_at(file, credentials.read_password, path)) if path else settings.etcd_password
+
+
+def _refuse_plaintext(settings: Settings, user: Given) -> None:
+    if _uses_tls(settings) or settings.allow_plaintext_auth:
+        return
+    for endpoint in settings.etcd_endpoints:
+        if not is_loopback(endpoint_host(endpoint)):
+            raise UsageError(
+                f"{user.written}: user and password would cross the network in clear text to {endpoint}: "
+                "use https:// endpoints, or say --allow-plaintext-auth"
+            )
+
+
+def _look_at(item: Given, check: Callable[..., T], *paths: Path) -> T:
+    try:
+        return check(*paths)
+    except ValueError as error:
+        raise _unusable(item, str(error)) from None
+
+
+def _warnings(settings: Settings, given: Mapping[str, Given], environ: Mapping[str, str]) -> tuple[str, ...]:
+    found = [f"{name} is set, but there is no such flag: it has no effect" for name in unread_variables(environ, FLAGS)]
+    for name, path in (("etcd-keyfile", settings.etcd_keyfile), ("etcd-password-file", settings.etcd_password_file)):
+        exposed = credentials.exposure(path) if path else None
+        if exposed:
+            found.append(f"{given[name].written}: {exposed}")
+    if given["etcd-password"].in_argv and settings.etcd_password:
+        found.append("--etcd-password on the command line can be read by everyone here; use --etcd-password-file")
+    return tuple(found)
