@@ -25,8 +25,8 @@ BIN := $(VENV)/bin
 # program:Debian's package that brings it
 DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
 TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables supervisord:supervisor systemd-analyze:systemd
-# services that these packages would leave running or start at the next boot
-SERVICES := etcd supervisor
+# package:service that it would start now and at every boot
+SERVICES := etcd-server:etcd supervisor:supervisor
 
 .PHONY: help demo test test-fast test-all bench lock dist clean venv need-root demo-programs test-programs lint
 
@@ -132,9 +132,12 @@ if [[ ! -e $$barred ]]; then
     chmod +x $$barred
 fi
 export DEBIAN_FRONTEND=noninteractive
-{ apt-get update && apt-get install --yes --no-install-recommends $(1); } >apt.log 2>&1 || { cat apt.log >&2; exit 1; }
-rm apt.log
-for service in $(SERVICES); do
-    [[ " $(1) " != *" $$service"* ]] || systemctl disable $$service >/dev/null 2>&1 || update-rc.d $$service disable || true
+log=$$(mktemp)
+apt-get update >$$log 2>&1 || true
+apt-get install --yes --no-install-recommends $(1) >>$$log 2>&1 || { cat $$log >&2; exit 1; }
+rm $$log
+for pair in $(SERVICES); do
+    [[ " $(1) " == *" $${pair%%:*} "* ]] || continue
+    systemctl disable $${pair##*:} >/dev/null 2>&1 || update-rc.d $${pair##*:} disable || true
 done
 endef

@@ -24,7 +24,7 @@ from pyflanneld.files import SubnetEnvFile
 from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings, load
 
-CLOSE_S = 2.0
+CLOSE_S = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

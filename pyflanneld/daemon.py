@@ -5,11 +5,13 @@ in, lease, routes and file stay.
 """
 
 import asyncio
+from ipaddress import IPv4Network
 
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
 from pyflanneld.core.lease import encode_name
 from pyflanneld.core.peers import PeerTable
+from pyflanneld.core.records import Snapshot
 from pyflanneld.loops.acquire import Wish, acquire
 from pyflanneld.loops.config import await_config
 from pyflanneld.loops.follow import Follower
@@ -42,29 +44,36 @@ class Daemon:
         """Run until cancelled.
 
         Raises:
-            ExceptionGroup: of ``PyflanneldError``, from a loop.
-            PyflanneldError: from the start.
+            ExceptionGroup: of ``PyflanneldError``, from the start or from a loop.
         """
         context = self._context
-        links, link = await first_link(context)
-        config, among = await await_config(context)
-        attrs = publish(context.options, link, config.backend_type)
-        assert attrs is not None  # noqa: S101 - first_link returns a link with an address
-        underlay = tuple(own.network for own in link.addresses)
-        lease, leases = await acquire(context, Wish(among, attrs, remembered_subnet(context), underlay))
-        self._node = node = Node(
-            guard=WithdrawGuard(enabled=context.options.withdraw_guard),
-            among=among, backend=config.backend_type, links=links, link=link, lease=lease,
-            peers=PeerTable(encode_name(lease.subnet)),
-        )
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch_process(context, lambda: self._node, self._watchdog_s), name="process")
+            node, leases = await self._join()
+            self._node = node
             tasks.create_task(keep_file(context, node), name="file")
             tasks.create_task(Follower(context, node, leases).run(), name="peers")
             tasks.create_task(Reconciler(context, node).run(), name="routes")
             tasks.create_task(hold_lease(context, node), name="lease")
             tasks.create_task(watch_kernel(context, node), name="kernel")
-            tasks.create_task(watch_process(context, node, self._watchdog_s), name="process")
             tasks.create_task(self._announce(node), name="ready")
+
+    async def _join(self) -> tuple[Node, Snapshot]:
+        """Become a node of the network; return it, and the leases at that time."""
+        context = self._context
+        links, link = await first_link(context)
+        config, among = await await_config(context)
+        attrs = publish(context.options, link, config.backend_type)
+        assert attrs is not None  # noqa: S101 - first_link returns a link with an address
+        underlay = [own.network for own in link.addresses] + [IPv4Network(one) for one in context.options.protected]
+        wish = Wish(among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay))
+        lease, leases = await acquire(context, wish)
+        node = Node(
+            guard=WithdrawGuard(enabled=context.options.withdraw_guard),
+            among=among, backend=config.backend_type, links=links, link=link, lease=lease,
+            peers=PeerTable(encode_name(lease.subnet)),
+        )
+        return node, leases
 
     async def _announce(self, node: Node) -> None:
         """Say that we are ready when the file is on disk and the first round is done."""

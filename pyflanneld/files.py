@@ -37,10 +37,9 @@ class SubnetEnvFile:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block us
         except FileNotFoundError:
             return None
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", str(self._path))
-            data = file.read(_MAX_BYTES + 1)
+        data = _content(fd, _MAX_BYTES + 1)
+        if data is None:
+            raise OSError(errno.EINVAL, "not a regular file", str(self._path))
         if len(data) > _MAX_BYTES:
             raise OSError(errno.EFBIG, f"longer than {_MAX_BYTES} bytes", str(self._path))
         return data.decode()
@@ -78,18 +77,19 @@ class SubnetEnvFile:
             fd = os.open(self._path.name, flags, dir_fd=at)
         except OSError:
             return False  # absent, a symbolic link, unreadable: writing will show whether that is a problem
-        with os.fdopen(fd, "rb") as file:
-            return stat.S_ISREG(os.fstat(fd).st_mode) and file.read(len(data) + 1) == data
+        return _content(fd, len(data) + 1) == data
 
     def _replace(self, at: int, data: bytes) -> None:
         temporary = f".{self._path.name}.{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(temporary, flags, 0o600, dir_fd=at)
         try:
-            with os.fdopen(fd, "wb", buffering=0) as file:
+            try:
                 os.fchmod(fd, _FILE_MODE)
                 _write_all(fd, data)
-                os.fsync(file.fileno())
+                os.fsync(fd)
+            finally:
+                os.close(fd)
             os.rename(temporary, self._path.name, src_dir_fd=at, dst_dir_fd=at)
         except BaseException:
             with suppress(OSError):
@@ -117,6 +117,15 @@ def _make_directories(path: Path) -> None:
     for directory in reversed(missing):
         directory.mkdir(exist_ok=True)
         directory.chmod(_DIRECTORY_MODE)
+
+
+def _content(fd: int, limit: int) -> bytes | None:
+    """Return up to *limit* bytes of a regular file, ``None`` for anything else; close *fd*."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
+    with os.fdopen(fd, "rb") as file:
+        return file.read(limit)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -21,7 +21,9 @@ def usage(title: str, flags: Sequence[Flag]) -> str:
 def markdown(flags: Sequence[Flag]) -> str:
     """Return the flags as a Markdown table, one line each, for the documentation."""
     lines = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
-    lines += [f"| `{_head(flag)}` | {_variable(flag)} | {_default(flag)} | {_cell(flag.text)} |" for flag in flags]
+    lines += [
+        f"| `{_cell(_head(flag))}` | {_variable(flag)} | {_default(flag)} | {_cell(flag.text)} |" for flag in flags
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -83,6 +83,7 @@ class HealthServer:
 
 async def _close_after(_request: web.Request, response: web.StreamResponse) -> None:
     response.force_close()
+    response.headers["Connection"] = "close"  # the header that aiohttp would set was decided before this
     response.headers.pop("Server", None)
 
 

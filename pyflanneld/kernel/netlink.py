@@ -92,8 +92,16 @@ async def until_readable(sock: socket.socket) -> None:
 class RequestSocket:
     """Requests to the kernel. Every method raises ``KernelError`` and is ready for the next call after it."""
 
-    def __init__(self, open_: Callable[[], socket.socket] = open_socket) -> None:
+    def __init__(
+        self,
+        open_: Callable[[], socket.socket] = open_socket,
+        *,
+        request_deadline_s: float = REQUEST_DEADLINE_S,
+        dump_deadline_s: float = DUMP_DEADLINE_S,
+    ) -> None:
         self._open = open_
+        self._request_deadline_s = request_deadline_s
+        self._dump_deadline_s = dump_deadline_s
         self._sock: socket.socket | None = None
         self._port: int | None = None
         self._buffer = memoryview(bytearray(_DATAGRAM_MAX))
@@ -113,7 +121,7 @@ class RequestSocket:
         Raises:
             KernelError: also when it is still torn after that; ``DumpRefused`` is one.
         """
-        return await self._guarded(DUMP_DEADLINE_S, partial(self._dump_untorn, request, decode))
+        return await self._guarded(self._dump_deadline_s, partial(self._dump_untorn, request, decode))
 
     async def transact(self, requests: Sequence[Request]) -> dict[int, Refusal]:
         """Send all *requests* in order, each to be acknowledged, and return the refused ones by their position.
@@ -124,7 +132,7 @@ class RequestSocket:
         refused: dict[int, Refusal] = {}
         for start in range(0, len(requests), CHUNK):
             chunk = requests[start : start + CHUNK]
-            refusals = await self._guarded(REQUEST_DEADLINE_S, partial(self._exchange, chunk))
+            refusals = await self._guarded(self._request_deadline_s, partial(self._exchange, chunk))
             refused |= {start + position: refusal for position, refusal in refusals.items()}
             await asyncio.sleep(0)
         return refused

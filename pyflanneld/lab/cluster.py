@@ -104,7 +104,7 @@ class Lab:
     # Up and down
 
     def up(self) -> None:
-        """Put up the whole laboratory and wait until every host is ready and has its pod."""
+        """Put up the whole laboratory and wait until every host is ready, routes to the others and has its pod."""
         self.build()
         self.start()
 
@@ -131,15 +131,20 @@ class Lab:
         self.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
 
     def start(self) -> None:
-        """Start all daemons, wait until they are ready, and plug in the pods."""
+        """Start all daemons, wait until they are ready and route to each other, and plug in the pods."""
         for node in self.nodes:
             node.start()
         for node in self.nodes:
             node.wait_ready()
+        for node in self.nodes:
+            node.wait_routes(self.gateways_for(node))
+        for node in self.nodes:
             node.dock()
 
     def down(self) -> None:
         """Remove every process, namespace and file of this laboratory; nothing there is fine."""
+        for process in (*(node.process for node in self.nodes), self.etcd.process):
+            process.stop(signal.SIGKILL)
         for name in topology.existing(self.name):
             topology.remove_namespace(name)
         for pid_file in self.folder.glob("*/pid"):

@@ -98,13 +98,13 @@ def start(lab: Lab, say: Terminal) -> None:
     """Put up the cluster."""
     say.step("Three commands an operator would give: etcd, the configuration, the daemons")
     lab.build()
-    say.fact(f"etcd          {ENDPOINT}")
-    say.fact(f"configuration {PREFIX}/config = {CONFIG}")
+    say.fact(f"etcd  at {ENDPOINT}, with {PREFIX}/config:")
+    say.fact(f"      {CONFIG}")
     for node in lab.nodes:
-        say.fact(f"{node.name:<13} pyflanneld --iface=eth1 --public-ip={node.address.ip} --subnet-file=subnet.env …")
+        say.fact(f"{node.name:<5} pyflanneld --iface=eth1 --public-ip={node.address.ip} --subnet-file=subnet.env …")
     began = time.monotonic()
     lab.start()
-    say.claim(f"{names(lab)} answer 200 on /readyz, port 2401", True, ms(time.monotonic() - began))
+    say.claim(f"{names(lab)} answer 200 on /readyz, port 2401, and know each other", True, ms(time.monotonic() - began))
 
 
 def leases(lab: Lab, say: Terminal) -> None:
@@ -149,7 +149,7 @@ def pods(lab: Lab, say: Terminal) -> None:
     """Send packets between pods."""
     say.step("Packets from pod to pod, across hosts, 50 a second")
     with watching(lab) as watch:
-        watch.finish(2.0)
+        watch.finish(3.0)
     for traffic in watch.traffic:
         say.fact(str(traffic))
     say.claim("none is lost", watch.whole, watch.packets)

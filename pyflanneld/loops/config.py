@@ -1,15 +1,18 @@
 """Wait for a network configuration that can be used."""
 
+import asyncio
+
 from pyflanneld.backends import SUPPORTED
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.netconf import NetworkConfig, SubnetRange, parse_config
 from pyflanneld.core.records import ConfigRecord
-from pyflanneld.errors import RegistryError, UnsupportedConfig
+from pyflanneld.errors import RegistryError, RegistryUnavailable, UnsupportedConfig
 from pyflanneld.loops.node import Context
 
 RETRY_CAP_S = 5.0
-BEAT_S = 60.0
+LOOK_AGAIN_S = 60.0
+BEAT_S = LOOK_AGAIN_S + RETRY_CAP_S
 
 
 async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
@@ -22,17 +25,36 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
     while True:
         context.heart.beat("config", BEAT_S)
         try:
-            record = await context.registry.read_config()
-            context.registry_works("config")
-            found = _usable(context, record)
-            if found is not None:
-                context.problems.resolve("config")
-                context.heart.rest("config")
-                return found
-            await _until_changed(context, record.revision)
+            async with asyncio.timeout(LOOK_AGAIN_S):
+                found = await _first_usable(context)
+        except TimeoutError:
+            continue
         except RegistryError as error:
             context.registry_failed("config", error, blocks=True)
             await context.pause(error, next(waits))
+        else:
+            context.problems.resolve("config")
+            context.heart.rest("config")
+            return found
+
+
+async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange]:
+    """Look now and at every sign of a change.
+
+    Raises:
+        TimeoutError: nothing usable came up for a while; look again, in case a change went unseen.
+    """
+    record = await context.registry.read_config()
+    context.registry_works("config")
+    found = _usable(context, record)
+    if found is not None:
+        return found
+    async with context.registry.watch_config(record.revision) as ticks:
+        async for _ in ticks:
+            found = _usable(context, await context.registry.read_config())
+            if found is not None:
+                return found
+    raise RegistryUnavailable("the watch on the network configuration has ended")
 
 
 def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, SubnetRange] | None:
@@ -64,10 +86,3 @@ def _ipv4_only(config: NetworkConfig) -> SubnetRange:
     if config.ipv4 is None:
         raise Invalid("unsupported", "EnableIPv4", False, "true: host-gw leases IPv4 subnets")
     return config.ipv4
-
-
-async def _until_changed(context: Context, revision: int) -> None:
-    """Return when the configuration may have changed."""
-    async with context.registry.watch_config(revision) as ticks:
-        async for _ in ticks:
-            return

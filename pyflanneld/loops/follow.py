@@ -16,7 +16,6 @@ from pyflanneld.loops.node import Context, Node
 RELIST_S = 300.0
 RETRY_FIRST_S = 0.2
 RETRY_CAP_S = 30.0
-SILENCE_S = 45.0
 
 
 class Follower:
@@ -35,10 +34,9 @@ class Follower:
     async def run(self) -> None:
         """Follow for ever, beginning with the list that is known already."""
         while True:
-            self._context.heart.beat("peers", SILENCE_S + RETRY_CAP_S)
+            self._context.heart.beat("peers", RELIST_S)
             try:
-                snapshot = await self._list()
-                self._take(snapshot)
+                snapshot = await self._next_list()
                 await self._watch_until_due(snapshot)
             except RevisionCompacted:
                 self._context.log.info("watch.compacted", revision=self._revision)
@@ -46,11 +44,16 @@ class Follower:
                 self._context.registry_failed("peers", error, blocks=False)
                 await self._context.pause(error, next(self._waits))
 
-    async def _list(self) -> Snapshot:
+    async def _next_list(self) -> Snapshot:
+        """Fold in the next complete list and return it; the first is known already, and older than our own lease."""
         first, self._first = self._first, None
         if first is not None:
+            self._take(first)
             return first
-        return await self._context.registry.list_subnets(elsewhere=bool(self._node.guard.held))
+        snapshot = await self._context.registry.list_subnets(elsewhere=bool(self._node.guard.held))
+        self._take(snapshot)
+        self._look_at_own(next((record for record in snapshot.records if record.name == self._own_name), None))
+        return snapshot
 
     def _take(self, snapshot: Snapshot) -> None:
         """Fold a complete list in."""
@@ -66,9 +69,6 @@ class Follower:
         node.guard.told(self._context.clock.now_s())
         node.complete = True
         node.wake_routes(peers=True)
-        own = next((record for record in snapshot.records if record.name == self._own_name), None)
-        if snapshot.revision >= node.lease.record.mod_revision:  # the list from before our own creation lacks us
-            self._look_at_own(own)
 
     async def _watch_until_due(self, snapshot: Snapshot) -> None:
         period_s = LIST_SPACING_S if self._node.guard.held else around(RELIST_S, 0.2, self._context.rng)
@@ -92,7 +92,7 @@ class Follower:
             async for events in batches:
                 self._context.registry_works("peers")
                 self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, self._context.rng)
-                self._context.heart.beat("peers", SILENCE_S + RETRY_CAP_S)
+                self._context.heart.beat("peers", RELIST_S)
                 self._fold(events)
         raise RegistryUnavailable("the watch on the leases has ended")
 
@@ -112,5 +112,5 @@ class Follower:
 
     def _look_at_own(self, seen: Record | None) -> None:
         """Wake the lease loop when our own key is not as we know it."""
-        if seen is None or seen.mod_revision > self._node.lease.record.mod_revision:
+        if seen != self._node.lease.record:
             self._node.verify_lease.set()

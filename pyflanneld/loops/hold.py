@@ -36,16 +36,15 @@ async def hold_lease(context: Context, node: Node) -> None:
     Raises:
         LeaseLost: another node holds our subnet.
     """
-    waits = backoff(1.0, RETRY_CAP_S, context.rng)
+    waits, proved = backoff(1.0, RETRY_CAP_S, context.rng), True
     while True:
-        interval_s = around(_interval_s(context, node), 0.1, context.rng)
-        context.heart.beat("lease", interval_s + RETRY_CAP_S)
-        await set_within(node.verify_lease, interval_s)
+        delay_s = around(_interval_s(context, node), 0.1, context.rng) if proved else next(waits)
+        context.heart.beat("lease", delay_s + RETRY_CAP_S)
+        await set_within(node.verify_lease, delay_s)
         node.verify_lease.clear()
-        while not await _verify(context, node):
-            context.heart.beat("lease", 2 * RETRY_CAP_S)
-            await set_within(node.verify_lease, next(waits))
-        waits = backoff(1.0, RETRY_CAP_S, context.rng)
+        proved = await _verify(context, node)
+        if proved:
+            waits = backoff(1.0, RETRY_CAP_S, context.rng)
 
 
 def _interval_s(context: Context, node: Node) -> float:

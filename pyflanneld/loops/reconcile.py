@@ -74,6 +74,8 @@ class Reconciler:
         if len(self._looks) == LOOKS_BURST and now - self._looks[0] < LOOKS_WINDOW_S:
             await asyncio.sleep(self._looks[0] + LOOKS_WINDOW_S - now)
         self._looks.append(asyncio.get_running_loop().time())
+        if node.kernel_dirty or self._context.clock.now_s() >= self._foreign_until_s:
+            self._foreign = {}
         node.kernel_dirty = False
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
         routes = await self._context.kernel.routes(protocol=self._context.options.route_protocol)
@@ -81,8 +83,6 @@ class Reconciler:
         lost = [dst for dst, route in believed.items() if self._present.get(dst) != route]
         if lost:
             self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(min(lost)))
-        if self._context.clock.now_s() >= self._foreign_until_s:
-            self._foreign = {}
 
     async def _rounds_until_next_look(self) -> None:
         """Do a round now and after each change of the peers, until it is time to look at the kernel again."""

@@ -1,6 +1,7 @@
 """The small loops: kernel events, sleep of the machine, and the service manager."""
 
 import asyncio
+from collections.abc import Callable
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.errors import KernelError
@@ -25,14 +26,20 @@ async def watch_kernel(context: Context, node: Node) -> None:
         await asyncio.sleep(next(waits))
 
 
-async def watch_process(context: Context, node: Node, watchdog_s: float | None) -> None:
-    """Notice that the machine has slept, feed the watchdog while all loops turn, and tell the manager how it goes."""
+async def watch_process(context: Context, current: Callable[[], Node | None], watchdog_s: float | None) -> None:
+    """Notice that the machine has slept, feed the watchdog while all loops turn, and tell the manager how it goes.
+
+    Args:
+        context: the ports.
+        current: the node, once there is one.
+        watchdog_s: how often the service manager wants to hear from us; ``None``: it does not.
+    """
     asleep_s, told = context.clock.suspended_s(), ""
     tick_s = min(TICK_S, watchdog_s / 3) if watchdog_s else TICK_S
     while True:
-        slept_s, asleep_s = context.clock.suspended_s() - asleep_s, context.clock.suspended_s()
-        if slept_s > SUSPEND_S:
-            context.log.warning("machine.resumed", slept_s=round(slept_s))
+        node, before_s, asleep_s = current(), asleep_s, context.clock.suspended_s()
+        if node is not None and asleep_s - before_s > SUSPEND_S:
+            context.log.warning("machine.resumed", slept_s=round(asleep_s - before_s))
             node.verify_lease.set()
             node.list_within(0)
         health = verdict(context, node)
@@ -45,6 +52,8 @@ async def watch_process(context: Context, node: Node, watchdog_s: float | None) 
         await asyncio.sleep(tick_s)
 
 
-def _status(node: Node, not_ready: tuple[str, ...]) -> str:
-    trouble = f"; not ready: {not_ready[0]}" if not_ready else ""
-    return f"{node.lease.subnet} of {node.among.network}, {node.present} peer routes by {node.link.name}{trouble}"
+def _status(node: Node | None, not_ready: tuple[str, ...]) -> str:
+    trouble = f"not ready: {not_ready[0]}" if not_ready else "ready"
+    if node is None:
+        return trouble
+    return f"{node.lease.subnet} of {node.among.network}, {node.present} peer routes by {node.link.name}; {trouble}"

@@ -7,7 +7,8 @@ that nothing was done.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypedDict, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar
 
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
 from pyflanneld.registry.auth import Tokens
@@ -16,11 +17,22 @@ from pyflanneld.registry.failures import CALL_ERRORS, RequestRefused, translate
 
 T = TypeVar("T")
 
-RPC_S: Final = 5.0
-"""The deadline of one request, in seconds."""
 
-READ_S: Final = 10.0
-"""The deadline of a read with all its attempts, in seconds."""
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long we wait, in seconds; tests shorten it.
+
+    Attributes:
+        rpc_s: for the answer to one request.
+        read_s: for a read with all its attempts.
+        progress_s: silence of a watch after which we ask for a sign of life.
+        silence_s: silence of a watch after which it counts as dead.
+    """
+
+    rpc_s: float = 5.0
+    read_s: float = 10.0
+    progress_s: float = 30.0
+    silence_s: float = 45.0
 
 
 class How(TypedDict):
@@ -46,9 +58,10 @@ def metadata(token: str) -> tuple[tuple[str, str], ...]:
 class Caller:
     """Makes calls on the endpoint in use, or on others where that is harmless."""
 
-    def __init__(self, endpoints: Endpoints, tokens: Tokens) -> None:
+    def __init__(self, endpoints: Endpoints, tokens: Tokens, timing: Timing) -> None:
         self.endpoints = endpoints
         self.tokens = tokens
+        self.timing = timing
 
     async def write(self, attempt: Attempt[T]) -> T:
         """Send a request once.
@@ -58,10 +71,10 @@ class Caller:
             RegistryUnavailable: otherwise; what was done is not known.
             RegistryDenied: nothing was done.
         """
-        return await self._leaving(self.endpoints.current, attempt, RPC_S)
+        return await self._leaving(self.endpoints.current, attempt, self.timing.rpc_s)
 
     async def read(self, attempt: Attempt[T], *, elsewhere: bool = False) -> T:
-        """Ask until somebody answers, each endpoint at most once, within ``READ_S``.
+        """Ask until somebody answers, each endpoint at most once, within ``Timing.read_s``.
 
         Args:
             attempt: makes the request; repeating it must be harmless.
@@ -79,16 +92,16 @@ class Caller:
         ask: Callable[[Endpoint, Attempt[T], float], Awaitable[T]],
     ) -> T:
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + READ_S
+        rpc_s, give_up_at = self.timing.rpc_s, loop.time() + self.timing.read_s
         for endpoint in members[:-1]:
             try:
-                return await ask(endpoint, attempt, min(RPC_S, give_up_at - loop.time()))
+                return await ask(endpoint, attempt, min(rpc_s, give_up_at - loop.time()))
             except RequestRefused:
                 raise
             except RegistryUnavailable:
-                if loop.time() > give_up_at - 1.0:
+                if loop.time() > give_up_at - rpc_s / 5:
                     raise
-        return await ask(members[-1], attempt, min(RPC_S, give_up_at - loop.time()))
+        return await ask(members[-1], attempt, min(rpc_s, give_up_at - loop.time()))
 
     async def _leaving(self, endpoint: Endpoint, attempt: Attempt[T], timeout_s: float) -> T:
         try:

@@ -20,7 +20,7 @@ from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Sn
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.auth import Tokens
-from pyflanneld.registry.calls import RPC_S, Caller, keep_alive
+from pyflanneld.registry.calls import Caller, Timing, keep_alive
 from pyflanneld.registry.channel import Endpoints
 from pyflanneld.registry.leases import Creator, read_record
 from pyflanneld.registry.tls import load_tls
@@ -31,6 +31,7 @@ PAGE: Final = 500
 """Keys per request of a list."""
 
 _LIST_ATTEMPTS: Final = 3
+_TIMING: Final = Timing()
 
 
 class EtcdV3Registry:
@@ -40,16 +41,25 @@ class EtcdV3Registry:
         access: where etcd is and who we are to it.
         rng: draws the endpoint to begin with.
         log: where events go; by default structlog's.
+        timing: how long to wait for what.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
     """
 
-    def __init__(self, access: EtcdAccess, *, rng: random.Random, log: FilteringBoundLogger | None = None) -> None:
+    def __init__(
+        self,
+        access: EtcdAccess,
+        *,
+        rng: random.Random,
+        log: FilteringBoundLogger | None = None,
+        timing: Timing = _TIMING,
+    ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.registry")
         self._keys = KeySpace.below(access.prefix)
         self._endpoints = Endpoints(access.endpoints, load_tls(access), rng=rng, log=self._log)
-        self._caller = Caller(self._endpoints, Tokens(access, rpc_timeout_s=RPC_S, log=self._log))
+        tokens = Tokens(access, rpc_timeout_s=timing.rpc_s, log=self._log)
+        self._caller = Caller(self._endpoints, tokens, timing)
         self._creator = Creator(self._caller, self._keys, self._log)
 
     @property

@@ -19,7 +19,7 @@ Wire format: ``etcdserverpb.WatchRequest``/``WatchResponse`` (etcd 3.4 and 3.5, 
 """
 
 import asyncio
-from typing import Any, Final
+from typing import Any
 
 import grpc
 from aetcd import rpc
@@ -27,30 +27,25 @@ from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.records import Gone, Put
 from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
-from pyflanneld.registry.calls import RPC_S, Caller, metadata
+from pyflanneld.registry.calls import Caller, metadata
 from pyflanneld.registry.channel import Endpoint
 from pyflanneld.registry.failures import CALL_ERRORS, COMPACTED, is_denial, translate
 from pyflanneld.registry.wire import KeySpace
-
-PROGRESS_S: Final = 30.0
-"""Silence after which we ask for a sign of life, in seconds."""
-
-SILENCE_S: Final = 45.0
-"""Silence after which the watch counts as dead, in seconds."""
 
 
 class Stream:
     """A gRPC watch stream whose reads can be waited for with a limit and taken up again."""
 
-    def __init__(self, endpoint: Endpoint, token: str) -> None:
+    def __init__(self, endpoint: Endpoint, token: str, rpc_s: float) -> None:
         self.url = endpoint.url
+        self._rpc_s = rpc_s
         self._call: Any = endpoint.stubs().watch.Watch(metadata=metadata(token))
         self._reading: asyncio.Task[Any] | None = None
 
     async def send(self, request: Any) -> None:
         """Write *request*; a stream that does not even take it is dead."""
         try:
-            async with asyncio.timeout(RPC_S):
+            async with asyncio.timeout(self._rpc_s):
                 await self._call.write(request)
         except TimeoutError as error:
             raise RegistryUnavailable(f"{self.url}: the watch stream takes no requests") from error
@@ -81,7 +76,7 @@ class Stream:
     async def _reason(self, error: BaseException) -> RegistryError:
         """Return what the server said when it ended the stream, rather than that it is ended."""
         try:
-            await self.receive(RPC_S)
+            await self.receive(self._rpc_s)
         except RegistryError as told:
             return told
         return translate(error, self.url)
@@ -120,6 +115,7 @@ class Watch:
         log: FilteringBoundLogger,
     ) -> None:
         self._caller = caller
+        self._timing = caller.timing
         self._keys = keys
         self._create = rpc.WatchCreateRequest(
             key=key, range_end=range_end, start_revision=after_revision + 1, progress_notify=True, fragment=True
@@ -166,11 +162,11 @@ class Watch:
         self._log.debug("watch.opened", endpoint=endpoint.url, start_revision=self._start)
 
     async def _open_with(self, endpoint: Endpoint, token: str) -> None:
-        self._stream = Stream(endpoint, token)
+        self._stream = Stream(endpoint, token, self._timing.rpc_s)
         await self._stream.send(rpc.WatchRequest(create_request=self._create))
-        response = await self._stream.receive(RPC_S)
+        response = await self._stream.receive(self._timing.rpc_s)
         if response is None:
-            raise RegistryUnavailable(f"{endpoint.url}: no answer to opening a watch within {RPC_S:g} s")
+            raise RegistryUnavailable(f"{endpoint.url}: no answer to opening a watch within {self._timing.rpc_s:g} s")
         self._heard_at = asyncio.get_running_loop().time()
         self._check(response)
 
@@ -187,14 +183,14 @@ class Watch:
     async def _next_response(self, stream: Stream) -> Any:
         loop = asyncio.get_running_loop()
         # What came in while nobody asked lies ready to be read: give it the time to be.
-        silent_at = max(self._heard_at + SILENCE_S, loop.time() + 1.0)
-        ask_at = self._heard_at + PROGRESS_S
+        silent_at = max(self._heard_at + self._timing.silence_s, loop.time() + 1.0)
+        ask_at = self._heard_at + self._timing.progress_s
         response = await stream.receive(ask_at - loop.time())
         if response is None:
             await stream.send(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
             response = await stream.receive(silent_at - loop.time())
         if response is None:
-            raise RegistryUnavailable(f"{stream.url}: the watch was silent for {SILENCE_S:g} s")
+            raise RegistryUnavailable(f"{stream.url}: the watch was silent for {self._timing.silence_s:g} s")
         self._heard_at = loop.time()
         return response
 

@@ -1,0 +1,255 @@
+"""A kernel in memory that the test has in its hand: same contract, same errnos, and a foreign hand on the routes.
+
+What it knows of Linux was measured: a gateway is refused with ENETUNREACH when it is not on-link, whether the address,
+the link or the link's "up" is missing; a link that goes down or loses its last address takes its routes along without
+a route event; one that loses its carrier keeps them. Type of service, next-hop objects and the like are not known.
+"""
+
+import asyncio
+import errno
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from ipaddress import IPv4Network
+from typing import Self
+
+from pyflanneld.core.links import Link
+from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.errors import KernelError
+from pyflanneld.ports import Change, Kernel
+
+PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC = 2, 3, 4
+
+
+class FakeKernel(Kernel):
+    """The ``Kernel`` port in memory.
+
+    Attributes:
+        applied: the changes that succeeded, in order (dropping what was gone is not among them).
+        calls: how often each method of the port was called.
+    """
+
+    def __init__(self, *links: Link, protocol: int = 103) -> None:
+        self.applied: list[RouteChange] = []
+        self.calls: Counter[str] = Counter()
+        self._protocol = protocol
+        self._links: dict[int, Link] = {}
+        self._without_carrier: set[int] = set()
+        self._routes: dict[tuple[IPv4Network, int], KernelRoute] = {}
+        self._monitors: list[_FakeMonitor] = []
+        self._refusals: dict[IPv4Network, deque[int]] = {}
+        self._failing_calls = 0
+        for link in links:
+            self.set_link(link)
+
+    # The port.
+
+    async def links(self) -> tuple[Link, ...]:
+        await self._called("links")
+        return tuple(self._links[index] for index in sorted(self._links))
+
+    async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
+        await self._called("routes")
+        return tuple(route for route in self.table() if protocol is None or route.protocol == protocol)
+
+    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+        await self._called("apply")
+        return {change: number for change in changes if (number := self._apply(change))}
+
+    def changes(self, network: IPv4Network) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        return _FakeMonitor(network, self._monitors)
+
+    async def close(self) -> None:
+        self.calls["close"] += 1
+
+    # What a test looks at.
+
+    def table(self) -> tuple[KernelRoute, ...]:
+        """Return all routes, as ``routes`` would, without counting as a call."""
+        order = sorted(
+            self._routes.values(), key=lambda route: (route.dst.network_address, -route.dst.prefixlen, route.metric)
+        )
+        return tuple(order)
+
+    def gateways(self, protocol: int | None = None) -> dict[str, str]:
+        """Return destination to gateway, as text, of the routes of one protocol (ours if not given)."""
+        wanted = self._protocol if protocol is None else protocol
+        return {str(route.dst): str(route.gateway) for route in self.table() if route.protocol == wanted}
+
+    # The hand of others.
+
+    def add_foreign(self, route: KernelRoute) -> None:
+        """Put *route*, replacing one of the same destination and metric."""
+        self._routes[route.dst, route.metric] = route
+        self._tell_routes(route.dst)
+
+    def delete_route(self, dst: IPv4Network, *, metric: int = 0) -> None:
+        """Delete a route, whoever owns it. Raises ``KeyError``."""
+        del self._routes[dst, metric]
+        self._tell_routes(dst)
+
+    def flush(self, protocol: int) -> None:
+        """Delete all routes of *protocol*, as ``ip route flush proto`` does."""
+        for route in self.table():
+            if route.protocol == protocol:
+                self.delete_route(route.dst, metric=route.metric)
+
+    def set_link(self, link: Link) -> None:
+        """Add *link*, or put it in the place of the one with its index; ``up=False`` means: set down by somebody."""
+        self._without_carrier.discard(link.index)
+        self._put_link(link)
+
+    def remove_link(self, name: str) -> None:
+        """Delete a link with its routes."""
+        del self._links[self._index(name)]
+        self._forget_unreachable()
+        self._tell(Change.LINKS)
+
+    def link_down(self, name: str) -> None:
+        """``ip link set NAME down``: its routes go without an event."""
+        self.set_link(replace(self._links[self._index(name)], up=False))
+
+    def link_up(self, name: str) -> None:
+        """``ip link set NAME up``, or the carrier comes back."""
+        self.set_link(replace(self._links[self._index(name)], up=True))
+
+    def lose_carrier(self, name: str) -> None:
+        """Pull the cable: the link is not up, and keeps its routes."""
+        index = self._index(name)
+        self._without_carrier.add(index)
+        self._put_link(replace(self._links[index], up=False))
+
+    # Faults.
+
+    def refuse(self, dst: IPv4Network, number: int, *, times: int = 1) -> None:
+        """Refuse the next changes for *dst* with errno *number*."""
+        self._refusals.setdefault(dst, deque()).extend([number] * times)
+
+    def fail_calls(self, times: int = 1) -> None:
+        """Raise ``KernelError`` from the next calls of links, routes and apply, before anything is done."""
+        self._failing_calls = times
+
+    def lose_events(self) -> None:
+        """Raise ``KernelError`` from every open ``changes``."""
+        for monitor in self._monitors:
+            monitor.fail()
+
+    def wake(self, change: Change = Change.LINKS | Change.ROUTES) -> None:
+        """Tell of a change that did not happen."""
+        self._tell(change)
+
+    async def _called(self, name: str) -> None:
+        self.calls[name] += 1
+        await asyncio.sleep(0)
+        if self._failing_calls:
+            self._failing_calls -= 1
+            raise KernelError(f"{name}: told to fail")
+
+    def _apply(self, change: RouteChange) -> int:
+        if refusals := self._refusals.get(change.route.dst):
+            return refusals.popleft()
+        match change:
+            case Drop(held):
+                if self._routes.get((held.dst, held.metric)) != held:
+                    return 0 if held.plain else errno.ESRCH
+                del self._routes[held.dst, held.metric]
+            case Create(route) | Replace(route):
+                if number := self._refuses_next_hop(route):
+                    return number
+                if isinstance(change, Create) and (route.dst, 0) in self._routes:
+                    return errno.EEXIST
+                self._routes[route.dst, 0] = self._as_held(route)
+        self.applied.append(change)
+        return 0
+
+    def _as_held(self, route: Route) -> KernelRoute:
+        return KernelRoute(route.dst, route.gateway, route.link_index, self._protocol, metric=0, plain=True)
+
+    def _refuses_next_hop(self, route: Route) -> int:
+        on_link = [
+            held.dst
+            for held in self._routes.values()
+            if held.gateway is None and held.link_index == route.link_index and route.gateway in held.dst
+        ]
+        if not on_link:
+            return errno.ENETUNREACH
+        if any(route.gateway == network.broadcast_address for network in on_link if network.prefixlen < 31):
+            return errno.EINVAL
+        return 0
+
+    def _put_link(self, link: Link) -> None:
+        self._links[link.index] = link
+        self._forget_unreachable()
+        if self._administratively_up(link.index):
+            for network in self._networks(link):
+                self._routes.setdefault(
+                    (network, 0), KernelRoute(network, None, link.index, PROTO_KERNEL, 0, plain=False)
+                )
+        self._tell(Change.LINKS)
+
+    def _forget_unreachable(self) -> None:
+        """Take away what Linux takes away: routes of links that are gone, down or bare, and of gone addresses."""
+        for key, route in list(self._routes.items()):
+            link = self._links.get(route.link_index)
+            connected = route.protocol == PROTO_KERNEL
+            if route.link_index and (
+                link is None
+                or not link.addresses
+                or not self._administratively_up(link.index)
+                or (connected and route.dst not in self._networks(link))
+            ):
+                del self._routes[key]
+
+    def _administratively_up(self, index: int) -> bool:
+        return self._links[index].up or index in self._without_carrier
+
+    def _networks(self, link: Link) -> list[IPv4Network]:
+        return [own.network for own in link.addresses if own.network.prefixlen < 32]
+
+    def _index(self, name: str) -> int:
+        return next(link.index for link in self._links.values() if link.name == name)
+
+    def _tell_routes(self, dst: IPv4Network) -> None:
+        for monitor in self._monitors:
+            if dst.subnet_of(monitor.network):
+                monitor.tell(Change.ROUTES)
+
+    def _tell(self, change: Change) -> None:
+        for monitor in self._monitors:
+            monitor.tell(change)
+
+
+class _FakeMonitor:
+    def __init__(self, network: IPv4Network, open_ones: list["_FakeMonitor"]) -> None:
+        self.network = network
+        self._open_ones = open_ones
+        self._pending = Change(0)
+        self._failed = False
+        self._news = asyncio.Event()
+
+    def tell(self, change: Change) -> None:
+        self._pending |= change
+        self._news.set()
+
+    def fail(self) -> None:
+        self._failed = True
+        self._news.set()
+
+    async def __aenter__(self) -> Self:
+        self._open_ones.append(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._open_ones.remove(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        await self._news.wait()
+        if self._failed:
+            raise KernelError("notifications: told to fail")
+        seen, self._pending = self._pending, Change(0)
+        self._news.clear()
+        return seen

@@ -1,0 +1,111 @@
+"""A whole daemon on fakes: the real loops, a cluster and a kernel in memory, and virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from ipaddress import IPv4Address, IPv4Interface
+from random import Random
+
+from pyflanneld.core.lease import LeaseAttrs, encode_value
+from pyflanneld.core.links import Link
+from pyflanneld.daemon import Daemon
+from pyflanneld.loops.node import Context, Heart, Options
+from pyflanneld.loops.problems import Problems
+from tests.fakes.kernel import FakeKernel
+from tests.fakes.registry import FakeEtcd, FakeRegistry
+from tests.fakes.virtual_time import Journal, VirtualClock, until
+
+CONFIG = b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
+PROTOCOL = 103
+
+
+def lan(host: int, *, index: int = 2, mtu: int = 1500) -> Link:
+    """Return ``eth1`` with the address 192.168.14.*host*."""
+    return Link(index, "eth1", mtu, True, (IPv4Interface(f"192.168.14.{host}/24"),))
+
+
+def value(address: str, backend: str = "host-gw") -> bytes:
+    """Return the lease value of the node at *address*."""
+    return encode_value(LeaseAttrs(IPv4Address(address), backend))
+
+
+class MemoryFile:
+    """``ports.SubnetFile`` in memory; ``broken`` is raised by writes while it is set."""
+
+    def __init__(self, text: str | None = None) -> None:
+        self.text = text
+        self.writes = 0
+        self.broken: OSError | None = None
+
+    def read(self) -> str | None:
+        return self.text
+
+    def write(self, text: str) -> bool:
+        if self.broken:
+            raise self.broken
+        changed, self.text = text != self.text, text
+        self.writes += changed
+        return changed
+
+
+class Manager:
+    """``ports.Notifier`` that remembers."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def send(self, state: str) -> None:
+        self.told.append(state)
+
+
+class FakeNode:
+    """One daemon and everything around it."""
+
+    def __init__(self, etcd: FakeEtcd, host: int = 21, *, env: str | None = None, guard: bool = True) -> None:
+        self.host = host
+        self.registry = FakeRegistry(etcd)
+        self.kernel = FakeKernel(lan(host), protocol=PROTOCOL)
+        self.file = MemoryFile(env)
+        self.clock = VirtualClock()
+        self.manager = Manager()
+        self.log = Journal()
+        self.options = Options(
+            prefix="/coreos.com/network", wanted_links=("eth1",), public_ip=None, route_protocol=PROTOCOL,
+            renew_margin_s=3600.0, withdraw_guard=guard, protected=frozenset({IPv4Address("192.168.14.12")}),
+        )
+        self.daemon: Daemon | None = None
+
+    def build(self) -> Daemon:
+        """Make the daemon; a restart makes another one on the same kernel and file."""
+        context = Context(
+            registry=self.registry, kernel=self.kernel, subnet_file=self.file, clock=self.clock,
+            notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
+            problems=Problems(self.clock, self.log), heart=Heart(self.clock),
+        )
+        self.daemon = Daemon(context, watchdog_s=30.0)
+        return self.daemon
+
+    @property
+    def ready(self) -> bool:
+        """What ``/readyz`` would say."""
+        return self.daemon is not None and self.daemon.health().ready
+
+    @property
+    def why_not(self) -> str:
+        """What stands against readiness."""
+        return "; ".join(self.daemon.health().not_ready) if self.daemon else "not built"
+
+    @asynccontextmanager
+    async def running(self, *, ready: bool = True) -> AsyncIterator[asyncio.Task[None]]:
+        """Run the daemon inside the block, stop it after; by default wait until it is ready first."""
+        task = asyncio.create_task(self.build().run(), name="daemon")
+        try:
+            if ready:
+                await until(lambda: self.ready or task.done(), 30)
+                if task.done():
+                    task.result()
+            yield task
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,318 @@
+"""The own lease, from the daemon's first look to its loss: real loops, a cluster in memory, virtual time."""
+
+import asyncio
+from ipaddress import IPv4Interface
+
+import pytest
+
+from pyflanneld.core.links import Link
+from pyflanneld.errors import LeaseLost, RegistryUnavailable, UnsupportedConfig
+from tests.fakes.node import CONFIG, FakeNode, value
+from tests.fakes.registry import FakeEtcd
+from tests.fakes.virtual_time import run, until
+
+PINNED = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+OWN = b"172.7.21.0-24"
+
+
+def cluster() -> FakeEtcd:
+    etcd = FakeEtcd()
+    etcd.put_config(CONFIG)
+    return etcd
+
+
+def held(etcd: FakeEtcd) -> dict[bytes, bytes]:
+    return {record.name: record.value for record in etcd.records()}
+
+
+def test_pinned_subnet_is_leased_and_the_file_left_alone() -> None:
+    """The subnet that a hand-written file names is leased, and the file is not touched."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            assert held(etcd) == {OWN: value("192.168.14.21")}
+            assert node.file.text == PINNED
+            assert node.file.writes == 0
+            assert "READY=1" in node.manager.told
+
+    run(scenario())
+
+
+def test_lease_of_our_address_is_held_again_without_a_write() -> None:
+    """A restart finds its lease by the public address and writes nothing into etcd."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        record = etcd.put(b"172.7.40.0-24", value("192.168.14.21"), lease_id=etcd.grant(86400))
+        revision = etcd.state.revision
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            assert etcd.records() == (record,)
+            assert etcd.state.revision == revision
+            assert "FLANNEL_SUBNET=172.7.40.1/24\n" in (node.file.text or "")
+
+    run(scenario())
+
+
+def test_vanished_key_is_taken_again_at_once() -> None:
+    """A deleted or revoked own key is back within a second, the same subnet, the file untouched."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            etcd.delete(OWN)
+            assert await until(lambda: OWN in held(etcd), 1) < 1
+            etcd.revoke(etcd.records()[0].lease_id)
+            assert await until(lambda: OWN in held(etcd), 1) < 1
+            await until(lambda: node.ready, 1)
+            assert node.file.writes == 0
+            assert node.log.count("lease.retaken") == 2
+
+    run(scenario())
+
+
+def test_key_taken_by_another_is_never_overwritten() -> None:
+    """When another node's address stands at our key the daemon ends with ``LeaseLost`` and leaves the key alone."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running() as task:
+            theirs = etcd.put(OWN, value("192.168.14.99"), lease_id=etcd.grant(86400))
+            await until(task.done, 5)
+            with pytest.raises(ExceptionGroup) as caught:
+                task.result()
+            assert caught.group_contains(LeaseLost, match=r"192\.168\.14\.99")
+            assert etcd.records() == (theirs,)
+            with pytest.raises(ExceptionGroup):
+                await task
+
+    with pytest.raises(ExceptionGroup):
+        run(scenario())
+
+
+def test_vanished_key_whose_place_is_taken_is_lost() -> None:
+    """An overlapping lease that came after ours had vanished is respected."""
+
+    async def scenario() -> list[bytes]:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running() as task:
+            node.registry.down = RegistryUnavailable("cut")
+            etcd.delete(OWN)
+            etcd.put(b"172.7.21.0-25", value("192.168.14.98"))
+            node.registry.down = None
+            await until(task.done, 60)
+        return [record.name for record in etcd.records()]
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(scenario())
+    assert caught.group_contains(LeaseLost, match="overlaps")
+
+
+def test_reservation_stays_one() -> None:
+    """A key without TTL that carries our address is held for days without a single write."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        record = etcd.put(b"172.7.50.0-24", value("192.168.14.21"))
+        node = FakeNode(etcd)
+        async with node.running():
+            await asyncio.sleep(3 * 86400)
+            assert etcd.records() == (record,)
+            assert node.ready
+
+    run(scenario())
+
+
+def test_day_without_events_writes_nothing() -> None:
+    """In a quiet day nothing is written to etcd or to the kernel, and renewals wake no peer."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        etcd.put(b"172.7.22.0-24", value("192.168.14.22"), lease_id=etcd.grant(86400))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            revision, applied, told = etcd.state.revision, len(node.kernel.applied), len(node.log.events)
+            await asyncio.sleep(86400)
+            assert etcd.state.revision == revision
+            assert len(node.kernel.applied) == applied
+            assert [event for level, event, _ in node.log.events[told:] if level != "debug"] == []
+            assert node.ready
+
+    run(scenario())
+
+
+def test_outage_keeps_everything_and_readiness_until_the_proof_ends() -> None:
+    """With etcd gone nothing changes; readiness goes when the lease can have expired, and returns with etcd."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        etcd.put(b"172.7.22.0-24", value("192.168.14.22"))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running() as task:
+            table = node.kernel.table()
+            node.registry.down = RegistryUnavailable("everything is down")
+            node.registry.cut_watches()
+            await asyncio.sleep(23.5 * 3600)
+            assert node.ready
+            await asyncio.sleep(3600)
+            assert not node.ready
+            assert "not been confirmed" in node.why_not
+            assert node.kernel.table() == table
+            assert not task.done()
+            assert node.log.count("etcd.unavailable") < 24.5 * 3600 / 300 * 2 + 4
+            node.registry.down = None
+            await until(lambda: node.ready, 61)
+
+    run(scenario())
+
+
+def test_lost_reply_of_the_creation_costs_no_second_subnet() -> None:
+    """When the reply to the creation is lost, the lease is found again by its address."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd)
+        node.registry.lose_next_reply()
+        async with node.running():
+            assert list(held(etcd).values()) == [value("192.168.14.21")]
+
+    run(scenario())
+
+
+def test_changed_value_is_put_right() -> None:
+    """Somebody's change of the value on our own lease is undone, guarded."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            lease_id = etcd.records()[0].lease_id
+            etcd.put(OWN, b"junk", lease_id=lease_id)
+            await until(lambda: held(etcd)[OWN] == value("192.168.14.21"), 2)
+            assert etcd.records()[0].lease_id == lease_id
+
+    run(scenario())
+
+
+def test_junk_that_nobody_proves_ours_is_reported_and_kept() -> None:
+    """A broken value on a foreign lease is not overwritten; the node says so and recovers when it goes."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running() as task:
+            junk = etcd.put(OWN, b"junk")
+            await until(lambda: not node.ready, 2)
+            await asyncio.sleep(600)
+            assert etcd.records() == (junk,)
+            assert not task.done()
+            etcd.delete(OWN)
+            await until(lambda: node.ready, 40)
+            assert held(etcd) == {OWN: value("192.168.14.21")}
+
+    run(scenario())
+
+
+def test_renumbered_link_is_published() -> None:
+    """A new address of the link is written into the own lease, on the same key and lease."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            before = etcd.records()[0]
+            node.kernel.set_link(Link(2, "eth1", 1500, True, (IPv4Interface("192.168.14.77/24"),)))
+            await until(lambda: held(etcd)[OWN] == value("192.168.14.77"), 3)
+            after = etcd.records()[0]
+            assert (after.create_revision, after.lease_id) == (before.create_revision, before.lease_id)
+
+    run(scenario())
+
+
+def test_fifty_nodes_at_once_get_fifty_subnets() -> None:
+    """Fifty simultaneous starts end with fifty distinct subnets within ten seconds."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        nodes = [FakeNode(etcd, host) for host in range(100, 150)]
+        tasks = [asyncio.create_task(node.build().run()) for node in nodes]
+        await until(lambda: len(etcd.records()) == 50, 10)
+        await until(lambda: all(node.ready for node in nodes), 5)
+        assert len({record.value for record in etcd.records()}) == 50
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    run(scenario())
+
+
+def test_exhausted_network_is_said_and_waited_for() -> None:
+    """Without a free subnet the node says so, waits, and takes the first that is freed within five seconds."""
+
+    async def scenario() -> None:
+        etcd = FakeEtcd()
+        etcd.put_config(b'{"Network":"10.9.0.0/24","Backend":{"Type":"host-gw"}}')  # three subnets of /26
+        for host, name in enumerate((b"10.9.0.64-26", b"10.9.0.128-26", b"10.9.0.192-26"), 30):
+            etcd.put(name, value(f"192.168.14.{host}"))
+        node = FakeNode(etcd)
+        async with node.running(ready=False):
+            await until(lambda: "no free subnet" in node.why_not, 5)
+            etcd.delete(b"10.9.0.128-26")
+            assert await until(lambda: node.ready, 6) <= 6
+            assert node.log.count("lease.exhausted") == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("bad", [None, b"", b"[]", b'{"Network":"10.0.0.0/33"}', b'{"EnableIPv4":false}'])
+def test_missing_or_bad_configuration_is_waited_for(bad: bytes | None) -> None:
+    """A missing or bad configuration is said once, then now and then; a good one is taken at once."""
+
+    async def scenario() -> None:
+        etcd = FakeEtcd()
+        if bad is not None:
+            etcd.put_config(bad)
+        node = FakeNode(etcd)
+        async with node.running(ready=False):
+            await asyncio.sleep(3600)
+            assert "network configuration" in node.why_not
+            said = node.log.count("config.missing") + node.log.count("config.invalid")
+            assert 10 <= said <= 13
+            etcd.put_config(CONFIG)
+            assert await until(lambda: node.ready, 2) < 2
+
+    run(scenario())
+
+
+def test_other_backend_ends_the_run_with_a_clear_error() -> None:
+    """A configuration for vxlan ends the daemon with an error that names the supported backends."""
+
+    async def scenario() -> None:
+        etcd = FakeEtcd()
+        etcd.put_config(b'{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}')
+        async with FakeNode(etcd).running():
+            pass
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(scenario())
+    assert caught.group_contains(UnsupportedConfig, match="'vxlan'; supported: 'host-gw'")
+
+
+def test_suspend_is_noticed_and_the_lease_verified() -> None:
+    """After the machine has slept past the lease's end, the lease is proved again within seconds."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(), env=PINNED)
+        async with node.running():
+            node.clock.sleep_machine(25 * 3600)
+            assert not node.ready
+            await until(lambda: node.ready, 6)
+            assert node.log.count("machine.resumed") == 1
+            assert node.log.count("lease.retaken") == 0
+
+    run(scenario())

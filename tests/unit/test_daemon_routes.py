@@ -1,0 +1,440 @@
+"""From the peers' leases to routes, through outages, wipes and other hands: real loops on fakes, virtual time."""
+
+import asyncio
+import errno
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from pyflanneld.core.routes import BOOT, Drop, KernelRoute, Replace
+from pyflanneld.errors import RegistryUnavailable
+from tests.fakes.kernel import FakeKernel
+from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
+from tests.fakes.registry import FakeEtcd
+from tests.fakes.virtual_time import run, until
+
+PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"
+
+
+def net(third: int) -> IPv4Network:
+    return IPv4Network(f"172.7.{third}.0/24")
+
+
+def name(third: int) -> bytes:
+    return b"172.7.%d.0-24" % third
+
+
+def cluster(*peers: int) -> FakeEtcd:
+    """Return a cluster in which the host 192.168.14.N leases 172.7.N.0/24, for each N of *peers*."""
+    etcd = FakeEtcd()
+    etcd.put_config(CONFIG)
+    for third in peers:
+        etcd.put(name(third), value(f"192.168.14.{third}"), lease_id=etcd.grant(86400))
+    return etcd
+
+
+def routes(kernel: FakeKernel) -> dict[str, str]:
+    return kernel.gateways(PROTOCOL)
+
+
+def expected(*peers: int) -> dict[str, str]:
+    return {f"172.7.{third}.0/24": f"192.168.14.{third}" for third in peers}
+
+
+def test_routes_follow_the_leases() -> None:
+    """A lease that comes, changes or goes is a route that comes, is replaced in one step, or goes."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            assert routes(node.kernel) == expected(22, 23)
+            etcd.put(name(24), value("192.168.14.24"))
+            await until(lambda: routes(node.kernel) == expected(22, 23, 24), 1)
+            before = len(node.kernel.applied)
+            etcd.put(name(24), value("192.168.14.124"))
+            await until(lambda: routes(node.kernel)["172.7.24.0/24"] == "192.168.14.124", 1)
+            assert [type(change) for change in node.kernel.applied[before:]] == [Replace]
+            etcd.delete(name(24))
+            await until(lambda: routes(node.kernel) == expected(22, 23), 1)
+
+    run(scenario())
+
+
+def test_backend_change_withdraws_the_route() -> None:
+    """A peer that moves to another backend loses its host-gw route, and gets it back when it returns."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            etcd.put(name(22), value("192.168.14.22", "vxlan"))
+            await until(lambda: routes(node.kernel) == expected(23), 1)
+            etcd.put(name(22), value("192.168.14.22"))
+            await until(lambda: routes(node.kernel) == expected(22, 23), 1)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("junk", [b"", b"null", b"[]", b"{", b"\xff\x00", value("127.0.0.1"), b"x" * 70000])
+def test_bad_value_of_a_known_peer_keeps_its_route(junk: bytes) -> None:
+    """A broken value changes no route, through a re-list and a restart; only its end is logged again."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            etcd.put(name(22), junk)
+            await asyncio.sleep(700)
+            assert routes(node.kernel) == expected(22, 23)
+            assert node.log.count("peer.quarantined") == 1
+            assert node.ready
+        applied = len(node.kernel.applied)
+        async with node.running():
+            await asyncio.sleep(700)
+            assert routes(node.kernel) == expected(22, 23)
+            assert len(node.kernel.applied) == applied
+            etcd.put(name(22), value("192.168.14.22"))
+            await until(lambda: node.log.count("peer.quarantine_ended") == 1, 1)
+
+    run(scenario())
+
+
+def test_watch_that_breaks_takes_nothing_away() -> None:
+    """A cut watch removes no route; what changed meanwhile is applied after the next list, and nothing else."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23, 24)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            before = len(node.kernel.applied)
+            node.registry.down = RegistryUnavailable("cut")
+            node.registry.cut_watches()
+            etcd.delete(name(24))
+            etcd.put(name(25), value("192.168.14.25"))
+            etcd.compact()
+            await asyncio.sleep(120)
+            assert len(node.kernel.applied) == before
+            node.registry.down = None
+            await until(lambda: routes(node.kernel) == expected(22, 23, 25), 31)
+            assert len(node.kernel.applied) == before + 2
+
+    run(scenario())
+
+
+def test_lost_watch_event_is_found_by_the_next_list() -> None:
+    """A change that the watch never told of is in the kernel after the periodic list, within six minutes."""
+
+    async def scenario() -> None:
+        etcd = cluster(22)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            etcd.state.keys[b"subnets/" + name(23)] = etcd.put(b"elsewhere", value("192.168.14.23"))  # no such event
+            record = etcd.state.keys.pop(b"subnets/" + name(23))
+            etcd.state.keys[b"subnets/" + name(23)] = type(record)(
+                name(23), record.value, record.create_revision, record.mod_revision, 0
+            )
+            await until(lambda: "172.7.23.0/24" in routes(node.kernel), 361)
+
+    run(scenario())
+
+
+def test_wiped_cluster_keeps_its_routes() -> None:
+    """When all leases vanish at once the routes are held, the node says so, and returning leases end it."""
+
+    async def scenario() -> None:
+        peers = range(22, 32)
+        etcd = cluster(*peers)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            for third in peers:
+                etcd.delete(name(third))
+            await asyncio.sleep(5)
+            kept = routes(node.kernel)
+            assert len(kept) >= 7
+            assert "waiting for it to say so again" in node.why_not
+            for third in peers:
+                etcd.put(name(third), value(f"192.168.14.{third}"))
+            await until(lambda: routes(node.kernel) == expected(*peers), 2)
+            await until(lambda: node.ready, 2)
+
+    run(scenario())
+
+
+def test_peers_that_really_left_are_withdrawn_after_two_lists() -> None:
+    """A mass withdrawal that two more lists, ten seconds apart, confirm is carried out."""
+
+    async def scenario() -> None:
+        peers = range(22, 32)
+        etcd = cluster(*peers)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            saved = etcd.backup()
+            for third in peers:
+                del saved.keys[b"subnets/" + name(third)]
+            saved.revision = etcd.state.revision + 1
+            etcd.restore(saved)
+            node.registry.cut_watches()
+            await until(lambda: not node.ready, 5)
+            assert routes(node.kernel) == expected(*peers)
+            took_s = await until(lambda: routes(node.kernel) == {}, 60)
+            assert took_s > 19.9
+            await until(lambda: node.ready, 2)
+
+    run(scenario())
+
+
+def test_restored_backup_withdraws_nothing_at_once() -> None:
+    """A step back in etcd's history holds even a single withdrawal."""
+
+    async def scenario() -> None:
+        etcd = cluster(22)
+        saved = etcd.backup()
+        etcd.put(name(23), value("192.168.14.23"))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            etcd.restore(saved)
+            node.registry.cut_watches()
+            await until(lambda: node.log.count("etcd.history_changed") == 1, 5)
+            await asyncio.sleep(1)
+            assert routes(node.kernel) == expected(22, 23)
+            assert any(record.name == name(21) for record in etcd.records()), "our own lease is back"
+
+    run(scenario())
+
+
+def test_restart_with_nothing_changed_writes_no_route() -> None:
+    """A stopped and started daemon sends not one route change and keeps key and file."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            pass
+        applied, revision, writes = len(node.kernel.applied), etcd.state.revision, node.file.writes
+        async with node.running():
+            await asyncio.sleep(30)
+        assert (len(node.kernel.applied), etcd.state.revision, node.file.writes) == (applied, revision, writes)
+
+    run(scenario())
+
+
+def test_peers_that_left_while_we_were_down_are_swept() -> None:
+    """Routes of ours without a lease go after the first list; foreign ones and those outside Network stay."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23, 24)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            pass
+        etcd.delete(name(24))
+        other = KernelRoute(IPv4Network("10.9.9.0/24"), IPv4Address("192.168.14.5"), 2, PROTOCOL, 0, True)
+        static = KernelRoute(net(77), IPv4Address("192.168.14.5"), 2, 4, 0, True)
+        node.kernel.add_foreign(other)
+        node.kernel.add_foreign(static)
+        before = len(node.kernel.applied)
+        async with node.running():
+            assert [type(change) for change in node.kernel.applied[before:]] == [Drop]
+            assert routes(node.kernel) == {**expected(22, 23), "10.9.9.0/24": "192.168.14.5"}
+            assert static in node.kernel.table()
+
+    run(scenario())
+
+
+def test_deleted_route_is_repaired_at_once() -> None:
+    """A route that somebody deletes or bends is right again in the same moment."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED)
+        async with node.running():
+            node.kernel.delete_route(net(22))
+            assert await until(lambda: routes(node.kernel) == expected(22, 23), 2) < 0.1
+            node.kernel.delete_route(net(22))
+            node.kernel.add_foreign(KernelRoute(net(22), IPv4Address("192.168.14.9"), 2, PROTOCOL, 0, True))
+            assert await until(lambda: routes(node.kernel) == expected(22, 23), 2) < 0.1
+
+    run(scenario())
+
+
+def test_silent_flush_is_repaired_by_the_scan() -> None:
+    """Routes that vanish without an event are back within ten seconds."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED)
+        async with node.running():
+            node.kernel.flush(PROTOCOL)
+            await until(lambda: routes(node.kernel) == expected(22, 23), 10.1)
+
+    run(scenario())
+
+
+def test_link_that_goes_and_comes_gets_its_routes_back() -> None:
+    """Down and up, or deleted or made anew with another index: the routes are back at once, and readiness too."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED)
+        async with node.running():
+            node.kernel.link_down("eth1")
+            await until(lambda: "eth1 is down" in node.why_not, 1)
+            node.kernel.link_up("eth1")
+            await until(lambda: routes(node.kernel) == expected(22, 23), 2)
+            node.kernel.remove_link("eth1")
+            await until(lambda: "there is no interface eth1" in node.why_not, 3)
+            node.kernel.set_link(lan(21, index=9))
+            await until(lambda: routes(node.kernel) == expected(22, 23), 3)
+            assert {route.link_index for route in node.kernel.table() if route.protocol == PROTOCOL} == {9}
+            await until(lambda: node.ready, 1)
+
+    run(scenario())
+
+
+def test_mtu_change_rewrites_the_file() -> None:
+    """A new MTU of the link is in the subnet file at once."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22), env=PINNED)
+        async with node.running():
+            node.kernel.set_link(lan(21, mtu=1400))
+            await until(lambda: "FLANNEL_MTU=1400\n" in (node.file.text or ""), 1)
+
+    run(scenario())
+
+
+def test_foreign_route_is_left_alone_and_followed_by_ours() -> None:
+    """Where a foreign route stands ours waits, and is placed as soon as it goes; the others are not held up."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23)
+        node = FakeNode(etcd, env=PINNED)
+        static = KernelRoute(net(22), IPv4Address("192.168.14.5"), 2, 4, 0, True)
+        node.kernel.add_foreign(static)
+        async with node.running():
+            assert routes(node.kernel) == expected(23)
+            assert node.log.count("route.conflict") == 1
+            await asyncio.sleep(200)
+            assert static in node.kernel.table()
+            node.kernel.delete_route(net(22))
+            await until(lambda: routes(node.kernel) == expected(22, 23), 2)
+            assert node.log.count("route.conflict") == 1
+
+    run(scenario())
+
+
+def test_leftover_of_the_go_daemon_is_adopted_in_place() -> None:
+    """An exact route of protocol boot becomes ours by one replacement; an inexact one is foreign."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED)
+        node.kernel.add_foreign(KernelRoute(net(22), IPv4Address("192.168.14.22"), 2, BOOT, 0, True))
+        node.kernel.add_foreign(KernelRoute(net(23), IPv4Address("192.168.14.99"), 2, BOOT, 0, True))
+        async with node.running():
+            assert routes(node.kernel) == expected(22)
+            assert [type(change) for change in node.kernel.applied] == [Replace]
+
+    run(scenario())
+
+
+def test_one_refused_route_does_not_hold_up_the_others() -> None:
+    """A route that the kernel refuses is reported and tried again; the rest is placed."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23, 24), env=PINNED)
+        node.kernel.refuse(net(23), errno.ENOBUFS, times=3)
+        async with node.running(ready=False):
+            await until(lambda: routes(node.kernel) == expected(22, 24), 5)
+            assert "172.7.23.0/24: ENOBUFS" in node.why_not
+            await until(lambda: node.ready, 10)
+            assert routes(node.kernel) == expected(22, 23, 24)
+
+    run(scenario())
+
+
+def test_lost_kernel_events_are_made_good() -> None:
+    """After an overrun of the event socket everything is looked at again."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22), env=PINNED)
+        async with node.running():
+            node.kernel.lose_events()
+            node.kernel.delete_route(net(22))
+            await until(lambda: routes(node.kernel) == expected(22), 10.1)
+            node.kernel.delete_route(net(22))
+            await until(lambda: routes(node.kernel) == expected(22), 2)
+
+    run(scenario())
+
+
+def test_dead_netlink_ends_the_run_for_a_fresh_process() -> None:
+    """Netlink that fails three times in a row ends the daemon; twice is survived."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22), env=PINNED)
+        async with node.running() as task:
+            node.kernel.fail_calls(2)
+            await asyncio.sleep(60)
+            assert not task.done()
+            assert node.ready
+            node.kernel.fail_calls(1000)
+            await until(task.done, 60)
+
+    with pytest.raises(ExceptionGroup, match="TaskGroup"):
+        run(scenario())
+
+
+def test_flapping_carrier_costs_two_looks_a_second() -> None:
+    """Ten link changes a second for a minute lead to about two looks a second, and the end state is right."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22), env=PINNED)
+        async with node.running():
+            looks = node.kernel.calls["links"]
+            for _ in range(300):
+                node.kernel.link_down("eth1")
+                await asyncio.sleep(0.1)
+                node.kernel.link_up("eth1")
+                await asyncio.sleep(0.1)
+            assert node.kernel.calls["links"] - looks <= 2 * 60 + 6
+            await until(lambda: routes(node.kernel) == expected(22), 3)
+
+    run(scenario())
+
+
+def test_subnet_file_that_cannot_be_written_is_tried_again() -> None:
+    """A full or read-only disk keeps the node from being ready, keeps the lease, and is tried until it works."""
+
+    async def scenario() -> None:
+        etcd = cluster(22)
+        node = FakeNode(etcd)
+        node.file.broken = OSError(errno.ENOSPC, "No space left on device")
+        async with node.running(ready=False):
+            await until(lambda: routes(node.kernel) == expected(22), 5)
+            await asyncio.sleep(100)
+            assert "No space left on device" in node.why_not
+            assert "READY=1" not in node.manager.told
+            assert len(etcd.records()) == 2
+            node.file.broken = None
+            await until(lambda: node.ready, 31)
+            assert "READY=1" in node.manager.told
+
+    run(scenario())
+
+
+def test_watchdog_is_fed_only_while_every_loop_turns() -> None:
+    """The service manager hears from us regularly, until a loop has stopped turning."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22), env=PINNED)
+        async with node.running() as _:
+            await asyncio.sleep(60)
+            assert node.manager.told.count("WATCHDOG=1") >= 6
+            stuck = next(task for task in asyncio.all_tasks() if task.get_name() == "routes")
+            stuck.cancel()
+            await asyncio.sleep(0)
+            assert node.daemon is not None
+            await until(lambda: not node.daemon.health().live, 120)
+            told = node.manager.told.count("WATCHDOG=1")
+            await asyncio.sleep(60)
+            assert node.manager.told.count("WATCHDOG=1") == told
+            assert "the routes loop has stopped turning" in node.why_not
+
+    run(scenario())
