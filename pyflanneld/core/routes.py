@@ -25,8 +25,9 @@ class KernelRoute:
     Attributes:
         gateway: ``None`` for a connected, blackhole or multipath route.
         link_index: 0 where there is none (blackhole, multipath).
-        plain: unicast, scope global, tos 0 and without next-hop flags that somebody asked for (``onlink``);
-            flags that report a state (``linkdown``, ``dead``) do not count.
+        plain: it has nothing that ``Create`` would not have put: unicast, scope global, tos 0, no preferred source,
+            metrics, encapsulation or next-hop object, no flags that somebody asked for (``onlink``); flags that
+            report a state (``linkdown``, ``dead``) do not count.
     """
 
     dst: IPv4Network

@@ -28,14 +28,15 @@ class NetlinkKernel(Kernel):
     Args:
         protocol: the number that marks what ``Create`` and ``Replace`` put (1-255).
         log: where the kernel's own words about a refused change go, at debug level.
+        requests: the socket to use, for tests.
     """
 
-    def __init__(self, *, protocol: int, log: Any = None) -> None:
+    def __init__(self, *, protocol: int, log: Any = None, requests: RequestSocket | None = None) -> None:
         if not 0 < protocol < 256:
             raise ValueError(f"route protocol {protocol} is not in 1-255")
         self._protocol = protocol
         self._log = structlog.get_logger() if log is None else log
-        self._requests = RequestSocket()
+        self._requests = requests or RequestSocket()
 
     async def links(self) -> tuple[Link, ...]:
         """Return all links but the loopback, in index order.

@@ -1,0 +1,338 @@
+"""What only a real kernel can show: odd routes, links that come and go, rights, atomic replacement, lost events."""
+
+import asyncio
+import errno
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+import pyflanneld
+from pyflanneld.core.links import Link
+from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route
+from pyflanneld.errors import KernelError
+from pyflanneld.kernel import encoding
+from pyflanneld.kernel.monitor import GROUPS, Monitor
+from pyflanneld.kernel.netlink import RequestSocket, open_socket
+from pyflanneld.kernel.rtnl import NetlinkKernel
+from pyflanneld.ports import Change
+from tests.netns import Namespace, namespace, until_up
+
+pytestmark = pytest.mark.netns
+OURS = 103
+NETWORK = IPv4Network("10.5.0.0/16")
+GATEWAY = IPv4Address("192.168.77.2")
+
+
+class Bed(NamedTuple):
+    namespace: Namespace
+    kernel: NetlinkKernel
+    link: Link
+
+    def route(self, dst: str, gateway: IPv4Address = GATEWAY) -> Route:
+        return Route(IPv4Network(dst), gateway, self.link.index)
+
+
+@pytest.fixture
+async def bed() -> AsyncIterator[Bed]:
+    with namespace() as made, made.inside():
+        made.veth("eth0", "192.168.77.1/24", peer="peer0")
+        kernel = NetlinkKernel(protocol=OURS)
+        yield Bed(made, kernel, await link_named(kernel, "eth0"))
+        await kernel.close()
+
+
+async def link_named(kernel: NetlinkKernel, name: str) -> Link:
+    return next(link for link in await kernel.links() if link.name == name)
+
+
+async def test_untouched_namespace() -> None:
+    """A namespace in which nothing was ever configured has no routes, which is no error."""
+    with namespace() as made, made.inside():
+        made.ip("link set lo down")
+        kernel = NetlinkKernel(protocol=OURS)
+        assert await kernel.routes() == ()
+        assert await kernel.routes(protocol=OURS) == ()
+        assert await kernel.links() == ()
+        await kernel.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "gateway", "on_link", "metric", "plain"),
+    [
+        ("10.5.1.0/24 via 192.168.77.2", "192.168.77.2", True, 0, True),
+        ("10.5.1.0/24 via 192.168.77.2 metric 7", "192.168.77.2", True, 7, True),
+        ("0.0.0.0/0 via 192.168.77.2", "192.168.77.2", True, 0, True),
+        ("10.5.1.9/32 via 192.168.77.2", "192.168.77.2", True, 0, True),
+        ("10.5.1.0/24 via 192.168.77.2 dev eth0 onlink", "192.168.77.2", True, 0, False),
+        ("10.5.1.0/24 via 192.168.77.2 tos 0x10", "192.168.77.2", True, 0, False),
+        ("10.5.1.0/24 via 192.168.77.2 mtu 1400", "192.168.77.2", True, 0, False),
+        ("10.5.1.0/24 via 192.168.77.2 src 192.168.77.1", "192.168.77.2", True, 0, False),
+        ("10.5.1.0/24 via inet6 fe80::1 dev eth0", None, True, 0, False),
+        ("10.5.1.0/24 dev eth0", None, True, 0, False),
+        ("blackhole 10.5.1.0/24", None, False, 0, False),
+        ("unreachable 10.5.1.0/24 metric 9", None, False, 9, False),
+        ("10.5.1.0/24 nexthop via 192.168.77.2 nexthop via 192.168.77.3", None, False, 0, False),
+    ],
+)
+async def test_odd_routes(bed: Bed, command: str, gateway: str | None, on_link: bool, metric: int, plain: bool) -> None:
+    """Only what could be a host-gw route counts as plain; every other kind is read without error."""
+    dst = next(word for word in command.split() if "/" in word)
+    bed.namespace.ip(f"route add {command.replace(dst, f'{dst} proto static')}")
+    expected = KernelRoute(
+        dst=IPv4Network(dst),
+        gateway=IPv4Address(gateway) if gateway else None,
+        link_index=bed.link.index if on_link else 0,
+        protocol=4,
+        metric=metric,
+        plain=plain,
+    )
+    assert await bed.kernel.routes(protocol=4) == (expected,)
+
+
+async def test_next_hop_object(bed: Bed) -> None:
+    """A route through a next-hop object is not plain, and a drop that cannot hit it says so."""
+    bed.namespace.ip("nexthop add id 7 via 192.168.77.2 dev eth0")
+    bed.namespace.ip(f"route add 10.5.1.0/24 nhid 7 proto {OURS}")
+    (held,) = await bed.kernel.routes(protocol=OURS)
+    assert (held.gateway, held.plain) == (GATEWAY, False)
+    assert await bed.kernel.apply([Drop(held)]) == {Drop(held): errno.ESRCH}
+
+
+async def test_other_tables(bed: Bed) -> None:
+    """Routes of other tables are neither listed nor told of, and local ones not told of."""
+    before = await bed.kernel.routes()
+    async with bed.kernel.changes(IPv4Network("0.0.0.0/0")) as events:
+        bed.namespace.ip("route add 10.5.1.0/24 via 192.168.77.2 table 99")
+        bed.namespace.ip("route add 10.5.1.0/24 via 192.168.77.2 table 9999")
+        bed.namespace.ip("route add local 10.5.2.0/24 dev lo table local")
+        bed.namespace.ip("route add local 10.5.3.0/24 dev lo table main")
+        bed.namespace.ip("route delete local 10.5.3.0/24 dev lo table main")
+        bed.namespace.ip("link set eth0 mtu 1400")
+        async with asyncio.timeout(5):
+            assert await anext(events) == Change.LINKS
+    assert await bed.kernel.routes() == before
+
+
+async def test_bridge_affairs(bed: Bed) -> None:
+    """What a bridge tells of its ports is not a change of links."""
+    bed.namespace.ip("link add name sw0 type bridge")
+    bed.namespace.ip("link add name port0 type veth peer name port1")
+    bed.namespace.ip("link set port0 master sw0")
+    async with bed.kernel.changes(NETWORK) as events:
+        bed.namespace.run("bridge", "link", "set", "dev", "port0", "cost", "10")
+        bed.namespace.ip("route add 10.5.1.0/24 via 192.168.77.2")
+        async with asyncio.timeout(5):
+            assert await anext(events) == Change.ROUTES
+
+
+async def test_reads_as_pyroute2_does(bed: Bed) -> None:
+    """What pyroute2 reads from the kernel's messages is what this program reads from them."""
+    bed.namespace.ip("route add 10.5.1.0/24 via 192.168.77.2 metric 7 proto static")
+    bed.namespace.ip("route add 0.0.0.0/0 via 192.168.77.3")
+    bed.namespace.ip("route add blackhole 10.5.2.0/24")
+    requests = RequestSocket()
+    messages = await requests.dump(encoding.routes_request(None), bytes)
+    await requests.close()
+    assert len(messages) == 4
+    for message in messages:
+        ours = encoding.decode_route(memoryview(message))
+        theirs = rtmsg(message)
+        theirs.decode()
+        assert ours is not None
+        assert str(ours.dst) == str(IPv4Network((theirs.get("dst") or 0, theirs["dst_len"])))
+        assert (str(ours.gateway) if ours.gateway else None) == theirs.get("gateway")
+        assert ours.link_index == (theirs.get("oif") or 0)
+        assert (ours.protocol, ours.metric) == (theirs["proto"], theirs.get("priority") or 0)
+
+
+async def test_four_thousand(bed: Bed) -> None:
+    """4000 routes with a gateway each are put and read back exactly, and not one more is dropped than asked."""
+    bed.namespace.ip("address add 172.16.0.1/16 dev eth0")
+    first_gateway, first_subnet = IPv4Address("172.16.1.1"), int(IPv4Address("10.0.0.0"))
+    wanted = [
+        Route(IPv4Network((first_subnet + number * 256, 24)), first_gateway + number, bed.link.index)
+        for number in range(4000)
+    ]
+    assert await bed.kernel.apply([Create(route) for route in wanted]) == {}
+    held = await bed.kernel.routes(protocol=OURS)
+    assert [Route(route.dst, route.gateway or GATEWAY, route.link_index) for route in held] == wanted
+    assert all(route.plain and route.metric == 0 for route in held)
+    assert await bed.kernel.apply([Drop(route) for route in held[1:]]) == {}
+    assert await bed.kernel.routes(protocol=OURS) == held[:1]
+
+
+async def test_addresses_in_order(bed: Bed) -> None:
+    """Addresses come best first: wide scope, primary, not deprecated; a point-to-point address is the near end."""
+    for address in (
+        "169.254.7.7/16 scope link",
+        "192.168.77.9/24",
+        "10.9.0.1/24 preferred_lft 0 valid_lft 1000",
+        "10.8.0.1 peer 10.8.0.2/32",
+        "10.7.0.1/24 label eth0:1",
+    ):
+        bed.namespace.ip(f"address add {address} dev eth0")
+    expected = ("192.168.77.1/24", "10.8.0.1/32", "10.7.0.1/24", "192.168.77.9/24", "169.254.7.7/16", "10.9.0.1/24")
+    link = await link_named(bed.kernel, "eth0")
+    assert link.addresses == tuple(map(IPv4Interface, expected))
+    assert link.carries(IPv4Address("192.168.77.9"))
+
+
+async def test_recreated_link(bed: Bed) -> None:
+    """A link deleted and made anew has a new index, takes routes at it, and both are told."""
+    await bed.kernel.apply([Create(bed.route("10.5.1.0/24"))])
+    async with bed.kernel.changes(NETWORK) as events:
+        bed.namespace.ip("link delete eth0")
+        async with asyncio.timeout(5):
+            assert await anext(events) == Change.LINKS
+        assert await bed.kernel.links() == ()
+        assert await bed.kernel.routes() == ()
+        bed.namespace.veth("eth0", "192.168.77.1/24", peer="peer0")
+        async with asyncio.timeout(5):
+            assert await anext(events) == Change.LINKS
+    link = await link_named(bed.kernel, "eth0")
+    assert link.index != bed.link.index
+    old, new = Create(bed.route("10.5.1.0/24")), Create(replace(bed.route("10.5.1.0/24"), link_index=link.index))
+    assert await bed.kernel.apply([old, new]) == {old: errno.ENETUNREACH}
+
+
+async def test_renamed_link(bed: Bed) -> None:
+    """A renamed link keeps its index and routes, and the new name is told."""
+    await bed.kernel.apply([Create(bed.route("10.5.1.0/24"))])
+    async with bed.kernel.changes(NETWORK) as events:
+        bed.namespace.ip("link set eth0 name wan0")
+        async with asyncio.timeout(5):
+            assert await anext(events) == Change.LINKS
+    assert (await link_named(bed.kernel, "wan0")).index == bed.link.index
+    assert len(await bed.kernel.routes(protocol=OURS)) == 1
+
+
+async def test_back_after_flap(bed: Bed) -> None:
+    """After down and up the link takes the routes again; every step is told."""
+    create = Create(bed.route("10.5.1.0/24"))
+    async with bed.kernel.changes(NETWORK) as events:
+        for _ in range(3):
+            assert await bed.kernel.apply([create]) == {}
+            bed.namespace.ip("link set eth0 down")
+            async with asyncio.timeout(5):
+                assert await anext(events) == Change.LINKS
+            bed.namespace.ip("link set eth0 up")
+            until_up(bed.namespace, "eth0")
+            async with asyncio.timeout(5):
+                while not (await link_named(bed.kernel, "eth0")).up:
+                    await anext(events)
+
+
+async def test_replace_is_atomic(bed: Bed) -> None:
+    """A replacement is one step: nobody sees the destination without a route."""
+    await bed.kernel.apply([Create(bed.route("10.5.1.0/24"))])
+    async with bed.namespace.process("ip", "monitor", "route") as monitor:
+        assert monitor.stdout is not None
+        line = partial(asyncio.wait_for, timeout=5)
+        listening = asyncio.create_task(monitor.stdout.readline())
+        while not listening.done():  # the first marker that it sees says that it listens
+            bed.namespace.ip("route add 10.6.0.0/24 via 192.168.77.2")
+            bed.namespace.ip("route delete 10.6.0.0/24")
+            await asyncio.wait([listening], timeout=0.01)
+        for gateway in range(3, 23):
+            assert await bed.kernel.apply([Replace(bed.route("10.5.1.0/24", GATEWAY + gateway))]) == {}
+        bed.namespace.ip("route add 10.7.0.0/24 via 192.168.77.2")
+        seen = []
+        while not (told := (await line(monitor.stdout.readline())).decode()).startswith("10.7.0.0/24"):
+            seen.append(told)
+    ours = [told for told in seen if "10.5.1.0/24" in told]
+    assert len(ours) == 20
+    assert not any("Deleted" in told for told in ours)
+
+
+async def test_without_rights(bed: Bed) -> None:
+    """Without CAP_NET_ADMIN reading and listening work, and every change fails with EPERM."""
+    program = f"""
+import asyncio
+from ipaddress import IPv4Address, IPv4Network
+from pyflanneld.core.routes import Create, Route
+from pyflanneld.kernel.rtnl import NetlinkKernel
+
+async def main():
+    kernel = NetlinkKernel(protocol={OURS})
+    async with kernel.changes(IPv4Network("10.5.0.0/16")):
+        assert len(await kernel.routes()) == 1
+        route = Route(IPv4Network("10.5.1.0/24"), IPv4Address("{GATEWAY}"), {bed.link.index})
+        failed = await kernel.apply([Create(route), Create(route)])
+    print(*failed.values())
+
+asyncio.run(main())
+"""
+    root = str(Path(pyflanneld.__file__).parent.parent)
+    without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "env", f"PYTHONPATH={root}")
+    told = bed.namespace.run(*without, sys.executable, "-W", "error", "-c", program)
+    assert told.split()[-1] == str(errno.EPERM)
+
+
+class TestOverrun:
+    def small(self) -> Monitor:
+        opened = partial(open_socket, groups=GROUPS, receive_buffer=4096)
+        return Monitor(NETWORK, own_port=lambda: None, open_=opened)
+
+    async def test_lost_events(self, bed: Bed) -> None:
+        """More events than the socket holds are an error, not silence; listening anew works."""
+        churn = [
+            f"route {verb} 10.5.{number}.0/24 via 192.168.77.2" for verb in ("add", "delete") for number in range(200)
+        ]
+        async with self.small() as events:
+            bed.namespace.ip_batch(churn)
+            with pytest.raises(KernelError, match="No buffer space"):
+                await anext(events)
+            with pytest.raises(KernelError, match="No buffer space"):
+                await anext(events)
+        async with bed.kernel.changes(NETWORK) as events:
+            bed.namespace.ip_batch(churn)
+            assert await anext(events) == Change.ROUTES
+
+    async def test_storm(self, bed: Bed) -> None:
+        """A storm of foreign changes is one bit, however slow the consumer; nothing is lost or piled up."""
+        storm = (
+            f"route {verb} 10.5.{number}.0/24 via 192.168.77.2"
+            for _ in range(20)
+            for verb in ("add", "delete")
+            for number in range(250)
+        )
+        async with bed.kernel.changes(NETWORK) as events:
+            await asyncio.to_thread(bed.namespace.ip_batch, storm)
+            bed.namespace.ip("link set eth0 mtu 1400")
+            deliveries = [await anext(events)]
+            while Change.LINKS not in deliveries[-1]:
+                deliveries.append(await anext(events))
+        assert Change.ROUTES in deliveries[0]
+        assert len(deliveries) <= 3
+
+    async def test_closed(self, bed: Bed) -> None:
+        """Leaving the block ends an iteration that is still waiting."""
+        context = bed.kernel.changes(NETWORK)
+        events = await context.__aenter__()
+        waiting = asyncio.create_task(anext(events, None))
+        await asyncio.sleep(0)
+        await context.__aexit__(None, None, None)
+        assert await asyncio.wait_for(waiting, 5) is None
+
+
+async def test_no_descriptors_left(bed: Bed) -> None:
+    """Sockets are closed: by close, by the end of listening, and after errors."""
+
+    def count() -> int:
+        return len(list(Path(f"/proc/{os.getpid()}/fd").iterdir()))
+
+    await bed.kernel.close()
+    before = count()
+    for _ in range(10):
+        async with bed.kernel.changes(NETWORK):
+            await bed.kernel.routes()
+        await bed.kernel.close()
+    assert count() == before

@@ -1,0 +1,224 @@
+"""The request socket under faults: torn dumps, lost and forged answers, silence, cancellation."""
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+
+from pyflanneld.core.routes import Create, KernelRoute, Route
+from pyflanneld.errors import KernelError
+from pyflanneld.kernel import encoding, frames
+from pyflanneld.kernel.netlink import CHUNK, DUMP_ATTEMPTS, DumpRefused, RequestSocket, open_socket
+from pyflanneld.kernel.rtnl import NetlinkKernel
+from tests.netns import Namespace, namespace
+
+pytestmark = pytest.mark.netns
+OURS = 103
+
+
+class Faulty(socket.socket):
+    """A real netlink socket with a fault in what is sent or received."""
+
+    def __init__(self, fault: str, **options: int) -> None:
+        super().__init__(fileno=open_socket(**options).detach())
+        self.setblocking(False)
+        self._fault = fault
+        self.sent = 0
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.sent += 1
+        if self._fault == "noisy":
+            super().send(frames.pack(frames.Request(0xFFF0, frames.NLM_F_REQUEST, b""), 0xFFFF))  # refused
+        return len(data) if self._fault == "deaf" else super().send(data, flags)
+
+    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+        length, sender = super().recvfrom_into(buffer, nbytes, flags)
+        match self._fault:
+            case "torn" | "torn once":
+                marked = struct.unpack_from("=H", buffer, 6)[0] | frames.NLM_F_DUMP_INTR
+                struct.pack_into("=H", buffer, 6, marked)
+                if self._fault == "torn once":
+                    self._fault = ""
+            case "cut":
+                length = 1 << 20
+            case "garbled":
+                struct.pack_into("=I", buffer, 0, 3)
+        return length, sender
+
+
+class Sockets:
+    """Opens faulty sockets first, as many as there are faults, and sound ones after them."""
+
+    def __init__(self, *faults: str, **options: int) -> None:
+        self.opened: list[Faulty] = []
+        self.first_opened = asyncio.Event()
+        self._faults = list(faults)
+        self._options = options
+
+    def __call__(self) -> socket.socket:
+        faulty = len(self.opened) < len(self._faults)
+        made = Faulty(self._faults[len(self.opened)], **self._options) if faulty else Faulty("")
+        self.opened.append(made)
+        self.first_opened.set()
+        return made
+
+
+@pytest.fixture(autouse=True)
+def bed() -> Iterator[Namespace]:
+    with namespace() as made, made.inside():
+        made.veth("eth0", "192.168.77.1/24", peer="peer0")
+        yield made
+
+
+async def routes(requests: RequestSocket) -> list[KernelRoute | None]:
+    return await requests.dump(encoding.routes_request(None), encoding.decode_route)
+
+
+def creations(count: int) -> list[frames.Request]:
+    index = socket.if_nametoindex("eth0")
+    dsts = (IPv4Network((0x0A050000 + number * 64, 26)) for number in range(count))
+    return [encoding.change_request(Create(Route(dst, IPv4Address("192.168.77.2"), index)), OURS) for dst in dsts]
+
+
+async def test_torn_dump_is_repeated() -> None:
+    """A list that the kernel marks as torn is asked for again, and only the sound one is returned."""
+    sockets = Sockets("torn once")
+    requests = RequestSocket(sockets)
+    assert len(await routes(requests)) == 1
+    assert [opened.sent for opened in sockets.opened] == [2]
+    await requests.close()
+
+
+async def test_always_torn() -> None:
+    """A list that is torn every time is an error in the end, never a shorter list; the next call is sound."""
+    requests = RequestSocket(Sockets("torn"))
+    with pytest.raises(KernelError, match=f"{DUMP_ATTEMPTS} times"):
+        await routes(requests)
+    assert len(await routes(requests)) == 1
+    await requests.close()
+
+
+async def test_answers_to_other_requests() -> None:
+    """What answers an earlier request is passed over, in lists and among acknowledgements."""
+    requests = RequestSocket(Sockets("noisy"))
+    assert await requests.transact(creations(3)) == {}
+    assert len(await routes(requests)) == 4
+    await requests.close()
+
+
+async def test_kernel_without_filters(bed: Namespace) -> None:
+    """Where the kernel cannot filter a list (before Linux 4.20), the result is the same."""
+    lenient = Faulty("")
+    lenient.setsockopt(270, 12, 0)  # SOL_NETLINK, NETLINK_GET_STRICT_CHK
+    older = NetlinkKernel(protocol=OURS, requests=RequestSocket(lambda: lenient))
+    current = NetlinkKernel(protocol=OURS)
+    index = socket.if_nametoindex("eth0")
+    bed.ip("route add 10.5.1.0/24 via 192.168.77.2 proto static")
+    bed.ip("route add 10.5.2.0/24 via 192.168.77.2 table 99 proto static")
+    bed.ip("route add fd00:5::/64 dev eth0 proto static")
+    await current.apply([Create(Route(IPv4Network("10.5.3.0/24"), IPv4Address("192.168.77.2"), index))])
+    for protocol in (None, 4, 99):
+        assert await older.routes(protocol=protocol) == await current.routes(protocol=protocol)
+    assert len(await older.routes(protocol=4)) == 1
+    assert await older.links() == await current.links()
+    await older.close()
+    await current.close()
+
+
+@pytest.mark.parametrize(("number", "expected"), [(errno.ENOENT, ()), (errno.EINVAL, None)])
+async def test_missing_table(number: int, expected: tuple[()] | None) -> None:
+    """No main table means no routes; every other refusal of the list is an error."""
+
+    class Refusing(RequestSocket):
+        async def dump(self, *_: Any) -> Any:
+            raise DumpRefused(frames.Refusal(number, "told to"))
+
+    kernel = NetlinkKernel(protocol=OURS, requests=Refusing())
+    if expected is None:
+        with pytest.raises(KernelError, match="told to"):
+            await kernel.routes()
+    else:
+        assert await kernel.routes() == expected
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [("deaf", "no answer within"), ("cut", "datagram of"), ("garbled", "message of 3 bytes")]
+)
+async def test_fault_then_recovery(fault: str, message: str) -> None:
+    """Silence, truncation and garbage end a request as an error; the next one has a new socket and succeeds."""
+    sockets = Sockets(fault, fault)
+    requests = RequestSocket(sockets, request_deadline_s=0.05, dump_deadline_s=0.05)
+    with pytest.raises(KernelError, match=message):
+        await routes(requests)
+    with pytest.raises(KernelError, match=message):
+        await requests.transact(creations(1))
+    assert [opened.fileno() for opened in sockets.opened] == [-1, -1]
+    await requests.transact(creations(2))
+    assert len(await routes(requests)) == 3
+    await requests.close()
+
+
+async def test_lost_acknowledgements() -> None:
+    """Acknowledgements that did not fit into the socket are an error, not a success; afterwards all is well."""
+    requests = RequestSocket(Sockets("", receive_buffer=1))
+    with pytest.raises(KernelError, match="No buffer space"):
+        await requests.transact(creations(CHUNK))
+    refused = await requests.transact(creations(CHUNK))
+    assert {refusal.errno for refusal in refused.values()} == {17}
+    assert len(await routes(requests)) == CHUNK + 1
+    await requests.close()
+
+
+async def test_cancelled_in_the_middle() -> None:
+    """A cancelled request leaves nothing behind that the next one could take for its answer."""
+    requests = RequestSocket()
+    await requests.transact(creations(3000))
+    for turns in range(1, 6):
+        dump = asyncio.create_task(routes(requests))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        dump.cancel()
+        assert len(await routes(requests)) == 3001
+        assert dump.cancelled()
+    await requests.close()
+
+
+async def test_many_at_once() -> None:
+    """Requests of several tasks at once do not mix."""
+    requests = RequestSocket()
+    async with asyncio.TaskGroup() as tasks:
+        changes = tasks.create_task(requests.transact(creations(500)))
+        dumps = [tasks.create_task(routes(requests)) for _ in range(10)]
+    assert changes.result() == {}
+    assert all(dump.result() for dump in dumps)
+    assert len(await routes(requests)) == 501
+    await requests.close()
+
+
+async def test_forged_answer() -> None:
+    """A message from another process, however well it fits, is not taken for the kernel's."""
+    sockets = Sockets("deaf")
+    requests = RequestSocket(sockets, dump_deadline_s=0.2)
+    dump = asyncio.create_task(routes(requests))
+    await sockets.first_opened.wait()
+    with open_socket() as forger:
+        for sequence in range(10):
+            empty_list = frames.HEADER.pack(20, frames.NLMSG_DONE, 2, sequence, 0) + bytes(4)
+            forger.sendto(empty_list, (sockets.opened[0].getsockname()[0], 0))
+    with pytest.raises(KernelError, match="no answer"):
+        await dump
+    await requests.close()
+
+
+async def test_reason() -> None:
+    """A refusal has the kernel's own words."""
+    requests = RequestSocket()
+    route = Route(IPv4Network("10.5.0.0/24"), IPv4Address("172.31.0.1"), socket.if_nametoindex("eth0"))
+    refused = await requests.transact([encoding.change_request(Create(route), OURS)])
+    assert refused == {0: frames.Refusal(101, "Nexthop has invalid gateway")}
+    await requests.close()

@@ -1,0 +1,128 @@
+"""Netlink messages as bytes: against pyroute2, and against nonsense."""
+
+import struct
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroute2 import IPBatch
+
+from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.kernel import encoding, frames
+from pyflanneld.kernel.frames import Frame, Malformed, Refusal
+
+OURS = 103
+networks = st.builds(
+    lambda number, length: IPv4Network((number & -(1 << 32 - length) & 0xFFFFFFFF, length)),
+    st.integers(0, 0xFFFFFFFF),
+    st.integers(0, 32),
+)
+gateways = st.builds(IPv4Address, st.integers(1, 0xFFFFFFFE))
+routes = st.builds(Route, networks, gateways, st.integers(1, 0x7FFFFFFF))
+
+
+def packed(change: RouteChange, acknowledged: bool = True) -> bytes:
+    request = encoding.change_request(change, OURS)
+    asked = frames.NLM_F_REQUEST | frames.NLM_F_ACK * acknowledged
+    return frames.pack(request._replace(flags=request.flags | asked), 0)
+
+
+def by_pyroute2(command: str, **route: object) -> bytes:
+    with IPBatch() as batch:
+        batch.route(command, **route)
+        data = bytearray(batch.batch)
+    data[8:16] = bytes(8)  # sequence number and port
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("command", "make"), [("add", Create), ("replace", Replace)])
+def test_same_bytes_as_pyroute2(command: str, make: type[Create | Replace]) -> None:
+    """A created or replaced route is, byte for byte, what pyroute2 sends for it."""
+    route = Route(IPv4Network("10.5.34.0/24"), IPv4Address("192.168.1.11"), 7)
+    theirs = by_pyroute2(
+        command, dst="10.5.34.0/24", gateway="192.168.1.11", oif=7, table=254, proto=OURS, type=1, scope=0
+    )
+    assert packed(make(route)) == theirs
+
+
+def test_same_deletion_as_pyroute2() -> None:
+    """A dropped route is, byte for byte, what pyroute2 sends for it."""
+    held = KernelRoute(IPv4Network("10.5.34.0/24"), IPv4Address("192.168.1.11"), 7, 3, 50, plain=True)
+    theirs = by_pyroute2(
+        "del", dst="10.5.34.0/24", gateway="192.168.1.11", oif=7, priority=50, table=254, proto=3, type=1, scope=0
+    )
+    assert packed(Drop(held)) == theirs
+
+
+@given(route=routes)
+def test_decode_what_was_encoded(route: Route) -> None:
+    """A route that was put reads back as the same route, ours and plain."""
+    held = encoding.decode_route(memoryview(packed(Create(route))))
+    assert held == KernelRoute(route.dst, route.gateway, route.link_index, OURS, metric=0, plain=True)
+
+
+def test_cached_routes_are_left_out() -> None:
+    """An entry of the route cache is no route, nor is one of another family."""
+    data = bytearray(packed(Create(Route(IPv4Network("10.5.1.0/24"), IPv4Address("192.168.1.2"), 7))))
+    struct.pack_into("=I", data, 24, 0x200)  # RTM_F_CLONED
+    assert encoding.decode_route(memoryview(data)) is None
+    struct.pack_into("=B7xI", data, 16, 10, 0)
+    assert encoding.decode_route(memoryview(data)) is None
+
+
+@given(data=st.binary(max_size=200))
+def test_nonsense_is_malformed(data: bytes) -> None:
+    """Bytes that are no netlink messages are refused as such, or read as some message; nothing else is raised."""
+    try:
+        for frame in frames.frames(memoryview(data)):
+            for read in (encoding.decode_route, encoding.decode_link, encoding.decode_address):
+                read(frame.message)
+            frames.verdict(frame)
+    except ValueError:
+        pass
+
+
+@given(route=routes, at=st.integers(0, 200), noise=st.integers(1, 255))
+def test_flipped_bits_are_no_crash(route: Route, at: int, noise: int) -> None:
+    """A damaged route message is refused or read as another route; nothing else is raised."""
+    data = bytearray(packed(Create(route)))
+    data[at % len(data)] ^= noise
+    try:
+        for frame in frames.frames(memoryview(bytes(data))):
+            encoding.decode_route(frame.message)
+    except ValueError:
+        pass
+
+
+def test_lengths_that_lie() -> None:
+    """A message that claims to be longer than the datagram, or shorter than its header, is malformed."""
+    for length in (0, 15, 17, 1 << 31):
+        with pytest.raises(Malformed):
+            list(frames.frames(memoryview(struct.pack("=IHHII", length, 24, 0, 1, 0))))
+
+
+def test_several_messages() -> None:
+    """The messages of a datagram come out one by one, padding left aside."""
+    odd = frames.HEADER.pack(17, 24, 0, 1, 9) + b"x" + bytes(3)
+    even = frames.HEADER.pack(20, 25, 2, 2, 0) + b"abcd"
+    first, second = frames.frames(memoryview(odd + even))
+    assert (first.kind, first.sequence, first.port, bytes(first.message[16:])) == (24, 1, 9, b"x")
+    assert (second.kind, second.flags, second.sequence, bytes(second.message[16:])) == (25, 2, 2, b"abcd")
+
+
+def verdict(number: int, flags: int, tail: bytes = b"") -> Refusal | None:
+    quoted = frames.HEADER.pack(60, 24, 5, 1, 0)
+    body = struct.pack("=i", number) + quoted + tail
+    message = frames.HEADER.pack(16 + len(body), frames.NLMSG_ERROR, flags, 1, 0) + body
+    return frames.verdict(Frame(frames.NLMSG_ERROR, flags, 1, 0, memoryview(message)))
+
+
+def test_verdicts() -> None:
+    """An acknowledgement is no refusal; a refusal has its errno and, where the kernel says more, its words."""
+    words = struct.pack("=HH", 4 + 5, 1) + b"Why?\0" + bytes(3)
+    assert verdict(0, frames.NLM_F_CAPPED) is None
+    assert verdict(-17, frames.NLM_F_CAPPED) == Refusal(17, "")
+    assert verdict(-17, frames.NLM_F_CAPPED | frames.NLM_F_ACK_TLVS, words) == Refusal(17, "Why?")
+    assert verdict(-17, frames.NLM_F_ACK_TLVS, bytes(44) + words) == Refusal(17, "Why?")
+    assert str(Refusal(17, "Why?")) == "File exists: Why?"
