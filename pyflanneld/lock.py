@@ -5,6 +5,7 @@ the routes belong to; no file is left behind, and the kernel frees the name with
 listener never accepts: it is there so that a second daemon can ask the kernel who holds the name (SO_PEERCRED).
 """
 
+import errno
 import hashlib
 import os
 import socket
@@ -51,6 +52,8 @@ def _listen(kind: str, key: str, what: str) -> Iterator[None]:
         try:
             sock.bind(name)
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             raise AlreadyRunning(f"another pyflanneld{_holder(name)} already serves {what}") from error
         sock.listen(_BACKLOG)
         yield

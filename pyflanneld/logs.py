@@ -55,6 +55,8 @@ def configure(log_format: Literal["console", "json"], verbosity: int) -> None:
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # On import it warns of a missing /proc/net/psched, which the systemd unit hides. Nothing here does traffic control.
+    logging.getLogger("pyroute2.netlink.rtnl.tcmsg").setLevel(logging.ERROR)
 
 
 def render_json(_logger: object, _method: str, event: EventDict) -> str:

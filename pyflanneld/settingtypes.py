@@ -94,7 +94,7 @@ def parse_public_ip(value: object) -> IPv4Address | None:
     if value is None or value == "":
         return None
     address = value if isinstance(value, IPv4Address) else _ipv4(_text(value))
-    if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_reserved:
+    if address.is_loopback or address.is_multicast or address.is_reserved or address.packed[0] == 0:
         raise ValueError("an address of this host that the other nodes can reach is needed")
     return address
 

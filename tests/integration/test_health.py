@@ -1,0 +1,184 @@
+"""The health listener over real HTTP."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv6Address
+
+import aiohttp
+import pytest
+
+from pyflanneld.core.health import Verdict
+from pyflanneld.errors import PortTaken, UsageError
+from pyflanneld.http.health import HealthServer
+
+LOCAL = IPv4Address("127.0.0.1")
+READY = Verdict(live=True, not_ready=())
+WAITING = Verdict(live=True, not_ready=("etcd does not answer", "two\nlines"))
+DEAD = Verdict(live=False, not_ready=())
+
+
+@asynccontextmanager
+async def serving(verdict: Verdict) -> AsyncIterator[str]:
+    server = HealthServer(LOCAL, 0, lambda: verdict)
+    await server.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        await server.stop()
+
+
+async def get(url: str, method: str = "GET") -> tuple[int, str, aiohttp.ClientResponse]:
+    async with aiohttp.ClientSession() as session, session.request(method, url) as response:
+        return response.status, await response.text(), response
+
+
+async def raw(url: str, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(request)
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    finally:
+        writer.close()
+
+
+async def test_healthz_is_flannels() -> None:
+    """200 with flannel's body, type and no newline while the loops turn, ready or not."""
+    for verdict in (READY, WAITING):
+        async with serving(verdict) as url:
+            status, body, response = await get(url + "/healthz")
+            assert (status, body) == (200, "flanneld is running")
+            assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+            assert response.headers["Connection"] == "close"
+            assert "Server" not in response.headers
+
+
+async def test_healthz_tells_of_a_stopped_loop() -> None:
+    """503 when a core loop no longer turns."""
+    async with serving(DEAD) as url:
+        assert (await get(url + "/healthz"))[:2] == (503, "flanneld is not running: a core loop has stopped")
+
+
+async def test_readyz_tells_why_not_when_asked() -> None:
+    """200, or 503 with flannel's words; ?verbose adds one reason to a line."""
+    async with serving(READY) as url:
+        assert (await get(url + "/readyz"))[:2] == (200, "flanneld is ready")
+        assert (await get(url + "/readyz?verbose"))[:2] == (200, "flanneld is ready")
+    async with serving(WAITING) as url:
+        assert (await get(url + "/readyz"))[:2] == (503, "flanneld is not ready yet")
+        reasons = "flanneld is not ready yet\netcd does not answer\ntwo lines"
+        assert (await get(url + "/readyz?verbose"))[:2] == (503, reasons)
+    async with serving(DEAD) as url:
+        assert (await get(url + "/readyz?verbose"))[:2] == (503, "flanneld is not ready yet\na core loop has stopped")
+
+
+async def test_the_verdict_is_taken_anew_each_time() -> None:
+    """Nothing is remembered between two probes."""
+    verdicts = iter([WAITING, READY, WAITING])
+    server = HealthServer(LOCAL, 0, lambda: next(verdicts))
+    await server.start()
+    try:
+        url = f"http://127.0.0.1:{server.port}/readyz"
+        assert [(await get(url))[0] for _ in range(3)] == [503, 200, 503]
+    finally:
+        await server.stop()
+
+
+async def test_only_get_and_head_on_two_paths() -> None:
+    """HEAD has no body, other methods get 405, other paths 404."""
+    async with serving(READY) as url:
+        assert (await get(url + "/healthz", "HEAD"))[:2] == (200, "")
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+            assert (await get(url + "/healthz", method))[0] == 405
+        for path in ("/", "/healthz/", "/healthz/x", "/HEALTHZ", "/metrics", "/readyz%00", "/../healthz/../x"):
+            assert (await get(url + path))[0] == 404
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+async def test_garbage_is_refused_and_the_next_probe_answered(request_bytes: bytes) -> None:
+    """A TLS hello, an endless header and nonsense get 400 and a closed connection."""
+    async with serving(READY) as url:
+        assert b" 400 " in (await raw(url, request_bytes)).split(b"\r\n")[0]
+        assert (await get(url + "/healthz"))[0] == 200
+
+
+async def test_each_answer_closes_its_connection() -> None:
+    """The second of two pipelined requests gets no answer."""
+    async with serving(READY) as url:
+        answer = await raw(url, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+        assert answer.count(b"HTTP/1.1 200") == 1
+
+
+async def test_a_silent_client_does_not_delay_the_stop() -> None:
+    """Connections that say nothing, or half a request, are cut when the listener stops."""
+    server = HealthServer(LOCAL, 0, lambda: READY)
+    await server.start()
+    writers = []
+    for start in (b"", b"GET /healthz HT"):
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(start)
+        writers.append(writer)
+    async with asyncio.timeout(3):
+        await server.stop()
+        await server.stop()
+    for writer in writers:
+        writer.close()
+
+
+async def test_a_taken_port_is_named() -> None:
+    """PortTaken says which address, and which flag to turn."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=rf"127\.0\.0\.1:{port} is in use.*--healthz-port"):
+            await HealthServer(LOCAL, port, lambda: READY).start()
+
+
+async def test_a_port_taken_on_one_address_is_taken_for_all() -> None:
+    """Listening everywhere is refused when somebody has the port on one address, and the other way round."""
+    everywhere = IPv4Address(0)
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(PortTaken):
+        await HealthServer(everywhere, other.getsockname()[1], lambda: READY).start()
+    with socket.create_server((str(everywhere), 0)) as other, pytest.raises(PortTaken):
+        await HealthServer(LOCAL, other.getsockname()[1], lambda: READY).start()
+
+
+async def test_an_address_of_another_host_is_named() -> None:
+    """An address that is not here is PortTaken too: at boot it may come, so the service manager should try again."""
+    with pytest.raises(PortTaken, match=r"192\.0\.2\.1:2401 is not an address of this host.*--healthz-ip"):
+        await HealthServer(IPv4Address("192.0.2.1"), 2401, lambda: READY).start()
+
+
+async def test_what_no_waiting_cures_is_a_usage_error() -> None:
+    """Anything else, such as an address that cannot be listened on, is a wrong setting."""
+    with pytest.raises(UsageError, match="--healthz-port"):
+        await HealthServer(IPv6Address("fe80::1"), 0, lambda: READY).start()
+
+
+async def test_it_can_be_restarted_at_once_on_the_same_port() -> None:
+    """Old connections in TIME_WAIT do not keep a new daemon from its port."""
+    server = HealthServer(LOCAL, 0, lambda: READY)
+    for _ in range(3):
+        await server.start()
+        assert (await get(f"http://127.0.0.1:{server.port}/healthz"))[0] == 200
+        await server.stop()
+
+
+async def test_ipv6_serves_both_families_on_the_unspecified_address() -> None:
+    """``--healthz-ip=::`` is reached over IPv4 and IPv6, as with flanneld."""
+    server = HealthServer(IPv6Address("::"), 0, lambda: READY)
+    await server.start()
+    try:
+        for host in ("127.0.0.1", "[::1]"):
+            assert (await get(f"http://{host}:{server.port}/healthz"))[0] == 200
+    finally:
+        await server.stop()

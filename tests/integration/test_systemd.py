@@ -1,0 +1,146 @@
+"""The shipped unit, unchanged, under a real systemd: it starts, works inside its restrictions, and ends as promised."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.etcd import Member, make_member
+from tests.netns import Namespace, namespace
+from tests.systemd import PYTHON_ENVIRONMENT, Machine, booted, systemd_missing, until
+
+UNIT = Path(__file__).parents[2] / "systemd" / "pyflanneld.service"
+HOST = "192.168.14.21"
+SERVICE = "pyflanneld.service"
+DEFAULTS = "/etc/default/pyflanneld"
+SETTINGS = f"FLANNELD_ETCD_ENDPOINTS=http://{HOST}:2379\nFLANNELD_IFACE=eth1\n"
+CONFIG = '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
+PEER = '{"PublicIP":"192.168.14.22","PublicIPv6":null,"BackendType":"host-gw"}'
+# Thirty seconds are too long for a test; what happens then is the same.
+ADAPTED = f"[Service]\nWatchdogSec=2\nRestartSec=100ms\n{PYTHON_ENVIRONMENT}\n"
+
+pytestmark = [pytest.mark.etcd, pytest.mark.netns]
+
+
+@dataclass
+class Site:
+    """A machine with systemd on a host, and its etcd."""
+
+    host: Namespace
+    etcd: Member
+    machine: Machine
+
+    def settings(self, more: str = "") -> None:
+        (self.machine.root / DEFAULTS[1:]).write_text(SETTINGS + more)
+
+    def start(self) -> None:
+        """Start the service; systemctl waits until it is ready."""
+        self.machine.run("systemctl", "reset-failed", SERVICE)
+        said = self.machine.run("systemctl", "restart", SERVICE)
+        assert self.machine.show(SERVICE, "ActiveState") == "active", said + self.journal()
+
+    def main_pid(self) -> int:
+        return int(self.machine.show(SERVICE, "MainPID"))
+
+    def journal(self) -> str:
+        return self.machine.run("journalctl", "--no-pager", "--unit", SERVICE)
+
+    def routes(self) -> str:
+        return self.host.ip("route show proto 103")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A host with eth1, a configured etcd with one peer, and a booted systemd with the shipped unit."""
+    if missing := systemd_missing():
+        pytest.skip(f"systemd in namespaces needs {missing}")
+    where = tmp_path_factory.mktemp("systemd")
+    files = {f"/etc/systemd/system/{SERVICE}": UNIT.read_text(), DEFAULTS: SETTINGS}
+    files |= {f"/etc/systemd/system/{SERVICE}.d/adapted.conf": ADAPTED}
+    with contextlib.ExitStack() as stack:
+        host = stack.enter_context(namespace())
+        host.veth("eth1", f"{HOST}/24", peer="wire")
+        stack.enter_context(host.inside())
+        url = f"http://{HOST}:2379"
+        etcd = make_member(
+            where, "m0", url=url, peers={"m0": f"http://{HOST}:2380"}, health_url="http://127.0.0.1:2381"
+        )
+        stack.callback(etcd.kill)
+        etcd.start()
+        etcd.wait_ready()
+        for key, value in (("config", CONFIG), ("subnets/172.7.22.0-24", PEER)):
+            host.run("etcdctl", f"--endpoints={url}", "put", f"/coreos.com/network/{key}", value)
+        yield Site(host, etcd, stack.enter_context(booted(where, files)))
+
+
+def status_of(pid: int, field: str) -> str:
+    found = re.search(rf"^{field}:\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def outside_pid(site: Site) -> int:
+    """Return the daemon's process id as this test sees it."""
+    inner = str(site.main_pid())
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (path / "ns/pid").samefile(f"/proc/{site.machine.pid}/ns/pid") and status_of(
+                int(path.name), "NSpid"
+            ).split()[-1] == inner:
+                return int(path.name)
+    raise LookupError(inner)
+
+
+def test_it_works_with_one_capability(site: Site) -> None:
+    """READY with the lease, the file and the route, although it may do nothing else; the status line says so."""
+    site.settings()
+    site.start()
+    assert "172.7.22.0/24 via 192.168.14.22 dev eth1" in site.routes()
+    assert "FLANNEL_SUBNET=172.7." in (site.machine.root / "run/flannel/subnet.env").read_text()
+    assert "ready" in site.machine.show(SERVICE, "StatusText")
+    pid = outside_pid(site)
+    assert {status_of(pid, name) for name in ("CapEff", "CapPrm", "CapBnd")} == {"0000000000001000"}
+    assert (status_of(pid, "NoNewPrivs"), status_of(pid, "Seccomp")) == ("1", "2")
+    journal = site.journal()
+    assert "daemon.ready" in journal
+    assert " warning " not in journal
+    assert " error " not in journal
+
+
+def test_a_stop_is_orderly_and_leaves_everything(site: Site) -> None:
+    """``systemctl stop``: exit code 0; file and routes stay, and the next start finds its subnet again."""
+    site.settings()
+    site.start()
+    file = site.machine.root / "run/flannel/subnet.env"
+    text, routes = file.read_text(), site.routes()
+    site.machine.run("systemctl", "stop", SERVICE)
+    assert site.machine.show(SERVICE, "Result") == "success"
+    assert site.machine.show(SERVICE, "ExecMainStatus") == "0"
+    assert (file.read_text(), site.routes()) == (text, routes)
+    site.start()
+    assert file.read_text() == text
+
+
+def test_a_usage_error_is_final(site: Site) -> None:
+    """A wrong setting ends with exit code 2, one line in the journal, and no restart."""
+    site.settings("FLANNELD_HEALTHZ_PORT=many\n")
+    site.machine.run("systemctl", "restart", SERVICE)
+    assert site.machine.show(SERVICE, "ActiveState") == "failed"
+    assert site.machine.show(SERVICE, "ExecMainStatus") == "2"
+    assert "pyflanneld: FLANNELD_HEALTHZ_PORT: 'many' is not usable" in site.journal()
+
+
+@pytest.mark.parametrize("signal", ["KILL", "STOP"])
+def test_a_dead_or_hung_daemon_is_replaced(site: Site, signal: str) -> None:
+    """Killed, or silent for longer than the watchdog allows: a new one is ready soon, with the routes untouched."""
+    site.settings()
+    site.start()
+    before, routes = site.main_pid(), site.routes()
+    site.machine.run("kill", f"-{signal}", str(before))
+    ready = "daemon.ready"
+    count = site.journal().count(ready)
+    until(lambda: site.journal().count(ready) > count and site.main_pid() not in (0, before), "a new daemon", 40)
+    assert site.routes() == routes

@@ -1,0 +1,98 @@
+"""The shipped unit files, judged by the programs that will read them."""
+
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "systemd" / "pyflanneld.service"
+
+# The walkthrough's program section; ours may differ in nothing.
+WALKTHROUGH = {
+    "directory": "/opt/flannel",
+    "command": "/opt/flannel/flanneld.sh",
+    "numprocs": "1",
+    "autostart": "true",
+    "autorestart": "true",
+    "startsecs": "30",
+    "startretries": "3",
+    "exitcodes": "0,2",
+    "stopsignal": "QUIT",
+    "stopwaitsecs": "10",
+    "user": "root",
+    "redirect_stderr": "true",
+    "stdout_logfile": "/data/logs/flanneld/flanneld.stdout.log",
+    "stdout_logfile_maxbytes": "64MB",
+    "stdout_logfile_backups": "4",
+    "stdout_capture_maxbytes": "1MB",
+    "stdout_event_enabled": "false",
+}
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with the interpreter of this test run in the place of the installed one."""
+    text, count = re.subn(r"^ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text(), flags=re.MULTILINE)
+    assert count == 1
+    path = tmp_path / UNIT.name
+    path.write_text(text)
+    return path
+
+
+def test_systemd_accepts_the_unit_without_a_word(unit: Path) -> None:
+    """``systemd-analyze verify`` finds nothing: no unknown key, no missing program, no bad value."""
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_exposure_is_at_most_2(unit: Path) -> None:
+    """``systemd-analyze security`` scores the unit 2.0 or better."""
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    score = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert score is not None, done.stdout + done.stderr
+    assert float(score[1]) <= 2.0
+    assert done.returncode == 0
+
+
+def test_a_stop_keeps_the_file_and_a_usage_error_is_final() -> None:
+    """What the daemon's promises lean on: the runtime directory stays, exit code 2 is not retried, NET_ADMIN alone."""
+    lines = UNIT.read_text().splitlines()
+    for line in (
+        "Type=notify",
+        "RuntimeDirectory=flannel",
+        "RuntimeDirectoryPreserve=yes",
+        "Restart=always",
+        "RestartPreventExitStatus=2",
+        "CapabilityBoundingSet=CAP_NET_ADMIN",
+        "NoNewPrivileges=yes",
+    ):
+        assert line in lines
+
+
+def test_the_program_section_is_the_walkthroughs() -> None:
+    """supervisor/flanneld.ini has the walkthrough's section, name and keys and values."""
+    parser = configparser.RawConfigParser(inline_comment_prefixes=None)
+    parser.read(ROOT / "supervisor" / "flanneld.ini")
+    assert parser.sections() == ["program:flannel-21"]
+    assert dict(parser["program:flannel-21"]) == WALKTHROUGH
+
+
+def test_the_start_script_is_taken_by_the_daemon() -> None:
+    """The script replaces itself by the daemon, and each of its flags exists."""
+    script = (ROOT / "supervisor" / "flanneld.sh").read_text()
+    assert re.search(r"^exec \./pyflanneld \\$", script, re.MULTILINE)
+    subprocess.run(["bash", "-n", str(ROOT / "supervisor" / "flanneld.sh")], check=True)
+    flags = re.findall(r"^  (--\S+?)=", script, re.MULTILINE)
+    assert len(flags) == 8
+    helped = subprocess.run(
+        [sys.executable, "-c", "import sys; from pyflanneld.settings import load; load(['--help'], {})"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert all(f"{flag}=" in helped for flag in flags)
