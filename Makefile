@@ -55,8 +55,11 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 	done
 	echo "== all tests passed on Python$$done"
 
+bench: need-root demo-programs venv ## time routes put, read and dropped, beside ip -batch (root)
+	@$(BIN)/python -m tests.bench.routes
+
 lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
-	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq uv
 	compile() {
 	    out=$$1; shift
 	    $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -99,8 +102,8 @@ $(VENV)/.locked: requirements-dev.txt pyproject.toml
 	    $(PYTHON) -m venv --clear $(VENV)
 	fi
 	echo "$(VENV): installing the locked requirements ($$($(BIN)/python -V))"
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install -qq --require-hashes --requirement requirements-dev.txt
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo-programs:

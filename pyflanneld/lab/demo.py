@@ -219,9 +219,9 @@ def stopped_etcd(lab: Lab, say: Terminal) -> None:
     took = lab.etcd.start()
     say.claim("etcd is back", True, ms(took))
     took = follow(lab, "a new host's lease", lambda: lab.etcd.put_lease(STRANGER_KEY, STRANGER_IP), present=True)
-    say.claim(f"a lease made now is a route on all hosts: {STRANGER_SUBNET} via {STRANGER_IP}", True, ms(took))
+    say.claim(f"all daemons find it again: a new lease, {STRANGER_SUBNET}, is a route on all hosts", True, ms(took))
     took = follow(lab, "its end", lambda: lab.etcd.delete_lease(STRANGER_KEY), present=False)
-    say.claim("its removal too is followed by all", True, ms(took))
+    say.claim("the lease is removed: the route is gone on all hosts", True, ms(took))
 
 
 def follow(lab: Lab, what: str, act: Callable[[], None], *, present: bool) -> float:
