@@ -15,7 +15,7 @@ from pyflanneld.loops.node import Context, Node
 
 RELIST_S = 300.0
 RETRY_FIRST_S = 0.2
-RETRY_CAP_S = 30.0
+RETRY_CAP_S = 10.0
 
 
 class Follower:

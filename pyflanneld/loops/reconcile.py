@@ -24,8 +24,8 @@ from pyflanneld.loops.waiting import set_within
 
 SCAN_S = 10.0
 RETRY_S = 1.0
-LOOKS_BURST = 5
-LOOKS_WINDOW_S = 2.5
+LOOKS_BURST = 8
+LOOK_SPACING_S = 0.5
 FOREIGN_RECHECK_S = 60.0
 STRIKES = 3
 LOG_SINGLY = 20
@@ -70,9 +70,7 @@ class Reconciler:
 
     async def _look(self) -> None:
         """Read links and routes afresh."""
-        node, now = self._node, asyncio.get_running_loop().time()
-        if len(self._looks) == LOOKS_BURST and now - self._looks[0] < LOOKS_WINDOW_S:
-            await asyncio.sleep(self._looks[0] + LOOKS_WINDOW_S - now)
+        node = self._node
         self._looks.append(asyncio.get_running_loop().time())
         if node.kernel_dirty or self._context.clock.now_s() >= self._foreign_until_s:
             self._foreign = {}
@@ -86,17 +84,36 @@ class Reconciler:
 
     async def _rounds_until_next_look(self) -> None:
         """Do a round now and after each change of the peers, until it is time to look at the kernel again."""
-        node, loop = self._node, asyncio.get_running_loop()
-        due = loop.time() + SCAN_S
+        scan_at, not_before = self._looks[-1] + SCAN_S, self._next_look_at()
         while True:
             self._context.heart.beat("routes", 2 * SCAN_S)
-            node.routes_wake.clear()
             await self._round()
             if self._failures:
-                due = min(due, loop.time() + RETRY_S)
-            woken = await set_within(node.routes_wake, due - loop.time())
-            if node.kernel_dirty or not woken:
+                scan_at = min(scan_at, asyncio.get_running_loop().time() + RETRY_S)
+            if not await self._peers_change_first(scan_at, not_before):
                 return
+
+    async def _peers_change_first(self, scan_at: float, not_before: float) -> bool:
+        """Wait; say whether the peers changed before it was time to look at the kernel."""
+        node, loop = self._node, asyncio.get_running_loop()
+        while True:
+            due = not_before if node.kernel_dirty else scan_at
+            if loop.time() >= due:
+                return False
+            if node.peers_changed:
+                return True
+            await set_within(node.routes_wake, due - loop.time())
+            node.routes_wake.clear()
+
+    def _next_look_at(self) -> float:
+        """Return when the kernel may be looked at again: at once, but a storm of events is met with two looks a second.
+
+        Every container that starts makes a handful of events, so a few looks in a row are free.
+        """
+        looks = self._looks
+        if len(looks) < LOOKS_BURST:
+            return looks[-1]
+        return looks[-1] + max(0.0, min(LOOK_SPACING_S, looks[0] + LOOKS_BURST * LOOK_SPACING_S - looks[-1]))
 
     async def _round(self) -> None:
         """Derive what is wanted, and make it so."""

@@ -438,3 +438,27 @@ def test_watchdog_is_fed_only_while_every_loop_turns() -> None:
             assert "the routes loop has stopped turning" in node.why_not
 
     run(scenario())
+
+
+def test_peers_are_followed_in_the_middle_of_a_link_storm() -> None:
+    """While links flap on and on, a new peer's route and the repair of another take no longer than half a second."""
+
+    async def scenario() -> None:
+        etcd = cluster(22)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            storm = asyncio.create_task(flap_another_link(node.kernel))
+            await asyncio.sleep(5)
+            etcd.put(name(23), value("192.168.14.23"))
+            assert await until(lambda: routes(node.kernel) == expected(22, 23), 2) < 0.05
+            node.kernel.delete_route(net(22))
+            assert await until(lambda: routes(node.kernel) == expected(22, 23), 2) < 0.6
+            storm.cancel()
+
+    run(scenario())
+
+
+async def flap_another_link(kernel: FakeKernel) -> None:
+    while True:
+        kernel.wake()
+        await asyncio.sleep(0.02)
