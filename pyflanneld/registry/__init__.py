@@ -1,1 +1,7 @@
 """Shell: etcd. The only user of grpc and aetcd."""
+
+import os
+
+# gRPC's core writes lines of its own to stderr, in no format of ours, unless this is set before its first import. What
+# matters in them reaches us as error details. An operator who wants them sets the variable.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

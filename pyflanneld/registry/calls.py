@@ -128,6 +128,16 @@ async def _send(endpoint: Endpoint, attempt: Attempt[T], token: str, timeout_s: 
         return await attempt(endpoint.stubs(), {"timeout": timeout_s, "metadata": metadata(token)})
     except CALL_ERRORS as error:
         raise translate(error, endpoint.url) from error
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        # gRPC's way of saying that the channel was closed; our caller must not mistake it for its own cancellation.
+        raise RegistryUnavailable(f"{endpoint.url}: closed") from error
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def keep_alive(stubs: Stubs, how: How, request: Any) -> Any:

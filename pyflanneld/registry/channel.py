@@ -9,13 +9,9 @@ call is open (its server does not permit pings without calls), so we ping only w
 without one the deadline of the next call does the finding.
 """
 
-import os
 import random
 from collections.abc import Sequence
 from typing import Any, Final
-
-# gRPC's core writes its own lines to stderr, in no format of ours; what matters in them reaches us as error details.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 from aetcd import rpc
@@ -28,7 +24,10 @@ from pyflanneld.registry.tls import TlsMaterial
 _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 0),
+    # A bandwidth probe is a ping as well: one that is under way when the member goes away holds the keepalive's back.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.max_pings_without_data", 0),  # 0: no limit of our own
     ("grpc.max_receive_message_length", -1),  # a page or a batch of events may exceed the default of 4 MiB
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -116,7 +115,8 @@ class Endpoints:
         if endpoint is not self.current or len(self._all) == 1:
             return
         self._at = (self._at + 1) % len(self._all)
-        self._log.warning("endpoint.switched", was=endpoint.url, now=self.current.url, error=str(error))
+        switch = {"from": endpoint.url, "to": self.current.url}
+        self._log.warning("endpoint.switched", **switch, error=str(error))
 
     async def close(self) -> None:
         """Close all connections."""

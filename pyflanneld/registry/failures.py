@@ -38,6 +38,10 @@ _DENIAL_TEXT_CODES: Final = frozenset(
     {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNKNOWN}
 )
 
+# What gRPC's core says when the server ends the connection right after a good TLS handshake, and what that means.
+_TLS_REJECTED: Final = "TSI_DATA_CORRUPTED"
+_TLS_REJECTED_HINT: Final = "the server closed the TLS connection: it may demand a client certificate, or another one"
+
 # What a call on a gRPC channel may raise. InvalidStateError: writing to a stream that the server has ended.
 CALL_ERRORS: Final[tuple[type[BaseException], ...]] = (
     grpc.aio.AioRpcError,
@@ -71,6 +75,8 @@ def _from_status(code: Any, details: str, endpoint: str) -> RegistryError:
     text = f"{endpoint}: {details or code.name} ({code.name})"
     if code in _DENIAL_CODES or (code in _DENIAL_TEXT_CODES and is_denial(details)):
         return RegistryDenied(text)
+    if _TLS_REJECTED in details:
+        return RegistryUnavailable(f"{text}; {_TLS_REJECTED_HINT}")
     if code not in _ANSWERS:
         return RegistryUnavailable(text)
     if COMPACTED in details:

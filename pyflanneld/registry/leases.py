@@ -12,12 +12,14 @@ may be lost, and then nobody knows what happened. The rules:
    created since a list that is older than both, so at most one of them succeeds.
 4. Before the spare is used again, the tried names are read. A key that hangs on it is *ours and alive*: the lease is
    no longer a spare. If the caller could not have known of that key, it is told to list again (``None``) and finds it.
-5. A lease is revoked in one place only, at ``close``, and only after the tried names were read: **never revoke a lease
-   on which a live key of ours may hang** (flanneld does, in its error path, and so deletes its own subnet).
+5. A lease is revoked only as a spare, at ``close`` or for another TTL, and only after the tried names were read:
+   **never revoke a lease on which a live key of ours may hang** (flanneld v0.28.9 does so when a put fails, and deletes
+   its own subnet if that put was in fact done).
 6. A spare is refreshed by a keep-alive before use, so that the new key starts with its full TTL.
 """
 
 import asyncio
+import contextlib
 import secrets
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,9 +28,9 @@ from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.records import Record, Snapshot
-from pyflanneld.errors import RegistryError, RegistryUnavailable
+from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
 from pyflanneld.registry.calls import Caller, keep_alive
-from pyflanneld.registry.failures import LeaseNotFound
+from pyflanneld.registry.failures import LeaseNotFound, RequestRefused
 from pyflanneld.registry.wire import KeySpace
 
 CLOSE_S: Final = 3.0
@@ -77,10 +79,10 @@ class Creator:
         try:
             async with asyncio.timeout(CLOSE_S), self._lock:
                 await self._settle()
-                if self._spare is not None:
-                    await self._revoke(self._spare.lease_id)
+                await self._give_back()
         except (RegistryError, TimeoutError) as error:
-            self._log.info("lease.left_behind", lease_id=self._spare and self._spare.lease_id, error=str(error))
+            if self._spare is not None:
+                self._log.info("lease.left_behind", lease_id=self._spare.lease_id, error=str(error))
 
     async def _settle(self) -> Record | None:
         """Find out whether a put with unknown outcome has happened; if so return its record and give up the spare."""
@@ -94,7 +96,9 @@ class Creator:
 
     async def _lease(self, ttl_s: int) -> Spare:
         """Return the spare, granted and fresh."""
-        if self._spare is not None and self._spare.ttl_s == ttl_s and await self._refreshed(self._spare):
+        if self._spare is not None and self._spare.ttl_s != ttl_s:
+            await self._give_back()
+        if self._spare is not None and await self._refreshed(self._spare):
             return self._spare
         # Numbers drawn from the operating system: two nodes must not draw the same one, not even two clones.
         self._spare = Spare(secrets.randbits(62) + 1, ttl_s)
@@ -113,27 +117,27 @@ class Creator:
         spare.tried.add(name)
         try:
             response = await self._caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
-        except LeaseNotFound:
+        except (RequestRefused, RegistryDenied):
+            spare.tried -= set() if known else {name}
             raise
-        except RegistryUnavailable:
-            return await self._outcome(name, spare)
+        except RegistryUnavailable as error:
+            return await self._outcome(name, spare, error)
         if response.succeeded:
             self._spare = None
             revision = response.header.revision
             return Record(name, value, create_revision=revision, mod_revision=revision, lease_id=spare.lease_id)
-        if not known:
-            spare.tried.discard(name)
+        spare.tried -= set() if known else {name}
         return None
 
-    async def _outcome(self, name: bytes, spare: Spare) -> Record:
-        """Return the record if the put has happened.
+    async def _outcome(self, name: bytes, spare: Spare, error: RegistryUnavailable) -> Record:
+        """Return the record if the put that ended in *error* has happened.
 
         Raises:
             RegistryUnavailable: it has not, or not yet, or nobody can say.
         """
         record = await self._read(name)
         if record is None or record.lease_id != spare.lease_id:
-            raise RegistryUnavailable(f"creating {name!r}: no answer, and the key is not there (yet)")
+            raise RegistryUnavailable(f"creating {name!r}, which is not there (yet): {error}") from error
         self._spare = None
         return record
 
@@ -158,13 +162,15 @@ class Creator:
     async def _read(self, name: bytes) -> Record | None:
         return await read_record(self._caller, self._keys, name)
 
-    async def _revoke(self, lease_id: int) -> None:
-        request = rpc.LeaseRevokeRequest(ID=lease_id)
-        try:
-            await self._caller.write(lambda stubs, how: stubs.lease.LeaseRevoke(request, **how))
-        except LeaseNotFound:
+    async def _give_back(self) -> None:
+        """Revoke the spare; its tried names were read just before, and no key hangs on it."""
+        if self._spare is None:
             return
-        self._log.debug("lease.revoked", lease_id=lease_id)
+        request = rpc.LeaseRevokeRequest(ID=self._spare.lease_id)
+        with contextlib.suppress(LeaseNotFound):
+            await self._caller.write(lambda stubs, how: stubs.lease.LeaseRevoke(request, **how))
+        self._log.debug("lease.revoked", lease_id=self._spare.lease_id)
+        self._spare = None
 
 
 async def read_record(caller: Caller, keys: KeySpace, name: bytes) -> Record | None:

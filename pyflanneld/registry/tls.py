@@ -68,7 +68,7 @@ def _system_bundle() -> Path:
 
 def _check_authorities(pem: bytes, path: Path | None) -> None:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii", "replace"))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError) as error:
         raise UsageError(f"{path or 'the system bundle'} holds no certificate authority (PEM): {error}") from error
 

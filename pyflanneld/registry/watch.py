@@ -13,7 +13,8 @@ a gap in the history cannot be seen from inside. The signs:
 Defences against etcd 3.4 before 3.4.38 and 3.5 before 3.5.23 (their changelogs): events are delivered twice, old events
 are replayed after a member took a snapshot, and a watch on a future revision gets older events. So an event before the
 start revision, or not newer than the last one of its key, is dropped. An answer to a progress request may overtake
-events that were before it, so its revision proves life and nothing else.
+events that were before it, or come after events that it does not count yet (seen with 3.4.23 under load), so its
+revision proves life and little else.
 
 Wire format: ``etcdserverpb.WatchRequest``/``WatchResponse`` (etcd 3.4 and 3.5, ``rpc.proto``).
 """
@@ -126,6 +127,7 @@ class Watch:
         self._last: dict[bytes, int] = {}
         self._stream: Stream | None = None
         self._heard_at = 0.0
+        self._asked_at: float | None = None
         self._log = log
 
     def __aiter__(self) -> "Watch":
@@ -181,17 +183,19 @@ class Watch:
                 return events
 
     async def _next_response(self, stream: Stream) -> Any:
-        loop = asyncio.get_running_loop()
-        # What came in while nobody asked lies ready to be read: give it the time to be.
-        silent_at = max(self._heard_at + self._timing.silence_s, loop.time() + 1.0)
-        ask_at = self._heard_at + self._timing.progress_s
-        response = await stream.receive(ask_at - loop.time())
-        if response is None:
-            await stream.send(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
-            response = await stream.receive(silent_at - loop.time())
+        now = asyncio.get_running_loop().time
+        response = None
+        if self._asked_at is None:
+            response = await stream.receive(self._heard_at + self._timing.progress_s - now())
+            if response is None:
+                self._asked_at = now()
+                await stream.send(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+        if response is None and self._asked_at is not None:
+            patience_s = self._timing.silence_s - self._timing.progress_s
+            response = await stream.receive(self._asked_at + patience_s - now())
         if response is None:
             raise RegistryUnavailable(f"{stream.url}: the watch was silent for {self._timing.silence_s:g} s")
-        self._heard_at = loop.time()
+        self._heard_at, self._asked_at = now(), None
         return response
 
     def _check(self, response: Any) -> None:
@@ -203,10 +207,10 @@ class Watch:
             self._cluster_id = response.header.cluster_id
         if response.header.cluster_id != self._cluster_id:
             raise RegistryUnavailable(f"{where}: another cluster answered the watch")
-        if response.header.revision < self._seen:
-            raise RegistryUnavailable(
-                f"{where}: the watch went back to revision {response.header.revision} from {self._seen}"
-            )
+        now = response.header.revision
+        before = self._seen if response.events else self._start - 1
+        if now < before:
+            raise RegistryUnavailable(f"{where}: the watch went back to revision {now} from {before}")
 
     def _changes(self, events: list[Any]) -> tuple[Put | Gone, ...]:
         """Return what is new among *events*."""

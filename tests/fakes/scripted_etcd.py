@@ -30,6 +30,18 @@ def header(revision: int, cluster_id: int = CLUSTER) -> Any:
     return rpc.ResponseHeader(cluster_id=cluster_id, revision=revision)
 
 
+def key_value(name: bytes, mod: int, *, lease: int = 0, value: bytes = b"{}") -> Any:
+    """Return the subnet *name* below ``/net``, as etcd would."""
+    key = b"/net/subnets/" + name
+    return rpc.KeyValue(key=key, value=value, create_revision=mod, mod_revision=mod, lease=lease, version=1)
+
+
+def refused_creation() -> Any:
+    """Return how etcd refuses a watch: made and cancelled at once, under a number that is none."""
+    reason = "etcdserver: permission denied"
+    return rpc.WatchResponse(header=header(10), created=True, canceled=True, watch_id=-1, cancel_reason=reason)
+
+
 class Refusal(Exception):
     """Raised or given as a handler: end the call with a status."""
 
@@ -76,6 +88,7 @@ class ScriptedEtcd:
     def __init__(self) -> None:
         self.on: dict[str, Any] = {}
         self.asked: defaultdict[str, list[Any]] = defaultdict(list)
+        self.order: list[str] = []
         self.tokens: list[str | None] = []
         self.watches: asyncio.Queue[WatchStream] = asyncio.Queue()
         self.url = ""
@@ -101,6 +114,7 @@ class ScriptedEtcd:
     async def answer(self, name: str, request: Any, context: Any, default: Callable[..., Any]) -> Any:
         """Answer one request by its handler."""
         self.asked[name].append(request)
+        self.order.append(name)
         self.tokens.append(dict(context.invocation_metadata()).get("token"))
         handler = self.on.get(name, lambda _request: default())
         try:
@@ -116,10 +130,10 @@ class _Kv(services.KVServicer):  # type: ignore[misc]
     def __init__(self, scripted: ScriptedEtcd) -> None:
         self._scripted = scripted
 
-    async def Range(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Range(self, request: Any, context: Any) -> Any:
         return await self._scripted.answer("Range", request, context, lambda: rpc.RangeResponse(header=header(1)))
 
-    async def Txn(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Txn(self, request: Any, context: Any) -> Any:
         return await self._scripted.answer("Txn", request, context, lambda: rpc.TxnResponse(header=header(1)))
 
 
@@ -127,13 +141,13 @@ class _Lease(services.LeaseServicer):  # type: ignore[misc]
     def __init__(self, scripted: ScriptedEtcd) -> None:
         self._scripted = scripted
 
-    async def LeaseGrant(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def LeaseGrant(self, request: Any, context: Any) -> Any:
         return await self._scripted.answer("LeaseGrant", request, context, rpc.LeaseGrantResponse)
 
-    async def LeaseRevoke(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def LeaseRevoke(self, request: Any, context: Any) -> Any:
         return await self._scripted.answer("LeaseRevoke", request, context, rpc.LeaseRevokeResponse)
 
-    async def LeaseKeepAlive(self, requests: Any, context: Any) -> Any:  # noqa: N802
+    async def LeaseKeepAlive(self, requests: Any, context: Any) -> Any:
         async for request in requests:
             answer = await self._scripted.answer("LeaseKeepAlive", request, context, rpc.LeaseKeepAliveResponse)
             if answer is None:  # end the stream instead
@@ -145,7 +159,7 @@ class _Auth(services.AuthServicer):  # type: ignore[misc]
     def __init__(self, scripted: ScriptedEtcd) -> None:
         self._scripted = scripted
 
-    async def Authenticate(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Authenticate(self, request: Any, context: Any) -> Any:
         return await self._scripted.answer("Authenticate", request, context, rpc.AuthenticateResponse)
 
 
@@ -153,7 +167,7 @@ class _Watch(services.WatchServicer):  # type: ignore[misc]
     def __init__(self, scripted: ScriptedEtcd) -> None:
         self._scripted = scripted
 
-    async def Watch(self, requests: Any, context: Any) -> None:  # noqa: N802
+    async def Watch(self, requests: Any, context: Any) -> None:
         stream = WatchStream(context)
         self._scripted.watches.put_nowait(stream)
         reading = asyncio.create_task(self._read(requests, stream))

@@ -1,0 +1,496 @@
+"""The contract of ``ports.Registry``, kept by the fake and by the real etcd alike."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from pyflanneld.core.records import Gone, Put, Record, Snapshot
+from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
+from tests.contract.registry_bench import DAY_S, Bench, EtcdBench, subnet_name
+from tests.polling import eventually
+
+A, B, C = b"10.1.0.0-24", b"10.2.0.0-24", b"10.3.0.0-24"
+
+
+async def made(bench: Bench, name: bytes = A, value: bytes = b"{}") -> Record:
+    """Create a subnet that nobody contests."""
+    record = await bench.registry.create_subnet(
+        name, value, ttl_s=DAY_S, listed=await bench.registry.list_subnets()
+    )
+    assert record is not None
+    return record
+
+
+async def upcoming(watch: AsyncIterator[tuple[Put | Gone, ...]], count: int) -> list[Put | Gone]:
+    """Return the next *count* changes, whatever the portions they come in."""
+    changes: list[Put | Gone] = []
+    async with asyncio.timeout(10):
+        while len(changes) < count:
+            changes.extend(await anext(watch))
+    return changes
+
+
+async def heard_until_error(watch: AsyncIterator[Any]) -> list[Any]:
+    """Read on until the watch raises, which it does."""
+    heard = []
+    async with asyncio.timeout(10):
+        while True:
+            heard.append(await anext(watch))
+
+
+class TestConfig:
+    async def test_absent(self, bench: Bench) -> None:
+        """No configuration is a value of its own, with a revision to watch from."""
+        config = await bench.registry.read_config()
+        assert config.value is None
+        assert config.revision >= 1
+
+    async def test_read(self, bench: Bench) -> None:
+        """The bytes are returned as they are, at a revision that includes them."""
+        before = await bench.registry.read_config()
+        await bench.put(b"config", b'{"Network":"10.0.0.0/8"}\xff')
+        config = await bench.registry.read_config()
+        assert config.value == b'{"Network":"10.0.0.0/8"}\xff'
+        assert config.revision > before.revision
+
+    async def test_watch(self, bench: Bench) -> None:
+        """A change after the given revision is told, also one from before the watch was opened; others are not."""
+        config = await bench.registry.read_config()
+        await bench.put(b"config", b"1")
+        async with bench.registry.watch_config(config.revision) as ticks, asyncio.timeout(10):
+            await anext(ticks)  # open
+            await anext(ticks)
+            quiet = asyncio.ensure_future(anext(ticks))
+            await bench.put(b"subnets/" + A, b"not the configuration")
+            await bench.put(b"config2", b"nor this")
+            await bench.registry.read_config()
+            assert not quiet.done()
+            await bench.delete(b"config")
+            await quiet
+
+    async def test_watch_from_a_forgotten_revision(self, bench: Bench) -> None:
+        """A position before the compaction is refused as such."""
+        config = await bench.registry.read_config()
+        for value in (b"1", b"2", b"3"):
+            await bench.put(b"config", value)
+        await bench.compact()
+        with pytest.raises(RevisionCompacted):
+            async with bench.registry.watch_config(config.revision) as ticks:
+                await heard_until_error(ticks)
+
+
+class TestList:
+    async def test_empty(self, bench: Bench) -> None:
+        """No subnets is a complete list."""
+        assert (await bench.registry.list_subnets()).records == ()
+
+    async def test_many(self, bench: Bench) -> None:
+        """More keys than one page holds come complete, in order and at one revision."""
+        await bench.fill(1201)
+        snapshot = await bench.registry.list_subnets()
+        assert [record.name for record in snapshot.records] == sorted(subnet_name(number) for number in range(1201))
+        assert max(record.mod_revision for record in snapshot.records) <= snapshot.revision
+
+    async def test_elsewhere_is_the_same(self, bench: Bench) -> None:
+        """Asking elsewhere where there is nowhere else asks here."""
+        await bench.fill(3)
+        assert await bench.registry.list_subnets(elsewhere=True) == await bench.registry.list_subnets()
+
+    async def test_only_the_subnets(self, bench: Bench) -> None:
+        """Sibling keys, such as ``subnets-old/``, are no subnets."""
+        for key in (b"subnets-old/" + A, b"subnets", b"subnets0", b"subnet/x", b"config", b"subnets/" + B):
+            await bench.put(key, b"{}")
+        snapshot = await bench.registry.list_subnets()
+        assert [record.name for record in snapshot.records] == [B]
+
+    async def test_names_may_be_anything(self, bench: Bench) -> None:
+        """Junk is reported by its bytes, unjudged, and breaks nothing."""
+        junk = sorted([b"", b"\x00\xff\xfe", b"a/b", b"10.0.0.0-24&fd00::-64", "läß".encode(), b"\xff" * 300])
+        for name in junk:
+            await bench.put(b"subnets/" + name, b"\x00\xff")
+        snapshot = await bench.registry.list_subnets()
+        assert [(record.name, record.value) for record in snapshot.records] == [(name, b"\x00\xff") for name in junk]
+
+    async def test_reservation_and_lease(self, bench: Bench) -> None:
+        """A record tells whether its key has a TTL."""
+        lease_id = await bench.grant(100)
+        await bench.put(b"subnets/" + A, b"{}")
+        await bench.put(b"subnets/" + B, b"{}", lease_id=lease_id)
+        assert [record.lease_id for record in (await bench.registry.list_subnets()).records] == [0, lease_id]
+
+    async def test_outage(self, bench: Bench) -> None:
+        """No answer is an error and never an empty list; later the list is there again."""
+        await bench.fill(2)
+        bench.refuse(True)
+        with pytest.raises(RegistryUnavailable):
+            await bench.registry.list_subnets()
+        bench.refuse(False)
+        assert len((await listed_again(bench)).records) == 2
+
+
+async def listed_again(bench: Bench) -> Snapshot:
+    """List as soon as the client has found its way back."""
+
+    async def listed() -> Snapshot | None:
+        try:
+            return await bench.registry.list_subnets()
+        except RegistryUnavailable:
+            return None
+
+    snapshot = await eventually(listed)
+    assert isinstance(snapshot, Snapshot)
+    return snapshot
+
+
+class TestWatch:
+    async def test_changes_after_the_list(self, bench: Bench) -> None:
+        """Puts, rewrites and deletions since the list come once each, in order, from before the opening on."""
+        await bench.put(b"subnets/" + A, b"1")
+        since = await bench.registry.list_subnets()
+        await bench.put(b"subnets/" + B, b"2")
+        async with bench.registry.watch_subnets(since) as watch:
+            assert await anext(watch) == ()
+            await bench.put(b"subnets/" + A, b"3")
+            await bench.delete(b"subnets/" + A)
+            await bench.put(b"subnets/" + A, b"4")
+            changes = await upcoming(watch, 4)
+        told = [(c.record.name, c.record.value) if isinstance(c, Put) else (c.name, None) for c in changes]
+        assert told == [(B, b"2"), (A, b"3"), (A, None), (A, b"4")]
+        final = await bench.registry.list_subnets()
+        assert {c.record for c in (changes[0], changes[3]) if isinstance(c, Put)} == set(final.records)
+
+    async def test_only_the_subnets(self, bench: Bench) -> None:
+        """Changes of sibling keys are not told."""
+        since = await bench.registry.list_subnets()
+        async with bench.registry.watch_subnets(since) as watch:
+            for key in (b"subnets-old/" + A, b"config", b"subnets0", b"subnets", b"subnets/" + B):
+                await bench.put(key, b"{}")
+            (change,) = await upcoming(watch, 1)
+        assert isinstance(change, Put)
+        assert change.record.name == B
+
+    async def test_expiry_is_a_deletion(self, bench: Bench) -> None:
+        """The end of a lease is told as the end of its key."""
+        record = await made(bench)
+        async with bench.registry.watch_subnets(await bench.registry.list_subnets()) as watch:
+            await bench.revoke(record.lease_id)
+            (change,) = await upcoming(watch, 1)
+        assert isinstance(change, Gone)
+        assert change.name == A
+        assert change.revision > record.mod_revision
+
+    async def test_a_long_history(self, bench: Bench) -> None:
+        """More changes than etcd sends in one batch come complete and in order."""
+        since = await bench.registry.list_subnets()
+        await bench.fill(1500)
+        for number in range(0, 1500, 100):
+            await bench.delete(b"subnets/" + subnet_name(number))
+        async with bench.registry.watch_subnets(since) as watch:
+            changes = await upcoming(watch, 1515)
+        there: dict[bytes, Record] = {}
+        for change in changes:
+            if isinstance(change, Put):
+                there[change.record.name] = change.record
+            else:
+                del there[change.name]
+        assert tuple(there[name] for name in sorted(there)) == (await bench.registry.list_subnets()).records
+
+    async def test_from_a_forgotten_revision(self, bench: Bench) -> None:
+        """A position before the compaction is refused as such."""
+        since = await bench.registry.list_subnets()
+        for value in (b"1", b"2", b"3"):
+            await bench.put(b"subnets/" + A, value)
+        await bench.compact()
+        with pytest.raises(RevisionCompacted):
+            async with bench.registry.watch_subnets(since) as watch:
+                await heard_until_error(watch)
+
+    async def test_from_another_cluster(self, bench: Bench) -> None:
+        """A list from one cluster cannot be continued on another."""
+        since = await bench.registry.list_subnets()
+        elsewhere = Snapshot(since.records, since.revision, cluster_id=since.cluster_id ^ 1)
+        with pytest.raises(RegistryUnavailable):
+            async with bench.registry.watch_subnets(elsewhere) as watch:
+                await heard_until_error(watch)
+
+    async def test_from_the_future(self, bench: Bench) -> None:
+        """A history that ends before the list was made, as after a restored backup, is refused and not waited for."""
+        since = await bench.registry.list_subnets()
+        ahead = Snapshot(since.records, since.revision + 1000, since.cluster_id)
+        with pytest.raises(RegistryUnavailable):
+            async with bench.registry.watch_subnets(ahead) as watch:
+                await heard_until_error(watch)
+
+    async def test_cut(self, bench: Bench) -> None:
+        """A broken connection ends the watch with an error, and a new one takes up where it ended."""
+        since = await bench.registry.list_subnets()
+        async with bench.registry.watch_subnets(since) as watch:
+            assert await anext(watch) == ()
+            bench.refuse(True)
+            with pytest.raises(RegistryUnavailable):
+                await heard_until_error(watch)
+        bench.refuse(False)
+        await bench.put(b"subnets/" + A, b"meanwhile")
+        await listed_again(bench)
+        async with bench.registry.watch_subnets(since) as watch:
+            assert len(await upcoming(watch, 1)) == 1
+
+    async def test_closing_while_blocked(self, bench: Bench) -> None:
+        """A watch that waits can be cancelled and closed, at once, and leaves no task behind."""
+        since = await bench.registry.list_subnets()
+        before = asyncio.all_tasks()
+        async with bench.registry.watch_subnets(since) as watch:
+            assert await anext(watch) == ()
+            waiting = asyncio.ensure_future(anext(watch))
+            await bench.registry.read_config()
+            assert not waiting.done()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        await eventually(lambda: not asyncio.all_tasks() - before, within_s=2)
+
+    async def test_waiting_with_a_limit_loses_nothing(self, bench: Bench) -> None:
+        """Giving up waiting for the next change does not lose it."""
+        since = await bench.registry.list_subnets()
+        async with bench.registry.watch_subnets(since) as watch:
+            assert await anext(watch) == ()
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(anext(watch), 0.01)
+            await bench.put(b"subnets/" + A, b"{}")
+            assert len(await upcoming(watch, 1)) == 1
+
+    async def test_closing_the_registry(self, bench: Bench) -> None:
+        """A watch that waits while its registry is closed ends with an error, not with a cancellation."""
+        registry = bench.another()
+        async with registry.watch_subnets(await registry.list_subnets()) as watch:
+            assert await anext(watch) == ()
+            waiting = asyncio.ensure_future(anext(watch))
+            await bench.registry.read_config()
+            await registry.close()
+            with pytest.raises(RegistryUnavailable):
+                await waiting
+
+
+class TestCreate:
+    async def test_creates(self, bench: Bench) -> None:
+        """The record returned is the record listed, with the value given."""
+        record = await made(bench, A, b'{"PublicIP":"192.168.1.10"}')
+        assert (await bench.registry.list_subnets()).records == (record,)
+        assert (record.name, record.value) == (A, b'{"PublicIP":"192.168.1.10"}')
+        assert record.create_revision == record.mod_revision
+
+    async def test_ttl_is_attached(self, bench: Bench) -> None:
+        """The key hangs on a lease with the TTL that was asked for, and goes when that goes."""
+        record = await made(bench)
+        assert record.lease_id != 0
+        assert await bench.granted(record.lease_id) == DAY_S
+        await bench.revoke(record.lease_id)
+        assert (await bench.registry.list_subnets()).records == ()
+
+    async def test_anything_new_is_a_conflict(self, bench: Bench) -> None:
+        """A key created since the list, whatever its name, may overlap: so nothing is created."""
+        listed = await bench.registry.list_subnets()
+        await bench.put(b"subnets/junk", b"{}")
+        assert await bench.registry.create_subnet(A, b"{}", ttl_s=DAY_S, listed=listed) is None
+        assert [record.name for record in (await bench.registry.list_subnets()).records] == [b"junk"]
+
+    async def test_recreated_is_new(self, bench: Bench) -> None:
+        """A key of the list that was deleted and made again since is new."""
+        await bench.put(b"subnets/" + B, b"{}")
+        listed = await bench.registry.list_subnets()
+        await bench.delete(b"subnets/" + B)
+        await bench.put(b"subnets/" + B, b"{}")
+        assert await bench.registry.create_subnet(A, b"{}", ttl_s=DAY_S, listed=listed) is None
+
+    async def test_rewritten_and_deleted_are_not_new(self, bench: Bench) -> None:
+        """Renewals and departures of others since the list stand in nobody's way, nor does anything outside."""
+        for name in (B, C):
+            await bench.put(b"subnets/" + name, b"{}")
+        listed = await bench.registry.list_subnets()
+        await bench.put(b"subnets/" + B, b"renewed")
+        await bench.delete(b"subnets/" + C)
+        await bench.put(b"subnets-old/" + A, b"{}")
+        await bench.put(b"config", b"{}")
+        assert await bench.registry.create_subnet(A, b"{}", ttl_s=DAY_S, listed=listed) is not None
+
+    async def test_the_name_is_taken(self, bench: Bench) -> None:
+        """A key that exists is never overwritten, even when the list shows it."""
+        await bench.put(b"subnets/" + A, b"theirs")
+        listed = await bench.registry.list_subnets()
+        assert await bench.registry.create_subnet(A, b"ours", ttl_s=DAY_S, listed=listed) is None
+        assert (await bench.registry.list_subnets()).records == listed.records
+
+    async def test_after_a_conflict(self, bench: Bench) -> None:
+        """List again, choose again, and it works, with the full TTL."""
+        listed = await bench.registry.list_subnets()
+        await bench.put(b"subnets/" + B, b"{}")
+        assert await bench.registry.create_subnet(A, b"{}", ttl_s=DAY_S, listed=listed) is None
+        record = await made(bench)
+        assert await bench.granted(record.lease_id) == DAY_S
+
+    async def test_of_two_at_once_one_wins(self, bench: Bench) -> None:
+        """Two clients with the same list get at most one subnet between them."""
+        other = bench.another()
+        listed = await bench.registry.list_subnets()
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(bench.registry.create_subnet(A, b"1", ttl_s=DAY_S, listed=listed))
+            second = group.create_task(other.create_subnet(b"10.1.0.0-25", b"2", ttl_s=DAY_S, listed=listed))
+        assert [first.result() is None, second.result() is None].count(False) == 1
+        assert len((await bench.registry.list_subnets()).records) == 1
+
+    async def test_outage(self, bench: Bench) -> None:
+        """Without an answer nothing is claimed."""
+        listed = await bench.registry.list_subnets()
+        bench.refuse(True)
+        with pytest.raises(RegistryUnavailable):
+            await bench.registry.create_subnet(A, b"{}", ttl_s=DAY_S, listed=listed)
+        bench.refuse(False)
+        assert (await listed_again(bench)).records == ()
+
+    async def test_unheard(self, bench: Bench) -> None:
+        """When the reply is lost, so is no subnet: the key is found by listing, alive, and no second one is made."""
+        listed = await bench.registry.list_subnets()
+        with pytest.raises(RegistryUnavailable):
+            await bench.create_unheard(A, b"unheard-of", listed)
+        (record,) = (await listed_again(bench)).records
+        assert await bench.registry.create_subnet(B, b"again", ttl_s=DAY_S, listed=listed) is None
+        renewal = await bench.registry.renew(record)
+        assert (renewal.record, renewal.ttl_s) == (record, DAY_S)
+
+    async def test_unheard_then_moved_on(self, bench: Bench) -> None:
+        """A caller that has seen its unheard key may create another one, on another lease; neither is harmed."""
+        with pytest.raises(RegistryUnavailable):
+            await bench.create_unheard(A, b"unheard-of", await bench.registry.list_subnets())
+        (first,) = (await listed_again(bench)).records
+        second = await made(bench, B)
+        assert second.lease_id != first.lease_id
+        await bench.registry.close()
+        assert await bench.granted(first.lease_id) == DAY_S
+        assert await bench.granted(second.lease_id) == DAY_S
+
+
+class TestRewrite:
+    async def test_changes_the_value_only(self, bench: Bench) -> None:
+        """The value is new; the key's lease and its birth are not."""
+        held = await made(bench)
+        record = await bench.registry.rewrite_subnet(held, b"new")
+        assert record is not None
+        assert (record.value, record.lease_id, record.create_revision) == (b"new", held.lease_id, held.create_revision)
+        assert (await bench.registry.list_subnets()).records == (record,)
+
+    async def test_reservation_stays_one(self, bench: Bench) -> None:
+        """A key without TTL has none afterwards."""
+        await bench.put(b"subnets/" + A, b"{}")
+        (held,) = (await bench.registry.list_subnets()).records
+        record = await bench.registry.rewrite_subnet(held, b"new")
+        assert record is not None
+        assert record.lease_id == 0
+        assert (await bench.registry.list_subnets()).records == (record,)
+
+    @pytest.mark.parametrize("what", ["changed", "deleted", "made again"])
+    async def test_never_over_others(self, bench: Bench, what: str) -> None:
+        """What somebody changed, deleted or made again is not overwritten."""
+        held = await made(bench)
+        if what != "changed":
+            await bench.delete(b"subnets/" + A)
+        if what != "deleted":
+            await bench.put(b"subnets/" + A, b"theirs")
+        before = (await bench.registry.list_subnets()).records
+        assert await bench.registry.rewrite_subnet(held, b"ours") is None
+        assert (await bench.registry.list_subnets()).records == before
+
+
+class TestDelete:
+    async def test_deletes(self, bench: Bench) -> None:
+        """The key is gone, and the second time there is nothing to delete."""
+        held = await made(bench)
+        assert await bench.registry.delete_subnet(held) is True
+        assert (await bench.registry.list_subnets()).records == ()
+        assert await bench.registry.delete_subnet(held) is False
+
+    async def test_never_from_others(self, bench: Bench) -> None:
+        """What somebody changed is not deleted."""
+        held = await made(bench)
+        await bench.put(b"subnets/" + A, b"theirs")
+        assert await bench.registry.delete_subnet(held) is False
+        assert len((await bench.registry.list_subnets()).records) == 1
+
+
+class TestRenew:
+    async def test_prolongs_and_reads_back(self, bench: Bench) -> None:
+        """The full TTL is granted again, and the key is returned as it is."""
+        held = await made(bench)
+        renewal = await bench.registry.renew(held)
+        assert (renewal.record, renewal.ttl_s) == (held, DAY_S)
+
+    async def test_wakes_nobody(self, bench: Bench) -> None:
+        """Renewing is no change: watchers and the revision stay as they were."""
+        held = await made(bench)
+        since = await bench.registry.list_subnets()
+        async with bench.another().watch_subnets(since) as watch:
+            assert await anext(watch) == ()
+            for _ in range(3):
+                await bench.registry.renew(held)
+            await bench.put(b"subnets/" + B, b"{}")
+            (change,) = await upcoming(watch, 1)
+        assert isinstance(change, Put)
+        assert change.record.name == B
+        assert change.record.mod_revision == since.revision + 1
+
+    async def test_reservation(self, bench: Bench) -> None:
+        """A key without TTL is read back and nothing is granted."""
+        await bench.put(b"subnets/" + A, b"{}")
+        (held,) = (await bench.registry.list_subnets()).records
+        renewal = await bench.registry.renew(held)
+        assert (renewal.record, renewal.ttl_s) == (held, None)
+
+    async def test_key_gone(self, bench: Bench) -> None:
+        """A deleted key is told as absent, although its lease lives on."""
+        held = await made(bench)
+        await bench.delete(b"subnets/" + A)
+        renewal = await bench.registry.renew(held)
+        assert (renewal.record, renewal.ttl_s) == (None, DAY_S)
+
+    async def test_lease_gone(self, bench: Bench) -> None:
+        """A revoked lease grants nothing, and its key is absent."""
+        held = await made(bench)
+        await bench.revoke(held.lease_id)
+        renewal = await bench.registry.renew(held)
+        assert (renewal.record, renewal.ttl_s) == (None, 0)
+
+    async def test_rewritten_by_another(self, bench: Bench) -> None:
+        """What is there now is reported, whoever wrote it and whatever it hangs on."""
+        held = await made(bench)
+        await bench.put(b"subnets/" + A, b"theirs", lease_id=await bench.grant(100))
+        renewal = await bench.registry.renew(held)
+        assert renewal.record is not None
+        assert (renewal.record.value, renewal.record.create_revision) == (b"theirs", held.create_revision)
+        assert renewal.record.lease_id != held.lease_id
+
+
+class TestClose:
+    async def test_leases_stay(self, bench: Bench) -> None:
+        """Closing takes no key and no lease along."""
+        registry = bench.another()
+        record = await registry.create_subnet(A, b"{}", ttl_s=DAY_S, listed=await registry.list_subnets())
+        assert record is not None
+        await registry.close()
+        assert (await bench.registry.list_subnets()).records == (record,)
+        assert await bench.granted(record.lease_id) == DAY_S
+
+    async def test_afterwards(self, bench: Bench) -> None:
+        """A closed registry answers nothing, and closing it again is no error."""
+        registry = bench.another()
+        await registry.list_subnets()
+        await registry.close()
+        await registry.close()
+        with pytest.raises(RegistryUnavailable):
+            await registry.list_subnets()
+
+    async def test_endpoint_is_named(self, bench: Bench) -> None:
+        """The endpoint is told as it was given."""
+        expected = bench.proxy.url if isinstance(bench, EtcdBench) else "http://127.0.0.1:2379"
+        assert bench.registry.endpoint == expected

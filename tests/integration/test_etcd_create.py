@@ -1,0 +1,223 @@
+"""Lost replies and lost races of creating a subnet (``pyflanneld.registry.leases``): against a scripted server."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from aetcd import rpc
+
+from pyflanneld.core.records import Record, Snapshot
+from pyflanneld.errors import RegistryDenied, RegistryUnavailable
+from pyflanneld.registry.calls import Timing
+from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+from tests.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, key_value, never
+from tests.polling import eventually
+
+SINCE = Snapshot((), revision=10, cluster_id=CLUSTER)
+SHORT = Timing(rpc_s=0.5, read_s=1.0)
+
+Connect = Callable[..., EtcdV3Registry]
+
+
+class TestCreate:
+    """Lost replies and lost races (see ``pyflanneld.registry.leases``)."""
+
+    @staticmethod
+    def story(scripted: ScriptedEtcd) -> None:
+        """Let the server grant every lease, keep it alive, and put every key."""
+        scripted.on["LeaseGrant"] = lambda request: rpc.LeaseGrantResponse(ID=request.ID, TTL=request.TTL)
+        scripted.on["LeaseKeepAlive"] = lambda request: rpc.LeaseKeepAliveResponse(ID=request.ID, TTL=60)
+        scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=True)
+        scripted.on["Range"] = lambda _request: rpc.RangeResponse(header=header(11))
+
+    @staticmethod
+    def put_of(request: Any) -> Any:
+        return request.success[0].request_put
+
+    async def test_the_proof(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """The put depends on nothing new in the whole range and on the key's absence."""
+        self.story(scripted)
+        record = await connect(scripted).create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        (grant,), (txn,) = scripted.asked["LeaseGrant"], scripted.asked["Txn"]
+        assert record == Record(b"a", b"v", 11, 11, grant.ID)
+        assert (grant.TTL, grant.ID > 0) == (60, True)
+        put_request = self.put_of(txn)
+        assert (put_request.key, put_request.value, put_request.lease) == (b"/net/subnets/a", b"v", grant.ID)
+        nothing_new, absent = txn.compare
+        assert (nothing_new.key, nothing_new.range_end) == (b"/net/subnets/", b"/net/subnets0")
+        assert (nothing_new.result, nothing_new.create_revision) == (rpc.Compare.LESS, 11)
+        assert (absent.key, absent.result, absent.create_revision) == (b"/net/subnets/a", rpc.Compare.EQUAL, 0)
+
+    async def test_lost_races_share_one_lease(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """However often the race is lost, one lease is granted, and the winner's key hangs on it."""
+        self.story(scripted)
+        answers = iter([False, False, True, True])
+        scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=next(answers))
+        registry = connect(scripted)
+        results = [await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE) for _ in range(4)]
+        assert [result is None for result in results] == [True, True, False, False]
+        first, second = scripted.asked["LeaseGrant"]
+        assert [self.put_of(txn).lease for txn in scripted.asked["Txn"]] == [first.ID, first.ID, first.ID, second.ID]
+
+    async def test_unused_lease_is_revoked_at_close(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A race lost for good leaves no lease behind."""
+        self.story(scripted)
+        scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=False)
+        registry = connect(scripted)
+        await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        await registry.close()
+        assert [request.ID for request in scripted.asked["LeaseRevoke"]] == [scripted.asked["LeaseGrant"][0].ID]
+
+    async def test_close_does_not_wait_for_ever(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """Revoking is a courtesy: when etcd does not answer, closing goes on."""
+        self.story(scripted)
+        scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=False)
+        registry = connect(scripted, timing=SHORT)
+        await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        scripted.on["LeaseRevoke"] = never
+        begun = time.monotonic()
+        await registry.close()
+        assert time.monotonic() - begun < 2
+
+    async def test_grant_unheard(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A lease whose grant was not heard of is found again under its number: no second one is granted."""
+        self.story(scripted)
+        scripted.on["LeaseGrant"] = Refusal(grpc.StatusCode.UNAVAILABLE, "transport is closing")
+        registry = connect(scripted)
+        with pytest.raises(RegistryUnavailable):
+            await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        record = await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        assert record is not None
+        assert [request.ID for request in scripted.asked["LeaseGrant"]] == [record.lease_id]
+
+    async def test_grant_unheard_and_not_done(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A lease that was not granted after all is granted anew."""
+        self.story(scripted)
+        scripted.on["LeaseGrant"] = Refusal(grpc.StatusCode.UNAVAILABLE, "transport is closing")
+        registry = connect(scripted)
+        with pytest.raises(RegistryUnavailable):
+            await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        self.story(scripted)
+        scripted.on["LeaseKeepAlive"] = lambda request: rpc.LeaseKeepAliveResponse(ID=request.ID, TTL=0)
+        record = await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        assert record is not None
+        refused, granted = scripted.asked["LeaseGrant"]
+        assert record.lease_id == granted.ID != refused.ID
+
+    async def test_put_unheard_but_done(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A key that is there with our lease was put by us, whatever became of the reply."""
+        self.story(scripted)
+        scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+        scripted.on["Range"] = lambda _request: rpc.RangeResponse(
+            header=header(12), kvs=[key_value(b"a", 11, lease=scripted.asked["LeaseGrant"][0].ID)]
+        )
+        record = await connect(scripted).create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
+        assert record == Record(b"a", b"{}", 11, 11, scripted.asked["LeaseGrant"][0].ID)
+
+    async def test_put_unheard_and_done_late(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A put that happens after we looked is found before the next attempt, which does not add a second key."""
+        self.story(scripted)
+        scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+        registry = connect(scripted)
+        with pytest.raises(RegistryUnavailable):
+            await registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
+        lease_id = scripted.asked["LeaseGrant"][0].ID
+        self.story(scripted)
+        scripted.on["Range"] = lambda _request: rpc.RangeResponse(
+            header=header(12), kvs=[key_value(b"a", 11, lease=lease_id)]
+        )
+        assert await registry.create_subnet(b"b", b"{}", ttl_s=60, listed=SINCE) is None
+        await registry.close()
+        assert len(scripted.asked["Txn"]) == 1
+        assert not scripted.asked["LeaseRevoke"]
+
+    async def test_close_spares_a_live_key(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A lease on which our key hangs is not revoked, although its put was never confirmed."""
+        self.story(scripted)
+        scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+        registry = connect(scripted)
+        with pytest.raises(RegistryUnavailable):
+            await registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
+        lease_id = scripted.asked["LeaseGrant"][0].ID
+        scripted.on["Range"] = lambda _request: rpc.RangeResponse(
+            header=header(12), kvs=[key_value(b"a", 11, lease=lease_id)]
+        )
+        await registry.close()
+        assert not scripted.asked["LeaseRevoke"]
+
+    async def test_close_spares_what_cannot_be_read(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """When nobody can say whether a key hangs on the lease, it is left to run out."""
+        self.story(scripted)
+        scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+        scripted.on["Range"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+        registry = connect(scripted)
+        with pytest.raises(RegistryUnavailable):
+            await registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
+        await registry.close()
+        assert not scripted.asked["LeaseRevoke"]
+
+    async def test_cancelled_put_is_remembered(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """Being cancelled in the middle of the put is no knowledge of its outcome."""
+        self.story(scripted)
+        scripted.on["Txn"] = never
+        registry = connect(scripted)
+        creating = asyncio.ensure_future(registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE))
+        await eventually(lambda: scripted.asked["Txn"])
+        creating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+        lease_id = scripted.asked["LeaseGrant"][0].ID
+        scripted.on["Range"] = lambda _request: rpc.RangeResponse(
+            header=header(12), kvs=[key_value(b"a", 11, lease=lease_id)]
+        )
+        await registry.close()
+        assert not scripted.asked["LeaseRevoke"]
+
+    async def test_lease_revoked_under_our_hands(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A lease that is gone when the key is put is replaced, for nothing was done."""
+        self.story(scripted)
+        gone = iter([True, False])
+
+        def txn(_request: Any) -> Any:
+            if next(gone):
+                raise Refusal(grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found")
+            return rpc.TxnResponse(header=header(11), succeeded=True)
+
+        scripted.on["Txn"] = txn
+        record = await connect(scripted).create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        assert record is not None
+        assert record.lease_id == scripted.asked["LeaseGrant"][1].ID
+
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"),
+            Refusal(grpc.StatusCode.PERMISSION_DENIED, "etcdserver: permission denied"),
+        ],
+    )
+    async def test_refused_put(self, scripted: ScriptedEtcd, connect: Connect, refusal: Refusal) -> None:
+        """A put that etcd refuses has not happened: nothing is read back, and its lease serves the next attempt."""
+        self.story(scripted)
+        scripted.on["Txn"] = refusal
+        registry = connect(scripted)
+        with pytest.raises((RegistryUnavailable, RegistryDenied), match=refusal.details):
+            await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        self.story(scripted)
+        record = await registry.create_subnet(b"b", b"v", ttl_s=60, listed=SINCE)
+        assert record is not None
+        assert [grant.ID for grant in scripted.asked["LeaseGrant"]] == [record.lease_id]
+        assert not scripted.asked["Range"]
+
+    async def test_another_ttl(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A spare lease with another TTL is given back and not used."""
+        self.story(scripted)
+        scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=False)
+        registry = connect(scripted)
+        for ttl_s in (60, 120):
+            assert await registry.create_subnet(b"a", b"v", ttl_s=ttl_s, listed=SINCE) is None
+        first, second = scripted.asked["LeaseGrant"]
+        assert (first.TTL, second.TTL) == (60, 120)
+        assert [revoked.ID for revoked in scripted.asked["LeaseRevoke"]] == [first.ID]

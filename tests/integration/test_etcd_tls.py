@@ -1,0 +1,221 @@
+"""https: who is trusted, what is verified, and which mistakes are told before anything is dialled."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+
+from pyflanneld.errors import RegistryDenied, RegistryUnavailable, UsageError
+from pyflanneld.registry.access import EtcdAccess
+from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+from pyflanneld.registry.tls import load_tls
+from tests.etcd import Etcd, Files, etcd_missing, running_etcd
+
+Connect = Callable[..., EtcdV3Registry]
+needs_etcd = pytest.mark.skipif(etcd_missing() is not None, reason=f"needs {etcd_missing()}")
+
+
+def write_files(where: Path, ca: trustme.CA, cert: trustme.LeafCert) -> Files:
+    """Write *cert* and the authority to trust to *where*."""
+    where.mkdir(parents=True)
+    files = Files(where / "ca.pem", where / "cert.pem", where / "key.pem")
+    ca.cert_pem.write_to_path(files.ca)
+    cert.private_key_pem.write_to_path(files.key)
+    for pem in cert.cert_chain_pems:
+        pem.write_to_path(files.cert, append=True)
+    return files
+
+
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def client(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The files of a client whom etcd knows as ``flannel``."""
+    return write_files(tmp_path_factory.mktemp("tls") / "client", ca, ca.issue_cert("node1", common_name="flannel"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The files of somebody whom another authority vouches for."""
+    other = trustme.CA()
+    return write_files(tmp_path_factory.mktemp("tls") / "stranger", other, other.issue_cert("node1"))
+
+
+@pytest.fixture(scope="module")
+def etcd(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory, client: Files) -> Iterator[Etcd]:
+    """An etcd that proves itself as 127.0.0.1 and localhost."""
+    where = tmp_path_factory.mktemp("tls-etcd")
+    files = write_files(where / "server", ca, ca.issue_cert("127.0.0.1", "localhost"))
+    with running_etcd(where, server_files=files, client_files=client) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def strict_etcd(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory, client: Files) -> Iterator[Etcd]:
+    """An etcd that demands a client certificate and takes its common name for the user."""
+    where = tmp_path_factory.mktemp("strict-etcd")
+    files = write_files(where / "server", ca, ca.issue_cert("127.0.0.1"))
+    with running_etcd(where, server_files=files, client_files=client, client_cert_auth=True) as running:
+        yield running
+
+
+@pytest.mark.etcd
+@needs_etcd
+class TestVerification:
+    async def test_authority_alone(self, etcd: Etcd, client: Files, connect: Connect) -> None:
+        """A CA file is enough; all kinds of calls work over TLS, and an address is verified as one."""
+        registry = connect(etcd.endpoints[0], ca_file=client.ca)
+        listed = await registry.list_subnets()
+        record = await registry.create_subnet(b"ca-alone", b"{}", ttl_s=60, listed=listed)
+        assert record is not None
+        assert (await registry.renew(record)).ttl_s == 60
+        async with registry.watch_subnets(listed) as watch:
+            assert await anext(watch) == ()
+            assert len(await anext(watch)) == 1
+
+    async def test_by_name(self, etcd: Etcd, client: Files, connect: Connect) -> None:
+        """A name is verified as one."""
+        url = etcd.endpoints[0].replace("127.0.0.1", "localhost")
+        assert (await connect(url, ca_file=client.ca).read_config()).value is None
+
+    async def test_unknown_authority(self, etcd: Etcd, stranger: Files, connect: Connect) -> None:
+        """A server that another authority vouches for is refused, and the operator reads why."""
+        with pytest.raises(RegistryUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await connect(etcd.endpoints[0], ca_file=stranger.ca).read_config()
+
+    async def test_another_host(
+        self, ca: trustme.CA, tmp_path: Path, client: Files, connect: Connect
+    ) -> None:
+        """A certificate for another host is refused, even from the right authority."""
+        files = write_files(tmp_path / "server", ca, ca.issue_cert("192.0.2.1", "etcd.example"))
+        with (
+            running_etcd(tmp_path, server_files=files) as elsewhere,
+            pytest.raises(RegistryUnavailable, match=r"(?i)hostname verification"),
+        ):
+            await connect(elsewhere.endpoints[0], ca_file=client.ca).read_config()
+
+    async def test_authorities_of_the_system(
+        self, etcd: Etcd, client: Files, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without a CA file those of the system decide, and never nobody."""
+        with pytest.raises(RegistryUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await connect(etcd.endpoints[0]).read_config()
+        monkeypatch.setenv("SSL_CERT_FILE", str(client.ca))
+        assert (await connect(etcd.endpoints[0]).read_config()).value is None
+
+    async def test_https_to_http(self, tmp_path: Path, client: Files, connect: Connect) -> None:
+        """A server without TLS is not talked to when TLS was asked for."""
+        with running_etcd(tmp_path) as plain, pytest.raises(RegistryUnavailable):
+            await connect(plain.endpoints[0].replace("http:", "https:"), ca_file=client.ca).read_config()
+
+    async def test_http_to_https(self, etcd: Etcd, connect: Connect) -> None:
+        """A server with TLS does not answer without it, which is an error in time."""
+        with pytest.raises(RegistryUnavailable):
+            await connect(etcd.endpoints[0].replace("https:", "http:")).read_config()
+
+    async def test_client_pair(self, strict_etcd: Etcd, client: Files, connect: Connect) -> None:
+        """A client certificate is shown to a server that demands one."""
+        pair = {"ca_file": client.ca, "cert_file": client.cert, "key_file": client.key}
+        assert (await connect(strict_etcd.endpoints[0], **pair).read_config()).value is None
+
+    async def test_no_client_pair(self, strict_etcd: Etcd, client: Files, connect: Connect) -> None:
+        """Without one there is no answer, and the operator reads why."""
+        with pytest.raises(RegistryUnavailable, match="client certificate"):
+            await connect(strict_etcd.endpoints[0], ca_file=client.ca).read_config()
+
+    async def test_strangers_pair(
+        self, strict_etcd: Etcd, client: Files, stranger: Files, connect: Connect
+    ) -> None:
+        """A client certificate of another authority opens nothing."""
+        pair = {"ca_file": client.ca, "cert_file": stranger.cert, "key_file": stranger.key}
+        with pytest.raises(RegistryUnavailable):
+            await connect(strict_etcd.endpoints[0], **pair).read_config()
+
+    async def test_user_by_certificate(
+        self, ca: trustme.CA, tmp_path: Path, client: Files, connect: Connect
+    ) -> None:
+        """Where etcd takes the certificate's common name for the user, its rights are those of that user."""
+        files = write_files(tmp_path / "server", ca, ca.issue_cert("127.0.0.1"))
+        with running_etcd(tmp_path, server_files=files, client_files=client, client_cert_auth=True) as running:
+            running.ctl("user", "add", "flannel:unused")
+            running.ctl("role", "add", "flannel")
+            running.ctl("role", "grant-permission", "flannel", "--prefix=true", "readwrite", "/net/")
+            running.ctl("user", "grant-role", "flannel", "flannel")
+            running.enable_auth("root")
+            registry = connect(
+                running.endpoints[0], ca_file=client.ca, cert_file=client.cert, key_file=client.key
+            )
+            assert await registry.create_subnet(b"a", b"{}", ttl_s=60, listed=await registry.list_subnets())
+            running.ctl("role", "revoke-permission", "flannel", "--prefix=true", "/net/", user="root:root")
+            with pytest.raises(RegistryDenied):
+                await registry.list_subnets()
+
+
+class TestFiles:
+    """Mistakes in the files are usage errors that name the file."""
+
+    URL = "https://192.0.2.1:2379"
+
+    def load(self, **files: Any) -> None:
+        load_tls(EtcdAccess((self.URL,), "/net", **files))
+
+    def test_good(self, client: Files) -> None:
+        """Files that fit together are taken; http endpoints need none."""
+        self.load(ca_file=client.ca, cert_file=client.cert, key_file=client.key)
+        assert load_tls(EtcdAccess(("http://192.0.2.1:2379",), "/net")) is None
+
+    @pytest.mark.parametrize("which", ["ca_file", "cert_file", "key_file"])
+    def test_missing(self, client: Files, tmp_path: Path, which: str) -> None:
+        """A file that is not there is named."""
+        files = {"ca_file": client.ca, "cert_file": client.cert, "key_file": client.key}
+        with pytest.raises(UsageError, match=r"nowhere\.pem"):
+            self.load(**{**files, which: tmp_path / "nowhere.pem"})
+
+    @pytest.mark.parametrize("which", ["ca_file", "cert_file", "key_file"])
+    @pytest.mark.parametrize("content", [b"", b"no certificate", b"\xff\x00", b"-----BEGIN CERTIFICATE-----\n"])
+    def test_not_what_it_should_be(self, client: Files, tmp_path: Path, which: str, content: bytes) -> None:
+        """A file without what it should hold is named."""
+        bad = tmp_path / "bad.pem"
+        bad.write_bytes(content)
+        files = {"ca_file": client.ca, "cert_file": client.cert, "key_file": client.key}
+        with pytest.raises(UsageError, match=r"bad\.pem"):
+            self.load(**{**files, which: bad})
+
+    def test_not_a_pair(self, client: Files, stranger: Files) -> None:
+        """A key that does not belong to its certificate is told with both names."""
+        with pytest.raises(UsageError) as raised:
+            self.load(ca_file=client.ca, cert_file=client.cert, key_file=stranger.key)
+        assert str(client.cert) in str(raised.value)
+        assert str(stranger.key) in str(raised.value)
+
+    @pytest.mark.parametrize("which", ["cert_file", "key_file"])
+    def test_half_a_pair(self, client: Files, which: str) -> None:
+        """A certificate without its key, or the other way round, is no pair."""
+        given = {"cert_file": client.cert, "key_file": client.key}[which]
+        with pytest.raises(UsageError, match="go together"):
+            self.load(ca_file=client.ca, **{which: given})
+
+    def test_encrypted_key(self, client: Files, tmp_path: Path) -> None:
+        """A key with a password is refused, and nobody is asked for it."""
+        key = serialization.load_pem_private_key(client.key.read_bytes(), None)
+        locked = tmp_path / "locked.pem"
+        locked.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.BestAvailableEncryption(b"secret"),
+            )
+        )
+        with pytest.raises(UsageError, match=r"locked\.pem is encrypted"):
+            self.load(ca_file=client.ca, cert_file=client.cert, key_file=locked)
+
+    def test_a_private_key_is_never_shown(self, client: Files) -> None:
+        """The material's text form holds no key."""
+        material = load_tls(EtcdAccess((self.URL,), "/net", client.ca, client.cert, client.key))
+        assert "PRIVATE" not in repr(material)

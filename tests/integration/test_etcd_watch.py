@@ -1,0 +1,231 @@
+"""Watches that etcd cuts, cancels, repeats, fragments or forgets: against a scripted server, over real gRPC."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import pytest
+from aetcd import rpc
+
+from pyflanneld.core.records import Gone, Put, Snapshot
+from pyflanneld.errors import RegistryDenied, RegistryUnavailable, RevisionCompacted
+from pyflanneld.registry.calls import Timing
+from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+from tests.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, WatchStream, header, key_value, refused_creation
+from tests.polling import eventually
+
+SINCE = Snapshot((), revision=10, cluster_id=CLUSTER)
+SHORT = Timing(rpc_s=0.5, read_s=1.0, progress_s=0.3, silence_s=0.6)
+
+Connect = Callable[..., EtcdV3Registry]
+
+
+def put(name: bytes, mod: int) -> Any:
+    return rpc.Event(type=rpc.Event.PUT, kv=key_value(name, mod))
+
+
+def deletion(name: bytes, mod: int) -> Any:
+    return rpc.Event(type=rpc.Event.DELETE, kv=rpc.KeyValue(key=b"/net/subnets/" + name, mod_revision=mod))
+
+
+def told(*events: Any, revision: int, **kwargs: Any) -> Any:
+    return rpc.WatchResponse(header=header(revision), events=list(events), **kwargs)
+
+
+def seen(changes: tuple[Put | Gone, ...]) -> list[tuple[bytes, int]]:
+    return [(c.record.name, c.record.mod_revision) if isinstance(c, Put) else (c.name, -c.revision) for c in changes]
+
+
+class Watching:
+    """A registry's open watch and the server's end of it."""
+
+    def __init__(self, watch: AsyncIterator[tuple[Put | Gone, ...]], stream: WatchStream) -> None:
+        self.watch, self.stream = watch, stream
+
+    async def next(self) -> list[tuple[bytes, int]]:
+        async with asyncio.timeout(5):
+            return seen(await anext(self.watch))
+
+
+@pytest.fixture
+async def watching(scripted: ScriptedEtcd, connect: Connect) -> AsyncIterator[Watching]:
+    registry = connect(scripted, timing=SHORT)
+    async with registry.watch_subnets(SINCE) as watch:
+        opening = asyncio.ensure_future(anext(watch))
+        stream = await scripted.watches.get()
+        await stream.opened(10)
+        assert await opening == ()
+        yield Watching(watch, stream)
+
+
+class TestWatchStream:
+    async def test_what_is_asked_for(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """The exact range from the next revision on, with progress and fragments, from a member with a leader."""
+        async with connect(scripted).watch_subnets(SINCE) as watch:
+            opening = asyncio.ensure_future(anext(watch))
+            stream = await scripted.watches.get()
+            create = await stream.opened(10)
+            await opening
+        assert (create.key, create.range_end) == (b"/net/subnets/", b"/net/subnets0")
+        assert (create.start_revision, create.progress_notify, create.fragment) == (11, True, True)
+        assert stream.metadata["hasleader"] == "true"
+
+    async def test_duplicates_are_dropped(self, watching: Watching) -> None:
+        """An event that etcd delivers twice is told once (etcd before 3.4.24)."""
+        await watching.stream.say(told(put(b"a", 11), put(b"b", 12), revision=12))
+        await watching.stream.say(told(put(b"a", 11), deletion(b"b", 13), revision=13))
+        assert await watching.next() == [(b"a", 11), (b"b", 12)]
+        assert await watching.next() == [(b"b", -13)]
+
+    async def test_replayed_events_are_dropped(self, watching: Watching) -> None:
+        """A member that travels back in time (etcd before 3.4.25) brings no key back to what it was."""
+        await watching.stream.say(told(put(b"a", 11), deletion(b"a", 14), revision=14))
+        await watching.stream.say(told(put(b"a", 11), put(b"a", 12), revision=14))
+        assert await watching.next() == [(b"a", 11), (b"a", -14)]
+        assert await watching.next() == []
+
+    async def test_events_before_the_start_are_dropped(self, watching: Watching) -> None:
+        """Events from before the list (etcd before 3.4.38) are not news."""
+        await watching.stream.say(told(put(b"a", 9), put(b"b", 10), put(b"c", 11), revision=11))
+        assert await watching.next() == [(b"c", 11)]
+
+    async def test_fragments_are_put_together(self, watching: Watching) -> None:
+        """A batch that etcd has cut into pieces is told as one."""
+        await watching.stream.say(
+            told(put(b"a", 11), revision=13, fragment=True),
+            told(put(b"b", 12), revision=13, fragment=True),
+            told(put(b"c", 13), revision=13),
+        )
+        assert await watching.next() == [(b"a", 11), (b"b", 12), (b"c", 13)]
+
+    async def test_more_than_4_mib(self, watching: Watching) -> None:
+        """A response beyond gRPC's default limit is taken."""
+        big = rpc.Event(type=rpc.Event.PUT, kv=key_value(b"a", 11, value=b"x" * 6_000_000))
+        waiting = asyncio.ensure_future(watching.next())
+        await watching.stream.say(told(big, revision=11))
+        assert await waiting == [(b"a", 11)]
+
+    async def test_progress_is_a_sign_of_life(self, watching: Watching) -> None:
+        """After a silence etcd is asked; its answer is told as an empty change, and the watch goes on."""
+        for _ in range(4):  # longer together than the silence that kills
+            waiting = asyncio.ensure_future(watching.next())
+            request = await watching.stream.requests.get()
+            assert request.WhichOneof("request_union") == "progress_request"
+            await watching.stream.say(told(revision=500, watch_id=-1))
+            assert await waiting == []
+
+    async def test_progress_may_overtake_events(self, watching: Watching) -> None:
+        """Events that come after a progress answer with a higher revision are told all the same."""
+        await watching.stream.say(told(revision=500, watch_id=-1), told(put(b"a", 11), revision=11))
+        assert await watching.next() == []
+        assert await watching.next() == [(b"a", 11)]
+
+    async def test_silence(self, watching: Watching) -> None:
+        """A watch that answers nothing, not even when asked, is dead."""
+        begun = time.monotonic()
+        with pytest.raises(RegistryUnavailable, match="silent"):
+            await watching.next()
+        assert 0.5 < time.monotonic() - begun < 2
+
+    async def test_silence_counts_over_short_waits(self, watching: Watching) -> None:
+        """Waiting in small portions does not start the silence afresh."""
+
+        async def died() -> bool:
+            try:
+                await asyncio.wait_for(anext(watching.watch), 0.05)
+            except TimeoutError:
+                return False
+            except RegistryUnavailable:
+                return True
+            return False
+
+        await eventually(died, within_s=3)
+
+    async def test_another_cluster(self, watching: Watching) -> None:
+        """A response of another cluster ends the watch."""
+        await watching.stream.say(rpc.WatchResponse(header=header(11, cluster_id=1), events=[put(b"a", 11)]))
+        with pytest.raises(RegistryUnavailable, match="another cluster"):
+            await watching.next()
+
+    async def test_progress_may_come_late(self, watching: Watching) -> None:
+        """A progress answer that does not count the newest events yet is a sign of life like any other."""
+        await watching.stream.say(told(put(b"a", 20), revision=20), told(revision=19, watch_id=-1))
+        assert await watching.next() == [(b"a", 20)]
+        assert await watching.next() == []
+
+    @pytest.mark.parametrize(
+        "response", [told(put(b"b", 15), revision=19), told(revision=9, watch_id=-1)], ids=["events", "progress"]
+    )
+    async def test_going_back(self, watching: Watching, response: Any) -> None:
+        """Events at a revision before what was told, or life at one before the start, are another history."""
+        await watching.stream.say(told(put(b"a", 20), revision=20), response)
+        assert await watching.next() == [(b"a", 20)]
+        with pytest.raises(RegistryUnavailable, match="went back"):
+            await watching.next()
+
+    @pytest.mark.parametrize(
+        ("response", "error"),
+        [
+            ({"cancel_reason": "etcdserver: no leader"}, RegistryUnavailable),
+            ({}, RegistryUnavailable),
+            ({"compact_revision": 40}, RevisionCompacted),
+            ({"cancel_reason": "etcdserver: mvcc: required revision has been compacted"}, RevisionCompacted),
+            ({"cancel_reason": "rpc error: code = PermissionDenied desc = permission denied"}, RegistryDenied),
+            ({"cancel_reason": "etcdserver: invalid auth token"}, RegistryDenied),
+        ],
+    )
+    async def test_cancelled(self, watching: Watching, response: dict[str, Any], error: type[Exception]) -> None:
+        """A cancelled watch is never silent, whatever the reason, and the error says what to do."""
+        await watching.stream.say(rpc.WatchResponse(header=header(50), canceled=True, **response))
+        with pytest.raises(error):
+            await watching.next()
+
+    @pytest.mark.parametrize("status", [None, Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")])
+    async def test_ended(self, watching: Watching, status: Refusal | None) -> None:
+        """The end of the stream, in peace or not, is the end of the watch."""
+        watching.stream.end(status)
+        with pytest.raises(RegistryUnavailable, match="no leader" if status else "ended the watch"):
+            await watching.next()
+
+    async def test_refused_creation(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """Created and cancelled at once, under the number -1, is a refusal."""
+        async with connect(scripted).watch_subnets(SINCE) as watch:
+            opening = asyncio.ensure_future(anext(watch))
+            stream = await scripted.watches.get()
+            await stream.say(refused_creation())
+            with pytest.raises(RegistryDenied):
+                await opening
+
+    async def test_no_answer_to_the_creation(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A watch that is not confirmed in time is not waited for."""
+        async with connect(scripted, timing=SHORT).watch_subnets(SINCE) as watch:
+            with pytest.raises(RegistryUnavailable, match="no answer"):
+                await anext(watch)
+
+    async def test_dead_watch_leaves_the_endpoint(
+        self, scripted: ScriptedEtcd, scripted_two: ScriptedEtcd, connect: Connect
+    ) -> None:
+        """What the watch finds out about its member holds for the next calls."""
+        registry = connect(scripted, scripted_two, timing=SHORT)
+        assert registry.endpoint == scripted.url
+        async with registry.watch_subnets(SINCE) as watch:
+            with pytest.raises(RegistryUnavailable):
+                await anext(watch)
+        assert registry.endpoint == scripted_two.url
+
+    async def test_a_thousand_watches_leave_nothing(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """Opening and closing watches leaks no task."""
+        registry = connect(scripted)
+        await registry.read_config()
+        ours = asyncio.all_tasks()
+        for _ in range(200):
+            async with registry.watch_subnets(SINCE) as watch:
+                opening = asyncio.ensure_future(anext(watch))
+                await (await scripted.watches.get()).opened(10)
+                await opening
+                waiting = asyncio.ensure_future(anext(watch))
+                await asyncio.sleep(0)
+                waiting.cancel()
+        await eventually(lambda: not [t for t in asyncio.all_tasks() - ours if t.get_name() == "etcd-watch-read"])

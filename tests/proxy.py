@@ -1,0 +1,113 @@
+"""A TCP proxy with levers, to stand between a client and a real server.
+
+    async with TcpProxy.before(etcd.members[0].url) as proxy:
+        registry = EtcdV3Registry(EtcdAccess((proxy.url,), ...))
+        proxy.cut()                 # reset all connections; new ones work
+        proxy.refuse = True         # reset all connections, new ones too, until False again
+        proxy.mute = True           # swallow what the server says, until False again
+        proxy.mute_after = b"x"     # do so as soon as the client has sent these bytes
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+
+class TcpProxy:
+    """Forwards bytes both ways. Made by ``before``."""
+
+    def __init__(self, scheme: str, host: str, port: int) -> None:
+        self._scheme, self._host, self._port = scheme, host, port
+        self._listening_on = 0
+        self._refuse = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
+        self.mute = False
+        self.mute_after: bytes | None = None
+        self.connections = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def before(cls, url: str) -> AsyncIterator["TcpProxy"]:
+        """Listen on a free loopback port for *url* until the block ends."""
+        parts = urlsplit(url)
+        proxy = cls(parts.scheme, parts.hostname or "", parts.port or 0)
+        server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
+        proxy._listening_on = server.sockets[0].getsockname()[1]
+        try:
+            yield proxy
+        finally:
+            server.close()
+            proxy.cut()
+            for handler in tuple(proxy._handlers):
+                handler.cancel()
+            if proxy._handlers:
+                await asyncio.wait(proxy._handlers)
+
+    @property
+    def url(self) -> str:
+        return f"{self._scheme}://127.0.0.1:{self._listening_on}"
+
+    @property
+    def refuse(self) -> bool:
+        return self._refuse
+
+    @refuse.setter
+    def refuse(self, value: bool) -> None:
+        self._refuse = value
+        if value:
+            self.cut()
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for writer in tuple(self._writers):
+            sock = writer.get_extra_info("socket")
+            if sock is not None and sock.fileno() >= 0:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
+        self._writers.add(writer)
+        self.connections += 1
+        try:
+            if not self._refuse:
+                await self._forward(reader, writer)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back_reader, back_writer = await asyncio.open_connection(self._host, self._port)
+        self._writers.add(back_writer)
+        pumps = {
+            asyncio.create_task(self._pump(reader, back_writer, says_server=False)),
+            asyncio.create_task(self._pump(back_reader, writer, says_server=True)),
+        }
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.wait(pumps)
+            self._writers.discard(back_writer)
+            back_writer.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, says_server: bool) -> None:
+        try:
+            while data := await reader.read(65536):
+                if self.mute_after and not says_server and self.mute_after in data:
+                    self.mute, self.mute_after = True, None
+                if not (says_server and self.mute):
+                    writer.write(data)
+                    await writer.drain()
+        except OSError:
+            return
