@@ -60,7 +60,10 @@ def _daemon(settings: Settings) -> int:
     """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
     logs.configure(settings.log_format, settings.verbosity)
     log = structlog.get_logger("pyflanneld")
-    log.info("daemon.started", version=__version__, pid=os.getpid())
+    log.info(
+        "daemon.started", version=__version__, pid=os.getpid(), etcd=settings.etcd_endpoints,
+        prefix=settings.etcd_prefix, subnet_file=str(settings.subnet_file),
+    )
     for warning in settings.warnings:
         log.warning("settings.warned", warning=warning)
     try:
@@ -158,7 +161,8 @@ def _options(settings: Settings) -> Any:
     from pyflanneld.loops.node import Options
 
     return Options(
-        prefix=settings.etcd_prefix, wanted_links=settings.iface, public_ip=settings.public_ip,
+        prefix=settings.etcd_prefix, subnet_file=str(settings.subnet_file),
+        wanted_links=settings.iface, public_ip=settings.public_ip,
         route_protocol=settings.route_protocol, renew_margin_s=settings.subnet_lease_renew_margin_s,
         withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings),
     )

@@ -11,7 +11,7 @@ from itertools import islice
 from random import Random
 
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease import encode_name, parse_name, parse_value
+from pyflanneld.core.lease import parse_name, parse_value
 from pyflanneld.core.netconf import SubnetRange
 from pyflanneld.core.records import Record
 
@@ -75,7 +75,7 @@ def choose(
     own = _own(records, among, public_ip, previous)
     if own is not None:
         return own
-    taken = _taken(records) + list(underlay)
+    taken = _taken(records, among.network) + list(underlay)
     refused = _why_not(previous, among, taken) if previous is not None else None
     if previous is not None and refused is None:
         return Claim(previous, None)
@@ -105,14 +105,20 @@ def _own(
     return Discard(stale[0]) if stale else None
 
 
-def _taken(records: Iterable[Record]) -> list[IPv4Network]:
-    """Return every subnet that a key claims, whatever its value says: a broken value does not free it."""
+def _taken(records: Iterable[Record], network: IPv4Network) -> list[IPv4Network]:
+    """Return every subnet that a key claims, whatever its value says: a broken value does not free it.
+
+    A key that claims all of *network* is nobody's lease (no node believes it, see ``peers``); one such key must not
+    keep every new node out.
+    """
     taken = []
     for record in records:
         try:
-            taken.append(parse_name(record.name).ipv4)
+            subnet = parse_name(record.name).ipv4
         except Invalid:
             continue
+        if not network.subnet_of(subnet):
+            taken.append(subnet)
     return taken
 
 
@@ -120,7 +126,7 @@ def _why_not(previous: IPv4Network, among: SubnetRange, taken: Iterable[IPv4Netw
     if not among.admits(previous):
         return f"it is not one of the subnets of {among.network} that may be leased"
     holder = next((net for net in taken if net.overlaps(previous)), None)
-    return f"it overlaps {encode_name(holder).decode()}, which is taken" if holder else None
+    return f"it overlaps {holder}, which is taken" if holder else None
 
 
 def free_subnets(among: SubnetRange, taken: Iterable[IPv4Network]) -> Iterable[IPv4Network]:

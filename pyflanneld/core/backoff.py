@@ -6,7 +6,7 @@ from random import Random
 
 def backoff(first_s: float, cap_s: float, rng: Random) -> Iterator[float]:
     """Yield waits in seconds, for ever: jittered over a ceiling that starts at *first_s* and doubles up to *cap_s*."""
-    ceiling = first_s
+    ceiling = min(first_s, cap_s)
     while True:
         yield rng.uniform(ceiling / 2, ceiling)
         ceiling = min(ceiling * 2, cap_s)

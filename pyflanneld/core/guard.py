@@ -22,7 +22,7 @@ class WithdrawGuard:
 
     def __init__(self, *, enabled: bool = True) -> None:
         self._enabled = enabled
-        self._recent: deque[tuple[float, int]] = deque()
+        self._recent: deque[tuple[float, frozenset[IPv4Network]]] = deque()
         self._held: frozenset[IPv4Network] = frozenset()
         self._proved: frozenset[IPv4Network] = frozenset()
         self._agreed = 0
@@ -53,13 +53,13 @@ class WithdrawGuard:
         while self._recent and self._recent[0][0] < now_s - WINDOW_S:
             self._recent.popleft()
         fresh = idle - self._held - self._proved
-        recent = sum(count for _, count in self._recent)
+        gone = frozenset().union(*(dsts for _, dsts in self._recent)) - idle  # not what could not be dropped yet
         suspicious, self._suspicious = self._suspicious, False
-        if fresh and (self._held or suspicious or _is_mass(len(fresh) + recent, present + recent)):
+        if fresh and (self._held or suspicious or _is_mass(len(fresh) + len(gone), present + len(gone))):
             self._hold(fresh, now_s)
             return self._proved
         if fresh:
-            self._recent.append((now_s, len(fresh)))
+            self._recent.append((now_s, fresh))
         return fresh | self._proved
 
     def _hold(self, fresh: frozenset[IPv4Network], now_s: float) -> None:

@@ -20,4 +20,4 @@ class Invalid(ValueError):
 def shown(value: object) -> str:
     """Return *value* in printable ASCII on one line, cut to a length that cannot flood a log."""
     text = ascii(value[:_SHOWN_CHARS] if isinstance(value, bytes | str) else value)
-    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."

@@ -100,7 +100,7 @@ def parse_value(value: bytes) -> LeaseAttrs:
 
 def _address(kind: type[_A], field: str, value: object) -> _A:
     expected = f"an {kind.__name__[:4]} address in quotes"
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "%" in value:  # Python takes any text after fe80::1%, Go takes none
         raise Invalid("bad_value", field, value, expected)
     try:
         return kind(value)

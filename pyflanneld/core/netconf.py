@@ -13,8 +13,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.strict_json import parse_object
 
-_IPV4_CIDR = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})/(\d{1,2})")
-_IPV6_CIDR = re.compile(r"([0-9A-Fa-f:.]+)/(\d{1,3})")
+_IPV4_CIDR = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})/(\d{1,2})", re.ASCII)
+_IPV6_CIDR = re.compile(r"([0-9A-Fa-f:.]+)/(\d{1,3})", re.ASCII)
+_THIS = IPv4Network("0.0.0.0/8")  # RFC 1122: "this network", nobody's address
 DEFAULT_BACKEND = "udp"  # what flannel's code takes when Backend is absent; its documentation says vxlan
 
 
@@ -114,7 +115,7 @@ def _ipv4_range(document: Mapping[str, object]) -> SubnetRange:
         network = None
     if network is None:
         raise Invalid("bad_config", "Network", text, 'an IPv4 network such as "172.7.0.0/16"')
-    if network.prefixlen < 8 or network.is_multicast or network.is_loopback:
+    if network.prefixlen < 8 or network.network_address in _THIS or network.is_multicast or network.is_loopback:
         raise Invalid("bad_config", "Network", text, "a unicast network of /8 or longer")
     length, low, high = _bounds(document, _V4, int(network.network_address), network.prefixlen)
     return SubnetRange(network, length, IPv4Address(low), IPv4Address(high))
@@ -150,7 +151,9 @@ def _bounds(document: Mapping[str, object], family: _Family, start: int, prefixl
 
 def _subnet_len(document: Mapping[str, object], family: _Family, prefixlen: int) -> int:
     name = f"{family.prefix}SubnetLen"
-    value = document.get(name.lower(), 0)
+    value = document.get(name.lower())
+    if value is None:
+        value = 0
     if type(value) is not int or value < 0:
         raise Invalid("bad_config", name, value, "a whole number such as 24")
     shortest = prefixlen + 2
@@ -179,6 +182,8 @@ def _edge(
     if text is None:
         return default
     try:
+        if "%" in text:
+            raise ValueError("a zone")  # Python takes any text after fe80::1%, Go takes none
         edge = int(IPv4Address(text) if family is _V4 else IPv6Address(text))
     except ValueError as error:
         raise Invalid("bad_config", name, text, "the network address of a subnet, as text") from error

@@ -87,7 +87,7 @@ def confirmed(
     subnet: IPv4Network, public_ip: IPv4Address, record: Record, ttl_s: float | None, sent_at_s: float
 ) -> OwnLease:
     """Return the lease as proved by an answer to a request sent at *sent_at_s*."""
-    ttl = inf if record.lease_id == 0 or ttl_s is None else ttl_s
+    ttl = inf if record.lease_id == 0 else ttl_s or 0.0
     return OwnLease(subnet, public_ip, record, ttl, sent_at_s, sent_at_s + ttl - DRIFT_MARGIN_S)
 
 

@@ -8,9 +8,10 @@ cannot be trusted is quarantined with its reason and changes nothing else:
   a valid lease of another backend are the only things that take a peer away;
 * a bad value for a key that we never understood neither adds a route nor removes one that an earlier run of ours
   has put there: its subnet is *frozen*;
-* of two leases that overlap, the older one (lowest create revision) counts, on every node the same.
+* of two leases that overlap, the older one (lowest create revision, then name) counts, on every node the same.
 """
 
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -96,13 +97,14 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Draft:
-    """A view in the making."""
+    """A view in the making; ``starts`` are the peers' first addresses in order, ``at`` the peers by them."""
 
     peers: dict[IPv4Network, IPv4Address] = field(default_factory=dict)
     quarantined: dict[bytes, Quarantine] = field(default_factory=dict)
     frozen: set[IPv4Network] = field(default_factory=set)
     foreign: set[bytes] = field(default_factory=set)
-    lengths: set[int] = field(default_factory=set)
+    starts: list[int] = field(default_factory=list)
+    at: dict[int, IPv4Network] = field(default_factory=dict)
 
 
 class PeerTable:
@@ -111,29 +113,35 @@ class PeerTable:
     def __init__(self, own_name: bytes) -> None:
         self._own_name = own_name
         self._entries: dict[bytes, _Entry] = {}
+        self._listed = 0
+        self._gone: dict[bytes, int] = {}  # deletions since the last list, by revision
 
     def apply(self, event: PeerEvent) -> bool:
         """Fold one event in; say whether anything changed.
 
-        A snapshot is the whole truth. A single change that is older than what is known of its key is dropped: etcd 3.4
-        can repeat events and travel back in time.
+        A snapshot is the whole truth. A single change that is older than what is known of its key (a list without it
+        and its deletion are knowledge too) is dropped: etcd 3.4 can repeat events and travel back in time.
         """
         match event:
-            case Snapshot(records=records):
+            case Snapshot(records=records, revision=revision):
+                self._listed = revision
+                self._gone.clear()
                 return self._replace(records)
             case Put(record=record):
-                known = self._entries.get(record.name)
-                if known is not None and record.mod_revision <= known.record.mod_revision:
-                    return False
-                return self._put(record)
+                return record.mod_revision > self._known_at(record.name) and self._put(record)
             case Gone(name=name, revision=revision):
-                known = self._entries.get(name)
-                if known is None or revision <= known.record.mod_revision:
+                if revision <= self._known_at(name):
                     return False
-                del self._entries[name]
-                return True
+                self._gone[name] = revision
+                return self._entries.pop(name, None) is not None
             case _:
                 assert_never(event)
+
+    def _known_at(self, name: bytes) -> int:
+        """Return the revision up to which all is known of a key."""
+        known = self._entries.get(name)
+        changed = known.record.mod_revision if known is not None else self._gone.get(name, 0)
+        return max(self._listed, changed)
 
     def _replace(self, records: Iterable[Record]) -> bool:
         current = {record.name: record for record in records}
@@ -156,7 +164,7 @@ class PeerTable:
     def view(self, ground: Ground) -> View:
         """Judge every entry on *ground*. Remembers, for each key, the last lease that was good."""
         draft = _Draft()
-        for name, entry in sorted(self._entries.items(), key=lambda item: item[1].record.create_revision):
+        for name, entry in sorted(self._entries.items(), key=lambda item: (item[1].record.create_revision, item[0])):
             trouble = _judge(entry.latest, ground)
             if trouble is None:
                 assert isinstance(entry.latest, _Lease)  # noqa: S101 - what _judge lets through is a lease
@@ -249,7 +257,9 @@ def _admit(draft: _Draft, name: bytes, entry: _Entry, trouble: Quarantine | None
         draft.quarantined[name] = Quarantine("overlaps_older", f"{lease.subnet} overlaps {rival}, which is older")
         return
     draft.peers[lease.subnet] = lease.gateway
-    draft.lengths.add(lease.subnet.prefixlen)
+    start = int(lease.subnet.network_address)
+    insort(draft.starts, start)
+    draft.at[start] = lease.subnet
 
 
 def _freeze(draft: _Draft, name: bytes, trouble: Quarantine, ground: Ground) -> None:
@@ -262,14 +272,7 @@ def _freeze(draft: _Draft, name: bytes, trouble: Quarantine, ground: Ground) -> 
 
 
 def _overlapping(draft: _Draft, subnet: IPv4Network) -> IPv4Network | None:
-    """Return an accepted peer that overlaps *subnet*: an ancestor, itself, or a part of it."""
-    for length in draft.lengths:
-        if length <= subnet.prefixlen:
-            ancestor = subnet.supernet(new_prefix=length)
-            if ancestor in draft.peers:
-                return ancestor
-        else:
-            part = next((peer for peer in draft.peers if peer.subnet_of(subnet)), None)
-            if part is not None:
-                return part
-    return None
+    """Return an accepted peer that overlaps *subnet*; as they are disjoint, the last that begins before its end."""
+    position = bisect_right(draft.starts, int(subnet.broadcast_address))
+    nearest = draft.at[draft.starts[position - 1]] if position else None
+    return nearest if nearest is not None and nearest.overlaps(subnet) else None

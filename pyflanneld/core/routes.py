@@ -93,8 +93,8 @@ def plan(
 
     Args:
         desired: by destination.
-        present: routes of the main table, at least all of ours; the foreign ones only have to be complete for
-            destinations where a creation has failed.
+        present: routes of the main table in the kernel's order, at least all of ours; the foreign ones only have to be
+            complete for destinations where a creation has failed.
         protocol: the number that marks a route as ours.
         network: routes of ours outside it belong to another daemon and are left alone.
         frozen: destinations whose routes of ours stay, wanted or not.
@@ -102,20 +102,24 @@ def plan(
     owned: dict[IPv4Network, KernelRoute] = {}
     foreign: dict[IPv4Network, KernelRoute] = {}
     for route in present:
-        if route.metric == 0:
-            (owned if route.protocol == protocol else foreign)[route.dst] = route
+        if route.metric != 0:
+            continue
+        if route.protocol == protocol:
+            owned[route.dst] = route
+        else:
+            foreign.setdefault(route.dst, route)  # of several, a replacement would hit the first
     puts: list[Create | Replace] = []
     blocked: dict[IPv4Network, KernelRoute] = {}
     for dst, wanted in desired.items():
-        if dst in owned:
-            if not _same(wanted, owned[dst]):
-                puts.append(Replace(wanted))
-        elif dst not in foreign:
-            puts.append(Create(wanted))
-        elif foreign[dst].protocol == BOOT and _same(wanted, foreign[dst]):
+        there, rival = owned.get(dst), foreign.get(dst)
+        if there is not None and _same(wanted, there):
+            continue
+        if rival is None:
+            puts.append(Create(wanted) if there is None else Replace(wanted))
+        elif there is None and rival.protocol == BOOT and _same(wanted, rival):
             puts.append(Replace(wanted))
         else:
-            blocked[dst] = foreign[dst]
+            blocked[dst] = rival
     idle = (route for dst, route in owned.items() if dst not in desired and dst not in frozen)
     drops = (Drop(route) for route in idle if route.dst.subnet_of(network))
     return Plan(tuple(puts), tuple(drops), blocked)

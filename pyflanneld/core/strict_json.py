@@ -5,6 +5,7 @@ Beyond that we are stricter: size, nesting, NaN and huge numbers are refused her
 """
 
 import json
+from math import isfinite
 
 from pyflanneld.core.invalid import Invalid
 
@@ -28,12 +29,30 @@ def parse_object(data: bytes, field: str) -> dict[str, object]:
     if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
         raise Invalid("too_large", field, data, f"at most {MAX_BRACKETS} objects and lists")
     try:
-        document = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        document = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_members, parse_float=_finite, parse_constant=_refuse_constant
+        )
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise Invalid("not_json", field, data, "a JSON object in UTF-8, such as flannel writes") from error
     if not isinstance(document, dict):
         raise Invalid("not_an_object", field, data, "a JSON object in UTF-8, such as flannel writes")
     return {name.lower(): value for name, value in document.items()}
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the members in the order of their last mention, so that the last one wins across spellings as well."""
+    members: dict[str, object] = {}
+    for name, value in pairs:
+        members.pop(name, None)
+        members[name] = value
+    return members
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError("a number is out of range")
+    return number
 
 
 def _refuse_constant(name: str) -> object:

@@ -70,7 +70,7 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
         among = _ipv4_only(config)
     except Invalid as error:
         text = f"the network configuration at {key} is not usable: {error}"
-        context.problems.report("config", "config.invalid", text)
+        context.problems.report("config", "config.invalid", text, cause=str(error))
         return None
     if config.backend_type not in SUPPORTED:
         supported = ", ".join(repr(name) for name in SUPPORTED)

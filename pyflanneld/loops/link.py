@@ -1,8 +1,9 @@
 """The link that carries the routes: chosen at start, and chosen again by the same rule whenever links change."""
 
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 
-from pyflanneld.core.links import Link, NoLink, choose_link
+from pyflanneld.core.links import Link, NoLink, choose_link, describe
 from pyflanneld.core.peers import Ground
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
 from pyflanneld.loops.node import Context, Node, Options
@@ -21,15 +22,21 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Link]:
             links, options.wanted_links, public_ip=options.public_ip, default_index=await _default_index(context)
         )
     except NoLink as error:
+        if options.public_ip and not options.wanted_links:
+            raise _not_on_link(options.public_ip, "any interface", describe(links)) from error
         raise LinkUnusable(str(error)) from error
     public_ip = options.public_ip
     if public_ip is not None and not link.carries(public_ip):
-        raise PublicIpNotOnLink(
-            f"--public-ip={public_ip} is not an address of {link.name} ({', '.join(map(str, link.addresses))}); "
-            "host-gw needs it on the link: your peers reach it without a router or NAT between"
-        )
+        raise _not_on_link(public_ip, link.name, ", ".join(map(str, link.addresses)))
     context.log.info("link.chosen", link=link.name, address=str(public_ip or link.address), mtu=link.mtu)
     return links, link
+
+
+def _not_on_link(public_ip: IPv4Address, where: str, there: str) -> PublicIpNotOnLink:
+    return PublicIpNotOnLink(
+        f"--public-ip={public_ip} is not an address of {where}, which has: {there}; "
+        "host-gw needs it on the link: your peers reach it without a router or NAT between"
+    )
 
 
 async def _default_index(context: Context) -> int | None:

@@ -31,6 +31,7 @@ class Options:
 
     Attributes:
         prefix: ``--etcd-prefix``, for messages.
+        subnet_file: ``--subnet-file``, for messages.
         wanted_links: ``--iface``, in order.
         public_ip: ``--public-ip``; ``None``: the link's own address.
         route_protocol: the number that marks our routes.
@@ -39,6 +40,7 @@ class Options:
     """
 
     prefix: str
+    subnet_file: str
     wanted_links: tuple[str, ...]
     public_ip: IPv4Address | None
     route_protocol: int
@@ -90,7 +92,7 @@ class Context:
         """Report that *loop* cannot use etcd at the moment."""
         event = "etcd.denied" if isinstance(error, RegistryDenied) else "etcd.unavailable"
         text = f"etcd cannot be used: {error}"
-        self.problems.report(f"etcd:{loop}", event, text, blocks=blocks, loop=loop, endpoint=self.registry.endpoint)
+        self.problems.report(f"etcd:{loop}", event, text, blocks=blocks, loop=loop)
 
     def registry_works(self, loop: str) -> None:
         """Say that *loop* can use etcd."""

@@ -15,12 +15,14 @@ class Problem:
     Attributes:
         event: the log event's name, for example ``"config.missing"``.
         text: one sentence, for readiness and status.
+        cause: what makes it another trouble when it changes.
         since_s: when it began, on the clock's scale.
         blocks: whether the node is not ready because of it.
     """
 
     event: str
     text: str
+    cause: str
     since_s: float
     said_s: float
     blocks: bool
@@ -34,11 +36,22 @@ class Problems:
         self._log = log
         self._open: dict[str, Problem] = {}
 
-    def report(self, topic: str, event: str, text: str, *, blocks: bool = True, **fields: object) -> None:
-        """Say that *topic* is in trouble; a repetition is logged only now and then."""
+    def report(
+        self, topic: str, event: str, text: str, *, blocks: bool = True, cause: str = "", **fields: object
+    ) -> None:
+        """Say that *topic* is in trouble; a repetition is logged only now and then, another *cause* at once.
+
+        Args:
+            topic: what is in trouble.
+            event: the log event.
+            text: one sentence, which may carry numbers that change all the time.
+            blocks: whether the node is not ready because of it.
+            cause: what a person would call another trouble when it changes.
+            fields: for the log.
+        """
         now = self._clock.now_s()
         known = self._open.get(topic)
-        if known is not None and known.event == event:
+        if known is not None and (known.event, known.cause) == (event, cause):
             known.text, known.blocks = text, blocks
             if now - known.said_s < REMIND_S:
                 return
@@ -46,7 +59,7 @@ class Problems:
             fields["for_s"] = round(now - known.since_s)
         else:
             since = known.since_s if known else now
-            self._open[topic] = Problem(event, text, since, now, blocks)
+            self._open[topic] = Problem(event, text, cause, since, now, blocks)
         self._log.warning(event, problem=text, **fields)
 
     def resolve(self, topic: str, **fields: object) -> None:

@@ -9,13 +9,13 @@ whenever the peers have changed.
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
 
 from pyflanneld.backends import host_gw
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.guard import LIST_SPACING_S
-from pyflanneld.core.peers import Ground, Quarantine
+from pyflanneld.core.peers import Ground, View
 from pyflanneld.core.routes import Drop, KernelRoute, Plan, RouteChange, outcome, plan
 from pyflanneld.errors import KernelError
 from pyflanneld.loops.link import follow_link, ground_of
@@ -77,7 +77,9 @@ class Reconciler:
         node.kernel_dirty = False
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
         routes = await self._context.kernel.routes(protocol=self._context.options.route_protocol)
-        believed, self._present = self._present, {route.dst: route for route in routes if route.metric == 0}
+        network = node.among.network
+        believed = self._present
+        self._present = {route.dst: route for route in routes if route.metric == 0 and route.dst.subnet_of(network)}
         lost = [dst for dst, route in believed.items() if self._present.get(dst) != route]
         if lost:
             self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(min(lost)))
@@ -123,9 +125,8 @@ class Reconciler:
         ground = ground_of(self._context, node)
         if node.peers_changed or ground != self._ground or node.view is None:
             node.peers_changed, self._ground = False, ground
-            before = node.view.quarantined if node.view else {}
-            node.view = node.peers.view(ground)
-            self._report_quarantine(before)
+            before, node.view = node.view, node.peers.view(ground)
+            self._report_peers(before, node.view)
         if not self._placeable:
             return
         await self._place(self._plan())
@@ -153,6 +154,9 @@ class Reconciler:
         self._present = outcome(self._present, done, self._context.options.route_protocol)
         self._node.present = len(self._present)
         self._log_changes(done)
+        for change in done:
+            if self._foreign.pop(change.route.dst, None):
+                self._context.log.info("route.adopted", dst=str(change.route.dst))
 
     def _allowed(self, drops: Sequence[Drop]) -> list[Drop]:
         """Return the drops that the guard and the state of our own lease allow."""
@@ -179,20 +183,22 @@ class Reconciler:
                 self._foreign[route.dst] = route
         self._foreign_until_s = self._context.clock.now_s() + FOREIGN_RECHECK_S
 
-    def _report_quarantine(self, before: Mapping[bytes, Quarantine]) -> None:
-        assert self._node.view is not None  # noqa: S101 - called when it has been made
-        after = self._node.view.quarantined
-        for name, quarantine in after.items():
-            if before.get(name) != quarantine:
-                self._context.log.warning("peer.quarantined", key=name, reason=quarantine.reason, why=quarantine.detail)
-        for name in before.keys() - after.keys():
-            self._context.log.info("peer.quarantine_ended", key=name)
+    def _report_peers(self, before: View | None, now: View) -> None:
+        """Say which keys are not believed, or are another backend's, since when they are not."""
+        log, known = self._context.log, before.quarantined if before else {}
+        for name, quarantine in now.quarantined.items():
+            if known.get(name) != quarantine:
+                log.warning("peer.quarantined", key=name, reason=quarantine.reason, why=quarantine.detail)
+        for name in known.keys() - now.quarantined.keys():
+            log.info("peer.quarantine_ended", key=name)
+        for name in now.foreign_backends - (before.foreign_backends if before else frozenset()):
+            log.warning("peer.other_backend", key=name, ours=self._node.backend)
 
     def _report_routes(self) -> None:
         problems = self._context.problems
         if self._blocked:
             dst, route = min(self._blocked.items())
-            text = f"{len(self._blocked)} destinations have a foreign route, which is left alone, such as {dst}"
+            text = f"a foreign route stands where ours should, and is left alone: {_first(dst, self._blocked)}"
             problems.report(
                 "foreign", "route.conflict", text, blocks=False,
                 gateway=str(route.gateway), protocol=route.protocol, destinations=sorted(map(str, self._blocked))[:10],
@@ -202,7 +208,7 @@ class Reconciler:
         if self._failures:
             change, code = next(iter(self._failures.items()))
             why = errno.errorcode.get(code, str(code))
-            text = f"{len(self._failures)} routes cannot be placed, such as {change.route.dst}: {why}"
+            text = f"the kernel refuses routes: {_first(change.route.dst, self._failures)}: {why}"
             problems.report("routes", "route.failed", text)
         else:
             problems.resolve("routes")
@@ -215,3 +221,8 @@ class Reconciler:
         for change in done:
             event = "route.dropped" if isinstance(change, Drop) else "route.put"
             self._context.log.info(event, dst=str(change.route.dst), gateway=str(change.route.gateway))
+
+
+def _first(dst: IPv4Network, among: Collection[object]) -> str:
+    """Return *dst* and how many more there are."""
+    return f"{dst} and {len(among) - 1} more" if len(among) > 1 else str(dst)

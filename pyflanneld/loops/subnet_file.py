@@ -18,7 +18,7 @@ def remembered_subnet(context: Context) -> IPv4Network | None:
         text = context.subnet_file.read()
         return previous_subnet(text) if text is not None else None
     except (OSError, UnicodeDecodeError, Invalid) as error:
-        context.log.warning("subnet_file.ignored", why=str(error))
+        context.log.warning("subnet_file.ignored", path=context.options.subnet_file, why=str(error))
         return None
 
 
@@ -32,8 +32,9 @@ async def keep_file(context: Context, node: Node) -> None:
             written = context.subnet_file.write(render(node.among.network, node.lease.subnet, node.link.mtu))
         except OSError as error:
             node.file_written.clear()
-            text = f"the subnet file cannot be written: {error}"
-            context.problems.report("file", "subnet_file.failed", text)
+            why = error.strerror or str(error)
+            text = f"the subnet file {context.options.subnet_file} cannot be written: {why}"
+            context.problems.report("file", "subnet_file.failed", text, cause=why)
             await set_within(node.file_outdated, next(waits))
             continue
         waits = backoff(1.0, RETRY_CAP_S, context.rng)

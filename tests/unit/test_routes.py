@@ -1,0 +1,243 @@
+"""Routes: what a plan does to a kernel, by a tiny model of the kernel's own rules."""
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyflanneld.backends import SUPPORTED
+from pyflanneld.backends.host_gw import NAME, desired_routes
+from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, Plan, Replace, Route, RouteChange, outcome, plan
+from tests import strategies
+from tests.strategies import NETWORK, PROTOCOL
+
+STATIC = 4
+A, B = IPv4Address("192.168.1.11"), IPv4Address("192.168.1.12")
+DST = IPv4Network("10.5.1.0/24")
+
+Table = dict[tuple[IPv4Network, int], KernelRoute]
+
+
+def there(
+    dst: IPv4Network = DST, gateway: IPv4Address | None = A, *,
+    link: int = 2, protocol: int = PROTOCOL, metric: int = 0, plain: bool = True,
+) -> KernelRoute:  # fmt: skip
+    return KernelRoute(dst, gateway, link, protocol, metric, plain)
+
+
+def make(
+    desired: Iterable[Route], present: Iterable[KernelRoute], frozen: Iterable[IPv4Network] = (),
+    network: IPv4Network = NETWORK,
+) -> Plan:  # fmt: skip
+    wanted = {route.dst: route for route in desired}
+    return plan(wanted, present, protocol=PROTOCOL, network=network, frozen=frozenset(frozen))
+
+
+class TinyKernel:
+    """The main table by the kernel's rules: one route for each destination and metric."""
+
+    def __init__(self, routes: Iterable[KernelRoute]) -> None:
+        self.table: Table = {(route.dst, route.metric): route for route in routes}
+        self.overwritten: list[KernelRoute] = []
+
+    def ours(self) -> dict[IPv4Network, KernelRoute]:
+        return {dst: route for (dst, metric), route in self.table.items() if metric == 0 and route.protocol == PROTOCOL}
+
+    def apply(self, changes: Iterable[RouteChange]) -> set[RouteChange]:
+        """Make the changes; return those that were refused, because something stands there."""
+        refused = set()
+        for change in changes:
+            at = change.route.dst, 0
+            if isinstance(change, Drop):
+                if self.table.get(at) == change.route:
+                    del self.table[at]
+            elif isinstance(change, Create) and at in self.table:
+                refused.add(change)
+            else:
+                if at in self.table:
+                    self.overwritten.append(self.table[at])
+                self.table[at] = there(change.route.dst, change.route.gateway, link=change.route.link_index)
+        return refused
+
+
+def assert_reconciled(
+    before: Mapping[tuple[IPv4Network, int], KernelRoute],
+    kernel: TinyKernel,
+    desired: Mapping[IPv4Network, Route],
+    frozen: Iterable[IPv4Network],
+) -> None:
+    """Check each destination of the table on its own, without a look at the plan."""
+    for at in before.keys() | kernel.table.keys() | {(dst, 0) for dst in desired}:
+        dst, metric = at
+        old, new, wanted = before.get(at), kernel.table.get(at), desired.get(dst)
+        ours = old is not None and old.protocol == PROTOCOL
+        target = None if wanted is None else there(dst, wanted.gateway, link=wanted.link_index)
+        leftover = target is not None and old == there(dst, target.gateway, link=target.link_index, protocol=BOOT)
+        if metric != 0 or (old is not None and not ours and not leftover):
+            assert new == old, "a route that is not ours was touched"
+        elif target is not None:
+            assert new == target, "a wanted route is missing or wrong"
+        elif dst in frozen or not dst.subnet_of(NETWORK):
+            assert new == old, "a frozen route, or one of another network, was touched"
+        else:
+            assert new is None, "a route that nothing wants is still there"
+
+
+KERNELS = st.lists(strategies.kernel_routes(), max_size=12)
+FROZEN = st.frozensets(st.sampled_from((DST, IPv4Network("10.5.2.0/24"), IPv4Network("10.5.3.0/24"))), max_size=2)
+
+
+@given(KERNELS, strategies.wanted_routes(), FROZEN)
+def test_a_plan_makes_any_kernel_what_is_wanted(
+    routes: list[KernelRoute], desired: dict[IPv4Network, Route], frozen: frozenset[IPv4Network]
+) -> None:
+    """With the whole table known, one plan is enough, nothing is refused, and the second one is empty."""
+    kernel = TinyKernel(routes)
+    before = dict(kernel.table)
+    first = make(desired.values(), kernel.table.values(), frozen)
+    assert kernel.apply([*first.puts, *first.drops]) == set()
+    assert_reconciled(before, kernel, desired, frozen)
+    second = make(desired.values(), kernel.table.values(), frozen)
+    assert (second.puts, second.drops, second.blocked) == ((), (), first.blocked)
+
+
+@given(KERNELS, strategies.wanted_routes(), FROZEN)
+def test_foreign_routes_are_learnt_of_by_refusal(
+    routes: list[KernelRoute], desired: dict[IPv4Network, Route], frozen: frozenset[IPv4Network]
+) -> None:
+    """With only our own routes known, what is refused tells of foreign ones, and a second plan settles all."""
+    kernel = TinyKernel(routes)
+    before = dict(kernel.table)
+    first = make(desired.values(), kernel.ours().values(), frozen)
+    refused = kernel.apply([*first.puts, *first.drops])
+    asked = {change.route.dst for change in refused}
+    known = [route for (dst, _), route in kernel.table.items() if route.protocol == PROTOCOL or dst in asked]
+    second = make(desired.values(), known, frozen)
+    assert kernel.apply([*second.puts, *second.drops]) == set()
+    assert_reconciled(before, kernel, desired, frozen)
+    assert second.blocked.keys() <= asked
+
+
+@given(KERNELS, strategies.wanted_routes(), FROZEN)
+def test_the_outcome_is_what_the_kernel_has(
+    routes: list[KernelRoute], desired: dict[IPv4Network, Route], frozen: frozenset[IPv4Network]
+) -> None:
+    """What is believed after a plan equals what the kernel's rules make of it, whatever was refused."""
+    kernel = TinyKernel(routes)
+    present = kernel.ours()
+    todo = make(desired.values(), present.values(), frozen)
+    changes = [*todo.puts, *todo.drops]
+    refused = kernel.apply(changes)
+    assert outcome(present, [change for change in changes if change not in refused], PROTOCOL) == kernel.ours()
+
+
+@given(KERNELS, strategies.wanted_routes())
+def test_no_destination_is_ever_without_its_route(routes: list[KernelRoute], desired: dict[IPv4Network, Route]) -> None:
+    """Invariant I8: what is wanted and was there is there after each single change; nothing is put and dropped."""
+    kernel = TinyKernel(routes)
+    served = {dst for dst in desired if dst in kernel.ours()}
+    todo = make(desired.values(), kernel.table.values())
+    for change in (*todo.puts, *todo.drops):
+        kernel.apply([change])
+        assert served <= kernel.ours().keys()
+    assert {put.route.dst for put in todo.puts}.isdisjoint(drop.route.dst for drop in todo.drops)
+
+
+def test_a_missing_route_is_created() -> None:
+    """Created, not replaced: the kernel refuses where something unknown stands."""
+    assert make([Route(DST, A, 2)], []) == Plan((Create(Route(DST, A, 2)),), (), {})
+
+
+@pytest.mark.parametrize("old", [there(gateway=B), there(link=3), there(gateway=None, link=0), there(plain=False)])
+def test_a_wrong_route_of_ours_is_replaced(old: KernelRoute) -> None:
+    """Another gateway, link or kind under our protocol is put right in one step."""
+    assert make([Route(DST, A, 2)], [old]) == Plan((Replace(Route(DST, A, 2)),), (), {})
+
+
+def test_a_right_route_is_left_alone() -> None:
+    """Invariant I11: no change where there is nothing to change."""
+    assert make([Route(DST, A, 2)], [there()]) == Plan((), (), {})
+
+
+def test_an_idle_route_of_ours_is_dropped() -> None:
+    """Dropped exactly as it stands there, so that nothing else can be hit."""
+    old = there(gateway=B, link=3, plain=False)
+    assert make([], [old]) == Plan((), (Drop(old),), {})
+
+
+def test_the_exact_leftover_of_a_go_flanneld_is_taken_over() -> None:
+    """Protocol boot with our destination, gateway and link becomes ours in place."""
+    assert make([Route(DST, A, 2)], [there(protocol=BOOT)]) == Plan((Replace(Route(DST, A, 2)),), (), {})
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        there(protocol=BOOT, gateway=B),
+        there(protocol=BOOT, link=3),
+        there(protocol=BOOT, gateway=None),
+        there(protocol=BOOT, plain=False),
+        there(protocol=STATIC),
+        there(protocol=2, gateway=None),
+    ],
+)
+def test_any_other_route_is_left_alone_and_reported(foreign: KernelRoute) -> None:
+    """Row F69: a foreign route on a wanted destination stays, whoever set it; nothing is tried, and it is named."""
+    assert make([Route(DST, A, 2)], [foreign]) == Plan((), (), {DST: foreign})
+
+
+def test_foreign_routes_that_nothing_wants_are_not_even_named() -> None:
+    """Invariant I6: what is not ours and not in the way does not concern us, leftovers included."""
+    assert make([], [there(protocol=STATIC), there(protocol=BOOT, dst=NETWORK)]) == Plan((), (), {})
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL, BOOT, STATIC])
+def test_a_route_of_another_metric_is_another_route(protocol: int) -> None:
+    """Row F68: a duplicate with a metric is neither a conflict, nor a substitute, nor ours to remove."""
+    other = there(protocol=protocol, metric=100)
+    assert make([Route(DST, A, 2)], [other]).puts == (Create(Route(DST, A, 2)),)
+    assert make([], [other]) == Plan((), (), {})
+
+
+def test_a_replacement_never_hits_a_foreign_route() -> None:
+    """Where somebody has put a route beside ours, a replacement could hit his: nothing is tried, and his is named."""
+    foreign = there(protocol=STATIC)
+    for present in ([there(gateway=B), foreign], [foreign, there(gateway=B)]):
+        assert make([Route(DST, A, 2)], present) == Plan((), (), {DST: foreign})
+    assert make([Route(DST, A, 2)], [there(), foreign]) == Plan((), (), {})
+
+
+def test_a_leftover_behind_a_foreign_route_is_not_taken_over() -> None:
+    """Of several foreign routes the kernel would replace the first: that one decides."""
+    static, leftover = there(protocol=STATIC, gateway=B), there(protocol=BOOT)
+    assert make([Route(DST, A, 2)], [static, leftover]) == Plan((), (), {DST: static})
+    assert make([Route(DST, A, 2)], [leftover, static]) == Plan((Replace(Route(DST, A, 2)),), (), {})
+
+
+def test_a_frozen_route_stays_as_it_is() -> None:
+    """A destination whose lease cannot be read keeps the route of ours that it has, and gets none."""
+    old = there(gateway=B)
+    assert make([], [old], [DST]) == Plan((), (), {})
+    assert make([], [], [DST]) == Plan((), (), {})
+    assert make([Route(DST, A, 2)], [old], [DST]) == Plan((Replace(Route(DST, A, 2)),), (), {})
+
+
+@pytest.mark.parametrize("dst", ["10.6.1.0/24", "10.0.0.0/8", "0.0.0.0/0", "172.7.21.0/24"])
+def test_a_route_of_ours_outside_the_network_is_left_alone(dst: str) -> None:
+    """Row F47: another daemon on this host, for another network, may use the same protocol number."""
+    assert make([], [there(IPv4Network(dst))]) == Plan((), (), {})
+
+
+def test_every_part_of_the_network_is_swept() -> None:
+    """Row F33: routes of ours that nothing wants go, whatever their length."""
+    old = [there(IPv4Network(text)) for text in ("10.5.0.0/16", "10.5.9.0/24", "10.5.9.128/25", "10.5.9.1/32")]
+    assert make([], old).drops == tuple(map(Drop, old))
+
+
+def test_host_gw_needs_one_route_for_each_peer() -> None:
+    """The backend is a function from peers to routes through their own addresses."""
+    assert desired_routes({DST: A}, 7) == {DST: Route(DST, A, 7)}
+    assert desired_routes({}, 7) == {}
+    assert SUPPORTED == (NAME,) == ("host-gw",)
