@@ -73,6 +73,13 @@ class Registry(Protocol):
         """Prolong the lease of *held* without waking any watcher, and read its key back."""
         ...
 
+    def reconnect(self) -> None:
+        """Use new connections from now on: an address of this host has changed, or the machine has slept.
+
+        What is under way ends by itself, at the latest with its deadline.
+        """
+        ...
+
     async def close(self) -> None:
         """Close all connections. Leases stay."""
         ...

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from pyflanneld.core.links import Link, NoLink, choose_link, describe
 from pyflanneld.core.peers import Ground
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
-from pyflanneld.loops.node import Context, Node, Options
+from pyflanneld.loops.node import Context, Node, Options, start_over
 
 
 async def first_link(context: Context) -> tuple[Sequence[Link], Link]:
@@ -69,7 +69,7 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
         context.log.warning(
             "link.changed", link=link.name, index=link.index, address=str(link.address), was=str(before.address)
         )
-        node.verify_lease.set()
+        start_over(context, node)
     return _report_state(context, link)
 
 

@@ -134,6 +134,13 @@ class Node:
         self.routes_wake.set()
 
 
+def start_over(context: Context, node: Node) -> None:
+    """Connect to etcd anew, prove the lease and list the peers: old connections or timers cannot be relied on."""
+    context.registry.reconnect()
+    node.verify_lease.set()
+    node.list_within(0)
+
+
 def publish(options: Options, link: Link, backend: str) -> LeaseAttrs | None:
     """Return what our lease should say; ``None`` while the link has no address to publish."""
     address = options.public_ip or link.address

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.errors import KernelError
-from pyflanneld.loops.node import Context, Node, verdict
+from pyflanneld.loops.node import Context, Node, start_over, verdict
 
 TICK_S = 5.0
 SUSPEND_S = 5.0
@@ -40,8 +40,7 @@ async def watch_process(context: Context, current: Callable[[], Node | None], wa
         node, before_s, asleep_s = current(), asleep_s, context.clock.suspended_s()
         if node is not None and asleep_s - before_s > SUSPEND_S:
             context.log.warning("machine.resumed", slept_s=round(asleep_s - before_s))
-            node.verify_lease.set()
-            node.list_within(0)
+            start_over(context, node)
         health = verdict(context, node)
         if health.live and watchdog_s:
             context.notifier.send("WATCHDOG=1")

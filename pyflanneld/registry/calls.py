@@ -105,12 +105,14 @@ class Caller:
 
     async def _leaving(self, endpoint: Endpoint, attempt: Attempt[T], timeout_s: float) -> T:
         try:
-            return await self._once(endpoint, attempt, timeout_s)
+            answer = await self._once(endpoint, attempt, timeout_s)
         except RequestRefused:
             raise
         except RegistryUnavailable as error:
             self.endpoints.leave(endpoint, error)
             raise
+        self.endpoints.answered(endpoint)
+        return answer
 
     async def _once(self, endpoint: Endpoint, attempt: Attempt[T], timeout_s: float) -> T:
         token = await self.tokens.current(endpoint)

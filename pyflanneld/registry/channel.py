@@ -48,7 +48,6 @@ class Stubs:
         self.lease: Any = rpc.LeaseStub(channel)
         self.watch: Any = rpc.WatchStub(channel)
         self.auth: Any = rpc.AuthStub(channel)
-        self.maintenance: Any = rpc.MaintenanceStub(channel)
 
 
 class Endpoint:
@@ -80,6 +79,11 @@ class Endpoint:
         )
         return grpc.aio.secure_channel(grpc_target(self.url), credentials, options=_OPTIONS)
 
+    def reconnect(self) -> None:
+        """Have the next call open a new connection. The old one goes with the last call that uses it: closing it here
+        would cancel that call, which looks to its task as if the task itself were cancelled."""
+        self._stubs = None
+
     async def close(self) -> None:
         """Close the connection; calls under way fail."""
         self._closed = True
@@ -99,6 +103,7 @@ class Endpoints:
     ) -> None:
         self._all = tuple(Endpoint(url, tls) for url in urls)
         self._at = rng.randrange(len(self._all))
+        self._answering: Endpoint | None = None
         self._log = log
 
     @property
@@ -110,13 +115,26 @@ class Endpoints:
         """Return all members, beginning with the one in use."""
         return self._all[self._at :] + self._all[: self._at]
 
+    def answered(self, endpoint: Endpoint) -> None:
+        """Take note that *endpoint* works."""
+        self._answering = endpoint
+
     def leave(self, endpoint: Endpoint, error: Exception) -> None:
-        """Move on to the next member, unless somebody has already left *endpoint*."""
+        """Move on to the next member, unless somebody has already left *endpoint*.
+
+        News is only that a member which worked does so no longer: the search for one that does goes round and round.
+        """
         if endpoint is not self.current or len(self._all) == 1:
             return
         self._at = (self._at + 1) % len(self._all)
-        switch = {"from": endpoint.url, "to": self.current.url}
-        self._log.warning("endpoint.switched", **switch, error=str(error))
+        note = self._log.warning if endpoint is self._answering else self._log.debug
+        note("endpoint.switched", **{"from": endpoint.url, "to": self.current.url}, error=str(error))
+        self._answering = None
+
+    def reconnect(self) -> None:
+        """Have every member connected to anew."""
+        for endpoint in self._all:
+            endpoint.reconnect()
 
     async def close(self) -> None:
         """Close all connections."""

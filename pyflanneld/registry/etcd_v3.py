@@ -67,12 +67,6 @@ class EtcdV3Registry:
         """The endpoint in use, as the operator wrote it."""
         return self._endpoints.current.url
 
-    async def server_version(self) -> str:
-        """Return the version of the member in use, for example ``"3.4.23"``."""
-        request = rpc.StatusRequest()
-        response: Any = await self._caller.read(lambda stubs, how: stubs.maintenance.Status(request, **how))
-        return str(response.version)
-
     async def read_config(self) -> ConfigRecord:
         """Return ``<prefix>/config`` as it is now."""
         response = await self._range(rpc.RangeRequest(key=self._keys.config))
@@ -186,6 +180,10 @@ class EtcdV3Registry:
         request = rpc.LeaseKeepAliveRequest(ID=lease_id)
         answer: Any = await self._caller.read(lambda stubs, how: keep_alive(stubs, how, request))
         return float(max(answer.TTL, 0))
+
+    def reconnect(self) -> None:
+        """Use new connections from now on."""
+        self._endpoints.reconnect()
 
     async def close(self) -> None:
         """Revoke a lease that was granted for nothing, and close all connections. The leases of keys stay."""

@@ -166,6 +166,7 @@ class FakeRegistry:
         self.etcd = etcd
         self.endpoint_url = endpoint
         self.closed = False
+        self.reconnects = 0
         self._down: RegistryError | None = None
         self._failures: list[RegistryError] = []
         self._lose_reply = False
@@ -258,6 +259,9 @@ class FakeRegistry:
             return Renewal(record, None)
         lease = self.etcd.state.leases.get(held.lease_id)
         return Renewal(record, float(lease.ttl_s) if lease else 0.0)
+
+    def reconnect(self) -> None:
+        self.reconnects += 1
 
     async def close(self) -> None:
         self.closed = True

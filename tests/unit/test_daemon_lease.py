@@ -228,6 +228,7 @@ def test_renumbered_link_is_published() -> None:
             before = etcd.records()[0]
             node.kernel.set_link(Link(2, "eth1", 1500, True, (IPv4Interface("192.168.14.77/24"),)))
             await until(lambda: held(etcd)[OWN] == value("192.168.14.77"), 3)
+            assert node.registry.reconnects == 1, "the old connection's source address is gone"
             after = etcd.records()[0]
             assert (after.create_revision, after.lease_id) == (before.create_revision, before.lease_id)
 
