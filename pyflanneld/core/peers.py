@@ -47,6 +47,11 @@ class Ground:
     connected: tuple[IPv4Network, ...] = ()
     protected: frozenset[IPv4Address] = frozenset()
 
+    @property
+    def near(self) -> tuple[IPv4Network, ...]:
+        """Every directly connected network, the link's own among them: no gateway can lie in a peer's subnet then."""
+        return (*self.connected, *(own.network for own in self.link_addresses))
+
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
@@ -208,7 +213,7 @@ def _judge_subnet(subnet: IPv4Network, ground: Ground) -> Quarantine | None:
     captured = _first(ground.own_addresses | ground.protected, subnet)
     if captured is not None:
         return Quarantine("captures_address", f"{subnet} contains {captured}, which this host needs")
-    covered = next((net for net in ground.connected if net.overlaps(subnet)), None)
+    covered = next((net for net in ground.near if net.overlaps(subnet)), None)
     if covered is not None:
         return Quarantine("captures_network", f"{subnet} overlaps {covered}, which is connected to this host")
     return None
@@ -230,8 +235,8 @@ def _judge_gateway(lease: _Lease, ground: Ground) -> Quarantine | None:
         return Quarantine("bad_gateway", f"PublicIP {gateway} is no address of a host")
     if gateway in ground.own_addresses or any(own.ip == gateway for own in ground.link_addresses):
         return Quarantine("bad_gateway", f"PublicIP {gateway} is our own address")
-    if gateway in ground.network:
-        return Quarantine("bad_gateway", f"PublicIP {gateway} is inside {ground.network} itself")
+    if gateway in ground.own_subnet:
+        return Quarantine("bad_gateway", f"PublicIP {gateway} is inside our own {ground.own_subnet}")
     if not any(_reaches(own, gateway) for own in ground.link_addresses):
         return Quarantine("gateway_off_link", f"PublicIP {gateway} is not on the link; host-gw needs a common LAN")
     return None

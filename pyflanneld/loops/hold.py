@@ -107,7 +107,7 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
         snapshot = await context.registry.list_subnets()
         if any(record.name == name for record in snapshot.records):
             return False  # somebody put it there: look at it again
-        rival = _overlapping(snapshot, subnet)
+        rival = _overlapping(snapshot, subnet, node.among.network)
         if rival is not None:
             raise LeaseLost(f"our subnet {subnet} overlaps {rival}, which was leased after our lease had vanished")
         sent_at_s = context.clock.now_s()
@@ -121,12 +121,13 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     raise AssertionError("unreachable: count() does not end")
 
 
-def _overlapping(snapshot: Snapshot, subnet: IPv4Network) -> IPv4Network | None:
+def _overlapping(snapshot: Snapshot, subnet: IPv4Network, network: IPv4Network) -> IPv4Network | None:
+    """Return a lease that overlaps *subnet*; a key that claims all of *network* is nobody's lease."""
     for record in snapshot.records:
         try:
             other = parse_name(record.name).ipv4
         except Invalid:
             continue
-        if other.overlaps(subnet):
+        if other.overlaps(subnet) and not network.subnet_of(other):
             return other
     return None
