@@ -77,7 +77,7 @@ dist: venv ## build the wheel, the source archive and the archive for /opt into 
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python .ci/bundle.py dist/*.whl --out dist
 	cd dist
-	sha256sum * >SHA256SUMS
+	sha256sum *.whl *.tar.gz >SHA256SUMS
 	ls -l
 
 clean: ## remove virtual environments, caches and dist/

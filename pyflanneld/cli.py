@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from difflib import get_close_matches
+from functools import partial
 from ipaddress import IPv4Address
 from random import Random
 from typing import Any
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from pyflanneld import __version__, lock, logs
+from pyflanneld import __version__, lock, logs, parent
 from pyflanneld.clock import SystemClock
 from pyflanneld.errors import PyflanneldError, UsageError
 from pyflanneld.files import SubnetEnvFile
@@ -25,6 +26,7 @@ from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings, load
 
 CLOSE_S = 1.0
+PREDECESSOR_S = 10.0  # twice what a stop may take
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +65,14 @@ def _daemon(settings: Settings) -> int:
     log.info("daemon.started", version=__version__, pid=os.getpid())
     for warning in settings.warnings:
         log.warning("settings.warned", warning=warning)
+    scripted = parent.is_start_script(os.environ)
+    if scripted and not _follow_start_script(log):
+        return 0
+    # supervisord takes the end of the script for the daemon's and may start the next one while that still stops.
+    patience_s = PREDECESSOR_S if scripted else 0.0
+    network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
     try:
-        with lock.hold(lock.network_key(settings.etcd_prefix, settings.etcd_endpoints), settings.subnet_file):
+        with lock.hold(network, settings.subnet_file, patience_s=patience_s):
             asyncio.run(_until_signalled(_serve(settings, log)))
     except UsageError:
         raise
@@ -77,6 +85,21 @@ def _daemon(settings: Settings) -> int:
         return error.exit_code
     log.info("daemon.stopped")
     return 0
+
+
+def _follow_start_script(log: Any) -> bool:
+    """Arrange for the daemon to end with its start script; return whether there is anything left to follow."""
+    try:
+        alive = parent.signal_its_end()
+    except OSError as error:
+        log.warning("start_script.not_followed", error=str(error))
+        return True
+    if not alive:
+        log.info("daemon.stopped", reason=_SCRIPT_ENDED)
+    return alive
+
+
+_SCRIPT_ENDED = "start script ended"
 
 
 def _gravest(raised: Exception) -> PyflanneldError | None:
@@ -92,14 +115,17 @@ async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
     """Run *main_* until it ends or a signal asks to stop; a second signal ends the process at once."""
     loop, task = asyncio.get_running_loop(), asyncio.create_task(main_, name="daemon")
 
-    def stop(number: signal.Signals) -> None:
-        structlog.get_logger("pyflanneld").info("daemon.stopping", signal=number.name)
+    def stop(**why: str) -> None:
+        if task.cancelling():  # the end of the start script, after a signal to the whole group
+            return
+        structlog.get_logger("pyflanneld").info("daemon.stopping", **why)
         for one in _STOP_SIGNALS:
             loop.remove_signal_handler(one)
         task.cancel()
 
     for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop, number)
+        loop.add_signal_handler(number, partial(stop, signal=number.name))
+    loop.add_signal_handler(parent.ENDED, partial(stop, reason=_SCRIPT_ENDED))
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()
