@@ -7,8 +7,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
 from ipaddress import IPv4Address
@@ -20,7 +20,7 @@ import structlog
 
 from pyflanneld import __version__, lock, logs, parent
 from pyflanneld.clock import SystemClock
-from pyflanneld.errors import PyflanneldError, UsageError
+from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.files import SubnetEnvFile
 from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings, load
@@ -68,11 +68,8 @@ def _daemon(settings: Settings) -> int:
     scripted = parent.is_start_script(os.environ)
     if scripted and not _follow_start_script(log):
         return 0
-    # supervisord takes the end of the script for the daemon's and may start the next one while that still stops.
-    patience_s = PREDECESSOR_S if scripted else 0.0
-    network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
     try:
-        with lock.hold(network, settings.subnet_file, patience_s=patience_s):
+        with _alone(settings, log, patient=scripted):
             asyncio.run(_until_signalled(_serve(settings, log)))
     except UsageError:
         raise
@@ -100,6 +97,28 @@ def _follow_start_script(log: Any) -> bool:
 
 
 _SCRIPT_ENDED = "start script ended"
+
+
+@contextmanager
+def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
+    """Hold this network and this file for the length of the block.
+
+    Args:
+        settings: say which.
+        log: where to tell of a wait.
+        patient: wait for another daemon to finish its stop. Behind a start script supervisord does not know when that
+            is: it takes the end of the script for the daemon's, and may start the next one at once.
+    """
+    hold = partial(lock.hold, lock.network_key(settings.etcd_prefix, settings.etcd_endpoints), settings.subnet_file)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold())
+        except AlreadyRunning as error:
+            if not patient:
+                raise
+            log.info("lock.awaited", held=str(error), timeout_s=PREDECESSOR_S)
+            stack.enter_context(hold(patience_s=PREDECESSOR_S))
+        yield
 
 
 def _gravest(raised: Exception) -> PyflanneldError | None:

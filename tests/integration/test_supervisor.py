@@ -4,6 +4,7 @@ Nothing in the shipped files is changed but the two directories that they live i
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from pyflanneld import lock
 from tests.etcd import Member, make_member
 from tests.netns import Namespace, namespace
 from tests.systemd import until
@@ -124,6 +126,7 @@ def supervise(host: Namespace, etcd: Member, tmp_path: Path) -> Iterator[Callabl
     (tmp_path / "data" / "logs" / "flanneld").mkdir(parents=True)
     (tmp_path / "supervisord.conf").write_text(SUPERVISORD.format(tmp_path))
     with ExitStack() as stack:
+        stack.callback(kill_all, home)  # at the very end: there is nothing left, unless a test has failed
 
         def start(script: str, section: str) -> Callable[[str], str]:
             (home / "flanneld.sh").write_text(script)
@@ -136,6 +139,22 @@ def supervise(host: Namespace, etcd: Member, tmp_path: Path) -> Iterator[Callabl
             return lambda words: host.run("supervisorctl", *config, *words.split(), check=False).strip()
 
         yield start
+
+
+def daemons(home: Path) -> set[int]:
+    """Return the processes that run in *home* and are not its start script."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink() == home and (process / "comm").read_text() != "flanneld.sh\n":
+                found.add(int(process.name))
+    return found
+
+
+def kill_all(home: Path) -> None:
+    for pid in daemons(home):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def probe(path: str) -> str:
@@ -176,16 +195,6 @@ def quickly(section: str) -> str:
     assert "startsecs=30\n" in section
     assert "stopwaitsecs=10\n" in section
     return section.replace("startsecs=30\n", "startsecs=1\n").replace("stopwaitsecs=10\n", "stopwaitsecs=2\n")
-
-
-def daemons(home: Path) -> set[int]:
-    """Return the processes that run in *home* and are not its start script."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (process / "cwd").readlink() == home and (process / "comm").read_text() != "flanneld.sh\n":
-                found.add(int(process.name))
-    return found
 
 
 def serving(home: Path, log: Path) -> int:
@@ -236,7 +245,7 @@ def test_stop_start_and_restart_do_what_they_say(
 def test_a_killed_start_script_is_followed_and_replaced(
     host: Namespace, supervise: Callable[[str, str], Callable[[str], str]], tmp_path: Path
 ) -> None:
-    """The walkthrough's script killed outright: its daemon ends in good order, only then the next one takes over."""
+    """The walkthrough's script killed outright: its daemon ends in good order, then the next one serves."""
     home, log = tmp_path / "opt" / "flannel", tmp_path / "log"
     program = (home / "pyflanneld").readlink()
     (home / "pyflanneld").unlink()
@@ -252,6 +261,22 @@ def test_a_killed_start_script_is_followed_and_replaced(
         assert serving(home, log) != first
         assert "RUNNING" in supervisorctl(f"status {PROGRAM}")
     lines = log.read_text()
-    assert "Traceback" not in lines
+    assert "daemon.failed" not in lines
     _, stop = lines.split('daemon.stopping reason="start script ended"\n')
     assert stop.index("daemon.stopped") < stop.index("lease.reused")
+
+
+def test_behind_a_start_script_a_daemon_waits_for_the_one_before_it(
+    host: Namespace, supervise: Callable[[str, str], Callable[[str], str]], tmp_path: Path
+) -> None:
+    """One that still stops holds the network; the next, which supervisord starts too early, does not fail on it."""
+    home, log = tmp_path / "opt" / "flannel", tmp_path / "data" / "logs" / "flanneld" / "flanneld.stdout.log"
+    (endpoints,) = re.findall(r"--etcd-endpoints=(\S+)", WALKTHROUGH_SCRIPT)
+    network = lock.network_key("/coreos.com/network", endpoints.split(","))
+    with host.inside():
+        with lock.hold(network, tmp_path / "another"):
+            supervise(WALKTHROUGH_SCRIPT, quickly(WALKTHROUGH_SECTION))
+            until(lambda: log.exists() and "lock.awaited" in log.read_text(), "the daemon waits")
+        serving(home, log)
+    assert log.read_text().count("daemon.started") == 1
+    assert "daemon.failed" not in log.read_text()
