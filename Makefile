@@ -71,10 +71,14 @@ lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the new
 	compile requirements-dev.txt --extra dev --constraint requirements.txt
 	wc -l requirements.txt requirements-dev.txt
 
-dist: venv ## build the wheel and the source archive into dist/
+dist: venv ## build the wheel, the source archive and the archive for /opt into dist/, with their sums
 	@rm -rf dist
+	export SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1577836800)}
 	$(BIN)/python -m build --no-isolation
-	ls -l dist
+	$(BIN)/python .ci/bundle.py dist/*.whl --out dist
+	cd dist
+	sha256sum *.whl *.tar.gz >SHA256SUMS
+	ls -l
 
 clean: ## remove virtual environments, caches and dist/
 	@rm -rf .venv .venv-* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -85,6 +89,7 @@ clean: ## remove virtual environments, caches and dist/
 lint: venv
 	@$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy .ci
 	$(BIN)/lint-imports
 
 need-root:

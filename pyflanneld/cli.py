@@ -7,9 +7,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from difflib import get_close_matches
+from functools import partial
 from ipaddress import IPv4Address
 from random import Random
 from types import FrameType
@@ -18,14 +19,15 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from pyflanneld import __version__, lock, logs
+from pyflanneld import __version__, lock, logs, parent
 from pyflanneld.clock import SystemClock
-from pyflanneld.errors import PyflanneldError, UsageError
+from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.files import SubnetEnvFile
 from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings, load
 
 CLOSE_S = 1.0
+PREDECESSOR_S = 10.0  # twice what a stop may take
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,8 +71,11 @@ def _daemon(settings: Settings) -> int:
     )
     for warning in settings.warnings:
         log.warning("settings.warned", warning=warning)
+    scripted = parent.is_start_script(os.environ)
+    if scripted and not _follow_start_script(log):
+        return 0
     try:
-        with lock.hold(lock.network_key(settings.etcd_prefix, settings.etcd_endpoints), settings.subnet_file):
+        with _alone(settings, log, patient=scripted):
             asyncio.run(_until_signalled(_serve(settings, log)))
     except UsageError:
         raise
@@ -90,6 +95,43 @@ def _stop_early(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
+def _follow_start_script(log: Any) -> bool:
+    """Arrange for the daemon to end with its start script; return whether there is anything left to follow."""
+    try:
+        alive = parent.signal_its_end()
+    except OSError as error:
+        log.warning("start_script.not_followed", error=str(error))
+        return True
+    if not alive:
+        log.info("daemon.stopped", reason=_SCRIPT_ENDED)
+    return alive
+
+
+_SCRIPT_ENDED = "start script ended"
+
+
+@contextmanager
+def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
+    """Hold this network and this file for the length of the block.
+
+    Args:
+        settings: say which.
+        log: where to tell of a wait.
+        patient: wait for another daemon to finish its stop. Behind a start script supervisord does not know when that
+            is: it takes the end of the script for the daemon's, and may start the next one at once.
+    """
+    hold = partial(lock.hold, lock.network_key(settings.etcd_prefix, settings.etcd_endpoints), settings.subnet_file)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold())
+        except AlreadyRunning as error:
+            if not patient:
+                raise
+            log.info("lock.awaited", held=str(error), timeout_s=PREDECESSOR_S)
+            stack.enter_context(hold(patience_s=PREDECESSOR_S))
+        yield
+
+
 def _gravest(raised: Exception) -> PyflanneldError | None:
     """Return the error that decides the exit code, a lost lease before anything else; ``None`` for a defect."""
     if isinstance(raised, ExceptionGroup):
@@ -103,14 +145,17 @@ async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
     """Run *main_* until it ends or a signal asks to stop; a second signal ends the process at once."""
     loop, task = asyncio.get_running_loop(), asyncio.create_task(main_, name="daemon")
 
-    def stop(number: signal.Signals) -> None:
-        structlog.get_logger("pyflanneld").info("daemon.stopping", signal=number.name)
+    def stop(**why: str) -> None:
+        if task.cancelling():  # the end of the start script, after a signal to the whole group
+            return
+        structlog.get_logger("pyflanneld").info("daemon.stopping", **why)
         for one in _STOP_SIGNALS:
             loop.remove_signal_handler(one)
         task.cancel()
 
     for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop, number)
+        loop.add_signal_handler(number, partial(stop, signal=number.name))
+    loop.add_signal_handler(parent.ENDED, partial(stop, reason=_SCRIPT_ENDED))
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()

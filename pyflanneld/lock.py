@@ -10,12 +10,14 @@ import hashlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pyflanneld.errors import AlreadyRunning
 
+_LOOK_AGAIN_S = 0.05
 _BACKLOG = 128  # each curious second daemon takes up one place; afterwards the holder's pid is not told any more
 
 
@@ -25,12 +27,13 @@ def network_key(etcd_prefix: str, etcd_endpoints: Iterable[str]) -> str:
 
 
 @contextmanager
-def hold(network: str, subnet_file: Path) -> Iterator[None]:
+def hold(network: str, subnet_file: Path, *, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the network and the subnet file for as long as the block runs.
 
     Args:
         network: as made by ``network_key``.
         subnet_file: need not exist; compared by its directory's real path and its name.
+        patience_s: how long to wait, blocking, for a process that holds one of them.
 
     Raises:
         AlreadyRunning: another process of this network namespace holds one of them; the message says which, and who.
@@ -38,25 +41,36 @@ def hold(network: str, subnet_file: Path) -> Iterator[None]:
     # The name itself is not resolved: writing replaces a symbolic link there, it does not follow it.
     file = os.path.realpath(subnet_file.parent) + "/" + subnet_file.name
     with (
-        _listen("network", network, "this etcd prefix and endpoints"),
-        _listen("file", file, f"the subnet file {file}"),
+        _listen("network", network, "this etcd prefix and endpoints", patience_s),
+        _listen("file", file, f"the subnet file {file}", patience_s),
     ):
         yield
 
 
 @contextmanager
-def _listen(kind: str, key: str, what: str) -> Iterator[None]:
+def _listen(kind: str, key: str, what: str, patience_s: float) -> Iterator[None]:
     # Hashed, because an abstract name has room for 107 bytes.
     name = f"\0pyflanneld/{kind}/{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
-            sock.bind(name)
+            _bind(sock, name, patience_s)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise AlreadyRunning(f"another pyflanneld{_holder(name)} already serves {what}") from error
         sock.listen(_BACKLOG)
         yield
+
+
+def _bind(sock: socket.socket, name: str, patience_s: float) -> None:
+    give_up_at = time.monotonic() + patience_s
+    while True:
+        try:
+            return sock.bind(name)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= give_up_at:
+                raise
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def _holder(name: str) -> str:

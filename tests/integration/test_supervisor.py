@@ -3,17 +3,21 @@
 Nothing in the shipped files is changed but the two directories that they live in.
 """
 
-import shutil
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import trustme
 
+from pyflanneld import lock
 from tests.etcd import Member, make_member
 from tests.netns import Namespace, namespace
 from tests.systemd import until
@@ -37,6 +41,25 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [include]
 files={0}/flanneld.ini
 """
+
+OUR_SCRIPT = (ROOT / "supervisor" / "flanneld.sh").read_text()
+OUR_SECTION = (ROOT / "supervisor" / "flanneld.ini").read_text()
+# The walkthrough's own start script, to the letter but for the program's name: there is no exec in it.
+WALKTHROUGH_SCRIPT = """\
+#!/bin/bash
+./pyflanneld \\
+  --public-ip=192.168.14.21 \\
+  --etcd-endpoints=https://192.168.14.12:2379,https://192.168.14.21:2379,https://192.168.14.22:2379 \\
+  --etcd-cafile=./certs/ca.pem \\
+  --etcd-certfile=./certs/client.pem \\
+  --etcd-keyfile=./certs/client-key.pem \\
+  --iface=eth1 \\
+  --subnet-file=./subnet.env \\
+  --healthz-port=2401
+"""
+IN_GOOD_ORDER = {"daemon.started": 3, "daemon.stopping signal=SIGQUIT": 3, "daemon.stopped": 3}
+# Its program section has no word of groups.
+WALKTHROUGH_SECTION = OUR_SECTION.replace("stopasgroup=true\n", "").replace("killasgroup=true\n", "")
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 
@@ -94,25 +117,44 @@ def etcd(host: Namespace, certs: Path, tmp_path: Path) -> Iterator[Member]:
 
 
 @pytest.fixture
-def supervisorctl(host: Namespace, etcd: Member, tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """A supervisord with the shipped files; gives its control program."""
+def supervise(host: Namespace, etcd: Member, tmp_path: Path) -> Iterator[Callable[[str, str], Callable[[str], str]]]:
+    """Start a supervisord with the texts of a start script and a program section; that gives its control program."""
     assert etcd.healthy()
-    home = tmp_path / "opt" / "flannel"
-    shutil.copy(ROOT / "supervisor" / "flanneld.sh", home)
+    home, config = tmp_path / "opt" / "flannel", ("-c", str(tmp_path / "supervisord.conf"))
     (home / "pyflanneld").symlink_to(Path(sys.executable).with_name("pyflanneld"))
     (home / "subnet.env").write_text(PINNED.replace("MTU=1500", "MTU=1400"))
     (tmp_path / "data" / "logs" / "flanneld").mkdir(parents=True)
-    section = (ROOT / "supervisor" / "flanneld.ini").read_text()
-    section = section.replace("=/opt/", f"={tmp_path}/opt/").replace("=/data/", f"={tmp_path}/data/")
-    (tmp_path / "flanneld.ini").write_text(section)
     (tmp_path / "supervisord.conf").write_text(SUPERVISORD.format(tmp_path))
-    config = ("-c", str(tmp_path / "supervisord.conf"))
-    process = subprocess.Popen(host.command("supervisord", *config), stdout=subprocess.DEVNULL)
-    try:
-        yield lambda words: host.run("supervisorctl", *config, *words.split(), check=False).strip()
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    with ExitStack() as stack:
+        stack.callback(kill_all, home)  # at the very end: there is nothing left, unless a test has failed
+
+        def start(script: str, section: str) -> Callable[[str], str]:
+            (home / "flanneld.sh").write_text(script)
+            (home / "flanneld.sh").chmod(0o755)
+            section = section.replace("=/opt/", f"={tmp_path}/opt/").replace("=/data/", f"={tmp_path}/data/")
+            (tmp_path / "flanneld.ini").write_text(section)
+            process = subprocess.Popen(host.command("supervisord", *config), stdout=subprocess.DEVNULL)
+            stack.callback(process.wait, timeout=30)
+            stack.callback(process.terminate)
+            return lambda words: host.run("supervisorctl", *config, *words.split(), check=False).strip()
+
+        yield start
+
+
+def daemons(home: Path) -> set[int]:
+    """Return the processes that run in *home* and are not its start script."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink() == home and (process / "comm").read_text() != "flanneld.sh\n":
+                found.add(int(process.name))
+    return found
+
+
+def kill_all(home: Path) -> None:
+    for pid in daemons(home):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def probe(path: str) -> str:
@@ -125,11 +167,12 @@ def probe(path: str) -> str:
 
 
 def test_supervisord_starts_sees_running_and_stops_it(
-    host: Namespace, supervisorctl: Callable[[str], str], tmp_path: Path
+    host: Namespace, supervise: Callable[[str, str], Callable[[str], str]], tmp_path: Path
 ) -> None:
     """Started by the shipped files: ready with the pinned subnet, RUNNING after startsecs, QUIT ends it with exit 0."""
     file = tmp_path / "opt" / "flannel" / "subnet.env"
     log = tmp_path / "data" / "logs" / "flanneld" / "flanneld.stdout.log"
+    supervisorctl = supervise(OUR_SCRIPT, OUR_SECTION)
     with host.inside():
         until(lambda: probe("/readyz") == "flanneld is ready", f"ready; log: {log}", 20)
         assert probe("/healthz") == "flanneld is running"
@@ -145,3 +188,95 @@ def test_supervisord_starts_sees_running_and_stops_it(
     assert not Path(f"/proc/{pid}").exists()
     assert file.read_text() == PINNED
     assert "daemon.stopped" in log.read_text()
+
+
+def quickly(section: str) -> str:
+    """Return the section for tests that do not have the time for its waits."""
+    assert "startsecs=30\n" in section
+    assert "stopwaitsecs=10\n" in section
+    return section.replace("startsecs=30\n", "startsecs=1\n").replace("stopwaitsecs=10\n", "stopwaitsecs=2\n")
+
+
+def serving(home: Path, log: Path) -> int:
+    """Wait until there is one daemon and it is ready; this thread has to be inside the host's namespace."""
+    until(lambda: len(daemons(home)) == 1 and probe("/readyz") == "flanneld is ready", f"ready; log: {log}", 20)
+    (pid,) = daemons(home)
+    return pid
+
+
+@pytest.mark.parametrize(
+    ("script", "section", "logged"),
+    [
+        # The script outlives the wait for it; when supervisord kills it, it also closes the log.
+        pytest.param(WALKTHROUGH_SCRIPT, WALKTHROUGH_SECTION, {"daemon.started": 3}, id="both-the-walkthroughs"),
+        pytest.param(WALKTHROUGH_SCRIPT, OUR_SECTION, IN_GOOD_ORDER, id="script-without-exec"),
+        pytest.param(OUR_SCRIPT, OUR_SECTION, IN_GOOD_ORDER, id="as-shipped"),
+    ],
+)
+def test_stop_start_and_restart_do_what_they_say(
+    host: Namespace,
+    supervise: Callable[[str, str], Callable[[str], str]],
+    tmp_path: Path,
+    script: str,
+    section: str,
+    logged: dict[str, int],
+) -> None:
+    """Whatever the script and the section: after a stop the daemon is gone, after a start one is ready."""
+    home, log = tmp_path / "opt" / "flannel", tmp_path / "data" / "logs" / "flanneld" / "flanneld.stdout.log"
+    supervisorctl = supervise(script, quickly(section))
+    with host.inside():
+        first = serving(home, log)
+        assert supervisorctl(f"stop {PROGRAM}") == f"{PROGRAM}: stopped"
+        until(lambda: not daemons(home), "the first daemon has ended", 5)
+        assert supervisorctl(f"start {PROGRAM}") == f"{PROGRAM}: started"
+        second = serving(home, log)
+        assert supervisorctl(f"restart {PROGRAM}") == f"{PROGRAM}: stopped\n{PROGRAM}: started"
+        until(lambda: second not in daemons(home), "the second daemon has ended", 5)
+        third = serving(home, log)
+        assert supervisorctl(f"stop {PROGRAM}") == f"{PROGRAM}: stopped"
+        until(lambda: not daemons(home), "the third daemon has ended", 5)
+    assert len({first, second, third}) == 3
+    lines = log.read_text()
+    assert {event: lines.count(event) for event in logged} == logged, lines
+    assert "daemon.failed" not in lines
+    assert "    | " not in lines  # a traceback
+
+
+def test_a_killed_start_script_is_followed_and_replaced(
+    host: Namespace, supervise: Callable[[str, str], Callable[[str], str]], tmp_path: Path
+) -> None:
+    """The walkthrough's script killed outright: its daemon ends in good order, then the next one serves."""
+    home, log = tmp_path / "opt" / "flannel", tmp_path / "log"
+    program = (home / "pyflanneld").readlink()
+    (home / "pyflanneld").unlink()
+    # Not through supervisord, which stops listening to a daemon when the script ends.
+    (home / "pyflanneld").write_text(f'#!/bin/sh\nexec {program} "$@" 2>>{log}\n')
+    (home / "pyflanneld").chmod(0o755)
+    supervisorctl = supervise(WALKTHROUGH_SCRIPT, quickly(WALKTHROUGH_SECTION))
+    with host.inside():
+        first = serving(home, log)
+        until(lambda: "RUNNING" in supervisorctl(f"status {PROGRAM}"), "RUNNING", 5)
+        os.kill(int(supervisorctl(f"pid {PROGRAM}")), signal.SIGKILL)
+        until(lambda: first not in daemons(home), "the first daemon has ended", 5)
+        assert serving(home, log) != first
+        assert "RUNNING" in supervisorctl(f"status {PROGRAM}")
+    lines = log.read_text()
+    assert "daemon.failed" not in lines
+    _, stop = lines.split('daemon.stopping reason="start script ended"\n')
+    assert stop.index("daemon.stopped") < stop.index("lease.reused")
+
+
+def test_behind_a_start_script_a_daemon_waits_for_the_one_before_it(
+    host: Namespace, supervise: Callable[[str, str], Callable[[str], str]], tmp_path: Path
+) -> None:
+    """One that still stops holds the network; the next, which supervisord starts too early, does not fail on it."""
+    home, log = tmp_path / "opt" / "flannel", tmp_path / "data" / "logs" / "flanneld" / "flanneld.stdout.log"
+    (endpoints,) = re.findall(r"--etcd-endpoints=(\S+)", WALKTHROUGH_SCRIPT)
+    network = lock.network_key("/coreos.com/network", endpoints.split(","))
+    with host.inside():
+        with lock.hold(network, tmp_path / "another"):
+            supervise(WALKTHROUGH_SCRIPT, quickly(WALKTHROUGH_SECTION))
+            until(lambda: log.exists() and "lock.awaited" in log.read_text(), "the daemon waits")
+        serving(home, log)
+    assert log.read_text().count("daemon.started") == 1
+    assert "daemon.failed" not in log.read_text()

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "pyflanneld.service"
 
-# The walkthrough's program section; ours may differ in nothing.
+# The walkthrough's program section; ours may differ in nothing but that it signals the whole process group.
 WALKTHROUGH = {
     "directory": "/opt/flannel",
     "command": "/opt/flannel/flanneld.sh",
@@ -75,11 +75,11 @@ def test_a_stop_keeps_the_file_and_a_usage_error_is_final() -> None:
 
 
 def test_the_program_section_is_the_walkthroughs() -> None:
-    """supervisor/flanneld.ini has the walkthrough's section, name and keys and values."""
+    """supervisor/flanneld.ini has the walkthrough's section, name and keys and values, and signals the whole group."""
     parser = configparser.RawConfigParser(inline_comment_prefixes=None)
     parser.read(ROOT / "supervisor" / "flanneld.ini")
     assert parser.sections() == ["program:flannel-21"]
-    assert dict(parser["program:flannel-21"]) == WALKTHROUGH
+    assert dict(parser["program:flannel-21"]) == WALKTHROUGH | {"stopasgroup": "true", "killasgroup": "true"}
 
 
 def test_the_start_script_is_taken_by_the_daemon() -> None:
