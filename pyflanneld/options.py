@@ -55,9 +55,26 @@ FLAGS: tuple[Flag, ...] = (
         "iface",
         Kind.STRINGS,
         (),
-        "Interface towards the other nodes, by name or IPv4 address; the first usable one counts. Without it, the "
-        "one of the default route.",
+        "Interface towards the other nodes, by name or IPv4 address; the first usable one counts. Without this and "
+        "the next two, the one with --public-ip or that of the default route.",
         "NAME|IP",
+        NETWORK,
+    ),
+    Flag(
+        "iface-regex",
+        Kind.STRINGS,
+        (),
+        "Regular expression for that interface, tried after all --iface; searched for in the addresses of every "
+        "interface first, then in the names. ^ and $ anchor it.",
+        "REGEX",
+        NETWORK,
+    ),
+    Flag(
+        "iface-can-reach",
+        Kind.STRING,
+        "",
+        "Take the interface and the address through which the kernel reaches this address; tried after --iface-regex.",
+        "IP",
         NETWORK,
     ),
     Flag(
@@ -116,8 +133,6 @@ _GLOG = "this flag of flanneld's log library means nothing here; use -v and --lo
 FLANNELD_ONLY: dict[str, str] = {
     **dict.fromkeys(
         (
-            "iface-regex",
-            "iface-can-reach",
             "public-ipv6",
             "ip-masq",
             "ip-masq-fully-random-disable",

@@ -18,12 +18,14 @@ from pyflanneld.errors import UsageError
 from pyflanneld.flags import Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
 from pyflanneld.options import FLAGS, FLANNELD_ONLY
 from pyflanneld.settingtypes import (
+    CanReach,
     Endpoints,
     FilePath,
     Interfaces,
     ListenIp,
     LogFormat,
     OptionalPath,
+    Patterns,
     Port,
     Prefix,
     PublicIp,
@@ -53,7 +55,7 @@ class Settings(BaseModel):
         etcd_endpoints: ``("https://10.0.0.1:2379", …)``, port always present, all http or all https.
         etcd_prefix: ``"/coreos.com/network"``, no trailing slash.
         etcd_password: from the flag, the variable or the password file; never shown by ``repr``.
-        iface: interface names or IPv4 addresses, in the operator's order; empty for the default route's interface.
+        iface: interface names or IPv4 addresses, in the operator's order.
         healthz_port: 0 when there is to be no listener.
         verbosity: ``-v``.
         warnings: what the operator should mend although it works, one sentence each; to be logged at start.
@@ -71,6 +73,8 @@ class Settings(BaseModel):
     etcd_password_file: OptionalPath = None
     allow_plaintext_auth: bool = False
     iface: Interfaces = ()
+    iface_regex: Patterns = ()
+    iface_can_reach: CanReach = None
     public_ip: PublicIp = None
     subnet_file: FilePath = Path("/run/flannel/subnet.env")
     subnet_lease_renew_margin_s: float = Field(default=3600.0, ge=60.0, le=1439 * 60.0)
