@@ -127,8 +127,6 @@ FLAGS: tuple[Flag, ...] = (
 )
 
 _LATER = "flanneld has this flag, pyflanneld does not have it yet; leave it out"
-_KUBERNETES = "this flag of flanneld is for Kubernetes mode, which pyflanneld does not have; leave it out"
-_GLOG = "this flag of flanneld's log library means nothing here; use -v and --log-format"
 
 FLANNELD_ONLY: dict[str, str] = {
     **dict.fromkeys(
@@ -142,17 +140,6 @@ FLANNELD_ONLY: dict[str, str] = {
         ),
         _LATER,
     ),
-    **dict.fromkeys(
-        (
-            "kube-subnet-mgr",
-            "kube-api-url",
-            "kubeconfig-file",
-            "kube-annotation-prefix",
-            "net-config-path",
-            "set-node-network-unavailable",
-        ),
-        _KUBERNETES,
-    ),
-    **dict.fromkeys(("vmodule", "log_backtrace_at", "logtostderr", "alsologtostderr", "stderrthreshold"), _GLOG),
 }
-"""Flags of the Go daemon that are refused with a sentence of their own instead of a guess at a misspelling."""
+"""Flags of the Go daemon that are refused with a sentence of their own instead of a guess at a misspelling; those that
+are understood and do nothing are in ``oldflags``."""

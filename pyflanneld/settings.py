@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from pyflanneld import __version__, credentials, flaghelp
+from pyflanneld import __version__, credentials, flaghelp, oldflags
 from pyflanneld.core.invalid import shown
 from pyflanneld.errors import UsageError
 from pyflanneld.flags import Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
@@ -37,6 +37,8 @@ from pyflanneld.settingtypes import (
 )
 
 T = TypeVar("T")
+
+_ALL_FLAGS = (*FLAGS, *oldflags.RETIRED, *oldflags.KUBERNETES)
 
 _TITLE = f"""\
 pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
@@ -95,7 +97,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         SystemExit: 0, after ``--help`` or ``--version`` was answered on stdout.
     """
     try:
-        on_line, rest = read_argv(argv, FLAGS, FLANNELD_ONLY)
+        on_line, rest = read_argv(argv, _ALL_FLAGS, FLANNELD_ONLY)
     except HelpAsked:
         sys.stdout.write(flaghelp.usage(_TITLE, FLAGS))
         raise SystemExit(0) from None
@@ -103,11 +105,11 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         sys.stdout.write(f"pyflanneld {__version__}\n")
         raise SystemExit(0)
     refuse_words(rest, FLAGS)
-    given = fill_in(on_line, environ, FLAGS)
+    given, remarks = oldflags.settle(fill_in(on_line, environ, _ALL_FLAGS))
     settings = _typed(given)
     _check_tls(settings, given)
     password = _check_auth(settings, given)
-    update = {"etcd_password": password, "warnings": _warnings(settings, given, environ)}
+    update = {"etcd_password": password, "warnings": remarks + _warnings(settings, given, environ)}
     return settings.model_copy(update=update)
 
 
@@ -225,7 +227,8 @@ def _look_at(item: Given, check: Callable[..., T], *paths: Path) -> T:
 
 
 def _warnings(settings: Settings, given: Mapping[str, Given], environ: Mapping[str, str]) -> tuple[str, ...]:
-    found = [f"{name} is set, but there is no such flag: it has no effect" for name in unread_variables(environ, FLAGS)]
+    strays = unread_variables(environ, _ALL_FLAGS)
+    found = [f"{name} is set, but there is no such flag: it has no effect" for name in strays]
     for name, path in (("etcd-keyfile", settings.etcd_keyfile), ("etcd-password-file", settings.etcd_password_file)):
         exposed = credentials.exposure(path) if path else None
         if exposed:
