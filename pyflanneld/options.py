@@ -95,6 +95,15 @@ FLAGS: tuple[Flag, ...] = (
         NETWORK,
     ),
     Flag(
+        "docker-bridge",
+        Kind.STRING,
+        "docker0",
+        "Docker's bridge; a warning tells when it is there and not on the leased subnet. --docker-bridge= switches "
+        "that off.",
+        "NAME",
+        NETWORK,
+    ),
+    Flag(
         "subnet-lease-renew-margin",
         Kind.INT,
         60,

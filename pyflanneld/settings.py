@@ -18,6 +18,7 @@ from pyflanneld.errors import UsageError
 from pyflanneld.flags import Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
 from pyflanneld.options import FLAGS, FLANNELD_ONLY
 from pyflanneld.settingtypes import (
+    BridgeName,
     CanReach,
     Endpoints,
     FilePath,
@@ -43,8 +44,9 @@ _ALL_FLAGS = (*FLAGS, *oldflags.RETIRED, *oldflags.KUBERNETES)
 _TITLE = f"""\
 pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
 
-Usage: pyflanneld [flags]    be the daemon
-       pyflanneld lab ...    try it out: a cluster in network namespaces on this machine
+Usage: pyflanneld [flags]            be the daemon
+       pyflanneld docker-opts ...    write Docker's options for the leased subnet, as mk-docker-opts.sh does
+       pyflanneld lab ...            try it out: a cluster in network namespaces on this machine
 
 Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
 """
@@ -80,6 +82,7 @@ class Settings(BaseModel):
     public_ip: PublicIp = None
     subnet_file: FilePath = Path("/run/flannel/subnet.env")
     subnet_lease_renew_margin_s: float = Field(default=3600.0, ge=60.0, le=1439 * 60.0)
+    docker_bridge: BridgeName = "docker0"
     route_protocol: RouteProtocol = 103
     withdraw_guard: bool = True
     healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default

@@ -106,6 +106,14 @@ def parse_can_reach(value: object) -> IPv4Address | None:
     return value if isinstance(value, IPv4Address) else _ipv4(_text(value))
 
 
+def parse_bridge(value: object) -> str:
+    """Read the name of a bridge; empty is none."""
+    text = _text(value)
+    if text and not re.fullmatch(r"[!-.0-9;-~]{1,15}", text):
+        raise ValueError("the name of a bridge such as docker0 is needed, or nothing")
+    return text
+
+
 def parse_public_ip(value: object) -> IPv4Address | None:
     """Read a unicast IPv4 address; empty is none."""
     if value is None or value == "":
@@ -246,6 +254,7 @@ Prefix = Annotated[str, BeforeValidator(parse_prefix)]
 Interfaces = Annotated[tuple[str, ...], BeforeValidator(parse_iface)]
 Patterns = Annotated[tuple[LinkPattern, ...], BeforeValidator(parse_iface_regex)]
 CanReach = Annotated[IPv4Address | None, BeforeValidator(parse_can_reach)]
+BridgeName = Annotated[str, BeforeValidator(parse_bridge)]
 PublicIp = Annotated[IPv4Address | None, BeforeValidator(parse_public_ip)]
 ListenIp = Annotated[IPv4Address | IPv6Address, BeforeValidator(parse_listen_ip)]
 Port = Annotated[int, BeforeValidator(parse_port)]

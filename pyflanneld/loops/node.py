@@ -39,6 +39,7 @@ class Options:
         protected: addresses that no peer's route may capture.
         link_patterns: ``--iface-regex``, in order.
         can_reach: ``--iface-can-reach``.
+        docker_bridge: ``--docker-bridge``; empty: none is looked at.
     """
 
     prefix: str
@@ -51,6 +52,7 @@ class Options:
     protected: frozenset[IPv4Address]
     link_patterns: tuple[LinkPattern, ...] = ()
     can_reach: IPv4Address | None = None
+    docker_bridge: str = "docker0"
 
 
 class Heart:
