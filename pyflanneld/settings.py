@@ -45,7 +45,7 @@ _TITLE = f"""\
 pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
 
 Usage: pyflanneld [flags]            be the daemon
-       pyflanneld docker-opts ...    write Docker's options for the leased subnet, as mk-docker-opts.sh does
+       pyflanneld docker-opts ...    write Docker's options, as flannel's mk-docker-opts.sh does
        pyflanneld lab ...            try it out: a cluster in network namespaces on this machine
 
 Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.

@@ -8,7 +8,7 @@ run out, primary before secondary, and a deprecated one not at all.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface
 
 
@@ -140,8 +140,16 @@ def choose_link(
     usable = [link for link in links if link.mtu]
     found = next(_candidates(usable, rule, routing, current), None)
     if found is None:
-        raise NoLink(f"there is no {_sought(rule)}{_but(links, rule)}; this host has: {describe(links)}")
+        sought = _as_known(rule, current) if routing is None and current else rule
+        raise NoLink(f"there is no {_sought(sought)}{_but(links, sought)}; this host has: {describe(links)}")
     return found
+
+
+def _as_known(rule: LinkRule, current: Choice) -> LinkRule:
+    """Return *rule* in words of now: what routes chose is known by its name since then."""
+    if rule.can_reach or rule.needs_default_route:
+        return replace(rule, names=(*rule.names, current.link.name), can_reach=None)
+    return rule
 
 
 def _candidates(

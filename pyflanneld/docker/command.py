@@ -60,7 +60,8 @@ def _run(given: argparse.Namespace) -> int:
             _write_json(given, leased, known)
         case "network":
             print(*docker.network_arguments(leased, known, given.trusted))
-    if given.direct_routing and given.format != "network" and (remark := docker.remark(leased, known)):
+    opened = not given.direct_routing or (given.format == "network" and known is not None)
+    if not opened and (remark := docker.remark(leased, known)):
         _say(remark)
     return _look_at_routes(leased.bridge.network)
 
@@ -112,7 +113,7 @@ def _write_json(given: argparse.Namespace, leased: Leased, known: DockerVersion 
         after = docker.merged(document, wanted, leased)
     except Invalid as error:
         raise UsageError(f"{given.into}: {error}") from None
-    changed = [key for key, value in after.items() if key not in document or document[key] != value]
+    changed = [key for key, value in after.items() if key not in document or _json(document[key]) != _json(value)]
     if changed:
         write_file(given.into, _json(after))
     _say(f"{given.into}: {', '.join(changed)} set; restart Docker" if changed else f"{given.into} is right already")
@@ -130,7 +131,7 @@ def _document(path: Path) -> dict[str, object]:
     return document
 
 
-def _json(document: Mapping[str, object]) -> str:
+def _json(document: object) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -105,7 +105,7 @@ def test_a_link_chosen_by_the_way_is_found_again() -> None:
         async with node.running():
             node.kernel.remove_link("eth1")
             await until(lambda: not node.ready, 5)
-            assert "matching" not in node.why_not
+            assert "routes cannot be placed: there is no interface eth1; this host has: eth2" in node.why_not
             node.kernel.set_link(lan(21, index=9))
             await until(lambda: node.ready, 5)
             assert {route.link_index for route in node.kernel.table() if route.protocol == PROTOCOL} == {9}

@@ -140,8 +140,10 @@ def test_what_the_routes_chose_stays(wanted: LinkRule) -> None:
     anew, renamed = replace(ETH1, index=9), replace(ETH1, name="wan0")
     for links, found in ((LINKS, ETH1), ((ETH0, anew), anew), ((ETH0, renamed), renamed)):
         assert choose_link(links, wanted, current=current) == replace(current, link=found)
-    with pytest.raises(NoLink):
+    with pytest.raises(NoLink, match=r"there is no interface (eth9 or )?eth1; this host has"):
         choose_link((ETH0, DOCKER), wanted, current=current)
+    with pytest.raises(NoLink, match=r"eth1 with an IPv4 address \(eth1 has none\)"):
+        choose_link((ETH0, replace(ETH1, addresses=())), wanted, current=current)
 
 
 def test_the_source_address_stays_while_the_link_has_it() -> None:
