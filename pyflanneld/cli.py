@@ -56,7 +56,13 @@ def _lab(words: list[str]) -> int:
     return lab(words)
 
 
-_SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {"lab": _lab}
+def _docker_opts(words: list[str]) -> int:
+    from pyflanneld.docker.command import main as docker_opts
+
+    return docker_opts(words)
+
+
+_SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {"docker-opts": _docker_opts, "lab": _lab}
 
 
 def _daemon(settings: Settings) -> int:
@@ -218,6 +224,7 @@ def _options(settings: Settings) -> Any:
         wanted_links=settings.iface, public_ip=settings.public_ip,
         route_protocol=settings.route_protocol, renew_margin_s=settings.subnet_lease_renew_margin_s,
         withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings),
+        link_patterns=settings.iface_regex, can_reach=settings.iface_can_reach, docker_bridge=settings.docker_bridge,
     )
 
 

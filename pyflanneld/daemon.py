@@ -61,16 +61,16 @@ class Daemon:
     async def _join(self) -> tuple[Node, Snapshot]:
         """Become a node of the network; return it, and the leases at that time."""
         context = self._context
-        links, link = await first_link(context)
+        links, choice = await first_link(context)
         config, among = await await_config(context)
-        attrs = publish(context.options, link, config.backend_type)
-        assert attrs is not None  # noqa: S101 - first_link returns a link with an address
-        underlay = [own.network for own in link.addresses] + [IPv4Network(one) for one in context.options.protected]
+        attrs = publish(context.options, choice, config.backend_type)
+        underlay = [own.network for own in choice.link.addresses]
+        underlay += [IPv4Network(one) for one in context.options.protected]
         wish = Wish(among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay))
         lease, leases = await acquire(context, wish)
         node = Node(
             guard=WithdrawGuard(enabled=context.options.withdraw_guard),
-            among=among, backend=config.backend_type, links=links, link=link, lease=lease,
+            among=among, backend=config.backend_type, links=links, choice=choice, lease=lease,
             peers=PeerTable(encode_name(lease.subnet)),
         )
         return node, leases

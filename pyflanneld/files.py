@@ -1,4 +1,4 @@
-"""``subnet.env`` on disk: at every moment the old text or the new one, whatever crashes. Shell side.
+"""``subnet.env``, and files for Docker: at every moment the old text or the new one, whatever crashes. Shell side.
 
 A new text goes into a temporary file beside it, to the disk, and over the old name in one rename; the directory is
 synced last. All of it happens relative to one open directory, so nothing can be swapped in between. Consumers source
@@ -61,7 +61,7 @@ class SubnetEnvFile:
             self._remove_leftovers(at)
             if self._holds(at, data):
                 return False
-            self._replace(at, data)
+            _replace(at, self._path.name, data, _FILE_MODE)
         return True
 
     def _remove_leftovers(self, at: int) -> None:
@@ -79,23 +79,54 @@ class SubnetEnvFile:
             return False  # absent, a symbolic link, unreadable: writing will show whether that is a problem
         return _content(fd, len(data) + 1) == data
 
-    def _replace(self, at: int, data: bytes) -> None:
-        temporary = f".{self._path.name}.{secrets.token_hex(8)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o600, dir_fd=at)
+
+def write_file(path: Path, text: str) -> None:
+    """Make *text* the content of *path*, atomically and durably; create its directory (0755) if it is missing.
+
+    Other than ``subnet.env``, whose place is ours, this may be anybody's file: a symbolic link is followed, mode and
+    owner stay, and what is no regular file (``/dev/null``, a pipe) is simply written to.
+
+    Raises:
+        OSError: nothing has changed, and no temporary file is left.
+    """
+    data = text.encode()
+    try:
+        held = path.stat()
+    except FileNotFoundError:
+        held = None
+    if held is not None and not stat.S_ISREG(held.st_mode):
+        path.write_bytes(data)
+        return
+    path = path.resolve()
+    _make_directories(path.parent)
+    with _directory(path.parent) as at:
+        if held is None:
+            _replace(at, path.name, data, _FILE_MODE)
+        else:
+            _replace(at, path.name, data, stat.S_IMODE(held.st_mode), (held.st_uid, held.st_gid))
+
+
+def _replace(at: int, name: str, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Put *data* in the place of *name* in the open directory *at*."""
+    temporary = f".{name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(temporary, flags, 0o600, dir_fd=at)
+    try:
         try:
-            try:
-                os.fchmod(fd, _FILE_MODE)
-                _write_all(fd, data)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.rename(temporary, self._path.name, src_dir_fd=at, dst_dir_fd=at)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=at)
-            raise
-        os.fsync(at)
+            if owner is not None:
+                with suppress(PermissionError):  # not root: the new file is ours
+                    os.fchown(fd, *owner)
+            os.fchmod(fd, mode)
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=at)
+        raise
+    os.fsync(at)
 
 
 @contextmanager

@@ -49,6 +49,7 @@ class Flag:
         group: the heading it is listed under.
         from_env: whether its ``FLANNELD_*`` variable is read.
         secret: its value is never shown.
+        hidden: understood, but neither listed by ``--help`` nor suggested.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Flag:
     group: str = ""
     from_env: bool = True
     secret: bool = False
+    hidden: bool = False
 
     @property
     def env(self) -> str:
@@ -228,6 +230,7 @@ def _go_int(text: str) -> int | None:
 def _unknown(written: str, name: str, known: Mapping[str, Flag], elsewhere: Mapping[str, str]) -> UsageError:
     if name in elsewhere:
         return UsageError(f"{written}: {elsewhere[name]}")
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
+    listed = [flag.name for flag in known.values() if not flag.hidden]
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), listed, n=1)
     hint = f"did you mean --{near[0]}?" if near else "--help lists all flags"
     return UsageError(f"unknown flag {shown(written)}: {hint}")

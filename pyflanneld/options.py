@@ -55,9 +55,26 @@ FLAGS: tuple[Flag, ...] = (
         "iface",
         Kind.STRINGS,
         (),
-        "Interface towards the other nodes, by name or IPv4 address; the first usable one counts. Without it, the "
-        "one of the default route.",
+        "Interface towards the other nodes, by name or IPv4 address; the first usable one counts. Without this and "
+        "the next two, the one with --public-ip or that of the default route.",
         "NAME|IP",
+        NETWORK,
+    ),
+    Flag(
+        "iface-regex",
+        Kind.STRINGS,
+        (),
+        "Regular expression for that interface, tried after all --iface; searched for in the addresses of every "
+        "interface first, then in the names. ^ and $ anchor it.",
+        "REGEX",
+        NETWORK,
+    ),
+    Flag(
+        "iface-can-reach",
+        Kind.STRING,
+        "",
+        "Take the interface and the address through which the kernel reaches this address; tried after --iface-regex.",
+        "IP",
         NETWORK,
     ),
     Flag(
@@ -75,6 +92,15 @@ FLAGS: tuple[Flag, ...] = (
         "/run/flannel/subnet.env",
         "Where the subnet is written for Docker; read at start, as a wish for the same subnet.",
         "FILE",
+        NETWORK,
+    ),
+    Flag(
+        "docker-bridge",
+        Kind.STRING,
+        "docker0",
+        "Docker's bridge; a warning tells when it is there and not on the leased subnet. --docker-bridge= switches "
+        "that off.",
+        "NAME",
         NETWORK,
     ),
     Flag(
@@ -110,14 +136,10 @@ FLAGS: tuple[Flag, ...] = (
 )
 
 _LATER = "flanneld has this flag, pyflanneld does not have it yet; leave it out"
-_KUBERNETES = "this flag of flanneld is for Kubernetes mode, which pyflanneld does not have; leave it out"
-_GLOG = "this flag of flanneld's log library means nothing here; use -v and --log-format"
 
 FLANNELD_ONLY: dict[str, str] = {
     **dict.fromkeys(
         (
-            "iface-regex",
-            "iface-can-reach",
             "public-ipv6",
             "ip-masq",
             "ip-masq-fully-random-disable",
@@ -127,17 +149,6 @@ FLANNELD_ONLY: dict[str, str] = {
         ),
         _LATER,
     ),
-    **dict.fromkeys(
-        (
-            "kube-subnet-mgr",
-            "kube-api-url",
-            "kubeconfig-file",
-            "kube-annotation-prefix",
-            "net-config-path",
-            "set-node-network-unavailable",
-        ),
-        _KUBERNETES,
-    ),
-    **dict.fromkeys(("vmodule", "log_backtrace_at", "logtostderr", "alsologtostderr", "stderrthreshold"), _GLOG),
 }
-"""Flags of the Go daemon that are refused with a sentence of their own instead of a guess at a misspelling."""
+"""Flags of the Go daemon that are refused with a sentence of their own instead of a guess at a misspelling; those that
+are understood and do nothing are in ``oldflags``."""

@@ -6,7 +6,7 @@ The contract tests in ``tests/contract`` run on every implementation, the fakes 
 import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
 from pyflanneld.core.links import Link
@@ -105,6 +105,13 @@ class Kernel(Protocol):
 
     async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
         """Return the routes of the main table, all or those of one protocol; never a torn dump."""
+        ...
+
+    async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
+        """Return the index of the link, and the source address, with which a packet to *address* would leave.
+
+        ``None`` when none would: there is no route, it is a forbidding one, or *address* is one of this host's own.
+        """
         ...
 
     async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:

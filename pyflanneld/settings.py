@@ -12,18 +12,21 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from pyflanneld import __version__, credentials, flaghelp
+from pyflanneld import __version__, credentials, flaghelp, oldflags
 from pyflanneld.core.invalid import shown
 from pyflanneld.errors import UsageError
 from pyflanneld.flags import Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
 from pyflanneld.options import FLAGS, FLANNELD_ONLY
 from pyflanneld.settingtypes import (
+    BridgeName,
+    CanReach,
     Endpoints,
     FilePath,
     Interfaces,
     ListenIp,
     LogFormat,
     OptionalPath,
+    Patterns,
     Port,
     Prefix,
     PublicIp,
@@ -36,11 +39,14 @@ from pyflanneld.settingtypes import (
 
 T = TypeVar("T")
 
+_ALL_FLAGS = (*FLAGS, *oldflags.RETIRED, *oldflags.KUBERNETES)
+
 _TITLE = f"""\
 pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
 
-Usage: pyflanneld [flags]    be the daemon
-       pyflanneld lab ...    try it out: a cluster in network namespaces on this machine
+Usage: pyflanneld [flags]            be the daemon
+       pyflanneld docker-opts ...    write Docker's options, as flannel's mk-docker-opts.sh does
+       pyflanneld lab ...            try it out: a cluster in network namespaces on this machine
 
 Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
 """
@@ -53,7 +59,7 @@ class Settings(BaseModel):
         etcd_endpoints: ``("https://10.0.0.1:2379", …)``, port always present, all http or all https.
         etcd_prefix: ``"/coreos.com/network"``, no trailing slash.
         etcd_password: from the flag, the variable or the password file; never shown by ``repr``.
-        iface: interface names or IPv4 addresses, in the operator's order; empty for the default route's interface.
+        iface: interface names or IPv4 addresses, in the operator's order.
         healthz_port: 0 when there is to be no listener.
         verbosity: ``-v``.
         warnings: what the operator should mend although it works, one sentence each; to be logged at start.
@@ -71,9 +77,12 @@ class Settings(BaseModel):
     etcd_password_file: OptionalPath = None
     allow_plaintext_auth: bool = False
     iface: Interfaces = ()
+    iface_regex: Patterns = ()
+    iface_can_reach: CanReach = None
     public_ip: PublicIp = None
     subnet_file: FilePath = Path("/run/flannel/subnet.env")
     subnet_lease_renew_margin_s: float = Field(default=3600.0, ge=60.0, le=1439 * 60.0)
+    docker_bridge: BridgeName = "docker0"
     route_protocol: RouteProtocol = 103
     withdraw_guard: bool = True
     healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default
@@ -91,7 +100,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         SystemExit: 0, after ``--help`` or ``--version`` was answered on stdout.
     """
     try:
-        on_line, rest = read_argv(argv, FLAGS, FLANNELD_ONLY)
+        on_line, rest = read_argv(argv, _ALL_FLAGS, FLANNELD_ONLY)
     except HelpAsked:
         sys.stdout.write(flaghelp.usage(_TITLE, FLAGS))
         raise SystemExit(0) from None
@@ -99,11 +108,11 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         sys.stdout.write(f"pyflanneld {__version__}\n")
         raise SystemExit(0)
     refuse_words(rest, FLAGS)
-    given = fill_in(on_line, environ, FLAGS)
+    given, remarks = oldflags.settle(fill_in(on_line, environ, _ALL_FLAGS))
     settings = _typed(given)
     _check_tls(settings, given)
     password = _check_auth(settings, given)
-    update = {"etcd_password": password, "warnings": _warnings(settings, given, environ)}
+    update = {"etcd_password": password, "warnings": remarks + _warnings(settings, given, environ)}
     return settings.model_copy(update=update)
 
 
@@ -221,7 +230,8 @@ def _look_at(item: Given, check: Callable[..., T], *paths: Path) -> T:
 
 
 def _warnings(settings: Settings, given: Mapping[str, Given], environ: Mapping[str, str]) -> tuple[str, ...]:
-    found = [f"{name} is set, but there is no such flag: it has no effect" for name in unread_variables(environ, FLAGS)]
+    strays = unread_variables(environ, _ALL_FLAGS)
+    found = [f"{name} is set, but there is no such flag: it has no effect" for name in strays]
     for name, path in (("etcd-keyfile", settings.etcd_keyfile), ("etcd-password-file", settings.etcd_password_file)):
         exposed = credentials.exposure(path) if path else None
         if exposed:

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
 
+from pyflanneld import goregex
+from pyflanneld.core.links import LinkPattern
+
 DEFAULT_ETCD_PORT = 2379
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)(\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -87,6 +90,28 @@ def parse_iface(value: object) -> tuple[str, ...]:
         elif not re.fullmatch(r"[!-.0-9;-~]{1,127}", name) or name.startswith("-") or name in {".", ".."}:
             raise ValueError("an interface name such as eth1 or an IPv4 address is needed")
     return names
+
+
+def parse_iface_regex(value: object) -> tuple[LinkPattern, ...]:
+    """Read regular expressions."""
+    if isinstance(value, tuple) and all(isinstance(item, LinkPattern) for item in value):
+        return value
+    return tuple(goregex.parse(text) for text in _texts(value))
+
+
+def parse_can_reach(value: object) -> IPv4Address | None:
+    """Read the IPv4 address to be reached; empty is none."""
+    if value is None or value == "":
+        return None
+    return value if isinstance(value, IPv4Address) else _ipv4(_text(value))
+
+
+def parse_bridge(value: object) -> str:
+    """Read the name of a bridge; empty is none."""
+    text = _text(value)
+    if text and not re.fullmatch(r"[!-.0-9;-~]{1,15}", text):
+        raise ValueError("the name of a bridge such as docker0 is needed, or nothing")
+    return text
 
 
 def parse_public_ip(value: object) -> IPv4Address | None:
@@ -227,6 +252,9 @@ def _number(value: object) -> int:
 Endpoints = Annotated[tuple[str, ...], BeforeValidator(parse_endpoints)]
 Prefix = Annotated[str, BeforeValidator(parse_prefix)]
 Interfaces = Annotated[tuple[str, ...], BeforeValidator(parse_iface)]
+Patterns = Annotated[tuple[LinkPattern, ...], BeforeValidator(parse_iface_regex)]
+CanReach = Annotated[IPv4Address | None, BeforeValidator(parse_can_reach)]
+BridgeName = Annotated[str, BeforeValidator(parse_bridge)]
 PublicIp = Annotated[IPv4Address | None, BeforeValidator(parse_public_ip)]
 ListenIp = Annotated[IPv4Address | IPv6Address, BeforeValidator(parse_listen_ip)]
 Port = Annotated[int, BeforeValidator(parse_port)]

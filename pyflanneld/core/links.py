@@ -1,7 +1,14 @@
-"""Links as values, and the choice of the one that carries the routes."""
+"""Links as values, and the choice of the one that carries the routes.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+The order is current flannel's (``main.go`` and ``pkg/ipmatch/match.go``, v0.28.9): every ``--iface``, then every
+``--iface-regex``, then ``--iface-can-reach``; with none of them given, the link that has ``--public-ip``, or the
+default route's. So is the ranking of a link's addresses: global before link-local, those that stay before those that
+run out, primary before secondary, and a deprecated one not at all.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface
 
 
@@ -11,7 +18,8 @@ class Link:
 
     Attributes:
         up: administratively up *and* with carrier: the kernel will take a route through it.
-        addresses: its IPv4 addresses with their prefix lengths, in kernel order.
+        addresses: its IPv4 addresses with their prefix lengths, in the kernel port's order, the best first.
+        deprecated: those of them that are not to be used for anything new.
     """
 
     index: int
@@ -19,16 +27,95 @@ class Link:
     mtu: int
     up: bool
     addresses: tuple[IPv4Interface, ...]
+    deprecated: frozenset[IPv4Address] = frozenset()
 
     def carries(self, address: IPv4Address) -> bool:
         """Say whether *address* is one of this link's own."""
         return any(own.ip == address for own in self.addresses)
 
     @property
+    def publishable(self) -> tuple[IPv4Address, ...]:
+        """The addresses that peers can be given, the best first: global before link-local, nothing else."""
+        fit = [own.ip for own in self.addresses if own.ip not in self.deprecated and _is_unicast(own.ip)]
+        return tuple(sorted(fit, key=lambda address: address.is_link_local))
+
+    @property
     def address(self) -> IPv4Address | None:
-        """The first address, as flannel ranks them: global before link-local."""
-        ranked = sorted(self.addresses, key=lambda own: own.is_link_local)
-        return ranked[0].ip if ranked else None
+        """The address to publish where none was asked for."""
+        return next(iter(self.publishable), None)
+
+
+def _is_unicast(address: IPv4Address) -> bool:
+    return not (address.is_loopback or address.is_multicast or address.is_unspecified)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPattern:
+    """A pattern for names and addresses, searched for anywhere in them unless it is anchored; *text* is as written."""
+
+    text: str
+    compiled: re.Pattern[str]
+
+    def matches(self, text: str | IPv4Address) -> bool:
+        """Say whether the pattern occurs in *text*."""
+        return self.compiled.search(str(text)) is not None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRule:
+    """How the operator wants the link to be found.
+
+    Attributes:
+        names: ``--iface``, interface names or addresses, in order.
+        patterns: ``--iface-regex``, in order.
+        can_reach: ``--iface-can-reach``.
+        public_ip: ``--public-ip``; chooses the link only where nothing else does.
+    """
+
+    names: tuple[str, ...] = ()
+    patterns: tuple[LinkPattern, ...] = ()
+    can_reach: IPv4Address | None = None
+    public_ip: IPv4Address | None = None
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether an interface was asked for, in whatever way."""
+        return bool(self.names or self.patterns or self.can_reach)
+
+    @property
+    def needs_default_route(self) -> bool:
+        """Whether the choice depends on the default route."""
+        return not (self.is_explicit or self.public_ip)
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What the kernel's routes contribute to the choice.
+
+    Attributes:
+        default_index: the link of the default route.
+        way: link and source address towards ``--iface-can-reach``.
+    """
+
+    default_index: int | None = None
+    way: tuple[int, IPv4Address] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The link that carries the routes.
+
+    Attributes:
+        address: its address that peers are given, unless ``--public-ip`` says otherwise.
+        why: what made it the one, for the log: ``"matches --iface=eth1"``.
+    """
+
+    link: Link
+    address: IPv4Address
+    why: str
 
 
 class NoLink(ValueError):
@@ -36,43 +123,110 @@ class NoLink(ValueError):
 
 
 def choose_link(
-    links: Sequence[Link], wanted: Sequence[str], *, public_ip: IPv4Address | None, default_index: int | None
-) -> Link:
-    """Return the link that carries the routes, in current flannel's order of preference.
+    links: Sequence[Link], rule: LinkRule, routing: Routing | None = None, current: Choice | None = None
+) -> Choice:
+    """Return the first link that fits *rule*.
 
     Args:
-        links: all links.
-        wanted: interface names or addresses, in order; the first that exists and has an address wins.
-        public_ip: looked up as an address when nothing is wanted by name.
-        default_index: the link of the default route, the last resort.
+        links: all links, in index order.
+        rule: what the operator wants.
+        routing: what the kernel says; ``None`` while running, when routes come and go and must not move us.
+        current: the choice so far. Among the matches of one pattern it is kept; what *routing* chose is found again
+            by its name, or else by its index.
 
     Raises:
         NoLink: none fits.
     """
-    if wanted:
-        found = next((link for name in wanted for link in links if _matches(link, name)), None)
-        sought = "interface " + " or ".join(wanted)
-    elif public_ip is not None:
-        found = next((link for link in links if link.carries(public_ip)), None)
-        sought = f"interface with the address {public_ip}"
-    else:
-        found = next((link for link in links if link.index == default_index and link.addresses), None)
-        sought = "default route through an interface with an IPv4 address; name one with --iface"
+    usable = [link for link in links if link.mtu]
+    found = next(_candidates(usable, rule, routing, current), None)
     if found is None:
-        raise NoLink(f"there is no {sought}{_but(links, wanted)}; this host has: {describe(links)}")
+        sought = _as_known(rule, current) if routing is None and current else rule
+        raise NoLink(f"there is no {_sought(sought)}{_but(links, sought)}; this host has: {describe(links)}")
     return found
 
 
-def _matches(link: Link, wanted: str) -> bool:
+def _as_known(rule: LinkRule, current: Choice) -> LinkRule:
+    """Return *rule* in words of now: what routes chose is known by its name since then."""
+    if rule.can_reach or rule.needs_default_route:
+        return replace(rule, names=(*rule.names, current.link.name), can_reach=None)
+    return rule
+
+
+def _candidates(
+    links: Sequence[Link], rule: LinkRule, routing: Routing | None, current: Choice | None
+) -> Iterator[Choice]:
+    for name in rule.names:
+        yield from _named(links, name, f"matches --iface={name}")
+    for pattern in rule.patterns:
+        yield from sorted(_matching(links, pattern), key=lambda choice: _distance(choice, current))
+    if rule.public_ip and not rule.is_explicit:
+        yield from _named(links, str(rule.public_ip), f"carries --public-ip={rule.public_ip}")
+    elif routing is not None:
+        yield from _routed(links, rule, routing)
+    elif current is not None and (rule.can_reach or not rule.is_explicit):
+        yield from _again(links, current, keep_address=rule.can_reach is not None)
+
+
+def _named(links: Sequence[Link], wanted: str, why: str) -> Iterator[Choice]:
     try:
-        return link.carries(IPv4Address(wanted))
+        address = IPv4Address(wanted)
     except ValueError:
-        return link.name == wanted and bool(link.addresses)
+        yield from (Choice(link, link.address, why) for link in links if link.name == wanted and link.address)
+    else:
+        yield from (Choice(link, address, why) for link in links if link.carries(address))
 
 
-def _but(links: Sequence[Link], wanted: Sequence[str]) -> str:
-    bare = [link.name for link in links if link.name in wanted and not link.addresses]
-    return f" with an IPv4 address ({', '.join(bare)} has none)" if bare else ""
+def _matching(links: Sequence[Link], pattern: LinkPattern) -> Iterator[Choice]:
+    """Yield what *pattern* matches: by their addresses first, the matching one is then published, and by name last."""
+    why = f"first match of --iface-regex={pattern}"
+    for link in links:
+        yield from (Choice(link, address, why) for address in link.publishable if pattern.matches(address))
+    yield from (Choice(link, link.address, why) for link in links if link.address and pattern.matches(link.name))
+
+
+def _distance(choice: Choice, current: Choice | None) -> int:
+    """Return 0 for the current choice, 1 for another address of its link, 2 for another link."""
+    if current is None or (choice.link.name != current.link.name and choice.link.index != current.link.index):
+        return 2
+    return int(choice.address != current.address)
+
+
+def _routed(links: Sequence[Link], rule: LinkRule, routing: Routing) -> Iterator[Choice]:
+    if rule.can_reach:
+        index, source = routing.way or (0, rule.can_reach)
+        why = f"is the kernel's way to --iface-can-reach={rule.can_reach}"
+        yield from (Choice(link, source, why) for link in links if link.index == index and link.carries(source))
+    elif not rule.is_explicit:
+        default = (link for link in links if link.index == routing.default_index)
+        yield from (Choice(link, link.address, "has the default route") for link in default if link.address)
+
+
+def _again(links: Sequence[Link], current: Choice, *, keep_address: bool) -> Iterator[Choice]:
+    by_name = [link for link in links if link.name == current.link.name]
+    for link in by_name or [link for link in links if link.index == current.link.index]:
+        if keep_address and link.carries(current.address):
+            yield Choice(link, current.address, current.why)
+        elif link.address:
+            yield Choice(link, link.address, current.why)
+
+
+def _sought(rule: LinkRule) -> str:
+    if not rule.is_explicit:
+        if rule.public_ip:
+            return f"interface with the address {rule.public_ip}"
+        return "default route through an interface with an IPv4 address; name one with --iface"
+    ways = [*rule.names, *(f"matching {pattern}" for pattern in rule.patterns)]
+    if rule.can_reach:
+        ways.append(f"on the way to {rule.can_reach} with an address of its own")
+    return "interface " + " or ".join(ways)
+
+
+def _but(links: Sequence[Link], rule: LinkRule) -> str:
+    """Say of the links that were named why they were not taken."""
+    named = [link for link in links if link.name in rule.names]
+    if bare := [link.name for link in named if link.address is None]:
+        return f" with an IPv4 address ({', '.join(bare)} has none)"
+    return f" with an MTU ({', '.join(link.name for link in named)} has none)" if named else ""
 
 
 def describe(links: Sequence[Link]) -> str:

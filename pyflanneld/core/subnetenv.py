@@ -36,6 +36,11 @@ def previous_subnet(text: str) -> IPv4Network | None:
         raise Invalid("bad_subnet_file", "FLANNEL_SUBNET", subnet, "an address such as 172.7.21.1/24") from error
 
 
+def assignments(text: str) -> dict[str, str]:
+    """Return the variables that the file sets; of a name that comes twice, the last counts."""
+    return dict(_assignments(text))
+
+
 def _assignments(text: str) -> list[tuple[str, str]]:
     """Return the file's assignments; ``export``, comments and quotes are understood as in a dotenv file."""
     found = []

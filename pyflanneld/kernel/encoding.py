@@ -26,7 +26,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
 
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _RTMSG_END = HEADER.size + _RTMSG.size
@@ -43,7 +43,7 @@ _ADDRESS_ATTRIBUTE = struct.Struct("=HH4s")
 
 _IFF_UP, _IFF_LOOPBACK, _IFF_LOWER_UP = 0x1, 0x8, 0x10000
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 8
-_IFA_F_SECONDARY, _IFA_F_DEPRECATED = 0x01, 0x20
+_IFA_F_SECONDARY, _IFA_F_DEPRECATED, _IFA_F_PERMANENT = 0x01, 0x20, 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class Address:
     """An IPv4 address of the link *link_index*; lower *rank* is the better one to publish."""
 
     link_index: int
-    rank: tuple[bool, int, bool]
+    deprecated: bool
+    rank: tuple[bool, bool, int, bool]
     interface: IPv4Interface
 
 
@@ -96,6 +97,20 @@ def routes_request(protocol: int | None) -> Request:
     """Ask for the routes of the main table, of one protocol or of all (older kernels send every table)."""
     header = _RTMSG.pack(AF_INET, 0, 0, 0, _RT_TABLE_MAIN, protocol or 0, 0, _RTN_ANY, 0)
     return Request(RTM_GETROUTE, 0, header + _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, _RT_TABLE_MAIN))
+
+
+def way_request(address: IPv4Address) -> Request:
+    """Ask how a packet to *address* would leave."""
+    header = _RTMSG.pack(AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
+    return Request(RTM_GETROUTE, 0, header + _ADDRESS_ATTRIBUTE.pack(8, RTA_DST, address.packed))
+
+
+def decode_way(message: memoryview) -> tuple[int, IPv4Address] | None:
+    """Return link and source address of the answer; ``None`` if nothing leaves this host. Raises ``ValueError``."""
+    told = read_route(message)
+    if told.kind != _RTN_UNICAST or not {RTA_OIF, RTA_PREFSRC} <= told.found.keys():
+        return None
+    return told.found[RTA_OIF], IPv4Address(ntohl(told.found[RTA_PREFSRC]))
 
 
 def change_request(change: RouteChange, protocol: int) -> Request:
@@ -217,9 +232,11 @@ def decode_address(message: memoryview) -> Address | None:
     local = decoded.get_attr("IFA_LOCAL") or remote
     flags = decoded.get_attr("IFA_FLAGS") or decoded["flags"]
     length = decoded["prefixlen"] if remote in (None, local) else 32
+    deprecated, permanent = bool(flags & _IFA_F_DEPRECATED), bool(flags & _IFA_F_PERMANENT)
     return Address(
         link_index=decoded["index"],
-        rank=(bool(flags & _IFA_F_DEPRECATED), decoded["scope"], bool(flags & _IFA_F_SECONDARY)),
+        deprecated=deprecated,
+        rank=(deprecated, not permanent, decoded["scope"], bool(flags & _IFA_F_SECONDARY)),
         interface=IPv4Interface((local, length)),
     )
 

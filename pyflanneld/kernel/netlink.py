@@ -137,6 +137,14 @@ class RequestSocket:
             await asyncio.sleep(0)
         return refused
 
+    async def ask(self, request: Request, decode: Callable[[memoryview], T]) -> T | Refusal:
+        """Return the one message that answers *request*, through *decode* (may raise ``ValueError``), or the refusal.
+
+        Raises:
+            KernelError: no answer, or not the one that was due.
+        """
+        return await self._guarded(self._request_deadline_s, partial(self._ask, request, decode))
+
     async def close(self) -> None:
         """Close the socket after the request under way. The next request would open it again."""
         async with self._lock:
@@ -204,6 +212,25 @@ class RequestSocket:
                 if (refusal := frames.verdict(frame)) is not None:
                     refused[position] = refusal
         return refused
+
+    async def _ask(self, request: Request, decode: Callable[[memoryview], T]) -> T | Refusal:
+        sock = self._opened()
+        sequence = self._next_sequence()
+        acknowledged = frames.NLM_F_REQUEST | frames.NLM_F_ACK
+        sock.send(frames.pack(Request(request.kind, acknowledged | request.flags, request.body), sequence))
+        found: list[T] = []
+        while True:
+            for frame in frames.frames(await self._receive(sock)):
+                if frame.sequence != sequence:
+                    continue
+                if frame.kind != frames.NLMSG_ERROR:
+                    found.append(decode(frame.message))
+                elif (refusal := frames.verdict(frame)) is not None:
+                    return refusal
+                elif len(found) != 1:
+                    raise Malformed(f"{len(found)} messages where one was due")
+                else:
+                    return found[0]
 
     async def _receive(self, sock: socket.socket) -> memoryview:
         """Return the next datagram from the kernel, valid until the next call."""

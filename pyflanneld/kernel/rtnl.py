@@ -8,18 +8,22 @@ the network namespace of the thread that needs them first.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from errno import ENOENT, ESRCH
-from ipaddress import IPv4Network
+from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import structlog
 
 from pyflanneld.core.links import Link
 from pyflanneld.core.routes import Drop, KernelRoute, RouteChange
+from pyflanneld.errors import KernelError
 from pyflanneld.kernel import encoding
+from pyflanneld.kernel.frames import Refusal
 from pyflanneld.kernel.monitor import Monitor
 from pyflanneld.kernel.netlink import DumpRefused, RequestSocket
 from pyflanneld.ports import Change, Kernel
+
+_NO_WAY = frozenset({ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL})  # none, unreachable, prohibit, blackhole
 
 
 class NetlinkKernel(Kernel):
@@ -41,14 +45,14 @@ class NetlinkKernel(Kernel):
     async def links(self) -> tuple[Link, ...]:
         """Return all links but the loopback, in index order.
 
-        The addresses of each: the preferred before the deprecated, the wide scope before the narrow, the primary
-        before the secondary, and else in the kernel's order.
+        The addresses of each: the preferred before the deprecated, those that stay before those that run out, the
+        wide scope before the narrow, the primary before the secondary, and else in the kernel's order.
         """
         links = await self._requests.dump(encoding.links_request(), encoding.decode_link)
         found = await self._requests.dump(encoding.addresses_request(), encoding.decode_address)
         addresses = sorted((address for address in found if address is not None), key=lambda address: address.rank)
         return tuple(
-            replace(link, addresses=tuple(own.interface for own in addresses if own.link_index == link.index))
+            _with_addresses(link, [address for address in addresses if address.link_index == link.index])
             for link in sorted((link for link in links if link is not None), key=lambda link: link.index)
         )
 
@@ -61,6 +65,15 @@ class NetlinkKernel(Kernel):
                 return ()
             raise
         return tuple(route for route in found if route is not None and (protocol is None or route.protocol == protocol))
+
+    async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
+        """Ask the kernel, policy rules included, how a packet of ours to *address* would leave."""
+        answer = await self._requests.ask(encoding.way_request(address), encoding.decode_way)
+        if not isinstance(answer, Refusal):
+            return answer
+        if answer.errno in _NO_WAY:
+            return None
+        raise KernelError(f"netlink: the way to {address}: {answer}")
 
     async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
         """Make all changes in order; return the failed ones with their ``errno`` (EPERM without CAP_NET_ADMIN).
@@ -87,3 +100,11 @@ class NetlinkKernel(Kernel):
     async def close(self) -> None:
         """Close the request socket; each ``changes`` closes its own. Routes stay."""
         await self._requests.close()
+
+
+def _with_addresses(link: Link, addresses: Sequence[encoding.Address]) -> Link:
+    return replace(
+        link,
+        addresses=tuple(address.interface for address in addresses),
+        deprecated=frozenset(address.interface.ip for address in addresses if address.deprecated),
+    )

@@ -1,35 +1,38 @@
-"""The link that carries the routes: chosen at start, and chosen again by the same rule whenever links change."""
+"""The link that carries the routes: chosen at start, and chosen again by the same rule whenever links change.
+
+What the default route or the way to ``--iface-can-reach`` chose at start stays the choice while the daemon runs: routes
+come and go, and peers must not see our address wander with them.
+"""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
-from pyflanneld.core.links import Link, NoLink, choose_link, describe
+from pyflanneld.core.links import Choice, Link, LinkRule, NoLink, Routing, choose_link, describe
 from pyflanneld.core.peers import Ground
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
 from pyflanneld.loops.node import Context, Node, Options, start_over
 
 
-async def first_link(context: Context) -> tuple[Sequence[Link], Link]:
-    """Return all links and the one to use.
+async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
+    """Return all links and the choice of the one to use.
 
     Raises:
         LinkUnusable: none fits.
         PublicIpNotOnLink: the address to publish is not on it, which host-gw needs.
     """
-    links, options = await context.kernel.links(), context.options
+    links, rule = await context.kernel.links(), _rule(context.options)
     try:
-        link = choose_link(
-            links, options.wanted_links, public_ip=options.public_ip, default_index=await _default_index(context)
-        )
+        choice = choose_link(links, rule, await _routing(context, rule))
     except NoLink as error:
-        if options.public_ip and not options.wanted_links:
-            raise _not_on_link(options.public_ip, "any interface", describe(links)) from error
+        if rule.public_ip and not rule.is_explicit:
+            raise _not_on_link(rule.public_ip, "any interface", describe(links)) from error
         raise LinkUnusable(str(error)) from error
-    public_ip = options.public_ip
+    link, public_ip = choice.link, rule.public_ip
     if public_ip is not None and not link.carries(public_ip):
         raise _not_on_link(public_ip, link.name, ", ".join(map(str, link.addresses)))
-    context.log.info("link.chosen", link=link.name, address=str(public_ip or link.address), mtu=link.mtu)
-    return links, link
+    address = str(public_ip or choice.address)
+    context.log.info("link.chosen", link=link.name, address=address, mtu=link.mtu, why=choice.why)
+    return links, choice
 
 
 def _not_on_link(public_ip: IPv4Address, where: str, there: str) -> PublicIpNotOnLink:
@@ -39,35 +42,37 @@ def _not_on_link(public_ip: IPv4Address, where: str, there: str) -> PublicIpNotO
     )
 
 
-async def _default_index(context: Context) -> int | None:
-    """Return the link of the default route, where the choice depends on it."""
-    if context.options.wanted_links or context.options.public_ip:
-        return None
+def _rule(options: Options) -> LinkRule:
+    return LinkRule(options.wanted_links, options.link_patterns, options.can_reach, options.public_ip)
+
+
+async def _routing(context: Context, rule: LinkRule) -> Routing:
+    """Return what the kernel's routes say, as far as the choice may depend on it."""
+    if rule.can_reach:
+        return Routing(way=await context.kernel.route_to(rule.can_reach))
+    if not rule.needs_default_route:
+        return Routing()
     defaults = [route for route in await context.kernel.routes() if route.dst.prefixlen == 0 and route.link_index]
-    return min(defaults, key=lambda route: route.metric).link_index if defaults else None
-
-
-def _choose_again(options: Options, node: Node, links: Sequence[Link]) -> Link:
-    """Apply the rule used at start; a link that came with the default route is known by its name from then on."""
-    wanted = options.wanted_links or (() if options.public_ip else (node.link.name,))
-    return choose_link(links, wanted, public_ip=options.public_ip, default_index=None)
+    return Routing(min(defaults, key=lambda route: route.metric).link_index if defaults else None)
 
 
 def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
     """Take note of *links* as they are now; say whether routes can be placed."""
     node.links = links
     try:
-        link = _choose_again(context.options, node, links)
+        choice = choose_link(links, _rule(context.options), current=node.choice)
     except NoLink as error:
         context.problems.report("link", "link.missing", f"routes cannot be placed: {error}")
         return False
-    before, node.link = node.link, link
+    was, node.choice = node.choice, choice
+    before, link = was.link, choice.link
     if link.mtu != before.mtu:
         context.log.info("link.mtu_changed", link=link.name, was=before.mtu, now=link.mtu)
         node.file_outdated.set()
-    if (link.index, link.address) != (before.index, before.address):
+    if (link.index, choice.address) != (before.index, was.address):
         context.log.warning(
-            "link.changed", link=link.name, index=link.index, address=str(link.address), was=str(before.address)
+            "link.changed", link=link.name, index=link.index, address=str(choice.address), was=str(was.address),
+            why=choice.why,
         )
         start_over(context, node)
     return _report_state(context, link)

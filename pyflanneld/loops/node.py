@@ -13,7 +13,7 @@ from typing import Any
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
 from pyflanneld.core.lease import LeaseAttrs
-from pyflanneld.core.links import Link
+from pyflanneld.core.links import Choice, Link, LinkPattern
 from pyflanneld.core.netconf import SubnetRange
 from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
@@ -33,10 +33,13 @@ class Options:
         prefix: ``--etcd-prefix``, for messages.
         subnet_file: ``--subnet-file``, for messages.
         wanted_links: ``--iface``, in order.
-        public_ip: ``--public-ip``; ``None``: the link's own address.
+        public_ip: ``--public-ip``; ``None``: the address that comes with the choice of the link.
         route_protocol: the number that marks our routes.
         renew_margin_s: ``--subnet-lease-renew-margin`` in seconds.
         protected: addresses that no peer's route may capture.
+        link_patterns: ``--iface-regex``, in order.
+        can_reach: ``--iface-can-reach``.
+        docker_bridge: ``--docker-bridge``; empty: none is looked at.
     """
 
     prefix: str
@@ -47,6 +50,9 @@ class Options:
     renew_margin_s: float
     withdraw_guard: bool
     protected: frozenset[IPv4Address]
+    link_patterns: tuple[LinkPattern, ...] = ()
+    can_reach: IPv4Address | None = None
+    docker_bridge: str = "docker0"
 
 
 class Heart:
@@ -111,7 +117,7 @@ class Node:
     among: SubnetRange                     # daemon, once
     backend: str                           # daemon, once
     links: Sequence[Link]                  # reconcile
-    link: Link                             # reconcile
+    choice: Choice                         # reconcile
     lease: OwnLease                        # lease loop
     peers: PeerTable                       # peers loop
     complete: bool = False                 # peers loop: a whole list has been folded in
@@ -126,6 +132,10 @@ class Node:
     list_within: Callable[[float], None] = lambda _delay_s: None  # peers loop: bring the next list forward
     file_outdated: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def link(self) -> Link:
+        """The link that carries the routes."""
+        return self.choice.link
 
     def wake_routes(self, *, peers: bool = False, kernel: bool = False) -> None:
         """Have the routes reconciled, because the peers or the kernel may have changed."""
@@ -141,10 +151,9 @@ def start_over(context: Context, node: Node) -> None:
     node.list_within(0)
 
 
-def publish(options: Options, link: Link, backend: str) -> LeaseAttrs | None:
-    """Return what our lease should say; ``None`` while the link has no address to publish."""
-    address = options.public_ip or link.address
-    return None if address is None else LeaseAttrs(address, backend)
+def publish(options: Options, choice: Choice, backend: str) -> LeaseAttrs:
+    """Return what our lease should say."""
+    return LeaseAttrs(options.public_ip or choice.address, backend)
 
 
 def verdict(context: Context, node: Node | None) -> Verdict:

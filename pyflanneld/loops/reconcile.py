@@ -18,6 +18,7 @@ from pyflanneld.core.guard import LIST_SPACING_S
 from pyflanneld.core.peers import Ground, View
 from pyflanneld.core.routes import Drop, KernelRoute, Plan, RouteChange, outcome, plan
 from pyflanneld.errors import KernelError
+from pyflanneld.loops.docker import check_bridge
 from pyflanneld.loops.link import follow_link, ground_of
 from pyflanneld.loops.node import Context, Node
 from pyflanneld.loops.waiting import set_within
@@ -76,6 +77,7 @@ class Reconciler:
             self._foreign = {}
         node.kernel_dirty = False
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
+        check_bridge(self._context, node)
         routes = await self._context.kernel.routes(protocol=self._context.options.route_protocol)
         network = node.among.network
         believed = self._present

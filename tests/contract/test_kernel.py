@@ -303,6 +303,31 @@ class TestRoutes:
         assert len(await bed.kernel.routes(protocol=OURS)) == 1
 
 
+class TestWay:
+    async def test_on_the_link(self, bed: Bed) -> None:
+        """A neighbour is reached through the link, with the address on its network."""
+        bed.add_address("192.168.79.1/24")
+        index = (await bed.link()).index
+        assert await bed.kernel.route_to(IPv4Address("192.168.77.9")) == (index, IPv4Address("192.168.77.1"))
+        assert await bed.kernel.route_to(IPv4Address("192.168.79.9")) == (index, IPv4Address("192.168.79.1"))
+
+    async def test_through_a_gateway(self, bed: Bed) -> None:
+        """The most specific route decides, and the source is the address beside its gateway."""
+        bed.add_address("192.168.79.1/24")
+        bed.add("0.0.0.0/0")
+        bed.add("10.6.0.0/16", gateway="192.168.79.9")
+        index = (await bed.link()).index
+        assert await bed.kernel.route_to(IPv4Address("1.1.1.1")) == (index, IPv4Address("192.168.77.1"))
+        assert await bed.kernel.route_to(IPv4Address("10.6.7.8")) == (index, IPv4Address("192.168.79.1"))
+
+    async def test_no_way(self, bed: Bed) -> None:
+        """Where no packet would leave there is no way: no route, an address of our own, a link that is down."""
+        assert await bed.kernel.route_to(IPv4Address("1.1.1.1")) is None
+        assert await bed.kernel.route_to(IPv4Address("192.168.77.1")) is None
+        bed.down()
+        assert await bed.kernel.route_to(IPv4Address("192.168.77.9")) is None
+
+
 class TestLinks:
     async def test_links(self, bed: Bed) -> None:
         """All links but the loopback are there, in index order, with their addresses."""

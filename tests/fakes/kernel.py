@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Self
 
 from pyflanneld.core.links import Link
@@ -52,6 +52,15 @@ class FakeKernel(Kernel):
     async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
         await self._called("routes")
         return tuple(route for route in self.table() if protocol is None or route.protocol == protocol)
+
+    async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
+        await self._called("route_to")
+        covering = [route for route in self.table() if address in route.dst]
+        if not covering or any(link.carries(address) for link in self._links.values()):
+            return None
+        best = max(covering, key=lambda route: (route.dst.prefixlen, -route.metric))
+        link = self._links.get(best.link_index)
+        return (link.index, self._source(link, best.gateway or address)) if link else None
 
     async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
         await self._called("apply")
@@ -127,7 +136,7 @@ class FakeKernel(Kernel):
         self._refusals.setdefault(dst, deque()).extend([number] * times)
 
     def fail_calls(self, times: int = 1) -> None:
-        """Raise ``KernelError`` from the next calls of links, routes and apply, before anything is done."""
+        """Raise ``KernelError`` from the next calls of links, routes, route_to and apply, before anything is done."""
         self._failing_calls = times
 
     def lose_events(self) -> None:
@@ -177,6 +186,11 @@ class FakeKernel(Kernel):
         if any(route.gateway == network.broadcast_address for network in on_link if network.prefixlen < 31):
             return errno.EINVAL
         return 0
+
+    def _source(self, link: Link, next_hop: IPv4Address) -> IPv4Address:
+        """Return the first address on the next hop's network, or else the first of all."""
+        near = [own.ip for own in link.addresses if next_hop in own.network]
+        return (near or [own.ip for own in link.addresses])[0]
 
     def _put_link(self, link: Link) -> None:
         self._links[link.index] = link

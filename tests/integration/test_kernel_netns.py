@@ -170,19 +170,37 @@ async def test_four_thousand(bed: Bed) -> None:
 
 
 async def test_addresses_in_order(bed: Bed) -> None:
-    """Addresses come best first: wide scope, primary, not deprecated; a point-to-point address is the near end."""
+    """Addresses come best first: lasting, wide scope, primary; deprecated ones last, and told; the near end counts."""
     for address in (
         "169.254.7.7/16 scope link",
         "192.168.77.9/24",
         "10.9.0.1/24 preferred_lft 0 valid_lft 1000",
         "10.8.0.1 peer 10.8.0.2/32",
         "10.7.0.1/24 label eth0:1",
+        "10.6.0.1/24 preferred_lft 900 valid_lft 1000",
     ):
         bed.namespace.ip(f"address add {address} dev eth0")
-    expected = ("192.168.77.1/24", "10.8.0.1/32", "10.7.0.1/24", "192.168.77.9/24", "169.254.7.7/16", "10.9.0.1/24")
+    lasting = ("192.168.77.1/24", "10.8.0.1/32", "10.7.0.1/24", "192.168.77.9/24", "169.254.7.7/16")
     link = await link_named(bed.kernel, "eth0")
-    assert link.addresses == tuple(map(IPv4Interface, expected))
+    assert link.addresses == tuple(map(IPv4Interface, (*lasting, "10.6.0.1/24", "10.9.0.1/24")))
+    assert link.deprecated == {IPv4Address("10.9.0.1")}
+    assert [str(address) for address in link.publishable[-2:]] == ["10.6.0.1", "169.254.7.7"]
     assert link.carries(IPv4Address("192.168.77.9"))
+
+
+async def test_the_way_is_the_kernels(bed: Bed) -> None:
+    """Rules, tables and preferred sources decide on the way as they do for packets; a forbidding route is none."""
+    bed.namespace.ip("address add 192.168.78.1/24 dev eth0")
+    bed.namespace.ip("route add 10.5.0.0/16 via 192.168.77.2 src 192.168.78.1")
+    bed.namespace.ip("route add default via 192.168.78.2 table 99")
+    bed.namespace.ip("rule add to 10.6.0.0/16 lookup 99")
+    for kind, network in (("blackhole", "10.7"), ("unreachable", "10.8"), ("prohibit", "10.9"), ("throw", "10.10")):
+        bed.namespace.ip(f"route add {kind} {network}.0.0/16")
+    ways = {dst: await bed.kernel.route_to(IPv4Address(dst)) for dst in ("10.5.0.1", "10.6.0.1", "192.168.77.255")}
+    source = (bed.link.index, IPv4Address("192.168.78.1"))
+    assert ways == {"10.5.0.1": source, "10.6.0.1": source, "192.168.77.255": None}
+    for dst in ("10.7.0.1", "10.8.0.1", "10.9.0.1", "10.10.0.1", "127.0.0.1"):
+        assert await bed.kernel.route_to(IPv4Address(dst)) is None
 
 
 async def test_recreated_link(bed: Bed) -> None:

@@ -79,6 +79,10 @@ async def routes(requests: RequestSocket) -> list[KernelRoute | None]:
     return await requests.dump(encoding.routes_request(None), encoding.decode_route)
 
 
+async def way(requests: RequestSocket, address: str) -> object:
+    return await requests.ask(encoding.way_request(IPv4Address(address)), encoding.decode_way)
+
+
 def creations(count: int) -> list[frames.Request]:
     index = socket.if_nametoindex("eth0")
     dsts = (IPv4Network((0x0A050000 + number * 64, 26)) for number in range(count))
@@ -106,6 +110,7 @@ async def test_always_torn() -> None:
 async def test_answers_to_other_requests() -> None:
     """What answers an earlier request is passed over, in lists and among acknowledgements."""
     requests = RequestSocket(Sockets("noisy"))
+    assert await way(requests, "192.168.77.9") is not None
     assert await requests.transact(creations(3)) == {}
     assert len(await routes(requests)) == 4
     await requests.close()
@@ -151,13 +156,16 @@ async def test_missing_table(number: int, expected: tuple[()] | None) -> None:
 )
 async def test_fault_then_recovery(fault: str, message: str) -> None:
     """Silence, truncation and garbage end a request as an error; the next one has a new socket and succeeds."""
-    sockets = Sockets(fault, fault)
+    sockets = Sockets(fault, fault, fault)
     requests = RequestSocket(sockets, request_deadline_s=0.05, dump_deadline_s=0.05)
     with pytest.raises(KernelError, match=message):
         await routes(requests)
     with pytest.raises(KernelError, match=message):
         await requests.transact(creations(1))
-    assert [opened.fileno() for opened in sockets.opened] == [-1, -1]
+    with pytest.raises(KernelError, match=message):
+        await way(requests, "192.168.77.9")
+    assert [opened.fileno() for opened in sockets.opened] == [-1, -1, -1]
+    assert await way(requests, "192.168.77.9") is not None
     await requests.transact(creations(2))
     assert len(await routes(requests)) == 3
     await requests.close()

@@ -76,7 +76,7 @@ def test_nonsense_is_malformed(data: bytes) -> None:
     """Bytes that are no netlink messages are refused as such, or read as some message; nothing else is raised."""
     try:
         for frame in frames.frames(memoryview(data)):
-            for read in (encoding.decode_route, encoding.decode_link, encoding.decode_address):
+            for read in (encoding.decode_route, encoding.decode_way, encoding.decode_link, encoding.decode_address):
                 read(frame.message)
             frames.verdict(frame)
     except ValueError:

@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv4Interface
 
 import pytest
 
-from pyflanneld.core.links import Link, NoLink, choose_link, describe
+from pyflanneld.core.links import Link, LinkRule, NoLink, Routing, choose_link, describe
 
 
 def link(index: int, name: str, *addresses: str, up: bool = True) -> Link:
@@ -21,7 +21,7 @@ def choose(
     *wanted: str, links: tuple[Link, ...] = LINKS, public_ip: str | None = None, default: int | None = 2
 ) -> Link:
     address = IPv4Address(public_ip) if public_ip else None
-    return choose_link(links, wanted, public_ip=address, default_index=default)
+    return choose_link(links, LinkRule(wanted, public_ip=address), Routing(default)).link
 
 
 def refusal(

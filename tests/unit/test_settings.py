@@ -13,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 from pyflanneld import __version__
 from pyflanneld.errors import UsageError
+from pyflanneld.oldflags import KUBERNETES, RETIRED
 from pyflanneld.options import FLAGS, FLANNELD_ONLY
 from pyflanneld.settings import Settings, load
 
@@ -354,6 +355,8 @@ def test_the_declarations_do_not_contradict_each_other() -> None:
     names = [flag.name for flag in FLAGS]
     assert len(set(names)) == len(names)
     assert not set(names) & set(FLANNELD_ONLY)
+    old = [flag.name for flag in (*RETIRED, *KUBERNETES)]
+    assert len({*names, *FLANNELD_ONLY, *old}) == len(names) + len(FLANNELD_ONLY) + len(old)
     others = {"v": "verbosity", "subnet-lease-renew-margin": "subnet_lease_renew_margin_s"}
     fields = {others.get(name, name.replace("-", "_")) for name in names} - {"help", "version"}
     assert fields == set(Settings.model_fields) - {"warnings"}
