@@ -123,6 +123,8 @@ async def _serve(settings: Settings, log: Any) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.health import HealthServer
+    from pyflanneld.kernel.firewall import HostFirewall
+    from pyflanneld.kernel.programs import Programs
     from pyflanneld.kernel.rtnl import NetlinkKernel
     from pyflanneld.loops.node import Context, Heart
     from pyflanneld.loops.problems import Problems
@@ -132,7 +134,8 @@ async def _serve(settings: Settings, log: Any) -> None:
     registry = EtcdV3Registry(_access(settings), rng=rng, log=log)
     kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
     context = Context(
-        registry=registry, kernel=kernel, subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
+        registry=registry, kernel=kernel, firewall=HostFirewall(Programs(os.environ)),
+        subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=notifier, rng=rng, log=log, options=_options(settings),
         problems=Problems(clock, log), heart=Heart(clock),
     )
@@ -173,6 +176,8 @@ def _options(settings: Settings) -> Any:
         wanted_links=settings.iface, public_ip=settings.public_ip,
         route_protocol=settings.route_protocol, renew_margin_s=settings.subnet_lease_renew_margin_s,
         withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings),
+        ip_masq=settings.ip_masq, random_fully_disabled=settings.ip_masq_fully_random_disable,
+        forward_rules=settings.iptables_forward_rules, firewall_resync_s=settings.iptables_resync_s,
     )
 
 

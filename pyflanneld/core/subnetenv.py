@@ -36,6 +36,14 @@ def previous_subnet(text: str) -> IPv4Network | None:
         raise Invalid("bad_subnet_file", "FLANNEL_SUBNET", subnet, "an address such as 172.7.21.1/24") from error
 
 
+def previous_network(text: str) -> IPv4Network | None:
+    """Return the network that an earlier file names; ``None`` when it names none that can be understood."""
+    try:
+        return IPv4Network(dict(_assignments(text)).get("FLANNEL_NETWORK", ""), strict=False)
+    except ValueError:
+        return None
+
+
 def _assignments(text: str) -> list[tuple[str, str]]:
     """Return the file's assignments; ``export``, comments and quotes are understood as in a dotenv file."""
     found = []
