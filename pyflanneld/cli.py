@@ -124,7 +124,7 @@ async def _serve(settings: Settings, log: Any) -> None:
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.health import HealthServer
     from pyflanneld.kernel.firewall import HostFirewall
-    from pyflanneld.kernel.programs import Programs
+    from pyflanneld.kernel.programs import Programs, program_directories
     from pyflanneld.kernel.rtnl import NetlinkKernel
     from pyflanneld.loops.node import Context, Heart
     from pyflanneld.loops.problems import Problems
@@ -134,7 +134,7 @@ async def _serve(settings: Settings, log: Any) -> None:
     registry = EtcdV3Registry(_access(settings), rng=rng, log=log)
     kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
     context = Context(
-        registry=registry, kernel=kernel, firewall=HostFirewall(Programs(os.environ)),
+        registry=registry, kernel=kernel, firewall=HostFirewall(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=notifier, rng=rng, log=log, options=_options(settings),
         problems=Problems(clock, log), heart=Heart(clock),

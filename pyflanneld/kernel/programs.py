@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,6 +21,12 @@ KILLED_S = 1.0
 _ADMIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not in the PATH of every service manager
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _SHOWN_CHARS = 300
+
+
+def program_directories(environ: Mapping[str, str]) -> list[str]:
+    """Return the absolute directories of ``PATH``, and those of administrators' programs."""
+    named = environ.get("PATH", "").split(os.pathsep)
+    return [directory for directory in (*named, *_ADMIN_DIRECTORIES) if directory.startswith("/")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +47,12 @@ class Programs:
     """Programs by name.
 
     Args:
-        environ: where ``PATH`` is read from, once.
+        directories: where they are looked for, in this order.
         deadline_s: how long a program may run.
     """
 
-    def __init__(self, environ: Mapping[str, str], *, deadline_s: float = DEADLINE_S) -> None:
-        directories = [*environ.get("PATH", "").split(os.pathsep), *_ADMIN_DIRECTORIES]
-        self._path = os.pathsep.join(directory for directory in directories if directory.startswith("/"))
+    def __init__(self, directories: Sequence[str], *, deadline_s: float = DEADLINE_S) -> None:
+        self._path = os.pathsep.join(dict.fromkeys(directories))
         self._deadline_s = deadline_s
         self._found: dict[str, str] = {}
 
