@@ -23,7 +23,7 @@ from tests.netns import Namespace, namespace
 
 FORMS = ("nft", "legacy")
 NFT_CONFIG = CONFIG.replace(b'{"Network"', b'{"EnableNFTables":true,"Network"')
-RESYNC_S = 1.0
+RESYNC_S = 0.2
 POD, PEER_POD, WORLD = "172.7.21.2", "172.7.22.2", "198.51.100.9"
 HOST_ON_LAN, HOST_IN_WORLD = "192.168.14.21", "198.51.100.21"
 _PROGRAMS = ("iptables", "ip6tables")
