@@ -255,6 +255,27 @@ class TestNft:
 
         run(scenario())
 
+    @pytest.mark.parametrize(("network", "stays"), [("172.7.0.0/16", False), ("10.44.0.0/16", True)])
+    def test_whose_table_is_removed(self, network: str, stays: bool) -> None:
+        """Only a table that is about this network, or the one before, and only when iptables has the rules."""
+
+        async def scenario() -> None:
+            other = node_with(NFT_CONFIG.replace(b"172.7.0.0/16", network.encode()), env="")
+            async with other.running():
+                pass
+            node = node_with()
+            node.firewall.nft = other.firewall.nft
+            node.firewall.absent = {"iptables"}
+            async with node.running():
+                await asyncio.sleep(60)
+                assert nft_chains(node.firewall) == ["forward"]
+                node.firewall.absent = set()
+                await asyncio.sleep(60)
+                assert node.firewall.rules(*FWD)
+                assert bool(nft_chains(node.firewall)) is stays
+
+        run(scenario())
+
     def test_a_drop_that_nft_cannot_overrule_is_told(self) -> None:
         """iptables' FORWARD with the policy DROP, as Docker sets it, gets a warning that says what to do."""
 
