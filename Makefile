@@ -24,7 +24,7 @@ BIN := $(VENV)/bin
 
 # program:Debian's package that brings it
 DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
-TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables supervisord:supervisor systemd-analyze:systemd
+TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor
 

@@ -174,6 +174,8 @@ async def _serve(settings: Settings, log: Any) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.health import HealthServer
+    from pyflanneld.kernel.firewall import HostFirewall
+    from pyflanneld.kernel.programs import Programs, program_directories
     from pyflanneld.kernel.rtnl import NetlinkKernel
     from pyflanneld.loops.node import Context, Heart
     from pyflanneld.loops.problems import Problems
@@ -183,7 +185,8 @@ async def _serve(settings: Settings, log: Any) -> None:
     registry = EtcdV3Registry(_access(settings), rng=rng, log=log)
     kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
     context = Context(
-        registry=registry, kernel=kernel, subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
+        registry=registry, kernel=kernel, firewall=HostFirewall(Programs(program_directories(os.environ))),
+        subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=notifier, rng=rng, log=log, options=_options(settings),
         problems=Problems(clock, log), heart=Heart(clock),
     )
@@ -225,6 +228,8 @@ def _options(settings: Settings) -> Any:
         route_protocol=settings.route_protocol, renew_margin_s=settings.subnet_lease_renew_margin_s,
         withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings),
         link_patterns=settings.iface_regex, can_reach=settings.iface_can_reach, docker_bridge=settings.docker_bridge,
+        ip_masq=settings.ip_masq, random_fully_disabled=settings.ip_masq_fully_random_disable,
+        forward_rules=settings.iptables_forward_rules, firewall_resync_s=settings.iptables_resync_s,
     )
 
 

@@ -1,12 +1,13 @@
 """One run, from top to bottom: link, configuration, lease; then the loops, until somebody says stop.
 
 Everything comes as an argument; ``cli.py`` builds the real things. Stopping is cancelling: whatever state the run is
-in, lease, routes and file stay.
+in, lease, routes, rules and file stay.
 """
 
 import asyncio
 from ipaddress import IPv4Network
 
+from pyflanneld.core.firewall import Family
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
 from pyflanneld.core.lease import encode_name
@@ -14,12 +15,14 @@ from pyflanneld.core.peers import PeerTable
 from pyflanneld.core.records import Snapshot
 from pyflanneld.loops.acquire import Wish, acquire
 from pyflanneld.loops.config import await_config
+from pyflanneld.loops.firewall import keep_firewall
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
 from pyflanneld.loops.link import first_link
 from pyflanneld.loops.node import Context, Node, publish, verdict
 from pyflanneld.loops.reconcile import Reconciler
-from pyflanneld.loops.subnet_file import keep_file, remembered_subnet
+from pyflanneld.loops.rules import check_programs
+from pyflanneld.loops.subnet_file import keep_file, remembered_network, remembered_subnet
 from pyflanneld.loops.watchers import watch_kernel, watch_process
 
 
@@ -51,6 +54,7 @@ class Daemon:
             tasks.create_task(watch_process(context, lambda: self._node, self._watchdog_s), name="process")
             node, leases = await self._join()
             self._node = node
+            tasks.create_task(keep_firewall(context, node), name="firewall")
             tasks.create_task(keep_file(context, node), name="file")
             tasks.create_task(Follower(context, node, leases).run(), name="peers")
             tasks.create_task(Reconciler(context, node).run(), name="routes")
@@ -63,20 +67,23 @@ class Daemon:
         context = self._context
         links, choice = await first_link(context)
         config, among = await await_config(context)
+        check_programs(context, [Family.IPV4], nft=config.nftables)
         attrs = publish(context.options, choice, config.backend_type)
         underlay = [own.network for own in choice.link.addresses]
         underlay += [IPv4Network(one) for one in context.options.protected]
+        network_before = remembered_network(context)
         wish = Wish(among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay))
         lease, leases = await acquire(context, wish)
         node = Node(
             guard=WithdrawGuard(enabled=context.options.withdraw_guard),
-            among=among, backend=config.backend_type, links=links, choice=choice, lease=lease,
-            peers=PeerTable(encode_name(lease.subnet)),
+            among=among, backend=config.backend_type, nftables=config.nftables, network_before=network_before,
+            links=links, choice=choice, lease=lease, peers=PeerTable(encode_name(lease.subnet)),
         )
         return node, leases
 
     async def _announce(self, node: Node) -> None:
-        """Say that we are ready when the file is on disk and the first round is done."""
+        """Say that we are ready when the rules are in place, the file is on disk and the first round is done."""
+        await node.rules_placed.wait()
         await node.file_written.wait()
         await node.reconciled.wait()
         self._context.notifier.send("READY=1")

@@ -12,7 +12,9 @@
     │   ├── RegistryUnavailable     wait and try again; the outcome of a write may be unknown
     │   ├── RegistryDenied          credentials or rights refused: keep everything, alert, try again slowly
     │   └── RevisionCompacted       the watch position is gone: list again
-    └── KernelError             1   netlink refused or went silent
+    ├── KernelError             1   netlink refused or went silent
+    └── FirewallError               iptables or nft has failed: the rules are as they were; try again
+        └── ProgramMissing      1   it is not installed; ends the daemon only where its rules were asked for
 
 Foreign exceptions (grpc, OSError, aiohttp) are translated once, at the edge, with ``from``. The number is the
 process's exit code when the error ends the daemon.
@@ -83,3 +85,11 @@ class RevisionCompacted(RegistryError):
 
 class KernelError(PyflanneldError):
     """A netlink socket failed, went silent, or refused a whole request."""
+
+
+class FirewallError(PyflanneldError):
+    """A firewall program failed or took too long; the message has its own words."""
+
+
+class ProgramMissing(FirewallError):
+    """A firewall program is not installed; the message names it."""

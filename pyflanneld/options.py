@@ -2,7 +2,7 @@
 
 from pyflanneld.flags import Flag, Kind
 
-ETCD, NETWORK, PROCESS = "etcd", "node and routes", "process"
+ETCD, NETWORK, FIREWALL, PROCESS = "etcd", "node and routes", "firewall", "process"
 
 FLAGS: tuple[Flag, ...] = (
     Flag(
@@ -127,6 +127,38 @@ FLAGS: tuple[Flag, ...] = (
         "",
         NETWORK,
     ),
+    Flag(
+        "ip-masq",
+        Kind.BOOL,
+        False,
+        "Masquerade what goes from the network to the outside, and nothing that stays inside; FLANNEL_IPMASQ says so.",
+        "",
+        FIREWALL,
+    ),
+    Flag(
+        "ip-masq-fully-random-disable",
+        Kind.BOOL,
+        False,
+        "Do not have the source ports of masqueraded connections chosen at random.",
+        "",
+        FIREWALL,
+    ),
+    Flag(
+        "iptables-forward-rules",
+        Kind.BOOL,
+        True,
+        "Let packets from and to the network be forwarded, whatever the policy of iptables' FORWARD.",
+        "",
+        FIREWALL,
+    ),
+    Flag(
+        "iptables-resync",
+        Kind.INT,
+        5,
+        "How often the firewall rules are looked at, and put right (1 to 86400).",
+        "SECONDS",
+        FIREWALL,
+    ),
     Flag("healthz-ip", Kind.STRING, "0.0.0.0", "Address of the health listener.", "IP", PROCESS),  # noqa: S104 - flannel's
     Flag("healthz-port", Kind.INT, 2401, "Port of /healthz and /readyz; 0 or less switches it off.", "PORT", PROCESS),
     Flag("log-format", Kind.STRING, "console", "console or json, on stderr.", "FORMAT", PROCESS),
@@ -141,10 +173,6 @@ FLANNELD_ONLY: dict[str, str] = {
     **dict.fromkeys(
         (
             "public-ipv6",
-            "ip-masq",
-            "ip-masq-fully-random-disable",
-            "iptables-resync",
-            "iptables-forward-rules",
             "ip-blackhole-route",
         ),
         _LATER,

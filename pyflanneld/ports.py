@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
+from pyflanneld.core.firewall import Family
 from pyflanneld.core.links import Link
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
 from pyflanneld.core.routes import KernelRoute, RouteChange
@@ -132,6 +133,49 @@ class Kernel(Protocol):
 
     async def close(self) -> None:
         """Close the sockets. Routes stay."""
+        ...
+
+
+class Firewall(Protocol):
+    """iptables (ip6tables for IPv6) and nft, as far as the daemon needs them; texts in and out are theirs.
+
+    Every call has a deadline and raises ``FirewallError``, or ``ProgramMissing`` when there is no such program (by the
+    next call there may be one). Writing is one transaction: after an error nothing has changed. Retrying is the
+    caller's.
+    """
+
+    def need_iptables(self, family: Family) -> None:
+        """Raise ``ProgramMissing`` unless iptables, its save and its restore are there."""
+        ...
+
+    def need_nft(self) -> None:
+        """Raise ``ProgramMissing`` unless nft is there."""
+        ...
+
+    async def can_randomize(self, family: Family) -> bool:
+        """Say whether this iptables knows ``--random-fully``."""
+        ...
+
+    async def save(self, family: Family, table: str | None) -> str:
+        """Return what iptables holds, as ``iptables-save`` prints it: of *table*, or of all tables that exist.
+
+        A table that does not exist yet may come into being by being asked for.
+        """
+        ...
+
+    async def restore(self, family: Family, text: str) -> None:
+        """Make the changes that *text* says (``iptables-restore --noflush``), all of a table's or none.
+
+        A deletion of what is not there is an error. Waits a while for whoever holds iptables' lock.
+        """
+        ...
+
+    async def list_table(self, family: Family, name: str) -> str | None:
+        """Return nft's table as ``nft -j list table`` prints it; ``None`` when there is no such table."""
+        ...
+
+    async def load(self, text: str) -> None:
+        """Make the changes that *text* says (``nft -f``), all or none."""
         ...
 
 

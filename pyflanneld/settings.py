@@ -85,6 +85,10 @@ class Settings(BaseModel):
     docker_bridge: BridgeName = "docker0"
     route_protocol: RouteProtocol = 103
     withdraw_guard: bool = True
+    ip_masq: bool = False
+    ip_masq_fully_random_disable: bool = False
+    iptables_forward_rules: bool = True
+    iptables_resync_s: float = Field(default=5.0, ge=1.0, le=86400.0)
     healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default
     healthz_port: Port = 2401
     log_format: LogFormat = "console"
@@ -135,18 +139,27 @@ def _typed(given: Mapping[str, Given]) -> Settings:
 
 
 def _convert(values: dict[str, object], given: Mapping[str, Given]) -> None:
-    """Put the minutes and the secret into their fields' own types."""
+    """Put minutes, seconds and the secret into their fields' own types."""
     margin = values.get("subnet_lease_renew_margin_s")
     if isinstance(margin, int):
         if not 1 <= margin <= 1439:
             raise _unusable(given["subnet-lease-renew-margin"], "minutes from 1 to 1439 are needed")
         values["subnet_lease_renew_margin_s"] = margin * 60.0
+    resync = values.get("iptables_resync_s")
+    if isinstance(resync, int):
+        if not 1 <= resync <= 86400:
+            raise _unusable(given["iptables-resync"], "seconds from 1 to 86400 are needed")
+        values["iptables_resync_s"] = float(resync)
     if "etcd_password" in values:
         password = str(values["etcd_password"])
         values["etcd_password"] = SecretStr(password) if password else None
 
 
-_FIELDS = {"v": "verbosity", "subnet-lease-renew-margin": "subnet_lease_renew_margin_s"}
+_FIELDS = {
+    "v": "verbosity",
+    "subnet-lease-renew-margin": "subnet_lease_renew_margin_s",
+    "iptables-resync": "iptables_resync_s",
+}
 _NAMES = {field: name for name, field in _FIELDS.items()}
 
 

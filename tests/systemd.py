@@ -42,6 +42,7 @@ mount --bind -o ro "$2" opt/python
 mount --bind -o ro "$3" opt/site
 mkdir opt/source/pyflanneld; mount --bind -o ro "$4" opt/source/pyflanneld
 cp -a /etc/passwd /etc/group /etc/nsswitch.conf /etc/ld.so.c* etc/
+[ ! -d /etc/alternatives ] || cp -a /etc/alternatives etc/
 echo 0123456789abcdef0123456789abcdef > etc/machine-id
 cp -a "$1.files/." .
 mount -t proc proc proc

@@ -41,6 +41,14 @@ def assignments(text: str) -> dict[str, str]:
     return dict(_assignments(text))
 
 
+def previous_network(text: str) -> IPv4Network | None:
+    """Return the network that an earlier file names; ``None`` when it names none that can be understood."""
+    try:
+        return IPv4Network(dict(_assignments(text)).get("FLANNEL_NETWORK", ""), strict=False)
+    except ValueError:
+        return None
+
+
 def _assignments(text: str) -> list[tuple[str, str]]:
     """Return the file's assignments; ``export``, comments and quotes are understood as in a dotenv file."""
     found = []

@@ -6,7 +6,7 @@ Each field has one writer, named beside it; the others read. A loop wakes anothe
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from random import Random
 from typing import Any
 
@@ -19,7 +19,7 @@ from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.loops.problems import Problems
-from pyflanneld.ports import Clock, Kernel, Notifier, Registry, SubnetFile
+from pyflanneld.ports import Clock, Firewall, Kernel, Notifier, Registry, SubnetFile
 
 MISSED_BEATS = 3
 DENIED_PAUSE_S = 5.0
@@ -40,6 +40,10 @@ class Options:
         link_patterns: ``--iface-regex``, in order.
         can_reach: ``--iface-can-reach``.
         docker_bridge: ``--docker-bridge``; empty: none is looked at.
+        ip_masq: ``--ip-masq``.
+        random_fully_disabled: ``--ip-masq-fully-random-disable``.
+        forward_rules: ``--iptables-forward-rules``.
+        firewall_resync_s: ``--iptables-resync``.
     """
 
     prefix: str
@@ -53,6 +57,10 @@ class Options:
     link_patterns: tuple[LinkPattern, ...] = ()
     can_reach: IPv4Address | None = None
     docker_bridge: str = "docker0"
+    ip_masq: bool = False
+    random_fully_disabled: bool = False
+    forward_rules: bool = True
+    firewall_resync_s: float = 5.0
 
 
 class Heart:
@@ -85,6 +93,7 @@ class Context:
 
     registry: Registry
     kernel: Kernel
+    firewall: Firewall
     subnet_file: SubnetFile
     clock: Clock
     notifier: Notifier
@@ -116,6 +125,8 @@ class Node:
     guard: WithdrawGuard
     among: SubnetRange                     # daemon, once
     backend: str                           # daemon, once
+    nftables: bool                         # daemon, once
+    network_before: IPv4Network | None     # daemon, once: what subnet.env named at the start
     links: Sequence[Link]                  # reconcile
     choice: Choice                         # reconcile
     lease: OwnLease                        # lease loop
@@ -125,6 +136,8 @@ class Node:
     present: int = 0                       # reconcile: routes of ours in the kernel
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
+    rules_tried: asyncio.Event = field(default_factory=asyncio.Event)   # firewall: each job has had its first try
+    rules_placed: asyncio.Event = field(default_factory=asyncio.Event)  # firewall: those that the node needs
     peers_changed: bool = False            # peers loop sets, reconcile clears
     kernel_dirty: bool = False             # monitor sets, reconcile clears
     routes_wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -171,6 +184,8 @@ def _not_yet(node: Node, now_s: float) -> list[str]:
     reasons = []
     if now_s > node.lease.confirmed_until_s:
         reasons.append(f"the lease of {node.lease.subnet} has not been confirmed for too long")
+    if not node.rules_placed.is_set():
+        reasons.append("the firewall rules are not in place yet")
     if not node.file_written.is_set():
         reasons.append("the subnet file is not written yet")
     if not node.reconciled.is_set():

@@ -4,7 +4,7 @@ from ipaddress import IPv4Network
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.subnetenv import previous_subnet, render
+from pyflanneld.core.subnetenv import previous_network, previous_subnet, render
 from pyflanneld.loops.node import Context, Node
 from pyflanneld.loops.waiting import set_within
 
@@ -22,14 +22,28 @@ def remembered_subnet(context: Context) -> IPv4Network | None:
         return None
 
 
+def remembered_network(context: Context) -> IPv4Network | None:
+    """Return the network that the file names from an earlier run, if it can be read."""
+    try:
+        return previous_network(context.subnet_file.read() or "")
+    except (OSError, UnicodeDecodeError):
+        return None  # remembered_subnet says why
+
+
 async def keep_file(context: Context, node: Node) -> None:
-    """Write the file now, after each change of the MTU, and whenever somebody has spoiled it."""
+    """Write the file as soon as the firewall has been tried, on changes of the MTU, and when somebody has spoiled it.
+
+    Whoever waits for the file, such as Docker's start, finds the rules in place.
+    """
+    await node.rules_tried.wait()
     waits = backoff(1.0, RETRY_CAP_S, context.rng)
     while True:
         context.heart.beat("file", 2 * CHECK_S)
         node.file_outdated.clear()
         try:
-            written = context.subnet_file.write(render(node.among.network, node.lease.subnet, node.link.mtu))
+            ip_masq = context.options.ip_masq
+            text = render(node.among.network, node.lease.subnet, node.link.mtu, ip_masq=ip_masq)
+            written = context.subnet_file.write(text)
         except OSError as error:
             node.file_written.clear()
             why = error.strerror or str(error)

@@ -11,6 +11,7 @@ from pyflanneld.core.links import Link
 from pyflanneld.daemon import Daemon
 from pyflanneld.loops.node import Context, Heart, Options
 from pyflanneld.loops.problems import Problems
+from tests.fakes.firewall import FakeFirewall
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.registry import FakeEtcd, FakeRegistry
 from tests.fakes.virtual_time import Journal, VirtualClock, until
@@ -65,6 +66,7 @@ class FakeNode:
         self.host = host
         self.registry = FakeRegistry(etcd)
         self.kernel = FakeKernel(lan(host), protocol=PROTOCOL)
+        self.firewall = FakeFirewall()
         self.file = MemoryFile(env)
         self.clock = VirtualClock()
         self.manager = Manager()
@@ -79,8 +81,8 @@ class FakeNode:
     def build(self) -> Daemon:
         """Make the daemon; a restart makes another one on the same kernel and file."""
         context = Context(
-            registry=self.registry, kernel=self.kernel, subnet_file=self.file, clock=self.clock,
-            notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
+            registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
+            clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
             problems=Problems(self.clock, self.log), heart=Heart(self.clock),
         )
         self.daemon = Daemon(context, watchdog_s=30.0)

@@ -94,7 +94,7 @@ def outside_pid(site: Site) -> int:
     raise LookupError(inner)
 
 
-def test_it_works_with_one_capability(site: Site) -> None:
+def test_it_works_with_two_capabilities(site: Site) -> None:
     """READY with the lease, the file and the route, although it may do nothing else; the status line says so."""
     site.settings()
     site.start()
@@ -102,12 +102,47 @@ def test_it_works_with_one_capability(site: Site) -> None:
     assert "FLANNEL_SUBNET=172.7." in (site.machine.root / "run/flannel/subnet.env").read_text()
     assert "ready" in site.machine.show(SERVICE, "StatusText")
     pid = outside_pid(site)
-    assert {status_of(pid, name) for name in ("CapEff", "CapPrm", "CapBnd")} == {"0000000000001000"}
+    assert {status_of(pid, name) for name in ("CapEff", "CapPrm", "CapBnd")} == {"0000000000003000"}
     assert (status_of(pid, "NoNewPrivs"), status_of(pid, "Seccomp")) == ("1", "2")
     journal = site.journal()
     assert "daemon.ready" in journal
     assert " warning " not in journal
     assert " error " not in journal
+
+
+def rules_of(site: Site, form: str) -> list[str]:
+    saved = site.host.run(f"iptables-{form}-save").splitlines()
+    return [line for line in saved if line.startswith("-A")]
+
+
+@pytest.mark.parametrize("form", ["nft", "legacy"])
+def test_the_firewall_works_inside_the_restrictions(site: Site, form: str) -> None:
+    """Both forms of iptables set their rules: the lock's file can be written, all that they need is allowed."""
+    for name in ("iptables", "iptables-save", "iptables-restore"):
+        real = name.replace("iptables", f"iptables-{form}")
+        site.machine.run("ln", "-sf", f"/usr/sbin/{real}", f"/etc/alternatives/{name}")
+    site.settings("FLANNELD_IP_MASQ=true\nFLANNELD_IPTABLES_RESYNC=1\n")
+    site.start()
+    rules = rules_of(site, form)
+    assert "-j FLANNEL-POSTRTG" in "".join(rules)
+    assert "-j FLANNEL-FWD" in "".join(rules)
+    assert "FLANNEL_IPMASQ=true" in (site.machine.root / "run/flannel/subnet.env").read_text()
+    site.host.run(f"iptables-{form}", "--wait", "-F", "FLANNEL-FWD")
+    until(lambda: rules_of(site, form) == rules, "repaired")
+    assert "firewall.failed" not in site.journal()
+
+
+def test_nft_works_inside_the_restrictions(site: Site) -> None:
+    """The same with EnableNFTables."""
+    config = CONFIG.replace("{", '{"EnableNFTables":true,', 1)
+    put = ("etcdctl", f"--endpoints={site.etcd.url}", "put", "/coreos.com/network/config")
+    try:
+        site.host.run(*put, config)
+        site.settings("FLANNELD_IP_MASQ=true\n")
+        site.start()
+        assert "chain postrtg" in site.host.run("nft", "list", "table", "ip", "flannel-ipv4")
+    finally:
+        site.host.run(*put, CONFIG)
 
 
 def test_a_stop_is_orderly_and_leaves_everything(site: Site) -> None:

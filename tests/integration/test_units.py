@@ -60,7 +60,7 @@ def test_the_exposure_is_at_most_2(unit: Path) -> None:
 
 
 def test_a_stop_keeps_the_file_and_a_usage_error_is_final() -> None:
-    """What the daemon's promises lean on: the runtime directory stays, exit code 2 is not retried, NET_ADMIN alone."""
+    """What the daemon's promises lean on: the runtime directory stays, exit code 2 is not retried, few capabilities."""
     lines = UNIT.read_text().splitlines()
     for line in (
         "Type=notify",
@@ -68,7 +68,7 @@ def test_a_stop_keeps_the_file_and_a_usage_error_is_final() -> None:
         "RuntimeDirectoryPreserve=yes",
         "Restart=always",
         "RestartPreventExitStatus=2",
-        "CapabilityBoundingSet=CAP_NET_ADMIN",
+        "CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW",
         "NoNewPrivileges=yes",
     ):
         assert line in lines

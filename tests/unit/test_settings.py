@@ -322,10 +322,31 @@ def test_a_password_does_not_cross_the_network_in_clear_text() -> None:
 
 
 def test_variables_without_effect_are_warned_about() -> None:
-    """FLANNELD_IP_MASQ=true, which an operator may have from before, is not passed over in silence."""
-    assert load([], {"FLANNELD_IP_MASQ": "true"}).warnings == (
-        "FLANNELD_IP_MASQ is set, but there is no such flag: it has no effect",
+    """FLANNELD_IP_MASK=true, which an operator may have meant otherwise, is not passed over in silence."""
+    assert load([], {"FLANNELD_IP_MASK": "true"}).warnings == (
+        "FLANNELD_IP_MASK is set, but there is no such flag: it has no effect",
     )
+
+
+def test_the_firewall_flags_are_flannels() -> None:
+    """Names, Go's bool forms, variables and defaults of flanneld; a look every 5 s unless told otherwise."""
+    settings = load([], {})
+    assert (settings.ip_masq, settings.ip_masq_fully_random_disable) == (False, False)
+    assert (settings.iptables_forward_rules, settings.iptables_resync_s) == (True, 5.0)
+    settings = load(["-ip-masq", "--iptables-forward-rules=f", "--iptables-resync", "30"], {"FLANNELD_IP_MASQ": "0"})
+    assert (settings.ip_masq, settings.iptables_forward_rules, settings.iptables_resync_s) == (True, False, 30.0)
+    variables = {"FLANNELD_IP_MASQ": "true", "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE": "T"}
+    settings = load([], variables | {"FLANNELD_IPTABLES_FORWARD_RULES": "0", "FLANNELD_IPTABLES_RESYNC": "86400"})
+    assert (settings.ip_masq, settings.ip_masq_fully_random_disable) == (True, True)
+    assert (settings.iptables_forward_rules, settings.iptables_resync_s) == (False, 86400.0)
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "86401"])
+def test_a_resync_that_never_comes_or_never_ends_is_refused(text: str) -> None:
+    """flanneld would look without a pause at 0 and below."""
+    line = refusal(f"--iptables-resync={text}")
+    assert line.startswith("--iptables-resync: ")
+    assert "seconds from 1 to 86400" in line
 
 
 def test_version_and_help_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -357,7 +378,11 @@ def test_the_declarations_do_not_contradict_each_other() -> None:
     assert not set(names) & set(FLANNELD_ONLY)
     old = [flag.name for flag in (*RETIRED, *KUBERNETES)]
     assert len({*names, *FLANNELD_ONLY, *old}) == len(names) + len(FLANNELD_ONLY) + len(old)
-    others = {"v": "verbosity", "subnet-lease-renew-margin": "subnet_lease_renew_margin_s"}
+    others = {
+        "v": "verbosity",
+        "subnet-lease-renew-margin": "subnet_lease_renew_margin_s",
+        "iptables-resync": "iptables_resync_s",
+    }
     fields = {others.get(name, name.replace("-", "_")) for name in names} - {"help", "version"}
     assert fields == set(Settings.model_fields) - {"warnings"}
 

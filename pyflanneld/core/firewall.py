@@ -1,0 +1,152 @@
+"""Flannel's firewall rules as values: which ones, in which order, and which are left over from other times.
+
+Two sections, each with a chain of its own that one jump leads into. Where: flannel ``pkg/trafficmngr/iptables`` and
+``pkg/trafficmngr/nftables`` (v0.28.9). The plain rules in the built-in chains: ``network/iptables.go`` (v0.11.0).
+How the values are written and read is the matter of ``iptables`` and ``nftables`` beside this file.
+"""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+Network = IPv4Network | IPv6Network
+
+RETURN, ACCEPT, MASQUERADE_TARGET = "RETURN", "ACCEPT", "MASQUERADE"
+MARK = 0x4000
+"""What kube-proxy marks packets with that it has masqueraded itself; value and mask."""
+
+
+class Family(enum.Enum):
+    """An address family; the rules are the same in both."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+    @property
+    def multicast(self) -> Network:
+        """The addresses towards which nothing is masqueraded."""
+        return IPv4Network("224.0.0.0/4") if self is Family.IPV4 else IPv6Network("ff00::/8")
+
+    @classmethod
+    def of(cls, network: Network) -> "Family":
+        """Return the family of *network*."""
+        return cls.IPV4 if network.version == 4 else cls.IPV6
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One end of a packet's way: inside *network*, or outside when *negated*."""
+
+    network: Network
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of the few kinds that flannel uses.
+
+    Attributes:
+        target: ``RETURN``, ``ACCEPT``, ``MASQUERADE`` or the name of a chain.
+        marked: matches only what carries ``MARK``.
+        comment: what iptables shows beside it; nft has none.
+        random_fully: of a masquerading rule, whether source ports are chosen at random.
+    """
+
+    target: str
+    source: Side | None = None
+    destination: Side | None = None
+    marked: bool = False
+    comment: str = ""
+    random_fully: bool = False
+
+    def names(self, networks: Iterable[Network]) -> bool:
+        """Say whether one end of the rule is one of *networks*."""
+        ends = {side.network for side in (self.source, self.destination) if side is not None}
+        return not ends.isdisjoint(networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A chain of ours and where it is entered.
+
+    Attributes:
+        table: of iptables, ``"nat"``.
+        entrance: the built-in chain that the jump stands in, ``"POSTROUTING"``.
+        chain: our own, ``"FLANNEL-POSTRTG"``.
+        comment: what each of our rules there carries.
+    """
+
+    table: str
+    entrance: str
+    chain: str
+    comment: str
+
+    @property
+    def jump(self) -> Rule:
+        """The one rule of ours in the built-in chain."""
+        return Rule(self.chain, comment=self.comment)
+
+
+MASQUERADE = Section("nat", "POSTROUTING", "FLANNEL-POSTRTG", "flanneld masq")
+FORWARD = Section("filter", "FORWARD", "FLANNEL-FWD", "flanneld forward")
+SECTIONS = (FORWARD, MASQUERADE)
+
+
+def section_rules(section: Section, network: Network, subnet: Network, *, random_fully: bool) -> tuple[Rule, ...]:
+    """Return what the section's chain holds, in order, on the node that leases *subnet* of *network*."""
+    if section == FORWARD:
+        return (
+            Rule(ACCEPT, source=Side(network), comment=section.comment),
+            Rule(ACCEPT, destination=Side(network), comment=section.comment),
+        )
+    inside, outside = Side(network), Side(network, negated=True)
+    here, not_multicast = Side(subnet), Side(Family.of(network).multicast, negated=True)
+    kept = ((here, inside), (inside, here), (outside, here))
+    changed = ((inside, not_multicast), (outside, inside))
+    return (
+        Rule(RETURN, marked=True, comment=section.comment),
+        *(Rule(RETURN, source, destination, comment=section.comment) for source, destination in kept),
+        *(
+            Rule(MASQUERADE_TARGET, source, destination, comment=section.comment, random_fully=random_fully)
+            for source, destination in changed
+        ),
+    )
+
+
+def is_old(rule: Rule, section: Section, plain: Iterable[Network]) -> bool:
+    """Say whether *rule*, found in the section's built-in chain, was put there by a flanneld that had no chains.
+
+    Args:
+        rule: what was found.
+        section: where.
+        plain: the networks whose rules of v0.11.0 count. They carry no comment, so they look like rules that an
+            administrator may have written; the versions up to v0.19 put the comment, which is proof enough.
+    """
+    if rule.comment:
+        return rule.comment == section.comment and rule != section.jump
+    return not rule.marked and any(_is_plain(rule, section, network) for network in plain)
+
+
+def _is_plain(rule: Rule, section: Section, network: Network) -> bool:
+    """Say whether v0.11.0 would have put *rule* for *network*, whatever the node's subnet was."""
+    inside, outside = Side(network), Side(network, negated=True)
+    seen = (rule.target, rule.source, rule.destination)
+    if section == FORWARD:
+        return seen in {(ACCEPT, inside, None), (ACCEPT, None, inside)}
+    if rule.target == RETURN and rule.source == outside and rule.destination is not None:
+        return not rule.destination.negated and _within(rule.destination.network, network)
+    not_multicast = Side(Family.of(network).multicast, negated=True)
+    return seen in {
+        (RETURN, inside, inside),
+        (MASQUERADE_TARGET, inside, not_multicast),
+        (MASQUERADE_TARGET, outside, inside),
+    }
+
+
+def _within(subnet: Network, network: Network) -> bool:
+    if isinstance(subnet, IPv4Network) and isinstance(network, IPv4Network):
+        return subnet.subnet_of(network)
+    if isinstance(subnet, IPv6Network) and isinstance(network, IPv6Network):
+        return subnet.subnet_of(network)
+    return False

@@ -1,0 +1,104 @@
+"""Runs other programs: the one place of the daemon that does.
+
+A program is looked for by name in absolute directories, its path kept for the next time. It runs without a shell, with
+arguments that are constants of this package, in an environment of its own (the C locale, no secrets of ours), in a
+session of its own (a signal meant for the daemon's process group does not hit it half-way), and never longer than its
+deadline: then it is killed with all that it has started. What varies goes in as its standard input.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pyflanneld.errors import FirewallError, ProgramMissing
+
+DEADLINE_S = 10.0
+KILLED_S = 1.0
+_ADMIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not in the PATH of every service manager
+_ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+_SHOWN_CHARS = 300
+
+
+def program_directories(environ: Mapping[str, str]) -> list[str]:
+    """Return the absolute directories of ``PATH``, and those of administrators' programs."""
+    named = environ.get("PATH", "").split(os.pathsep)
+    return [directory for directory in (*named, *_ADMIN_DIRECTORIES) if directory.startswith("/")]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a program has left behind: its exit code (negative: the signal that ended it) and its words."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def words(self) -> str:
+        """What it says went wrong, on one line."""
+        return ascii(" ".join((self.stderr or self.stdout).split())[:_SHOWN_CHARS])[1:-1] or "no message"
+
+
+class Programs:
+    """Programs by name.
+
+    Args:
+        directories: where they are looked for, in this order.
+        deadline_s: how long a program may run.
+    """
+
+    def __init__(self, directories: Sequence[str], *, deadline_s: float = DEADLINE_S) -> None:
+        self._path = os.pathsep.join(dict.fromkeys(directories))
+        self._deadline_s = deadline_s
+        self._found: dict[str, str] = {}
+
+    def find(self, name: str) -> str:
+        """Return the absolute path of a program. Raises ``ProgramMissing``."""
+        if name not in self._found:
+            path = shutil.which(name, path=self._path)
+            if path is None:
+                raise ProgramMissing(f"there is no program {name} in {self._path}")
+            self._found[name] = path
+        return self._found[name]
+
+    async def run(self, name: str, *arguments: str, stdin: str = "") -> Output:
+        """Run a program to its end.
+
+        Raises:
+            ProgramMissing: it is not there.
+            FirewallError: it cannot be started, or has not ended in time.
+        """
+        path = self.find(name)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                path, *arguments,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                env=_ENVIRONMENT, cwd="/", start_new_session=True,
+            )
+        except OSError as error:
+            self._found.pop(name, None)  # look again the next time
+            raise FirewallError(f"{path} cannot be started: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                stdout, stderr = await process.communicate(stdin.encode())
+        except TimeoutError as error:
+            raise FirewallError(f"{name} has not ended within {self._deadline_s:g} s") from error
+        finally:
+            await _ended(process)
+        assert process.returncode is not None  # noqa: S101 - communicate waits for the end
+        return Output(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Kill what is left of a program, and wait a moment for its end."""
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(KILLED_S):
+            await process.communicate()

@@ -1,0 +1,262 @@
+"""What every ``Firewall`` promises: the fake, and iptables in both forms with nft in throw-away network namespaces."""
+
+import abc
+import json
+import os
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+import pytest
+
+from pyflanneld.core import iptables, nftables
+from pyflanneld.core.firewall import FORWARD, MASQUERADE, SECTIONS, Family, Network, Rule, Section, section_rules
+from pyflanneld.core.iptables import Chains, read, render
+from pyflanneld.errors import FirewallError, ProgramMissing
+from pyflanneld.kernel.firewall import HostFirewall
+from pyflanneld.kernel.programs import Programs
+from pyflanneld.ports import Firewall
+from tests.fakes.firewall import FakeFirewall
+from tests.firewall import FORMS, form_directory
+from tests.netns import Namespace, namespace
+
+PLACES: dict[Family, tuple[Network, Network]] = {
+    Family.IPV4: (IPv4Network("10.5.0.0/16"), IPv4Network("10.5.34.0/24")),
+    Family.IPV6: (IPv6Network("2001:cafe:42::/56"), IPv6Network("2001:cafe:42:7::/64")),
+}
+FAMILIES = pytest.mark.parametrize("family", list(Family), ids=lambda family: family.value)
+EVERY_SECTION = pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.table)
+
+
+def rules_of(family: Family, section: Section, *, random_fully: bool = True) -> tuple[Rule, ...]:
+    return section_rules(section, *PLACES[family], random_fully=random_fully)
+
+
+class Bed(abc.ABC):
+    """A firewall, one without programs, and the hand of an administrator."""
+
+    firewall: Firewall
+    bare: Firewall
+
+    @abc.abstractmethod
+    def append(self, family: Family, table: str, chain: str, rule: str) -> None:
+        """Append a rule to a built-in chain."""
+
+    @abc.abstractmethod
+    def set_policy(self, chain: str, policy: str) -> None:
+        """Set the policy of a chain of the IPv4 filter table."""
+
+    async def chains(self, family: Family, section: Section) -> Chains:
+        return read(await self.firewall.save(family, section.table), section)
+
+    async def put_right(self, family: Family, section: Section) -> None:
+        text = iptables.repair(section, await self.chains(family, section), rules_of(family, section))
+        await self.firewall.restore(family, text)
+
+
+class FakeBed(Bed):
+    def __init__(self) -> None:
+        self.firewall = self.fake = FakeFirewall()
+        self.bare = bare = FakeFirewall()
+        bare.absent = {"iptables", "ip6tables", "nft"}
+
+    def append(self, family: Family, table: str, chain: str, rule: str) -> None:
+        self.fake.put(table, chain, rule, family=family)
+
+    def set_policy(self, chain: str, policy: str) -> None:
+        self.fake.put("filter", chain)
+        self.fake.policies[chain] = policy
+
+
+class RealBed(Bed):
+    def __init__(self, inside: Namespace, form: str, where: Path) -> None:
+        self.firewall = HostFirewall(Programs([form_directory(where, form)]))
+        self.bare = HostFirewall(Programs([os.fspath(where)]))
+        self._inside, self._form = inside, form
+
+    def append(self, family: Family, table: str, chain: str, rule: str) -> None:
+        program = "iptables" if family is Family.IPV4 else "ip6tables"
+        self._inside.run(f"{program}-{self._form}", "--wait", "-t", table, "-A", chain, *rule.split())
+
+    def set_policy(self, chain: str, policy: str) -> None:
+        self._inside.run(f"iptables-{self._form}", "--wait", "-P", chain, policy)
+
+
+@pytest.fixture(params=["fake", *(pytest.param(form, marks=pytest.mark.netns) for form in FORMS)])
+async def bed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bed]:
+    if request.param == "fake":
+        yield FakeBed()
+        return
+    with namespace() as made, made.inside():
+        yield RealBed(made, request.param, tmp_path)
+
+
+@FAMILIES
+@EVERY_SECTION
+class TestIptables:
+    async def test_a_bare_host_has_nothing_of_ours(self, bed: Bed, family: Family, section: Section) -> None:
+        """A save of all tables shows none, and of one it has no chain of ours; the policy is to accept."""
+        assert read(await bed.firewall.save(family, None), section) == Chains()
+        assert await bed.chains(family, section) == Chains(policy="ACCEPT")
+
+    async def test_what_is_written_is_read(self, bed: Bed, family: Family, section: Section) -> None:
+        """After the plan's transaction the next plan is empty, whether random ports are asked for or not."""
+        for random_fully in (True, False):
+            rules = rules_of(family, section, random_fully=random_fully)
+            await bed.firewall.restore(
+                family, iptables.repair(section, await bed.chains(family, section), rules)
+            )
+            found = await bed.chains(family, section)
+            assert found == Chains((section.jump,), rules, policy="ACCEPT")
+            assert iptables.repair(section, found, rules) == ""
+            assert read(await bed.firewall.save(family, None), section) == found
+
+    async def test_others_stay_where_they_are(self, bed: Bed, family: Family, section: Section) -> None:
+        """Rules of others before and behind the jump survive its repair and its removal, in their order."""
+        bed.append(family, section.table, section.entrance, "-s " + str(PLACES[family][0]) + " -j RETURN")
+        await bed.put_right(family, section)
+        bed.append(family, section.table, section.entrance, "-d " + str(PLACES[family][1]) + " -j ACCEPT")
+        before = await bed.chains(family, section)
+        assert [rule == section.jump for rule in before.entrance] == [False, True, False]
+        assert None not in before.entrance
+        jump = render(section.jump)
+        await bed.firewall.restore(
+            family, f"*{section.table}\n-D {section.entrance} {jump}\n-I {section.entrance} 2 {jump}\nCOMMIT\n"
+        )
+        assert await bed.chains(family, section) == before
+        await bed.firewall.restore(family, iptables.removal(section, before, PLACES[family]))
+        after = await bed.chains(family, section)
+        assert (after.entrance, after.own) == ((before.entrance[0], before.entrance[2]), None)
+
+    async def test_a_chain_that_exists_is_emptied_first(self, bed: Bed, family: Family, section: Section) -> None:
+        """A spoiled order is right again, with nothing of what was there before."""
+        rules = rules_of(family, section)
+        spoiled = [f"-A {section.chain} {render(rule)}" for rule in (*rules[::-1], rules[0])]
+        text = "\n".join([f"*{section.table}", f":{section.chain} - [0:0]", *spoiled, "COMMIT", ""])
+        await bed.firewall.restore(family, text)
+        assert (await bed.chains(family, section)).own == (*rules[::-1], rules[0])
+        await bed.put_right(family, section)
+        assert await bed.chains(family, section) == Chains((section.jump,), rules, policy="ACCEPT")
+
+    async def test_a_deletion_takes_one(self, bed: Bed, family: Family, section: Section) -> None:
+        """Of two equal rules one goes, so a doubled jump takes two deletions."""
+        await bed.put_right(family, section)
+        jump = f"{section.entrance} {render(section.jump)}"
+        await bed.firewall.restore(family, f"*{section.table}\n-A {jump}\n-A {jump}\nCOMMIT\n")
+        assert (await bed.chains(family, section)).entrance == (section.jump,) * 3
+        await bed.firewall.restore(family, f"*{section.table}\n-D {jump}\nCOMMIT\n")
+        assert (await bed.chains(family, section)).entrance == (section.jump,) * 2
+        await bed.put_right(family, section)
+        assert (await bed.chains(family, section)).entrance == (section.jump,)
+
+    @pytest.mark.parametrize(
+        "line",
+        ["-D {entrance} -s 192.0.2.0/24 -j ACCEPT", "-X {chain}", "-I {entrance} 9 -j ACCEPT", "-A NOWHERE -j ACCEPT"],
+    )
+    async def test_all_or_nothing(self, bed: Bed, family: Family, section: Section, line: str) -> None:
+        """A line that cannot be followed is an error, and none of the others takes effect."""
+        await bed.put_right(family, section)
+        before = await bed.chains(family, section)
+        line = line.format(entrance=section.entrance, chain=section.chain)
+        if family is Family.IPV6:
+            line = line.replace("192.0.2.0/24", "2001:db8::/32")
+        text = f"*{section.table}\n-A {section.chain} -j RETURN\n-A {section.entrance} -j RETURN\n{line}\nCOMMIT\n"
+        with pytest.raises(FirewallError, match="fail"):
+            await bed.firewall.restore(family, text)
+        assert await bed.chains(family, section) == before
+
+    async def test_a_chain_that_others_use(self, bed: Bed, family: Family, section: Section) -> None:
+        """It is seen that somebody else's rule leads into our chain, and the removal leaves it, empty."""
+        await bed.put_right(family, section)
+        bed.append(family, section.table, section.entrance, f"-o eth7 -j {section.chain}")
+        found = await bed.chains(family, section)
+        assert found.entered_elsewhere
+        await bed.firewall.restore(family, iptables.removal(section, found, PLACES[family]))
+        assert await bed.chains(family, section) == Chains((None,), (), entered_elsewhere=True, policy="ACCEPT")
+
+
+async def test_the_families_are_apart(bed: Bed) -> None:
+    """What is written for IPv4 does not show up in IPv6."""
+    await bed.put_right(Family.IPV4, FORWARD)
+    assert (await bed.chains(Family.IPV6, FORWARD)).own is None
+
+
+async def test_the_policy_is_read(bed: Bed) -> None:
+    """FORWARD's policy, which Docker sets to DROP."""
+    bed.set_policy("FORWARD", "DROP")
+    assert (await bed.chains(Family.IPV4, FORWARD)).policy == "DROP"
+
+
+async def test_random_ports_are_known(bed: Bed) -> None:
+    """Version 1.6.2 and later know --random-fully, and no earlier one is here."""
+    assert await bed.firewall.can_randomize(Family.IPV4)
+
+
+@FAMILIES
+class TestNft:
+    WANTED = pytest.mark.parametrize("sections", [SECTIONS, (FORWARD,), (MASQUERADE,)], ids=len)
+
+    async def table(self, bed: Bed, family: Family) -> nftables.Table | None:
+        listing = await bed.firewall.list_table(family, nftables.table_name(family))
+        return None if listing is None else nftables.read(listing)
+
+    @WANTED
+    @pytest.mark.parametrize("random_fully", [True, False])
+    async def test_what_is_written_is_read(
+        self, bed: Bed, family: Family, sections: tuple[Section, ...], random_fully: bool
+    ) -> None:
+        """After the plan's transaction the next plan is empty; so it is when another table was there before."""
+        await bed.firewall.load(nftables.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
+        wanted = {section: rules_of(family, section, random_fully=random_fully) for section in sections}
+        await bed.firewall.load(nftables.repair(family, None, wanted))
+        found = await self.table(bed, family)
+        assert found == nftables.expected(wanted)
+        assert nftables.repair(family, found, wanted) == ""
+
+    async def test_absence_and_removal(self, bed: Bed, family: Family) -> None:
+        """A table that is not there is told as such; removing it works whether or not it is there."""
+        assert await self.table(bed, family) is None
+        wanted = {FORWARD: rules_of(family, FORWARD)}
+        await bed.firewall.load(nftables.repair(family, None, wanted))
+        other = next(one for one in Family if one is not family)
+        assert await self.table(bed, other) is None
+        for _ in range(2):
+            await bed.firewall.load(nftables.removal(family) + "\n")
+            assert await self.table(bed, family) is None
+
+    async def test_all_or_nothing(self, bed: Bed, family: Family) -> None:
+        """A text that is wrong at its end changes nothing."""
+        wanted = {FORWARD: rules_of(family, FORWARD)}
+        await bed.firewall.load(nftables.repair(family, None, wanted))
+        word = nftables.family_word(family)
+        with pytest.raises(FirewallError, match="No such file"):
+            await bed.firewall.load(f"{nftables.removal(family)}\ndelete table {word} nowhere\n")
+        assert await self.table(bed, family) == nftables.expected(wanted)
+
+    async def test_the_listing_is_one_tables(self, bed: Bed, family: Family) -> None:
+        """It is JSON that names our table alone."""
+        await bed.firewall.load(nftables.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
+        listing = await bed.firewall.list_table(family, nftables.table_name(family))
+        tables = [item["table"]["name"] for item in json.loads(listing or "")["nftables"] if "table" in item]
+        assert tables == [nftables.table_name(family)]
+
+
+async def test_what_is_missing_is_told(bed: Bed) -> None:
+    """Without the programs, the questions and every call say which one is missing."""
+    for family, name in ((Family.IPV4, "iptables"), (Family.IPV6, "ip6tables")):
+        with pytest.raises(ProgramMissing, match=name):
+            bed.bare.need_iptables(family)
+        with pytest.raises(ProgramMissing, match=name):
+            await bed.bare.save(family, "filter")
+        with pytest.raises(ProgramMissing, match=name):
+            await bed.bare.restore(family, "*filter\nCOMMIT\n")
+        with pytest.raises(ProgramMissing, match=name):
+            await bed.bare.can_randomize(family)
+        bed.firewall.need_iptables(family)
+    with pytest.raises(ProgramMissing, match="nft"):
+        bed.bare.need_nft()
+    with pytest.raises(ProgramMissing, match="nft"):
+        await bed.bare.list_table(Family.IPV4, "flannel-ipv4")
+    with pytest.raises(ProgramMissing, match="nft"):
+        await bed.bare.load("")
+    bed.firewall.need_nft()

@@ -1,0 +1,193 @@
+"""Running programs: what they get, what becomes of those that fail, hang or are old, and who waits for a lock."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyflanneld.core.firewall import FORWARD, Family
+from pyflanneld.core.iptables import Chains, read
+from pyflanneld.errors import FirewallError, ProgramMissing
+from pyflanneld.kernel import firewall as kernel_firewall
+from pyflanneld.kernel.firewall import HostFirewall
+from pyflanneld.kernel.programs import Programs, program_directories
+from tests.firewall import form_directory
+from tests.netns import namespace
+from tests.polling import eventually
+
+Install = Callable[[str, str], Path]
+LOCK = Path("/run/xtables.lock")
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Install:
+    """Install a shell script under a name; return its path."""
+
+    def make(name: str, script: str) -> Path:
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+def programs(tmp_path: Path, **arguments: float) -> Programs:
+    return Programs([os.fspath(tmp_path)], **arguments)
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs; one that is dead but not buried does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_words_and_code_come_back(tmp_path: Path, install: Install) -> None:
+    """Input, output, error output and exit code are passed on; a failure is shown on one line without odd bytes."""
+    install("prog", r"""cat; printf 'one\n\033[31mtwo\377\n' >&2; exit 3""")
+    output = await programs(tmp_path).run("prog", stdin="text\n")
+    assert (output.code, output.stdout) == (3, "text\n")
+    assert "\n" not in output.words
+    assert output.words.isascii()
+    assert output.words.isprintable()
+    assert output.words.startswith("one \\x1b[31mtwo")
+
+
+async def test_a_clean_environment(tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program hears nothing of the daemon's variables and speaks the C locale, whatever the daemon's is."""
+    install("prog", "/usr/bin/env; pwd")
+    for name, value in (("FLANNELD_ETCD_PASSWORD", "hush"), ("LANG", "de_DE.UTF-8"), ("NOTIFY_SOCKET", "/x")):
+        monkeypatch.setenv(name, value)
+    output = await programs(tmp_path).run("prog")
+    variables = dict(line.split("=", 1) for line in output.stdout.splitlines() if "=" in line)
+    assert {name for name in variables if name not in {"PWD", "_", "SHLVL", "OLDPWD"}} == {"LC_ALL", "PATH"}
+    assert variables["LC_ALL"] == "C"
+    assert output.stdout.splitlines()[-1] == "/"
+
+
+async def test_input_that_nobody_reads_is_no_error(tmp_path: Path, install: Install) -> None:
+    """A program that ends without reading its input counts by its exit code alone."""
+    install("prog", "exit 0")
+    assert (await programs(tmp_path).run("prog", stdin="x" * 1_000_000)).code == 0
+
+
+async def test_much_output_is_read_whole(tmp_path: Path, install: Install) -> None:
+    """Output far larger than a pipe, on both channels, is no obstacle."""
+    code = "import sys; sys.stdout.write(3000000 * str(1)); sys.stderr.write(300000 * str(2))"
+    install("prog", f"{sys.executable} -c '{code}'")
+    assert len((await programs(tmp_path).run("prog")).stdout) == 3_000_000
+
+
+async def test_one_that_hangs_is_killed_with_all_it_started(tmp_path: Path, install: Install) -> None:
+    """At the deadline it is an error, and neither the program nor its child is left."""
+    install("prog", f"sleep 1000 & echo $! >{tmp_path}/child; echo $$ >{tmp_path}/parent; wait")
+    with pytest.raises(FirewallError, match=r"prog has not ended within 0\.5 s"):
+        await programs(tmp_path, deadline_s=0.5).run("prog")
+    pids = [int((tmp_path / name).read_text()) for name in ("child", "parent")]
+    await eventually(lambda: not any(alive(pid) for pid in pids))
+
+
+async def test_stopping_kills_what_runs(tmp_path: Path, install: Install) -> None:
+    """When the daemon is stopped in the middle, the program does not outlive it, and the stop is not delayed."""
+    install("prog", f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 1000")
+    task = asyncio.create_task(programs(tmp_path).run("prog"))
+    await eventually((tmp_path / "pid").exists)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+async def test_a_session_of_its_own(tmp_path: Path, install: Install) -> None:
+    """A signal to the daemon's process group, as a terminal or supervisor sends, does not hit it half-way."""
+    install("prog", "cut -d' ' -f5 /proc/$$/stat")
+    assert int((await programs(tmp_path).run("prog")).stdout) != os.getpgrp()
+
+
+async def test_a_program_that_vanishes_is_looked_for_again(tmp_path: Path, install: Install) -> None:
+    """Removed after it was found: an error, then missing; back again: it works."""
+    path, found = install("prog", "echo 1"), programs(tmp_path)
+    assert (await found.run("prog")).stdout == "1\n"
+    path.unlink()
+    with pytest.raises(FirewallError, match="cannot be started: No such file"):
+        await found.run("prog")
+    with pytest.raises(ProgramMissing, match="no program prog in"):
+        await found.run("prog")
+    install("prog", "echo 2")
+    assert (await found.run("prog")).stdout == "2\n"
+
+
+async def test_what_cannot_be_run_is_missing(tmp_path: Path, install: Install) -> None:
+    """A file without the right to be executed is no program; a script without an interpreter cannot be started."""
+    install("prog", "exit 0").chmod(0o644)
+    with pytest.raises(ProgramMissing):
+        await programs(tmp_path).run("prog")
+    install("prog", "").write_text("#!/nowhere/interpreter\n")
+    (tmp_path / "prog").chmod(0o755)
+    with pytest.raises(FirewallError, match="cannot be started"):
+        await programs(tmp_path).run("prog")
+
+
+def test_where_programs_are_looked_for() -> None:
+    """Absolute directories of PATH first, then those of administrators, which a service's PATH may lack."""
+    assert program_directories({"PATH": "/opt/x::.:bin:/usr/bin"})[:3] == ["/opt/x", "/usr/bin", "/usr/local/sbin"]
+    assert "/usr/sbin" in program_directories({})
+
+
+@pytest.mark.parametrize(
+    ("said", "modern"),
+    [
+        ("iptables v1.8.9 (nf_tables)", True),
+        ("iptables v1.8.9 (legacy)", True),
+        ("iptables v1.6.2", True),
+        ("iptables v1.10.0", True),
+        ("iptables v1.6.1", False),
+        ("iptables v1.4.21", False),
+        ("something else", False),
+    ],
+)
+async def test_an_old_iptables_gets_what_it_knows(tmp_path: Path, install: Install, said: str, modern: bool) -> None:
+    """--wait and --random-fully from 1.6.2 on; the version is asked for once."""
+    install("iptables", f"echo asked >>{tmp_path}/asked; echo '{said}'")
+    install("iptables-restore", f'echo "$@" >{tmp_path}/arguments')
+    firewall = HostFirewall(programs(tmp_path))
+    assert await firewall.can_randomize(Family.IPV4) is modern
+    await firewall.restore(Family.IPV4, "*filter\nCOMMIT\n")
+    assert (tmp_path / "arguments").read_text() == ("--noflush --wait 5\n" if modern else "--noflush\n")
+    assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+@pytest.mark.netns
+async def test_whoever_holds_the_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """iptables' lock, held for a moment, delays the change; held for long, it is an error, and later it works."""
+    text = "*filter\n:FLANNEL-FWD - [0:0]\nCOMMIT\n"
+    with namespace() as made, made.inside():
+        firewall = HostFirewall(Programs([form_directory(tmp_path, "legacy")]))
+        await firewall.restore(Family.IPV4, "*filter\nCOMMIT\n")  # makes the lock's file
+        with LOCK.open("rb") as lock:  # noqa: ASYNC230 - an empty file in memory
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            monkeypatch.setattr(kernel_firewall, "LOCK_WAIT_S", 1)
+            with pytest.raises(FirewallError, match=r"exit code 4.*holding the xtables lock"):
+                await firewall.restore(Family.IPV4, text)
+            assert read(await firewall.save(Family.IPV4, "filter"), FORWARD) == Chains(policy="ACCEPT")
+            monkeypatch.setattr(kernel_firewall, "LOCK_WAIT_S", 5)
+            waiting = asyncio.create_task(firewall.restore(Family.IPV4, text))
+            await eventually(waits_for_lock, within_s=5)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        await waiting
+        assert read(await firewall.save(Family.IPV4, "filter"), FORWARD) == Chains(own=(), policy="ACCEPT")
+
+
+def waits_for_lock() -> bool:
+    """Say whether an iptables-restore of this process is running."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    with contextlib.suppress(FileNotFoundError):  # one has just ended
+        return any(Path(f"/proc/{pid}/comm").read_text().startswith("iptables-restor") for pid in children)
+    return False
