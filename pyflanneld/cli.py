@@ -118,10 +118,10 @@ async def _serve(settings: Settings, log: Any) -> None:
     from pyflanneld.kernel.rtnl import NetlinkKernel
     from pyflanneld.loops.node import Context, Heart
     from pyflanneld.loops.problems import Problems
-    from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+    from pyflanneld.registry.choice import build
 
     clock, rng, notifier = SystemClock(), Random(), SdNotifier(os.environ)
-    registry = EtcdV3Registry(_access(settings), rng=rng, log=log)
+    registry = build(settings.etcd_api, access_of(settings), rng=rng, log=log)
     kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
     context = Context(
         registry=registry, kernel=kernel, subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
@@ -147,7 +147,8 @@ async def _close(closing: Callable[[], Awaitable[None]]) -> None:
             await closing()
 
 
-def _access(settings: Settings) -> Any:
+def access_of(settings: Settings) -> Any:
+    """Return where etcd is and who we are to it."""
     from pyflanneld.registry.access import EtcdAccess
 
     return EtcdAccess(

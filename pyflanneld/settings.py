@@ -19,6 +19,7 @@ from pyflanneld.flags import Given, HelpAsked, fill_in, read_argv, refuse_words,
 from pyflanneld.options import FLAGS, FLANNELD_ONLY
 from pyflanneld.settingtypes import (
     Endpoints,
+    EtcdApi,
     FilePath,
     Interfaces,
     ListenIp,
@@ -63,6 +64,7 @@ class Settings(BaseModel):
 
     etcd_endpoints: Endpoints = ("http://127.0.0.1:4001", "http://127.0.0.1:2379")
     etcd_prefix: Prefix = "/coreos.com/network"
+    etcd_api: EtcdApi = "auto"
     etcd_cafile: OptionalPath = None
     etcd_certfile: OptionalPath = None
     etcd_keyfile: OptionalPath = None
