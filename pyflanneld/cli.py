@@ -53,7 +53,13 @@ def _lab(words: list[str]) -> int:
     return lab(words)
 
 
-_SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {"lab": _lab}
+def _migrate(words: list[str]) -> int:
+    from pyflanneld.migrate import main as migrate  # nor this
+
+    return migrate(words)
+
+
+_SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {"lab": _lab, "migrate": _migrate}
 
 
 def _daemon(settings: Settings) -> int:
@@ -121,7 +127,7 @@ async def _serve(settings: Settings, log: Any) -> None:
     from pyflanneld.registry.choice import build
 
     clock, rng, notifier = SystemClock(), Random(), SdNotifier(os.environ)
-    registry = build(settings.etcd_api, access_of(settings), rng=rng, log=log)
+    registry = build(settings.etcd_api, _access(settings), rng=rng, log=log)
     kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
     context = Context(
         registry=registry, kernel=kernel, subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
@@ -147,8 +153,7 @@ async def _close(closing: Callable[[], Awaitable[None]]) -> None:
             await closing()
 
 
-def access_of(settings: Settings) -> Any:
-    """Return where etcd is and who we are to it."""
+def _access(settings: Settings) -> Any:
     from pyflanneld.registry.access import EtcdAccess
 
     return EtcdAccess(
