@@ -68,6 +68,7 @@ class LongPoll:
         except TimeoutError:
             await self._prove_alive()
             self._known = max(self._known, pending.answer.index)
+            self._pending = await self._ask()  # at once: the history does not wait for our caller
             return None
         finally:
             pending.close()
