@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Registry
-from pyflanneld.registry.http_v2 import ApiMissing
+from pyflanneld.registry.answers_v2 import ApiMissing
 
 LOOK_AGAIN_S: Final = 2.0
 _FIRST_WITH_V3: Final = (3,)

@@ -26,7 +26,8 @@ from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import parse_name
 from pyflanneld.core.records import Record, Snapshot
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.registry.http_v2 import KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Form, Http, Refused, Request
+from pyflanneld.registry.answers_v2 import KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Refused
+from pyflanneld.registry.http_v2 import Form, Http, Request
 from pyflanneld.registry.wire_v2 import Tree, parse_event
 
 

@@ -1,8 +1,8 @@
 """The registry on etcd's v2 API: ``ports.Registry`` over HTTP, for clusters where flanneld v0.11.0 keeps everything.
 
-This module says *what* is asked; ``http_v2`` says how a request travels, ``wire_v2`` what the JSON means, ``watch_v2``
-and ``create_v2`` hold the two parts with a theory of their own. Keys and values are flannel's (v0.11.0,
-``subnet/etcdv2/registry.go``). All reads are linearizable (``quorum=true``).
+This module says *what* is asked; ``http_v2`` says how a request travels, ``answers_v2`` and ``wire_v2`` what comes
+back, ``watch_v2`` and ``create_v2`` hold the two parts with a theory of their own. Keys and values are flannel's
+(v0.11.0, ``subnet/etcdv2/registry.go``). All reads are linearizable (``quorum=true``).
 
 Where v2 keeps the port's contract in another way than v3:
 
@@ -27,17 +27,9 @@ from pyflanneld.core.lease import TTL_S
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.registry.access import EtcdAccess
+from pyflanneld.registry.answers_v2 import COMPARE_FAILED, KEY_NOT_FOUND, Answer, Refused
 from pyflanneld.registry.create_v2 import CreatorV2, read_record
-from pyflanneld.registry.http_v2 import (
-    COMPARE_FAILED,
-    KEY_NOT_FOUND,
-    Answer,
-    Form,
-    Http,
-    HttpMember,
-    Refused,
-    Request,
-)
+from pyflanneld.registry.http_v2 import Form, Http, HttpMember, Request
 from pyflanneld.registry.members import Members
 from pyflanneld.registry.timing import Timing
 from pyflanneld.registry.watch_v2 import LongPoll

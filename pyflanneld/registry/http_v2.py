@@ -1,11 +1,8 @@
-"""How a request to etcd's v2 API travels: deadline, TLS, user, which member, and what its errors mean.
+"""How a request to etcd's v2 API travels: deadline, TLS, user, and to which member.
 
 A request that may be repeated is asked of each member at most once; a write is sent once, on a connection of its own,
 for aiohttp repeats a PUT by itself when a connection that it reuses turns out to be dead. Redirects are not followed:
-they could carry the password elsewhere.
-
-Error codes are those of etcd's ``client/keys.go`` and ``etcdserver/api/v2error`` (3.4). A code below 300 is the answer
-of a working server: nothing was done, and another member would say the same.
+they could carry the password elsewhere. What comes back is judged in ``answers_v2``.
 """
 
 import asyncio
@@ -15,28 +12,19 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
 from yarl import URL
 
-from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
+from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.registry.access import EtcdAccess
+from pyflanneld.registry.answers_v2 import Answer, ApiMissing, Refused, checked, unavailable
 from pyflanneld.registry.members import Members
 from pyflanneld.registry.timing import Timing
 from pyflanneld.registry.tls import load_tls
 
-KEY_NOT_FOUND: Final = 100
-COMPARE_FAILED: Final = 101
-NOT_A_FILE: Final = 102
-KEY_EXISTS: Final = 105
-INDEX_CLEARED: Final = 401
-_SERVER_ERRORS: Final = 300  # from here on the server could not answer, but for INDEX_CLEARED
-
-_CLIENT_CERTIFICATE: Final = "the server may demand a client certificate, or another one"
-_TLS_ALERTS: Final = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")
 Form = Mapping[str, bytes | str | int]
 T = TypeVar("T")
 
@@ -46,20 +34,6 @@ class HttpMember:
     """One etcd member, by the URL that the operator wrote."""
 
     url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a member said: its body, and where in which history it stands.
-
-    Attributes:
-        index: the store's index when it answered (``X-Etcd-Index``).
-        cluster_id: ``X-Etcd-Cluster-Id``.
-    """
-
-    body: bytes
-    index: int
-    cluster_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,30 +51,6 @@ class Request:
     path: str
     query: Mapping[str, str | int]
     form: Form | None = None
-
-
-class Refused(RegistryUnavailable):
-    """A working server said no; nothing was done.
-
-    Attributes:
-        code: etcd's error code.
-        answer: the rest of what it said.
-    """
-
-    def __init__(self, text: str, code: int, answer: Answer) -> None:
-        super().__init__(text)
-        self.code = code
-        self.answer = answer
-
-
-class ApiMissing(RegistryUnavailable):
-    """The server answers, and has no v2 API (any more), or has it switched off."""
-
-
-class _Error(BaseModel):
-    errorCode: int = 0
-    message: str = ""
-    cause: str = ""
 
 
 class Http:
@@ -182,9 +132,9 @@ class Http:
         """
         try:
             async with await self._send(member, request, fresh=fresh) as response:
-                return _checked(member, response, await response.read())
+                return checked(member.url, response, await response.read())
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _unavailable(member, error) from error
+            raise unavailable(member.url, error) from error
 
     async def begin(self, member: HttpMember, request: Request) -> "Pending":
         """Ask for something that may take its time, and return as soon as the server has taken it up."""
@@ -194,11 +144,11 @@ class Http:
                 response = await self._send(member, request, fresh=False)
                 if response.status != 200:
                     async with response:
-                        _checked(member, response, await response.read())
+                        checked(member.url, response, await response.read())
                         raise RegistryUnavailable(f"{member.url}: HTTP {response.status} to a watch")
                 return Pending(member, response)
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise _unavailable(member, error) from error
+                raise unavailable(member.url, error) from error
 
         return await self._leaving(member, self.timing.rpc_s, taken_up)
 
@@ -212,7 +162,7 @@ class Http:
                         raise RegistryUnavailable(f"{member.url}: HTTP {response.status} to {path}")
                     return await response.read()
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise _unavailable(member, error) from error
+                raise unavailable(member.url, error) from error
 
         return await self._leaving(self.members.current, self.timing.rpc_s, get)
 
@@ -254,7 +204,7 @@ class Pending:
     def __init__(self, member: HttpMember, response: aiohttp.ClientResponse) -> None:
         self.member = member
         self._response = response
-        self.answer = _checked(member, response, b"")
+        self.answer = checked(member.url, response, b"")
         _find_dead_peer(response)
 
     async def body(self) -> bytes:
@@ -262,7 +212,7 @@ class Pending:
         try:
             return await self._response.read()
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _unavailable(self.member, error) from error
+            raise unavailable(self.member.url, error) from error
 
     def close(self) -> None:
         """Give up waiting."""
@@ -279,49 +229,6 @@ def _find_dead_peer(response: aiohttp.ClientResponse) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 2)):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _checked(member: HttpMember, response: aiohttp.ClientResponse, body: bytes) -> Answer:
-    """Return the answer if it is a good one; raise what it means otherwise."""
-    text = f"{member.url}: HTTP {response.status}"
-    if response.status == 401:
-        raise RegistryDenied(f"{text}: user and password are refused, or needed")
-    try:
-        index, cluster = int(response.headers["X-Etcd-Index"]), int(response.headers["X-Etcd-Cluster-Id"], 16)
-    except (KeyError, ValueError):
-        raise _no_answer(response, text) from None
-    answer = Answer(body, index, cluster)
-    if response.status in (200, 201):
-        return answer
-    raise _told(answer, response.status, text)
-
-
-def _no_answer(response: aiohttp.ClientResponse, text: str) -> RegistryError:
-    """Return what an answer without etcd's headers means."""
-    if response.status == 403:
-        return RegistryDenied(f"{text}: forbidden")
-    if response.status == 404:
-        return ApiMissing(f"{text}: there is no v2 API here; etcd 3.4 and 3.5 have it with --enable-v2")
-    return RegistryUnavailable(f"{text}, which is no answer of etcd's v2 API")
-
-
-def _told(answer: Answer, status: int, text: str) -> RegistryError:
-    try:
-        error = _Error.model_validate_json(answer.body)
-    except ValidationError:
-        error = _Error()
-    text = f"{text}: {error.message or 'no reason given'}" + (f" ({error.cause})" if error.cause else "")
-    if 0 < error.errorCode < _SERVER_ERRORS or error.errorCode == INDEX_CLEARED:
-        return Refused(text, error.errorCode, answer)
-    if status == 403:
-        return RegistryDenied(text)
-    return RegistryUnavailable(text)
-
-
-def _unavailable(member: HttpMember, error: Exception) -> RegistryUnavailable:
-    text = f"{member.url}: {error or type(error).__name__}"
-    hint = any(alert in text.upper().replace(" ", "_") for alert in _TLS_ALERTS)
-    return RegistryUnavailable(f"{text}; {_CLIENT_CERTIFICATE}" if hint else text)
 
 
 def _tls_context(access: EtcdAccess) -> ssl.SSLContext | None:

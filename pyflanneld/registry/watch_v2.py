@@ -18,7 +18,8 @@ import asyncio
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.errors import RegistryError, RegistryUnavailable, RevisionCompacted
-from pyflanneld.registry.http_v2 import INDEX_CLEARED, Answer, Http, Pending, Refused, Request
+from pyflanneld.registry.answers_v2 import INDEX_CLEARED, Answer, Refused
+from pyflanneld.registry.http_v2 import Http, Pending, Request
 from pyflanneld.registry.wire_v2 import Event, parse_event
 
 

@@ -14,9 +14,10 @@ from pyflanneld.core.lease import TTL_S, LeaseAttrs, encode_value
 from pyflanneld.core.records import Gone, Put, Record, Snapshot
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 from pyflanneld.registry.access import EtcdAccess
+from pyflanneld.registry.answers_v2 import ApiMissing
 from pyflanneld.registry.create_v2 import CreatorV2
 from pyflanneld.registry.etcd_v2 import EtcdV2Registry
-from pyflanneld.registry.http_v2 import ApiMissing, Http, HttpMember
+from pyflanneld.registry.http_v2 import Http, HttpMember
 from pyflanneld.registry.members import Members
 from pyflanneld.registry.timing import Timing
 from pyflanneld.registry.wire_v2 import Tree

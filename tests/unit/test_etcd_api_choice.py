@@ -6,8 +6,8 @@ import pytest
 import structlog
 
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
+from pyflanneld.registry.answers_v2 import ApiMissing
 from pyflanneld.registry.auto import AutoRegistry
-from pyflanneld.registry.http_v2 import ApiMissing
 from tests.fakes.registry import FakeEtcd, FakeRegistry
 
 CONFIG = b'{"Network":"10.0.0.0/8"}'
