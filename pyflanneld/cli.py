@@ -62,7 +62,15 @@ def _docker_opts(words: list[str]) -> int:
     return docker_opts(words)
 
 
-_SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {"docker-opts": _docker_opts, "lab": _lab}
+def _migrate(words: list[str]) -> int:
+    from pyflanneld.migrate import main as migrate  # nor this
+
+    return migrate(words)
+
+
+_SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "docker-opts": _docker_opts, "lab": _lab, "migrate": _migrate,
+}
 
 
 def _daemon(settings: Settings) -> int:
@@ -179,10 +187,10 @@ async def _serve(settings: Settings, log: Any) -> None:
     from pyflanneld.kernel.rtnl import NetlinkKernel
     from pyflanneld.loops.node import Context, Heart
     from pyflanneld.loops.problems import Problems
-    from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+    from pyflanneld.registry.choice import build
 
     clock, rng, notifier = SystemClock(), Random(), SdNotifier(os.environ)
-    registry = EtcdV3Registry(_access(settings), rng=rng, log=log)
+    registry = build(settings.etcd_api, _access(settings), rng=rng, log=log)
     kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
     context = Context(
         registry=registry, kernel=kernel, firewall=HostFirewall(Programs(program_directories(os.environ))),

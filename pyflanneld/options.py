@@ -23,6 +23,15 @@ FLAGS: tuple[Flag, ...] = (
         ETCD,
     ),
     Flag(
+        "etcd-api",
+        Kind.STRING,
+        "auto",
+        "API of etcd to use: 3, 2 (where flanneld up to v0.17 keeps everything), or auto for the one that holds the "
+        "configuration, 3 first.",
+        "API",
+        ETCD,
+    ),
+    Flag(
         "etcd-cafile",
         Kind.STRING,
         "",

@@ -23,6 +23,11 @@ class Registry(Protocol):
     """
 
     @property
+    def api(self) -> int:
+        """The etcd API behind it, 2 or 3: it decides how values are written (``lease.encode_value``)."""
+        ...
+
+    @property
     def endpoint(self) -> str:
         """The endpoint in use, as the operator wrote it, for logs and status."""
         ...
@@ -55,7 +60,9 @@ class Registry(Protocol):
         ...
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
-        """Create the key with a TTL, provided that no key at all was created since *listed*.
+        """Create the key with a TTL, provided that nothing that may overlap it was created since *listed*.
+
+        On v3 that is no key at all; v2, without transactions, may let a key by that overlaps nothing.
 
         Returns:
             The new record; ``None`` when something was created in the meantime (list again and choose again).

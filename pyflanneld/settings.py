@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pyflanneld import __version__, credentials, flaghelp, oldflags
 from pyflanneld.core.invalid import shown
 from pyflanneld.errors import UsageError
-from pyflanneld.flags import Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
+from pyflanneld.flags import Flag, Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
 from pyflanneld.options import FLAGS, FLANNELD_ONLY
 from pyflanneld.settingtypes import (
     BridgeName,
     CanReach,
     Endpoints,
+    EtcdApi,
     FilePath,
     Interfaces,
     ListenIp,
@@ -47,6 +48,7 @@ pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to 
 Usage: pyflanneld [flags]            be the daemon
        pyflanneld docker-opts ...    write Docker's options, as flannel's mk-docker-opts.sh does
        pyflanneld lab ...            try it out: a cluster in network namespaces on this machine
+       pyflanneld migrate            copy configuration and leases from etcd's v2 API to v3
 
 Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
 """
@@ -69,6 +71,7 @@ class Settings(BaseModel):
 
     etcd_endpoints: Endpoints = ("http://127.0.0.1:4001", "http://127.0.0.1:2379")
     etcd_prefix: Prefix = "/coreos.com/network"
+    etcd_api: EtcdApi = "auto"
     etcd_cafile: OptionalPath = None
     etcd_certfile: OptionalPath = None
     etcd_keyfile: OptionalPath = None
@@ -113,6 +116,33 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         raise SystemExit(0)
     refuse_words(rest, FLAGS)
     given, remarks = oldflags.settle(fill_in(on_line, environ, _ALL_FLAGS))
+    return _checked(given, environ, remarks)
+
+
+def load_some(
+    argv: Sequence[str], environ: Mapping[str, str], *, title: str, flags: Sequence[Flag]
+) -> tuple[Settings, dict[str, Given]]:
+    """Read a sub-command's flags: at least those of etcd, some of the daemon's, and some of its own.
+
+    Returns:
+        The settings, with defaults for what the sub-command has no flag for, and all flags as they were given.
+
+    Raises:
+        UsageError: as for ``load``.
+        SystemExit: 0, after ``--help`` was answered on stdout.
+    """
+    try:
+        on_line, rest = read_argv(argv, flags)
+    except HelpAsked:
+        sys.stdout.write(flaghelp.usage(title, flags))
+        raise SystemExit(0) from None
+    refuse_words(rest, flags)
+    given = fill_in(on_line, environ, flags)
+    ours = {flag.name for flag in FLAGS}
+    return _checked({name: item for name, item in given.items() if name in ours}, environ), given
+
+
+def _checked(given: Mapping[str, Given], environ: Mapping[str, str], remarks: tuple[str, ...] = ()) -> Settings:
     settings = _typed(given)
     _check_tls(settings, given)
     password = _check_auth(settings, given)

@@ -179,6 +179,13 @@ def parse_log_format(value: object) -> str:
     return str(value)
 
 
+def parse_etcd_api(value: object) -> str:
+    """Read ``auto``, ``3`` or ``2``."""
+    if value not in {"auto", "3", "2"}:
+        raise ValueError("auto, 3 or 2 is needed")
+    return str(value)
+
+
 def parse_name(value: object) -> str | None:
     """Read a user name; empty is none."""
     if value is None or value == "":
@@ -263,4 +270,5 @@ RouteProtocol = Annotated[int, BeforeValidator(parse_route_protocol)]
 FilePath = Annotated[Path, BeforeValidator(parse_path)]
 OptionalPath = Annotated[Path | None, BeforeValidator(parse_optional_path)]
 LogFormat = Annotated[Literal["console", "json"], BeforeValidator(parse_log_format)]
+EtcdApi = Annotated[Literal["auto", "3", "2"], BeforeValidator(parse_etcd_api)]
 UserName = Annotated[str | None, BeforeValidator(parse_name)]

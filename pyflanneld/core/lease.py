@@ -68,12 +68,17 @@ def parse_name(name: bytes) -> SubnetKey:
     return SubnetKey(ipv4, ipv6)
 
 
-def encode_value(attrs: LeaseAttrs) -> bytes:
-    """Return the value as current flannel writes it into etcd v3: field order kept, ``PublicIPv6`` always there."""
-    document: dict[str, str | None] = {
-        "PublicIP": str(attrs.public_ip),
-        "PublicIPv6": str(attrs.public_ipv6) if attrs.public_ipv6 else None,
-    }
+def encode_value(attrs: LeaseAttrs, api: int = 3) -> bytes:
+    """Return the value as flannel writes it, field order kept.
+
+    Args:
+        attrs: what it says.
+        api: the etcd API that it is written to. Current flannel (3) always writes ``PublicIPv6``; v0.11.0 (2) has no
+            such field, so there it is left out unless it says something.
+    """
+    document: dict[str, str | None] = {"PublicIP": str(attrs.public_ip)}
+    if api >= 3 or attrs.public_ipv6 is not None:
+        document["PublicIPv6"] = str(attrs.public_ipv6) if attrs.public_ipv6 else None
     if attrs.backend_type:
         document["BackendType"] = attrs.backend_type
     return json.dumps(document, separators=(",", ":")).encode()

@@ -28,10 +28,15 @@ class Lease:
 
 
 class Etcd:
-    """One etcd member in a namespace of its own. Its data outlive a stop."""
+    """One etcd member in a namespace of its own. Its data outlive a stop.
+
+    Attributes:
+        flags: more flags for the next start, for example ``("--enable-v2=true",)``.
+    """
 
     def __init__(self, namespace: str, folder: Path) -> None:
         self.namespace = namespace
+        self.flags: tuple[str, ...] = ()
         self.process = Background(namespace, folder)
 
     def start(self) -> float:
@@ -46,6 +51,7 @@ class Etcd:
             *("--listen-client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", ENDPOINT),
             *("--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380"),
             *("--initial-cluster", "lab=http://127.0.0.1:2380"),
+            *self.flags,
         )
         return until(self.answers, "etcd answers", START_TIMEOUT_S, poll_s=0.05)
 

@@ -91,7 +91,7 @@ async def _reuse(context: Context, wish: Wish, record: Record, subnet: IPv4Netwo
             context.log.info("lease.reused", subnet=str(subnet), reserved=lease.reserved)
             return lease
         case Rewrite(lease=lease):
-            await context.registry.rewrite_subnet(lease.record, encode_value(wish.attrs))
+            await context.registry.rewrite_subnet(lease.record, encode_value(wish.attrs, context.registry.api))
             return None
         case _:
             return None  # it went away between the list and the renewal
@@ -100,7 +100,7 @@ async def _reuse(context: Context, wish: Wish, record: Record, subnet: IPv4Netwo
 async def _create(context: Context, wish: Wish, snapshot: Snapshot, subnet: IPv4Network) -> OwnLease | None:
     sent_at_s = context.clock.now_s()
     record = await context.registry.create_subnet(
-        encode_name(subnet), encode_value(wish.attrs), ttl_s=TTL_S, listed=snapshot
+        encode_name(subnet), encode_value(wish.attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
     )
     if record is None:
         context.log.debug("lease.race_lost", subnet=str(subnet))

@@ -89,7 +89,7 @@ async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding
 
 async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLease) -> bool:
     """Publish what we should say; the value was changed by somebody, or our address has moved."""
-    record = await context.registry.rewrite_subnet(lease.record, encode_value(attrs))
+    record = await context.registry.rewrite_subnet(lease.record, encode_value(attrs, context.registry.api))
     if record is None:
         return False
     node.lease = replace(lease, record=record, public_ip=attrs.public_ip)
@@ -111,7 +111,9 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
         if rival is not None:
             raise LeaseLost(f"our subnet {subnet} overlaps {rival}, which was leased after our lease had vanished")
         sent_at_s = context.clock.now_s()
-        record = await context.registry.create_subnet(name, encode_value(attrs), ttl_s=TTL_S, listed=snapshot)
+        record = await context.registry.create_subnet(
+            name, encode_value(attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
+        )
         if record is not None:
             node.lease = confirmed(subnet, attrs.public_ip, record, TTL_S, sent_at_s)
             context.problems.resolve("lease")

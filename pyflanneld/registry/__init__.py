@@ -1,4 +1,4 @@
-"""Shell: etcd. The only user of grpc and aetcd."""
+"""Shell: etcd, over gRPC (v3) and HTTP (v2). The only user of grpc and aetcd."""
 
 import os
 

@@ -7,32 +7,17 @@ that nothing was done.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
 from pyflanneld.registry.auth import Tokens
 from pyflanneld.registry.channel import Endpoint, Endpoints, Stubs
 from pyflanneld.registry.failures import CALL_ERRORS, RequestRefused, translate
+from pyflanneld.registry.timing import Timing
+
+__all__ = ["Attempt", "Caller", "How", "Timing", "keep_alive", "metadata"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long we wait, in seconds; tests shorten it.
-
-    Attributes:
-        rpc_s: for the answer to one request.
-        read_s: for a read with all its attempts.
-        progress_s: silence of a watch after which we ask for a sign of life.
-        silence_s: silence of a watch after which it counts as dead.
-    """
-
-    rpc_s: float = 5.0
-    read_s: float = 10.0
-    progress_s: float = 30.0
-    silence_s: float = 45.0
 
 
 class How(TypedDict):

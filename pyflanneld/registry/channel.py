@@ -19,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.registry.access import grpc_target
+from pyflanneld.registry.members import Members
 from pyflanneld.registry.tls import TlsMaterial
 
 _OPTIONS: Final = (
@@ -92,44 +93,13 @@ class Endpoint:
             self._stubs = None
 
 
-class Endpoints:
-    """All members and the one in use.
-
-    The first is drawn by lot, so that thousands of nodes do not all sit on the first of the list.
-    """
+class Endpoints(Members[Endpoint]):
+    """All members and the one in use."""
 
     def __init__(
         self, urls: Sequence[str], tls: TlsMaterial | None, *, rng: random.Random, log: FilteringBoundLogger
     ) -> None:
-        self._all = tuple(Endpoint(url, tls) for url in urls)
-        self._at = rng.randrange(len(self._all))
-        self._answering: Endpoint | None = None
-        self._log = log
-
-    @property
-    def current(self) -> Endpoint:
-        """The member in use."""
-        return self._all[self._at]
-
-    def in_turn(self) -> tuple[Endpoint, ...]:
-        """Return all members, beginning with the one in use."""
-        return self._all[self._at :] + self._all[: self._at]
-
-    def answered(self, endpoint: Endpoint) -> None:
-        """Take note that *endpoint* works."""
-        self._answering = endpoint
-
-    def leave(self, endpoint: Endpoint, error: Exception) -> None:
-        """Move on to the next member, unless somebody has already left *endpoint*.
-
-        News is only that a member which worked does so no longer: the search for one that does goes round and round.
-        """
-        if endpoint is not self.current or len(self._all) == 1:
-            return
-        self._at = (self._at + 1) % len(self._all)
-        note = self._log.warning if endpoint is self._answering else self._log.debug
-        note("endpoint.switched", **{"from": endpoint.url, "to": self.current.url}, error=str(error))
-        self._answering = None
+        super().__init__([Endpoint(url, tls) for url in urls], rng=rng, log=log)
 
     def reconnect(self) -> None:
         """Have every member connected to anew."""
@@ -138,5 +108,5 @@ class Endpoints:
 
     async def close(self) -> None:
         """Close all connections."""
-        for endpoint in self._all:
+        for endpoint in self.in_turn():
             await endpoint.close()

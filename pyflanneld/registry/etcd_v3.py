@@ -63,6 +63,11 @@ class EtcdV3Registry:
         self._creator = Creator(self._caller, self._keys, self._log)
 
     @property
+    def api(self) -> int:
+        """The API in use."""
+        return 3
+
+    @property
     def endpoint(self) -> str:
         """The endpoint in use, as the operator wrote it."""
         return self._endpoints.current.url

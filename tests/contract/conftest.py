@@ -1,11 +1,11 @@
-"""A real etcd, started once for all contract tests; each test has a prefix of its own."""
+"""A real etcd with both its APIs, started once for all contract tests; each test has a prefix of its own."""
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.contract.registry_bench import Bench, EtcdBench, FakeBench
+from tests.contract.registry_bench import Bench, EtcdBench, EtcdV2Bench, FakeBench
 from tests.etcd import Etcd, etcd_missing, running_etcd
 
 _prefixes = itertools.count(1)
@@ -15,11 +15,11 @@ _prefixes = itertools.count(1)
 def contract_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
     if missing := etcd_missing():
         pytest.skip(f"needs {missing}")
-    with running_etcd(tmp_path_factory.mktemp("etcd")) as etcd:
+    with running_etcd(tmp_path_factory.mktemp("etcd"), args=["--enable-v2=true"]) as etcd:
         yield etcd
 
 
-@pytest.fixture(params=["fake", pytest.param("etcd", marks=pytest.mark.etcd)])
+@pytest.fixture(params=["fake", *(pytest.param(name, marks=pytest.mark.etcd) for name in ("etcd", "etcd-v2"))])
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     if request.param == "fake":
         fake = FakeBench()
@@ -27,5 +27,6 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
         await fake.close()
         return
     etcd: Etcd = request.getfixturevalue("contract_etcd")
-    async with EtcdBench.on(etcd.endpoints[0], f"/contract/{next(_prefixes)}") as real:
+    kind = EtcdBench if request.param == "etcd" else EtcdV2Bench
+    async with kind.on(etcd.endpoints[0], f"/contract/{next(_prefixes)}") as real:
         yield real

@@ -1,20 +1,23 @@
-"""What the contract tests do to a registry's cluster, in the same words for the fake one and for a real etcd."""
+"""What the contract tests do to a registry's cluster, in the same words for the fake one and for a real etcd's APIs."""
 
 import abc
 import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from pyflanneld.core.records import Record, Snapshot
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Registry
 from pyflanneld.registry.access import EtcdAccess
+from pyflanneld.registry.etcd_v2 import EtcdV2Registry
 from pyflanneld.registry.etcd_v3 import EtcdV3Registry
 from tests.fakes.registry import FakeEtcd, FakeRegistry
 from tests.polling import eventually
 from tests.proxy import TcpProxy
 from tests.raw_etcd import RawEtcd
+from tests.raw_etcd_v2 import RawEtcdV2
 
 DAY_S = 86_400
 
@@ -25,9 +28,42 @@ def subnet_name(number: int) -> bytes:
 
 
 class Bench(abc.ABC):
-    """A cluster, one client of it, and what others may do to both. Keys are paths below the prefix."""
+    """A cluster, one client of it, and what others may do to both. Keys are paths below the prefix.
+
+    The contract leaves some of what is stored, and how, to the store; what the tests have to know of it is here.
+
+    Attributes:
+        history: changes that a watch can at least go back.
+        siblings: keys beside the subnets that are none.
+        junk: names that are no subnet's and can be stored, in their order.
+        leases_outlive_keys: TTLs belong to leases with numbers of their own, not to the keys.
+        overwriting_keeps_age: a key that is overwritten keeps its ``create_revision``.
+        renewals_are_changes: a renewal, although it wakes nobody, moves the revisions of key and store.
+    """
 
     registry: Registry
+    history = 1500
+    siblings: tuple[bytes, ...] = (b"subnets-old/10.1.0.0-24", b"config", b"subnets0", b"subnets", b"subnet/x")
+    junk: tuple[bytes, ...] = (
+        *(b"", b"\x00\xff\xfe", b"10.0.0.0-24&fd00::-64", b"a/b", "läß".encode(), b"\xff" * 300),
+    )
+    leases_outlive_keys = True
+    overwriting_keeps_age = True
+    renewals_are_changes = False
+
+    @property
+    @abc.abstractmethod
+    def url(self) -> str:
+        """The client's endpoint."""
+
+    @property
+    def connections(self) -> int | None:
+        """How many connections the client has opened so far; ``None`` where there are none."""
+        return None
+
+    def stored(self, value: bytes) -> bytes:
+        """Return what becomes of *value* in this store."""
+        return value
 
     @abc.abstractmethod
     def another(self) -> Registry:
@@ -75,6 +111,10 @@ class FakeBench(Bench):
     def __init__(self) -> None:
         self.etcd = FakeEtcd()
         self.registry: FakeRegistry = FakeRegistry(self.etcd)
+
+    @property
+    def url(self) -> str:
+        return "http://127.0.0.1:2379"
 
     def another(self) -> Registry:
         return FakeRegistry(self.etcd)
@@ -134,6 +174,14 @@ class EtcdBench(Bench):
             finally:
                 await bench.close()
 
+    @property
+    def url(self) -> str:
+        return self.proxy.url
+
+    @property
+    def connections(self) -> int:
+        return self.proxy.connections
+
     def _client(self) -> EtcdV3Registry:
         return EtcdV3Registry(EtcdAccess((self.proxy.url,), self.prefix), rng=random.Random(1))
 
@@ -185,3 +233,104 @@ class EtcdBench(Bench):
         for registry in (self.registry, *self._others):
             await registry.close()
         await self.raw.close()
+
+
+class EtcdV2Bench(Bench):
+    """The bench on a real etcd's v2 API, behind a proxy. Made by ``on``.
+
+    A lease's number is here the index at which its key was made; one that is granted in advance is only a TTL.
+    """
+
+    history = 900  # of the 1000 that etcd keeps
+    siblings = (b"subnets-old/10.1.0.0-24", b"config", b"subnets0", b"subnet/x")  # "subnets" itself is the directory
+    junk = (b"%41", b"10.0.0.0-24&fd00::-64", b"?a=b#c", b"a b+c", "läß".encode(), "ß".encode() * 150)
+    leases_outlive_keys = False
+    overwriting_keeps_age = False
+    renewals_are_changes = True
+
+    def __init__(self, raw: RawEtcdV2, proxy: TcpProxy, prefix: str) -> None:
+        self.raw = raw
+        self.proxy = proxy
+        self.prefix = prefix
+        self._granted: dict[int, int] = {}
+        self._others: list[Registry] = []
+        self.registry: EtcdV2Registry = self._client()
+
+    @classmethod
+    @asynccontextmanager
+    async def on(cls, url: str, prefix: str) -> AsyncIterator["EtcdV2Bench"]:
+        """Run a bench below *prefix* until the block ends."""
+        async with RawEtcdV2.at(url) as raw, TcpProxy.before(url) as proxy:
+            bench = cls(raw, proxy, prefix)
+            try:
+                yield bench
+            finally:
+                await bench.close()
+
+    @property
+    def url(self) -> str:
+        return self.proxy.url
+
+    @property
+    def connections(self) -> int:
+        return self.proxy.connections
+
+    def stored(self, value: bytes) -> bytes:
+        return value.decode(errors="replace").encode()  # values are texts
+
+    def _client(self) -> EtcdV2Registry:
+        return EtcdV2Registry(EtcdAccess((self.proxy.url,), self.prefix), rng=random.Random(1))
+
+    def another(self) -> Registry:
+        self._others.append(self._client())
+        return self._others[-1]
+
+    def key(self, path: bytes) -> bytes:
+        """Return the whole key of a path below the prefix."""
+        return self.prefix.encode() + b"/" + path
+
+    async def put(self, key: bytes, value: bytes, *, lease_id: int = 0) -> None:
+        await self.raw.set(self.key(key), value, **({"ttl": self._granted[lease_id]} if lease_id else {}))
+
+    async def fill(self, count: int) -> None:
+        await self.raw.set_all((self.key(b"subnets/" + subnet_name(number)) for number in range(count)), b"{}")
+
+    async def delete(self, key: bytes) -> None:
+        await self.raw.delete(self.key(key))
+
+    async def compact(self) -> None:
+        await self.raw.forget()
+
+    async def grant(self, ttl_s: int) -> int:
+        self._granted[-len(self._granted) - 1] = ttl_s
+        return -len(self._granted)
+
+    async def _node(self, lease_id: int) -> Any:
+        nodes = await self.raw.children(self.key(b"subnets"))
+        return next((node for node in nodes if node["createdIndex"] == lease_id and "expiration" in node), None)
+
+    async def revoke(self, lease_id: int) -> None:
+        await self.raw.delete((await self._node(lease_id))["key"])
+
+    async def granted(self, lease_id: int) -> int | None:
+        node = await self._node(lease_id)
+        # etcd tells what is left, rounded up; nothing here takes more than a few seconds.
+        return None if node is None else DAY_S if DAY_S - 10 <= node["ttl"] <= DAY_S else node["ttl"]
+
+    def refuse(self, refusing: bool) -> None:
+        self.proxy.refuse = refusing
+        self.proxy.mute = False
+
+    async def create_unheard(self, name: bytes, value: bytes, listed: Snapshot) -> Record | None:
+        self.proxy.mute_after = value
+        creating = asyncio.create_task(self.registry.create_subnet(name, value, ttl_s=DAY_S, listed=listed))
+        await eventually(lambda: self.raw.get(self.key(b"subnets/" + name)))
+        self.refuse(True)
+        try:
+            return await creating
+        finally:
+            self.refuse(False)
+
+    async def close(self) -> None:
+        for registry in (self.registry, *self._others):
+            await registry.close()

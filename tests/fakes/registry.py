@@ -205,6 +205,10 @@ class FakeRegistry:
     # -- ports.Registry
 
     @property
+    def api(self) -> int:
+        return 3
+
+    @property
     def endpoint(self) -> str:
         return self.endpoint_url
 

@@ -59,6 +59,19 @@ def test_the_bytes_are_current_flannels(attrs: LeaseAttrs, value: bytes) -> None
     assert parse_value(value) == attrs
 
 
+@pytest.mark.parametrize(
+    ("attrs", "value"),
+    [
+        (LeaseAttrs(ADDRESS, "host-gw"), b'{"PublicIP":"192.168.1.10","BackendType":"host-gw"}'),
+        (LeaseAttrs(ADDRESS, ""), b'{"PublicIP":"192.168.1.10"}'),
+    ],
+)
+def test_the_bytes_are_flannel_0_11s_on_v2(attrs: LeaseAttrs, value: bytes) -> None:
+    """On v2 they are exactly those of flannel v0.11.0, which has no ``PublicIPv6``, and are read back."""
+    assert encode_value(attrs, api=2) == value
+    assert parse_value(value) == attrs
+
+
 @given(strategies.lease_attrs())
 def test_a_value_is_read_as_it_was_written(attrs: LeaseAttrs) -> None:
     """decode(encode(x)) == x for every value."""

@@ -1,0 +1,179 @@
+"""The sub-command ``pyflanneld migrate``: copies configuration and leases from etcd's v2 API to its v3 API.
+
+Order is what makes it safe while daemons run: the leases go first and the configuration last, for a daemon that starts
+with ``--etcd-api=auto`` goes where the configuration is and has to find its lease there. While there are conflicts the
+configuration is held back. Nothing is overwritten or deleted, on either side, so it can be repeated at any time.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import structlog
+
+from pyflanneld import logs
+from pyflanneld.core.invalid import shown
+from pyflanneld.core.migration import Fate, OldKey, Step, plan, same_config
+from pyflanneld.errors import RegistryError
+from pyflanneld.flags import Flag, Kind
+from pyflanneld.options import ETCD, FLAGS
+from pyflanneld.settings import load_some
+
+TITLE = """\
+pyflanneld migrate: copies the network configuration and the leases from etcd's v2 API to its v3 API.
+
+Usage: pyflanneld migrate [flags]
+
+Leases keep the time they have left to live; reservations stay without one. Nothing is overwritten or deleted, and it
+may be repeated. Exit code 0: v3 holds everything; 1: it does not, and the output says why.
+"""
+MIGRATE_FLAGS = (
+    *(flag for flag in FLAGS if flag.group == ETCD and flag.name != "etcd-api"),
+    Flag("dry-run", Kind.BOOL, False, "Only show what would be done.", "", "migration", from_env=False),
+    Flag("help", Kind.BOOL, False, "Print this text and exit.", "", "migration", from_env=False),
+)
+_VERIFY_SLACK_S = 60
+
+
+def main(words: Sequence[str]) -> int:
+    """Run ``pyflanneld migrate`` with these arguments and return the exit code."""
+    settings, given = load_some(words, os.environ, title=TITLE, flags=MIGRATE_FLAGS)
+    logs.configure("console", 0)
+    from pyflanneld.registry.access import EtcdAccess
+
+    access = EtcdAccess(
+        endpoints=settings.etcd_endpoints, prefix=settings.etcd_prefix,
+        ca_file=settings.etcd_cafile, cert_file=settings.etcd_certfile, key_file=settings.etcd_keyfile,
+        username=settings.etcd_username, password=settings.etcd_password,
+    )
+    _say(f"from etcd v2 to v3 at {', '.join(access.endpoints)}, below {access.prefix}")
+    try:
+        return asyncio.run(_migrate(access, dry_run=given["dry-run"].value is True))
+    except RegistryError as error:
+        sys.stderr.write(f"pyflanneld migrate: {error}\n")
+        sys.stderr.write("it may be started again at any time: what has been copied is left as it is\n")
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """Both APIs of one etcd."""
+
+    v2: Any
+    v3: Any
+    importer: Any
+
+
+async def _migrate(access: Any, *, dry_run: bool) -> int:
+    from pyflanneld.registry.etcd_v2 import EtcdV2Registry
+    from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+    from pyflanneld.registry.importing import Importer
+
+    rng, log = Random(), structlog.get_logger("pyflanneld")
+    async with AsyncExitStack() as stack:
+        stores = _Stores(*(kind(access, rng=rng, log=log) for kind in (EtcdV2Registry, EtcdV3Registry, Importer)))
+        for store in (stores.v2, stores.v3, stores.importer):
+            stack.push_async_callback(store.close)
+        return await _run(stores, dry_run=dry_run)
+
+
+async def _run(stores: _Stores, *, dry_run: bool) -> int:
+    config = (await stores.v2.read_config()).value
+    if config is None:
+        _say("v2 has no network configuration there: nothing to migrate")
+        return 1
+    steps = plan(await _old_keys(stores), (await stores.v3.list_subnets()).records)
+    for step in steps:
+        if step.fate is Fate.COPY and not dry_run:
+            await stores.importer.put_subnet(step.key.name, step.value, step.key.ttl_s)
+        _say(_line(step, dry_run=dry_run))
+    conflicts = sum(step.fate is Fate.CONFLICT for step in steps)
+    conflicts += await _config(stores, config, held_back=bool(conflicts), dry_run=dry_run)
+    _say(_summary(steps, conflicts, dry_run=dry_run))
+    lacking = [] if dry_run else await _verify(stores, steps)
+    for text in lacking:
+        _say(text)
+    if not dry_run and not lacking:
+        _say("read back from v3: everything is there as it should be")
+    return 1 if conflicts or lacking else 0
+
+
+async def _old_keys(stores: _Stores) -> list[OldKey]:
+    remaining = await stores.v2.remaining()
+    records = (await stores.v2.list_subnets()).records
+    there = (record for record in records if record.name in remaining)
+    return [OldKey(record.name, record.value, remaining[record.name]) for record in there]
+
+
+async def _config(stores: _Stores, config: bytes, *, held_back: bool, dry_run: bool) -> int:
+    """Copy the configuration; return the number of conflicts."""
+    there = (await stores.v3.read_config()).value
+    if there is not None:
+        same = same_config(config, there)
+        _say(_row("config", "", "there already" if same else f"conflict: v3 says {shown(there)}"))
+        return 0 if same else 1
+    if held_back:
+        _say(_row("config", "", "held back until the conflicts are solved: daemons would move to v3"))
+        return 0
+    if not dry_run:
+        await stores.importer.put_config(config)
+    _say(_row("config", shown(config), "would be copied" if dry_run else "copied"))
+    return 0
+
+
+async def _verify(stores: _Stores, steps: Sequence[Step]) -> list[str]:
+    """Read back what was copied and return what is not as it should be."""
+    found = {record.name: record for record in (await stores.v3.list_subnets()).records}
+    lacking = []
+    for step in steps:
+        record = found.get(step.key.name)
+        if step.fate is not Fate.COPY:
+            continue
+        if record is None or record.value != step.value:
+            lacking.append(f"{_name(step)}: v3 does not hold what was written; somebody else writes there")
+            continue
+        ttl_s, wanted_s = await stores.importer.ttl_s(record.lease_id), step.key.ttl_s
+        if (ttl_s is None) != (wanted_s is None) or (ttl_s or 0) > (wanted_s or 0) + _VERIFY_SLACK_S:
+            lacking.append(f"{_name(step)}: v3 has it with another time to live, {_left(ttl_s)}")
+    return lacking
+
+
+def _line(step: Step, *, dry_run: bool) -> str:
+    match step.fate:
+        case Fate.COPY:
+            text = f"{'would be copied' if dry_run else 'copied'}, {_left(step.key.ttl_s)}"
+        case Fate.THERE:
+            text = "there already"
+        case _:
+            text = f"{step.fate.value}: {step.why}"
+    return _row(_name(step), shown(step.key.value), text)
+
+
+def _row(name: str, value: str, text: str) -> str:
+    return f"  {name}: {text}" + (f"\n      {value}" if value else "")
+
+
+def _name(step: Step) -> str:
+    return step.key.name.decode(errors="backslashreplace") if step.fate is not Fate.LEFT_OUT else shown(step.key.name)
+
+
+def _left(ttl_s: int | None) -> str:
+    return "a reservation (no TTL)" if ttl_s is None else f"{ttl_s // 3600} h {ttl_s % 3600 // 60} min left"
+
+
+def _summary(steps: Sequence[Step], conflicts: int, *, dry_run: bool) -> str:
+    count = {fate: sum(step.fate is fate for step in steps) for fate in Fate}
+    done = "would be copied" if dry_run else "copied"
+    return (
+        f"{len(steps)} keys in v2: {count[Fate.COPY]} {done}, {count[Fate.THERE]} there already, "
+        f"{count[Fate.LEFT_OUT]} left out; {conflicts} conflicts"
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,157 @@
+"""Which of etcd's two APIs the cluster lives in: the one that holds the configuration, v3 first.
+
+Theory of operation. Until there is a configuration both APIs are asked, every two seconds; the first that has one is
+taken, for good. The order matters after a migration, when the old configuration still stands in v2: so v2 is taken only
+when v3 has *said* that it has none, or when the server is too old to have a v3 API. A v3 API that does not answer, or
+refuses us, is an error and no invitation to look elsewhere. A v2 API that is switched off has no configuration; one
+that does not answer while v3 has none is an error, for nobody knows what it holds.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.errors import RegistryUnavailable
+from pyflanneld.ports import Registry
+from pyflanneld.registry.answers_v2 import ApiMissing
+
+LOOK_AGAIN_S: Final = 2.0
+_FIRST_WITH_V3: Final = (3,)
+
+
+class V2Registry(Registry, Protocol):
+    """A registry on v2, which can also tell what server it talks to."""
+
+    async def server_version(self) -> tuple[int, ...]:
+        """Return the server's version, for example ``(2, 3, 8)``."""
+        ...
+
+
+class AutoRegistry:
+    """``ports.Registry`` on the API that holds the configuration; it is chosen by reading that.
+
+    Args:
+        v3: the registry on the v3 API.
+        v2: the registry on the v2 API.
+        log: where the choice is told.
+    """
+
+    def __init__(self, v3: Registry, v2: V2Registry, *, log: FilteringBoundLogger) -> None:
+        self._v3 = v3
+        self._v2 = v2
+        self._log = log
+        self._chosen: Registry | None = None
+
+    @property
+    def api(self) -> int:
+        """The API in use; 3 as long as none was chosen."""
+        return self._in_use.api
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint in use, as the operator wrote it."""
+        return self._in_use.endpoint
+
+    @property
+    def _in_use(self) -> Registry:
+        return self._chosen or self._v3
+
+    async def read_config(self) -> ConfigRecord:
+        """Return the configuration, from whichever API has one."""
+        if self._chosen is not None:
+            return await self._chosen.read_config()
+        config, registry = await self._look()
+        if config.value is not None:
+            await self._choose(registry)
+        return config
+
+    async def _look(self) -> tuple[ConfigRecord, Registry]:
+        """Ask both APIs as far as needed; without a configuration, the answer is v3's."""
+        config = await self._config_v3()
+        if config is not None and config.value is not None:
+            return config, self._v3
+        try:
+            config_v2 = await self._v2.read_config()
+        except ApiMissing:
+            if config is None:
+                raise
+            return config, self._v3
+        if config is None or config_v2.value is not None:
+            return config_v2, self._v2
+        return config, self._v3
+
+    async def _config_v3(self) -> ConfigRecord | None:
+        """Return what v3 says; ``None`` when the server has no such API."""
+        try:
+            return await self._v3.read_config()
+        except RegistryUnavailable:
+            if await self._too_old():
+                return None
+            raise
+
+    async def _too_old(self) -> bool:
+        try:
+            return await self._v2.server_version() < _FIRST_WITH_V3
+        except RegistryUnavailable:
+            return False
+
+    async def _choose(self, registry: Registry) -> None:
+        self._chosen = registry
+        self._log.info("registry.chosen", api=registry.api, endpoint=registry.endpoint)
+        await (self._v2 if registry is self._v3 else self._v3).close()
+
+    def watch_config(self, after_revision: int) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Tick after each change; as long as no API was chosen, every two seconds."""
+        if self._chosen is not None:
+            return self._chosen.watch_config(after_revision)
+        return _ticking()
+
+    async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
+        """Return all subnets."""
+        return await self._in_use.list_subnets(elsewhere=elsewhere)
+
+    def watch_subnets(self, since: Snapshot) -> AbstractAsyncContextManager[AsyncIterator[tuple[Put | Gone, ...]]]:
+        """Deliver every change after *since*."""
+        return self._in_use.watch_subnets(since)
+
+    async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+        """Create the key with a TTL."""
+        return await self._in_use.create_subnet(name, value, ttl_s=ttl_s, listed=listed)
+
+    async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
+        """Change the value of *held*."""
+        return await self._in_use.rewrite_subnet(held, value)
+
+    async def delete_subnet(self, held: Record) -> bool:
+        """Delete *held*."""
+        return await self._in_use.delete_subnet(held)
+
+    async def renew(self, held: Record) -> Renewal:
+        """Prolong the lease of *held*."""
+        return await self._in_use.renew(held)
+
+    def reconnect(self) -> None:
+        """Use new connections from now on."""
+        self._in_use.reconnect()
+
+    async def close(self) -> None:
+        """Close all connections, of both APIs."""
+        await self._v3.close()
+        await self._v2.close()
+
+
+@asynccontextmanager
+async def _ticking() -> AsyncIterator[AsyncIterator[None]]:
+    yield _Ticks()
+
+
+class _Ticks:
+    def __aiter__(self) -> "_Ticks":
+        return self
+
+    async def __anext__(self) -> None:
+        await asyncio.sleep(LOOK_AGAIN_S)

@@ -1,0 +1,377 @@
+"""The v2 API on the wire: bytes, TTLs, comparisons, and what a long poll hears and survives."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+import structlog
+
+from pyflanneld.core.lease import TTL_S, LeaseAttrs, encode_value
+from pyflanneld.core.records import Gone, Put, Record, Snapshot
+from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
+from pyflanneld.registry.access import EtcdAccess
+from pyflanneld.registry.answers_v2 import ApiMissing
+from pyflanneld.registry.create_v2 import CreatorV2
+from pyflanneld.registry.etcd_v2 import EtcdV2Registry
+from pyflanneld.registry.http_v2 import Http, HttpMember
+from pyflanneld.registry.members import Members
+from pyflanneld.registry.timing import Timing
+from pyflanneld.registry.wire_v2 import Tree
+from tests.etcd import Etcd, etcd_missing, running_etcd
+from tests.polling import eventually
+from tests.proxy import TcpProxy
+from tests.raw_etcd_v2 import RawEtcdV2
+from tests.registry_v2 import SHORT, opened
+
+pytestmark = [
+    pytest.mark.etcd,
+    pytest.mark.skipif(etcd_missing() is not None, reason=f"needs {etcd_missing()}"),
+]
+NAME = b"172.7.21.0-24"
+KEY = "/net/subnets/172.7.21.0-24"
+OURS = encode_value(LeaseAttrs(IPv4Address("192.168.1.10"), "host-gw"), api=2)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    with running_etcd(tmp_path_factory.mktemp("v2"), args=["--enable-v2=true"]) as running:
+        yield running
+
+
+@pytest.fixture
+async def raw(shared: Etcd) -> AsyncIterator[RawEtcdV2]:
+    """An etcd with nothing below ``/net``."""
+    async with RawEtcdV2.at(shared.endpoints[0]) as client:
+        await client.delete("/net", recursive="true")
+        yield client
+
+
+@pytest.fixture
+async def registry(shared: Etcd, raw: RawEtcdV2) -> AsyncIterator[EtcdV2Registry]:  # noqa: ARG001 - cleans first
+    async with opened(shared.endpoints[0], timing=SHORT) as client:
+        yield client
+
+
+async def created(registry: EtcdV2Registry, name: bytes = NAME, value: bytes = OURS) -> Record:
+    record = await registry.create_subnet(name, value, ttl_s=TTL_S, listed=await registry.list_subnets())
+    assert record is not None
+    return record
+
+
+class TestBytes:
+    async def test_key_value_and_ttl(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """A lease is, to the byte, what flannel v0.11.0 writes: key, value, 24 hours."""
+        await created(registry)
+        node = await raw.get("/net/subnets/172.7.21.0-24")
+        assert node["value"] == '{"PublicIP":"192.168.1.10","BackendType":"host-gw"}'
+        assert TTL_S - 5 <= node["ttl"] <= TTL_S
+
+    async def test_flannels_lease_is_read(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """A lease of flannel v0.11.0 is read as one, and can be prolonged as it is: no rewrite is needed."""
+        await raw.set(KEY, '{"PublicIP":"192.168.1.10","BackendType":"host-gw"}', ttl=500)
+        (record,) = (await registry.list_subnets()).records
+        assert (record.name, record.value) == (NAME, OURS)
+        assert record.lease_id != 0
+        renewal = await registry.renew(record)
+        assert renewal.ttl_s == TTL_S
+        node = await raw.get(KEY)
+        assert node["value"].encode() == OURS
+        assert node["ttl"] > 500
+
+    async def test_rewrite_keeps_the_kind(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """A rewritten lease has a TTL again, a rewritten reservation has none."""
+        held = await created(registry)
+        await raw.set("/net/subnets/172.7.22.0-24", "{}")
+        reserved = (await registry.list_subnets()).records[1]
+        for record in (held, reserved):
+            assert await registry.rewrite_subnet(record, b"new") is not None
+        assert (await raw.get(KEY))["ttl"] > TTL_S - 5
+        assert "expiration" not in await raw.get("/net/subnets/172.7.22.0-24")
+
+    async def test_remaining(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """What is left to live is told per key; a reservation has no end."""
+        await raw.set(KEY, "{}", ttl=500)
+        await raw.set("/net/subnets/172.7.22.0-24", "{}")
+        left = await registry.remaining()
+        assert left[b"172.7.22.0-24"] is None
+        assert 490 < (left[NAME] or 0) <= 500
+
+
+class TestRenewal:
+    async def test_no_watcher_hears_it(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """A refresh ends no long poll, not even one that is opened afterwards from before it."""
+        held = await created(registry)
+        since = await registry.list_subnets()
+        await registry.renew(held)
+        polling = asyncio.create_task(raw.ask("GET", "/net/subnets", wait="true", recursive="true",
+                                              waitIndex=since.revision + 1))
+        await registry.renew(held)
+        await raw.set("/net/subnets/10.9.9.0-24", "{}")
+        assert (await polling)["node"]["key"] == "/net/subnets/10.9.9.0-24"
+
+    async def test_lost_reply(self, shared: Etcd, raw: RawEtcdV2) -> None:
+        """When the reply to a refresh is lost, the next one succeeds although the index has moved on."""
+        async with TcpProxy.before(shared.endpoints[0]) as proxy, opened(proxy.url, timing=SHORT) as registry:
+            held = await created(registry)
+            await registry.renew(held)  # the server's version is known now
+            (held,) = (await registry.list_subnets()).records
+            proxy.mute_after = b"refresh=true"
+            with pytest.raises(RegistryUnavailable):
+                await registry.renew(held)
+            proxy.mute = False
+            assert (await raw.get(KEY))["modifiedIndex"] > held.mod_revision
+            renewal = await registry.renew(held)
+            assert renewal.ttl_s == TTL_S
+            assert renewal.record is not None
+            assert renewal.record.lease_id == held.lease_id
+
+    async def test_overwritten(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """A key that somebody set is another one, whatever TTL it has: nothing is prolonged."""
+        held = await created(registry)
+        await raw.set(KEY, "theirs", ttl=77)
+        renewal = await registry.renew(held)
+        assert renewal.record is not None
+        assert (renewal.record.value, renewal.record.lease_id != held.lease_id) == (b"theirs", True)
+        assert renewal.ttl_s == 0
+        assert (await raw.get(KEY))["ttl"] <= 77
+
+    async def test_expired(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """An expired key is told as gone, to the watchers and to its holder."""
+        await raw.set(KEY, "{}", ttl=1)
+        since = await registry.list_subnets()
+        (held,) = since.records
+        async with registry.watch_subnets(since) as watch, asyncio.timeout(10):
+            while not (changes := await anext(watch)):
+                pass
+        assert isinstance(changes[0], Gone)
+        assert changes[0].name == NAME
+        assert (await registry.renew(held)).record is None
+
+
+class TestCreation:
+    async def test_rival_in_between(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
+        """An overlapping key made between our list and our creation was first: ours is given back, nothing is left."""
+        listed = await registry.list_subnets()
+
+        async def list_and_be_late() -> Snapshot:
+            snapshot = await registry.list_subnets()
+            if not snapshot.records:
+                await raw.set("/net/subnets/172.7.20.0-23", "theirs")
+            return snapshot
+
+        async with creator(shared, registry, list_and_be_late) as late:
+            assert await late.create(NAME, OURS, ttl_s=TTL_S, listed=listed) is None
+        assert [record.value for record in (await registry.list_subnets()).records] == [b"theirs"]
+
+    async def test_neighbour_in_between(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
+        """A key that overlaps nothing and came in between stands in nobody's way."""
+        listed = await registry.list_subnets()
+
+        async def list_and_be_late() -> Snapshot:
+            snapshot = await registry.list_subnets()
+            if not snapshot.records:
+                await raw.set("/net/subnets/172.7.22.0-24", "neighbour")
+            return snapshot
+
+        async with creator(shared, registry, list_and_be_late) as late:
+            assert await late.create(NAME, OURS, ttl_s=TTL_S, listed=listed) is not None
+
+    async def test_proof_is_made_up_for(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
+        """When the second list fails, the key is proved before it is renewed, and given back if it cannot be."""
+        listed = await registry.list_subnets()
+        calls = 0
+
+        async def list_once() -> Snapshot:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                snapshot = await registry.list_subnets()
+                await raw.set("/net/subnets/172.7.20.0-23", "theirs")
+                return snapshot
+            if calls == 2:
+                raise RegistryUnavailable("test: down")
+            return await registry.list_subnets()
+
+        async with creator(shared, registry, list_once) as late:
+            with pytest.raises(RegistryUnavailable):
+                await late.create(NAME, OURS, ttl_s=TTL_S, listed=listed)
+            held = next(record for record in (await registry.list_subnets()).records if record.name == NAME)
+            assert not await late.settle(held)
+            assert await late.settle(held)  # the question was answered; the key is gone
+        assert [record.value for record in (await registry.list_subnets()).records] == [b"theirs"]
+
+    async def test_many_at_once(self, registry: EtcdV2Registry, shared: Etcd) -> None:
+        """Of many that create overlapping subnets at once exactly one gets its own, in every round."""
+        for number in range(5):
+            listed = await registry.list_subnets()
+            async with AsyncExitStack() as stack:
+                clients = [await stack.enter_async_context(opened(shared.endpoints[0])) for _ in range(8)]
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(client.create_subnet(
+                            f"10.{number}.0.0-{16 + index}".encode(), b"{}", ttl_s=60, listed=listed
+                        ))
+                        for index, client in enumerate(clients)
+                    ]
+            winners = [task.result() for task in tasks if task.result() is not None]
+            snapshot = await registry.list_subnets()
+            assert [record for record in snapshot.records if record.create_revision > listed.revision] == winners
+            assert len(winners) == 1
+
+    async def test_directory_in_the_way(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """A directory where a key should be is listed as unreadable, and creating there is refused as taken."""
+        await raw.set(f"{KEY}/nested", "{}")
+        listed = await registry.list_subnets()
+        assert [(record.name, record.value) for record in listed.records] == [(NAME, b"")]
+        assert await registry.create_subnet(NAME, OURS, ttl_s=TTL_S, listed=listed) is None
+
+
+def creator(shared: Etcd, registry: EtcdV2Registry, list_subnets: object) -> "_Creating":
+    return _Creating(shared.endpoints[0], registry, list_subnets)
+
+
+class _Creating:
+    """A ``CreatorV2`` whose lists are the test's."""
+
+    def __init__(self, url: str, registry: EtcdV2Registry, list_subnets: object) -> None:
+        members = Members([HttpMember(url)], rng=random.Random(1), log=structlog.get_logger())
+        self.http = Http(EtcdAccess((url,), "/net"), members=members, timing=Timing())
+        self.creator = CreatorV2(
+            self.http, Tree.below("/net"), list_subnets=list_subnets,  # type: ignore[arg-type]
+            delete=registry.delete_subnet, log=structlog.get_logger(),
+        )
+
+    async def __aenter__(self) -> CreatorV2:
+        return self.creator
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.http.close()
+
+
+class TestWatch:
+    async def test_silence_is_asked_about(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """A silent watch gives signs of life and follows the tree's index: what was forgotten meanwhile is no loss."""
+        since = await registry.list_subnets()
+        async with registry.watch_subnets(since) as watch, asyncio.timeout(30):
+            assert await anext(watch) == ()
+            for _ in range(2):
+                await raw.set_all([b"/elsewhere"] * 600, b"x")
+                assert await anext(watch) == ()
+            await raw.set(KEY, "{}")
+            while not (changes := await anext(watch)):
+                pass
+        assert isinstance(changes[0], Put)
+
+    async def test_index_cleared(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """A position that etcd has forgotten is told as such; after a list the watch goes on."""
+        since = await registry.list_subnets()
+        await raw.forget()
+        with pytest.raises(RevisionCompacted, match="cleared"):
+            async with registry.watch_subnets(since) as watch:
+                await anext(watch)
+        since = await registry.list_subnets()
+        async with registry.watch_subnets(since) as watch:
+            assert await anext(watch) == ()
+            await raw.set(KEY, "{}")
+            assert len(await anext(watch)) == 1
+
+    @pytest.mark.parametrize("directory", ["/net", "/net/subnets"])
+    async def test_directory_deleted(self, registry: EtcdV2Registry, raw: RawEtcdV2, directory: str) -> None:
+        """When the whole directory is deleted no key is named: list again, and find nothing."""
+        await raw.set(KEY, "{}")
+        since = await registry.list_subnets()
+        async with registry.watch_subnets(since) as watch:
+            assert await anext(watch) == ()
+            await raw.delete(directory, recursive="true")
+            with pytest.raises(RevisionCompacted):
+                await anext(watch)
+        assert (await registry.list_subnets()).records == ()
+
+    async def test_every_action(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """Each way to change or delete a key is heard as a put or as its end; nested keys are none."""
+        since = await registry.list_subnets()
+        await raw.ask("PUT", KEY, value="created", prevExist="false")
+        await raw.ask("PUT", KEY, value="updated", prevExist="true")
+        await raw.ask("PUT", KEY, value="swapped", prevValue="updated")
+        await raw.set(KEY, "set")
+        await raw.set("/net/subnets/a/b", "nested")
+        await raw.delete(KEY, prevValue="set")
+        await raw.set(KEY, "again")
+        await raw.delete(KEY)
+        heard: list[bytes | None] = []
+        async with registry.watch_subnets(since) as watch, asyncio.timeout(10):
+            while len(heard) < 7:
+                heard += [c.record.value if isinstance(c, Put) else None for c in await anext(watch)]
+        assert heard == [b"created", b"updated", b"swapped", b"set", None, b"again", None]
+
+
+class TestServers:
+    async def test_v2_switched_off(self, tmp_path: Path) -> None:
+        """A 404 without etcd's headers is no empty list: the operator reads how v2 is switched on."""
+        with running_etcd(tmp_path) as etcd:
+            async with opened(etcd.endpoints[0]) as registry:
+                for call in (registry.list_subnets(), registry.read_config()):
+                    with pytest.raises(ApiMissing, match="--enable-v2"):
+                        await call
+                assert (await registry.server_version())[0] >= 3
+
+    async def test_a_key_where_the_directory_should_be(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """``<prefix>/subnets`` as a key is an error and no empty list."""
+        await raw.set("/net/subnets", "{}")
+        with pytest.raises(RegistryUnavailable, match="directory"):
+            await registry.list_subnets()
+
+    async def test_too_old_to_refresh(
+        self, registry: EtcdV2Registry, raw: RawEtcdV2, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A server that does not know ``refresh`` gets the value along, for it would take it for an empty one."""
+
+        async def version() -> tuple[int, ...]:
+            return (2, 2, 5)
+
+        monkeypatch.setattr(registry, "server_version", version)
+        held = await created(registry)
+        renewal = await registry.renew(held)
+        assert renewal.record is not None
+        assert (renewal.record.value, renewal.record.lease_id, renewal.ttl_s) == (OURS, held.lease_id, TTL_S)
+        assert (await raw.get(KEY))["value"].encode() == OURS
+
+    @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"<html>", b'{"action":"get","node":{}}', b"\xff"])
+    async def test_other_servers(self, body: bytes) -> None:
+        """Whatever else answers with 200 is an error, and never a list."""
+        head = b"HTTP/1.1 200 OK\r\nX-Etcd-Index: 5\r\nX-Etcd-Cluster-Id: 1f\r\nConnection: close\r\nContent-Length: "
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head + str(len(body)).encode() + b"\r\n\r\n" + body)
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        try:
+            async with opened(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timing=SHORT) as registry:
+                with pytest.raises(RegistryUnavailable):
+                    await registry.list_subnets()
+        finally:
+            server.close()
+
+    async def test_restart(self, tmp_path: Path) -> None:
+        """After a restart of etcd the client finds its way by itself; leases and their indices are as before."""
+        with running_etcd(tmp_path, args=["--enable-v2=true"]) as etcd:
+            async with opened(etcd.endpoints[0], timing=SHORT) as registry:
+                held = await created(registry)
+                etcd.restart()
+
+                async def back() -> Snapshot | None:
+                    try:
+                        return await registry.list_subnets()
+                    except RegistryUnavailable:
+                        return None
+
+                snapshot = await eventually(back)
+                assert isinstance(snapshot, Snapshot)
+                assert snapshot.records == (held,)
