@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlencode
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
@@ -66,6 +67,7 @@ class Http:
         self._tls = _tls_context(access)
         self._headers = {"Authorization": _basic(access)} if access.username else {}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._pending: WeakSet[Pending] = WeakSet()
         self._closed = False
 
     async def once(self, request: Request) -> Answer:
@@ -150,7 +152,9 @@ class Http:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise unavailable(member.url, error) from error
 
-        return await self._leaving(member, self.timing.rpc_s, taken_up)
+        pending = await self._leaving(member, self.timing.rpc_s, taken_up)
+        self._pending.add(pending)
+        return pending
 
     async def document(self, path: str) -> bytes:
         """Return what is at *path*, which is none of the v2 API's, on the member in use."""
@@ -193,6 +197,8 @@ class Http:
     async def close(self) -> None:
         """Close all connections; requests under way fail."""
         self._closed = True
+        for pending in tuple(self._pending):
+            pending.end()
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
@@ -213,6 +219,10 @@ class Pending:
             return await self._response.read()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise unavailable(self.member.url, error) from error
+
+    def end(self) -> None:
+        """Let the one who waits for the body fail: aiohttp, closing a session, does not wake it."""
+        self._response.content.set_exception(aiohttp.ClientConnectionError("closed"))
 
     def close(self) -> None:
         """Give up waiting."""
