@@ -19,6 +19,7 @@ that key lives until its TTL ends.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
@@ -29,6 +30,14 @@ from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.registry.answers_v2 import KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Refused
 from pyflanneld.registry.http_v2 import Form, Http, Request
 from pyflanneld.registry.wire_v2 import Tree, parse_event
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A creation that is not proved: what was to be written, and the list that it was decided by."""
+
+    value: bytes
+    listed: Snapshot
 
 
 class CreatorV2:
@@ -56,7 +65,7 @@ class CreatorV2:
         self._delete = delete
         self._log = log
         self._lock = asyncio.Lock()
-        self._unproved: dict[bytes, Snapshot] = {}
+        self._unproved: dict[bytes, Attempt] = {}
 
     async def create(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         """Do what ``Registry.create_subnet`` promises."""
@@ -66,18 +75,29 @@ class CreatorV2:
                 raise RegistryUnavailable("the list to create a key by is from another cluster or a newer history")
             if _new(before.records, listed):
                 return None
-            self._unproved[name] = listed
+            self._unproved[name] = Attempt(value, listed)
             record = await self._put(name, value, ttl_s, listed)
             if record is None:
                 del self._unproved[name]
                 return None
             return record if await self._proved(record, listed) else None
 
-    async def settle(self, held: Record) -> bool:
-        """Say whether *held* may be kept: always, unless its creation was never proved, and cannot be."""
+    async def settle(self, name: bytes) -> bool:
+        """Make up for a proof that is missing; say whether the key may be kept, which it may if none is missing.
+
+        The key is read again: it may have been made, or be somebody else's, since its holder has seen it.
+        """
         async with self._lock:
-            listed = self._unproved.get(held.name)
-            return listed is None or await self._proved(held, listed)
+            attempt = self._unproved.get(name)
+            if attempt is None:
+                return True
+            record = await read_record(self._http, self._tree, name)
+            if record is None:
+                return True  # not there, or not yet
+            if record.value != attempt.value or record.create_revision <= attempt.listed.revision:
+                del self._unproved[name]
+                return True  # not what we have made
+            return await self._proved(record, attempt.listed)
 
     async def _put(self, name: bytes, value: bytes, ttl_s: int, listed: Snapshot) -> Record | None:
         form: Form = {"value": value, "ttl": ttl_s}

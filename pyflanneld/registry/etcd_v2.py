@@ -180,7 +180,7 @@ class EtcdV2Registry:
         A refusal may be our own doing: the reply to an earlier refresh was lost, and the index has moved on. The key
         is read then, and refreshed once more if it is the same one, with the same value.
         """
-        if not await self._creator.settle(held):
+        if not await self._creator.settle(held.name):
             return Renewal(record=None, ttl_s=0.0)
         if not held.lease_id:
             return Renewal(record=await read_record(self._http, self._tree, held.name), ttl_s=None)

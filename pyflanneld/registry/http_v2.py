@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlencode
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
@@ -67,6 +68,7 @@ class Http:
         self._headers = {"Authorization": _basic(access)} if access.username else {}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._old_sessions: list[aiohttp.ClientSession] = []
+        self._pending: WeakSet[Pending] = WeakSet()
         self._closed = False
 
     async def once(self, request: Request) -> Answer:
@@ -154,7 +156,9 @@ class Http:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise unavailable(member.url, error) from error
 
-        return await self._leaving(member, self.timing.rpc_s, taken_up)
+        pending = await self._leaving(member, self.timing.rpc_s, taken_up)
+        self._pending.add(pending)
+        return pending
 
     async def document(self, path: str) -> bytes:
         """Return what is at *path*, which is none of the v2 API's, on the member in use."""
@@ -202,6 +206,8 @@ class Http:
     async def close(self) -> None:
         """Close all connections; requests under way fail."""
         self._closed = True
+        for pending in tuple(self._pending):
+            pending.end()
         self.reconnect()
         for session in self._old_sessions:
             await session.close()
@@ -223,6 +229,10 @@ class Pending:
             return await self._response.read()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise unavailable(self.member.url, error) from error
+
+    def end(self) -> None:
+        """Let the one who waits for the body fail: aiohttp, closing a session, does not wake it."""
+        self._response.content.set_exception(aiohttp.ClientConnectionError("closed"))
 
     def close(self) -> None:
         """Give up waiting."""

@@ -287,8 +287,9 @@ class TestWatch:
             waiting = asyncio.ensure_future(anext(watch))
             await bench.registry.read_config()
             await registry.close()
-            with pytest.raises(RegistryUnavailable):
-                await waiting
+            async with asyncio.timeout(5):
+                with pytest.raises(RegistryUnavailable):
+                    await waiting
 
 
 class TestCreate:

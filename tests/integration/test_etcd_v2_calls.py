@@ -199,10 +199,29 @@ class TestCreation:
         async with creator(shared, registry, list_once) as late:
             with pytest.raises(RegistryUnavailable):
                 await late.create(NAME, OURS, ttl_s=TTL_S, listed=listed)
-            held = next(record for record in (await registry.list_subnets()).records if record.name == NAME)
-            assert not await late.settle(held)
-            assert await late.settle(held)  # the question was answered; the key is gone
+            assert not await late.settle(NAME)
+            assert await late.settle(NAME)  # the question was answered; the key is gone
         assert [record.value for record in (await registry.list_subnets()).records] == [b"theirs"]
+
+    async def test_proof_of_what_is_not_ours(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
+        """A key that another node has made under the name we tried is never given back in its stead."""
+        listed = await registry.list_subnets()
+        asked = 0
+
+        async def list_once() -> Snapshot:
+            nonlocal asked
+            asked += 1
+            if asked == 2:
+                await raw.set("/net/subnets/172.7.20.0-23", "older")
+                await raw.set(KEY, "theirs")
+                raise RegistryUnavailable("test: down")
+            return await registry.list_subnets()
+
+        async with creator(shared, registry, list_once) as late:
+            with pytest.raises(RegistryUnavailable):
+                await late.create(NAME, OURS, ttl_s=TTL_S, listed=listed)
+            assert await late.settle(NAME)
+        assert [record.value for record in (await registry.list_subnets()).records] == [b"older", b"theirs"]
 
     async def test_many_at_once(self, registry: EtcdV2Registry, shared: Etcd) -> None:
         """Of many that create overlapping subnets at once exactly one gets its own, in every round."""
