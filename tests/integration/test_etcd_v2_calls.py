@@ -378,6 +378,24 @@ class TestServers:
         finally:
             server.close()
 
+    async def test_other_servers_and_a_watch(self) -> None:
+        """A server that is no etcd cannot be watched, however long it would keep us waiting."""
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        try:
+            async with opened(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timing=SHORT) as registry:
+                with pytest.raises(RegistryUnavailable, match="no answer of etcd"):
+                    async with registry.watch_config(1) as ticks:
+                        await anext(ticks)
+        finally:
+            server.close()
+
     async def test_restart(self, tmp_path: Path) -> None:
         """After a restart of etcd the client finds its way by itself; leases and their indices are as before."""
         with running_etcd(tmp_path, args=["--enable-v2=true"]) as etcd:
