@@ -19,7 +19,7 @@ from weakref import WeakSet
 import aiohttp
 from yarl import URL
 
-from pyflanneld.errors import RegistryUnavailable
+from pyflanneld.errors import RegistryError, RegistryUnavailable
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.answers_v2 import Answer, ApiMissing, Refused, checked, unavailable
 from pyflanneld.registry.members import Members
@@ -220,7 +220,11 @@ class Pending:
     def __init__(self, member: HttpMember, response: aiohttp.ClientResponse) -> None:
         self.member = member
         self._response = response
-        self.answer = checked(member.url, response, b"")
+        try:
+            self.answer = checked(member.url, response, b"")
+        except RegistryError:
+            response.close()
+            raise
         _find_dead_peer(response)
 
     async def body(self) -> bytes:

@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -328,6 +328,31 @@ class TestWatch:
         assert heard == [b"created", b"updated", b"swapped", b"set", None, b"again", None]
 
 
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(answer: Handler) -> AsyncIterator[str]:
+    """Answer connections until the block ends and the last of them is closed."""
+    open_ones: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_ones.add(writer)
+        try:
+            await answer(reader, writer)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+            open_ones.discard(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await eventually(lambda: not open_ones)
+
+
 class TestServers:
     async def test_v2_switched_off(self, tmp_path: Path) -> None:
         """A 404 without etcd's headers is no empty list: the operator reads how v2 is switched on."""
@@ -368,15 +393,23 @@ class TestServers:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(head + str(len(body)).encode() + b"\r\n\r\n" + body)
             await writer.drain()
-            writer.close()
 
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        try:
-            async with opened(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timing=SHORT) as registry:
-                with pytest.raises(RegistryUnavailable):
-                    await registry.list_subnets()
-        finally:
-            server.close()
+        async with serving(answer) as url, opened(url, timing=SHORT) as registry:
+            with pytest.raises(RegistryUnavailable):
+                await registry.list_subnets()
+
+    async def test_other_servers_and_a_watch(self) -> None:
+        """A server that is no etcd cannot be watched, however long it would keep us waiting."""
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+            await reader.read()
+
+        async with serving(answer) as url, opened(url, timing=SHORT) as registry:
+            with pytest.raises(RegistryUnavailable, match="no answer of etcd"):
+                async with registry.watch_config(1) as ticks:
+                    await anext(ticks)
 
     async def test_restart(self, tmp_path: Path) -> None:
         """After a restart of etcd the client finds its way by itself; leases and their indices are as before."""
