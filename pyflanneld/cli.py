@@ -165,6 +165,7 @@ def _options(settings: Settings) -> Any:
         wanted_links=settings.iface, public_ip=settings.public_ip,
         route_protocol=settings.route_protocol, renew_margin_s=settings.subnet_lease_renew_margin_s,
         withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings),
+        blackhole=settings.ip_blackhole_route,
     )
 
 

@@ -7,6 +7,7 @@ in, lease, routes and file stay.
 import asyncio
 from ipaddress import IPv4Network
 
+from pyflanneld.backends import BACKENDS
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
 from pyflanneld.core.lease import encode_name
@@ -16,7 +17,7 @@ from pyflanneld.loops.acquire import Wish, acquire
 from pyflanneld.loops.config import await_config
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
-from pyflanneld.loops.link import first_link
+from pyflanneld.loops.link import check_public_ip, first_link
 from pyflanneld.loops.node import Context, Node, publish, verdict
 from pyflanneld.loops.reconcile import Reconciler
 from pyflanneld.loops.subnet_file import keep_file, remembered_subnet
@@ -63,14 +64,16 @@ class Daemon:
         context = self._context
         links, link = await first_link(context)
         config, among = await await_config(context)
-        attrs = publish(context.options, link, config.backend_type)
+        backend = BACKENDS[config.backend_type]
+        check_public_ip(context, link, backend)
+        attrs = publish(context.options, link, backend)
         assert attrs is not None  # noqa: S101 - first_link returns a link with an address
         underlay = [own.network for own in link.addresses] + [IPv4Network(one) for one in context.options.protected]
         wish = Wish(among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay))
         lease, leases = await acquire(context, wish)
         node = Node(
             guard=WithdrawGuard(enabled=context.options.withdraw_guard),
-            among=among, backend=config.backend_type, links=links, link=link, lease=lease,
+            among=among, backend=backend, links=links, link=link, lease=lease,
             peers=PeerTable(encode_name(lease.subnet)),
         )
         return node, leases

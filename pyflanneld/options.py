@@ -101,6 +101,15 @@ FLAGS: tuple[Flag, ...] = (
         "",
         NETWORK,
     ),
+    Flag(
+        "ip-blackhole-route",
+        Kind.BOOL,
+        False,
+        "Keep a blackhole route behind the own subnet, so that packets to containers that are gone are dropped here "
+        "and not sent out by the default route.",
+        "",
+        NETWORK,
+    ),
     Flag("healthz-ip", Kind.STRING, "0.0.0.0", "Address of the health listener.", "IP", PROCESS),  # noqa: S104 - flannel's
     Flag("healthz-port", Kind.INT, 2401, "Port of /healthz and /readyz; 0 or less switches it off.", "PORT", PROCESS),
     Flag("log-format", Kind.STRING, "console", "console or json, on stderr.", "FORMAT", PROCESS),
@@ -123,7 +132,6 @@ FLANNELD_ONLY: dict[str, str] = {
             "ip-masq-fully-random-disable",
             "iptables-resync",
             "iptables-forward-rules",
-            "ip-blackhole-route",
         ),
         _LATER,
     ),

@@ -76,6 +76,7 @@ class Settings(BaseModel):
     subnet_lease_renew_margin_s: float = Field(default=3600.0, ge=60.0, le=1439 * 60.0)
     route_protocol: RouteProtocol = 103
     withdraw_guard: bool = True
+    ip_blackhole_route: bool = False
     healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default
     healthz_port: Port = 2401
     log_format: LogFormat = "console"

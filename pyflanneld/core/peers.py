@@ -37,6 +37,7 @@ class Ground:
         own_addresses: every IPv4 address of this host.
         connected: networks that are directly connected here, besides the own subnet's bridge.
         protected: addresses that no peer's route may capture: etcd's, the default gateway.
+        gateways_on_link: whether the backend has use only for peers on the common link.
     """
 
     network: IPv4Network
@@ -46,6 +47,7 @@ class Ground:
     own_addresses: frozenset[IPv4Address] = frozenset()
     connected: tuple[IPv4Network, ...] = ()
     protected: frozenset[IPv4Address] = frozenset()
+    gateways_on_link: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ def _judge_gateway(lease: _Lease, ground: Ground) -> Quarantine | None:
         return Quarantine("bad_gateway", f"PublicIP {gateway} is our own address")
     if gateway in ground.network:
         return Quarantine("bad_gateway", f"PublicIP {gateway} is inside {ground.network} itself")
-    if not any(_reaches(own, gateway) for own in ground.link_addresses):
+    if ground.gateways_on_link and not any(_reaches(own, gateway) for own in ground.link_addresses):
         return Quarantine("gateway_off_link", f"PublicIP {gateway} is not on the link; host-gw needs a common LAN")
     return None
 

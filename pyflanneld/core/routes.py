@@ -7,6 +7,8 @@ from typing import assert_never
 
 BOOT = 3
 """The kernel's RTPROT_BOOT, with which the Go flanneld (and ``ip route add``) marks its routes."""
+BLACKHOLE_METRIC = 1_000_000
+"""Behind the route of any bridge, whoever made it: the kernel's own have 0, network managers add up to 65,535."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,13 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Blackhole:
+    """A wanted ``blackhole dst metric BLACKHOLE_METRIC`` of the main table."""
+
+    dst: IPv4Network
+
+
+@dataclass(frozen=True, slots=True)
 class KernelRoute:
     """A route of the main table as the kernel reports it.
 
@@ -27,7 +36,8 @@ class KernelRoute:
         link_index: 0 where there is none (blackhole, multipath).
         plain: it has nothing that ``Create`` would not have put: unicast, scope global, tos 0, no preferred source,
             metrics, encapsulation or next-hop object, no flags that somebody asked for (``onlink``); flags that
-            report a state (``linkdown``, ``dead``) do not count.
+            report a state (``linkdown``, ``dead``) do not count. Of a blackhole: all this but its type.
+        blackhole: packets to it are dropped silently.
     """
 
     dst: IPv4Network
@@ -36,6 +46,7 @@ class KernelRoute:
     protocol: int
     metric: int
     plain: bool
+    blackhole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,15 @@ class Drop:
     route: KernelRoute
 
 
-RouteChange = Create | Replace | Drop
+@dataclass(frozen=True, slots=True)
+class CreateBlackhole:
+    """Add the blackhole; refuse if any route of that destination and metric is there."""
+
+    route: Blackhole
+
+
+PeerChange = Create | Replace | Drop
+RouteChange = PeerChange | CreateBlackhole
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +149,7 @@ def _same(wanted: Route, there: KernelRoute) -> bool:
 
 
 def outcome(
-    present: Mapping[IPv4Network, KernelRoute], changes: Iterable[RouteChange], protocol: int
+    present: Mapping[IPv4Network, KernelRoute], changes: Iterable[PeerChange], protocol: int
 ) -> dict[IPv4Network, KernelRoute]:
     """Return our routes as they are once *changes* have succeeded on *present* (our routes by destination)."""
     after = dict(present)

@@ -19,7 +19,16 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pyflanneld.core.links import Link
-from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.core.routes import (
+    BLACKHOLE_METRIC,
+    Create,
+    CreateBlackhole,
+    Drop,
+    KernelRoute,
+    Replace,
+    Route,
+    RouteChange,
+)
 from pyflanneld.kernel.frames import ATTRIBUTE, HEADER, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Malformed, Request
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -32,10 +41,10 @@ _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, pr
 _RTMSG_END = HEADER.size + _RTMSG.size
 _RT_TABLE_MAIN = 254
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_NOWHERE = 0, 255
-_RTN_ANY, _RTN_UNICAST = 0, 1
+_RTN_ANY, _RTN_UNICAST, _RTN_BLACKHOLE = 0, 1, 6
 _RTM_F_CLONED = 0x200
 _RTNH_F_ASKED_FOR = 0x02 | 0x04  # pervasive, onlink; the others tell a state
-_AS_CREATED = (_RTN_UNICAST, _RT_SCOPE_UNIVERSE, 0, 0, 0)
+_AS_CREATED = (_RT_SCOPE_UNIVERSE, 0, 0, 0)
 _OUR_ATTRIBUTES = frozenset({RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE})
 _NUMBER_ATTRIBUTE = struct.Struct("=HHI")
 _NUMBER = struct.Struct("=I")
@@ -105,6 +114,8 @@ def change_request(change: RouteChange, protocol: int) -> Request:
             return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _route_body(route, protocol))
         case Replace(route):
             return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route_body(route, protocol))
+        case CreateBlackhole(blackhole):
+            return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _blackhole_body(blackhole.dst, protocol))
         case Drop(held):
             return Request(RTM_DELROUTE, 0, _held_body(held))
 
@@ -122,13 +133,27 @@ def _route_body(route: Route, protocol: int) -> bytes:
     )
 
 
+def _blackhole_body(dst: IPv4Network, protocol: int) -> bytes:
+    length = dst.prefixlen
+    return b"".join(
+        (
+            _RTMSG.pack(AF_INET, length, 0, 0, _RT_TABLE_MAIN, protocol, _RT_SCOPE_UNIVERSE, _RTN_BLACKHOLE, 0),
+            _ADDRESS_ATTRIBUTE.pack(8, RTA_DST, dst.network_address.packed),
+            _NUMBER_ATTRIBUTE.pack(8, RTA_PRIORITY, BLACKHOLE_METRIC),
+            _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, _RT_TABLE_MAIN),
+        )
+    )
+
+
 def _held_body(held: KernelRoute) -> bytes:
     """Name everything that is known, so that the kernel finds this route or none.
 
     What is not plain has a scope and type that ``KernelRoute`` does not tell: those stay open. The kernel does not
     tell metric 0 from "any metric".
     """
-    scope, kind = (_RT_SCOPE_UNIVERSE, _RTN_UNICAST) if held.plain else (_RT_SCOPE_NOWHERE, _RTN_ANY)
+    scope, kind = _RT_SCOPE_NOWHERE, _RTN_ANY
+    if held.plain:
+        scope, kind = _RT_SCOPE_UNIVERSE, _RTN_BLACKHOLE if held.blackhole else _RTN_UNICAST
     parts = [
         _RTMSG.pack(AF_INET, held.dst.prefixlen, 0, 0, _RT_TABLE_MAIN, held.protocol, scope, kind, 0),
         _ADDRESS_ATTRIBUTE.pack(8, RTA_DST, held.dst.network_address.packed),
@@ -179,7 +204,8 @@ def decode_route(message: memoryview) -> KernelRoute | None:
         return None
     found = told.found
     asked_for = told.flags & _RTNH_F_ASKED_FOR
-    as_created = (told.kind, told.scope, told.tos, told.source_length, asked_for) == _AS_CREATED
+    of_our_kinds = told.kind in (_RTN_UNICAST, _RTN_BLACKHOLE)
+    as_created = of_our_kinds and (told.scope, told.tos, told.source_length, asked_for) == _AS_CREATED
     return KernelRoute(
         dst=IPv4Network((told.dst, told.length)),
         gateway=IPv4Address(ntohl(found[RTA_GATEWAY])) if RTA_GATEWAY in found else None,
@@ -187,6 +213,7 @@ def decode_route(message: memoryview) -> KernelRoute | None:
         protocol=told.protocol,
         metric=found.get(RTA_PRIORITY, 0),
         plain=as_created and found.keys() <= _OUR_ATTRIBUTES,
+        blackhole=told.kind == _RTN_BLACKHOLE,
     )
 
 

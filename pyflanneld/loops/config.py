@@ -2,7 +2,7 @@
 
 import asyncio
 
-from pyflanneld.backends import SUPPORTED
+from pyflanneld.backends import BACKENDS
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.netconf import NetworkConfig, SubnetRange, parse_config
@@ -72,8 +72,8 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
         text = f"the network configuration at {key} is not usable: {error}"
         context.problems.report("config", "config.invalid", text, cause=str(error))
         return None
-    if config.backend_type not in SUPPORTED:
-        supported = ", ".join(repr(name) for name in SUPPORTED)
+    if config.backend_type not in BACKENDS:
+        supported = ", ".join(repr(name) for name in BACKENDS)
         raise UnsupportedConfig(
             f"the network configuration at {key} asks for the backend {config.backend_type!r}; supported: {supported}"
         )

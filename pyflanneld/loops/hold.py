@@ -55,7 +55,9 @@ def _interval_s(context: Context, node: Node) -> float:
 
 async def _verify(context: Context, node: Node) -> bool:
     """Renew and look once; say whether the lease is proved to be ours."""
-    attrs = publish(context.options, node.link, node.backend) or LeaseAttrs(node.lease.public_ip, node.backend)
+    attrs = publish(context.options, node.link, node.backend) or LeaseAttrs(
+        node.lease.public_ip, node.backend.lease_type
+    )
     sent_at_s = context.clock.now_s()
     try:
         seen = await context.registry.renew(node.lease.record)

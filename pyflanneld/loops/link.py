@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
+from pyflanneld.backends import Backend
 from pyflanneld.core.links import Link, NoLink, choose_link, describe
 from pyflanneld.core.peers import Ground
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
@@ -14,7 +15,7 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Link]:
 
     Raises:
         LinkUnusable: none fits.
-        PublicIpNotOnLink: the address to publish is not on it, which host-gw needs.
+        PublicIpNotOnLink: none is named, and none has the address to publish.
     """
     links, options = await context.kernel.links(), context.options
     try:
@@ -25,11 +26,19 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Link]:
         if options.public_ip and not options.wanted_links:
             raise _not_on_link(options.public_ip, "any interface", describe(links)) from error
         raise LinkUnusable(str(error)) from error
-    public_ip = options.public_ip
-    if public_ip is not None and not link.carries(public_ip):
-        raise _not_on_link(public_ip, link.name, ", ".join(map(str, link.addresses)))
-    context.log.info("link.chosen", link=link.name, address=str(public_ip or link.address), mtu=link.mtu)
+    context.log.info("link.chosen", link=link.name, address=str(options.public_ip or link.address), mtu=link.mtu)
     return links, link
+
+
+def check_public_ip(context: Context, link: Link, backend: Backend) -> None:
+    """Check what the backend demands of the address to publish; it is known only with the configuration.
+
+    Raises:
+        PublicIpNotOnLink: it is not on the link, which this backend needs.
+    """
+    public_ip = context.options.public_ip
+    if backend.needs_public_ip_on_link and public_ip is not None and not link.carries(public_ip):
+        raise _not_on_link(public_ip, link.name, ", ".join(map(str, link.addresses)))
 
 
 def _not_on_link(public_ip: IPv4Address, where: str, there: str) -> PublicIpNotOnLink:
@@ -70,14 +79,14 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
             "link.changed", link=link.name, index=link.index, address=str(link.address), was=str(before.address)
         )
         start_over(context, node)
-    return _report_state(context, link)
+    return _report_state(context, link, node.backend)
 
 
-def _report_state(context: Context, link: Link) -> bool:
+def _report_state(context: Context, link: Link, backend: Backend) -> bool:
     public_ip = context.options.public_ip
     if not link.up:
         context.problems.report("link", "link.down", f"routes cannot be placed: {link.name} is down")
-    elif public_ip is not None and not link.carries(public_ip):
+    elif backend.needs_public_ip_on_link and public_ip is not None and not link.carries(public_ip):
         text = f"--public-ip={public_ip} is no longer an address of {link.name}"
         context.problems.report("link", "link.address_missing", text)
     else:
@@ -91,10 +100,11 @@ def ground_of(context: Context, node: Node) -> Ground:
     connected = {own.network for own in addresses if not own.network.overlaps(node.lease.subnet)}
     return Ground(
         network=node.among.network,
-        backend_type=node.backend,
+        backend_type=node.backend.lease_type,
         own_subnet=node.lease.subnet,
         link_addresses=node.link.addresses,
         own_addresses=frozenset(own.ip for own in addresses),
         connected=tuple(sorted(connected)),
         protected=context.options.protected,
+        gateways_on_link=node.backend.needs_public_ip_on_link,
     )

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from random import Random
 from typing import Any
 
+from pyflanneld.backends import Backend
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
 from pyflanneld.core.lease import LeaseAttrs
@@ -37,6 +38,7 @@ class Options:
         route_protocol: the number that marks our routes.
         renew_margin_s: ``--subnet-lease-renew-margin`` in seconds.
         protected: addresses that no peer's route may capture.
+        blackhole: ``--ip-blackhole-route``.
     """
 
     prefix: str
@@ -47,6 +49,7 @@ class Options:
     renew_margin_s: float
     withdraw_guard: bool
     protected: frozenset[IPv4Address]
+    blackhole: bool = False
 
 
 class Heart:
@@ -109,7 +112,7 @@ class Node:
 
     guard: WithdrawGuard
     among: SubnetRange                     # daemon, once
-    backend: str                           # daemon, once
+    backend: Backend                       # daemon, once
     links: Sequence[Link]                  # reconcile
     link: Link                             # reconcile
     lease: OwnLease                        # lease loop
@@ -141,10 +144,10 @@ def start_over(context: Context, node: Node) -> None:
     node.list_within(0)
 
 
-def publish(options: Options, link: Link, backend: str) -> LeaseAttrs | None:
+def publish(options: Options, link: Link, backend: Backend) -> LeaseAttrs | None:
     """Return what our lease should say; ``None`` while the link has no address to publish."""
     address = options.public_ip or link.address
-    return None if address is None else LeaseAttrs(address, backend)
+    return None if address is None else LeaseAttrs(address, backend.lease_type)
 
 
 def verdict(context: Context, node: Node | None) -> Verdict:

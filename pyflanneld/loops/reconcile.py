@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
 
-from pyflanneld.backends import host_gw
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.guard import LIST_SPACING_S
 from pyflanneld.core.peers import Ground, View
-from pyflanneld.core.routes import Drop, KernelRoute, Plan, RouteChange, outcome, plan
+from pyflanneld.core.routes import Drop, KernelRoute, PeerChange, Plan, outcome, plan
 from pyflanneld.errors import KernelError
+from pyflanneld.loops.blackhole import keep_blackhole
 from pyflanneld.loops.link import follow_link, ground_of
 from pyflanneld.loops.node import Context, Node
 from pyflanneld.loops.waiting import set_within
@@ -43,7 +43,7 @@ class Reconciler:
         self._ground: Ground | None = None
         self._placeable = True
         self._blocked: Mapping[IPv4Network, KernelRoute] = {}
-        self._failures: Mapping[RouteChange, int] = {}
+        self._failures: dict[PeerChange, int] = {}
         self._looks: deque[float] = deque(maxlen=LOOKS_BURST)
 
     async def run(self) -> None:
@@ -77,6 +77,7 @@ class Reconciler:
         node.kernel_dirty = False
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
         routes = await self._context.kernel.routes(protocol=self._context.options.route_protocol)
+        await keep_blackhole(self._context, node, routes)
         network = node.among.network
         believed = self._present
         self._present = {route.dst: route for route in routes if route.metric == 0 and route.dst.subnet_of(network)}
@@ -140,16 +141,17 @@ class Reconciler:
         node, options = self._node, self._context.options
         assert node.view is not None  # noqa: S101 - _round has just made it
         return plan(
-            host_gw.desired_routes(node.view.peers, node.link.index),
+            node.backend.desired_routes(node.view.peers, node.link.index),
             [*self._present.values(), *self._foreign.values()],
             protocol=options.route_protocol, network=node.among.network, frozen=node.view.frozen,
         )
 
     async def _place(self, todo: Plan) -> None:
         """Put first, then drop what may go."""
-        changes: list[RouteChange] = [*todo.puts, *self._allowed(todo.drops)]
+        changes: list[PeerChange] = [*todo.puts, *self._allowed(todo.drops)]
         self._blocked = todo.blocked
-        self._failures = await self._context.kernel.apply(changes) if changes else {}
+        refused = await self._context.kernel.apply(changes) if changes else {}
+        self._failures = {change: refused[change] for change in changes if change in refused}
         done = [change for change in changes if change not in self._failures]
         self._present = outcome(self._present, done, self._context.options.route_protocol)
         self._node.present = len(self._present)
@@ -192,7 +194,7 @@ class Reconciler:
         for name in known.keys() - now.quarantined.keys():
             log.info("peer.quarantine_ended", key=name)
         for name in now.foreign_backends - (before.foreign_backends if before else frozenset()):
-            log.warning("peer.other_backend", key=name, ours=self._node.backend)
+            log.warning("peer.other_backend", key=name, ours=self._node.backend.name)
 
     def _report_routes(self) -> None:
         problems = self._context.problems
@@ -213,7 +215,7 @@ class Reconciler:
         else:
             problems.resolve("routes")
 
-    def _log_changes(self, done: Sequence[RouteChange]) -> None:
+    def _log_changes(self, done: Sequence[PeerChange]) -> None:
         if len(done) > LOG_SINGLY:
             drops = sum(isinstance(change, Drop) for change in done)
             self._context.log.info("routes.changed", put=len(done) - drops, dropped=drops, present=len(self._present))

@@ -15,7 +15,16 @@ from ipaddress import IPv4Network
 from typing import Self
 
 from pyflanneld.core.links import Link
-from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.core.routes import (
+    BLACKHOLE_METRIC,
+    Create,
+    CreateBlackhole,
+    Drop,
+    KernelRoute,
+    Replace,
+    Route,
+    RouteChange,
+)
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change, Kernel
 
@@ -154,6 +163,12 @@ class FakeKernel(Kernel):
                 if self._routes.get((held.dst, held.metric)) != held:
                     return 0 if held.plain else errno.ESRCH
                 del self._routes[held.dst, held.metric]
+            case CreateBlackhole(blackhole):
+                dst = blackhole.dst
+                if (dst, BLACKHOLE_METRIC) in self._routes:
+                    return errno.EEXIST
+                held = KernelRoute(dst, None, 0, self._protocol, BLACKHOLE_METRIC, plain=True, blackhole=True)
+                self._routes[dst, BLACKHOLE_METRIC] = held
             case Create(route) | Replace(route):
                 if number := self._refuses_next_hop(route):
                     return number

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2 import IPBatch
 
-from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.core.routes import Blackhole, Create, CreateBlackhole, Drop, KernelRoute, Replace, Route, RouteChange
 from pyflanneld.kernel import encoding, frames
 from pyflanneld.kernel.frames import Frame, Malformed, Refusal
 
@@ -53,6 +53,15 @@ def test_same_deletion_as_pyroute2() -> None:
         "del", dst="10.5.34.0/24", gateway="192.168.1.11", oif=7, priority=50, table=254, proto=3, type=1, scope=0
     )
     assert packed(Drop(held)) == theirs
+
+
+def test_same_blackhole_as_pyroute2() -> None:
+    """A blackhole is put and dropped, byte for byte, as pyroute2 does it."""
+    dst = IPv4Network("10.5.34.0/24")
+    named = {"dst": str(dst), "priority": 1_000_000, "table": 254, "proto": OURS, "type": 6, "scope": 0}
+    assert packed(CreateBlackhole(Blackhole(dst))) == by_pyroute2("add", **named)
+    held = KernelRoute(dst, None, 0, OURS, 1_000_000, plain=True, blackhole=True)
+    assert packed(Drop(held)) == by_pyroute2("del", **named)
 
 
 @given(route=routes)
