@@ -53,7 +53,20 @@ def _lab(words: list[str]) -> int:
     return lab(words)
 
 
-_SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {"lab": _lab}
+def _leases(words: list[str]) -> int:
+    from pyflanneld.leases import main as leases
+
+    return leases(words, os.environ, connect=_registry)
+
+
+def _registry(settings: Settings) -> Any:
+    """Return a registry for a command that is done in a moment."""
+    from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+
+    return EtcdV3Registry(_access(settings), rng=Random(), log=structlog.get_logger("pyflanneld"))
+
+
+_SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {"lab": _lab, "leases": _leases}
 
 
 def _daemon(settings: Settings) -> int:

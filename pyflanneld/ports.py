@@ -4,13 +4,13 @@ The contract tests in ``tests/contract`` run on every implementation, the fakes 
 """
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Network
 from typing import Protocol
 
 from pyflanneld.core.links import Link
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.core.routes import KernelRoute, RouteChange
 
 
@@ -82,6 +82,22 @@ class Registry(Protocol):
 
     async def close(self) -> None:
         """Close all connections. Leases stay."""
+        ...
+
+
+class Administration(Protocol):
+    """What ``pyflanneld leases`` does beside ``Registry``, whose promises about errors hold here too."""
+
+    async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
+        """Return, by name, how long the *records* with a TTL still have; 0 for one that is just expiring."""
+        ...
+
+    async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
+        """Create the key without a TTL, provided that no key at all was created since *listed*; else ``None``."""
+        ...
+
+    async def make_reservation(self, held: Record) -> Record | None:
+        """Take the TTL of *held* away and change nothing else, provided that nobody changed it; else ``None``."""
         ...
 
 

@@ -40,6 +40,7 @@ _TITLE = f"""\
 pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
 
 Usage: pyflanneld [flags]    be the daemon
+       pyflanneld leases ... list, reserve and release subnets
        pyflanneld lab ...    try it out: a cluster in network namespaces on this machine
 
 Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
