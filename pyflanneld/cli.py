@@ -10,9 +10,9 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from difflib import get_close_matches
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -177,15 +177,19 @@ def _options(settings: Settings) -> Any:
         prefix=settings.etcd_prefix, subnet_file=str(settings.subnet_file),
         wanted_links=settings.iface, public_ip=settings.public_ip,
         route_protocol=settings.route_protocol, renew_margin_s=settings.subnet_lease_renew_margin_s,
-        withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings),
+        withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings, IPv4Address),
         blackhole=settings.ip_blackhole_route,
+        public_ipv6=settings.public_ipv6, protected6=_etcd_addresses(settings, IPv6Address),
     )
 
 
-def _etcd_addresses(settings: Settings) -> frozenset[IPv4Address]:
+_A = TypeVar("_A", IPv4Address, IPv6Address)
+
+
+def _etcd_addresses(settings: Settings, kind: type[_A]) -> frozenset[_A]:
     """Return the etcd members that are named by address: no peer's route may capture them."""
     found = set()
     for endpoint in settings.etcd_endpoints:
         with suppress(ValueError):
-            found.add(IPv4Address(urlsplit(endpoint).hostname or ""))
+            found.add(kind(urlsplit(endpoint).hostname or ""))
     return frozenset(found)

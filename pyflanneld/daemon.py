@@ -5,12 +5,14 @@ in, lease, routes and file stay.
 """
 
 import asyncio
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from pyflanneld.backends import BACKENDS
+from pyflanneld.core.allocation import Demand6
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
-from pyflanneld.core.lease import encode_name
+from pyflanneld.core.links import Link
+from pyflanneld.core.netconf import SubnetRange6
 from pyflanneld.core.peers import PeerTable
 from pyflanneld.core.records import Snapshot
 from pyflanneld.loops.acquire import Wish, acquire
@@ -20,7 +22,7 @@ from pyflanneld.loops.hold import hold_lease
 from pyflanneld.loops.link import check_public_ip, first_link
 from pyflanneld.loops.node import Context, Node, publish, verdict
 from pyflanneld.loops.reconcile import Reconciler
-from pyflanneld.loops.subnet_file import keep_file, remembered_subnet
+from pyflanneld.loops.subnet_file import keep_file, remembered_subnet, remembered_subnet6
 from pyflanneld.loops.watchers import watch_kernel, watch_process
 
 
@@ -65,22 +67,32 @@ class Daemon:
         links, link = await first_link(context)
         config, among = await await_config(context)
         backend = BACKENDS[config.backend_type]
-        check_public_ip(context, link, backend)
-        attrs = publish(context.options, link, backend)
-        assert attrs is not None  # noqa: S101 - first_link returns a link with an address
+        check_public_ip(context, link, backend, ipv6=config.ipv6 is not None)
+        attrs = publish(context.options, link, backend, ipv6=config.ipv6 is not None)
+        assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses
         underlay = [own.network for own in link.addresses] + [IPv4Network(one) for one in context.options.protected]
-        wish = Wish(among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay))
+        wish = Wish(
+            among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay),
+            ipv6=self._demand6(config.ipv6, link),
+        )
         lease, leases = await acquire(context, wish)
         node = Node(
             guard=WithdrawGuard(enabled=context.options.withdraw_guard),
             among=among, backend=backend, links=links, link=link, lease=lease,
-            peers=PeerTable(encode_name(lease.subnet)),
+            peers=PeerTable(lease.record.name), among6=config.ipv6,
         )
         return node, leases
+
+    def _demand6(self, among: SubnetRange6 | None, link: Link) -> Demand6 | None:
+        if among is None:
+            return None
+        underlay = [own.network for own in link.addresses6]
+        underlay += [IPv6Network(one) for one in self._context.options.protected6]
+        return Demand6(among, remembered_subnet6(self._context), tuple(underlay))
 
     async def _announce(self, node: Node) -> None:
         """Say that we are ready when the file is on disk and the first round is done."""
         await node.file_written.wait()
         await node.reconciled.wait()
         self._context.notifier.send("READY=1")
-        self._context.log.info("daemon.ready", subnet=str(node.lease.subnet), routes=node.present)
+        self._context.log.info("daemon.ready", subnet=str(node.lease.key), routes=node.present)

@@ -70,6 +70,15 @@ FLAGS: tuple[Flag, ...] = (
         NETWORK,
     ),
     Flag(
+        "public-ipv6",
+        Kind.STRING,
+        "",
+        "IPv6 address that the peers use as gateway to this node, in a dual-stack network; must be on the interface. "
+        "Without it, the interface's global address.",
+        "IP",
+        NETWORK,
+    ),
+    Flag(
         "subnet-file",
         Kind.STRING,
         "/run/flannel/subnet.env",
@@ -127,7 +136,6 @@ FLANNELD_ONLY: dict[str, str] = {
         (
             "iface-regex",
             "iface-can-reach",
-            "public-ipv6",
             "ip-masq",
             "ip-masq-fully-random-disable",
             "iptables-resync",

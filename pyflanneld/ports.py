@@ -6,7 +6,7 @@ The contract tests in ``tests/contract`` run on every implementation, the fakes 
 import enum
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 from pyflanneld.core.links import Link
@@ -109,18 +109,18 @@ class Change(enum.Flag):
 
 
 class Kernel(Protocol):
-    """Links and IPv4 routes (main table) of this network namespace.
+    """Links and routes (main table) of this network namespace.
 
     Raises ``KernelError`` when the socket fails or a request as a whole is refused or times out; the implementation
     then starts afresh with a new socket on the next call.
     """
 
     async def links(self) -> tuple[Link, ...]:
-        """Return all links but the loopback, with their IPv4 addresses, in index order."""
+        """Return all links but the loopback, with their addresses, in index order."""
         ...
 
-    async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
-        """Return the routes of the main table, all or those of one protocol; never a torn dump."""
+    async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
+        """Return one family's routes of the main table, all or those of one protocol; never a torn dump."""
         ...
 
     async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
@@ -131,8 +131,12 @@ class Kernel(Protocol):
         """
         ...
 
-    def changes(self, network: IPv4Network) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
-        """Tell that links, addresses, or routes inside *network* were changed by somebody else.
+    def changes(
+        self, network: IPv4Network, ipv6: IPv6Network | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        """Tell that links, addresses, or routes inside *network* or *ipv6* were changed by somebody else.
+
+        Without *ipv6* nothing of that family is told.
 
         Coalesced: says "look again", never what to believe. Raises ``KernelError`` when events may have been lost
         or the socket died; open it again and look at everything.

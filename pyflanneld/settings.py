@@ -27,6 +27,7 @@ from pyflanneld.settingtypes import (
     Port,
     Prefix,
     PublicIp,
+    PublicIpv6,
     RouteProtocol,
     UserName,
     Verbosity,
@@ -73,6 +74,7 @@ class Settings(BaseModel):
     allow_plaintext_auth: bool = False
     iface: Interfaces = ()
     public_ip: PublicIp = None
+    public_ipv6: PublicIpv6 = None
     subnet_file: FilePath = Path("/run/flannel/subnet.env")
     subnet_lease_renew_margin_s: float = Field(default=3600.0, ge=60.0, le=1439 * 60.0)
     route_protocol: RouteProtocol = 103

@@ -1,11 +1,11 @@
 """Pure: one small file per backend, a function from peers to the kernel objects that they need."""
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
 from pyflanneld.backends.alloc import Alloc
 from pyflanneld.backends.host_gw import HostGw
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.routes import Route
 
 
@@ -27,7 +27,7 @@ class Backend(Protocol):
         """Whether peers must reach the published address without a router or NAT between; theirs is judged so too."""
         ...
 
-    def desired_routes(self, peers: Mapping[IPv4Network, IPv4Address], link_index: int) -> dict[IPv4Network, Route]:
+    def desired_routes(self, peers: Mapping[Network, Address], link_index: int) -> dict[Network, Route]:
         """Return the routes, by destination, that *peers* (subnet to gateway) need through that link."""
         ...
 

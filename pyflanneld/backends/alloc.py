@@ -5,8 +5,8 @@ Wire format: flannel ``pkg/backend/alloc/alloc.go`` (v0.28.9), whose leases carr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
 
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.routes import Route
 
 
@@ -20,8 +20,8 @@ class Alloc:
 
     def desired_routes(
         self,
-        peers: Mapping[IPv4Network, IPv4Address],  # noqa: ARG002 - the protocol's
+        peers: Mapping[Network, Address],  # noqa: ARG002 - the protocol's
         link_index: int,  # noqa: ARG002
-    ) -> dict[IPv4Network, Route]:
+    ) -> dict[Network, Route]:
         """Return nothing: routes of ours that an earlier backend has left are idle from now on."""
         return {}

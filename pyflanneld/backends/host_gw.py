@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
 
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.routes import Route
 
 
@@ -15,6 +15,6 @@ class HostGw:
     lease_type: str = "host-gw"
     needs_public_ip_on_link: bool = True
 
-    def desired_routes(self, peers: Mapping[IPv4Network, IPv4Address], link_index: int) -> dict[IPv4Network, Route]:
+    def desired_routes(self, peers: Mapping[Network, Address], link_index: int) -> dict[Network, Route]:
         """Return the routes that *peers* (subnet to gateway) need through the link with *link_index*."""
         return {subnet: Route(subnet, gateway, link_index) for subnet, gateway in peers.items()}

@@ -6,19 +6,19 @@ of the bridge's own route later. Ours has a metric behind every other, so that i
 """
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network
 
+from pyflanneld.core.families import Network, in_order, inside
 from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, CreateBlackhole, Drop, KernelRoute
 
 
-def is_blackhole_of_ours(route: KernelRoute, protocol: int, network: IPv4Network) -> bool:
-    """Say whether *route* is one that this daemon has put for a subnet of *network*, now or in an earlier run."""
+def is_blackhole_of_ours(route: KernelRoute, protocol: int, networks: Iterable[Network]) -> bool:
+    """Say whether *route* is one that this daemon has put for a subnet of *networks*, now or in an earlier run."""
     marks = (route.blackhole, route.metric, route.protocol)
-    return marks == (True, BLACKHOLE_METRIC, protocol) and route.dst.subnet_of(network)
+    return marks == (True, BLACKHOLE_METRIC, protocol) and any(inside(route.dst, network) for network in networks)
 
 
 def plan_blackholes(
-    wanted: Iterable[IPv4Network], present: Iterable[KernelRoute]
+    wanted: Iterable[Network], present: Iterable[KernelRoute]
 ) -> tuple[Drop | CreateBlackhole, ...]:
     """Return the changes after which exactly *wanted* are blackholes of ours.
 
@@ -32,4 +32,4 @@ def plan_blackholes(
             missing.discard(route.dst)
         else:
             idle.append(Drop(route))
-    return (*idle, *(CreateBlackhole(Blackhole(dst)) for dst in sorted(missing)))
+    return (*idle, *(CreateBlackhole(Blackhole(dst)) for dst in in_order(missing)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +12,7 @@ class Link:
     Attributes:
         up: administratively up *and* with carrier: the kernel will take a route through it.
         addresses: its IPv4 addresses with their prefix lengths, in kernel order.
+        addresses6: its global IPv6 addresses that last: not temporary, deprecated or tentative.
     """
 
     index: int
@@ -19,10 +20,16 @@ class Link:
     mtu: int
     up: bool
     addresses: tuple[IPv4Interface, ...]
+    addresses6: tuple[IPv6Interface, ...] = ()
 
-    def carries(self, address: IPv4Address) -> bool:
+    def carries(self, address: IPv4Address | IPv6Address) -> bool:
         """Say whether *address* is one of this link's own."""
-        return any(own.ip == address for own in self.addresses)
+        return address in [own.ip for own in self.addresses] + [own.ip for own in self.addresses6]
+
+    @property
+    def address6(self) -> IPv6Address | None:
+        """The first IPv6 address that can be published."""
+        return self.addresses6[0].ip if self.addresses6 else None
 
     @property
     def address(self) -> IPv4Address | None:

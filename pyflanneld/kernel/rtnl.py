@@ -9,21 +9,21 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from errno import ENOENT, ESRCH
-from ipaddress import IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any
 
 import structlog
 
 from pyflanneld.core.links import Link
 from pyflanneld.core.routes import Drop, KernelRoute, RouteChange
-from pyflanneld.kernel import encoding
+from pyflanneld.kernel import encoding, encoding6
 from pyflanneld.kernel.monitor import Monitor
 from pyflanneld.kernel.netlink import DumpRefused, RequestSocket
 from pyflanneld.ports import Change, Kernel
 
 
 class NetlinkKernel(Kernel):
-    """Links and IPv4 routes of the main table, as the port says.
+    """Links and routes of the main table, as the port says.
 
     Args:
         protocol: the number that marks what ``Create`` and ``Replace`` put (1-255).
@@ -48,14 +48,15 @@ class NetlinkKernel(Kernel):
         found = await self._requests.dump(encoding.addresses_request(), encoding.decode_address)
         addresses = sorted((address for address in found if address is not None), key=lambda address: address.rank)
         return tuple(
-            replace(link, addresses=tuple(own.interface for own in addresses if own.link_index == link.index))
+            _with_addresses(link, [own.interface for own in addresses if own.link_index == link.index])
             for link in sorted((link for link in links if link is not None), key=lambda link: link.index)
         )
 
-    async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
+    async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
         """Return the routes of the main table, all or those of one protocol, in the kernel's order."""
+        decode = encoding.decode_route if version == 4 else encoding6.decode_route
         try:
-            found = await self._requests.dump(encoding.routes_request(protocol), encoding.decode_route)
+            found = await self._requests.dump(encoding.routes_request(protocol, version), decode)
         except DumpRefused as error:
             if error.refusal.errno == ENOENT:  # a namespace in which nothing was ever put has no main table
                 return ()
@@ -80,10 +81,20 @@ class NetlinkKernel(Kernel):
             failed[change] = refusal.errno
         return failed
 
-    def changes(self, network: IPv4Network) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+    def changes(
+        self, network: IPv4Network, ipv6: IPv6Network | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """Tell of changes by others from the moment on at which the context is entered."""
-        return Monitor(network, own_port=lambda: self._requests.port)
+        return Monitor(network, own_port=lambda: self._requests.port, ipv6=ipv6)
 
     async def close(self) -> None:
         """Close the request socket; each ``changes`` closes its own. Routes stay."""
         await self._requests.close()
+
+
+def _with_addresses(link: Link, found: Sequence[IPv4Interface | IPv6Interface]) -> Link:
+    return replace(
+        link,
+        addresses=tuple(own for own in found if isinstance(own, IPv4Interface)),
+        addresses6=tuple(own for own in found if isinstance(own, IPv6Interface)),
+    )

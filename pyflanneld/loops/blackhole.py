@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterable
 
 from pyflanneld.core.blackhole import is_blackhole_of_ours, plan_blackholes
+from pyflanneld.core.families import Network
 from pyflanneld.core.routes import Drop, KernelRoute
 from pyflanneld.loops.node import Context, Node
 
@@ -14,9 +15,10 @@ async def keep_blackhole(context: Context, node: Node, routes: Iterable[KernelRo
     Raises:
         KernelError: netlink has failed.
     """
-    protocol, network = context.options.route_protocol, node.among.network
-    present = [route for route in routes if is_blackhole_of_ours(route, protocol, network)]
-    changes = plan_blackholes([node.lease.subnet] if context.options.blackhole else [], present)
+    protocol, lease = context.options.route_protocol, node.lease
+    present = [route for route in routes if is_blackhole_of_ours(route, protocol, node.networks)]
+    own: list[Network] = [lease.subnet] if lease.ipv6 is None else [lease.subnet, lease.ipv6]
+    changes = plan_blackholes(own if context.options.blackhole else [], present)
     failures = await context.kernel.apply(changes) if changes else {}
     for change in changes:
         if change not in failures:

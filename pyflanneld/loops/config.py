@@ -67,7 +67,7 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
         return None
     try:
         config = parse_config(record.value)
-        among = _ipv4_only(config)
+        among = _ipv4_range(config)
     except Invalid as error:
         text = f"the network configuration at {key} is not usable: {error}"
         context.problems.report("config", "config.invalid", text, cause=str(error))
@@ -80,9 +80,7 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
     return config, among
 
 
-def _ipv4_only(config: NetworkConfig) -> SubnetRange:
-    if config.ipv6 is not None:
-        raise Invalid("unsupported", "EnableIPv6", True, "false: dual stack is not supported yet")
+def _ipv4_range(config: NetworkConfig) -> SubnetRange:
     if config.ipv4 is None:
-        raise Invalid("unsupported", "EnableIPv4", False, "true: host-gw leases IPv4 subnets")
+        raise Invalid("unsupported", "EnableIPv4", False, "true: etcd has no form of key for a lease without IPv4")
     return config.ipv4

@@ -2,13 +2,12 @@
 
 import asyncio
 from dataclasses import replace
-from ipaddress import IPv4Network
 from itertools import count
 from typing import assert_never
 
 from pyflanneld.core.backoff import around, backoff, race_pause_s
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease import TTL_S, LeaseAttrs, encode_name, encode_value, parse_name
+from pyflanneld.core.lease import TTL_S, LeaseAttrs, SubnetKey, encode_value, parse_name
 from pyflanneld.core.ownership import (
     Confirmed,
     Finding,
@@ -55,8 +54,8 @@ def _interval_s(context: Context, node: Node) -> float:
 
 async def _verify(context: Context, node: Node) -> bool:
     """Renew and look once; say whether the lease is proved to be ours."""
-    attrs = publish(context.options, node.link, node.backend) or LeaseAttrs(
-        node.lease.public_ip, node.backend.lease_type
+    attrs = publish(context.options, node.link, node.backend, ipv6=node.among6 is not None) or LeaseAttrs(
+        node.lease.public_ip, node.backend.lease_type, node.lease.public_ipv6
     )
     sent_at_s = context.clock.now_s()
     try:
@@ -94,7 +93,7 @@ async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLe
     record = await context.registry.rewrite_subnet(lease.record, encode_value(attrs))
     if record is None:
         return False
-    node.lease = replace(lease, record=record, public_ip=attrs.public_ip)
+    node.lease = replace(lease, record=record, public_ip=attrs.public_ip, public_ipv6=attrs.public_ipv6)
     context.problems.resolve("lease")
     context.log.warning("lease.rewritten", subnet=str(lease.subnet), public_ip=str(attrs.public_ip))
     return True
@@ -102,20 +101,23 @@ async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLe
 
 async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     """Create the vanished key again, the same subnet; nothing changes on this host."""
-    subnet, name = node.lease.subnet, encode_name(node.lease.subnet)
+    key, name = node.lease.key, node.lease.record.name
+    subnet = key.ipv4
     text = f"the lease of {subnet} is gone from etcd; taking it again"
     context.problems.report("lease", "lease.vanished", text, blocks=False)
     for race in count():
         snapshot = await context.registry.list_subnets()
         if any(record.name == name for record in snapshot.records):
             return False  # somebody put it there: look at it again
-        rival = _overlapping(snapshot, subnet)
+        rival = _overlapping(snapshot, key)
         if rival is not None:
-            raise LeaseLost(f"our subnet {subnet} overlaps {rival}, which was leased after our lease had vanished")
+            raise LeaseLost(f"our subnet {key} overlaps {rival}, which was leased after our lease had vanished")
         sent_at_s = context.clock.now_s()
         record = await context.registry.create_subnet(name, encode_value(attrs), ttl_s=TTL_S, listed=snapshot)
         if record is not None:
-            node.lease = confirmed(subnet, attrs.public_ip, record, TTL_S, sent_at_s)
+            node.lease = confirmed(
+                subnet, attrs.public_ip, record, TTL_S, sent_at_s, ipv6=key.ipv6, public_ipv6=attrs.public_ipv6
+            )
             context.problems.resolve("lease")
             context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
             return True
@@ -123,12 +125,12 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     raise AssertionError("unreachable: count() does not end")
 
 
-def _overlapping(snapshot: Snapshot, subnet: IPv4Network) -> IPv4Network | None:
+def _overlapping(snapshot: Snapshot, key: SubnetKey) -> SubnetKey | None:
     for record in snapshot.records:
         try:
-            other = parse_name(record.name).ipv4
+            other = parse_name(record.name)
         except Invalid:
             continue
-        if other.overlaps(subnet):
+        if other.overlaps(key):
             return other
     return None

@@ -1,11 +1,11 @@
 """The link that carries the routes: chosen at start, and chosen again by the same rule whenever links change."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from pyflanneld.backends import Backend
 from pyflanneld.core.links import Link, NoLink, choose_link, describe
-from pyflanneld.core.peers import Ground
+from pyflanneld.core.peers import Ground, Ground6
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
 from pyflanneld.loops.node import Context, Node, Options, start_over
 
@@ -30,20 +30,29 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Link]:
     return links, link
 
 
-def check_public_ip(context: Context, link: Link, backend: Backend) -> None:
-    """Check what the backend demands of the address to publish; it is known only with the configuration.
+def check_public_ip(context: Context, link: Link, backend: Backend, *, ipv6: bool) -> None:
+    """Check what backend and network demand of the addresses to publish; they are known only with the configuration.
 
     Raises:
-        PublicIpNotOnLink: it is not on the link, which this backend needs.
+        PublicIpNotOnLink: one is not on the link, which this backend needs.
+        LinkUnusable: the network is dual-stack, and the link has no IPv6 address to publish.
     """
-    public_ip = context.options.public_ip
-    if backend.needs_public_ip_on_link and public_ip is not None and not link.carries(public_ip):
-        raise _not_on_link(public_ip, link.name, ", ".join(map(str, link.addresses)))
+    options = context.options
+    given = [options.public_ip, options.public_ipv6 if ipv6 else None]
+    for public_ip in given if backend.needs_public_ip_on_link else ():
+        if public_ip is not None and not link.carries(public_ip):
+            raise _not_on_link(public_ip, link.name, ", ".join(map(str, (*link.addresses, *link.addresses6))))
+    if ipv6 and options.public_ipv6 is None and link.address6 is None:
+        raise LinkUnusable(
+            f"the network configuration has EnableIPv6, and {link.name} has no global IPv6 address that lasts; "
+            "give it one, or name one with --public-ipv6"
+        )
 
 
-def _not_on_link(public_ip: IPv4Address, where: str, there: str) -> PublicIpNotOnLink:
+def _not_on_link(public_ip: IPv4Address | IPv6Address, where: str, there: str) -> PublicIpNotOnLink:
+    flag = "--public-ip" if public_ip.version == 4 else "--public-ipv6"
     return PublicIpNotOnLink(
-        f"--public-ip={public_ip} is not an address of {where}, which has: {there}; "
+        f"{flag}={public_ip} is not an address of {where}, which has: {there}; "
         "host-gw needs it on the link: your peers reach it without a router or NAT between"
     )
 
@@ -74,12 +83,23 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
     if link.mtu != before.mtu:
         context.log.info("link.mtu_changed", link=link.name, was=before.mtu, now=link.mtu)
         node.file_outdated.set()
-    if (link.index, link.address) != (before.index, before.address):
+    moved = node.among6 is not None and link.address6 != before.address6
+    if moved or (link.index, link.address) != (before.index, before.address):
         context.log.warning(
             "link.changed", link=link.name, index=link.index, address=str(link.address), was=str(before.address)
         )
         start_over(context, node)
+    _report_ipv6(context, node, link)
     return _report_state(context, link, node.backend)
+
+
+def _report_ipv6(context: Context, node: Node, link: Link) -> None:
+    """Say that a dual-stack node has lost its IPv6 address: the other half of the network works on."""
+    if node.among6 is not None and not link.addresses6:
+        text = f"{link.name} has no global IPv6 address any more: IPv6 routes cannot be placed"
+        context.problems.report("link6", "link.no_ipv6", text)
+    else:
+        context.problems.resolve("link6", link=link.name)
 
 
 def _report_state(context: Context, link: Link, backend: Backend) -> bool:
@@ -107,4 +127,21 @@ def ground_of(context: Context, node: Node) -> Ground:
         connected=tuple(sorted(connected)),
         protected=context.options.protected,
         gateways_on_link=node.backend.needs_public_ip_on_link,
+        ipv6=_ground6_of(context, node),
+    )
+
+
+def _ground6_of(context: Context, node: Node) -> Ground6 | None:
+    if node.among6 is None or node.lease.ipv6 is None:
+        return None
+    own_subnet = node.lease.ipv6
+    addresses = tuple(own for link in node.links for own in link.addresses6)
+    connected = {own.network for own in addresses if not own.network.overlaps(own_subnet)}
+    return Ground6(
+        network=node.among6.network,
+        own_subnet=own_subnet,
+        link_addresses=node.link.addresses6,
+        own_addresses=frozenset(own.ip for own in addresses),
+        connected=tuple(sorted(connected)),
+        protected=context.options.protected6,
     )

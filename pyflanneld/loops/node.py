@@ -6,16 +6,17 @@ Each field has one writer, named beside it; the others read. A loop wakes anothe
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from random import Random
 from typing import Any
 
 from pyflanneld.backends import Backend
+from pyflanneld.core.families import Network
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
 from pyflanneld.core.lease import LeaseAttrs
 from pyflanneld.core.links import Link
-from pyflanneld.core.netconf import SubnetRange
+from pyflanneld.core.netconf import SubnetRange, SubnetRange6
 from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
 from pyflanneld.errors import RegistryDenied, RegistryError
@@ -37,8 +38,9 @@ class Options:
         public_ip: ``--public-ip``; ``None``: the link's own address.
         route_protocol: the number that marks our routes.
         renew_margin_s: ``--subnet-lease-renew-margin`` in seconds.
-        protected: addresses that no peer's route may capture.
+        protected: addresses that no peer's route may capture; *protected6* those of IPv6.
         blackhole: ``--ip-blackhole-route``.
+        public_ipv6: ``--public-ipv6``; ``None``: the link's own.
     """
 
     prefix: str
@@ -50,6 +52,8 @@ class Options:
     withdraw_guard: bool
     protected: frozenset[IPv4Address]
     blackhole: bool = False
+    public_ipv6: IPv6Address | None = None
+    protected6: frozenset[IPv6Address] = frozenset()
 
 
 class Heart:
@@ -117,6 +121,7 @@ class Node:
     link: Link                             # reconcile
     lease: OwnLease                        # lease loop
     peers: PeerTable                       # peers loop
+    among6: SubnetRange6 | None = None     # daemon, once; None in an IPv4-only network
     complete: bool = False                 # peers loop: a whole list has been folded in
     view: View | None = None               # reconcile
     present: int = 0                       # reconcile: routes of ours in the kernel
@@ -129,6 +134,10 @@ class Node:
     list_within: Callable[[float], None] = lambda _delay_s: None  # peers loop: bring the next list forward
     file_outdated: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The cluster's network, of each family in use."""
+        return (self.among.network,) if self.among6 is None else (self.among.network, self.among6.network)
 
     def wake_routes(self, *, peers: bool = False, kernel: bool = False) -> None:
         """Have the routes reconciled, because the peers or the kernel may have changed."""
@@ -144,10 +153,13 @@ def start_over(context: Context, node: Node) -> None:
     node.list_within(0)
 
 
-def publish(options: Options, link: Link, backend: Backend) -> LeaseAttrs | None:
-    """Return what our lease should say; ``None`` while the link has no address to publish."""
+def publish(options: Options, link: Link, backend: Backend, *, ipv6: bool) -> LeaseAttrs | None:
+    """Return what our lease should say; ``None`` while the link has no address to publish, of each family in use."""
     address = options.public_ip or link.address
-    return None if address is None else LeaseAttrs(address, backend.lease_type)
+    address6 = (options.public_ipv6 or link.address6) if ipv6 else None
+    if address is None or (ipv6 and address6 is None):
+        return None
+    return LeaseAttrs(address, backend.lease_type, address6)
 
 
 def verdict(context: Context, node: Node | None) -> Verdict:

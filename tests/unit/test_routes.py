@@ -31,7 +31,7 @@ def make(
     network: IPv4Network = NETWORK,
 ) -> Plan:  # fmt: skip
     wanted = {route.dst: route for route in desired}
-    return plan(wanted, present, protocol=PROTOCOL, network=network, frozen=frozenset(frozen))
+    return plan(wanted, present, protocol=PROTOCOL, networks=(network,), frozen=frozenset(frozen))
 
 
 class TinyKernel:
