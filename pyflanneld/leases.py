@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol, assert_never
 
 from pyflanneld import flaghelp, leasetable, logs
@@ -22,7 +22,7 @@ from pyflanneld.flags import Flag, Given, HelpAsked, Kind, fill_in, read_argv
 from pyflanneld.options import ETCD, FLAGS
 from pyflanneld.ports import Administration, Registry
 from pyflanneld.settings import Settings, load
-from pyflanneld.settingtypes import parse_public_ip
+from pyflanneld.settingtypes import parse_public_ip, parse_public_ipv6
 
 TRIES = 5
 
@@ -32,6 +32,8 @@ pyflanneld leases: the subnets of the network, who holds them, and reservations.
 Usage: pyflanneld leases [list] [--output=table|json] [flags]
        pyflanneld leases reserve SUBNET PUBLIC_IP [flags]
        pyflanneld leases release SUBNET [--force] [flags]
+
+In a dual-stack network write both halves: SUBNET,IPV6_SUBNET and PUBLIC_IP,PUBLIC_IPV6.
 
 A reservation is a lease that never expires: the node with that public address takes that subnet, at its next start.
 Reserving what that very node leases already takes the time to live away. Release deletes a reservation, or with
@@ -64,10 +66,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Reserve *key* for the node with *public_ip*."""
+    """Reserve *key* for the node with *public_ip*, and *public_ipv6* in a dual-stack network."""
 
     key: SubnetKey
     public_ip: IPv4Address
+    public_ipv6: IPv6Address | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ def _order(plain: Sequence[str], own: Mapping[str, Given]) -> Order:
         case [] | ["list"]:
             return Listing(output)
         case ["reserve", subnet, public_ip]:
-            return Reservation(SubnetKey(_subnet(subnet)), _public_ip(public_ip))
+            return _reservation(*subnet.partition(",")[::2], *public_ip.partition(",")[::2])
         case ["release", subnet]:
             return Releasing(_subnet(subnet), force)
         case ["reserve" | "release" as word, *_]:
@@ -145,6 +148,24 @@ def _order(plain: Sequence[str], own: Mapping[str, Given]) -> Order:
         case [word, *_]:
             raise UsageError(f"leases has no {word!a}; there is: list, reserve, release")
     raise AssertionError("unreachable: a list is empty or has a first word")
+
+
+def _reservation(subnet: str, subnet6: str, public_ip: str, public_ip6: str) -> Reservation:
+    key = SubnetKey(_subnet(subnet), _subnet6(subnet6) if subnet6 else None)
+    try:
+        address6 = parse_public_ipv6(public_ip6)
+    except ValueError as error:
+        raise UsageError(f"{public_ip6!a} is not usable: {error}") from None
+    return Reservation(key, _public_ip(public_ip), address6)
+
+
+def _subnet6(text: str) -> IPv6Network:
+    try:
+        if "/" not in (slashed := text.replace("-", "/", 1)) or "%" in text:
+            raise ValueError("no prefix length, or a zone")
+        return IPv6Network(slashed)
+    except ValueError as error:
+        raise UsageError(f"{text!a} is not a subnet such as 2001:db8:0:7::/64: {error}") from None
 
 
 def _subnet(text: str) -> IPv4Network:
@@ -192,7 +213,7 @@ async def _list(store: Store, output: str) -> None:
 
 async def _reserve(store: Store, order: Reservation, prefix: str) -> None:
     config = await _config(store, prefix)
-    attrs = LeaseAttrs(order.public_ip, BACKENDS[config.backend_type].lease_type)
+    attrs = LeaseAttrs(order.public_ip, BACKENDS[config.backend_type].lease_type, order.public_ipv6)
     for _ in range(TRIES):
         listed = await store.list_subnets()
         match reservations.decide_reservation(listed.records, order.key, attrs, config):

@@ -101,8 +101,20 @@ def _unfit(key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig) -> str | No
         return f"{key.ipv4} is not one of the subnets that the network configuration offers{_offer(config)}"
     if attrs.public_ip in config.ipv4.network:
         return f"the public address {attrs.public_ip} is inside the network {config.ipv4.network} itself"
-    if key.ipv6 is not None or attrs.public_ipv6 is not None:
-        return "the network configuration has no IPv6"
+    return _unfit6(key, attrs, config)
+
+
+def _unfit6(key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig) -> str | None:
+    ipv6, subnet, address = config.ipv6, key.ipv6, attrs.public_ipv6
+    if ipv6 is None:
+        return "the network configuration has no IPv6" if subnet or address else None
+    if subnet is None or address is None:
+        return "the network is dual-stack: the reservation needs SUBNET,IPV6_SUBNET and PUBLIC_IP,PUBLIC_IPV6"
+    if not ipv6.admits(subnet):
+        offer = f"/{ipv6.subnet_len} from {ipv6.subnet_min} to {ipv6.subnet_max}"
+        return f"{subnet} is not one of the subnets that the network configuration offers: {offer}"
+    if address in ipv6.network:
+        return f"the public address {address} is inside the network {ipv6.network} itself"
     return None
 
 

@@ -137,6 +137,23 @@ def test_reserve_refuses(cluster: Cluster, subnet: str, public_ip: str, why: str
     assert cluster.keys() == before
 
 
+def test_reserve_in_a_dual_stack_network(cluster: Cluster) -> None:
+    """Both halves are reserved in one key, with flannel's bytes; half a reservation is refused."""
+    dual = CONFIG.replace('"Backend"', '"EnableIPv6":true,"IPv6Network":"2001:cafe:42::/56","Backend"')
+    cluster.put("config", dual)
+    assert cluster.leases("reserve", "172.7.30.0/24,2001:cafe:42:7::/64", "192.168.14.30,2001:db8::30") == 0
+    key = "172.7.30.0-24&2001:cafe:42:7::-64"
+    assert cluster.keys().keys() == {key}
+    written = cluster.etcd.ctl("get", "--print-value-only", f"{cluster.prefix}/subnets/{key}").strip()
+    assert written == '{"PublicIP":"192.168.14.30","PublicIPv6":"2001:db8::30","BackendType":"host-gw"}'
+    assert cluster.leases("reserve", "172.7.31.0/24", "192.168.14.31") == 1
+    assert "dual-stack" in cluster.err
+    assert cluster.leases("reserve", "172.7.31.0/24,2001:cafe:42:7::/64", "192.168.14.31,2001:db8::31") == 1
+    assert "overlaps" in cluster.err
+    assert cluster.leases("release", "172.7.30.0/24") == 0
+    assert cluster.keys() == {}
+
+
 def test_reserve_for_a_node_that_holds_another(cluster: Cluster) -> None:
     """It is done, and said that the node keeps what it has until somebody moves it."""
     cluster.put("subnets/172.7.21.0-24", LEASE, ttl_s=7200)

@@ -21,6 +21,8 @@ from tests.strategies import POISON_NAMES, POISON_VALUES, lease, raw
         (["reserve", "172.7.21.0", "192.168.14.21"], "no prefix length"),
         (["reserve", "172.7.21.0/24", "127.0.0.1"], "127.0.0.1"),
         (["reserve", "172.7.21.0/24", ""], "public address"),
+        (["reserve", "172.7.21.0/24,172.7.22.0/24", "192.168.14.21"], "2001:db8:0:7::/64"),
+        (["reserve", "172.7.21.0/24,fd00::/64", "192.168.14.21,fe80::1"], "global address"),
         (["release", "x"], "'x' is not a subnet"),
         (["list", "--output=xml"], "table or json"),
         (["list", "--iface=eth0"], "unknown flag"),
