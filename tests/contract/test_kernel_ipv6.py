@@ -201,3 +201,23 @@ async def test_addresses_that_do_not_last() -> None:
         link = next(link for link in await bed.kernel.links() if link.name == LINK)
         assert link.addresses6 == (IPv6Interface(ADDRESS6),)
         await bed.kernel.close()
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fd00:5:0:1::/64 dev eth0",
+        "fd00:5:0:1::/64 via fd00:77::2 mtu 1400",
+        "fd00:5:0:1::/64 via fd00:77::2 src fd00:77::1",
+        "fd00:5:0:1::/64 via fd00:88::2 dev eth0 onlink",
+        "fd00:5:0:1::/64 nexthop via fd00:77::2 nexthop via fd00:77::3",
+    ],
+)
+async def test_odd_routes(command: str) -> None:
+    """A route that has more, or less, than a host-gw route is read without error and does not count as plain."""
+    with namespace() as made, made.inside():
+        bed = Bed6(made)
+        made.ip(f"-6 route add {command}")
+        assert [route.plain for route in await bed.held()] == [False]
+        await bed.kernel.close()
