@@ -17,76 +17,15 @@ of the ground, by the same rules; an IPv4-only node has no IPv6 side and uses th
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import assert_never
 
-from pyflanneld.core.families import Address, Interface, Network, inside, overlap
+from pyflanneld.core.families import Address, Network, overlap
+from pyflanneld.core.ground import Ground, Half, Quarantine, Side, judge, judge_subnet
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import parse_name, parse_value
 from pyflanneld.core.records import Gone, PeerEvent, Put, Record, Snapshot
 
-LONGEST_SUBNET = {4: 30, 6: 126}
 _VALUE_REASONS = frozenset({"too_large", "not_json", "not_an_object", "bad_value", "bad_gateway", "gateway_off_link"})
-
-
-@dataclass(frozen=True, slots=True)
-class Ground6:
-    """The IPv6 side of the ground of a dual-stack node; attributes as in ``Ground``."""
-
-    network: IPv6Network
-    own_subnet: IPv6Network
-    link_addresses: tuple[IPv6Interface, ...]
-    own_addresses: frozenset[IPv6Address] = frozenset()
-    connected: tuple[IPv6Network, ...] = ()
-    protected: frozenset[IPv6Address] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What peers are judged against.
-
-    Attributes:
-        network: the cluster's network.
-        backend_type: ours, for example ``"host-gw"``.
-        own_subnet: the subnet that we lease.
-        link_addresses: addresses, with prefix lengths, of the link that carries the routes.
-        own_addresses: every IPv4 address of this host.
-        connected: networks that are directly connected here, besides the own subnet's bridge.
-        protected: addresses that no peer's route may capture: etcd's, the default gateway.
-        gateways_on_link: whether the backend has use only for peers on the common link.
-        ipv6: the other side, in a dual-stack network.
-    """
-
-    network: IPv4Network
-    backend_type: str
-    own_subnet: IPv4Network
-    link_addresses: tuple[IPv4Interface, ...]
-    own_addresses: frozenset[IPv4Address] = frozenset()
-    connected: tuple[IPv4Network, ...] = ()
-    protected: frozenset[IPv4Address] = frozenset()
-    gateways_on_link: bool = True
-    ipv6: Ground6 | None = None
-
-    @property
-    def sides(self) -> "tuple[Side, ...]":
-        """The families that this node uses."""
-        return (self,) if self.ipv6 is None else (self, self.ipv6)
-
-
-Side = Ground | Ground6
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantine:
-    """Why a key is not believed.
-
-    Attributes:
-        reason: a short constant, fit for a metric label.
-        detail: one printable line for an operator.
-    """
-
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +46,10 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class _Half:
-    """What a lease says of one family; *gateway* is ``None`` where the value has none for it."""
-
-    subnet: Network
-    gateway: Address | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Lease:
     """A key and value that could be read; *halves* by the version of their family."""
 
-    halves: Mapping[int, _Half]
+    halves: Mapping[int, Half]
     backend_type: str
 
 
@@ -126,7 +57,7 @@ class _Lease:
 class _Entry:
     record: Record
     latest: _Lease | Quarantine
-    good: dict[int, _Half] = field(default_factory=dict)
+    good: dict[int, Half] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -143,6 +74,9 @@ class _Draft:
     frozen: set[Network] = field(default_factory=set)
     starts: list[int] = field(default_factory=list)
     at: dict[int, Network] = field(default_factory=dict)
+
+    def judge(self, half: Half) -> Quarantine | None:
+        return judge(half, self.side, gateways_on_link=self.gateways_on_link)
 
 
 class PeerTable:
@@ -223,9 +157,9 @@ def _read(record: Record) -> _Lease | Quarantine:
         key, attrs = parse_name(record.name), parse_value(record.value)
     except Invalid as error:
         return Quarantine(error.reason, str(error))
-    halves = {4: _Half(key.ipv4, attrs.public_ip)}
+    halves = {4: Half(key.ipv4, attrs.public_ip)}
     if key.ipv6 is not None:
-        halves[6] = _Half(key.ipv6, attrs.public_ipv6)
+        halves[6] = Half(key.ipv6, attrs.public_ipv6)
     return _Lease(halves, attrs.backend_type)
 
 
@@ -234,7 +168,7 @@ def _is_foreign(lease: _Lease | Quarantine, drafts: Iterable[_Draft], backend_ty
     if isinstance(lease, Quarantine) or lease.backend_type == backend_type:
         return False
     return any(
-        _judge_subnet(half.subnet, draft.side) is None
+        judge_subnet(half.subnet, draft.side) is None
         for draft in drafts if (half := lease.halves.get(draft.side.network.version)) is not None
     )  # fmt: skip
 
@@ -248,7 +182,7 @@ def _fold(draft: _Draft, name: bytes, entry: _Entry) -> None:
         half = entry.latest.halves.get(version)
         if half is None:
             return
-        trouble = _judge(half, draft)
+        trouble = draft.judge(half)
         if trouble is None:
             entry.good[version] = half
     if trouble is not None:
@@ -256,60 +190,9 @@ def _fold(draft: _Draft, name: bytes, entry: _Entry) -> None:
     _admit(draft, name, entry.good.get(version), trouble)
 
 
-def _judge(half: _Half, draft: _Draft) -> Quarantine | None:
-    """Say what is wrong with *half* on this side, if anything."""
-    return _judge_subnet(half.subnet, draft.side) or _judge_gateway(half, draft.side, draft.gateways_on_link)
-
-
-def _judge_subnet(subnet: Network, side: Side) -> Quarantine | None:
-    network, longest = side.network, LONGEST_SUBNET[subnet.version]
-    if not inside(subnet, network) or subnet.prefixlen <= network.prefixlen:
-        return Quarantine("outside_network", f"{subnet} is not a part of {network}")
-    if subnet.prefixlen > longest:
-        return Quarantine("bad_length", f"{subnet} is longer than /{longest}")
-    if overlap(subnet, side.own_subnet):
-        return Quarantine("overlaps_own", f"{subnet} overlaps our own {side.own_subnet}")
-    captured = _first([*side.own_addresses, *side.protected], subnet)
-    if captured is not None:
-        return Quarantine("captures_address", f"{subnet} contains {captured}, which this host needs")
-    covered = next((net for net in side.connected if overlap(net, subnet)), None)
-    if covered is not None:
-        return Quarantine("captures_network", f"{subnet} overlaps {covered}, which is connected to this host")
-    return None
-
-
-def _first(addresses: Iterable[Address], subnet: Network) -> Address | None:
-    return min((address for address in addresses if address in subnet), default=None, key=int)
-
-
-def _judge_gateway(half: _Half, side: Side, on_link: bool) -> Quarantine | None:
-    gateway, field_name = half.gateway, "PublicIP" if half.subnet.version == 4 else "PublicIPv6"
-    if gateway is None:
-        return Quarantine("bad_gateway", f"the lease has no {field_name} for {half.subnet}")
-    if gateway.is_unspecified or gateway.is_loopback or gateway.is_multicast or gateway.is_reserved:
-        return Quarantine("bad_gateway", f"{field_name} {gateway} is no address of a host")
-    if gateway in side.own_addresses or any(own.ip == gateway for own in side.link_addresses):
-        return Quarantine("bad_gateway", f"{field_name} {gateway} is our own address")
-    if gateway in side.network:
-        return Quarantine("bad_gateway", f"{field_name} {gateway} is inside {side.network} itself")
-    if on_link and not any(_reaches(own, gateway) for own in side.link_addresses):
-        return Quarantine("gateway_off_link", f"{field_name} {gateway} is not on the link; host-gw needs a common LAN")
-    return None
-
-
-def _reaches(own: Interface, gateway: Address) -> bool:
-    """Say whether *gateway* can be a neighbour on the network of *own*."""
-    network = own.network
-    edges: tuple[Address, ...] = ()
-    if network.prefixlen < network.max_prefixlen - 1:
-        # IPv6 has no broadcast, and the first address is any router's.
-        edges = (network.network_address, *((network.broadcast_address,) if network.version == 4 else ()))
-    return gateway in network and gateway not in edges
-
-
-def _admit(draft: _Draft, name: bytes, half: _Half | None, trouble: Quarantine | None) -> None:
+def _admit(draft: _Draft, name: bytes, half: Half | None, trouble: Quarantine | None) -> None:
     """Add *half*, the last good one, to the peers; or freeze the subnet."""
-    if trouble is not None and (half is None or _judge(half, draft) is not None):
+    if trouble is not None and (half is None or draft.judge(half) is not None):
         half = None
         _freeze(draft, name, trouble)
     if half is None or half.gateway is None:
@@ -330,7 +213,7 @@ def _freeze(draft: _Draft, name: bytes, trouble: Quarantine) -> None:
         return
     key = parse_name(name)
     subnet = key.ipv4 if draft.side.network.version == 4 else key.ipv6
-    if subnet is not None and _judge_subnet(subnet, draft.side) is None:
+    if subnet is not None and judge_subnet(subnet, draft.side) is None:
         draft.frozen.add(subnet)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pyflanneld.backends import Backend
+from pyflanneld.core.ground import Ground, Ground6
 from pyflanneld.core.links import Link, NoLink, choose_link, describe
-from pyflanneld.core.peers import Ground, Ground6
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
 from pyflanneld.loops.node import Context, Node, Options, start_over
 

@@ -13,8 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.families import Network, in_order, inside
+from pyflanneld.core.ground import Ground
 from pyflanneld.core.guard import LIST_SPACING_S
-from pyflanneld.core.peers import Ground, View
+from pyflanneld.core.peers import View
 from pyflanneld.core.routes import Drop, KernelRoute, PeerChange, Plan, outcome, plan, usual_metric
 from pyflanneld.errors import KernelError
 from pyflanneld.loops.blackhole import keep_blackhole

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyflanneld.core.ground import Ground, Ground6, Quarantine
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import encode_name, parse_value
-from pyflanneld.core.peers import Ground, Ground6, PeerTable, Quarantine, View
+from pyflanneld.core.peers import PeerTable, View
 from pyflanneld.core.records import Gone, PeerEvent, Put, Record, Snapshot
 from tests import strategies
 from tests.strategies import GROUND, lease, raw
