@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from random import Random
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -68,8 +68,21 @@ def _migrate(words: list[str]) -> int:
     return migrate(words)
 
 
+def _leases(words: list[str]) -> int:
+    from pyflanneld.leases import main as leases
+
+    return leases(words, os.environ, connect=_registry)
+
+
+def _registry(settings: Settings) -> Any:
+    """Return a registry for a command that is done in a moment."""
+    from pyflanneld.registry.choice import build
+
+    return build(settings.etcd_api, _access(settings), rng=Random(), log=structlog.get_logger("pyflanneld"))
+
+
 _SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "docker-opts": _docker_opts, "lab": _lab, "migrate": _migrate,
+    "docker-opts": _docker_opts, "lab": _lab, "leases": _leases, "migrate": _migrate,
 }
 
 
@@ -234,17 +247,22 @@ def _options(settings: Settings) -> Any:
         prefix=settings.etcd_prefix, subnet_file=str(settings.subnet_file),
         wanted_links=settings.iface, public_ip=settings.public_ip,
         route_protocol=settings.route_protocol, renew_margin_s=settings.subnet_lease_renew_margin_s,
-        withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings),
+        withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings, IPv4Address),
         link_patterns=settings.iface_regex, can_reach=settings.iface_can_reach, docker_bridge=settings.docker_bridge,
         ip_masq=settings.ip_masq, random_fully_disabled=settings.ip_masq_fully_random_disable,
         forward_rules=settings.iptables_forward_rules, firewall_resync_s=settings.iptables_resync_s,
+        blackhole=settings.ip_blackhole_route,
+        public_ipv6=settings.public_ipv6, protected6=_etcd_addresses(settings, IPv6Address),
     )
 
 
-def _etcd_addresses(settings: Settings) -> frozenset[IPv4Address]:
+_A = TypeVar("_A", IPv4Address, IPv6Address)
+
+
+def _etcd_addresses(settings: Settings, kind: type[_A]) -> frozenset[_A]:
     """Return the etcd members that are named by address: no peer's route may capture them."""
     found = set()
     for endpoint in settings.etcd_endpoints:
         with suppress(ValueError):
-            found.add(IPv4Address(urlsplit(endpoint).hostname or ""))
+            found.add(kind(urlsplit(endpoint).hostname or ""))
     return frozenset(found)

@@ -5,12 +5,15 @@ in, lease, routes, rules and file stay.
 """
 
 import asyncio
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
+from pyflanneld.backends import BACKENDS
+from pyflanneld.core.allocation import Demand6
 from pyflanneld.core.firewall import Family
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
-from pyflanneld.core.lease import encode_name
+from pyflanneld.core.links import Link
+from pyflanneld.core.netconf import SubnetRange6
 from pyflanneld.core.peers import PeerTable
 from pyflanneld.core.records import Snapshot
 from pyflanneld.loops.acquire import Wish, acquire
@@ -18,11 +21,11 @@ from pyflanneld.loops.config import await_config
 from pyflanneld.loops.firewall import keep_firewall
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
-from pyflanneld.loops.link import first_link
+from pyflanneld.loops.link import check_public_ip, first_link
 from pyflanneld.loops.node import Context, Node, publish, verdict
 from pyflanneld.loops.reconcile import Reconciler
 from pyflanneld.loops.rules import check_programs
-from pyflanneld.loops.subnet_file import keep_file, remembered_network, remembered_subnet
+from pyflanneld.loops.subnet_file import keep_file, remembered_network, remembered_subnet, remembered_subnet6
 from pyflanneld.loops.watchers import watch_kernel, watch_process
 
 
@@ -68,18 +71,31 @@ class Daemon:
         links, choice = await first_link(context)
         config, among = await await_config(context)
         check_programs(context, [Family.IPV4], nft=config.nftables)
-        attrs = publish(context.options, choice, config.backend_type)
+        backend = BACKENDS[config.backend_type]
+        check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
+        attrs = publish(context.options, choice, backend, ipv6=config.ipv6 is not None)
+        assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses
         underlay = [own.network for own in choice.link.addresses]
         underlay += [IPv4Network(one) for one in context.options.protected]
         network_before = remembered_network(context)
-        wish = Wish(among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay))
+        wish = Wish(
+            among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay),
+            ipv6=self._demand6(config.ipv6, choice.link),
+        )
         lease, leases = await acquire(context, wish)
         node = Node(
             guard=WithdrawGuard(enabled=context.options.withdraw_guard),
-            among=among, backend=config.backend_type, nftables=config.nftables, network_before=network_before,
-            links=links, choice=choice, lease=lease, peers=PeerTable(encode_name(lease.subnet)),
+            among=among, backend=backend, nftables=config.nftables, network_before=network_before,
+            links=links, choice=choice, lease=lease, peers=PeerTable(lease.record.name), among6=config.ipv6,
         )
         return node, leases
+
+    def _demand6(self, among: SubnetRange6 | None, link: Link) -> Demand6 | None:
+        if among is None:
+            return None
+        underlay = [own.network for own in link.addresses6]
+        underlay += [IPv6Network(one) for one in self._context.options.protected6]
+        return Demand6(among, remembered_subnet6(self._context), tuple(underlay))
 
     async def _announce(self, node: Node) -> None:
         """Say that we are ready when the rules are in place, the file is on disk and the first round is done."""
@@ -87,4 +103,4 @@ class Daemon:
         await node.file_written.wait()
         await node.reconciled.wait()
         self._context.notifier.send("READY=1")
-        self._context.log.info("daemon.ready", subnet=str(node.lease.subnet), routes=node.present)
+        self._context.log.info("daemon.ready", subnet=str(node.lease.key), routes=node.present)

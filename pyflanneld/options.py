@@ -96,6 +96,15 @@ FLAGS: tuple[Flag, ...] = (
         NETWORK,
     ),
     Flag(
+        "public-ipv6",
+        Kind.STRING,
+        "",
+        "IPv6 address that the peers use as gateway to this node, in a dual-stack network; must be on the interface. "
+        "Without it, the interface's global address.",
+        "IP",
+        NETWORK,
+    ),
+    Flag(
         "subnet-file",
         Kind.STRING,
         "/run/flannel/subnet.env",
@@ -168,6 +177,15 @@ FLAGS: tuple[Flag, ...] = (
         "SECONDS",
         FIREWALL,
     ),
+    Flag(
+        "ip-blackhole-route",
+        Kind.BOOL,
+        False,
+        "Keep a blackhole route behind the own subnet, so that packets to containers that are gone are dropped here "
+        "and not sent out by the default route.",
+        "",
+        NETWORK,
+    ),
     Flag("healthz-ip", Kind.STRING, "0.0.0.0", "Address of the health listener.", "IP", PROCESS),  # noqa: S104 - flannel's
     Flag("healthz-port", Kind.INT, 2401, "Port of /healthz and /readyz; 0 or less switches it off.", "PORT", PROCESS),
     Flag("log-format", Kind.STRING, "console", "console or json, on stderr.", "FORMAT", PROCESS),
@@ -181,8 +199,6 @@ _LATER = "flanneld has this flag, pyflanneld does not have it yet; leave it out"
 FLANNELD_ONLY: dict[str, str] = {
     **dict.fromkeys(
         (
-            "public-ipv6",
-            "ip-blackhole-route",
         ),
         _LATER,
     ),

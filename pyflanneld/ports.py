@@ -4,14 +4,14 @@ The contract tests in ``tests/contract`` run on every implementation, the fakes 
 """
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Protocol
 
 from pyflanneld.core.firewall import Family
 from pyflanneld.core.links import Link
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.core.routes import KernelRoute, RouteChange
 
 
@@ -93,6 +93,22 @@ class Registry(Protocol):
         ...
 
 
+class Administration(Protocol):
+    """What ``pyflanneld leases`` does beside ``Registry``, whose promises about errors hold here too."""
+
+    async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
+        """Return, by name, how long the *records* with a TTL still have; 0 for one that is just expiring."""
+        ...
+
+    async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
+        """Create the key without a TTL, provided that no key at all was created since *listed*; else ``None``."""
+        ...
+
+    async def make_reservation(self, held: Record) -> Record | None:
+        """Take the TTL of *held* away and change nothing else, provided that nobody changed it; else ``None``."""
+        ...
+
+
 class Change(enum.Flag):
     """What a kernel notification was about."""
 
@@ -101,18 +117,18 @@ class Change(enum.Flag):
 
 
 class Kernel(Protocol):
-    """Links and IPv4 routes (main table) of this network namespace.
+    """Links and routes (main table) of this network namespace.
 
     Raises ``KernelError`` when the socket fails or a request as a whole is refused or times out; the implementation
     then starts afresh with a new socket on the next call.
     """
 
     async def links(self) -> tuple[Link, ...]:
-        """Return all links but the loopback, with their IPv4 addresses, in index order."""
+        """Return all links but the loopback, with their addresses, in index order."""
         ...
 
-    async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
-        """Return the routes of the main table, all or those of one protocol; never a torn dump."""
+    async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
+        """Return one family's routes of the main table, all or those of one protocol; never a torn dump."""
         ...
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
@@ -130,8 +146,12 @@ class Kernel(Protocol):
         """
         ...
 
-    def changes(self, network: IPv4Network) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
-        """Tell that links, addresses, or routes inside *network* were changed by somebody else.
+    def changes(
+        self, network: IPv4Network, ipv6: IPv6Network | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        """Tell that links, addresses, or routes inside *network* or *ipv6* were changed by somebody else.
+
+        Without *ipv6* nothing of that family is told.
 
         Coalesced: says "look again", never what to believe. Raises ``KernelError`` when events may have been lost
         or the socket died; open it again and look at everything.

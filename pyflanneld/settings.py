@@ -31,6 +31,7 @@ from pyflanneld.settingtypes import (
     Port,
     Prefix,
     PublicIp,
+    PublicIpv6,
     RouteProtocol,
     UserName,
     Verbosity,
@@ -48,6 +49,7 @@ pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to 
 Usage: pyflanneld [flags]            be the daemon
        pyflanneld docker-opts ...    write Docker's options, as flannel's mk-docker-opts.sh does
        pyflanneld lab ...            try it out: a cluster in network namespaces on this machine
+       pyflanneld leases ...         list, reserve and release subnets
        pyflanneld migrate            copy configuration and leases from etcd's v2 API to v3
 
 Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
@@ -83,6 +85,7 @@ class Settings(BaseModel):
     iface_regex: Patterns = ()
     iface_can_reach: CanReach = None
     public_ip: PublicIp = None
+    public_ipv6: PublicIpv6 = None
     subnet_file: FilePath = Path("/run/flannel/subnet.env")
     subnet_lease_renew_margin_s: float = Field(default=3600.0, ge=60.0, le=1439 * 60.0)
     docker_bridge: BridgeName = "docker0"
@@ -92,6 +95,7 @@ class Settings(BaseModel):
     ip_masq_fully_random_disable: bool = False
     iptables_forward_rules: bool = True
     iptables_resync_s: float = Field(default=5.0, ge=1.0, le=86400.0)
+    ip_blackhole_route: bool = False
     healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default
     healthz_port: Port = 2401
     log_format: LogFormat = "console"

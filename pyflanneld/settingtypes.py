@@ -124,6 +124,19 @@ def parse_public_ip(value: object) -> IPv4Address | None:
     return address
 
 
+def parse_public_ipv6(value: object) -> IPv6Address | None:
+    """Read a global unicast IPv6 address; empty is none."""
+    if value is None or value == "":
+        return None
+    try:
+        address = value if isinstance(value, IPv6Address) else IPv6Address(_text(value))
+    except ValueError:
+        raise ValueError("an IPv6 address is needed, such as 2001:db8::21") from None
+    if address.is_link_local or address.is_loopback or address.is_multicast or address.is_reserved:
+        raise ValueError("a global address of this host that the other nodes can reach is needed")
+    return address
+
+
 def parse_listen_ip(value: object) -> IPv4Address | IPv6Address:
     """Read the address to listen on, IPv4 or IPv6 (brackets allowed)."""
     if isinstance(value, IPv4Address | IPv6Address):
@@ -263,6 +276,7 @@ Patterns = Annotated[tuple[LinkPattern, ...], BeforeValidator(parse_iface_regex)
 CanReach = Annotated[IPv4Address | None, BeforeValidator(parse_can_reach)]
 BridgeName = Annotated[str, BeforeValidator(parse_bridge)]
 PublicIp = Annotated[IPv4Address | None, BeforeValidator(parse_public_ip)]
+PublicIpv6 = Annotated[IPv6Address | None, BeforeValidator(parse_public_ipv6)]
 ListenIp = Annotated[IPv4Address | IPv6Address, BeforeValidator(parse_listen_ip)]
 Port = Annotated[int, BeforeValidator(parse_port)]
 Verbosity = Annotated[int, BeforeValidator(parse_verbosity)]

@@ -8,9 +8,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 from hypothesis import strategies as st
 
+from pyflanneld.core.ground import Ground
 from pyflanneld.core.lease import LeaseAttrs, encode_name, encode_value
 from pyflanneld.core.netconf import SubnetRange
-from pyflanneld.core.peers import Ground
 from pyflanneld.core.records import Record
 from pyflanneld.core.routes import BOOT, KernelRoute, Route
 

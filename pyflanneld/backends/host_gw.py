@@ -1,13 +1,20 @@
 """host-gw: one plain route per peer, through the peer's own address on the common link."""
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import dataclass
 
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.routes import Route
 
-NAME = "host-gw"
 
+@dataclass(frozen=True, slots=True)
+class HostGw:
+    """The backend ``host-gw``."""
 
-def desired_routes(peers: Mapping[IPv4Network, IPv4Address], link_index: int) -> dict[IPv4Network, Route]:
-    """Return the routes that *peers* (subnet to gateway) need through the link with *link_index*."""
-    return {subnet: Route(subnet, gateway, link_index) for subnet, gateway in peers.items()}
+    name: str = "host-gw"
+    lease_type: str = "host-gw"
+    needs_public_ip_on_link: bool = True
+
+    def desired_routes(self, peers: Mapping[Network, Address], link_index: int) -> dict[Network, Route]:
+        """Return the routes that *peers* (subnet to gateway) need through the link with *link_index*."""
+        return {subnet: Route(subnet, gateway, link_index) for subnet, gateway in peers.items()}

@@ -5,7 +5,8 @@ to peers that have really left is lost anyway, so waiting costs nothing; believi
 """
 
 from collections import deque
-from ipaddress import IPv4Network
+
+from pyflanneld.core.families import Network
 
 FEW = 3
 WINDOW_S = 5.0
@@ -22,15 +23,15 @@ class WithdrawGuard:
 
     def __init__(self, *, enabled: bool = True) -> None:
         self._enabled = enabled
-        self._recent: deque[tuple[float, frozenset[IPv4Network]]] = deque()
-        self._held: frozenset[IPv4Network] = frozenset()
-        self._proved: frozenset[IPv4Network] = frozenset()
+        self._recent: deque[tuple[float, frozenset[Network]]] = deque()
+        self._held: frozenset[Network] = frozenset()
+        self._proved: frozenset[Network] = frozenset()
         self._agreed = 0
         self._last_told_s = 0.0
         self._suspicious = False
 
     @property
-    def held(self) -> frozenset[IPv4Network]:
+    def held(self) -> frozenset[Network]:
         """The destinations whose routes are kept although nothing wants them."""
         return self._held
 
@@ -38,7 +39,7 @@ class WithdrawGuard:
         """Hold whatever the next list withdraws: it comes from another cluster or an older history."""
         self._suspicious = True
 
-    def allow(self, idle: frozenset[IPv4Network], present: int, now_s: float) -> frozenset[IPv4Network]:
+    def allow(self, idle: frozenset[Network], present: int, now_s: float) -> frozenset[Network]:
         """Return those of *idle* (routes that nothing wants) that may go now.
 
         Args:
@@ -62,7 +63,7 @@ class WithdrawGuard:
             self._recent.append((now_s, fresh))
         return fresh | self._proved
 
-    def _hold(self, fresh: frozenset[IPv4Network], now_s: float) -> None:
+    def _hold(self, fresh: frozenset[Network], now_s: float) -> None:
         self._held |= fresh
         self._agreed = 0
         self._last_told_s = now_s

@@ -26,7 +26,15 @@ class SubnetKey:
     """What a key's name says: an IPv4 subnet and, in a dual-stack lease, an IPv6 one."""
 
     ipv4: IPv4Network
-    ipv6: IPv6Network | None
+    ipv6: IPv6Network | None = None
+
+    def __str__(self) -> str:
+        return f"{self.ipv4} and {self.ipv6}" if self.ipv6 else str(self.ipv4)
+
+    def overlaps(self, other: "SubnetKey") -> bool:
+        """Say whether the two share an address of either family."""
+        both = self.ipv6 is not None and other.ipv6 is not None and self.ipv6.overlaps(other.ipv6)
+        return both or self.ipv4.overlaps(other.ipv4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +51,10 @@ class LeaseAttrs:
     public_ipv6: IPv6Address | None = None
 
 
-def encode_name(subnet: IPv4Network) -> bytes:
-    """Return the key's name for *subnet*: ``b"a.b.c.d-len"``."""
-    return f"{subnet.network_address}-{subnet.prefixlen}".encode()
+def encode_name(ipv4: IPv4Network, ipv6: IPv6Network | None = None) -> bytes:
+    """Return the key's name for a subnet: ``b"a.b.c.d-len"``, in a dual-stack network ``b"a.b.c.d-len&a:b::-len"``."""
+    name = f"{ipv4.network_address}-{ipv4.prefixlen}"
+    return (name if ipv6 is None else f"{name}&{ipv6.network_address}-{ipv6.prefixlen}").encode()
 
 
 def parse_name(name: bytes) -> SubnetKey:
@@ -62,7 +71,7 @@ def parse_name(name: bytes) -> SubnetKey:
         ipv6 = IPv6Network((match[3].decode(), int(match[4]))) if match[3] else None
     except ValueError as error:
         raise Invalid("bad_key", "key", name, 'a subnet such as "172.7.21.0-24"') from error
-    canonical = encode_name(ipv4) + (f"&{ipv6.network_address}-{ipv6.prefixlen}".encode() if ipv6 else b"")
+    canonical = encode_name(ipv4, ipv6)
     if canonical != name:
         raise Invalid("bad_key", "key", name, f"its canonical spelling {canonical.decode()!r}")
     return SubnetKey(ipv4, ipv6)

@@ -9,7 +9,7 @@ run out, primary before secondary, and a deprecated one not at all.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Link:
         up: administratively up *and* with carrier: the kernel will take a route through it.
         addresses: its IPv4 addresses with their prefix lengths, in the kernel port's order, the best first.
         deprecated: those of them that are not to be used for anything new.
+        addresses6: its global IPv6 addresses that last: not temporary, deprecated or tentative.
     """
 
     index: int
@@ -28,10 +29,16 @@ class Link:
     up: bool
     addresses: tuple[IPv4Interface, ...]
     deprecated: frozenset[IPv4Address] = frozenset()
+    addresses6: tuple[IPv6Interface, ...] = ()
 
-    def carries(self, address: IPv4Address) -> bool:
+    def carries(self, address: IPv4Address | IPv6Address) -> bool:
         """Say whether *address* is one of this link's own."""
-        return any(own.ip == address for own in self.addresses)
+        return address in [own.ip for own in self.addresses] + [own.ip for own in self.addresses6]
+
+    @property
+    def address6(self) -> IPv6Address | None:
+        """The first IPv6 address that can be published."""
+        return self.addresses6[0].ip if self.addresses6 else None
 
     @property
     def publishable(self) -> tuple[IPv4Address, ...]:

@@ -55,6 +55,10 @@ class SubnetRange6:
     subnet_min: IPv6Address
     subnet_max: IPv6Address
 
+    def admits(self, subnet: IPv6Network) -> bool:
+        """Say whether *subnet* is one that may be leased here."""
+        return subnet.prefixlen == self.subnet_len and self.subnet_min <= subnet.network_address <= self.subnet_max
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
@@ -130,6 +134,9 @@ def _ipv6_range(document: Mapping[str, object]) -> SubnetRange6:
         network = None
     if network is None:
         raise Invalid("bad_config", "IPv6Network", text, 'an IPv6 network such as "2001:db8:42::/56"')
+    first = network.network_address
+    if network.prefixlen < 8 or first.is_multicast or first.is_link_local or first.packed[0] == 0:
+        raise Invalid("bad_config", "IPv6Network", text, "a unicast network of /8 or longer")
     length, low, high = _bounds(document, _V6, int(network.network_address), network.prefixlen)
     return SubnetRange6(network, length, IPv6Address(low), IPv6Address(high))
 

@@ -10,12 +10,12 @@ A lease is ours when it hangs on the etcd lease that we keep alive, or carries t
 lasts, once confirmed, until the moment the request was sent plus its time to live, less a margin for clock drift.
 """
 
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from math import inf
 
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease import LeaseAttrs, parse_value
+from pyflanneld.core.lease import LeaseAttrs, SubnetKey, parse_value
 from pyflanneld.core.records import Record, Renewal
 
 DRIFT_MARGIN_S = 2.0
@@ -29,6 +29,7 @@ class OwnLease:
     Attributes:
         record: the key as it was last seen.
         public_ip: the address that its value carries.
+        ipv6: its other half, and *public_ipv6* that half's address, in a dual-stack network.
         ttl_s: the last granted time to live in seconds, infinite for a reservation.
         confirmed_at_s: when it was last proved to be ours, on the clock that does not stop in suspend.
         confirmed_until_s: until when that proof holds.
@@ -40,6 +41,13 @@ class OwnLease:
     ttl_s: float
     confirmed_at_s: float
     confirmed_until_s: float
+    ipv6: IPv6Network | None = None
+    public_ipv6: IPv6Address | None = None
+
+    @property
+    def key(self) -> SubnetKey:
+        """What is leased, both halves."""
+        return SubnetKey(self.subnet, self.ipv6)
 
     @property
     def reserved(self) -> bool:
@@ -84,11 +92,19 @@ Finding = Confirmed | Rewrite | Retake | Taken | Unreadable
 
 
 def confirmed(
-    subnet: IPv4Network, public_ip: IPv4Address, record: Record, ttl_s: float | None, sent_at_s: float
+    subnet: IPv4Network,
+    public_ip: IPv4Address,
+    record: Record,
+    ttl_s: float | None,
+    sent_at_s: float,
+    *,
+    ipv6: IPv6Network | None = None,
+    public_ipv6: IPv6Address | None = None,
 ) -> OwnLease:
     """Return the lease as proved by an answer to a request sent at *sent_at_s*."""
     ttl = inf if record.lease_id == 0 else ttl_s or 0.0
-    return OwnLease(subnet, public_ip, record, ttl, sent_at_s, sent_at_s + ttl - DRIFT_MARGIN_S)
+    until_s = sent_at_s + ttl - DRIFT_MARGIN_S
+    return OwnLease(subnet, public_ip, record, ttl, sent_at_s, until_s, ipv6, public_ipv6)
 
 
 def judge(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) -> Finding:
@@ -118,9 +134,12 @@ def judge(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) 
         return Taken(attrs.public_ip)
     # Another lease (somebody put the key again) was not renewed by this round: the next one will, so ask for it now.
     ttl_s = seen.ttl_s if same_lease else 0.0
+    proved = confirmed(
+        held.subnet, held.public_ip, record, ttl_s, sent_at_s, ipv6=held.ipv6, public_ipv6=held.public_ipv6
+    )
     if attrs == publish:
-        return Confirmed(confirmed(held.subnet, publish.public_ip, record, ttl_s, sent_at_s))
-    return Rewrite(confirmed(held.subnet, held.public_ip, record, ttl_s, sent_at_s))
+        return Confirmed(replace(proved, public_ip=publish.public_ip, public_ipv6=publish.public_ipv6))
+    return Rewrite(proved)
 
 
 def renewal_interval_s(ttl_s: float, margin_s: float) -> float:

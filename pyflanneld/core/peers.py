@@ -9,61 +9,23 @@ cannot be trusted is quarantined with its reason and changes nothing else:
 * a bad value for a key that we never understood neither adds a route nor removes one that an earlier run of ours
   has put there: its subnet is *frozen*;
 * of two leases that overlap, the older one (lowest create revision, then name) counts, on every node the same.
+
+A dual-stack lease has two halves, an IPv4 and an IPv6 subnet with a gateway each. Each half is judged on its own side
+of the ground, by the same rules; an IPv4-only node has no IPv6 side and uses the other half.
 """
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import assert_never
 
-from pyflanneld.core.invalid import Invalid, shown
+from pyflanneld.core.families import Address, Network, overlap
+from pyflanneld.core.ground import Ground, Half, Quarantine, Side, judge, judge_subnet
+from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import parse_name, parse_value
 from pyflanneld.core.records import Gone, PeerEvent, Put, Record, Snapshot
 
-LONGEST_SUBNET = 30
 _VALUE_REASONS = frozenset({"too_large", "not_json", "not_an_object", "bad_value", "bad_gateway", "gateway_off_link"})
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What peers are judged against.
-
-    Attributes:
-        network: the cluster's network.
-        backend_type: ours, for example ``"host-gw"``.
-        own_subnet: the subnet that we lease.
-        link_addresses: addresses, with prefix lengths, of the link that carries the routes.
-        own_addresses: every IPv4 address of this host.
-        connected: networks that are directly connected here, besides the own subnet's bridge.
-        protected: addresses that no peer's route may capture: etcd's, the default gateway.
-    """
-
-    network: IPv4Network
-    backend_type: str
-    own_subnet: IPv4Network
-    link_addresses: tuple[IPv4Interface, ...]
-    own_addresses: frozenset[IPv4Address] = frozenset()
-    connected: tuple[IPv4Network, ...] = ()
-    protected: frozenset[IPv4Address] = frozenset()
-
-    @property
-    def near(self) -> tuple[IPv4Network, ...]:
-        """Every directly connected network, the link's own among them: no gateway can lie in a peer's subnet then."""
-        return (*self.connected, *(own.network for own in self.link_addresses))
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantine:
-    """Why a key is not believed.
-
-    Attributes:
-        reason: a short constant, fit for a metric label.
-        detail: one printable line for an operator.
-    """
-
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,45 +33,50 @@ class View:
     """What the records amount to.
 
     Attributes:
-        peers: subnet to gateway, for every peer that is believed.
+        peers: subnet to gateway, for every half of a peer's lease that is believed.
         quarantined: by key name.
         frozen: subnets whose routes must stay as they are until their key can be read again.
         foreign_backends: keys that are well formed and belong to another backend.
     """
 
-    peers: Mapping[IPv4Network, IPv4Address]
+    peers: Mapping[Network, Address]
     quarantined: Mapping[bytes, Quarantine]
-    frozen: frozenset[IPv4Network]
+    frozen: frozenset[Network]
     foreign_backends: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """A key and value that could be read."""
+    """A key and value that could be read; *halves* by the version of their family."""
 
-    subnet: IPv4Network
-    gateway: IPv4Address
+    halves: Mapping[int, Half]
     backend_type: str
-    age: int
 
 
 @dataclass(slots=True)
 class _Entry:
     record: Record
     latest: _Lease | Quarantine
-    good: _Lease | None = None
+    good: dict[int, Half] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Draft:
-    """A view in the making; ``starts`` are the peers' first addresses in order, ``at`` the peers by them."""
+    """One side of a view in the making.
 
-    peers: dict[IPv4Network, IPv4Address] = field(default_factory=dict)
+    ``starts`` are the peers' first addresses in order, ``at`` the peers by them.
+    """
+
+    side: Side
+    gateways_on_link: bool
+    peers: dict[Network, Address] = field(default_factory=dict)
     quarantined: dict[bytes, Quarantine] = field(default_factory=dict)
-    frozen: set[IPv4Network] = field(default_factory=set)
-    foreign: set[bytes] = field(default_factory=set)
+    frozen: set[Network] = field(default_factory=set)
     starts: list[int] = field(default_factory=list)
-    at: dict[int, IPv4Network] = field(default_factory=dict)
+    at: dict[int, Network] = field(default_factory=dict)
+
+    def judge(self, half: Half) -> Quarantine | None:
+        return judge(half, self.side, gateways_on_link=self.gateways_on_link)
 
 
 class PeerTable:
@@ -168,116 +135,90 @@ class PeerTable:
 
     def view(self, ground: Ground) -> View:
         """Judge every entry on *ground*. Remembers, for each key, the last lease that was good."""
-        draft = _Draft()
+        drafts = [_Draft(side, ground.gateways_on_link) for side in ground.sides]
+        foreign: set[bytes] = set()
         for name, entry in sorted(self._entries.items(), key=lambda item: (item[1].record.create_revision, item[0])):
-            trouble = _judge(entry.latest, ground)
-            if trouble is None:
-                assert isinstance(entry.latest, _Lease)  # noqa: S101 - what _judge lets through is a lease
-                entry.good = entry.latest
-            elif trouble.reason == "foreign_backend":
-                entry.good = None
-                draft.foreign.add(name)
+            if _is_foreign(entry.latest, drafts, ground.backend_type):
+                entry.good.clear()
+                foreign.add(name)
                 continue
-            else:
-                draft.quarantined[name] = trouble
-            _admit(draft, name, entry, trouble, ground)
-        return View(draft.peers, draft.quarantined, frozenset(draft.frozen), frozenset(draft.foreign))
+            for draft in drafts:
+                _fold(draft, name, entry)
+        return View(
+            peers={subnet: gateway for draft in drafts for subnet, gateway in draft.peers.items()},
+            quarantined={name: why for draft in reversed(drafts) for name, why in draft.quarantined.items()},
+            frozen=frozenset(subnet for draft in drafts for subnet in draft.frozen),
+            foreign_backends=frozenset(foreign),
+        )
 
 
 def _read(record: Record) -> _Lease | Quarantine:
     try:
-        key = parse_name(record.name)
-        if key.ipv6 is not None:
-            raise Invalid("dual_stack_key", "key", record.name, "an IPv4 lease, as EnableIPv6 is off")
-        attrs = parse_value(record.value)
+        key, attrs = parse_name(record.name), parse_value(record.value)
     except Invalid as error:
         return Quarantine(error.reason, str(error))
-    return _Lease(key.ipv4, attrs.public_ip, attrs.backend_type, record.create_revision)
+    halves = {4: Half(key.ipv4, attrs.public_ip)}
+    if key.ipv6 is not None:
+        halves[6] = Half(key.ipv6, attrs.public_ipv6)
+    return _Lease(halves, attrs.backend_type)
 
 
-def _judge(lease: _Lease | Quarantine, ground: Ground) -> Quarantine | None:
-    """Say what is wrong with *lease* on this ground, if anything."""
-    if isinstance(lease, Quarantine):
-        return lease
-    return _judge_subnet(lease.subnet, ground) or _judge_backend(lease, ground) or _judge_gateway(lease, ground)
+def _is_foreign(lease: _Lease | Quarantine, drafts: Iterable[_Draft], backend_type: str) -> bool:
+    """Say whether this is a lease of our network and of another backend; a subnet that is none comes first."""
+    if isinstance(lease, Quarantine) or lease.backend_type == backend_type:
+        return False
+    return any(
+        judge_subnet(half.subnet, draft.side) is None
+        for draft in drafts if (half := lease.halves.get(draft.side.network.version)) is not None
+    )  # fmt: skip
 
 
-def _judge_subnet(subnet: IPv4Network, ground: Ground) -> Quarantine | None:
-    network = ground.network
-    if not subnet.subnet_of(network) or subnet.prefixlen <= network.prefixlen:
-        return Quarantine("outside_network", f"{subnet} is not a part of {network}")
-    if subnet.prefixlen > LONGEST_SUBNET:
-        return Quarantine("bad_length", f"{subnet} is longer than /{LONGEST_SUBNET}")
-    if subnet.overlaps(ground.own_subnet):
-        return Quarantine("overlaps_own", f"{subnet} overlaps our own {ground.own_subnet}")
-    captured = _first(ground.own_addresses | ground.protected, subnet)
-    if captured is not None:
-        return Quarantine("captures_address", f"{subnet} contains {captured}, which this host needs")
-    covered = next((net for net in ground.near if net.overlaps(subnet)), None)
-    if covered is not None:
-        return Quarantine("captures_network", f"{subnet} overlaps {covered}, which is connected to this host")
-    return None
+def _fold(draft: _Draft, name: bytes, entry: _Entry) -> None:
+    """Add what this entry contributes to one side: its half, its last good one, or a frozen subnet."""
+    version = draft.side.network.version
+    if isinstance(entry.latest, Quarantine):
+        trouble: Quarantine | None = entry.latest
+    else:
+        half = entry.latest.halves.get(version)
+        if half is None:
+            return
+        trouble = draft.judge(half)
+        if trouble is None:
+            entry.good[version] = half
+    if trouble is not None:
+        draft.quarantined[name] = trouble
+    _admit(draft, name, entry.good.get(version), trouble)
 
 
-def _first(addresses: Iterable[IPv4Address], subnet: IPv4Network) -> IPv4Address | None:
-    return min((address for address in addresses if address in subnet), default=None)
-
-
-def _judge_backend(lease: _Lease, ground: Ground) -> Quarantine | None:
-    if lease.backend_type == ground.backend_type:
-        return None
-    return Quarantine("foreign_backend", f"backend {shown(lease.backend_type)} is not {ground.backend_type!r}")
-
-
-def _judge_gateway(lease: _Lease, ground: Ground) -> Quarantine | None:
-    gateway = lease.gateway
-    if gateway.is_unspecified or gateway.is_loopback or gateway.is_multicast or gateway.is_reserved:
-        return Quarantine("bad_gateway", f"PublicIP {gateway} is no address of a host")
-    if gateway in ground.own_addresses or any(own.ip == gateway for own in ground.link_addresses):
-        return Quarantine("bad_gateway", f"PublicIP {gateway} is our own address")
-    if gateway in ground.own_subnet:
-        return Quarantine("bad_gateway", f"PublicIP {gateway} is inside our own {ground.own_subnet}")
-    if not any(_reaches(own, gateway) for own in ground.link_addresses):
-        return Quarantine("gateway_off_link", f"PublicIP {gateway} is not on the link; host-gw needs a common LAN")
-    return None
-
-
-def _reaches(own: IPv4Interface, gateway: IPv4Address) -> bool:
-    """Say whether *gateway* can be a neighbour on the network of *own*."""
-    network = own.network
-    edges = () if network.prefixlen >= 31 else (network.network_address, network.broadcast_address)
-    return gateway in network and gateway not in edges
-
-
-def _admit(draft: _Draft, name: bytes, entry: _Entry, trouble: Quarantine | None, ground: Ground) -> None:
-    """Add what this entry contributes: its lease, its last good one, or a frozen subnet."""
-    lease = entry.good
-    if trouble is not None and (lease is None or _judge(lease, ground) is not None):
-        lease = None
-        _freeze(draft, name, trouble, ground)
-    if lease is None:
+def _admit(draft: _Draft, name: bytes, half: Half | None, trouble: Quarantine | None) -> None:
+    """Add *half*, the last good one, to the peers; or freeze the subnet."""
+    if trouble is not None and (half is None or draft.judge(half) is not None):
+        half = None
+        _freeze(draft, name, trouble)
+    if half is None or half.gateway is None:
         return
-    rival = _overlapping(draft, lease.subnet)
+    rival = _overlapping(draft, half.subnet)
     if rival is not None:
-        draft.quarantined[name] = Quarantine("overlaps_older", f"{lease.subnet} overlaps {rival}, which is older")
+        draft.quarantined[name] = Quarantine("overlaps_older", f"{half.subnet} overlaps {rival}, which is older")
         return
-    draft.peers[lease.subnet] = lease.gateway
-    start = int(lease.subnet.network_address)
+    draft.peers[half.subnet] = half.gateway
+    start = int(half.subnet.network_address)
     insort(draft.starts, start)
-    draft.at[start] = lease.subnet
+    draft.at[start] = half.subnet
 
 
-def _freeze(draft: _Draft, name: bytes, trouble: Quarantine, ground: Ground) -> None:
+def _freeze(draft: _Draft, name: bytes, trouble: Quarantine) -> None:
     """Freeze the subnet of a key whose value is unusable while its name is sound."""
     if trouble.reason not in _VALUE_REASONS:
         return
-    subnet = parse_name(name).ipv4
-    if _judge_subnet(subnet, ground) is None:
+    key = parse_name(name)
+    subnet = key.ipv4 if draft.side.network.version == 4 else key.ipv6
+    if subnet is not None and judge_subnet(subnet, draft.side) is None:
         draft.frozen.add(subnet)
 
 
-def _overlapping(draft: _Draft, subnet: IPv4Network) -> IPv4Network | None:
+def _overlapping(draft: _Draft, subnet: Network) -> Network | None:
     """Return an accepted peer that overlaps *subnet*; as they are disjoint, the last that begins before its end."""
     position = bisect_right(draft.starts, int(subnet.broadcast_address))
     nearest = draft.at[draft.starts[position - 1]] if position else None
-    return nearest if nearest is not None and nearest.overlaps(subnet) else None
+    return nearest if nearest is not None and overlap(nearest, subnet) else None

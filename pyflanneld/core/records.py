@@ -46,6 +46,14 @@ class Gone:
     revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class TimeToLive:
+    """How long a key lives if nobody renews it, and how long it was given at its last renewal, in seconds."""
+
+    left_s: float
+    granted_s: float
+
+
 PeerEvent = Snapshot | Put | Gone
 
 

@@ -2,20 +2,35 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
 from typing import assert_never
+
+from pyflanneld.core.families import Address, Network, inside
 
 BOOT = 3
 """The kernel's RTPROT_BOOT, with which the Go flanneld (and ``ip route add``) marks its routes."""
+BLACKHOLE_METRIC = 1_000_000
+"""Behind the route of any bridge, whoever made it: the kernel's own have 0, network managers add up to 65,535."""
+
+
+def usual_metric(dst: Network) -> int:
+    """Return the metric of a route for which none is given, flannel's among them: the kernel makes 0 1024 for IPv6."""
+    return 0 if dst.version == 4 else 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A wanted host-gw route: ``dst via gateway dev link``, main table, metric 0, scope global, unicast."""
+    """A wanted host-gw route: ``dst via gateway dev link``, main table, ``usual_metric``, scope global, unicast."""
 
-    dst: IPv4Network
-    gateway: IPv4Address
+    dst: Network
+    gateway: Address
     link_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blackhole:
+    """A wanted ``blackhole dst metric BLACKHOLE_METRIC`` of the main table."""
+
+    dst: Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +42,17 @@ class KernelRoute:
         link_index: 0 where there is none (blackhole, multipath).
         plain: it has nothing that ``Create`` would not have put: unicast, scope global, tos 0, no preferred source,
             metrics, encapsulation or next-hop object, no flags that somebody asked for (``onlink``); flags that
-            report a state (``linkdown``, ``dead``) do not count.
+            report a state (``linkdown``, ``dead``) do not count. Of a blackhole: all this but its type.
+        blackhole: packets to it are dropped silently.
     """
 
-    dst: IPv4Network
-    gateway: IPv4Address | None
+    dst: Network
+    gateway: Address | None
     link_index: int
     protocol: int
     metric: int
     plain: bool
+    blackhole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +76,15 @@ class Drop:
     route: KernelRoute
 
 
-RouteChange = Create | Replace | Drop
+@dataclass(frozen=True, slots=True)
+class CreateBlackhole:
+    """Add the blackhole; refuse if any route of that destination and metric is there."""
+
+    route: Blackhole
+
+
+PeerChange = Create | Replace | Drop
+RouteChange = PeerChange | CreateBlackhole
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +99,20 @@ class Plan:
 
     puts: tuple[Create | Replace, ...]
     drops: tuple[Drop, ...]
-    blocked: Mapping[IPv4Network, KernelRoute]
+    blocked: Mapping[Network, KernelRoute]
 
 
 def plan(
-    desired: Mapping[IPv4Network, Route],
+    desired: Mapping[Network, Route],
     present: Iterable[KernelRoute],
     *,
     protocol: int,
-    network: IPv4Network,
-    frozen: Collection[IPv4Network] = (),
+    networks: Collection[Network],
+    frozen: Collection[Network] = (),
 ) -> Plan:
     """Compare what is wanted with what is there.
 
-    Only the routes with metric 0 matter: one with another metric is another route to the kernel, and is left alone.
+    Only the routes with the usual metric matter: one with another is another route to the kernel, and is left alone.
     A route of ours is replaced or dropped; the exact leftover of a Go flanneld (protocol boot, same destination,
     gateway and link) is taken over in place; anything else is foreign and is never touched.
 
@@ -96,20 +121,20 @@ def plan(
         present: routes of the main table in the kernel's order, at least all of ours; the foreign ones only have to be
             complete for destinations where a creation has failed.
         protocol: the number that marks a route as ours.
-        network: routes of ours outside it belong to another daemon and are left alone.
+        networks: routes of ours outside them belong to another daemon and are left alone.
         frozen: destinations whose routes of ours stay, wanted or not.
     """
-    owned: dict[IPv4Network, KernelRoute] = {}
-    foreign: dict[IPv4Network, KernelRoute] = {}
+    owned: dict[Network, KernelRoute] = {}
+    foreign: dict[Network, KernelRoute] = {}
     for route in present:
-        if route.metric != 0:
+        if route.metric != usual_metric(route.dst):
             continue
         if route.protocol == protocol:
             owned[route.dst] = route
         else:
             foreign.setdefault(route.dst, route)  # of several, a replacement would hit the first
     puts: list[Create | Replace] = []
-    blocked: dict[IPv4Network, KernelRoute] = {}
+    blocked: dict[Network, KernelRoute] = {}
     for dst, wanted in desired.items():
         there, rival = owned.get(dst), foreign.get(dst)
         if there is not None and _same(wanted, there):
@@ -121,7 +146,7 @@ def plan(
         else:
             blocked[dst] = rival
     idle = (route for dst, route in owned.items() if dst not in desired and dst not in frozen)
-    drops = (Drop(route) for route in idle if route.dst.subnet_of(network))
+    drops = (Drop(route) for route in idle if any(inside(route.dst, network) for network in networks))
     return Plan(tuple(puts), tuple(drops), blocked)
 
 
@@ -130,14 +155,15 @@ def _same(wanted: Route, there: KernelRoute) -> bool:
 
 
 def outcome(
-    present: Mapping[IPv4Network, KernelRoute], changes: Iterable[RouteChange], protocol: int
-) -> dict[IPv4Network, KernelRoute]:
+    present: Mapping[Network, KernelRoute], changes: Iterable[PeerChange], protocol: int
+) -> dict[Network, KernelRoute]:
     """Return our routes as they are once *changes* have succeeded on *present* (our routes by destination)."""
     after = dict(present)
     for change in changes:
         match change:
             case Create(route=route) | Replace(route=route):
-                after[route.dst] = KernelRoute(route.dst, route.gateway, route.link_index, protocol, 0, True)
+                metric = usual_metric(route.dst)
+                after[route.dst] = KernelRoute(route.dst, route.gateway, route.link_index, protocol, metric, True)
             case Drop(route=gone):
                 after.pop(gone.dst, None)
             case _:

@@ -1,21 +1,60 @@
 """The text of ``subnet.env``, which Docker's start scripts source as shell.
 
-Format: flannel ``pkg/subnet/subnet.go`` (v0.28.9) and ``main.go`` (v0.11.0): four lines for IPv4, in this order.
+Format: flannel ``pkg/subnet/subnet.go`` (v0.28.9) and ``main.go`` (v0.11.0): four lines for IPv4, in this order,
+and with dual stack two more behind the second.
 """
 
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 from pyflanneld.core.invalid import Invalid
 
 
-def render(network: IPv4Network, subnet: IPv4Network, mtu: int, *, ip_masq: bool = False) -> str:
-    """Return the file's text; ``FLANNEL_SUBNET`` is the subnet's first host address with the prefix length."""
+def render(
+    network: IPv4Network,
+    subnet: IPv4Network,
+    mtu: int,
+    *,
+    ip_masq: bool = False,
+    ipv6: tuple[IPv6Network, IPv6Network] | None = None,
+) -> str:
+    """Return the file's text; ``FLANNEL_SUBNET`` is the subnet's first host address with the prefix length.
+
+    Args:
+        network: the cluster's network.
+        subnet: ours.
+        mtu: of the link.
+        ip_masq: ``--ip-masq``.
+        ipv6: network and subnet of the other half of a dual-stack lease.
+    """
     return (
         f"FLANNEL_NETWORK={network}\n"
         f"FLANNEL_SUBNET={subnet.network_address + 1}/{subnet.prefixlen}\n"
+        f"{_lines6(*ipv6) if ipv6 else ''}"
         f"FLANNEL_MTU={mtu}\n"
         f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}\n"
     )
+
+
+def _lines6(network: IPv6Network, subnet: IPv6Network) -> str:
+    host = f"{subnet.network_address + 1}/{subnet.prefixlen}"
+    return f"FLANNEL_IPV6_NETWORK={network}\nFLANNEL_IPV6_SUBNET={host}\n"
+
+
+def previous_subnet6(text: str) -> IPv6Network | None:
+    """Return the IPv6 subnet that an earlier file names, as ``previous_subnet`` does; zones are refused.
+
+    Raises:
+        Invalid: ``FLANNEL_IPV6_SUBNET`` is there but is no IPv6 network.
+    """
+    subnet = dict(_assignments(text)).get("FLANNEL_IPV6_SUBNET")
+    if not subnet:
+        return None
+    try:
+        if "/" not in subnet or "%" in subnet:
+            raise ValueError("no prefix length, or a zone")
+        return IPv6Interface(subnet).network
+    except ValueError as error:
+        raise Invalid("bad_subnet_file", "FLANNEL_IPV6_SUBNET", subnet, "such as 2001:db8:0:7::1/64") from error
 
 
 def previous_subnet(text: str) -> IPv4Network | None:

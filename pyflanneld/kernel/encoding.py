@@ -11,15 +11,26 @@ everything else in the host's.
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from socket import AF_INET, AF_UNSPEC, ntohl
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
+from socket import AF_INET, AF_INET6, AF_UNSPEC, ntohl
 from typing import Any, NamedTuple
 
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+from pyflanneld.core.families import Address as AnyAddress
+from pyflanneld.core.families import Network
 from pyflanneld.core.links import Link
-from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.core.routes import (
+    BLACKHOLE_METRIC,
+    Create,
+    CreateBlackhole,
+    Drop,
+    KernelRoute,
+    Replace,
+    Route,
+    RouteChange,
+)
 from pyflanneld.kernel.frames import ATTRIBUTE, HEADER, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Malformed, Request
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -32,28 +43,30 @@ _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, pr
 _RTMSG_END = HEADER.size + _RTMSG.size
 _RT_TABLE_MAIN = 254
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_NOWHERE = 0, 255
-_RTN_ANY, _RTN_UNICAST = 0, 1
+_RTN_ANY, _RTN_UNICAST, _RTN_BLACKHOLE = 0, 1, 6
 _RTM_F_CLONED = 0x200
 _RTNH_F_ASKED_FOR = 0x02 | 0x04  # pervasive, onlink; the others tell a state
-_AS_CREATED = (_RTN_UNICAST, _RT_SCOPE_UNIVERSE, 0, 0, 0)
+_AS_CREATED = (_RT_SCOPE_UNIVERSE, 0, 0, 0)
 _OUR_ATTRIBUTES = frozenset({RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE})
 _NUMBER_ATTRIBUTE = struct.Struct("=HHI")
 _NUMBER = struct.Struct("=I")
 _ADDRESS_ATTRIBUTE = struct.Struct("=HH4s")
+_FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 _IFF_UP, _IFF_LOOPBACK, _IFF_LOWER_UP = 0x1, 0x8, 0x10000
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 8
 _IFA_F_SECONDARY, _IFA_F_DEPRECATED, _IFA_F_PERMANENT = 0x01, 0x20, 0x80
+_IFA_F_UNFIT_IPV6 = 0x01 | 0x08 | 0x20 | 0x40  # temporary, duplicate on the link, deprecated, tentative
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An IPv4 address of the link *link_index*; lower *rank* is the better one to publish."""
+    """An address of the link *link_index*; lower *rank* is the better one to publish."""
 
     link_index: int
     deprecated: bool
     rank: tuple[bool, bool, int, bool]
-    interface: IPv4Interface
+    interface: IPv4Interface | IPv6Interface
 
 
 class RouteMessage(NamedTuple):
@@ -89,13 +102,13 @@ def links_request() -> Request:
 
 
 def addresses_request() -> Request:
-    """Ask for the IPv4 addresses of all links."""
-    return Request(RTM_GETADDR, 0, struct.pack("=BBBBI", AF_INET, 0, 0, 0, 0))  # struct ifaddrmsg
+    """Ask for the addresses of all links, of both families."""
+    return Request(RTM_GETADDR, 0, struct.pack("=BBBBI", AF_UNSPEC, 0, 0, 0, 0))  # struct ifaddrmsg
 
 
-def routes_request(protocol: int | None) -> Request:
+def routes_request(protocol: int | None, version: int = 4) -> Request:
     """Ask for the routes of the main table, of one protocol or of all (older kernels send every table)."""
-    header = _RTMSG.pack(AF_INET, 0, 0, 0, _RT_TABLE_MAIN, protocol or 0, 0, _RTN_ANY, 0)
+    header = _RTMSG.pack(_FAMILIES[version], 0, 0, 0, _RT_TABLE_MAIN, protocol or 0, 0, _RTN_ANY, 0)
     return Request(RTM_GETROUTE, 0, header + _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, _RT_TABLE_MAIN))
 
 
@@ -120,18 +133,39 @@ def change_request(change: RouteChange, protocol: int) -> Request:
             return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _route_body(route, protocol))
         case Replace(route):
             return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route_body(route, protocol))
+        case CreateBlackhole(blackhole):
+            return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _blackhole_body(blackhole.dst, protocol))
         case Drop(held):
             return Request(RTM_DELROUTE, 0, _held_body(held))
 
 
 def _route_body(route: Route, protocol: int) -> bytes:
-    length = route.dst.prefixlen
     return b"".join(
         (
-            _RTMSG.pack(AF_INET, length, 0, 0, _RT_TABLE_MAIN, protocol, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0),
-            _ADDRESS_ATTRIBUTE.pack(8, RTA_DST, route.dst.network_address.packed),
-            _ADDRESS_ATTRIBUTE.pack(8, RTA_GATEWAY, route.gateway.packed),
+            _header(route.dst, protocol, _RT_SCOPE_UNIVERSE, _RTN_UNICAST),
+            _address_attribute(RTA_DST, route.dst.network_address),
+            _address_attribute(RTA_GATEWAY, route.gateway),
             _NUMBER_ATTRIBUTE.pack(8, RTA_OIF, route.link_index),
+            _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, _RT_TABLE_MAIN),
+        )
+    )
+
+
+def _header(dst: Network, protocol: int, scope: int, kind: int) -> bytes:
+    return _RTMSG.pack(_FAMILIES[dst.version], dst.prefixlen, 0, 0, _RT_TABLE_MAIN, protocol, scope, kind, 0)
+
+
+def _address_attribute(kind: int, address: AnyAddress) -> bytes:
+    packed = address.packed
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(packed), kind) + packed
+
+
+def _blackhole_body(dst: Network, protocol: int) -> bytes:
+    return b"".join(
+        (
+            _header(dst, protocol, _RT_SCOPE_UNIVERSE, _RTN_BLACKHOLE),
+            _address_attribute(RTA_DST, dst.network_address),
+            _NUMBER_ATTRIBUTE.pack(8, RTA_PRIORITY, BLACKHOLE_METRIC),
             _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, _RT_TABLE_MAIN),
         )
     )
@@ -143,13 +177,15 @@ def _held_body(held: KernelRoute) -> bytes:
     What is not plain has a scope and type that ``KernelRoute`` does not tell: those stay open. The kernel does not
     tell metric 0 from "any metric".
     """
-    scope, kind = (_RT_SCOPE_UNIVERSE, _RTN_UNICAST) if held.plain else (_RT_SCOPE_NOWHERE, _RTN_ANY)
+    scope, kind = _RT_SCOPE_NOWHERE, _RTN_ANY
+    if held.plain:
+        scope, kind = _RT_SCOPE_UNIVERSE, _RTN_BLACKHOLE if held.blackhole else _RTN_UNICAST
     parts = [
-        _RTMSG.pack(AF_INET, held.dst.prefixlen, 0, 0, _RT_TABLE_MAIN, held.protocol, scope, kind, 0),
-        _ADDRESS_ATTRIBUTE.pack(8, RTA_DST, held.dst.network_address.packed),
+        _header(held.dst, held.protocol, scope, kind),
+        _address_attribute(RTA_DST, held.dst.network_address),
     ]
     if held.gateway is not None:
-        parts.append(_ADDRESS_ATTRIBUTE.pack(8, RTA_GATEWAY, held.gateway.packed))
+        parts.append(_address_attribute(RTA_GATEWAY, held.gateway))
     if held.link_index:
         parts.append(_NUMBER_ATTRIBUTE.pack(8, RTA_OIF, held.link_index))
     if held.metric:
@@ -194,7 +230,8 @@ def decode_route(message: memoryview) -> KernelRoute | None:
         return None
     found = told.found
     asked_for = told.flags & _RTNH_F_ASKED_FOR
-    as_created = (told.kind, told.scope, told.tos, told.source_length, asked_for) == _AS_CREATED
+    of_our_kinds = told.kind in (_RTN_UNICAST, _RTN_BLACKHOLE)
+    as_created = of_our_kinds and (told.scope, told.tos, told.source_length, asked_for) == _AS_CREATED
     return KernelRoute(
         dst=IPv4Network((told.dst, told.length)),
         gateway=IPv4Address(ntohl(found[RTA_GATEWAY])) if RTA_GATEWAY in found else None,
@@ -202,6 +239,7 @@ def decode_route(message: memoryview) -> KernelRoute | None:
         protocol=told.protocol,
         metric=found.get(RTA_PRIORITY, 0),
         plain=as_created and found.keys() <= _OUR_ATTRIBUTES,
+        blackhole=told.kind == _RTN_BLACKHOLE,
     )
 
 
@@ -221,16 +259,22 @@ def decode_link(message: memoryview) -> Link | None:
 
 
 def decode_address(message: memoryview) -> Address | None:
-    """Return the address in an ``RTM_NEWADDR``; ``None`` if it is not IPv4. Raises ``ValueError``.
+    """Return the address in an ``RTM_NEWADDR``; ``None`` if it is none to publish. Raises ``ValueError``.
 
+    Of IPv6 only the global ones count, unless they are temporary, deprecated, tentative or in use by somebody else.
     On a point-to-point link it is the near end; the prefix length would be the far end's, so it counts as a /32.
     """
     decoded = _decoded(ifaddrmsg, message)
-    if decoded["family"] != AF_INET:
+    if decoded["family"] not in (AF_INET, AF_INET6):
         return None
     remote = decoded.get_attr("IFA_ADDRESS")
     local = decoded.get_attr("IFA_LOCAL") or remote
     flags = decoded.get_attr("IFA_FLAGS") or decoded["flags"]
+    if decoded["family"] == AF_INET6:
+        if decoded["scope"] != _RT_SCOPE_UNIVERSE or flags & _IFA_F_UNFIT_IPV6:
+            return None
+        length = decoded["prefixlen"] if remote in (None, local) else 128
+        return Address(decoded["index"], False, (False, False, 0, False), IPv6Interface((local, length)))
     length = decoded["prefixlen"] if remote in (None, local) else 32
     deprecated, permanent = bool(flags & _IFA_F_DEPRECATED), bool(flags & _IFA_F_PERMANENT)
     return Address(

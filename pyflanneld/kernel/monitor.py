@@ -10,17 +10,20 @@ Wire format: rtnetlink(7), include/uapi/linux/rtnetlink.h.
 import asyncio
 import socket
 from collections.abc import Callable
-from ipaddress import IPv4Network
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Self
 
+from pyflanneld.core.families import inside
 from pyflanneld.errors import KernelError
-from pyflanneld.kernel import encoding
+from pyflanneld.kernel import encoding, encoding6
 from pyflanneld.kernel.frames import HEADER, Frame, Malformed, frames
 from pyflanneld.kernel.netlink import open_socket
 from pyflanneld.ports import Change
 
 GROUPS = 0x1 | 0x10 | 0x40  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
+GROUPS6 = 0x100 | 0x400  # RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
 RECEIVE_BUFFER = 4 << 20  # some thousand notifications
 _DATAGRAM_MAX = 1 << 16
 _DATAGRAMS_AT_ONCE = 256  # then the other tasks have their turn
@@ -34,20 +37,26 @@ class Monitor:
     that a slow one finds one value and the socket does not overflow.
 
     Args:
+        network: routes inside it concern us.
         own_port: tells the port of the socket whose changes are our own.
+        open_: opens another socket than the usual one, for tests.
+        ipv6: so do routes inside this one; without it nothing is heard of IPv6.
     """
 
     def __init__(
         self,
         network: IPv4Network,
         own_port: Callable[[], int | None],
-        open_: Callable[[], socket.socket] = lambda: open_socket(groups=GROUPS, receive_buffer=RECEIVE_BUFFER),
+        open_: Callable[[], socket.socket] | None = None,
+        ipv6: IPv6Network | None = None,
     ) -> None:
+        groups = GROUPS if ipv6 is None else GROUPS | GROUPS6
         self._network = int(network.network_address)
         self._netmask = int(network.netmask)
         self._prefixlen = network.prefixlen
         self._own_port = own_port
-        self._open = open_
+        self._ipv6 = ipv6
+        self._open = open_ or partial(open_socket, groups=groups, receive_buffer=RECEIVE_BUFFER)
         self._sock: socket.socket | None = None
         self._buffer = memoryview(bytearray(_DATAGRAM_MAX))
         self._pending = Change(0)
@@ -116,7 +125,10 @@ class Monitor:
         return Change(0)
 
     def _concerns_us(self, message: memoryview) -> bool:
-        """Say whether this is a route of the main table inside our network. Raises ``Malformed``."""
+        """Say whether this is a route of the main table inside our networks. Raises ``Malformed``."""
+        if self._ipv6 is not None and message[HEADER.size] == socket.AF_INET6:
+            route = encoding6.decode_route(message)
+            return route is not None and inside(route.dst, self._ipv6)
         told = encoding.read_route(message)
         if not told.in_main_table or told.kind in _RTN_NOT_ROUTED or told.length < self._prefixlen:
             return False

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any
 
 import structlog
@@ -17,7 +17,7 @@ import structlog
 from pyflanneld.core.links import Link
 from pyflanneld.core.routes import Drop, KernelRoute, RouteChange
 from pyflanneld.errors import KernelError
-from pyflanneld.kernel import encoding
+from pyflanneld.kernel import encoding, encoding6
 from pyflanneld.kernel.frames import Refusal
 from pyflanneld.kernel.monitor import Monitor
 from pyflanneld.kernel.netlink import DumpRefused, RequestSocket
@@ -27,7 +27,7 @@ _NO_WAY = frozenset({ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL})  # none, unreac
 
 
 class NetlinkKernel(Kernel):
-    """Links and IPv4 routes of the main table, as the port says.
+    """Links and routes of the main table, as the port says.
 
     Args:
         protocol: the number that marks what ``Create`` and ``Replace`` put (1-255).
@@ -56,10 +56,11 @@ class NetlinkKernel(Kernel):
             for link in sorted((link for link in links if link is not None), key=lambda link: link.index)
         )
 
-    async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
+    async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
         """Return the routes of the main table, all or those of one protocol, in the kernel's order."""
+        decode = encoding.decode_route if version == 4 else encoding6.decode_route
         try:
-            found = await self._requests.dump(encoding.routes_request(protocol), encoding.decode_route)
+            found = await self._requests.dump(encoding.routes_request(protocol, version), decode)
         except DumpRefused as error:
             if error.refusal.errno == ENOENT:  # a namespace in which nothing was ever put has no main table
                 return ()
@@ -93,18 +94,23 @@ class NetlinkKernel(Kernel):
             failed[change] = refusal.errno
         return failed
 
-    def changes(self, network: IPv4Network) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+    def changes(
+        self, network: IPv4Network, ipv6: IPv6Network | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """Tell of changes by others from the moment on at which the context is entered."""
-        return Monitor(network, own_port=lambda: self._requests.port)
+        return Monitor(network, own_port=lambda: self._requests.port, ipv6=ipv6)
 
     async def close(self) -> None:
         """Close the request socket; each ``changes`` closes its own. Routes stay."""
         await self._requests.close()
 
 
-def _with_addresses(link: Link, addresses: Sequence[encoding.Address]) -> Link:
+def _with_addresses(link: Link, found: Sequence[encoding.Address]) -> Link:
     return replace(
         link,
-        addresses=tuple(address.interface for address in addresses),
-        deprecated=frozenset(address.interface.ip for address in addresses if address.deprecated),
+        addresses=tuple(own.interface for own in found if isinstance(own.interface, IPv4Interface)),
+        addresses6=tuple(own.interface for own in found if isinstance(own.interface, IPv6Interface)),
+        deprecated=frozenset(
+            own.interface.ip for own in found if own.deprecated and isinstance(own.interface, IPv4Interface)
+        ),
     )

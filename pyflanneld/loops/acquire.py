@@ -1,13 +1,13 @@
 """Get a lease, at start and again when the key has vanished."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from itertools import count
 
-from pyflanneld.core.allocation import Choice, Claim, Discard, Exhausted, Reuse, choose
+from pyflanneld.core.allocation import Choice, Claim, Demand6, Discard, Exhausted, Reuse, choose
 from pyflanneld.core.backoff import around, backoff, race_pause_s
-from pyflanneld.core.lease import TTL_S, LeaseAttrs, encode_name, encode_value
+from pyflanneld.core.lease import TTL_S, LeaseAttrs, SubnetKey, encode_name, encode_value
 from pyflanneld.core.netconf import SubnetRange
 from pyflanneld.core.ownership import Confirmed, OwnLease, Rewrite, confirmed, judge
 from pyflanneld.core.records import Record, Snapshot
@@ -28,12 +28,14 @@ class Wish:
         attrs: what the lease is to say.
         previous: the subnet that the subnet file remembers.
         underlay: networks that no lease may overlap.
+        ipv6: what else we want in a dual-stack network.
     """
 
     among: SubnetRange
     attrs: LeaseAttrs
     previous: IPv4Network | None
     underlay: tuple[IPv4Network, ...]
+    ipv6: Demand6 | None = None
 
 
 async def acquire(context: Context, wish: Wish) -> tuple[OwnLease, Snapshot]:
@@ -44,7 +46,7 @@ async def acquire(context: Context, wish: Wish) -> tuple[OwnLease, Snapshot]:
         try:
             snapshot = await context.registry.list_subnets()
             context.registry_works("acquire")
-            lease = await _try(context, wish, snapshot)
+            lease, wish = await _try(context, wish, snapshot)
         except RegistryError as error:
             # The outcome of a write may be unknown now: the next list shows it, as a lease with our address.
             context.registry_failed("acquire", error, blocks=True)
@@ -58,37 +60,39 @@ async def acquire(context: Context, wish: Wish) -> tuple[OwnLease, Snapshot]:
     raise AssertionError("unreachable: count() does not end")
 
 
-async def _try(context: Context, wish: Wish, snapshot: Snapshot) -> OwnLease | None:
-    """Do what the list suggests; ``None``: list again."""
+async def _try(context: Context, wish: Wish, snapshot: Snapshot) -> tuple[OwnLease | None, Wish]:
+    """Do what the list suggests; ``None``: list again. What is wished for then may have changed."""
     choice: Choice = choose(
         snapshot.records, wish.among, wish.attrs.public_ip,
-        previous=wish.previous, underlay=wish.underlay, rng=context.rng,
+        previous=wish.previous, underlay=wish.underlay, rng=context.rng, ipv6=wish.ipv6,
     )
     match choice:
-        case Reuse(record=record, subnet=subnet):
-            return await _reuse(context, wish, record, subnet)
-        case Discard(record=record):
+        case Reuse(record=record, subnet=subnet, ipv6=ipv6):
+            return await _reuse(context, wish, record, SubnetKey(subnet, ipv6)), wish
+        case Discard(record=record, keep=keep):
             context.log.warning("lease.discarded", key=record.name, network=str(wish.among.network))
             await context.registry.delete_subnet(record)
-            return None
-        case Claim(subnet=subnet, previous_refused=refused):
+            return None, wish if keep is None else replace(wish, previous=keep)
+        case Claim(subnet=subnet, previous_refused=refused, ipv6=ipv6):
             if refused is not None:
                 context.log.warning("lease.previous_refused", subnet=str(wish.previous), why=refused)
-            return await _create(context, wish, snapshot, subnet)
+            return await _create(context, wish, snapshot, SubnetKey(subnet, ipv6)), wish
         case Exhausted():
             text = f"{wish.among.network} has no free subnet left for this node; waiting for one"
             context.problems.report("subnet", "lease.exhausted", text, leases=len(snapshot.records))
             await asyncio.sleep(around(EXHAUSTED_PAUSE_S, 0.2, context.rng))
-            return None
+            return None, wish
 
 
-async def _reuse(context: Context, wish: Wish, record: Record, subnet: IPv4Network) -> OwnLease | None:
+async def _reuse(context: Context, wish: Wish, record: Record, key: SubnetKey) -> OwnLease | None:
     """Hold the lease that carries our address, without a write where its value is right already."""
     sent_at_s = context.clock.now_s()
-    held = confirmed(subnet, wish.attrs.public_ip, record, 0.0, sent_at_s)
+    held = confirmed(
+        key.ipv4, wish.attrs.public_ip, record, 0.0, sent_at_s, ipv6=key.ipv6, public_ipv6=wish.attrs.public_ipv6
+    )
     match judge(held, wish.attrs, await context.registry.renew(record), sent_at_s):
         case Confirmed(lease=lease):
-            context.log.info("lease.reused", subnet=str(subnet), reserved=lease.reserved)
+            context.log.info("lease.reused", subnet=str(key), reserved=lease.reserved)
             return lease
         case Rewrite(lease=lease):
             await context.registry.rewrite_subnet(lease.record, encode_value(wish.attrs, context.registry.api))
@@ -97,13 +101,15 @@ async def _reuse(context: Context, wish: Wish, record: Record, subnet: IPv4Netwo
             return None  # it went away between the list and the renewal
 
 
-async def _create(context: Context, wish: Wish, snapshot: Snapshot, subnet: IPv4Network) -> OwnLease | None:
+async def _create(context: Context, wish: Wish, snapshot: Snapshot, key: SubnetKey) -> OwnLease | None:
     sent_at_s = context.clock.now_s()
     record = await context.registry.create_subnet(
-        encode_name(subnet), encode_value(wish.attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
+        encode_name(key.ipv4, key.ipv6), encode_value(wish.attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
     )
     if record is None:
-        context.log.debug("lease.race_lost", subnet=str(subnet))
+        context.log.debug("lease.race_lost", subnet=str(key))
         return None
-    context.log.info("lease.acquired", subnet=str(subnet), revision=record.create_revision)
-    return confirmed(subnet, wish.attrs.public_ip, record, TTL_S, sent_at_s)
+    context.log.info("lease.acquired", subnet=str(key), revision=record.create_revision)
+    return confirmed(
+        key.ipv4, wish.attrs.public_ip, record, TTL_S, sent_at_s, ipv6=key.ipv6, public_ipv6=wish.attrs.public_ipv6
+    )

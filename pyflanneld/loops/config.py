@@ -2,7 +2,7 @@
 
 import asyncio
 
-from pyflanneld.backends import SUPPORTED
+from pyflanneld.backends import BACKENDS
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.netconf import NetworkConfig, SubnetRange, parse_config
@@ -67,22 +67,20 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
         return None
     try:
         config = parse_config(record.value)
-        among = _ipv4_only(config)
+        among = _ipv4_range(config)
     except Invalid as error:
         text = f"the network configuration at {key} is not usable: {error}"
         context.problems.report("config", "config.invalid", text, cause=str(error))
         return None
-    if config.backend_type not in SUPPORTED:
-        supported = ", ".join(repr(name) for name in SUPPORTED)
+    if config.backend_type not in BACKENDS:
+        supported = ", ".join(repr(name) for name in BACKENDS)
         raise UnsupportedConfig(
             f"the network configuration at {key} asks for the backend {config.backend_type!r}; supported: {supported}"
         )
     return config, among
 
 
-def _ipv4_only(config: NetworkConfig) -> SubnetRange:
-    if config.ipv6 is not None:
-        raise Invalid("unsupported", "EnableIPv6", True, "false: dual stack is not supported yet")
+def _ipv4_range(config: NetworkConfig) -> SubnetRange:
     if config.ipv4 is None:
-        raise Invalid("unsupported", "EnableIPv4", False, "true: host-gw leases IPv4 subnets")
+        raise Invalid("unsupported", "EnableIPv4", False, "true: etcd has no form of key for a lease without IPv4")
     return config.ipv4

@@ -8,7 +8,6 @@ import asyncio
 
 from pyflanneld.core.backoff import around, backoff
 from pyflanneld.core.guard import LIST_SPACING_S
-from pyflanneld.core.lease import encode_name
 from pyflanneld.core.records import Gone, Put, Record, Snapshot
 from pyflanneld.errors import RegistryError, RegistryUnavailable, RevisionCompacted
 from pyflanneld.loops.node import Context, Node
@@ -24,7 +23,7 @@ class Follower:
     def __init__(self, context: Context, node: Node, first: Snapshot) -> None:
         self._context = context
         self._node = node
-        self._own_name = encode_name(node.lease.subnet)
+        self._own_name = node.lease.record.name
         self._first: Snapshot | None = first
         self._cluster_id, self._revision = first.cluster_id, first.revision
         self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, context.rng)

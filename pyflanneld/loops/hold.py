@@ -8,7 +8,7 @@ from typing import assert_never
 
 from pyflanneld.core.backoff import around, backoff, race_pause_s
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease import TTL_S, LeaseAttrs, encode_name, encode_value, parse_name
+from pyflanneld.core.lease import TTL_S, LeaseAttrs, SubnetKey, encode_value, parse_name
 from pyflanneld.core.ownership import (
     Confirmed,
     Finding,
@@ -55,7 +55,9 @@ def _interval_s(context: Context, node: Node) -> float:
 
 async def _verify(context: Context, node: Node) -> bool:
     """Renew and look once; say whether the lease is proved to be ours."""
-    attrs = publish(context.options, node.choice, node.backend)
+    attrs = publish(context.options, node.choice, node.backend, ipv6=node.among6 is not None) or LeaseAttrs(
+        node.lease.public_ip, node.backend.lease_type, node.lease.public_ipv6
+    )
     sent_at_s = context.clock.now_s()
     try:
         seen = await context.registry.renew(node.lease.record)
@@ -92,7 +94,7 @@ async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLe
     record = await context.registry.rewrite_subnet(lease.record, encode_value(attrs, context.registry.api))
     if record is None:
         return False
-    node.lease = replace(lease, record=record, public_ip=attrs.public_ip)
+    node.lease = replace(lease, record=record, public_ip=attrs.public_ip, public_ipv6=attrs.public_ipv6)
     context.problems.resolve("lease")
     context.log.warning("lease.rewritten", subnet=str(lease.subnet), public_ip=str(attrs.public_ip))
     return True
@@ -100,22 +102,25 @@ async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLe
 
 async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     """Create the vanished key again, the same subnet; nothing changes on this host."""
-    subnet, name = node.lease.subnet, encode_name(node.lease.subnet)
+    key, name = node.lease.key, node.lease.record.name
+    subnet = key.ipv4
     text = f"the lease of {subnet} is gone from etcd; taking it again"
     context.problems.report("lease", "lease.vanished", text, blocks=False)
     for race in count():
         snapshot = await context.registry.list_subnets()
         if any(record.name == name for record in snapshot.records):
             return False  # somebody put it there: look at it again
-        rival = _overlapping(snapshot, subnet, node.among.network)
+        rival = _overlapping(snapshot, key, node.among.network)
         if rival is not None:
-            raise LeaseLost(f"our subnet {subnet} overlaps {rival}, which was leased after our lease had vanished")
+            raise LeaseLost(f"our subnet {key} overlaps {rival}, which was leased after our lease had vanished")
         sent_at_s = context.clock.now_s()
         record = await context.registry.create_subnet(
             name, encode_value(attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
         )
         if record is not None:
-            node.lease = confirmed(subnet, attrs.public_ip, record, TTL_S, sent_at_s)
+            node.lease = confirmed(
+                subnet, attrs.public_ip, record, TTL_S, sent_at_s, ipv6=key.ipv6, public_ipv6=attrs.public_ipv6
+            )
             context.problems.resolve("lease")
             context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
             return True
@@ -123,13 +128,13 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     raise AssertionError("unreachable: count() does not end")
 
 
-def _overlapping(snapshot: Snapshot, subnet: IPv4Network, network: IPv4Network) -> IPv4Network | None:
-    """Return a lease that overlaps *subnet*; a key that claims all of *network* is nobody's lease."""
+def _overlapping(snapshot: Snapshot, key: SubnetKey, network: IPv4Network) -> SubnetKey | None:
+    """Return a lease that overlaps *key*; one that claims all of *network* is nobody's."""
     for record in snapshot.records:
         try:
-            other = parse_name(record.name).ipv4
+            other = parse_name(record.name)
         except Invalid:
             continue
-        if other.overlaps(subnet) and not network.subnet_of(other):
+        if other.overlaps(key) and not network.subnet_of(other.ipv4):
             return other
     return None

@@ -6,15 +6,17 @@ Each field has one writer, named beside it; the others read. A loop wakes anothe
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from random import Random
 from typing import Any
 
+from pyflanneld.backends import Backend
+from pyflanneld.core.families import Network
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
 from pyflanneld.core.lease import LeaseAttrs
 from pyflanneld.core.links import Choice, Link, LinkPattern
-from pyflanneld.core.netconf import SubnetRange
+from pyflanneld.core.netconf import SubnetRange, SubnetRange6
 from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
 from pyflanneld.errors import RegistryDenied, RegistryError
@@ -36,7 +38,7 @@ class Options:
         public_ip: ``--public-ip``; ``None``: the address that comes with the choice of the link.
         route_protocol: the number that marks our routes.
         renew_margin_s: ``--subnet-lease-renew-margin`` in seconds.
-        protected: addresses that no peer's route may capture.
+        protected: addresses that no peer's route may capture; *protected6* those of IPv6.
         link_patterns: ``--iface-regex``, in order.
         can_reach: ``--iface-can-reach``.
         docker_bridge: ``--docker-bridge``; empty: none is looked at.
@@ -44,6 +46,8 @@ class Options:
         random_fully_disabled: ``--ip-masq-fully-random-disable``.
         forward_rules: ``--iptables-forward-rules``.
         firewall_resync_s: ``--iptables-resync``.
+        blackhole: ``--ip-blackhole-route``.
+        public_ipv6: ``--public-ipv6``; ``None``: the link's own.
     """
 
     prefix: str
@@ -61,6 +65,9 @@ class Options:
     random_fully_disabled: bool = False
     forward_rules: bool = True
     firewall_resync_s: float = 5.0
+    blackhole: bool = False
+    public_ipv6: IPv6Address | None = None
+    protected6: frozenset[IPv6Address] = frozenset()
 
 
 class Heart:
@@ -124,13 +131,14 @@ class Node:
 
     guard: WithdrawGuard
     among: SubnetRange                     # daemon, once
-    backend: str                           # daemon, once
+    backend: Backend                       # daemon, once
     nftables: bool                         # daemon, once
     network_before: IPv4Network | None     # daemon, once: what subnet.env named at the start
     links: Sequence[Link]                  # reconcile
     choice: Choice                         # reconcile
     lease: OwnLease                        # lease loop
     peers: PeerTable                       # peers loop
+    among6: SubnetRange6 | None = None     # daemon, once; None in an IPv4-only network
     complete: bool = False                 # peers loop: a whole list has been folded in
     view: View | None = None               # reconcile
     present: int = 0                       # reconcile: routes of ours in the kernel
@@ -150,6 +158,11 @@ class Node:
         """The link that carries the routes."""
         return self.choice.link
 
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The cluster's network, of each family in use."""
+        return (self.among.network,) if self.among6 is None else (self.among.network, self.among6.network)
+
     def wake_routes(self, *, peers: bool = False, kernel: bool = False) -> None:
         """Have the routes reconciled, because the peers or the kernel may have changed."""
         self.peers_changed |= peers
@@ -164,9 +177,12 @@ def start_over(context: Context, node: Node) -> None:
     node.list_within(0)
 
 
-def publish(options: Options, choice: Choice, backend: str) -> LeaseAttrs:
-    """Return what our lease should say."""
-    return LeaseAttrs(options.public_ip or choice.address, backend)
+def publish(options: Options, choice: Choice, backend: Backend, *, ipv6: bool) -> LeaseAttrs | None:
+    """Return what our lease should say; ``None`` while the link has no IPv6 address that a dual-stack lease needs."""
+    address6 = (options.public_ipv6 or choice.link.address6) if ipv6 else None
+    if ipv6 and address6 is None:
+        return None
+    return LeaseAttrs(options.public_ip or choice.address, backend.lease_type, address6)
 
 
 def verdict(context: Context, node: Node | None) -> Verdict:

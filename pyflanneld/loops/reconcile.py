@@ -10,14 +10,15 @@ import asyncio
 import errno
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from ipaddress import IPv4Network
 
-from pyflanneld.backends import host_gw
 from pyflanneld.core.backoff import backoff
+from pyflanneld.core.families import Network, in_order, inside
+from pyflanneld.core.ground import Ground
 from pyflanneld.core.guard import LIST_SPACING_S
-from pyflanneld.core.peers import Ground, View
-from pyflanneld.core.routes import Drop, KernelRoute, Plan, RouteChange, outcome, plan
+from pyflanneld.core.peers import View
+from pyflanneld.core.routes import Drop, KernelRoute, PeerChange, Plan, outcome, plan, usual_metric
 from pyflanneld.errors import KernelError
+from pyflanneld.loops.blackhole import keep_blackhole
 from pyflanneld.loops.docker import check_bridge
 from pyflanneld.loops.link import follow_link, ground_of
 from pyflanneld.loops.node import Context, Node
@@ -38,13 +39,13 @@ class Reconciler:
     def __init__(self, context: Context, node: Node) -> None:
         self._context = context
         self._node = node
-        self._present: dict[IPv4Network, KernelRoute] = {}
-        self._foreign: dict[IPv4Network, KernelRoute] = {}
+        self._present: dict[Network, KernelRoute] = {}
+        self._foreign: dict[Network, KernelRoute] = {}
         self._foreign_until_s = 0.0
         self._ground: Ground | None = None
         self._placeable = True
-        self._blocked: Mapping[IPv4Network, KernelRoute] = {}
-        self._failures: Mapping[RouteChange, int] = {}
+        self._blocked: Mapping[Network, KernelRoute] = {}
+        self._failures: dict[PeerChange, int] = {}
         self._looks: deque[float] = deque(maxlen=LOOKS_BURST)
 
     async def run(self) -> None:
@@ -78,13 +79,24 @@ class Reconciler:
         node.kernel_dirty = False
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
         check_bridge(self._context, node)
-        routes = await self._context.kernel.routes(protocol=self._context.options.route_protocol)
-        network = node.among.network
+        routes = await self._routes(self._context.options.route_protocol)
+        await keep_blackhole(self._context, node, routes)
         believed = self._present
-        self._present = {route.dst: route for route in routes if route.metric == 0 and route.dst.subnet_of(network)}
+        self._present = {
+            route.dst: route
+            for route in routes
+            if route.metric == usual_metric(route.dst) and any(inside(route.dst, network) for network in node.networks)
+        }
         lost = [dst for dst, route in believed.items() if self._present.get(dst) != route]
         if lost:
-            self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(min(lost)))
+            self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(in_order(lost)[0]))
+
+    async def _routes(self, protocol: int | None = None) -> list[KernelRoute]:
+        """Return the routes of the families in use."""
+        found: list[KernelRoute] = []
+        for network in self._node.networks:
+            found += await self._context.kernel.routes(protocol=protocol, version=network.version)
+        return found
 
     async def _rounds_until_next_look(self) -> None:
         """Do a round now and after each change of the peers, until it is time to look at the kernel again."""
@@ -142,16 +154,17 @@ class Reconciler:
         node, options = self._node, self._context.options
         assert node.view is not None  # noqa: S101 - _round has just made it
         return plan(
-            host_gw.desired_routes(node.view.peers, node.link.index),
+            node.backend.desired_routes(node.view.peers, node.link.index),
             [*self._present.values(), *self._foreign.values()],
-            protocol=options.route_protocol, network=node.among.network, frozen=node.view.frozen,
+            protocol=options.route_protocol, networks=node.networks, frozen=node.view.frozen,
         )
 
     async def _place(self, todo: Plan) -> None:
         """Put first, then drop what may go."""
-        changes: list[RouteChange] = [*todo.puts, *self._allowed(todo.drops)]
+        changes: list[PeerChange] = [*todo.puts, *self._allowed(todo.drops)]
         self._blocked = todo.blocked
-        self._failures = await self._context.kernel.apply(changes) if changes else {}
+        refused = await self._context.kernel.apply(changes) if changes else {}
+        self._failures = {change: refused[change] for change in changes if change in refused}
         done = [change for change in changes if change not in self._failures]
         self._present = outcome(self._present, done, self._context.options.route_protocol)
         self._node.present = len(self._present)
@@ -180,8 +193,8 @@ class Reconciler:
         """Find out who stands where a creation was refused."""
         refused = {change.route.dst for change, code in self._failures.items() if code == errno.EEXIST}
         protocol = self._context.options.route_protocol
-        for route in await self._context.kernel.routes():
-            if route.metric == 0 and route.protocol != protocol and route.dst in refused:
+        for route in await self._routes():
+            if route.metric == usual_metric(route.dst) and route.protocol != protocol and route.dst in refused:
                 self._foreign.setdefault(route.dst, route)  # of several, a replacement would hit the first
         self._foreign_until_s = self._context.clock.now_s() + FOREIGN_RECHECK_S
 
@@ -194,12 +207,13 @@ class Reconciler:
         for name in known.keys() - now.quarantined.keys():
             log.info("peer.quarantine_ended", key=name)
         for name in now.foreign_backends - (before.foreign_backends if before else frozenset()):
-            log.warning("peer.other_backend", key=name, ours=self._node.backend)
+            log.warning("peer.other_backend", key=name, ours=self._node.backend.name)
 
     def _report_routes(self) -> None:
         problems = self._context.problems
         if self._blocked:
-            dst, route = min(self._blocked.items())
+            dst = in_order(self._blocked)[0]
+            route = self._blocked[dst]
             text = f"a foreign route stands where ours should, and is left alone: {_first(dst, self._blocked)}"
             problems.report(
                 "foreign", "route.conflict", text, blocks=False,
@@ -215,7 +229,7 @@ class Reconciler:
         else:
             problems.resolve("routes")
 
-    def _log_changes(self, done: Sequence[RouteChange]) -> None:
+    def _log_changes(self, done: Sequence[PeerChange]) -> None:
         if len(done) > LOG_SINGLY:
             drops = sum(isinstance(change, Drop) for change in done)
             self._context.log.info("routes.changed", put=len(done) - drops, dropped=drops, present=len(self._present))
@@ -225,6 +239,6 @@ class Reconciler:
             self._context.log.info(event, dst=str(change.route.dst), gateway=str(change.route.gateway))
 
 
-def _first(dst: IPv4Network, among: Collection[object]) -> str:
+def _first(dst: Network, among: Collection[object]) -> str:
     """Return *dst* and how many more there are."""
     return f"{dst} and {len(among) - 1} more" if len(among) > 1 else str(dst)

@@ -1,12 +1,16 @@
 """Keep ``subnet.env`` true to the lease and the link."""
 
-from ipaddress import IPv4Network
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
+from typing import TypeVar
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.subnetenv import previous_network, previous_subnet, render
+from pyflanneld.core.subnetenv import previous_network, previous_subnet, previous_subnet6, render
 from pyflanneld.loops.node import Context, Node
 from pyflanneld.loops.waiting import set_within
+
+T = TypeVar("T")
 
 RETRY_CAP_S = 30.0
 CHECK_S = 60.0
@@ -14,9 +18,18 @@ CHECK_S = 60.0
 
 def remembered_subnet(context: Context) -> IPv4Network | None:
     """Return the subnet that the file names from an earlier run; what cannot be used is ignored with its reason."""
+    return _remembered(context, previous_subnet)
+
+
+def remembered_subnet6(context: Context) -> IPv6Network | None:
+    """Return the IPv6 subnet in the same way."""
+    return _remembered(context, previous_subnet6)
+
+
+def _remembered(context: Context, parse: Callable[[str], T | None]) -> T | None:
     try:
         text = context.subnet_file.read()
-        return previous_subnet(text) if text is not None else None
+        return parse(text) if text is not None else None
     except (OSError, UnicodeDecodeError, Invalid) as error:
         context.log.warning("subnet_file.ignored", path=context.options.subnet_file, why=str(error))
         return None
@@ -41,9 +54,7 @@ async def keep_file(context: Context, node: Node) -> None:
         context.heart.beat("file", 2 * CHECK_S)
         node.file_outdated.clear()
         try:
-            ip_masq = context.options.ip_masq
-            text = render(node.among.network, node.lease.subnet, node.link.mtu, ip_masq=ip_masq)
-            written = context.subnet_file.write(text)
+            written = context.subnet_file.write(_text(context, node))
         except OSError as error:
             node.file_written.clear()
             why = error.strerror or str(error)
@@ -55,5 +66,11 @@ async def keep_file(context: Context, node: Node) -> None:
         context.problems.resolve("file")
         node.file_written.set()
         if written:
-            context.log.info("subnet_file.written", subnet=str(node.lease.subnet), mtu=node.link.mtu)
+            context.log.info("subnet_file.written", subnet=str(node.lease.key), mtu=node.link.mtu)
         await set_within(node.file_outdated, CHECK_S)
+
+
+def _text(context: Context, node: Node) -> str:
+    lease = node.lease
+    ipv6 = (node.among6.network, lease.ipv6) if node.among6 is not None and lease.ipv6 is not None else None
+    return render(node.among.network, lease.subnet, node.link.mtu, ip_masq=context.options.ip_masq, ipv6=ipv6)

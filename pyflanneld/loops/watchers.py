@@ -17,7 +17,8 @@ async def watch_kernel(context: Context, node: Node) -> None:
     waits = backoff(0.1, EVENTS_RETRY_CAP_S, context.rng)
     while True:
         try:
-            async with context.kernel.changes(node.among.network) as changes:
+            ipv6 = None if node.among6 is None else node.among6.network
+            async with context.kernel.changes(node.among.network, ipv6) as changes:
                 node.wake_routes(kernel=True)  # what happened before the subscription
                 async for _ in changes:
                     node.wake_routes(kernel=True)
@@ -55,4 +56,4 @@ def _status(node: Node | None, not_ready: tuple[str, ...]) -> str:
     trouble = f"not ready: {not_ready[0]}" if not_ready else "ready"
     if node is None:
         return trouble
-    return f"{node.lease.subnet} of {node.among.network}, {node.present} peer routes by {node.link.name}; {trouble}"
+    return f"{node.lease.key} of {node.among.network}, {node.present} peer routes by {node.link.name}; {trouble}"

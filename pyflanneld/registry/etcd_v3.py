@@ -8,21 +8,23 @@ Reads are linearizable (``serializable`` is never set): a member that was cut of
 """
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.auth import Tokens
 from pyflanneld.registry.calls import Caller, Timing, keep_alive
 from pyflanneld.registry.channel import Endpoints
 from pyflanneld.registry.leases import Creator, read_record
+from pyflanneld.registry.reservations import create_without_ttl, times_to_live
 from pyflanneld.registry.tls import load_tls
 from pyflanneld.registry.watch import Watch
 from pyflanneld.registry.wire import KeySpace
@@ -185,6 +187,18 @@ class EtcdV3Registry:
         request = rpc.LeaseKeepAliveRequest(ID=lease_id)
         answer: Any = await self._caller.read(lambda stubs, how: keep_alive(stubs, how, request))
         return float(max(answer.TTL, 0))
+
+    async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
+        """Return how long the *records* with a TTL still have, by name."""
+        return await times_to_live(self._caller, records)
+
+    async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
+        """Create the key without a TTL if nothing was created since *listed*."""
+        return await create_without_ttl(self._caller, self._keys, name, value, listed)
+
+    async def make_reservation(self, held: Record) -> Record | None:
+        """Take *held* off its etcd lease if nobody changed it; the lease is left to run out."""
+        return await self.rewrite_subnet(replace(held, lease_id=0), held.value)
 
     def reconnect(self) -> None:
         """Use new connections from now on."""

@@ -112,7 +112,7 @@ class Creator:
         return bool(answer.TTL > 0)
 
     async def _put(self, name: bytes, value: bytes, spare: Spare, listed: Snapshot) -> Record | None:
-        request = self._guarded_put(name, value, spare.lease_id, listed)
+        request = guarded_put(self._keys, name, value, spare.lease_id, listed)
         known = name in spare.tried
         spare.tried.add(name)
         try:
@@ -141,24 +141,6 @@ class Creator:
         self._spare = None
         return record
 
-    def _guarded_put(self, name: bytes, value: bytes, lease_id: int, listed: Snapshot) -> Any:
-        """Put, provided that every key of the range is as old as the list, and this one absent.
-
-        A comparison over a range holds when it holds for every key in it, and so for none
-        (``etcdserverpb.Compare.range_end``, etcd 3.3).
-        """
-        nothing_new = rpc.Compare(
-            key=self._keys.subnets,
-            range_end=self._keys.subnets_end,
-            target=rpc.Compare.CREATE,
-            result=rpc.Compare.LESS,
-            create_revision=listed.revision + 1,
-        )
-        key = self._keys.key(name)
-        absent = rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)
-        put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=lease_id))
-        return rpc.TxnRequest(compare=[nothing_new, absent], success=[put])
-
     async def _read(self, name: bytes) -> Record | None:
         return await read_record(self._caller, self._keys, name)
 
@@ -171,6 +153,25 @@ class Creator:
             await self._caller.write(lambda stubs, how: stubs.lease.LeaseRevoke(request, **how))
         self._log.debug("lease.revoked", lease_id=self._spare.lease_id)
         self._spare = None
+
+
+def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed: Snapshot) -> Any:
+    """Return the request to put, provided that every key of the range is as old as the list, and this one absent.
+
+    A comparison over a range holds when it holds for every key in it, and so for none
+    (``etcdserverpb.Compare.range_end``, etcd 3.3).
+    """
+    nothing_new = rpc.Compare(
+        key=keys.subnets,
+        range_end=keys.subnets_end,
+        target=rpc.Compare.CREATE,
+        result=rpc.Compare.LESS,
+        create_revision=listed.revision + 1,
+    )
+    key = keys.key(name)
+    absent = rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)
+    put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=lease_id))
+    return rpc.TxnRequest(compare=[nothing_new, absent], success=[put])
 
 
 async def read_record(caller: Caller, keys: KeySpace, name: bytes) -> Record | None:

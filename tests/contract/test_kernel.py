@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from pyflanneld.core.links import Link
-from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.core.routes import (
+    BLACKHOLE_METRIC,
+    Blackhole,
+    Create,
+    CreateBlackhole,
+    Drop,
+    KernelRoute,
+    Replace,
+    Route,
+    RouteChange,
+)
 from pyflanneld.kernel.rtnl import NetlinkKernel
 from pyflanneld.ports import Change, Kernel
 from tests.fakes.kernel import FakeKernel
@@ -281,6 +291,48 @@ class TestApply:
         route = Route(IPv4Network("10.5.1.0/24"), IPv4Address(gateway), index)
         changes: list[RouteChange] = [Create(route), Replace(route)]
         assert await bed.kernel.apply(changes) == dict.fromkeys(changes, number)
+
+
+class TestBlackholes:
+    CREATE = CreateBlackhole(Blackhole(IPv4Network("10.5.34.0/24")))
+
+    async def test_create_and_drop(self, bed: Bed) -> None:
+        """A created blackhole is in the table, marked as ours; creating it twice fails; dropping twice does not."""
+        assert await bed.kernel.apply([self.CREATE]) == {}
+        held = KernelRoute(self.CREATE.route.dst, None, 0, OURS, BLACKHOLE_METRIC, plain=True, blackhole=True)
+        assert await bed.kernel.routes(protocol=OURS) == (held,)
+        assert await bed.kernel.apply([self.CREATE]) == {self.CREATE: errno.EEXIST}
+        for _ in range(2):
+            assert await bed.kernel.apply([Drop(held)]) == {}
+            assert await bed.kernel.routes(protocol=OURS) == ()
+
+    async def test_beside_a_connected_route(self, bed: Bed) -> None:
+        """It stands behind the connected route of an address on its subnet, whichever comes first, and stays alone."""
+        for first in ("blackhole", "address"):
+            if first == "blackhole":
+                assert await bed.kernel.apply([self.CREATE]) == {}
+            bed.add_address("10.5.34.1/24")
+            if first == "address":
+                assert await bed.kernel.apply([self.CREATE]) == {}
+            connected, blackhole = await bed.held("10.5.34.0/24")
+            assert (connected.protocol, connected.metric, connected.blackhole) == (2, 0, False)
+            assert blackhole.blackhole
+            bed.delete_address("10.5.34.1/24")
+            assert await bed.held("10.5.34.0/24") == [blackhole]
+            assert await bed.kernel.apply([Drop(blackhole)]) == {}
+
+    async def test_needs_no_link(self, bed: Bed) -> None:
+        """It is there with every link down, and stays when one goes down."""
+        assert await bed.kernel.apply([self.CREATE]) == {}
+        bed.down()
+        assert [route.blackhole for route in await bed.kernel.routes(protocol=OURS)] == [True]
+
+    async def test_only_its_own(self, bed: Bed) -> None:
+        """Dropping a blackhole hits no unicast route of the same destination, protocol and metric."""
+        bed.add("10.5.34.0/24", protocol=OURS, metric=BLACKHOLE_METRIC)
+        (unicast,) = await bed.held("10.5.34.0/24")
+        await bed.kernel.apply([Drop(replace(unicast, gateway=None, link_index=0, blackhole=True))])
+        assert await bed.held("10.5.34.0/24") == [unicast]
 
 
 class TestRoutes:

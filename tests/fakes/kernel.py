@@ -11,11 +11,22 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Self
 
+from pyflanneld.core.families import Network, inside
 from pyflanneld.core.links import Link
-from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.core.routes import (
+    BLACKHOLE_METRIC,
+    Create,
+    CreateBlackhole,
+    Drop,
+    KernelRoute,
+    Replace,
+    Route,
+    RouteChange,
+    usual_metric,
+)
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change, Kernel
 
@@ -36,9 +47,9 @@ class FakeKernel(Kernel):
         self._protocol = protocol
         self._links: dict[int, Link] = {}
         self._without_carrier: set[int] = set()
-        self._routes: dict[tuple[IPv4Network, int], KernelRoute] = {}
+        self._routes: dict[tuple[Network, int], KernelRoute] = {}
         self._monitors: list[_FakeMonitor] = []
-        self._refusals: dict[IPv4Network, deque[int]] = {}
+        self._refusals: dict[Network, deque[int]] = {}
         self._failing_calls = 0
         for link in links:
             self.set_link(link)
@@ -49,9 +60,10 @@ class FakeKernel(Kernel):
         await self._called("links")
         return tuple(self._links[index] for index in sorted(self._links))
 
-    async def routes(self, *, protocol: int | None = None) -> tuple[KernelRoute, ...]:
+    async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
         await self._called("routes")
-        return tuple(route for route in self.table() if protocol is None or route.protocol == protocol)
+        of_family = (route for route in self.table() if route.dst.version == version)
+        return tuple(route for route in of_family if protocol is None or route.protocol == protocol)
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
         await self._called("route_to")
@@ -66,8 +78,10 @@ class FakeKernel(Kernel):
         await self._called("apply")
         return {change: number for change in changes if (number := self._apply(change))}
 
-    def changes(self, network: IPv4Network) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
-        return _FakeMonitor(network, self._monitors)
+    def changes(
+        self, network: IPv4Network, ipv6: IPv6Network | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        return _FakeMonitor((network,) if ipv6 is None else (network, ipv6), self._monitors)
 
     async def close(self) -> None:
         self.calls["close"] += 1
@@ -77,7 +91,8 @@ class FakeKernel(Kernel):
     def table(self) -> tuple[KernelRoute, ...]:
         """Return all routes, as ``routes`` would, without counting as a call."""
         order = sorted(
-            self._routes.values(), key=lambda route: (route.dst.network_address, -route.dst.prefixlen, route.metric)
+            self._routes.values(),
+            key=lambda route: (route.dst.version, int(route.dst.network_address), -route.dst.prefixlen, route.metric),
         )
         return tuple(order)
 
@@ -93,7 +108,7 @@ class FakeKernel(Kernel):
         self._routes[route.dst, route.metric] = route
         self._tell_routes(route.dst)
 
-    def delete_route(self, dst: IPv4Network, *, metric: int = 0) -> None:
+    def delete_route(self, dst: Network, *, metric: int = 0) -> None:
         """Delete a route, whoever owns it. Raises ``KeyError``."""
         del self._routes[dst, metric]
         self._tell_routes(dst)
@@ -131,7 +146,7 @@ class FakeKernel(Kernel):
 
     # Faults.
 
-    def refuse(self, dst: IPv4Network, number: int, *, times: int = 1) -> None:
+    def refuse(self, dst: Network, number: int, *, times: int = 1) -> None:
         """Refuse the next changes for *dst* with errno *number*."""
         self._refusals.setdefault(dst, deque()).extend([number] * times)
 
@@ -163,17 +178,25 @@ class FakeKernel(Kernel):
                 if self._routes.get((held.dst, held.metric)) != held:
                     return 0 if held.plain else errno.ESRCH
                 del self._routes[held.dst, held.metric]
+            case CreateBlackhole(blackhole):
+                dst = blackhole.dst
+                if (dst, BLACKHOLE_METRIC) in self._routes:
+                    return errno.EEXIST
+                held = KernelRoute(dst, None, 0, self._protocol, BLACKHOLE_METRIC, plain=True, blackhole=True)
+                self._routes[dst, BLACKHOLE_METRIC] = held
             case Create(route) | Replace(route):
                 if number := self._refuses_next_hop(route):
                     return number
-                if isinstance(change, Create) and (route.dst, 0) in self._routes:
+                at = route.dst, usual_metric(route.dst)
+                if isinstance(change, Create) and at in self._routes:
                     return errno.EEXIST
-                self._routes[route.dst, 0] = self._as_held(route)
+                self._routes[at] = self._as_held(route)
         self.applied.append(change)
         return 0
 
     def _as_held(self, route: Route) -> KernelRoute:
-        return KernelRoute(route.dst, route.gateway, route.link_index, self._protocol, metric=0, plain=True)
+        metric = usual_metric(route.dst)
+        return KernelRoute(route.dst, route.gateway, route.link_index, self._protocol, metric, plain=True)
 
     def _refuses_next_hop(self, route: Route) -> int:
         on_link = [
@@ -181,6 +204,8 @@ class FakeKernel(Kernel):
             for held in self._routes.values()
             if held.gateway is None and held.link_index == route.link_index and route.gateway in held.dst
         ]
+        if route.dst.version == 6:
+            return self._refuses_next_hop6(route, on_link)
         if not on_link:
             return errno.ENETUNREACH
         if any(route.gateway == network.broadcast_address for network in on_link if network.prefixlen < 31):
@@ -191,14 +216,21 @@ class FakeKernel(Kernel):
         """Return the first address on the next hop's network, or else the first of all."""
         near = [own.ip for own in link.addresses if next_hop in own.network]
         return (near or [own.ip for own in link.addresses])[0]
+    def _refuses_next_hop6(self, route: Route, on_link: list[Network]) -> int:
+        if route.link_index not in self._links:
+            return errno.ENODEV
+        if not self._administratively_up(route.link_index):
+            return errno.ENETDOWN
+        return 0 if on_link else errno.EHOSTUNREACH
 
     def _put_link(self, link: Link) -> None:
         self._links[link.index] = link
         self._forget_unreachable()
         if self._administratively_up(link.index):
             for network in self._networks(link):
+                metric = 0 if network.version == 4 else 256
                 self._routes.setdefault(
-                    (network, 0), KernelRoute(network, None, link.index, PROTO_KERNEL, 0, plain=False)
+                    (network, metric), KernelRoute(network, None, link.index, PROTO_KERNEL, metric, plain=False)
                 )
         self._tell(Change.LINKS)
 
@@ -209,7 +241,7 @@ class FakeKernel(Kernel):
             connected = route.protocol == PROTO_KERNEL
             if route.link_index and (
                 link is None
-                or not link.addresses
+                or not (link.addresses if route.dst.version == 4 else link.addresses6)
                 or not self._administratively_up(link.index)
                 or (connected and route.dst not in self._networks(link))
             ):
@@ -218,15 +250,16 @@ class FakeKernel(Kernel):
     def _administratively_up(self, index: int) -> bool:
         return self._links[index].up or index in self._without_carrier
 
-    def _networks(self, link: Link) -> list[IPv4Network]:
-        return [own.network for own in link.addresses if own.network.prefixlen < 32]
+    def _networks(self, link: Link) -> list[Network]:
+        found: list[Network] = [own.network for own in (*link.addresses, *link.addresses6)]
+        return [network for network in found if network.prefixlen < network.max_prefixlen]
 
     def _index(self, name: str) -> int:
         return next(link.index for link in self._links.values() if link.name == name)
 
-    def _tell_routes(self, dst: IPv4Network) -> None:
+    def _tell_routes(self, dst: Network) -> None:
         for monitor in self._monitors:
-            if dst.subnet_of(monitor.network):
+            if any(inside(dst, network) for network in monitor.networks):
                 monitor.tell(Change.ROUTES)
 
     def _tell(self, change: Change) -> None:
@@ -235,8 +268,8 @@ class FakeKernel(Kernel):
 
 
 class _FakeMonitor:
-    def __init__(self, network: IPv4Network, open_ones: list["_FakeMonitor"]) -> None:
-        self.network = network
+    def __init__(self, networks: tuple[Network, ...], open_ones: list["_FakeMonitor"]) -> None:
+        self.networks = networks
         self._open_ones = open_ones
         self._pending = Change(0)
         self._failed = False

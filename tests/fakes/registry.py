@@ -18,11 +18,11 @@ Nothing here knows the time: leases end when a test says so (``revoke``).
 import asyncio
 import copy
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
 
 CONFIG = b"config"
@@ -263,6 +263,27 @@ class FakeRegistry:
             return Renewal(record, None)
         lease = self.etcd.state.leases.get(held.lease_id)
         return Renewal(record, float(lease.ttl_s) if lease else 0.0)
+
+    # -- ports.Administration
+
+    async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
+        await self._arrive()
+        return {record.name: self._left(record.lease_id) for record in records if record.lease_id}
+
+    async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
+        await self._arrive()
+        if any(record.create_revision > listed.revision or record.name == name for record in self.etcd.records()):
+            return None
+        record = self.etcd.put(name, value)
+        self._reply()
+        return record
+
+    async def make_reservation(self, held: Record) -> Record | None:
+        return await self.rewrite_subnet(replace(held, lease_id=0), held.value)
+
+    def _left(self, lease_id: int) -> TimeToLive:
+        lease = self.etcd.state.leases.get(lease_id)
+        return TimeToLive(lease.ttl_s, lease.ttl_s) if lease else TimeToLive(0, 0)
 
     def reconnect(self) -> None:
         self.reconnects += 1

@@ -77,13 +77,13 @@ async def test_untouched_namespace() -> None:
         ("10.5.1.0/24 via 192.168.77.2 src 192.168.77.1", "192.168.77.2", True, 0, False),
         ("10.5.1.0/24 via inet6 fe80::1 dev eth0", None, True, 0, False),
         ("10.5.1.0/24 dev eth0", None, True, 0, False),
-        ("blackhole 10.5.1.0/24", None, False, 0, False),
+        ("blackhole 10.5.1.0/24", None, False, 0, True),
         ("unreachable 10.5.1.0/24 metric 9", None, False, 9, False),
         ("10.5.1.0/24 nexthop via 192.168.77.2 nexthop via 192.168.77.3", None, False, 0, False),
     ],
 )
 async def test_odd_routes(bed: Bed, command: str, gateway: str | None, on_link: bool, metric: int, plain: bool) -> None:
-    """Only what could be a host-gw route counts as plain; every other kind is read without error."""
+    """Only what could be a host-gw route, or a blackhole, counts as plain; every other kind is read without error."""
     dst = next(word for word in command.split() if "/" in word)
     bed.namespace.ip(f"route add {command.replace(dst, f'{dst} proto static')}")
     expected = KernelRoute(
@@ -93,6 +93,7 @@ async def test_odd_routes(bed: Bed, command: str, gateway: str | None, on_link: 
         protocol=4,
         metric=metric,
         plain=plain,
+        blackhole="blackhole" in command,
     )
     assert await bed.kernel.routes(protocol=4) == (expected,)
 

@@ -1,7 +1,7 @@
 """Which subnet a node takes: its own again, the remembered one, or a free one; checked against a naive oracle."""
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import islice
 from random import Random
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.allocation import CHOICES, Choice, Claim, Discard, Exhausted, Reuse, choose, free_subnets
+from pyflanneld.core.allocation import CHOICES, Choice, Claim, Demand6, Discard, Exhausted, Reuse, choose, free_subnets
 from pyflanneld.core.lease import encode_name
-from pyflanneld.core.netconf import SubnetRange
+from pyflanneld.core.netconf import SubnetRange, SubnetRange6
 from pyflanneld.core.records import Record
 from tests import strategies
 from tests.strategies import lease, raw
@@ -19,6 +19,9 @@ from tests.strategies import lease, raw
 OWN = IPv4Address("192.168.1.10")
 RANGE = SubnetRange(IPv4Network("10.5.0.0/16"), 24, IPv4Address("10.5.1.0"), IPv4Address("10.5.255.0"))
 SMALL = SubnetRange(IPv4Network("10.5.0.0/22"), 24, IPv4Address("10.5.1.0"), IPv4Address("10.5.3.0"))
+
+RANGE6 = SubnetRange6(IPv6Network("fd00:5::/48"), 64, IPv6Address("fd00:5:0:1::"), IPv6Address("fd00:5:0:ffff::"))
+DEMAND6 = Demand6(RANGE6)
 
 
 def pick(
@@ -28,11 +31,12 @@ def pick(
     previous: str | None = None,
     underlay: Sequence[str] = (),
     seed: int = 0,
+    ipv6: Demand6 | None = None,
 ) -> Choice:
     return choose(
         tuple(records), among, OWN,
         previous=IPv4Network(previous) if previous else None,
-        underlay=[IPv4Network(text) for text in underlay], rng=Random(seed),
+        underlay=[IPv4Network(text) for text in underlay], rng=Random(seed), ipv6=ipv6,
     )
 
 
@@ -171,13 +175,62 @@ def test_a_reservation_is_never_discarded() -> None:
     assert not subnet.overlaps(IPv4Network("10.5.0.0/17"))
 
 
-def test_a_dual_stack_key_with_our_address_is_not_ours_to_hold() -> None:
-    """On an IPv4-only network a dual-stack key is neither held nor deleted, and its subnet is taken."""
-    foreign = raw(strategies.DUAL_STACK_NAME, lease("10.5.3.0/24", str(OWN)).value)
-    choice = pick([foreign], SMALL, previous="10.5.3.0/24")
+def test_a_key_of_the_other_form_gives_its_ipv4_half_back() -> None:
+    """After a change to or from dual stack our key is deleted, and its IPv4 subnet is the one to claim again."""
+    dual = raw(strategies.DUAL_STACK_NAME, lease("10.5.3.0/24", str(OWN)).value)
+    assert pick([dual], SMALL) == Discard(dual, keep=IPv4Network("10.5.3.0/24"))
+    ipv4_only = lease("10.5.3.0/24", str(OWN))
+    assert pick([ipv4_only], SMALL, ipv6=DEMAND6) == Discard(ipv4_only, keep=IPv4Network("10.5.3.0/24"))
+
+
+def test_a_reservation_of_the_other_form_stays() -> None:
+    """It is the operator's to rewrite; until then its subnet is taken."""
+    dual = raw(strategies.DUAL_STACK_NAME, lease("10.5.3.0/24", str(OWN)).value, lease_id=0)
+    choice = pick([dual], SMALL, previous="10.5.3.0/24")
     assert isinstance(choice, Claim)
     assert choice.subnet != IPv4Network("10.5.3.0/24")
     assert choice.previous_refused is not None
+
+
+def test_a_dual_stack_lease_of_ours_is_reused() -> None:
+    """It is known by the IPv4 address, with both halves; one whose IPv6 half does not fit is given up."""
+    dual = raw(b"10.5.3.0-24&fd00:5:0:3::-64", lease("10.5.3.0/24", str(OWN)).value)
+    assert pick([dual], ipv6=DEMAND6) == Reuse(dual, IPv4Network("10.5.3.0/24"), IPv6Network("fd00:5:0:3::/64"))
+    misfit = raw(b"10.5.3.0-24&fd00:9:0:3::-64", dual.value)
+    assert pick([misfit], ipv6=DEMAND6) == Discard(misfit, keep=IPv4Network("10.5.3.0/24"))
+
+
+def test_both_remembered_halves_are_claimed() -> None:
+    """What the subnet file names is claimed while it is free, each half for itself."""
+    both = Demand6(RANGE6, IPv6Network("fd00:5:0:7::/64"))
+    choice = pick(previous="10.5.34.0/24", ipv6=both)
+    assert choice == Claim(IPv4Network("10.5.34.0/24"), None, IPv6Network("fd00:5:0:7::/64"))
+    taken = raw(b"10.5.9.0-24&fd00:5:0:7::-64", b"junk")
+    other = pick([taken], previous="10.5.34.0/24", ipv6=both)
+    assert isinstance(other, Claim)
+    assert (other.subnet, other.previous_refused) == (
+        IPv4Network("10.5.34.0/24"), "IPv6: it overlaps fd00:5:0:7::/64, which is taken",
+    )
+    assert other.ipv6 != both.previous
+
+
+@given(st.sets(st.integers(1, 120)), st.integers(0, 5))
+def test_a_free_ipv6_subnet_is_among_the_lowest_hundred(taken: set[int], seed: int) -> None:
+    """The IPv6 half overlaps no lease and no underlay, and is one of the first hundred that are free."""
+    records = [raw(f"10.9.{n}.0-24&fd00:5:0:{n:x}::-64".encode(), b"") for n in taken]
+    underlay = IPv6Network("fd00:5:0:100::/60")
+    choice = pick(records, ipv6=Demand6(RANGE6, None, (underlay,)), seed=seed)
+    assert isinstance(choice, Claim)
+    assert choice.ipv6 is not None
+    number = int(choice.ipv6.network_address) - int(RANGE6.network.network_address) >> 64
+    free = [n for n in range(1, 65536) if n not in taken and not 0x100 <= n < 0x110]
+    assert number in free[:CHOICES]
+
+
+def test_an_exhausted_half_is_exhaustion() -> None:
+    """Without a free IPv6 subnet there is no lease: half a one would be a key of the other form."""
+    small = SubnetRange6(IPv6Network("fd00:5::/62"), 64, IPv6Address("fd00:5:0:1::"), IPv6Address("fd00:5:0:1::"))
+    assert pick([raw(b"10.9.1.0-24&fd00:5:0:1::-64", b"")], ipv6=Demand6(small)) == Exhausted()
 
 
 def test_the_remembered_subnet_is_claimed() -> None:

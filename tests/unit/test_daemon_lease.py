@@ -301,7 +301,7 @@ def test_other_backend_ends_the_run_with_a_clear_error() -> None:
 
     with pytest.raises(ExceptionGroup) as caught:
         run(scenario())
-    assert caught.group_contains(UnsupportedConfig, match="'vxlan'; supported: 'host-gw'")
+    assert caught.group_contains(UnsupportedConfig, match="'vxlan'; supported: 'host-gw', 'alloc'")
 
 
 def test_suspend_is_noticed_and_the_lease_verified() -> None:

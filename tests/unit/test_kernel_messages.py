@@ -1,15 +1,16 @@
 """Netlink messages as bytes: against pyroute2, and against nonsense."""
 
 import struct
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from socket import AF_INET6
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2 import IPBatch
 
-from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route, RouteChange
-from pyflanneld.kernel import encoding, frames
+from pyflanneld.core.routes import Blackhole, Create, CreateBlackhole, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.kernel import encoding, encoding6, frames
 from pyflanneld.kernel.frames import Frame, Malformed, Refusal
 
 OURS = 103
@@ -55,11 +56,50 @@ def test_same_deletion_as_pyroute2() -> None:
     assert packed(Drop(held)) == theirs
 
 
+def test_same_blackhole_as_pyroute2() -> None:
+    """A blackhole is put and dropped, byte for byte, as pyroute2 does it."""
+    dst = IPv4Network("10.5.34.0/24")
+    named = {"dst": str(dst), "priority": 1_000_000, "table": 254, "proto": OURS, "type": 6, "scope": 0}
+    assert packed(CreateBlackhole(Blackhole(dst))) == by_pyroute2("add", **named)
+    held = KernelRoute(dst, None, 0, OURS, 1_000_000, plain=True, blackhole=True)
+    assert packed(Drop(held)) == by_pyroute2("del", **named)
+
+
 @given(route=routes)
 def test_decode_what_was_encoded(route: Route) -> None:
     """A route that was put reads back as the same route, ours and plain."""
     held = encoding.decode_route(memoryview(packed(Create(route))))
     assert held == KernelRoute(route.dst, route.gateway, route.link_index, OURS, metric=0, plain=True)
+
+
+def test_same_ipv6_bytes_as_pyroute2() -> None:
+    """An IPv6 route is put and dropped, byte for byte, as pyroute2 does it."""
+    dst, gateway = IPv6Network("2001:cafe:42:7::/64"), IPv6Address("2001:db8::11")
+    named = {"family": AF_INET6, "dst": str(dst), "gateway": str(gateway), "oif": 7}
+    marks = {"table": 254, "proto": OURS, "type": 1, "scope": 0}
+    assert packed(Create(Route(dst, gateway, 7))) == by_pyroute2("add", **named, **marks)
+    held = KernelRoute(dst, gateway, 7, OURS, 1024, plain=True)
+    assert packed(Drop(held)) == by_pyroute2("del", **named, priority=1024, **marks)
+
+
+@given(number=st.integers(0, 2**64 - 1), host=st.integers(1, 2**64 - 1), link=st.integers(1, 0x7FFFFFFF))
+def test_decode_what_was_encoded_for_ipv6(number: int, host: int, link: int) -> None:
+    """An IPv6 route that was put reads back as the same route; the kernel adds the metric."""
+    route = Route(IPv6Network((number << 64, 64)), IPv6Address(host), link)
+    held = encoding6.decode_route(memoryview(packed(Create(route))))
+    assert held == KernelRoute(route.dst, route.gateway, link, OURS, metric=0, plain=True)
+
+
+@given(at=st.integers(0, 200), noise=st.integers(1, 255))
+def test_flipped_bits_are_no_crash_for_ipv6(at: int, noise: int) -> None:
+    """A damaged IPv6 route message is refused or read as another route; nothing else is raised."""
+    data = bytearray(packed(Create(Route(IPv6Network("fd00:5::/64"), IPv6Address("fd00::1"), 7))))
+    data[at % len(data)] ^= noise
+    try:
+        for frame in frames.frames(memoryview(bytes(data))):
+            encoding6.decode_route(frame.message)
+    except ValueError:
+        pass
 
 
 def test_cached_routes_are_left_out() -> None:
@@ -76,7 +116,10 @@ def test_nonsense_is_malformed(data: bytes) -> None:
     """Bytes that are no netlink messages are refused as such, or read as some message; nothing else is raised."""
     try:
         for frame in frames.frames(memoryview(data)):
-            for read in (encoding.decode_route, encoding.decode_way, encoding.decode_link, encoding.decode_address):
+            for read in (
+                encoding.decode_route, encoding6.decode_route, encoding.decode_way, encoding.decode_link,
+                encoding.decode_address,
+            ):
                 read(frame.message)
             frames.verdict(frame)
     except ValueError:

@@ -128,6 +128,21 @@ def test_a_range_yields_what_it_admits(among: SubnetRange) -> None:
     assert (found[0].network_address, found[-1].network_address) == (among.subnet_min, among.subnet_max)
 
 
+@pytest.mark.parametrize("network", ["fe80::/48", "ff00::/8", "::/48", "::/0", "::1/124", "2000::/7", "::ffff:0:0/96"])
+def test_an_ipv6_network_that_routes_nothing_is_refused(network: str) -> None:
+    """Link-local, multicast and unspecified networks, and larger ones than a /8, are no place for pods."""
+    with pytest.raises(Invalid, match="IPv6Network"):
+        ipv6(IPv6Network=network)
+
+
+def test_only_ipv6_subnets_between_the_bounds_are_admitted() -> None:
+    """The same for IPv6 as for IPv4."""
+    among = ipv6(IPv6SubnetMin="fc00:0:0:7::", IPv6SubnetMax="fc00:0:0:9::")
+    assert all(among.admits(IPv6Network(text)) for text in ("fc00:0:0:7::/64", "fc00:0:0:9::/64"))
+    wrong = ("fc00:0:0:6::/64", "fc00:0:0:a::/64", "fc00:0:0:8::/65", "fc00:0:0:8::/63", "fc01:0:0:8::/64")
+    assert not any(among.admits(IPv6Network(text)) for text in wrong)
+
+
 def test_host_bits_are_masked_away() -> None:
     """Network and IPv6Network may carry host bits, as in flannel."""
     assert ipv4(Network="10.5.6.7/16").network == IPv4Network(NET)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from itertools import pairwise
 from time import perf_counter
 
@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyflanneld.core.ground import Ground, Ground6, Quarantine
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import encode_name, parse_value
-from pyflanneld.core.peers import Ground, PeerTable, Quarantine, View
+from pyflanneld.core.peers import PeerTable, View
 from pyflanneld.core.records import Gone, PeerEvent, Put, Record, Snapshot
 from tests import strategies
 from tests.strategies import GROUND, lease, raw
@@ -280,10 +281,93 @@ def test_absence_takes_a_peer_away_even_with_a_bad_value() -> None:
     assert "10.5.1.0/24" not in text(view(listed(*GOOD), bad, listed(GOOD[1], revision=170)).peers)
 
 
-def test_a_dual_stack_key_is_harmless() -> None:
-    """Row F53: on an IPv4-only node it is quarantined by name, beside the IPv4 key of the same subnet too."""
-    assert_harmless(strategies.DUAL_STACK_NAME, GOOD[0].value, "dual_stack_key")
-    assert_harmless(b"10.5.1.0-24&fd00:0:0:1::-64", GOOD[0].value, "dual_stack_key")
+DUAL = raw(
+    b"10.5.3.0-24&fd00:5:0:3::-64",
+    b'{"PublicIP":"192.168.1.13","PublicIPv6":"2001:db8::13","BackendType":"host-gw"}', created=9,
+)  # fmt: skip
+GROUND6 = Ground6(
+    network=IPv6Network("fd00:5::/48"),
+    own_subnet=IPv6Network("fd00:5:0:34::/64"),
+    link_addresses=(IPv6Interface("2001:db8::10/64"),),
+    own_addresses=frozenset({IPv6Address("2001:db8::10")}),
+    connected=(IPv6Network("2001:db8::/64"),),
+)
+DUAL_GROUND = replace(GROUND, ipv6=GROUND6)
+
+
+def dual(name: bytes = DUAL.name, ipv6: str = "2001:db8::13", **more: int) -> Record:
+    value = f'{{"PublicIP":"192.168.1.13","PublicIPv6":"{ipv6}","BackendType":"host-gw"}}'.encode()
+    return raw(name, value, **{"created": 9, **more})
+
+
+def test_an_ipv4_only_node_uses_the_ipv4_half() -> None:
+    """Row F53: a dual-stack key is a peer like any other, by the same rules, and its other half does not matter."""
+    seen = view(listed(*GOOD, DUAL))
+    assert text(seen.peers) == GOOD_PEERS | {"10.5.3.0/24": "192.168.1.13"}
+    assert not seen.quarantined
+    assert not view(listed(dual(b"10.5.3.0-24&::-0", "::1"))).quarantined
+    beside = view(listed(*GOOD, dual(b"10.5.1.0-24&fd00:5:0:1::-64")))
+    assert text(beside.peers) == GOOD_PEERS
+    assert reasons(beside) == {b"10.5.1.0-24&fd00:5:0:1::-64": "overlaps_older"}
+
+
+def test_a_dual_stack_node_uses_both_halves() -> None:
+    """Both halves are peers; a key without IPv6 has one."""
+    seen = view(listed(*GOOD, DUAL), ground=DUAL_GROUND)
+    assert text(seen.peers) == GOOD_PEERS | {"10.5.3.0/24": "192.168.1.13", "fd00:5:0:3::/64": "2001:db8::13"}
+    assert not seen.quarantined
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (dual(b"10.5.3.0-24&fd00:6:0:3::-64"), "outside_network"),
+        (dual(b"10.5.3.0-24&fd00:5::-48"), "outside_network"),
+        (dual(b"10.5.3.0-24&::-0"), "outside_network"),
+        (dual(b"10.5.3.0-24&fd00:5:0:3::-127"), "bad_length"),
+        (dual(b"10.5.3.0-24&fd00:5:0:34::-64"), "overlaps_own"),
+        (dual(b"10.5.3.0-24&fd00:5:0:30::-60"), "overlaps_own"),
+        (dual(ipv6="2001:db8::10"), "bad_gateway"),
+        (dual(ipv6="::1"), "bad_gateway"),
+        (dual(ipv6="::"), "bad_gateway"),
+        (dual(ipv6="ff02::1"), "bad_gateway"),
+        (dual(ipv6="fd00:5:0:3::1"), "bad_gateway"),
+        (dual(ipv6="2001:db8::"), "gateway_off_link"),
+        (dual(ipv6="fe80::1"), "gateway_off_link"),
+        (dual(ipv6="2001:db8:1::13"), "gateway_off_link"),
+        (replace(DUAL, value=DUAL.value.replace(b'"2001:db8::13"', b"null")), "bad_gateway"),
+    ],
+)
+def test_a_bad_ipv6_half_costs_only_itself(record: Record, reason: str) -> None:
+    """It is quarantined with its reason; the IPv4 half of the same key and all other peers go on."""
+    seen = view(listed(*GOOD, record), ground=DUAL_GROUND)
+    assert text(seen.peers) == GOOD_PEERS | {"10.5.3.0/24": "192.168.1.13"}
+    assert reasons(seen) == {record.name: reason}
+
+
+def test_a_bad_value_keeps_both_halves() -> None:
+    """The last good halves stay, through a list too; a bad IPv6 address keeps the last good one; absence ends both."""
+    both = {"10.5.3.0/24": "192.168.1.13", "fd00:5:0:3::/64": "2001:db8::13"}
+    for bad in (replace(DUAL, value=b"junk", mod_revision=150), dual(ipv6="fe80::1", changed=150)):
+        for event in (Put(bad), listed(bad, revision=160)):
+            assert text(view(listed(DUAL), event, ground=DUAL_GROUND).peers) == both
+        assert not view(listed(DUAL), Put(bad), Gone(DUAL.name, 170), ground=DUAL_GROUND).peers
+
+
+def test_an_unreadable_dual_stack_value_freezes_both_halves() -> None:
+    """What an earlier run has put for a key that was never understood stays, for each family."""
+    seen = view(listed(replace(DUAL, value=b"junk")), ground=DUAL_GROUND)
+    assert {str(subnet) for subnet in seen.frozen} == {"10.5.3.0/24", "fd00:5:0:3::/64"}
+    assert {str(subnet) for subnet in view(listed(replace(DUAL, value=b"junk"))).frozen} == {"10.5.3.0/24"}
+
+
+def test_the_older_of_two_ipv6_halves_counts() -> None:
+    """Overlapping IPv6 halves are settled by age, each family for itself."""
+    younger = dual(b"10.5.4.0-24&fd00:5:0:3::-64", "2001:db8::14", created=10)
+    seen = view(listed(DUAL, younger), ground=DUAL_GROUND)
+    assert text(seen.peers)["fd00:5:0:3::/64"] == "2001:db8::13"
+    assert "10.5.4.0/24" in text(seen.peers)
+    assert reasons(seen) == {younger.name: "overlaps_older"}
 
 
 @pytest.mark.parametrize(

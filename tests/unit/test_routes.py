@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.backends import SUPPORTED
-from pyflanneld.backends.host_gw import NAME, desired_routes
-from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, Plan, Replace, Route, RouteChange, outcome, plan
+from pyflanneld.backends import BACKENDS
+from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, PeerChange, Plan, Replace, Route, outcome, plan
 from tests import strategies
 from tests.strategies import NETWORK, PROTOCOL
 
@@ -32,7 +31,7 @@ def make(
     network: IPv4Network = NETWORK,
 ) -> Plan:  # fmt: skip
     wanted = {route.dst: route for route in desired}
-    return plan(wanted, present, protocol=PROTOCOL, network=network, frozen=frozenset(frozen))
+    return plan(wanted, present, protocol=PROTOCOL, networks=(network,), frozen=frozenset(frozen))
 
 
 class TinyKernel:
@@ -45,7 +44,7 @@ class TinyKernel:
     def ours(self) -> dict[IPv4Network, KernelRoute]:
         return {dst: route for (dst, metric), route in self.table.items() if metric == 0 and route.protocol == PROTOCOL}
 
-    def apply(self, changes: Iterable[RouteChange]) -> set[RouteChange]:
+    def apply(self, changes: Iterable[PeerChange]) -> set[PeerChange]:
         """Make the changes; return those that were refused, because something stands there."""
         refused = set()
         for change in changes:
@@ -240,6 +239,14 @@ def test_every_part_of_the_network_is_swept() -> None:
 
 def test_host_gw_needs_one_route_for_each_peer() -> None:
     """The backend is a function from peers to routes through their own addresses."""
-    assert desired_routes({DST: A}, 7) == {DST: Route(DST, A, 7)}
-    assert desired_routes({}, 7) == {}
-    assert SUPPORTED == (NAME,) == ("host-gw",)
+    host_gw = BACKENDS["host-gw"]
+    assert host_gw.desired_routes({DST: A}, 7) == {DST: Route(DST, A, 7)}
+    assert host_gw.desired_routes({}, 7) == {}
+    assert (host_gw.name, host_gw.lease_type, host_gw.needs_public_ip_on_link) == ("host-gw", "host-gw", True)
+
+
+def test_alloc_needs_no_route_at_all() -> None:
+    """The backend asks for nothing, says nothing in the lease, and takes any published address."""
+    alloc = BACKENDS["alloc"]
+    assert alloc.desired_routes({DST: A}, 7) == {}
+    assert (alloc.name, alloc.lease_type, alloc.needs_public_ip_on_link) == ("alloc", "", False)

@@ -1,14 +1,14 @@
 """The subnet file: flannel's bytes, safe to source, and read back with suspicion."""
 
 import re
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.subnetenv import previous_subnet, render
+from pyflanneld.core.subnetenv import previous_subnet, previous_subnet6, render
 from tests import strategies
 
 NETWORK, SUBNET = IPv4Network("172.7.0.0/16"), IPv4Network("172.7.21.0/24")
@@ -21,6 +21,27 @@ def test_the_bytes_are_flannels() -> None:
         "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
     )
     assert render(NETWORK, SUBNET, 8951, ip_masq=True).endswith("FLANNEL_MTU=8951\nFLANNEL_IPMASQ=true\n")
+
+
+def test_the_bytes_of_dual_stack_are_flannels() -> None:
+    """Two more lines behind the IPv4 ones, and both subnets are read back."""
+    ipv6 = IPv6Network("2001:cafe:42::/56"), IPv6Network("2001:cafe:42:7::/64")
+    text = render(NETWORK, SUBNET, 1500, ipv6=ipv6)
+    assert text == (
+        "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\n"
+        "FLANNEL_IPV6_NETWORK=2001:cafe:42::/56\nFLANNEL_IPV6_SUBNET=2001:cafe:42:7::1/64\n"
+        "FLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+    )
+    assert (previous_subnet(text), previous_subnet6(text)) == (SUBNET, ipv6[1])
+
+
+@pytest.mark.parametrize("value", ["x", "2001:db8::1", "10.5.1.1/24", "fe80::1%eth0/64", "::1/129", "::1/64,::2/64"])
+def test_a_spoiled_ipv6_subnet_is_refused(value: str) -> None:
+    """What is no IPv6 address with a length is named; an absent or empty one is none."""
+    with pytest.raises(Invalid, match="FLANNEL_IPV6_SUBNET"):
+        previous_subnet6(f"FLANNEL_IPV6_SUBNET={value}\n")
+    assert previous_subnet6("FLANNEL_IPV6_SUBNET=\n") is None
+    assert previous_subnet6("") is None
 
 
 @given(st.data(), st.integers(68, 65536), st.booleans())

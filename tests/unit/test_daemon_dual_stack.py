@@ -1,0 +1,276 @@
+"""A dual-stack node, and its IPv4-only neighbours: real loops on fakes, virtual time."""
+
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+import pytest
+
+from pyflanneld.core.routes import BLACKHOLE_METRIC, KernelRoute
+from pyflanneld.errors import LeaseLost, LinkUnusable, PublicIpNotOnLink
+from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
+from tests.fakes.registry import FakeEtcd
+from tests.fakes.virtual_time import run, until
+
+DUAL = (
+    b'{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"2001:cafe:42::/56","Backend":{"Type":"host-gw"}}'
+)
+ENV = (
+    "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\n"
+    "FLANNEL_IPV6_NETWORK=2001:cafe:42::/56\nFLANNEL_IPV6_SUBNET=2001:cafe:42:7::1/64\n"
+    "FLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+)
+PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"
+OWN = b"172.7.21.0-24&2001:cafe:42:7::-64"
+PEER, PEER_SUBNET = b"172.7.22.0-24&2001:cafe:42:8::-64", IPv6Network("2001:cafe:42:8::/64")
+BOTH = {"172.7.22.0/24": "192.168.14.22", "2001:cafe:42:8::/64": "2001:db8::22"}
+
+
+def dual_value(host: int) -> bytes:
+    text = f'{{"PublicIP":"192.168.14.{host}","PublicIPv6":"2001:db8::{host}","BackendType":"host-gw"}}'
+    return text.encode()
+
+
+def cluster(config: bytes = DUAL) -> FakeEtcd:
+    etcd = FakeEtcd()
+    etcd.put_config(config)
+    return etcd
+
+
+def dual_node(etcd: FakeEtcd, *, env: str | None = ENV) -> FakeNode:
+    node = FakeNode(etcd, env=env)
+    node.kernel.set_link(replace(lan(node.host), addresses6=(IPv6Interface("2001:db8::21/64"),)))
+    return node
+
+
+def held(etcd: FakeEtcd) -> dict[bytes, bytes]:
+    return {record.name: record.value for record in etcd.records()}
+
+
+def test_both_subnets_are_leased_in_one_key() -> None:
+    """The halves that the file names are leased with flannel's bytes, and the file is left alone."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = dual_node(etcd)
+        async with node.running():
+            assert held(etcd) == {OWN: dual_value(21)}
+            assert (node.file.text, node.file.writes) == (ENV, 0)
+        revision = etcd.state.revision
+        async with node.running():
+            assert etcd.state.revision == revision, "a restart writes nothing"
+
+    run(scenario())
+
+
+def test_routes_of_both_families_follow_the_leases() -> None:
+    """Both routes come, change and go with the lease, and each is repaired when somebody deletes it."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        etcd.put(PEER, dual_value(22), lease_id=etcd.grant(86400))
+        node = dual_node(etcd)
+        async with node.running():
+            assert node.kernel.gateways() == BOTH
+            node.kernel.delete_route(PEER_SUBNET, metric=1024)
+            await until(lambda: node.kernel.gateways() == BOTH, 1)
+            etcd.put(PEER, dual_value(22).replace(b"::22", b"::99"))
+            await until(lambda: node.kernel.gateways()["2001:cafe:42:8::/64"] == "2001:db8::99", 1)
+            applied = len(node.kernel.applied)
+            await asyncio.sleep(7200)
+            assert len(node.kernel.applied) == applied
+            etcd.delete(PEER)
+            await until(lambda: node.kernel.gateways() == {}, 1)
+
+    run(scenario())
+
+
+def test_an_ipv4_only_peer_has_the_ipv4_route() -> None:
+    """During a rolling change a node that has not moved yet is reached by IPv4."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        etcd.put(b"172.7.22.0-24", value("192.168.14.22"))
+        node = dual_node(etcd)
+        async with node.running():
+            assert node.kernel.gateways() == {"172.7.22.0/24": "192.168.14.22"}
+            assert node.log.count("peer.quarantined") == 0
+
+    run(scenario())
+
+
+def test_an_ipv4_only_node_reaches_dual_stack_peers() -> None:
+    """A dual-stack key gives an IPv4-only node its IPv4 route, and IPv6 is not touched there."""
+
+    async def scenario() -> None:
+        etcd = cluster(CONFIG)
+        etcd.put(PEER, dual_value(22))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            assert node.kernel.gateways() == {"172.7.22.0/24": "192.168.14.22"}
+            assert held(etcd).keys() == {b"172.7.21.0-24", PEER}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("env", [PINNED, None])
+def test_a_change_to_dual_stack_and_back_keeps_the_ipv4_subnet(env: str | None) -> None:
+    """The key takes the other form, with the IPv4 subnet that the containers have, the file known or not."""
+
+    async def scenario() -> None:
+        etcd = cluster(CONFIG)
+        etcd.put(b"172.7.40.0-24", value("192.168.14.21"), lease_id=etcd.grant(86400))
+        etcd.put_config(DUAL)
+        node = dual_node(etcd, env=env)
+        async with node.running():
+            (key,) = held(etcd)
+            assert key.startswith(b"172.7.40.0-24&2001:cafe:42:")
+            assert "FLANNEL_SUBNET=172.7.40.1/24\nFLANNEL_IPV6_NETWORK=" in (node.file.text or "")
+        etcd.put_config(CONFIG)
+        async with node.running():
+            assert held(etcd) == {b"172.7.40.0-24": value("192.168.14.21")}
+            assert "IPV6" not in (node.file.text or "")
+
+    run(scenario())
+
+
+def test_vanished_dual_stack_key_is_taken_again() -> None:
+    """The same key with both halves is back within a second."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = dual_node(etcd)
+        async with node.running():
+            etcd.delete(OWN)
+            assert await until(lambda: held(etcd) == {OWN: dual_value(21)}, 1) < 1
+            await until(lambda: node.ready, 1)
+            assert node.file.writes == 0
+
+    run(scenario())
+
+
+def test_a_rival_on_the_ipv6_half_is_respected() -> None:
+    """When the key has vanished and another lease overlaps only the IPv6 half, the lease is lost, not doubled."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = dual_node(etcd)
+        async with node.running() as task:
+            saved = etcd.backup()
+            del saved.keys[b"subnets/" + OWN]
+            etcd.restore(saved)
+            etcd.put(b"172.7.99.0-24&2001:cafe:42:7::-64", dual_value(99))
+            await until(task.done, 60)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(scenario())
+    assert caught.group_contains(LeaseLost, match="overlaps")
+
+
+def test_renumbered_ipv6_is_published() -> None:
+    """A new IPv6 address of the link is written into the own lease; losing it changes nothing there and is said."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        etcd.put(PEER, dual_value(22), lease_id=etcd.grant(86400))
+        node = dual_node(etcd)
+        async with node.running():
+            node.kernel.set_link(replace(lan(21), addresses6=(IPv6Interface("2001:db8::77/64"),)))
+            await until(lambda: b"2001:db8::77" in held(etcd)[OWN], 3)
+            written = held(etcd)[OWN]
+            node.kernel.set_link(lan(21))
+            await until(lambda: not node.ready, 3)
+            assert "IPv6" in node.why_not
+            await asyncio.sleep(600)
+            assert held(etcd)[OWN] == written
+            assert node.kernel.gateways() == {"172.7.22.0/24": "192.168.14.22"}, "IPv4 goes on"
+            node.kernel.set_link(replace(lan(21), addresses6=(IPv6Interface("2001:db8::77/64"),)))
+            await until(lambda: node.ready and node.kernel.gateways() == BOTH, 3)
+
+    run(scenario())
+
+
+def test_a_link_without_ipv6_ends_the_start() -> None:
+    """A dual-stack network needs an IPv6 address on the link; nothing is leased without."""
+    etcd = cluster()
+
+    async def scenario() -> None:
+        async with FakeNode(etcd, env=PINNED).running():
+            pass
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(scenario())
+    assert caught.group_contains(LinkUnusable, match="--public-ipv6")
+    assert held(etcd) == {}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_public_ipv6_is_published(there: bool) -> None:
+    """``--public-ipv6`` is what the lease says, provided that it is on the link, where the peers look for it."""
+    etcd = cluster()
+
+    async def scenario() -> None:
+        node = dual_node(etcd)
+        node.options = replace(node.options, public_ipv6=IPv6Address("2001:db8::5"))
+        own = (IPv6Interface("2001:db8::21/64"), IPv6Interface("2001:db8::5/64"))
+        node.kernel.set_link(replace(lan(21), addresses6=own if there else own[:1]))
+        async with node.running():
+            assert held(etcd)[OWN] == dual_value(21).replace(b"2001:db8::21", b"2001:db8::5")
+
+    if there:
+        run(scenario())
+        return
+    with pytest.raises(ExceptionGroup) as caught:
+        run(scenario())
+    assert caught.group_contains(PublicIpNotOnLink, match="--public-ipv6=2001:db8::5")
+
+
+def test_leftovers_of_both_families_are_swept() -> None:
+    """Routes of ours that nothing wants go; foreign ones on a wanted IPv6 destination are named and stay."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        etcd.put(PEER, dual_value(22))
+        node = dual_node(etcd)
+        gateway = IPv6Address("2001:db8::66")
+        idle = KernelRoute(IPv6Network("2001:cafe:42:9::/64"), gateway, 2, PROTOCOL, 1024, plain=True)
+        foreign = KernelRoute(PEER_SUBNET, gateway, 2, 4, 1024, plain=True)
+        node.kernel.add_foreign(idle)
+        node.kernel.add_foreign(foreign)
+        async with node.running():
+            assert node.kernel.gateways() == {"172.7.22.0/24": "192.168.14.22"}
+            assert foreign in node.kernel.table()
+            assert node.log.count("route.conflict") == 1
+
+    run(scenario())
+
+
+def test_blackholes_of_both_families() -> None:
+    """``--ip-blackhole-route`` keeps one for each half."""
+
+    async def scenario() -> None:
+        node = dual_node(cluster())
+        node.options = replace(node.options, blackhole=True)
+        async with node.running():
+            ours = [(route.dst, route.metric) for route in node.kernel.table() if route.blackhole]
+            assert ours == [
+                (IPv4Network("172.7.21.0/24"), BLACKHOLE_METRIC),
+                (IPv6Network("2001:cafe:42:7::/64"), BLACKHOLE_METRIC),
+            ]
+
+    run(scenario())
+
+
+def test_a_network_without_ipv4_is_refused_with_the_reason() -> None:
+    """IPv6 alone has no form of key in etcd: it is said, and another configuration waited for."""
+
+    async def scenario() -> None:
+        etcd = cluster(b'{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"host-gw"}}')
+        node = dual_node(etcd)
+        async with node.running(ready=False):
+            await asyncio.sleep(60)
+            assert "no form of key" in node.why_not
+            etcd.put_config(DUAL)
+            await until(lambda: node.ready, 2)
+
+    run(scenario())
