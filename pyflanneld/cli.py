@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address
 from random import Random
+from types import FrameType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -71,6 +72,8 @@ _SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {"lab": _lab, "leases": _
 
 def _daemon(settings: Settings) -> int:
     """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _stop_early)  # until the loop has handlers of its own
     logs.configure(settings.log_format, settings.verbosity)
     log = structlog.get_logger("pyflanneld")
     log.info(
@@ -93,6 +96,11 @@ def _daemon(settings: Settings) -> int:
         return error.exit_code
     log.info("daemon.stopped")
     return 0
+
+
+def _stop_early(_number: int, _frame: FrameType | None) -> None:
+    """Stop, as asked, while nothing has been touched yet."""
+    raise SystemExit(0)
 
 
 def _gravest(raised: Exception) -> PyflanneldError | None:

@@ -88,7 +88,16 @@ class Member:
             time.sleep(0.02)
 
     def pause(self) -> None:
+        """Freeze it, and wait until it is: a stopped process may answer for some moments more."""
         self._signal(signal.SIGSTOP)
+        while not self._frozen():
+            time.sleep(0.001)
+
+    def _frozen(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            return True
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

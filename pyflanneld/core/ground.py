@@ -28,6 +28,11 @@ class Ground6:
     connected: tuple[IPv6Network, ...] = ()
     protected: frozenset[IPv6Address] = frozenset()
 
+    @property
+    def near(self) -> tuple[IPv6Network, ...]:
+        """Every directly connected network, the link's own among them, as in ``Ground``."""
+        return (*self.connected, *(own.network for own in self.link_addresses))
+
 
 @dataclass(frozen=True, slots=True)
 class Ground:
@@ -54,6 +59,11 @@ class Ground:
     protected: frozenset[IPv4Address] = frozenset()
     gateways_on_link: bool = True
     ipv6: Ground6 | None = None
+
+    @property
+    def near(self) -> tuple[IPv4Network, ...]:
+        """Every directly connected network, the link's own among them: no gateway can lie in a peer's subnet then."""
+        return (*self.connected, *(own.network for own in self.link_addresses))
 
     @property
     def sides(self) -> "tuple[Side, ...]":
@@ -94,7 +104,7 @@ def judge_subnet(subnet: Network, side: Side) -> Quarantine | None:
     captured = _first([*side.own_addresses, *side.protected], subnet)
     if captured is not None:
         return Quarantine("captures_address", f"{subnet} contains {captured}, which this host needs")
-    covered = next((net for net in side.connected if overlap(net, subnet)), None)
+    covered = next((net for net in side.near if overlap(net, subnet)), None)
     if covered is not None:
         return Quarantine("captures_network", f"{subnet} overlaps {covered}, which is connected to this host")
     return None
@@ -112,8 +122,8 @@ def _judge_gateway(half: Half, side: Side, on_link: bool) -> Quarantine | None:
         return Quarantine("bad_gateway", f"{field_name} {gateway} is no address of a host")
     if gateway in side.own_addresses or any(own.ip == gateway for own in side.link_addresses):
         return Quarantine("bad_gateway", f"{field_name} {gateway} is our own address")
-    if gateway in side.network:
-        return Quarantine("bad_gateway", f"{field_name} {gateway} is inside {side.network} itself")
+    if gateway in side.own_subnet:
+        return Quarantine("bad_gateway", f"{field_name} {gateway} is inside our own {side.own_subnet}")
     if on_link and not any(_reaches(own, gateway) for own in side.link_addresses):
         return Quarantine("gateway_off_link", f"{field_name} {gateway} is not on the link; host-gw needs a common LAN")
     return None

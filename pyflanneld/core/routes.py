@@ -141,7 +141,7 @@ def plan(
             continue
         if rival is None:
             puts.append(Create(wanted) if there is None else Replace(wanted))
-        elif there is None and rival.protocol == BOOT and _same(wanted, rival):
+        elif rival.protocol == BOOT and _same(wanted, rival):
             puts.append(Replace(wanted))
         else:
             blocked[dst] = rival

@@ -193,7 +193,7 @@ class Reconciler:
         protocol = self._context.options.route_protocol
         for route in await self._routes():
             if route.metric == usual_metric(route.dst) and route.protocol != protocol and route.dst in refused:
-                self._foreign[route.dst] = route
+                self._foreign.setdefault(route.dst, route)  # of several, a replacement would hit the first
         self._foreign_until_s = self._context.clock.now_s() + FOREIGN_RECHECK_S
 
     def _report_peers(self, before: View | None, now: View) -> None:

@@ -102,6 +102,7 @@ class Watch:
         range_end: the key after the last; empty for the single *key*.
         after_revision: the revision whose state is known already.
         cluster_id: the cluster that it was heard from; ``None`` to believe the first answer.
+        log: where the opening is told.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """The contract of ``ports.Registry``, kept by the fake and by the real etcd alike."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -469,6 +470,32 @@ class TestRenew:
         assert renewal.record is not None
         assert (renewal.record.value, renewal.record.create_revision) == (b"theirs", held.create_revision)
         assert renewal.record.lease_id != held.lease_id
+
+
+class TestReconnect:
+    async def test_what_is_open_stays_open(self, bench: Bench) -> None:
+        """New calls use a new connection; a watch that was open goes on telling."""
+        since = await bench.registry.list_subnets()
+        async with bench.registry.watch_subnets(since) as watch:
+            assert await anext(watch) == ()
+            connections = bench.proxy.connections if isinstance(bench, EtcdBench) else 0
+            bench.registry.reconnect()
+            gc.collect()
+            assert await bench.registry.list_subnets() == since
+            if isinstance(bench, EtcdBench):
+                assert bench.proxy.connections == connections + 1
+            await bench.put(b"subnets/" + A, b"{}")
+            assert len(await upcoming(watch, 1)) == 1
+
+    async def test_out_of_an_outage(self, bench: Bench) -> None:
+        """The next call after it does not wait for what the last failure has put off."""
+        bench.refuse(True)
+        for _ in range(3):
+            with pytest.raises(RegistryUnavailable):
+                await bench.registry.list_subnets()
+        bench.refuse(False)
+        bench.registry.reconnect()
+        assert (await bench.registry.list_subnets()).records == ()
 
 
 class TestClose:

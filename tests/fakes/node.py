@@ -70,7 +70,8 @@ class FakeNode:
         self.manager = Manager()
         self.log = Journal()
         self.options = Options(
-            prefix="/coreos.com/network", subnet_file="/run/flannel/subnet.env", wanted_links=("eth1",), public_ip=None, route_protocol=PROTOCOL,
+            prefix="/coreos.com/network", subnet_file="/run/flannel/subnet.env",
+            wanted_links=("eth1",), public_ip=None, route_protocol=PROTOCOL,
             renew_margin_s=3600.0, withdraw_guard=guard, protected=frozenset({IPv4Address("192.168.14.12")}),
         )
         self.daemon: Daemon | None = None

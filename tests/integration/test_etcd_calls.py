@@ -1,6 +1,7 @@
 """Lists and calls that fail in every way that etcd knows: against a scripted server, over real gRPC."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -223,6 +224,23 @@ class TestFailures:
         await registry._endpoints.close()
         with pytest.raises(RegistryUnavailable):
             await calling
+
+    async def test_reconnecting_under_a_call(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A call that is under way while everything is connected to anew gets its answer on the old connection."""
+        answer = asyncio.Event()
+
+        async def late(_request: Any) -> Any:
+            await answer.wait()
+            return page([b"a"], revision=9, count=1, more=False)
+
+        scripted.on["Range"] = late
+        registry = connect(scripted)
+        calling = asyncio.ensure_future(registry.list_subnets())
+        await eventually(lambda: scripted.asked["Range"])
+        registry.reconnect()
+        gc.collect()
+        answer.set()
+        assert len((await calling).records) == 1
 
     @pytest.mark.parametrize("call", [*READS, *WRITES])
     async def test_cancelling_a_call(self, scripted: ScriptedEtcd, connect: Connect, call: str) -> None:

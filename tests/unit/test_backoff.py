@@ -44,6 +44,13 @@ def test_a_period_varies_by_its_share(period_s: float, share: float, rng: Random
     assert period_s * (1 - share) - slack <= around(period_s, share, rng) <= period_s * (1 + share) + slack
 
 
+def test_a_period_varies_to_both_sides() -> None:
+    """Nodes spread over nearly the whole of the span, early and late."""
+    periods = [around(300, 0.2, Random(seed)) for seed in range(100)]
+    assert min(periods) < 245
+    assert max(periods) > 355
+
+
 @given(st.integers(0, 10**6), RNGS)
 def test_a_lost_race_is_run_again_soon(lost: int, rng: Random) -> None:
     """After any number of lost races the pause is at most 2 s, and 20 ms after the first."""

@@ -317,3 +317,17 @@ def test_suspend_is_noticed_and_the_lease_verified() -> None:
             assert node.log.count("lease.retaken") == 0
 
     run(scenario())
+
+
+def test_key_that_claims_everything_costs_nobody_its_subnet() -> None:
+    """A key such as 0.0.0.0-0 neither keeps a node from starting nor from taking its vanished key again."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        etcd.put(b"0.0.0.0-0", value("192.168.14.66"))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            etcd.delete(OWN)
+            await until(lambda: OWN in held(etcd), 1)
+
+    run(scenario())

@@ -144,6 +144,8 @@ def test_a_moved_address_is_published() -> None:
     assert finding.lease.public_ip == MOVED
     other_lease = replace(held.record, lease_id=99)
     assert isinstance(look(other_lease, held=held), Rewrite)
+    rewritten = lease(SUBNET, str(OURS), created=5, changed=9, lease_id=99)
+    assert confirmed_lease(look(rewritten, held=held)).public_ip == OURS
 
 
 @pytest.mark.parametrize("lease_id", [0, 99])

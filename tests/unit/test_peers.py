@@ -127,6 +127,7 @@ def test_an_older_event_does_not_undo_a_newer_one() -> None:
     peers = table(listed(*GOOD), Put(lease("10.5.1.0/24", "192.168.1.21", created=3, changed=110)))
     assert not peers.apply(Put(lease("10.5.1.0/24", "192.168.1.15", created=3, changed=105)))
     assert not peers.apply(Gone(b"10.5.1.0-24", 109))
+    assert not peers.apply(Gone(b"10.5.1.0-24", 110))
     assert text(peers.view(GROUND).peers)["10.5.1.0/24"] == "192.168.1.21"
 
 
@@ -330,7 +331,8 @@ def test_a_dual_stack_node_uses_both_halves() -> None:
         (dual(ipv6="::1"), "bad_gateway"),
         (dual(ipv6="::"), "bad_gateway"),
         (dual(ipv6="ff02::1"), "bad_gateway"),
-        (dual(ipv6="fd00:5:0:3::1"), "bad_gateway"),
+        (dual(ipv6="fd00:5:0:34::1"), "bad_gateway"),
+        (dual(ipv6="fd00:5:0:3::1"), "gateway_off_link"),
         (dual(ipv6="2001:db8::"), "gateway_off_link"),
         (dual(ipv6="fe80::1"), "gateway_off_link"),
         (dual(ipv6="2001:db8:1::13"), "gateway_off_link"),
@@ -396,15 +398,35 @@ def test_a_subnet_that_is_nobodys_is_refused(subnet: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "gateway", ["192.168.1.10", "192.168.7.1", "10.5.34.1", "10.5.3.1", "10.5.2.1", "10.5.255.255"]
+    ("gateway", "reason"),
+    [
+        ("192.168.1.10", "bad_gateway"),
+        ("192.168.7.1", "bad_gateway"),
+        ("10.5.34.1", "bad_gateway"),
+        ("10.5.3.1", "gateway_off_link"),
+        ("10.5.2.1", "gateway_off_link"),
+        ("10.5.255.255", "gateway_off_link"),
+    ],
 )
-def test_a_gateway_of_our_own_or_inside_the_network_is_refused(gateway: str) -> None:
-    """Row F56: ourselves, by any link, the advertised subnet itself, another peer's."""
+def test_a_gateway_of_our_own_or_inside_the_network_is_refused(gateway: str, reason: str) -> None:
+    """Row F56: ourselves, by any link, our own subnet, the advertised subnet itself, another peer's."""
     ground = replace(GROUND, own_addresses=GROUND.own_addresses | {IPv4Address("192.168.7.1")})
     record = lease("10.5.3.0/24", gateway, created=120)
     seen = view(listed(*GOOD, record), ground=ground)
     assert text(seen.peers) == GOOD_PEERS
-    assert reasons(seen) == {record.name: "bad_gateway"}
+    assert reasons(seen) == {record.name: reason}
+
+
+def test_a_lan_that_lies_inside_the_network_is_spared_and_served() -> None:
+    """Row F45: peers on a LAN inside Network are followed, and none of them can claim a part of that LAN."""
+    ground = Ground(
+        IPv4Network("10.0.0.0/8"), "host-gw", IPv4Network("10.9.1.0/24"), (IPv4Interface("10.1.2.10/24"),),
+        frozenset({IPv4Address("10.1.2.10")}),
+    )
+    good, thief = lease("10.9.3.0/24", "10.1.2.11"), lease("10.1.2.128/25", "10.1.2.12", created=130)
+    seen = view(listed(good, thief), ground=ground)
+    assert text(seen.peers) == {"10.9.3.0/24": "10.1.2.11"}
+    assert reasons(seen) == {thief.name: "captures_network"}
 
 
 @pytest.mark.parametrize(
@@ -550,6 +572,14 @@ def test_of_two_that_overlap_the_older_counts(old: str, young: str) -> None:
         assert text(view(*events, Gone(first.name, 200)).peers) == {young: "192.168.1.12"}
 
 
+def test_a_key_that_was_made_again_is_young() -> None:
+    """Deleted and created again unseen, with the same value: its new age is what counts."""
+    first, second = lease("10.5.2.0/23", created=5), lease("10.5.3.0/24", "192.168.1.12", created=6)
+    again = replace(first, create_revision=150, mod_revision=150)
+    seen = view(listed(first, second), listed(again, second, revision=160))
+    assert text(seen.peers) == {"10.5.3.0/24": "192.168.1.12"}
+
+
 def test_two_of_the_same_age_are_told_apart_by_name() -> None:
     """Keys of one transaction have one create revision; every node must come to the same answer all the same."""
     one, other = lease("10.5.2.0/24", created=5), lease("10.5.2.0/25", "192.168.1.12", created=5)
@@ -627,14 +657,16 @@ def violations(ground: Ground, peers: Mapping[IPv4Network, IPv4Address]) -> list
         found += [f"gateway {gateway}: {why}" for why in gateway_faults(ground, int(gateway))]
     spans = sorted(map(span, peers))
     found += [f"{a} overlaps {b}" for a, b in pairwise(spans) if b[0] <= a[1]]
+    for low, high in spans:
+        found += [f"gateway {via} lies in a peer's subnet" for via in peers.values() if low <= int(via) <= high]
     return found
 
 
 def gateway_faults(ground: Ground, gateway: int) -> Iterable[str]:
     """Yield what is wrong with a gateway, by integers alone."""
-    low, high = span(ground.network)
+    low, high = span(ground.own_subnet)
     if low <= gateway <= high:
-        yield "inside the network"
+        yield "inside our own subnet"
     if gateway >> 24 in {0, 127} or gateway >> 28 >= 14:
         yield "no address of a host"
     if gateway in {int(address) for address in ground.own_addresses} | {int(own.ip) for own in ground.link_addresses}:

@@ -206,6 +206,8 @@ def test_a_replacement_never_hits_a_foreign_route() -> None:
     for present in ([there(gateway=B), foreign], [foreign, there(gateway=B)]):
         assert make([Route(DST, A, 2)], present) == Plan((), (), {DST: foreign})
     assert make([Route(DST, A, 2)], [there(), foreign]) == Plan((), (), {})
+    leftover = there(protocol=BOOT)
+    assert make([Route(DST, A, 2)], [there(gateway=B), leftover]).puts == (Replace(Route(DST, A, 2)),)
 
 
 def test_a_leftover_behind_a_foreign_route_is_not_taken_over() -> None:

@@ -1,0 +1,290 @@
+"""Links, addresses and routes that others change, rows F62 to F69 of the fault matrix, on the real kernel."""
+
+import pytest
+
+from pyflanneld.lab import topology
+from pyflanneld.lab.cluster import Lab
+from pyflanneld.lab.measure import Ping, RouteMonitor, delay_ms
+from pyflanneld.lab.node import Node
+from pyflanneld.lab.run import until
+from tests.bed import (
+    REPAIR_S,
+    Journal,
+    gateways,
+    launch,
+    lease_key,
+    lease_value,
+    leave_ready,
+    pid_of,
+    store_of,
+    why_not_ready,
+)
+
+pytestmark = [pytest.mark.etcd, pytest.mark.netns]
+STRANGER = "192.168.14.99"
+
+
+def all_routes_to(node: Node, dst: str) -> list[str]:
+    """Return every route of the main table to *dst*, whoever owns it, as ``ip`` writes it."""
+    return [" ".join(line.split()) for line in node.exec("ip", "-N", "route", "show", "exact", dst).splitlines()]
+
+
+def of_ours(peer: Node) -> str:
+    """Return the route to a peer as the daemon puts it."""
+    return f"{peer.subnet} via {peer.address.ip} dev eth1 proto 103"
+
+
+# F68, F67: routes
+
+
+def test_f68_route_deleted(unguarded: Lab) -> None:
+    """A route deleted by hand is back in well under two seconds; nothing else is touched."""
+    node, peer, _ = unguarded.nodes
+    with RouteMonitor(node) as monitor:
+        node.exec("ip", "route", "del", peer.subnet)
+        node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+        until(lambda: len(monitor.messages()) == 2, "both messages are read")
+        delay = delay_ms(monitor.messages(), peer.subnet)
+    assert delay is not None
+    assert delay < 1000 * REPAIR_S
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["via 192.168.14.99 dev eth1 proto 103", "dev eth1 proto 103", "via 192.168.14.22 dev eth1 proto 103 onlink",
+     "unreachable proto 103", "nexthop via 192.168.14.22 nexthop via 192.168.14.99 proto 103"],
+    ids=["gateway", "direct", "onlink", "unreachable", "multipath"],
+)
+def test_f68_route_modified(unguarded: Lab, change: str) -> None:
+    """A route of ours that somebody bends is straight again within two seconds, in one replace."""
+    node, peer, _ = unguarded.nodes
+    kind, _, rest = change.partition(" ") if change.startswith("unreachable") else ("", "", change)
+    words = ["proto", "103", *rest.replace(" proto 103", "").split()] if rest.startswith("nexthop") else rest.split()
+    with RouteMonitor(node) as monitor:
+        node.exec("ip", "route", "replace", *([kind] if kind else []), peer.subnet, *words)
+        node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+        until(lambda: all_routes_to(node, peer.subnet) == [of_ours(peer)], "the route is as it was", REPAIR_S)
+        assert not any(message.deleted for message in monitor.messages())
+
+
+def test_f68_duplicate_with_a_metric(unguarded: Lab) -> None:
+    """A route to the same subnet with another metric is another route, and left alone even if it bears our mark."""
+    node, peer, _ = unguarded.nodes
+    second = f"{peer.subnet} via {STRANGER} dev eth1 proto 103 metric 50"
+    node.exec("ip", "route", "add", *second.split())
+    node.exec("ip", "route", "del", peer.subnet, "metric", "0")  # makes the daemon look
+    wanted = [of_ours(peer), second]
+    until(lambda: all_routes_to(node, peer.subnet) == wanted, "ours is back, the other stays", REPAIR_S)
+    node.exec("ip", "route", "del", *second.split())
+
+
+@pytest.mark.parametrize("what", ["proto 103", "table main"])
+def test_f67_routes_flushed(unguarded: Lab, what: str) -> None:
+    """All routes flushed at once are back within two seconds, or as soon as the LAN is reachable again."""
+    node = unguarded.nodes[0]
+    node.exec("ip", "route", "flush", *what.split())
+    if what == "table main":
+        assert gateways(node) == {}
+        for own, link in ((node.address, "eth1"), (node.wish, "docker0")):
+            connected = f"{own.network} dev {link} proto kernel scope link src {own.ip}"
+            node.exec("ip", "route", "add", *connected.split())
+    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+
+
+# F69: foreign routes
+
+
+@pytest.mark.parametrize("foreign", ["static", "boot", "bird"])
+def test_f69_foreign_route_first(unguarded: Lab, foreign: str) -> None:
+    """A foreign route where ours should be is left alone and reported, hinders no other route, and is followed by ours
+    when it goes."""
+    node = unguarded.nodes[0]
+    store, journal = store_of(unguarded), Journal(node)
+    blocked, free = "172.7.99.0/24", "172.7.98.0/24"
+    node.exec("ip", "route", "add", blocked, "via", "192.168.14.97", "proto", foreign)
+    there = all_routes_to(node, blocked)
+    store.put(lease_key(blocked), lease_value(STRANGER))
+    store.put(lease_key(free), lease_value(STRANGER))
+    node.wait_routes(unguarded.gateways_for(node) | {free: STRANGER}, REPAIR_S)
+    conflict = journal.wait("route.conflict")
+    assert blocked in conflict["destinations"]
+    assert all_routes_to(node, blocked) == there
+    assert node.get("/readyz")[0] == 200
+    node.exec("ip", "route", "del", blocked)
+    node.wait_routes(unguarded.gateways_for(node) | {free: STRANGER, blocked: STRANGER}, REPAIR_S)
+    assert len(journal.events("route.conflict")) == 1
+    store.delete(lease_key(blocked))
+    store.delete(lease_key(free))
+    node.wait_routes(unguarded.gateways_for(node))
+
+
+def test_f69_foreign_route_in_the_place_of_ours(unguarded: Lab) -> None:
+    """Whoever replaces our route by one of his own keeps it; ours is back when it goes."""
+    node, peer, other = unguarded.nodes
+    journal = Journal(node)
+    node.exec("ip", "route", "replace", peer.subnet, "via", STRANGER, "proto", "static")
+    there = all_routes_to(node, peer.subnet)
+    journal.wait("route.conflict")
+    assert all_routes_to(node, peer.subnet) == there
+    assert gateways(node) == unguarded.gateways_for(node, [other])
+    node.exec("ip", "route", "del", peer.subnet)
+    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+
+
+def test_f69_foreign_route_survives_the_peers_end(unguarded: Lab) -> None:
+    """When the peer leaves, the foreign route to its subnet stays."""
+    node, store = unguarded.nodes[0], store_of(unguarded)
+    subnet = "172.7.99.0/24"
+    node.exec("ip", "route", "add", subnet, "via", "192.168.14.97", "proto", "static")
+    journal = Journal(node)
+    store.put(lease_key(subnet), lease_value(STRANGER))
+    journal.wait("route.conflict")
+    store.delete(lease_key(subnet))
+    journal.wait("problem.resolved", topic="foreign")
+    assert len(all_routes_to(node, subnet)) == 1
+    node.exec("ip", "route", "del", subnet)
+
+
+def test_routes_of_flanneld_are_taken_over(site: Lab) -> None:
+    """What the Go daemon left is marked as ours in one replace; what it would not have put like that is foreign."""
+    node, store = site.nodes[0], store_of(site)
+    exact, bent, orphan = "172.7.61.0/24", "172.7.62.0/24", "172.7.63.0/24"
+    for subnet in (exact, bent):
+        store.put(lease_key(subnet), lease_value(STRANGER))
+    node.exec("ip", "route", "add", exact, "via", STRANGER, "dev", "eth1")
+    node.exec("ip", "route", "add", bent, "via", "192.168.14.98", "dev", "eth1")
+    node.exec("ip", "route", "add", orphan, "via", STRANGER, "dev", "eth1")
+    journal = Journal(node)
+    with RouteMonitor(node) as monitor:
+        launch(node)
+        node.wait_ready()
+        node.wait_routes({exact: STRANGER})
+        assert not any(message.deleted for message in monitor.messages())
+    assert all_routes_to(node, bent) == [f"{bent} via 192.168.14.98 dev eth1"]  # ip does not name "proto boot"
+    assert len(all_routes_to(node, orphan)) == 1
+    assert journal.wait("route.conflict")["destinations"] == [bent]
+    node.exec("sh", "-c", f"ip route del {bent}; ip route del {orphan}")
+    node.wait_routes({exact: STRANGER, bent: STRANGER}, REPAIR_S)
+
+
+# F62 to F66: links and addresses
+
+
+def test_f62_interface_down_and_up(unguarded: Lab) -> None:
+    """While the interface is down the daemon waits, with few words; its routes are back within two seconds after."""
+    node, pid = unguarded.nodes[0], pid_of(unguarded.nodes[0])
+    journal = Journal(node)
+    node.exec("ip", "link", "set", "eth1", "down")
+    journal.wait("link.down")
+    assert node.get("/healthz")[0] == 200
+    assert "eth1" in why_not_ready(node)
+    assert gateways(node) == {}
+    node.exec("ip", "link", "set", "eth1", "up")
+    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
+    assert len([event for event in journal.events() if event["level"] != "info"]) <= 3
+    assert pid_of(node) == pid
+    with Ping(node, unguarded.nodes[1]) as ping:
+        until(lambda: len(ping.received()) >= 5, "packets flow")
+
+
+def test_f62_cable_pulled(unguarded: Lab) -> None:
+    """Carrier lost and found: no route is lost over it, and the pods talk again."""
+    node, peer, _ = unguarded.nodes
+    journal = Journal(node)
+    topology.run("ip", "-n", unguarded.lan, "link", "set", node.name, "down")
+    journal.wait("link.down")
+    topology.run("ip", "-n", unguarded.lan, "link", "set", node.name, "up")
+    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
+    with Ping(node, peer) as ping:
+        until(lambda: len(ping.received()) >= 5, "packets flow")
+
+
+def test_f63_address_removed_and_back(unguarded: Lab) -> None:
+    """Without its address the interface does not serve: said, nothing published; all is well when it returns."""
+    node, store = unguarded.nodes[0], store_of(unguarded)
+    key = lease_key(node.subnet)
+    held, journal = store.kv(key), Journal(node)
+    node.exec("ip", "address", "del", str(node.address), "dev", "eth1")
+    until(lambda: node.get("/readyz")[0] == 503, "not ready", REPAIR_S)
+    assert node.get("/healthz")[0] == 200
+    assert store.kv(key) == held
+    node.exec("ip", "address", "add", str(node.address), "dev", "eth1")
+    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
+    assert store.kv(key) == held
+    assert journal.events("daemon.failed") == []
+
+
+def test_f63_renumbered(site: Lab) -> None:
+    """The interface gets another address: own routes are back in two seconds; the lease follows, on the same key and
+    etcd lease, by a new connection to etcd; the peers replace their route in one step."""
+    node, peer, _ = site.nodes
+    store = store_of(site)
+    launch(node, public_ip=None)
+    launch(peer)
+    node.wait_ready()
+    peer.wait_ready()
+    peer.wait_routes({node.subnet: str(node.address.ip)})
+    before, pid = store.kv(lease_key(node.subnet)), pid_of(node)
+    with RouteMonitor(peer) as monitor:
+        node.exec("sh", "-c", "ip address flush dev eth1; ip address add 192.168.14.121/24 dev eth1")
+        node.wait_routes({peer.subnet: str(peer.address.ip)}, REPAIR_S)
+        peer.wait_routes({node.subnet: "192.168.14.121"}, 3)
+        assert not any(message.deleted for message in monitor.messages())
+    after = store.kv(lease_key(node.subnet))
+    assert before is not None
+    assert after is not None
+    assert after.value == lease_value("192.168.14.121").encode()
+    assert (after.create_revision, after.lease) == (before.create_revision, before.lease)
+    assert pid_of(node) == pid
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
+    node.exec("sh", "-c", f"ip address flush dev eth1; ip address add {node.address} dev eth1")
+    peer.wait_routes({node.subnet: str(node.address.ip)}, 3)
+
+
+def test_f64_interface_deleted_and_created_again(unguarded: Lab) -> None:
+    """A new interface of the old name, with another index, takes over within two seconds; lease and process stay."""
+    node, pid = unguarded.nodes[0], pid_of(unguarded.nodes[0])
+    held, journal = store_of(unguarded).kvs(), Journal(node)
+    index = node.exec("cat", "/sys/class/net/eth1/ifindex")
+    node.exec("ip", "link", "del", "eth1")
+    journal.wait("link.missing")
+    assert "eth1" in why_not_ready(node)
+    topology.plug_in(unguarded.lan, node.namespace, node.address, node.name)
+    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    assert node.exec("cat", "/sys/class/net/eth1/ifindex") != index
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
+    assert pid_of(node) == pid
+    until(lambda: store_of(unguarded).kvs() == held, "the lease is untouched")
+    with Ping(node, unguarded.nodes[1]) as ping:
+        until(lambda: len(ping.received()) >= 5, "packets flow")
+
+
+def test_f64_interface_renamed(unguarded: Lab) -> None:
+    """An interface of another name is not ours: said; routes are back as soon as it has its name again."""
+    node, journal = unguarded.nodes[0], Journal(unguarded.nodes[0])
+    node.exec("sh", "-c", "ip link set eth1 down; ip link set eth1 name lan7; ip link set lan7 up")
+    journal.wait("link.missing")
+    node.exec("sh", "-c", "ip link set lan7 down; ip link set lan7 name eth1; ip link set eth1 up")
+    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    leave_ready(unguarded)
+
+
+def test_f66_interface_flaps(unguarded: Lab) -> None:
+    """An interface that goes up and down thirty times in a row: the end counts, few words, no load."""
+    node, journal = unguarded.nodes[0], Journal(unguarded.nodes[0])
+    before = cpu_s(node)
+    flap = "ip link set eth1 down; sleep 0.03; ip link set eth1 up; sleep 0.03"
+    node.exec("sh", "-c", f"for n in $(seq 30); do {flap}; done")
+    node.wait_routes(unguarded.gateways_for(node), REPAIR_S + 1)
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S + 1)
+    assert cpu_s(node) - before < 1.0
+    assert len(journal.text().splitlines()) < 60
+
+
+def cpu_s(node: Node) -> float:
+    """Return the processor time that a node's daemon has used, in seconds."""
+    fields = topology.Path(f"/proc/{pid_of(node)}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
