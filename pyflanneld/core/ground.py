@@ -30,7 +30,7 @@ class Ground6:
 
     @property
     def near(self) -> tuple[IPv6Network, ...]:
-        """Every directly connected network, as in ``Ground``."""
+        """Every directly connected network, the link's own among them, as in ``Ground``."""
         return (*self.connected, *(own.network for own in self.link_addresses))
 
 

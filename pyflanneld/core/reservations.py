@@ -99,8 +99,8 @@ def _unfit(key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig) -> str | No
     """Say why no node would take *key* as its own."""
     if config.ipv4 is None or not config.ipv4.admits(key.ipv4):
         return f"{key.ipv4} is not one of the subnets that the network configuration offers{_offer(config)}"
-    if attrs.public_ip in config.ipv4.network:
-        return f"the public address {attrs.public_ip} is inside the network {config.ipv4.network} itself"
+    if attrs.public_ip in key.ipv4:
+        return f"the public address {attrs.public_ip} is inside the subnet {key.ipv4} itself"
     return _unfit6(key, attrs, config)
 
 
@@ -113,8 +113,8 @@ def _unfit6(key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig) -> str | N
     if not ipv6.admits(subnet):
         offer = f"/{ipv6.subnet_len} from {ipv6.subnet_min} to {ipv6.subnet_max}"
         return f"{subnet} is not one of the subnets that the network configuration offers: {offer}"
-    if address in ipv6.network:
-        return f"the public address {address} is inside the network {ipv6.network} itself"
+    if address in subnet:
+        return f"the public address {address} is inside the subnet {subnet} itself"
     return None
 
 

@@ -1,12 +1,13 @@
 """Hold the own lease: renew early and often, prove that it is ours, take it again when it has vanished."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
-from ipaddress import IPv4Network
 from itertools import count
 from typing import assert_never
 
 from pyflanneld.core.backoff import around, backoff, race_pause_s
+from pyflanneld.core.families import Network, inside, overlap
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import TTL_S, LeaseAttrs, SubnetKey, encode_value, parse_name
 from pyflanneld.core.ownership import (
@@ -110,7 +111,7 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
         snapshot = await context.registry.list_subnets()
         if any(record.name == name for record in snapshot.records):
             return False  # somebody put it there: look at it again
-        rival = _overlapping(snapshot, key, node.among.network)
+        rival = _overlapping(snapshot, key, node.networks)
         if rival is not None:
             raise LeaseLost(f"our subnet {key} overlaps {rival}, which was leased after our lease had vanished")
         sent_at_s = context.clock.now_s()
@@ -128,13 +129,16 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     raise AssertionError("unreachable: count() does not end")
 
 
-def _overlapping(snapshot: Snapshot, key: SubnetKey, network: IPv4Network) -> SubnetKey | None:
-    """Return a lease that overlaps *key*; one that claims all of *network* is nobody's."""
+def _overlapping(snapshot: Snapshot, key: SubnetKey, networks: Collection[Network]) -> SubnetKey | None:
+    """Return a lease that overlaps *key*; a half that claims all of a network of *networks* is nobody's lease."""
+    own = [half for half in (key.ipv4, key.ipv6) if half is not None]
     for record in snapshot.records:
         try:
             other = parse_name(record.name)
         except Invalid:
             continue
-        if other.overlaps(key) and not network.subnet_of(other.ipv4):
+        theirs = [half for half in (other.ipv4, other.ipv6) if half is not None]
+        sound = [half for half in theirs if not any(inside(network, half) for network in networks)]
+        if any(overlap(one, half) for one in own for half in sound):
             return other
     return None

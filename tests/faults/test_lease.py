@@ -108,8 +108,8 @@ def test_f23_dual_stack_sibling(cluster: Lab) -> None:
     key = f"{lease_key(node.subnet)}&fd00:7:21::-64"
     with RouteMonitor(node) as mine, RouteMonitor(peer) as theirs:
         store_of(cluster).put(key, lease_value(STRANGER))
-        for journal in journals:
-            journal.wait("peer.quarantined", reason="dual_stack_key")
+        for journal, reason in zip(journals, ("overlaps_own", "overlaps_older"), strict=True):
+            journal.wait("peer.quarantined", reason=reason)
         store_of(cluster).delete(key)
         for journal in journals:
             journal.wait("peer.quarantine_ended")

@@ -187,7 +187,7 @@ def test_f53_other_address_family(unguarded: Lab) -> None:
     """Dual-stack keys, IPv6 addresses and missing ones."""
     with unmoved(unguarded) as victims:
         each_refused(victims, [
-            ("172.7.99.0-24&fd00:7:99::-64", lease_value(STRANGER), "dual_stack_key"),
+            ("172.7.99.0-24&fd00:7:99::-64", lease_value("fd00::99"), "bad_value"),
             ("172.7.98.0-24", lease_value("fd00::98"), "bad_value"),
             ("172.7.97.0-24", '{"BackendType":"host-gw"}', "bad_value"),
             ("172.7.96.0-24", '{"PublicIP":null,"PublicIPv6":"fd00::96","BackendType":"host-gw"}', "bad_value"),

@@ -123,7 +123,7 @@ def test_reserve_takes_the_ttl_off_the_nodes_own_lease(cluster: Cluster) -> None
         ("172.7.0.0/24", "192.168.14.99", "not one of the subnets"),
         ("172.7.50.0/25", "192.168.14.99", "not one of the subnets"),
         ("10.0.0.0/24", "192.168.14.99", "not one of the subnets"),
-        ("172.7.50.0/24", "172.7.1.1", "inside the network"),
+        ("172.7.50.0/24", "172.7.50.1", "inside the subnet"),
     ],
 )
 def test_reserve_refuses(cluster: Cluster, subnet: str, public_ip: str, why: str) -> None:
