@@ -70,7 +70,8 @@ class Daemon:
         context = self._context
         links, choice = await first_link(context)
         config, among = await await_config(context)
-        check_programs(context, [Family.IPV4], nft=config.nftables)
+        families = [Family.IPV4] if config.ipv6 is None else [Family.IPV4, Family.IPV6]
+        check_programs(context, families, nft=config.nftables)
         backend = BACKENDS[config.backend_type]
         check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
         attrs = publish(context.options, choice, backend, ipv6=config.ipv6 is not None)

@@ -226,7 +226,7 @@ async def _reserve(store: Store, order: Reservation, prefix: str) -> None:
                     return _say(f"{order.key}, the lease of {attrs.public_ip}, is a reservation now")
             case Reserve(elsewhere):
                 name = encode_name(order.key.ipv4, order.key.ipv6)
-                if await store.reserve_subnet(name, encode_value(attrs), listed=listed) is not None:
+                if await store.reserve_subnet(name, encode_value(attrs, store.api), listed=listed) is not None:
                     return _say_reserved(order.key, attrs, elsewhere)
     raise Refusal(f"the leases changed {TRIES} times while this was tried; nothing was done")
 

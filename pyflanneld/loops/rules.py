@@ -48,7 +48,10 @@ class Place:
 def places_of(node: Node) -> tuple[Place, ...]:
     """Return the node's places, one for each family in use."""
     network, before = node.among.network, node.network_before
-    return (Place(network, node.lease.subnet, before if before != network else None),)
+    ipv4 = Place(network, node.lease.subnet, before if before != network else None)
+    if node.among6 is None or node.lease.ipv6 is None:
+        return (ipv4,)
+    return (ipv4, Place(node.among6.network, node.lease.ipv6))
 
 
 def asked_sections(context: Context) -> tuple[Section, ...]:

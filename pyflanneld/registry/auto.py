@@ -8,22 +8,26 @@ that does not answer while v3 has none is an error, for nobody knows what it hol
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.ports import Registry
+from pyflanneld.ports import Administration, Registry
 from pyflanneld.registry.answers_v2 import ApiMissing
 
 LOOK_AGAIN_S: Final = 2.0
 _FIRST_WITH_V3: Final = (3,)
 
 
-class V2Registry(Registry, Protocol):
+class FullRegistry(Registry, Administration, Protocol):
+    """A registry with all that it can do."""
+
+
+class V2Registry(FullRegistry, Protocol):
     """A registry on v2, which can also tell what server it talks to."""
 
     async def server_version(self) -> tuple[int, ...]:
@@ -40,11 +44,11 @@ class AutoRegistry:
         log: where the choice is told.
     """
 
-    def __init__(self, v3: Registry, v2: V2Registry, *, log: FilteringBoundLogger) -> None:
+    def __init__(self, v3: FullRegistry, v2: V2Registry, *, log: FilteringBoundLogger) -> None:
         self._v3 = v3
         self._v2 = v2
         self._log = log
-        self._chosen: Registry | None = None
+        self._chosen: FullRegistry | None = None
 
     @property
     def api(self) -> int:
@@ -57,7 +61,7 @@ class AutoRegistry:
         return self._in_use.endpoint
 
     @property
-    def _in_use(self) -> Registry:
+    def _in_use(self) -> FullRegistry:
         return self._chosen or self._v3
 
     async def read_config(self) -> ConfigRecord:
@@ -69,7 +73,7 @@ class AutoRegistry:
             await self._choose(registry)
         return config
 
-    async def _look(self) -> tuple[ConfigRecord, Registry]:
+    async def _look(self) -> tuple[ConfigRecord, FullRegistry]:
         """Ask both APIs as far as needed; without a configuration, the answer is v3's."""
         config = await self._config_v3()
         if config is not None and config.value is not None:
@@ -99,7 +103,7 @@ class AutoRegistry:
         except RegistryUnavailable:
             return False
 
-    async def _choose(self, registry: Registry) -> None:
+    async def _choose(self, registry: FullRegistry) -> None:
         self._chosen = registry
         self._log.info("registry.chosen", api=registry.api, endpoint=registry.endpoint)
         await (self._v2 if registry is self._v3 else self._v3).close()
@@ -133,6 +137,18 @@ class AutoRegistry:
     async def renew(self, held: Record) -> Renewal:
         """Prolong the lease of *held*."""
         return await self._in_use.renew(held)
+
+    async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
+        """Return how long the *records* with a TTL still have, by name."""
+        return await self._in_use.times_to_live(records)
+
+    async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
+        """Create the key without a TTL."""
+        return await self._in_use.reserve_subnet(name, value, listed=listed)
+
+    async def make_reservation(self, held: Record) -> Record | None:
+        """Take the TTL of *held* away."""
+        return await self._in_use.make_reservation(held)
 
     def reconnect(self) -> None:
         """Use new connections from now on."""

@@ -67,8 +67,8 @@ class CreatorV2:
         self._lock = asyncio.Lock()
         self._unproved: dict[bytes, Attempt] = {}
 
-    async def create(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
-        """Do what ``Registry.create_subnet`` promises."""
+    async def create(self, name: bytes, value: bytes, *, ttl_s: int | None, listed: Snapshot) -> Record | None:
+        """Do what ``Registry.create_subnet`` promises; with ``None`` for the TTL, ``Administration.reserve_subnet``."""
         async with self._lock:
             before = await self._list()
             if before.cluster_id != listed.cluster_id or before.revision < listed.revision:
@@ -99,8 +99,8 @@ class CreatorV2:
                 return True  # not what we have made
             return await self._proved(record, attempt.listed)
 
-    async def _put(self, name: bytes, value: bytes, ttl_s: int, listed: Snapshot) -> Record | None:
-        form: Form = {"value": value, "ttl": ttl_s}
+    async def _put(self, name: bytes, value: bytes, ttl_s: int | None, listed: Snapshot) -> Record | None:
+        form: Form = {"value": value} if ttl_s is None else {"value": value, "ttl": ttl_s}
         try:
             answer = await self._http.once(Request("PUT", self._tree.path(name), {"prevExist": "false"}, form))
         except Refused as error:

@@ -15,8 +15,9 @@ Where v2 keeps the port's contract in another way than v3:
 """
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -24,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.lease import TTL_S
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.answers_v2 import COMPARE_FAILED, KEY_NOT_FOUND, Answer, Refused
@@ -214,6 +215,20 @@ class EtcdV2Registry:
     def _compared(self, method: str, held: Record, form: Form | None = None) -> Request:
         """Return a write that happens only if nobody has changed *held*."""
         return Request(method, self._tree.path(held.name), {"prevIndex": held.mod_revision}, form)
+
+    async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
+        """Return how long the *records* with a TTL still have, by name; what was granted v2 does not tell: a day."""
+        left = await self.remaining()
+        mortal = [record.name for record in records if record.lease_id]
+        return {name: TimeToLive(float(left.get(name) or 0), float(TTL_S)) for name in mortal}
+
+    async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
+        """Create the key without a TTL, provided that nothing overlapping appeared since *listed*."""
+        return await self._creator.create(name, value, ttl_s=None, listed=listed)
+
+    async def make_reservation(self, held: Record) -> Record | None:
+        """Take the TTL of *held* away if nobody changed it."""
+        return await self.rewrite_subnet(replace(held, lease_id=0), held.value)
 
     def reconnect(self) -> None:
         """Use new connections from now on."""

@@ -33,7 +33,8 @@ class TestTimesToLive:
         await bench.put(b"subnets/" + C, b"{}")
         found = await admin(bench).times_to_live(await records(bench))
         assert found.keys() == {A, B}
-        assert (found[A].granted_s, found[B].granted_s) == (DAY_S, 500)
+        assert found[A].granted_s == DAY_S
+        assert found[B].granted_s == (500 if bench.leases_outlive_keys else DAY_S), "v2 does not tell what was granted"
         assert DAY_S - 60 < found[A].left_s <= DAY_S
 
     async def test_expired_meanwhile(self, bench: Bench) -> None:
@@ -45,9 +46,10 @@ class TestTimesToLive:
     async def test_many(self, bench: Bench) -> None:
         """Hundreds of leases are asked for in one call."""
         ids = [await bench.grant(500 + number) for number in range(200)]
-        known = [Record(b"%d" % number, b"", 1, 1, lease_id) for number, lease_id in enumerate(ids)]
-        found = await admin(bench).times_to_live(known)
-        assert [found[b"%d" % number].granted_s for number in range(200)] == [500 + number for number in range(200)]
+        for number, lease_id in enumerate(ids):
+            await bench.put(b"subnets/%d" % number, b"{}", lease_id=lease_id)
+        found = await admin(bench).times_to_live(await records(bench))
+        assert all(490 < found[b"%d" % number].left_s - number <= 500 for number in range(200))
 
 
 class TestReserve:
@@ -79,15 +81,16 @@ class TestMakeReservation:
         reserved = await admin(bench).make_reservation(record)
         assert reserved is not None
         assert reserved == replace(record, lease_id=0, mod_revision=reserved.mod_revision)
-        await bench.revoke(record.lease_id)
+        if bench.leases_outlive_keys:
+            await bench.revoke(record.lease_id)
         assert await records(bench) == (reserved,)
 
     async def test_changed_meanwhile(self, bench: Bench) -> None:
         """A key that somebody has changed keeps its TTL."""
         record = await made(bench)
-        await bench.put(b"subnets/" + A, b"{1}", lease_id=record.lease_id)
+        await bench.put(b"subnets/" + A, b"{1}", lease_id=await bench.grant(500))
         assert await admin(bench).make_reservation(record) is None
-        assert [one.lease_id for one in await records(bench)] == [record.lease_id]
+        assert [one.lease_id != 0 for one in await records(bench)] == [True]
 
     async def test_gone(self, bench: Bench) -> None:
         """A key that is gone does not come back."""
