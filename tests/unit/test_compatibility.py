@@ -4,7 +4,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -114,12 +114,13 @@ def test_every_configuration_key_has_its_row(monkeypatch: pytest.MonkeyPatch) ->
 def test_every_backend_has_its_row() -> None:
     """Those that are there."""
     rows = table("Backends")
-    assert {name for name, verdict in rows.items() if verdict not in MISSING} == set(backends.SUPPORTED)
+    assert {name for name, verdict in rows.items() if verdict not in MISSING} == set(backends.BACKENDS)
 
 
 def test_every_key_of_the_subnet_file_has_its_row() -> None:
     """What is written."""
-    text = subnetenv.render(IPv4Network("10.5.0.0/16"), IPv4Network("10.5.34.0/24"), 1500)
+    ipv6 = (IPv6Network("2001:db8:42::/56"), IPv6Network("2001:db8:42:7::/64"))
+    text = subnetenv.render(IPv4Network("10.5.0.0/16"), IPv4Network("10.5.34.0/24"), 1500, ipv6=ipv6)
     rows = table("Keys of the subnet file")
     keys = [line.partition("=")[0] for line in text.splitlines()]
     assert [name for name, verdict in rows.items() if verdict not in MISSING] == keys
