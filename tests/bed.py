@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -336,25 +337,27 @@ class Keeper:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self._built = False
+        self._wires: tuple[str, ...] | None = None
 
     def whole(self) -> Lab:
         """Return the laboratory with all daemons ready, nothing missing and nothing left over."""
-        if not (self._built and self._is_whole()):
+        if not self._is_whole():
             self.lab.up()
-            self._built = True
             for node in self.lab.nodes:
                 node.wait_routes(self.lab.gateways_for(node))
+            self._wires = tuple(map(wires, self.lab.nodes))
         return self.lab
 
     def _is_whole(self) -> bool:
         lab = self.lab
+        if self._wires is None:
+            return False
         try:
             if not all(node.process.pid() and node.ready() for node in lab.nodes):
                 return False
             if any(node.subnet != str(node.wish.network) for node in lab.nodes):
                 return False
-            if any(node.exec("nft", "list", "ruleset") for node in lab.nodes):
+            if tuple(map(wires, lab.nodes)) != self._wires:
                 return False
             keys = set(store_of(lab).kvs())
         except (LabError, RuntimeError, OSError):
@@ -365,29 +368,44 @@ class Keeper:
 
     def empty(self) -> Lab:
         """Return the laboratory with its wires and etcd, the configuration in it, and no daemon."""
-        if not self._built:
+        if not self._is_empty():
             self.lab.build()
-            self._built = True
-        else:
-            self.clear()
+            self._wires = tuple(map(wires, self.lab.nodes))
         return self.lab
 
-    def clear(self) -> None:
-        """Take away what a test has left; where that does not work, build anew."""
+    def stop(self) -> None:
+        """End the daemons."""
+        for node in self.lab.nodes:
+            if node.process.pid():
+                node.kill()
+
+    def _is_empty(self) -> bool:
+        """Take away what a test has left, and say whether that has worked."""
         lab = self.lab
+        if self._wires is None:
+            return False
         try:
+            self.stop()
             for node in lab.nodes:
-                if node.process.pid():
-                    node.kill()
-                node.exec("sh", "-c", "ip route flush proto 103; ip link set eth1 up; nft flush ruleset")
+                node.exec("sh", "-c", "ip route flush proto 103; nft flush ruleset")
                 node.set_wish()
+            if tuple(map(wires, lab.nodes)) != self._wires:
+                return False
             store = store_of(lab)
             for lease in store.leases():
                 store.ctl("lease", "revoke", f"{lease:x}")
             store.ctl("del", "--prefix", "")
             store.put(f"{PREFIX}/config", CONFIG)
         except (LabError, RuntimeError, OSError):
-            lab.build()
+            return False
+        return True
+
+
+def wires(node: Node) -> str:
+    """Return what a test may have left on a host: addresses, foreign routes, firewall; without interface numbers."""
+    links, routes = node.exec("ip", "-4", "-brief", "address"), node.exec("ip", "-N", "-4", "route")
+    lines = [re.sub(r"@if\d+", "", line) for line in (links + routes).splitlines() if "proto 103" not in line]
+    return "\n".join([*sorted(lines), node.exec("nft", "list", "ruleset")])
 
 
 def keeper(request: pytest.FixtureRequest, nodes: int = 3, **env: str) -> Iterator[Keeper]:
@@ -438,7 +456,7 @@ def site(site_keeper: Keeper) -> Iterator[Lab]:
     lab = site_keeper.empty()
     with checked(lab.nodes):
         yield lab
-    site_keeper.clear()
+    site_keeper.stop()
 
 
 @contextlib.contextmanager

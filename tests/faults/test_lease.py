@@ -211,6 +211,10 @@ def test_own_key_put_again_on_another_etcd_lease(cluster: Lab) -> None:
     until(lambda: renewals_of(cluster) >= renewals + 5, "it is renewed, again and again", 10, poll_s=0.1)
     assert (held(cluster, node).lease, held(cluster, node).mod_revision) == (lease, revision)
     assert node.get("/readyz")[0] == 200
+    store.delete(lease_key(node.subnet))  # back to an ordinary lease
+    until(lambda: own(cluster, node) is not None, "taken again", 5)
+    for each in cluster.nodes:
+        each.wait_routes(cluster.gateways_for(each))
 
 
 def test_two_hosts_with_one_wish(site: Lab) -> None:

@@ -164,9 +164,10 @@ def test_f76_killed_while_a_write_is_under_way(site: Lab) -> None:
 
 def test_f75_stopped_as_soon_as_it_can_listen(site: Lab) -> None:
     """A signal right behind the first line of the log: exit 0."""
-    for node, number in zip(site.nodes, SIGNALS, strict=True):
-        journal = Journal(node)
+    journals = [Journal(node) for node in site.nodes]
+    for node in site.nodes:
         launch(node)
+    for node, journal, number in zip(site.nodes, journals, SIGNALS, strict=True):
         journal.wait("daemon.started", timeout_s=15)
         node.process.send(number)
     for node in site.nodes:
