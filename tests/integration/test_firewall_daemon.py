@@ -105,6 +105,7 @@ def test_forwarding_without_iptables_is_a_warning(lab: Lab) -> None:
     other.wait_ready()
     log = node.process.log.read_text()
     assert log.count("firewall.program_missing") == 1
+    assert "install it, or say --iptables-forward-rules=false" in log
     assert log.count('"level": "warning"') == 1
     assert other.stop() == 0
 
