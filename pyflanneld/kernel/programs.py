@@ -20,7 +20,7 @@ DEADLINE_S = 10.0
 KILLED_S = 1.0
 _ADMIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not in the PATH of every service manager
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-_SHOWN_CHARS = 300
+_SHOWN_CHARS = 160
 
 
 def program_directories(environ: Mapping[str, str]) -> list[str]:
@@ -61,7 +61,8 @@ class Programs:
         if name not in self._found:
             path = shutil.which(name, path=self._path)
             if path is None:
-                raise ProgramMissing(f"there is no program {name} in {self._path}")
+                where = ", ".join(("PATH", *_ADMIN_DIRECTORIES))  # a PATH may be longer than a line of the log
+                raise ProgramMissing(f"there is no program {name} in {where}")
             self._found[name] = path
         return self._found[name]
 

@@ -107,7 +107,8 @@ class _Keeper:
     def _report_missing(self, error: ProgramMissing) -> None:
         known = self._context.problems.open().get(self.topic)
         if known is None or known.event != "firewall.program_missing":
-            text = f"the rules for {self.job.name} are not set: {error}; install it, or switch these rules off"
+            flag = "--ip-masq" if self.job.blocks else "--iptables-forward-rules"
+            text = f"the rules for {self.job.name} are not set: {error}; install it, or say {flag}=false"
             self._context.problems.report(self.topic, "firewall.program_missing", text, blocks=self.job.blocks)
 
     def _log_change(self) -> None:

@@ -1,5 +1,6 @@
 """The command itself, with a real etcd: what the firewall flags do from the command line to the kernel and back."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -35,11 +36,15 @@ def hide(*programs: str) -> tuple[str, ...]:
     return ("unshare", "--mount", "--propagation", "private", "sh", "-c", f'{hidden}; exec "$@"', "sh", *DAEMON)
 
 
-def start_without(lab: Lab, node: Node, programs: tuple[str, ...], *flags: str) -> Node:
-    """Start the daemon where *programs* are not installed; return the node."""
-    other = Node(lab.name, 1, node.process.folder, hide(*programs))
-    other.start(*flags)
-    return other
+@contextlib.contextmanager
+def started_without(lab: Lab, programs: tuple[str, ...], *flags: str) -> Iterator[Node]:
+    """Run the daemon where *programs* are not installed, for the length of the block."""
+    node = Node(lab.name, 1, lab.nodes[0].process.folder, hide(*programs))
+    node.start(*flags)
+    try:
+        yield node
+    finally:
+        node.kill()
 
 
 def ended(node: Node) -> int:
@@ -81,48 +86,45 @@ def test_from_the_command_line_to_the_kernel_and_back(lab: Lab) -> None:
 
 def test_masquerading_without_iptables_ends_the_start(lab: Lab) -> None:
     """Exit code 1 and one sentence that names flag and program; no lease was taken, subnet.env is as it was."""
-    (node,) = lab.nodes
-    text = node.subnet_file.read_text()
-    assert ended(start_without(lab, node, ("iptables",), "--ip-masq")) == 1
-    words = node.process.last_words()
-    assert "--ip-masq is asked for, but there is no program iptables in /" in words
-    assert lab.etcdctl("get", "--prefix", "--keys-only", "/coreos.com/network/subnets").strip() == ""
-    assert node.subnet_file.read_text() == text
+    text = lab.nodes[0].subnet_file.read_text()
+    with started_without(lab, ("iptables",), "--ip-masq") as node:
+        assert ended(node) == 1
+        assert "--ip-masq is asked for, but there is no program iptables in PATH" in node.process.last_words()
+        assert lab.etcdctl("get", "--prefix", "--keys-only", "/coreos.com/network/subnets").strip() == ""
+        assert node.subnet_file.read_text() == text
 
 
 def test_masquerading_without_nft_ends_the_start(lab: Lab) -> None:
     """The same with EnableNFTables, where iptables is of no use."""
-    (node,) = lab.nodes
     lab.etcdctl("put", "/coreos.com/network/config", NFT_CONFIG)
-    assert ended(start_without(lab, node, ("nft",), "--ip-masq")) == 1
-    assert "there is no program nft" in node.process.last_words()
+    with started_without(lab, ("nft",), "--ip-masq") as node:
+        assert ended(node) == 1
+        assert "there is no program nft in PATH" in node.process.last_words()
 
 
 def test_forwarding_without_iptables_is_a_warning(lab: Lab) -> None:
     """The default on a host without iptables and nft: ready, and one line in the log says what is not set."""
-    (node,) = lab.nodes
-    other = start_without(lab, node, ("iptables", "nft"))
-    other.wait_ready()
-    log = node.process.log.read_text()
-    assert log.count("firewall.program_missing") == 1
-    assert log.count('"level": "warning"') == 1
-    assert other.stop() == 0
+    with started_without(lab, ("iptables", "nft")) as node:
+        node.wait_ready()
+        log = node.process.log.read_text()
+        assert log.count("firewall.program_missing") == 1
+        assert "install it, or say --iptables-forward-rules=false" in log
+        assert log.count('"level": "warning"') == 1
+        assert node.stop() == 0
 
 
 def test_nothing_is_said_where_nothing_is_asked(lab: Lab) -> None:
     """Without the flags, missing programs are no matter at all."""
-    (node,) = lab.nodes
-    other = start_without(lab, node, ("iptables", "nft"), "--iptables-forward-rules=false")
-    other.wait_ready()
-    assert "firewall" not in node.process.log.read_text()
-    assert other.stop() == 0
+    with started_without(lab, ("iptables", "nft"), "--iptables-forward-rules=false") as node:
+        node.wait_ready()
+        assert "firewall" not in node.process.log.read_text()
+        assert node.stop() == 0
 
 
 def test_nft_without_iptables(lab: Lab) -> None:
     """EnableNFTables needs no iptables, unlike with flanneld."""
-    (node,) = lab.nodes
     lab.etcdctl("put", "/coreos.com/network/config", NFT_CONFIG)
-    other = start_without(lab, node, ("iptables", "ip6tables"), "--ip-masq")
-    other.wait_ready()
-    assert "masquerade fully-random" in node.exec("nft", "list", "table", "ip", "flannel-ipv4")
-    assert other.stop() == 0
+    with started_without(lab, ("iptables", "ip6tables"), "--ip-masq") as node:
+        node.wait_ready()
+        assert "masquerade fully-random" in node.exec("nft", "list", "table", "ip", "flannel-ipv4")
+        assert node.stop() == 0
