@@ -40,7 +40,7 @@ class Bed6:
             inside.veth(LINK, ADDRESS, peer=PEER)
             inside.ip(f"address add {ADDRESS6} dev {LINK} nodad")
             return
-        link = Link(3, LINK, 1500, True, (IPv4Interface(ADDRESS),), (IPv6Interface(ADDRESS6),))
+        link = Link(3, LINK, 1500, True, (IPv4Interface(ADDRESS),), addresses6=(IPv6Interface(ADDRESS6),))
         self.kernel = self.fake = FakeKernel(Link(2, PEER, 1500, True, ()), link, protocol=OURS)
 
     async def index(self) -> int:
