@@ -1,5 +1,6 @@
-"""docs/compatibility.md has a row for each thing that the code declares, and for nothing that it does not have."""
+"""docs/compatibility.md and the table of events have a row for each thing that the code has, and for nothing else."""
 
+import ast
 import json
 import re
 import signal
@@ -149,3 +150,26 @@ def test_every_endpoint_has_its_row() -> None:
     served = set(re.findall(r'add_\w+\("(/[^"]*)"', source))
     assert served
     assert table("Endpoints").keys() == served
+
+
+def logged(source: str) -> Iterator[str]:
+    """Yield the names of events that *source* logs, or reports as a problem."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            if name in {"debug", "info", "warning", "error", "exception", "report", "_report", "note"}:
+                for word in node.args[:2]:
+                    if isinstance(word, ast.Constant) and re.fullmatch(r"[a-z_]+\.[a-z_]+", str(word.value)):
+                        yield str(word.value)
+
+
+def test_every_log_event_has_its_row() -> None:
+    """docs/operations.md lists each event that the daemon logs, and none that the sources do not name."""
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    listed = set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", page, re.MULTILINE))
+    daemon = [path for path in (ROOT / "pyflanneld").rglob("*.py") if "lab" not in path.parts]
+    sources = [path.read_text("utf-8") for path in daemon]
+    events = {event for source in sources for event in logged(source)}
+    assert {"daemon.ready", "guard.holding", "firewall.failed"} <= events, "the search above is out of date"
+    assert events - listed == set(), "put these into the table of events"
+    assert {event for event in listed if not any(f'"{event}"' in source for source in sources)} == set()
