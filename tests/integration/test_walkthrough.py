@@ -207,6 +207,14 @@ class Host:
         except OSError as error:
             return 0, str(error)
 
+    def wait_running(self) -> None:
+        """Wait until the daemon calls itself ready and supervisord calls it RUNNING."""
+        until(lambda: self.probe("/readyz") == (200, "flanneld is ready"), f"ready, see {self.log}", 20)
+        until(lambda: "RUNNING" in self.supervisorctl("status", self.program), f"RUNNING, see {self.log}", 10, 0.2)
+
+    def wait_routes(self, wanted: list[str]) -> None:
+        until(lambda: self.routes() == wanted, f"kb{self.number}: routes {wanted}", 10)
+
     def routes(self) -> list[str]:
         """Return the daemon's routes, in the words of ``ip route``."""
         return [" ".join(line.split()) for line in self.machine.ip("route show proto 103").splitlines()]
@@ -270,12 +278,10 @@ def test_the_guide_works_to_the_letter(hosts: tuple[Host, Host], api: int, verb:
         host.write_section()
         assert host.supervisorctl("update") == f"{host.program}: added process group"
     for host in hosts:
-        log = host.log
-        until(lambda h=host: h.probe("/readyz") == (200, "flanneld is ready"), f"ready, see {log}", 20)
-        until(lambda h=host: "RUNNING" in h.supervisorctl("status", h.program), f"RUNNING, see {log}", 10, poll_s=0.2)
+        host.wait_running()
         assert host.probe("/healthz") == (200, "flanneld is running")
         assert (host.home / "subnet.env").read_text() == SUBNET_ENV.format(host.number)
-        assert f"registry.chosen api={api}" in log.read_text()
+        assert f"registry.chosen api={api}" in host.log.read_text()
 
     leases = first.leases(api)
     values = {name: value for name, (value, _) in leases.items()}
@@ -286,7 +292,7 @@ def test_the_guide_works_to_the_letter(hosts: tuple[Host, Host], api: int, verb:
         22: ["172.7.21.0/24 via 192.168.14.21 dev eth1"],
     }
     for host, other in ((first, second), (second, first)):
-        until(lambda h=host: h.routes() == routes[h.number], f"routes: {routes[host.number]}", 10)
+        host.wait_routes(routes[host.number])
         assert "3 received" in host.pod.run("ping", "-c3", "-i0.1", "-W2", f"172.7.{other.number}.2")
 
     for host in hosts:

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from pyflanneld.flaghelp import default_text
 from pyflanneld.options import FLAGS
 from pyflanneld.settings import flag_table_markdown
@@ -27,3 +29,19 @@ def test_the_readme_names_each_flag_with_its_default() -> None:
         if not own or (flag.from_env and default_text(flag) not in own[0]):
             missing.append(flag.name)
     assert missing == []
+
+
+@pytest.mark.parametrize("page", ["walkthrough.md", "walkthrough.zh.md"])
+@pytest.mark.parametrize(("file", "comment"), [("flanneld.sh", "# "), ("flanneld.ini", ";")])
+def test_the_walkthrough_shows_the_shipped_files(page: str, file: str, comment: str) -> None:
+    """Start script and program section stand in both languages' pages as they are shipped, without the comments."""
+    lines = (ROOT / "supervisor" / file).read_text("utf-8").splitlines()
+    shown = "\n".join(line for line in lines if not line.startswith(comment))
+    assert f"```\n{shown}\n```\n" in (ROOT / "docs" / page).read_text("utf-8")
+
+
+def test_both_languages_of_the_walkthrough_show_the_same_commands() -> None:
+    """Each code block of one page is in the other, in the same order."""
+    pages = [(ROOT / "docs" / name).read_text("utf-8") for name in ("walkthrough.md", "walkthrough.zh.md")]
+    english, chinese = (re.findall(r"^```\n(.*?)^```$", page, re.DOTALL | re.MULTILINE) for page in pages)
+    assert english == chinese
