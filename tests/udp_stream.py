@@ -16,7 +16,7 @@ import time
 
 PORT = 7000
 RATE = 1000
-LIMIT_S = 15.0
+LIMIT_S = 60.0  # ends by itself if nobody ends it
 GRACE_S = 2.0
 BUFFER = 8 << 20
 SO_RCVBUFFORCE = 33

@@ -175,20 +175,20 @@ def has_our_rules(node: Node, masq: bool) -> bool:
     return same_rules(rules_of(node), go_rules(3, node, masq))
 
 
-def leave_as_go(lab: Lab, etcd: GoEtcd, masq: bool) -> None:
+def leave_as_go(lab: Lab, etcd: GoEtcd, masqs: dict[str, bool]) -> None:
     """Bring every host into the state in which the Go daemon has just stopped, with its pod in full use."""
     etcd.configure()
     an_hour_ago = time.time() - 3600
     for node in lab.nodes:
         etcd.write(key_of(node), str(node.address.ip))
-        node.subnet_file.write_bytes(env_bytes(node, masq))
+        node.subnet_file.write_bytes(env_bytes(node, masqs[node.name]))
         os.utime(node.subnet_file, (an_hour_ago, an_hour_ago))
         for other in lab.nodes:
             if other is not node:
                 gateway = str(other.address.ip)
                 node.exec("ip", "route", "add", other.subnet, "via", gateway, "dev", "eth1", "proto", "boot")
         node.exec("iptables", "-P", "FORWARD", "DROP")  # as Docker does it: without our rules, nothing passes
-        append(node, go_rules(etcd.api, node, masq))
+        append(node, go_rules(etcd.api, node, masqs[node.name]))
         node.dock()
 
 
@@ -249,7 +249,7 @@ class Stream:
         print({**self.result, "lost": len(self.result["lost"])})
         assert self.result["lost"] == []
         assert self.result["changed"] == []
-        assert self.result["took_s"] > at_least_s
+        assert at_least_s < self.result["took_s"] < udp_stream.LIMIT_S  # it was ended, and ran all the time
         assert self.result["sent"] > 900 * self.result["took_s"]
 
 
@@ -305,35 +305,32 @@ def go_takes_up(etcd: GoEtcd, node: Node, others: list[Node], masq: bool) -> Non
         append(node, go_rules(2, node, masq))  # v0.11.0 finds none of its own and appends them
 
 
-@pytest.mark.parametrize("masq", [True, False], ids=["ip-masq", "no ip-masq"])
 @pytest.mark.parametrize("api", [2, 3], ids=["v0.11.0", "v0.28.9"])
-def test_from_the_go_daemon_and_back(
-    make_go_lab: Callable[[int, int], tuple[Lab, GoEtcd]], api: int, masq: bool
-) -> None:
-    """Two hosts change to pyflanneld and back: lease, subnet, file and routes are kept, and not one packet is lost."""
+def test_from_the_go_daemon_and_back(make_go_lab: Callable[[int, int], tuple[Lab, GoEtcd]], api: int) -> None:
+    """Hosts with and without --ip-masq change over and back: lease, file and routes are kept, no packet is lost."""
+    masqs = {"n1": True, "n2": False}
     lab, etcd = make_go_lab(2, api)
-    leave_as_go(lab, etcd, masq)
+    leave_as_go(lab, etcd, masqs)
     leases = etcd.leases()
     created = {node.name: etcd.created(key_of(node)) for node in lab.nodes}
     files = {node.name: FileState.of(node.subnet_file) for node in lab.nodes}
-    flags = [f"--ip-masq={str(masq).lower()}", "--iptables-resync=1"]
 
     with Stream(*lab.nodes) as stream, no_route_is_touched(*lab.nodes) as monitors:
         for node, monitor in zip(lab.nodes, monitors, strict=True):
             (other,) = (peer for peer in lab.nodes if peer is not node)
             gateway = str(other.address.ip)
             assert routes(node) == {(other.subnet, gateway, "eth1", BOOT)}
-            node.start(*flags)
+            node.start(f"--ip-masq={str(masqs[node.name]).lower()}", "--iptables-resync=1")
             node.wait_ready()
             node.wait_routes({other.subnet: gateway})
             assert routes(node) == {(other.subnet, gateway, "eth1", "103")}  # the same route, not one beside it
-            assert len(monitor.messages()) == 1
+            until(lambda monitor=monitor: len(monitor.messages()) == 1, "one route message", 5.0)
             assert Journal.whole(node).events("registry.chosen")[0]["api"] == api
         for node in lab.nodes:
-            until(partial(has_our_rules, node, masq), f"{node.name} has the rules of v0.28.9 and no others", 5.0, 0.1)
+            ours = partial(has_our_rules, node, masqs[node.name])
+            until(ours, f"{node.name} has the rules of v0.28.9 and no others", 5.0, 0.1)
         assert etcd.leases() == leases
-        if api == 3:
-            assert {node.name: etcd.created(key_of(node)) for node in lab.nodes} == created
+        assert {node.name: etcd.created(key_of(node)) for node in lab.nodes} == created
         assert all(DAY_S - 60 < etcd.ttl(key) <= DAY_S for key in leases)
         time.sleep(1.2)  # the rules are looked at again
 
@@ -344,7 +341,7 @@ def test_from_the_go_daemon_and_back(
             assert (routes(node), rules_of(node)) == before
         time.sleep(0.3)  # nothing runs
         for node in lab.nodes:
-            go_takes_up(etcd, node, [peer for peer in lab.nodes if peer is not node], masq)
+            go_takes_up(etcd, node, [peer for peer in lab.nodes if peer is not node], masqs[node.name])
         assert {node.name: FileState.of(node.subnet_file) for node in lab.nodes} == files
         time.sleep(0.3)
         assert all(len(monitor.messages()) == 1 for monitor in monitors)
@@ -374,9 +371,7 @@ def test_a_mixed_cluster(make_go_lab: Callable[[int, int], tuple[Lab, GoEtcd]], 
         node.wait_routes(both | {"172.7.97.0/24": "192.168.14.97"})
         until(lambda: bool(monitor.messages()), "the monitor has told", 5.0)
         assert [message.text.split()[0] for message in monitor.messages()] == ["172.7.97.0/24"]
-    assert etcd.leases() == {
-        f"172.7.{host}.0-24": VALUE[api] % f"192.168.14.{host}" for host in (21, 97, 98, 99)
-    }
+    assert etcd.leases() == {f"172.7.{host}.0-24": VALUE[api] % f"192.168.14.{host}" for host in (21, 97, 98, 99)}
     assert DAY_S - 60 < etcd.ttl("172.7.21.0-24") <= DAY_S
     assert node.subnet_file.read_bytes() == env_bytes(node, masq=False)
     assert node.stop() == 0
