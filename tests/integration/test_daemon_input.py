@@ -194,7 +194,7 @@ BAD_CONFIGS = [
     ('{"Network":"172.7.0.0/16","SubnetLen":"24","Backend":{"Type":"host-gw"}}', "SubnetLen"),
     ('{"Network":"10.7.0.0/16","SubnetMin":"10.7.9.0","SubnetMax":"10.7.8.0","Backend":{"Type":"alloc"}}', "SubnetMin"),
     ('{"Network":"172.7.0.0/16","SubnetMin":"172.7.9.1","Backend":{"Type":"host-gw"}}', "SubnetMin"),
-    ('{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fe80::/48","Backend":{"Type":"alloc"}}', "IPv6Network"),
+    ('{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fe80::/48","Backend":{"Type":"alloc"}}', "fe80"),
 ]
 
 
