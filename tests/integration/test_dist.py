@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 CONFIG = '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
-# Hides the sources and the virtual environment (ip netns exec has given us mounts of our own), then starts a program.
+# Hides the virtual environment, then the sources around it (ip netns exec has given us mounts of our own), then starts a program.
 ALONE = """
 set -e
 for place in "$1" "$2"; do mount -t tmpfs hidden "$place"; done
@@ -115,7 +115,7 @@ def test_the_daemon_runs_from_the_archive_alone(host: Namespace, etcd: Member, h
     """Sources, virtual environment and environment out of sight: ready, then exit 0, nothing written but its file."""
     before = files(home)
     flags = ["--etcd-endpoints", etcd.url, "--iface=eth1", "--subnet-file=./subnet.env"]
-    alone = ["sh", "-c", ALONE, "sh", str(ROOT), sys.prefix, f"PYFLANNELD_PYTHON={BASE_PYTHON}", "./pyflanneld"]
+    alone = ["sh", "-c", ALONE, "sh", sys.prefix, str(ROOT), f"PYFLANNELD_PYTHON={BASE_PYTHON}", "./pyflanneld"]
     log = tmp_path / "log"
     with log.open("wb") as stderr:
         daemon = subprocess.Popen(host.command(*alone, *flags), cwd=home, stderr=stderr)
