@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 CONFIG = '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
-# Hides the virtual environment, then the sources around it (ip netns exec gives us mounts of our own); then runs a program.
+# Hides the virtual environment, then the sources (ip netns exec gives us mounts of our own); then starts a program.
 ALONE = """
 set -e
 for place in "$1" "$2"; do mount -t tmpfs hidden "$place"; done
