@@ -75,7 +75,7 @@ def test_the_choice(host: Namespace, tmp_path: Path, flags: str, link: str, addr
     [
         (("--iface-regex=^enp",), 1, "there is no interface matching ^enp; this host has: peer0 (no IPv4 address), "),
         (("--iface-can-reach=192.168.14.21",), 1, "there is no interface on the way to 192.168.14.21"),
-        (("--iface=eth1", "--public-ip=10.0.2.15"), 2, "--public-ip=10.0.2.15 is not an address of eth1"),
+        (("--public-ip=10.9.9.9",), 2, "--public-ip=10.9.9.9 is not an address of any interface"),
     ],
 )
 def test_nothing_fits(host: Namespace, tmp_path: Path, flags: tuple[str, ...], code: int, text: str) -> None:
