@@ -55,8 +55,9 @@ class RawEtcdV2:
         return (await self.ask("GET", key, quorum="true")).get("node")
 
     async def children(self, key: bytes | str) -> list[Any]:
-        """Return the nodes of a directory."""
-        return ((await self.get(key)) or {}).get("nodes", [])
+        """Return the nodes of a directory, sorted by key: etcd gives them in another order each time."""
+        nodes = ((await self.get(key)) or {}).get("nodes", [])
+        return sorted(nodes, key=lambda node: node["key"])
 
     async def delete(self, key: bytes | str, **query: object) -> None:
         await self.ask("DELETE", key, **query)
