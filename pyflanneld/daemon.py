@@ -1,7 +1,7 @@
 """One run, from top to bottom: link, configuration, lease; then the loops, until somebody says stop.
 
-Everything comes as an argument; ``cli.py`` builds the real things. Stopping is cancelling: whatever state the run is
-in, lease, routes, rules and file stay.
+Everything comes as an argument; ``assembly.py`` builds the real things. Stopping is cancelling: whatever state the run
+is in, lease, routes, rules and file stay.
 """
 
 import asyncio

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from pyflanneld import logs
+from pyflanneld.assembly import access
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.migration import Fate, OldKey, Step, plan, same_config
 from pyflanneld.errors import RegistryError
@@ -44,16 +45,9 @@ def main(words: Sequence[str]) -> int:
     """Run ``pyflanneld migrate`` with these arguments and return the exit code."""
     settings, given = load_some(words, os.environ, title=TITLE, flags=MIGRATE_FLAGS)
     logs.configure("console", 0)
-    from pyflanneld.registry.access import EtcdAccess
-
-    access = EtcdAccess(
-        endpoints=settings.etcd_endpoints, prefix=settings.etcd_prefix,
-        ca_file=settings.etcd_cafile, cert_file=settings.etcd_certfile, key_file=settings.etcd_keyfile,
-        username=settings.etcd_username, password=settings.etcd_password,
-    )
-    _say(f"from etcd v2 to v3 at {', '.join(access.endpoints)}, below {access.prefix}")
+    _say(f"from etcd v2 to v3 at {', '.join(settings.etcd_endpoints)}, below {settings.etcd_prefix}")
     try:
-        return asyncio.run(_migrate(access, dry_run=given["dry-run"].value is True))
+        return asyncio.run(_migrate(access(settings), dry_run=given["dry-run"].value is True))
     except RegistryError as error:
         sys.stderr.write(f"pyflanneld migrate: {error}\n")
         sys.stderr.write("it may be started again at any time: what has been copied is left as it is\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld import backends, cli, errors, oldflags, options, parent
+from pyflanneld import backends, cli, errors, oldflags, options, parent, process
 from pyflanneld.core import netconf, subnetenv
 from pyflanneld.core.strict_json import parse_object
 
@@ -75,7 +75,7 @@ def test_every_variable_that_is_looked_up_has_its_row() -> None:
 def test_every_sub_command_has_its_row() -> None:
     """Those that are there."""
     rows = table("Sub-commands")
-    assert {name for name, verdict in rows.items() if verdict not in MISSING} == set(cli._SUB_COMMANDS)
+    assert {name for name, verdict in rows.items() if verdict not in MISSING} == set(cli.SUB_COMMANDS)
 
 
 class Document(Mapping[str, object]):
@@ -140,7 +140,7 @@ def test_every_exit_code_has_its_row() -> None:
 
 def test_every_signal_has_its_row() -> None:
     """Those that are handled; and of the others, the two that an operator may send."""
-    handled = {signal.Signals(number).name.removeprefix("SIG") for number in (*cli._STOP_SIGNALS, parent.ENDED)}
+    handled = {signal.Signals(number).name.removeprefix("SIG") for number in (*process.STOP_SIGNALS, parent.ENDED)}
     assert table("Signals").keys() == handled | {"HUP", "KILL"}
 
 

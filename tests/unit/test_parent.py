@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pyflanneld import parent
-from pyflanneld.cli import _until_signalled
+from pyflanneld.process import _until_signalled
 
 ASK = """
 import os, sys

@@ -1,0 +1,108 @@
+"""The only place that builds the real ports, for the daemon and for the commands that need one or another.
+
+Imports are late: ``--help``, usage errors and most commands need none of these parts.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from ipaddress import IPv4Address, IPv6Address
+from random import Random
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import structlog
+
+from pyflanneld.clock import SystemClock
+from pyflanneld.files import SubnetEnvFile
+from pyflanneld.notify import SdNotifier, watchdog_interval_s
+from pyflanneld.settings import Settings
+
+CLOSE_S = 1.0
+
+
+async def serve(settings: Settings, log: Any) -> None:
+    """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
+    from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
+    from pyflanneld.http.health import HealthServer
+    from pyflanneld.kernel.firewall import HostFirewall
+    from pyflanneld.kernel.programs import Programs, program_directories
+    from pyflanneld.kernel.rtnl import NetlinkKernel
+    from pyflanneld.loops.node import Context, Heart
+    from pyflanneld.loops.problems import Problems
+    from pyflanneld.registry.choice import build
+
+    clock, rng, notifier = SystemClock(), Random(), SdNotifier(os.environ)
+    etcd = build(settings.etcd_api, access(settings), rng=rng, log=log)
+    kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
+    context = Context(
+        registry=etcd, kernel=kernel, firewall=HostFirewall(Programs(program_directories(os.environ))),
+        subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
+        notifier=notifier, rng=rng, log=log, options=options(settings),
+        problems=Problems(clock, log), heart=Heart(clock),
+    )
+    daemon = Daemon(context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(_close, kernel.close)
+        stack.push_async_callback(_close, etcd.close)
+        if settings.healthz_port:
+            health = HealthServer(settings.healthz_ip, settings.healthz_port, daemon.health)
+            await health.start()
+            stack.push_async_callback(_close, health.stop)
+        stack.callback(notifier.send, "STOPPING=1")
+        await daemon.run()
+
+
+async def _close(closing: Callable[[], Awaitable[None]]) -> None:
+    """Close one port, but never wait long for it: the process is about to end anyway."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await closing()
+
+
+def registry(settings: Settings) -> Any:
+    """Return a registry for a command that is done in a moment."""
+    from pyflanneld.registry.choice import build
+
+    return build(settings.etcd_api, access(settings), rng=Random(), log=structlog.get_logger("pyflanneld"))
+
+
+def access(settings: Settings) -> Any:
+    """Return where etcd is and who we are to it."""
+    from pyflanneld.registry.access import EtcdAccess
+
+    return EtcdAccess(
+        endpoints=settings.etcd_endpoints, prefix=settings.etcd_prefix,
+        ca_file=settings.etcd_cafile, cert_file=settings.etcd_certfile, key_file=settings.etcd_keyfile,
+        username=settings.etcd_username, password=settings.etcd_password,
+    )
+
+
+def options(settings: Settings) -> Any:
+    """Return what the loops need of *settings*."""
+    from pyflanneld.loops.node import Options
+
+    return Options(
+        prefix=settings.etcd_prefix, subnet_file=str(settings.subnet_file),
+        wanted_links=settings.iface, public_ip=settings.public_ip,
+        route_protocol=settings.route_protocol, renew_margin_s=settings.subnet_lease_renew_margin_s,
+        withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings, IPv4Address),
+        link_patterns=settings.iface_regex, can_reach=settings.iface_can_reach, docker_bridge=settings.docker_bridge,
+        ip_masq=settings.ip_masq, random_fully_disabled=settings.ip_masq_fully_random_disable,
+        forward_rules=settings.iptables_forward_rules, firewall_resync_s=settings.iptables_resync_s,
+        blackhole=settings.ip_blackhole_route,
+        public_ipv6=settings.public_ipv6, protected6=_etcd_addresses(settings, IPv6Address),
+    )
+
+
+_A = TypeVar("_A", IPv4Address, IPv6Address)
+
+
+def _etcd_addresses(settings: Settings, kind: type[_A]) -> frozenset[_A]:
+    """Return the etcd members that are named by address: no peer's route may capture them."""
+    found = set()
+    for endpoint in settings.etcd_endpoints:
+        with suppress(ValueError):
+            found.add(kind(urlsplit(endpoint).hostname or ""))
+    return frozenset(found)
