@@ -51,13 +51,13 @@ def _lab(words: list[str]) -> int:
 
 def _leases(words: list[str]) -> int:
     from pyflanneld.assembly import registry
-    from pyflanneld.leases import main as leases
+    from pyflanneld.commands.leases import main as leases
 
     return leases(words, os.environ, connect=registry)
 
 
 def _migrate(words: list[str]) -> int:
-    from pyflanneld.migrate import main as migrate
+    from pyflanneld.commands.migrate import main as migrate
 
     return migrate(words)
 

@@ -1,13 +1,11 @@
 """Tool: how the demonstration looks: numbered steps, aligned values, a verdict for each claim."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, Paint, columns
 from pyflanneld.lab.run import LabError
-
-GREEN, RED, BOLD, DIM = "32", "31", "1", "2"
 
 
 class ClaimFailed(LabError):
@@ -19,7 +17,7 @@ class Terminal:
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
-        self._colour = self._out.isatty() and "NO_COLOR" not in os.environ
+        self._paint = Paint(self._out)
         self.steps = 0
         self.claims = 0
 
@@ -39,9 +37,7 @@ class Terminal:
 
     def table(self, rows: Sequence[Sequence[object]]) -> None:
         """Print rows with aligned columns; the first row is the heading."""
-        widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
-        for number, row in enumerate(rows):
-            text = "  ".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for number, text in enumerate(columns(rows)):
             self.fact(text if number else self._paint(text, DIM))
 
     def claim(self, text: str, true: bool, measured: str = "") -> None:
@@ -58,6 +54,3 @@ class Terminal:
 
     def _line(self, text: str = "") -> None:
         print(text, file=self._out, flush=True)
-
-    def _paint(self, text: str, code: str) -> str:
-        return f"\033[{code}m{text}\033[0m" if self._colour else text

@@ -3,10 +3,10 @@
 import pytest
 
 from pyflanneld.cli import main
+from pyflanneld.commands.leasetable import as_json, as_table, row
 from pyflanneld.core.lease import parse_name
 from pyflanneld.core.records import Record, TimeToLive
 from pyflanneld.core.reservations import read
-from pyflanneld.leasetable import as_json, as_table, row
 from tests.strategies import POISON_NAMES, POISON_VALUES, lease, raw
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol, assert_never
 
-from pyflanneld import flaghelp, leasetable, logs
+from pyflanneld import flaghelp, logs
 from pyflanneld.backends import BACKENDS
+from pyflanneld.commands import leasetable
 from pyflanneld.core import reservations
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import LeaseAttrs, SubnetKey, encode_name, encode_value

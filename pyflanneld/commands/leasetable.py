@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
+from pyflanneld.commands.output import columns, span
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.records import TimeToLive
 from pyflanneld.core.reservations import Reading
@@ -39,9 +40,8 @@ def as_json(rows: Sequence[Row]) -> str:
 def as_table(rows: Sequence[Row]) -> str:
     """Return the rows in columns, as wide as they have to be; what cannot be read says why behind its row."""
     cells = [_HEAD, *(_cells(one) for one in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
     notes = ["", *(f"  ! {one['problem']}" if one["problem"] else "" for one in rows)]
-    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() + note for line, note in zip(cells, notes, strict=True)]
+    lines = [line + note for line, note in zip(columns(cells), notes, strict=True)]
     return "\n".join(lines) + "\n"
 
 
@@ -61,10 +61,4 @@ def _cells(one: Row) -> tuple[str, ...]:
 
 
 def _span(seconds: object) -> str:
-    """Return a time such as ``23h59m``, ``4m05s`` or ``9s``."""
-    if not isinstance(seconds, float | int):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60}h{minutes % 60:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+    return span(seconds) if isinstance(seconds, float | int) else "?"

@@ -1,0 +1,1 @@
+"""Tool: the sub-commands for operators, beside the daemon: each ``main`` takes the words after its name."""

@@ -1,0 +1,32 @@
+"""How the commands speak to people: aligned columns, times in words, colour only on a terminal that wants it."""
+
+import os
+from collections.abc import Sequence
+from typing import TextIO
+
+GREEN, RED, YELLOW, BOLD, DIM = "32", "31", "33", "1", "2"
+
+
+class Paint:
+    """Colours a text for *out*, or leaves it as it is where nobody would see colour (``NO_COLOR`` set, no terminal)."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._colour = out.isatty() and "NO_COLOR" not in os.environ
+
+    def __call__(self, text: str, code: str) -> str:
+        """Return *text* in the colour or weight *code*."""
+        return f"\033[{code}m{text}\033[0m" if self._colour else text
+
+
+def columns(rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return one line per row, with aligned columns, each as wide as it has to be."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def span(seconds: float) -> str:
+    """Return a time such as ``23h59m``, ``4m05s`` or ``9s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
