@@ -74,14 +74,14 @@ def plan(old: Iterable[OldKey], new: Sequence[Record]) -> tuple[Step, ...]:
 
 def _step(key: OldKey, new: Sequence[Record]) -> Step:
     try:
-        subnet, value = parse_name(key.name).ipv4, convert(key.value)
+        subnets, value = parse_name(key.name), convert(key.value)
     except Invalid as error:
         return Step(key, Fate.LEFT_OUT, key.value, str(error))
     for record in new:
         if record.name == key.name:
             return _beside(key, value, record)
         try:
-            overlaps = parse_name(record.name).ipv4.overlaps(subnet)
+            overlaps = parse_name(record.name).overlaps(subnets)
         except Invalid:
             continue
         if overlaps:

@@ -146,7 +146,7 @@ def _rival(own: Record, records: Iterable[Record], listed: Snapshot) -> Record |
 
 def _may_overlap(one: Record, other: Record) -> bool:
     try:
-        return parse_name(one.name).ipv4.overlaps(parse_name(other.name).ipv4)
+        return parse_name(one.name).overlaps(parse_name(other.name))
     except Invalid:
         return True
 

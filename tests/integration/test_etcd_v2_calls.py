@@ -167,6 +167,21 @@ class TestCreation:
             assert await late.create(NAME, OURS, ttl_s=TTL_S, listed=listed) is None
         assert [record.value for record in (await registry.list_subnets()).records] == [b"theirs"]
 
+    async def test_rival_of_the_other_half(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
+        """In a dual-stack network a key that overlaps only the IPv6 half was first as well."""
+        listed = await registry.list_subnets()
+
+        async def list_and_be_late() -> Snapshot:
+            snapshot = await registry.list_subnets()
+            if not snapshot.records:
+                await raw.set("/net/subnets/172.7.22.0-24&2001:cafe:42:7::-64", "theirs")
+            return snapshot
+
+        async with creator(shared, registry, list_and_be_late) as late:
+            name = b"172.7.21.0-24&2001:cafe:42:7::-64"
+            assert await late.create(name, OURS, ttl_s=TTL_S, listed=listed) is None
+        assert [record.value for record in (await registry.list_subnets()).records] == [b"theirs"]
+
     async def test_neighbour_in_between(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
         """A key that overlaps nothing and came in between stands in nobody's way."""
         listed = await registry.list_subnets()

@@ -79,6 +79,7 @@ def test_there_already() -> None:
         (OldKey(NAME, OLD, None), record(), "reservation"),
         (OldKey(NAME, OLD, 5000), record(lease_id=0), "reservation"),
         (OldKey(NAME, OLD, 5000), record(b"172.7.20.0-23"), "172.7.20.0-23, which overlaps"),
+        (OldKey(b"172.7.33.0-24&fd00::-64", OLD, 5000), record(b"172.7.34.0-24&fd00::-64"), "which overlaps"),
     ],
 )
 def test_conflicts(key: OldKey, there: Record, why: str) -> None:
