@@ -28,7 +28,7 @@ TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:sup
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor
 
-.PHONY: help demo test test-fast test-all bench lock dist clean venv need-root demo-programs test-programs lint
+.PHONY: help demo test test-fast test-all sim bench lock dist clean venv need-root demo-programs test-programs lint
 
 help: ## list the targets
 	@echo "pyflanneld: make TARGET"
@@ -54,6 +54,9 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 	    done+="$$version "
 	done
 	echo "== all tests passed on Python$$done"
+
+sim: venv ## run the simulated world: SEEDS=200 FIRST=0, or SEED=17 for the story of one
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED) --timeline,--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0))
 
 bench: need-root demo-programs venv ## time routes put, read and dropped, beside ip -batch (root)
 	@$(BIN)/python -m tests.bench.routes

@@ -150,6 +150,10 @@ class FakeKernel(Kernel):
         """Refuse the next changes for *dst* with errno *number*."""
         self._refusals.setdefault(dst, deque()).extend([number] * times)
 
+    def no_more_refusals(self) -> None:
+        """Forget what ``refuse`` has asked for."""
+        self._refusals.clear()
+
     def fail_calls(self, times: int = 1) -> None:
         """Raise ``KernelError`` from the next calls of links, routes, route_to and apply, before anything is done."""
         self._failing_calls = times
@@ -216,6 +220,7 @@ class FakeKernel(Kernel):
         """Return the first address on the next hop's network, or else the first of all."""
         near = [own.ip for own in link.addresses if next_hop in own.network]
         return (near or [own.ip for own in link.addresses])[0]
+
     def _refuses_next_hop6(self, route: Route, on_link: list[Network]) -> int:
         if route.link_index not in self._links:
             return errno.ENODEV

@@ -63,7 +63,7 @@ class FakeEtcd:
     def __init__(self) -> None:
         self.state = State()
         self._lease_ids = itertools.count(1001)
-        self._watches: set[_FakeWatch] = set()
+        self._watches: dict[_FakeWatch, None] = {}  # in the order of their opening, so that two runs are alike
 
     # -- what others do
 
@@ -147,11 +147,11 @@ class FakeEtcd:
 
     def join(self, watch: "_FakeWatch") -> None:
         """Wake *watch* on each event from now on."""
-        self._watches.add(watch)
+        self._watches[watch] = None
 
     def part(self, watch: "_FakeWatch") -> None:
         """Forget *watch*."""
-        self._watches.discard(watch)
+        self._watches.pop(watch, None)
 
     def _tell(self, event: Event) -> None:
         self.state.history.append(event)
@@ -170,7 +170,7 @@ class FakeRegistry:
         self._down: RegistryError | None = None
         self._failures: list[RegistryError] = []
         self._lose_reply = False
-        self._watches: set[_FakeWatch] = set()
+        self._watches: dict[_FakeWatch, None] = {}  # in the order of their opening, so that two runs are alike
 
     # -- levers
 
@@ -323,7 +323,7 @@ class FakeRegistry:
 class _FakeWatch:
     """The events of a ``FakeEtcd`` below one prefix, as an asynchronous iterator, while its block lasts."""
 
-    def __init__(self, registry: FakeRegistry, since: Snapshot, prefix: bytes, siblings: "set[_FakeWatch]") -> None:
+    def __init__(self, registry: FakeRegistry, since: Snapshot, prefix: bytes, siblings: "dict[_FakeWatch, None]") -> None:
         self._registry = registry
         self._etcd = registry.etcd
         self._since = since
@@ -335,12 +335,12 @@ class _FakeWatch:
         self._error: RegistryError | None = None
 
     def __enter__(self) -> "_FakeWatch":
-        self._siblings.add(self)
+        self._siblings[self] = None
         self._etcd.join(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._siblings.discard(self)
+        self._siblings.pop(self, None)
         self._etcd.part(self)
 
     def wake(self) -> None:

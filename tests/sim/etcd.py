@@ -1,0 +1,205 @@
+"""An etcd whose leases run out, behind a network that delays, drops and repeats; on the fakes that keep the contract.
+
+``SimEtcd`` adds time to ``FakeEtcd``: leases end by themselves, a new leader gives all of them their full time again.
+``SimRegistry`` adds the way there. What it may do is what a deadline leaves open: a write whose reply is lost, one that
+happens after its caller has given up, a watch that repeats events, is late, or silently loses one (etcd 3.4 before
+3.4.31 does).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypeVar
+
+from pyflanneld.core.records import Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.errors import RegistryUnavailable
+from tests.fakes.registry import SUBNETS, FakeEtcd, FakeRegistry, State, _FakeWatch
+
+DEADLINE_S = 5.0
+LATE_S = 20.0
+
+T = TypeVar("T")
+Note = Callable[[str, Record | None, Record | None], None]
+"""Told of a node's write: what it was, the record before it and the one after."""
+
+
+class SimEtcd(FakeEtcd):
+    """The cluster, with time; *changed* is called after each change of its state."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        super().__init__()
+        self._deadlines: dict[int, float] = {}
+        self._changed = changed
+
+    def grant(self, ttl_s: int) -> int:
+        lease_id = super().grant(ttl_s)
+        self._deadlines[lease_id] = _now() + ttl_s
+        return lease_id
+
+    def prolong(self, lease_id: int) -> None:
+        """Let a lease's time begin anew, if it is still there."""
+        lease = self.state.leases.get(lease_id)
+        if lease is not None:
+            self._deadlines[lease_id] = _now() + lease.ttl_s
+
+    def elect(self) -> None:
+        """Have a new leader: watches end, and every lease gets its full time again."""
+        for lease_id in self.state.leases:
+            self.prolong(lease_id)
+        self.cut_watches()
+
+    def expire(self) -> None:
+        """End the leases whose time is over."""
+        for lease_id in [one for one in self.state.leases if self._deadlines[one] <= _now()]:
+            self.revoke(lease_id)
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self.elect()
+        self._changed()
+
+    def _tell(self, event: object) -> None:
+        super()._tell(event)  # type: ignore[arg-type]
+        self._changed()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass
+class Way:
+    """How a node reaches etcd at the moment; probabilities are per call or event.
+
+    Attributes:
+        mode: ``ok``, ``cut`` (no answer until the deadline) or ``refused`` (an error at once).
+        latency_s: the most that a call takes.
+    """
+
+    mode: str = "ok"
+    latency_s: float = 0.02
+    fails: float = 0.0
+    loses_reply: float = 0.0
+    writes_late: float = 0.0
+    repeats_event: float = 0.0
+    loses_event: float = 0.0
+    delays_event_s: float = 0.0
+
+
+class _Signed:
+    """The cluster as one client sees it: whatever that client writes is noted."""
+
+    def __init__(self, etcd: SimEtcd, note: Note) -> None:
+        self._etcd = etcd
+        self._note = note
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._etcd, name)
+
+    def put(self, name: bytes, value: bytes, *, lease_id: int = 0) -> Record:
+        before = self._etcd.state.keys.get(SUBNETS + name)
+        after = self._etcd.put(name, value, lease_id=lease_id)
+        self._note("put", before, after)
+        return after
+
+    def delete(self, name: bytes) -> None:
+        self._note("delete", self._etcd.state.keys.get(SUBNETS + name), None)
+        self._etcd.delete(name)
+
+
+class SimRegistry(FakeRegistry):
+    """One node's client."""
+
+    def __init__(self, etcd: SimEtcd, rng: Random, note: Note) -> None:
+        super().__init__(_Signed(etcd, note))  # type: ignore[arg-type]
+        self._cluster = etcd
+        self._rng = rng
+        self._late: set[asyncio.Task[None]] = set()
+        self.way = Way()
+        self.awake = asyncio.Event()
+        self.awake.set()
+
+    def set_way(self, way: Way) -> None:
+        """Change how etcd is reached; a cut ends the open watches, as silence does after a while."""
+        self.way = way
+        if way.mode != "ok":
+            self.cut_watches()
+
+    async def _arrive(self) -> None:
+        await self.awake.wait()
+        if self.way.mode == "cut":
+            await asyncio.sleep(DEADLINE_S)
+            raise RegistryUnavailable("sim: no answer")
+        await asyncio.sleep(self._rng.uniform(0, self.way.latency_s))
+        if self._rng.random() < self.way.fails:
+            raise RegistryUnavailable("sim: no leader")
+        self.check()
+
+    def _reply(self) -> None:
+        if self._rng.random() < self.way.loses_reply:
+            raise RegistryUnavailable("sim: the reply was lost")
+        super()._reply()
+
+    def check(self) -> None:
+        """Raise if etcd is out of reach."""
+        if self.way.mode != "ok":
+            raise RegistryUnavailable("sim: unreachable")
+        super().check()
+
+    async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+        write = super().create_subnet
+        return await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed))
+
+    async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
+        write = super().rewrite_subnet
+        return await self._perhaps_late(lambda: write(held, value))
+
+    async def delete_subnet(self, held: Record) -> bool:
+        write = super().delete_subnet
+        return await self._perhaps_late(lambda: write(held))
+
+    async def renew(self, held: Record) -> Renewal:
+        seen = await super().renew(held)
+        self._cluster.prolong(held.lease_id)
+        self._reply()
+        return seen
+
+    def _watching(self, since: Snapshot, prefix: bytes) -> _FakeWatch:
+        return _SimWatch(self, since, prefix, self._watches)
+
+    async def _perhaps_late(self, write: Callable[[], Awaitable[T]]) -> T:
+        if self._rng.random() >= self.way.writes_late:
+            return await write()
+        late = asyncio.create_task(self._write_late(write))
+        self._late.add(late)
+        late.add_done_callback(self._late.discard)
+        await asyncio.sleep(DEADLINE_S)
+        raise RegistryUnavailable("sim: no answer to a write, which may happen yet")
+
+    async def _write_late(self, write: Callable[[], Awaitable[object]]) -> None:
+        await asyncio.sleep(self._rng.uniform(0, LATE_S))
+        try:
+            await write()
+        except RegistryUnavailable:
+            return
+
+
+class _SimWatch(_FakeWatch):
+    """A watch that is late, repeats events, or loses one without a sign."""
+
+    def __init__(self, registry: SimRegistry, since: Snapshot, prefix: bytes, siblings: "dict[_FakeWatch, None]") -> None:
+        super().__init__(registry, since, prefix, siblings)
+        self._sim = registry
+
+    async def __anext__(self) -> tuple[Put | Gone, ...]:
+        await self._sim.awake.wait()
+        way, rng = self._sim.way, self._sim._rng
+        while True:
+            changes = await super().__anext__()
+            if changes and way.delays_event_s:
+                await asyncio.sleep(rng.uniform(0, way.delays_event_s))
+            kept = tuple(change for change in changes if rng.random() >= way.loses_event)
+            again = tuple(change for change in kept if rng.random() < way.repeats_event)
+            if kept or not changes:
+                return kept + again
