@@ -323,7 +323,9 @@ class FakeRegistry:
 class _FakeWatch:
     """The events of a ``FakeEtcd`` below one prefix, as an asynchronous iterator, while its block lasts."""
 
-    def __init__(self, registry: FakeRegistry, since: Snapshot, prefix: bytes, siblings: "dict[_FakeWatch, None]") -> None:
+    def __init__(
+        self, registry: FakeRegistry, since: Snapshot, prefix: bytes, siblings: "dict[_FakeWatch, None]"
+    ) -> None:
         self._registry = registry
         self._etcd = registry.etcd
         self._since = since

@@ -188,7 +188,9 @@ class SimRegistry(FakeRegistry):
 class _SimWatch(_FakeWatch):
     """A watch that is late, repeats events, or loses one without a sign."""
 
-    def __init__(self, registry: SimRegistry, since: Snapshot, prefix: bytes, siblings: "dict[_FakeWatch, None]") -> None:
+    def __init__(
+        self, registry: SimRegistry, since: Snapshot, prefix: bytes, siblings: "dict[_FakeWatch, None]"
+    ) -> None:
         super().__init__(registry, since, prefix, siblings)
         self._sim = registry
 
