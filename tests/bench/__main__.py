@@ -89,7 +89,7 @@ async def run(args: argparse.Namespace) -> Results:
         bench = Bench(site, contenders, QUICK if args.quick else Plan(), results, progress)
         for case, peers in schedule(args.only, args.peers):
             await bench.do(case, peers)
-    progress.done()
+    progress.done("done")
     return results
 
 

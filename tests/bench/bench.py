@@ -50,11 +50,15 @@ class Progress:
     def doing(self, text: str) -> None:
         """Say what is being done now; only a terminal shows it."""
         if self._terminal:
-            print(f"\r\033[K[{time.monotonic() - self._began:4.0f} s] {text}", end="", file=self._out, flush=True)
+            self._print(text, end="")
 
-    def done(self, text: str = "") -> None:
+    def done(self, text: str) -> None:
         """Print a line that stays."""
-        print(f"\r\033[K{text}" if self._terminal else text, file=self._out, flush=True)
+        self._print(text)
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        start = "\r\033[K" if self._terminal else ""
+        print(f"{start}[{time.monotonic() - self._began:4.0f} s] {text}", end=end, file=self._out, flush=True)
 
 
 @dataclass(slots=True)
@@ -74,9 +78,14 @@ class Bench:
         self.results.add(case, contender, peers, unit, samples, note)
 
     async def do(self, case: "Case", peers: int) -> None:
-        """Measure, and show what came of it."""
+        """Measure, and show what came of it; a case that had to be given up is told in the report."""
         before = set(self.results.rows)
-        await case.run(self, peers)
+        try:
+            await case.run(self, peers)
+        except NotMeasuredError as error:
+            told = f"{case.name} with {peers:,} peers: {error}"
+            self.results.about.setdefault("given_up", []).append(told)
+            self.progress.done(f"given up: {told}")
         for row in self.results.rows:
             if row not in before:
                 self.progress.done(summary(row))

@@ -19,18 +19,23 @@ async def leases(bench: Bench, peers: int) -> None:
     """From just before the request to etcd to the kernel's message; all contenders run, and one has news at a time."""
     wanted = bench.plan.latencies
     taken: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    notes: dict[str, str] = defaultdict(str)
     async with bench.all_running("lease.new", peers) as rigs:
         left = {rig.contender.name: bench.plan.waiting_s for rig in rigs}
         for number in range(wanted):
             for rig in rigs:
                 name = rig.contender.name
-                if left[name] > 0:
-                    bench.progress.doing(f"lease, {peers} peers: {name}, {number + 1} of {wanted}")
+                if left[name] <= 0:
+                    continue
+                bench.progress.doing(f"lease, {peers} peers: {name}, {number + 1} of {wanted}")
+                try:
                     taken[name].append(await _come_and_go(rig, number))
                     left[name] -= sum(taken[name][-1])
-    for name, pairs in taken.items():
-        bench.record("lease.new", name, peers, "s", [new for new, _ in pairs])
-        bench.record("lease.gone", name, peers, "s", [gone for _, gone in pairs])
+                except NotMeasuredError as error:
+                    notes[name], left[name] = str(error), 0.0
+    for name in left:
+        bench.record("lease.new", name, peers, "s", [new for new, _ in taken[name]], notes[name])
+        bench.record("lease.gone", name, peers, "s", [gone for _, gone in taken[name]], notes[name])
 
 
 async def _come_and_go(rig: Rig, number: int) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """The report: tables in Markdown, plots, the JSON file; and their places in ``docs/performance.md``."""
 
-import json
 import math
 import os
 import platform
@@ -142,7 +141,7 @@ def machine(results: Results) -> str:
         f"Measured on {a['date']}{' (a quick run)' if a['quick'] else ''}: pyflanneld {a['pyflanneld']} on Python "
         f"{a['python']}, Linux {a['kernel']}, etcd {a['etcd']}, {a['iproute2']}, {a['cores']} cores of "
         f"{a['processor']}."
-    )
+    ) + "".join(f" Given up: {told}." for told in a.get("given_up", ()))
 
 
 def blocks(results: Results) -> dict[str, str]:
@@ -180,7 +179,8 @@ def charts(results: Results) -> Iterator[tuple[str, Chart]]:
         for name in results.contenders("lease.new")
         for what in ("median", "p99")
     ]  # fmt: skip
-    yield "lease", Chart("New lease to route in the kernel", "peers present", "milliseconds", latency, x_ticks=results.peers("lease.new"))
+    present = results.peers("lease.new")
+    yield "lease", Chart("New lease to route in the kernel", "peers present", "milliseconds", latency, x_ticks=present)
     yield "memory", _by_peers(results, "Resident memory", "MB", "memory.resident", scale=1e-6, log_y=False)
 
 
@@ -208,7 +208,7 @@ def _points(
 def write(results: Results, folder: Path) -> None:
     """Write the JSON file, the report and the plots."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results.document(), indent=1) + "\n")
+    (folder / "results.json").write_text(results.json())
     (folder / "report.md").write_text(text(results) + "\n")
     for name, chart in charts(results):
         if any(series.points for series in chart.series):

@@ -1,5 +1,6 @@
 """What was measured, as values: every sample is kept, medians and percentiles are made of them. Pure."""
 
+import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,6 +97,12 @@ class Results:
     def document(self) -> dict[str, Any]:
         """Return what the JSON file holds."""
         return {"about": self.about, "results": [_row(result) for result in self.rows]}
+
+    def json(self) -> str:
+        """Return the JSON file: one result a line."""
+        document = self.document()
+        rows = ",\n".join(json.dumps(row) for row in document["results"])
+        return f'{{"about": {json.dumps(document["about"])},\n"results": [\n{rows}\n]}}\n'
 
 
 def _row(result: Result) -> dict[str, Any]:
