@@ -17,7 +17,7 @@ from pathlib import Path
 from pyflanneld.lab.run import clean_environment
 from pyflanneld.lab.topology import connect
 from tests.bench.leases import NETWORK, Peer
-from tests.bench.results import FLOOR, OURS, NotMeasuredError
+from tests.bench.results import FLOOR, OURS, STATIC, NotMeasuredError
 from tests.netns import Namespace
 
 HEALTH_PORT = 2401
@@ -66,7 +66,7 @@ def parse_against(text: str) -> Contender:
 
 def with_names_of_their_own(contenders: Sequence[Contender]) -> list[Contender]:
     """Return the contenders with names that differ: the API and then a number are added where they do not."""
-    taken: set[str] = {FLOOR}
+    taken: set[str] = {FLOOR, STATIC}
     for one in contenders:
         names = [one.name, f"{one.name} (v{one.api})", *(f"{one.name} {number}" for number in range(2, 100))]
         one.name = next(name for name in names if name not in taken)
