@@ -12,8 +12,8 @@ CASES = (
     Case("link", (250,), repair.link),
     Case("restart", (250,), start.restart),
     Case("cut", (250,), changes.cut),
-    Case("memory", (250, 4000, 16_000), costs.memory),
     Case("etcd", (250, 4000), costs.etcd),
+    Case("renewal", (250,), costs.renewal),
     Case("traffic", (250,), traffic.traffic),
     Case("idle", (4000,), costs.idle),  # with 250 peers at the same time
 )

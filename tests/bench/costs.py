@@ -1,11 +1,11 @@
-"""Cases of cost: memory, processor time and wake-ups while nothing happens, and what etcd has to do."""
+"""Cases of cost: processor time and wake-ups while nothing happens, and what etcd has to do."""
 
 import asyncio
 import time
 
 from tests.bench.bench import DEADLINE_S, Bench
 from tests.bench.contenders import Contender
-from tests.bench.proc import Cost, cost, resident_bytes
+from tests.bench.proc import Cost, cost
 from tests.bench.results import NotMeasuredError
 from tests.bench.site import Rig
 
@@ -14,14 +14,6 @@ SMALL = 250
 SHORT_TTL_S = 60  # whoever keeps this time to live renews at once, whoever takes the usual day does so after a minute
 LATEST_MARGIN = "--subnet-lease-renew-margin=1439"
 QUIET_S = 0.4
-
-
-async def memory(bench: Bench, peers: int) -> None:
-    """Some time after the start."""
-    async with bench.all_running("memory.resident", peers) as rigs:
-        await asyncio.sleep(SETTLE_S)
-        for rig in rigs:
-            bench.record("memory.resident", rig.contender.name, peers, "B", [resident_bytes(rig.daemon.pid)])
 
 
 async def idle(bench: Bench, peers: int) -> None:
@@ -52,15 +44,23 @@ def _record_idle(bench: Bench, rig: Rig, peers: int, used: Cost, took_s: float) 
 
 
 async def etcd(bench: Bench, peers: int) -> None:
-    """What etcd counts during one start and one renewal of each contender, with nobody else about."""
+    """What etcd counts during one start of each contender, with nobody else about."""
     for contender in bench.contenders:
         bench.progress.doing(f"etcd, {peers} peers: start of {contender.name}")
         try:
             await _start(bench, contender, peers)
-            bench.progress.doing(f"etcd, {peers} peers: renewal of {contender.name}")
-            await _renewal(bench, contender, peers)
         except NotMeasuredError as error:
             bench.record("etcd.start.requests", contender.name, peers, "1", (), str(error))
+
+
+async def renewal(bench: Bench, peers: int) -> None:
+    """The same during one renewal."""
+    for contender in bench.contenders:
+        bench.progress.doing(f"renewal, {peers} peers: {contender.name}")
+        try:
+            await _renewal(bench, contender, peers)
+        except NotMeasuredError as error:
+            bench.record("etcd.renewal.requests", contender.name, peers, "1", (), str(error))
 
 
 async def _start(bench: Bench, contender: Contender, peers: int) -> None:
@@ -89,9 +89,7 @@ async def _renewal(bench: Bench, contender: Contender, peers: int) -> None:
         give_up_at = time.monotonic() + bench.plan.renewal_s
         while now.requests == before.requests:
             if time.monotonic() > give_up_at:
-                note = f"no renewal within {bench.plan.renewal_s:g} s"
-                bench.record("etcd.renewal.requests", contender.name, peers, "1", (), note)
-                return
+                raise NotMeasuredError(f"no renewal within {bench.plan.renewal_s:g} s")
             await asyncio.sleep(0.02)
             now = await bench.site.client.work()
         await asyncio.sleep(QUIET_S)

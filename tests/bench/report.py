@@ -181,6 +181,7 @@ def charts(results: Results) -> Iterator[tuple[str, Chart]]:
     ]  # fmt: skip
     present = results.peers("lease.new")
     yield "lease", Chart("New lease to route in the kernel", "peers present", "milliseconds", latency, x_ticks=present)
+    # Whoever has no peers at all has no place on a logarithmic scale.
     yield "memory", _by_peers(results, "Resident memory", "MB", "memory.resident", scale=1e-6, log_y=False)
 
 

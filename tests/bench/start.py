@@ -6,15 +6,20 @@ from collections import defaultdict
 from tests.bench.bench import DEADLINE_S, READY_S, Bench
 from tests.bench.contenders import Contender
 from tests.bench.observer import Observer
+from tests.bench.proc import resident_bytes
 from tests.bench.results import FLOOR, NotMeasuredError
 from tests.bench.site import ip_batch
 
 LARGE = 10_000
+SETTLE_S = 2.0
 AFTER_S = 1.0  # how long to listen for messages that ought not to come
 
 
 async def start(bench: Bench, peers: int) -> None:
-    """From exec to the last route, and to ``READY=1``; the contenders in turn, each time on a fresh host."""
+    """From exec to the last route, and to ``READY=1``; the contenders in turn, each time on a fresh host.
+
+    At the end, once it has settled, the memory of each is looked at.
+    """
     runs = bench.plan.starts if peers < LARGE else bench.plan.large_starts
     late: set[str] = set()
     for run in range(1, runs + 1):
@@ -23,7 +28,7 @@ async def start(bench: Bench, peers: int) -> None:
                 continue
             bench.progress.doing(f"start, {peers} peers: {contender.name}, {run} of {runs}")
             try:
-                await _start_once(bench, contender, peers)
+                await _start_once(bench, contender, peers, weigh=run == runs)
             except NotMeasuredError as error:
                 late.add(contender.name)
                 bench.record("start.routes", contender.name, peers, "s", (), str(error))
@@ -32,7 +37,7 @@ async def start(bench: Bench, peers: int) -> None:
             await _floor_once(bench, peers)
 
 
-async def _start_once(bench: Bench, contender: Contender, peers: int) -> None:
+async def _start_once(bench: Bench, contender: Contender, peers: int, *, weigh: bool) -> None:
     async with bench.site.rig(contender, peers) as rig:
         began = rig.daemon.start()
         ready = asyncio.create_task(rig.daemon.ready(DEADLINE_S + READY_S))
@@ -49,6 +54,9 @@ async def _start_once(bench: Bench, contender: Contender, peers: int) -> None:
         finally:
             ready.cancel()
             await asyncio.gather(ready, return_exceptions=True)
+        if weigh:
+            await asyncio.sleep(SETTLE_S)
+            bench.record("memory.resident", contender.name, peers, "B", [resident_bytes(rig.daemon.pid)])
 
 
 async def _floor_once(bench: Bench, peers: int) -> None:
