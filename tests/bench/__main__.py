@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--write", action="store_true", help="renew docs/performance.md and docs/performance/")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write results.json, report.md and the plots there")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing; report what this JSON file holds")
+    parser.add_argument("--report", type=_results, metavar="FILE", help="measure nothing, report what this holds")
     args = parser.parse_args(argv)
     if args.write and (args.only or args.peers):
         parser.error("--write is for whole runs: without --only and --peers")
@@ -66,11 +65,18 @@ def _sizes(value: str) -> list[int]:
     return sizes
 
 
+def _results(value: str) -> Results:
+    try:
+        return from_document(json.loads(Path(value).read_text("utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        raise argparse.ArgumentTypeError(f"{value}: not results of this benchmark: {error}") from error
+
+
 def schedule(only: Sequence[str], sizes: Sequence[int] | None) -> list[tuple[Case, int]]:
     """Return what to measure, with how many peers, the small numbers first: so etcd has to be filled only once."""
     cases = [case for case in CASES if not only or case.name in only]
     wanted = sizes if sizes is not None else sorted({size for case in cases for size in case.sizes})
-    return [(case, size) for size in wanted for case in cases if sizes is not None or size in case.sizes]
+    return [(case, size) for size in wanted for case in cases if size in case.sizes or (sizes is not None and size)]
 
 
 def measured(args: argparse.Namespace) -> Results:
@@ -103,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0 when it was run to its end, whatever the figures are."""
     args = parse(argv)
     try:
-        results = from_document(json.loads(args.report.read_text("utf-8"))) if args.report else measured(args)
+        results = args.report or measured(args)
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -119,5 +125,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    os.umask(0o022)
     sys.exit(main(sys.argv[1:]))

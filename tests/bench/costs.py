@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 
 from tests.bench.bench import DEADLINE_S, Bench
 from tests.bench.contenders import Contender
@@ -18,12 +19,12 @@ QUIET_S = 0.4
 
 async def idle(bench: Bench, peers: int) -> None:
     """All contenders at once, each of them twice: with all the peers, and with a few."""
-    few = min(SMALL, peers)
-    async with (
-        bench.all_running("idle.cpu", peers) as large,
-        bench.all_running("idle.cpu", few, slot=1) as small,
-    ):
-        sets = [(peers, large), (few, small)] if few < peers else [(peers, large)]
+    sizes = sorted({min(SMALL, peers), peers}, reverse=True)
+    async with AsyncExitStack() as stack:
+        sets = [
+            (size, await stack.enter_async_context(bench.all_running("idle.cpu", size, slot=slot)))
+            for slot, size in enumerate(sizes)
+        ]
         await asyncio.sleep(SETTLE_S)
         rigs = [(size, rig, cost(rig.daemon.pid)) for size, found in sets for rig in found]
         began = time.monotonic()

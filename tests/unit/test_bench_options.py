@@ -46,7 +46,8 @@ def test_contenders_have_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--only nonsense", "--peers x", "--peers 16001", "--against /no/such", "--write --only start"]
+    "wrong",
+    ["--only no", "--peers x", "--peers 16001", "--against /no/such", "--write --only start", "--report /no/such"],
 )
 def test_wrong_arguments_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With a sentence, before anything is made."""
@@ -65,6 +66,7 @@ def test_the_schedule_goes_from_few_peers_to_many() -> None:
     assert [peers for _, peers in planned] == sorted(peers for _, peers in planned)
     args = parse(["--only", "lease", "--peers", "30,20"])
     assert [(case.name, peers) for case, peers in schedule(args.only, args.peers)] == [("lease", 20), ("lease", 30)]
+    assert [case.name for case, _ in schedule((), (0,))] == ["start"]  # nothing else makes sense without a peer
 
 
 def test_addresses_do_not_collide() -> None:
