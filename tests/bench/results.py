@@ -49,8 +49,10 @@ class Result:
 
     @property
     def p99(self) -> float:
-        """The 99th percentile, or not a number."""
-        return percentile(self.samples, 99) if self.samples else math.nan
+        """What 99 of 100 samples are at least as good as, or not a number; of throughput, more is better."""
+        if not self.samples:
+            return math.nan
+        return percentile(self.samples, 1 if self.unit == "bit/s" else 99)
 
 
 @dataclass(slots=True)

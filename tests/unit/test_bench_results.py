@@ -6,7 +6,7 @@ import math
 import pytest
 
 from tests.bench import report
-from tests.bench.results import FLOOR, OURS, Results, from_document, percentile, readable
+from tests.bench.results import FLOOR, OURS, Result, Results, from_document, percentile, readable
 from tests.bench.targets import TARGETS, judged
 
 
@@ -17,6 +17,12 @@ def test_percentile_is_a_sample() -> None:
     assert percentile(hundred, 50) == 50
     assert percentile([3.0, 1.0, 2.0], 99) == 3
     assert percentile([7.0], 0) == 7
+
+
+def test_the_unlucky_one_of_a_hundred() -> None:
+    """Of times it is the longest, of throughput the least."""
+    assert Result("lease.new", OURS, 250, "s", (1.0, 3.0, 2.0)).p99 == 3
+    assert Result("traffic.throughput", OURS, 250, "bit/s", (1.0, 3.0, 2.0)).p99 == 1
 
 
 @pytest.mark.parametrize(
