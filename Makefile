@@ -3,6 +3,7 @@
 #   PYTHON=/path/to/python3.12   the interpreter (default: the first of 3.11 or later that is found)
 #   VENV=folder                  the virtual environment (default: .venv; .venv-3.12 when PYTHON is given)
 #   T=tests/unit/test_x.py       for "make test-fast": only these tests
+#   ARGS="--quick --only start"  for "make bench"; --help lists them
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -24,11 +25,13 @@ BIN := $(VENV)/bin
 
 # program:Debian's package that brings it
 DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
+BENCH_PROGRAMS := $(DEMO_PROGRAMS) iptables:iptables
 TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor
 
-.PHONY: help demo test test-fast test-all sim bench lock dist clean venv need-root demo-programs test-programs lint
+.PHONY: help demo test test-fast test-all sim bench lock dist clean venv need-root
+.PHONY: demo-programs bench-programs test-programs lint
 
 help: ## list the targets
 	@echo "pyflanneld: make TARGET"
@@ -58,8 +61,8 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 sim: venv ## run the simulated world: SEEDS=200 FIRST=0, or SEED=17 for the story of one
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED) --timeline,--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0))
 
-bench: need-root demo-programs venv ## time routes put, read and dropped, beside ip -batch (root)
-	@$(BIN)/python -m tests.bench.routes
+bench: need-root bench-programs venv ## measure speed and cost, beside ip -batch and other flanneld programs (root)
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq uv
@@ -116,6 +119,9 @@ $(VENV)/.locked: requirements-dev.txt pyproject.toml
 
 demo-programs:
 	@$(call require,$(DEMO_PROGRAMS))
+
+bench-programs:
+	@$(call require,$(BENCH_PROGRAMS))
 
 test-programs:
 	@$(call require,$(TEST_PROGRAMS))

@@ -1,0 +1,150 @@
+"""The benchmark for real, and very short: it measures, tells, writes, leaves nothing behind. No figure is judged."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyflanneld.lab.run import until
+from tests.bench.leases import peer
+from tests.bench.observer import Observer, Seen
+from tests.bench.site import FOLDER
+from tests.netns import PREFIX, RUN, Namespace, namespace
+
+pytestmark = [
+    pytest.mark.etcd,
+    pytest.mark.netns,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+]
+PEERS = 20
+BENCH = (sys.executable, "-m", "tests.bench", "--quick", f"--peers={PEERS}")
+ROOT = Path(__file__).parents[2]
+
+
+def left_of(pid: int) -> list[str]:
+    """Return what a run with that process id has left: namespaces, files, processes."""
+    spaces = [path.name for path in RUN.glob(f"{PREFIX}-{pid}-*")]
+    folders = [str(path) for parent in ("/dev/shm", "/tmp") for path in Path(parent).glob(f"{FOLDER}{pid}-*")]  # noqa: S108
+    mine = [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if f"{FOLDER}{pid}-" in words(path)]
+    return [*spaces, *folders, *mine]
+
+
+def words(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    """A flanneld-compatible program that speaks etcd's v2 API and does not say READY=1."""
+    path = tmp_path / "stand-in"
+    path.write_text(f'#!/bin/sh\nunset NOTIFY_SOCKET\nexec {sys.executable} -m pyflanneld --etcd-api=2 "$@"\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_it_measures_side_by_side(tmp_path: Path, stand_in: Path) -> None:
+    """pyflanneld, the floor and another program: every figure is there, in JSON, tables and plots."""
+    out = tmp_path / "out"
+    command = [*BENCH, "--only=start,lease", f"--against={stand_in}:2", f"--out={out}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
+        told, progress = bench.communicate(timeout=110)
+    assert bench.returncode == 0, progress
+    assert left_of(bench.pid) == []
+    rows = {(row["case"], row["contender"]): row for row in json.loads((out / "results.json").read_text())["results"]}
+    assert {name for case, name in rows if case == "start.routes"} == {"pyflanneld", "stand-in", "ip -batch"}
+    for case in ("start.routes", "start.spread", "start.ready", "lease.new", "lease.gone"):
+        for name in ("pyflanneld", "stand-in"):
+            assert_plausible(rows[case, name])
+    assert len(rows["lease.new", "pyflanneld"]["samples"]) == 40
+    assert "| start to all routes | 20 |" in told
+    assert "stand-in / pyflanneld" in told
+    assert (out / "start.svg").read_text().startswith("<svg")
+    assert (out / "report.md").read_text() in told + "\n"
+
+
+def assert_plausible(row: dict[str, Any]) -> None:
+    assert row["peers"] == PEERS
+    assert row["unit"] == "s"
+    assert row["note"] == ""
+    assert all(0 < sample < 30 for sample in row["samples"]), row
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_be_stopped_at_any_time(number: signal.Signals, tmp_path: Path) -> None:
+    """Stopped while a daemon runs, it takes everything away and says so."""
+    log = tmp_path / "log"
+    with log.open("wb") as out, subprocess.Popen([*BENCH, "--only=lease"], cwd=ROOT, stdout=out, stderr=out) as bench:
+        try:
+            until(lambda: runs_a_daemon(bench.pid), "a daemon runs")
+            bench.send_signal(number)
+            code = bench.wait(timeout=30)
+        finally:
+            bench.kill()
+    assert code == 130, log.read_text()
+    assert "everything is removed again" in log.read_text()
+    assert left_of(bench.pid) == []
+
+
+def runs_a_daemon(pid: int) -> bool:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return any("--iface=eth1" in words(Path(f"/proc/{child}/cmdline")) for child in children)
+
+
+def test_a_program_that_ends_is_told(tmp_path: Path) -> None:
+    """One that refuses to work has its last words in the table, and holds up nobody."""
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no such backend >&2\nexit 1\n")
+    broken.chmod(0o755)
+    command = [*BENCH, "--only=start", f"--against={broken}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "broken has ended with exit code 1: no such backend" in done.stdout
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    with namespace() as space:
+        space.veth("eth1", "172.31.0.10/16", peer="lan")
+        yield space
+
+
+async def test_the_observer_hears_of_every_route(host: Namespace) -> None:
+    """What the kernel did is known with its time, however much it was."""
+    with Observer(host) as observer:
+        host.ip_batch([peer(number).route(103) for number in range(200)])
+        last = await observer.all_added(200, 5.0)
+        assert (observer.seen.lost, observer.seen.messages) == (False, 200)
+        assert last == max(observer.seen.added.values())
+        host.ip("link set eth1 down")
+        host.ip("link set eth1 up")
+        await observer.quiet(0.05)
+        assert observer.seen.link_up
+
+
+async def test_the_observer_counts_where_the_kernel_lost_messages(
+    host: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too slow, and with a buffer that is too small: the routes are counted instead, and the answer is right."""
+    quick = Seen.take
+
+    def slow(seen: Seen, datagram: memoryview, at_s: float) -> None:
+        time.sleep(0.002)
+        quick(seen, datagram, at_s)
+
+    monkeypatch.setattr(Seen, "take", slow)
+    with Observer(host, receive_buffer=1) as observer:
+        host.ip_batch([peer(number).route(103) for number in range(2000)])
+        await observer.all_added(2000, 10.0)
+        assert observer.seen.lost
+        assert len(observer.seen.added) < 2000 == observer.count_routes()
