@@ -116,16 +116,28 @@ class Reconciler:
 
     def _compare(self, read: list[tuple[KernelRoute, ...]]) -> None:
         """Take over our routes as they are now; what is not as it was believed is due."""
-        believed, networks = self._present, self._node.networks
-        self._read, self._present = read, {
-            route.dst: route
-            for route in chain(*read)
-            if route.metric == usual_metric(route.dst) and any(inside(route.dst, network) for network in networks)
-        }
-        lost = [dst for dst, route in believed.items() if self._present.get(dst) != route]
-        self._now_due([*lost, *(self._present.keys() - believed.keys())])
+        believed, present = self._present, dict[Network, KernelRoute]()
+        doubtful: set[Network] = set()
+        for route in chain(*read):
+            dst = route.dst
+            known = believed.get(dst)
+            if known is route or known == route:
+                present[dst] = route
+            elif self._concerns_us(route):
+                present[dst] = route
+                doubtful.add(dst)
+        if len(present) < len(believed) + len(doubtful):
+            doubtful |= believed.keys() - present.keys()
+        different = [dst for dst in doubtful if present.get(dst) != believed.get(dst)]
+        self._read, self._present = read, present
+        self._now_due(different)
+        lost = [dst for dst in different if dst in believed]
         if lost:
             self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(first_of(lost)))
+
+    def _concerns_us(self, route: KernelRoute) -> bool:
+        networks = self._node.networks
+        return route.metric == usual_metric(route.dst) and any(inside(route.dst, network) for network in networks)
 
     def _now_due(self, destinations: Collection[Network] | None) -> None:
         """Have the next round compare these as well; ``None``: all."""
