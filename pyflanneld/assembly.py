@@ -4,12 +4,16 @@ Imports are late: ``--help``, usage errors and most commands need none of these 
 """
 
 import asyncio
+import gc
+import importlib
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from random import Random
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -19,13 +23,17 @@ from pyflanneld.files import SubnetEnvFile
 from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings
 
+if TYPE_CHECKING:
+    from pyflanneld.daemon import Daemon
+
 CLOSE_S = 1.0
+UNANSWERED_S = 0.5
 
 
 async def serve(settings: Settings, log: Any) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
-    from pyflanneld.http.health import HealthServer
+    from pyflanneld.http.listener import bound
     from pyflanneld.kernel.firewall import HostFirewall
     from pyflanneld.kernel.programs import Programs, program_directories
     from pyflanneld.kernel.rtnl import NetlinkKernel
@@ -42,16 +50,36 @@ async def serve(settings: Settings, log: Any) -> None:
         notifier=notifier, rng=rng, log=log, options=options(settings),
         problems=Problems(clock, log), heart=Heart(clock),
     )
-    daemon = Daemon(context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_close, kernel.close)
         stack.push_async_callback(_close, etcd.close)
+        probes = None
         if settings.healthz_port:
-            health = HealthServer(settings.healthz_ip, settings.healthz_port, daemon.health)
-            await health.start()
-            stack.push_async_callback(_close, health.stop)
+            probes = stack.enter_context(bound(settings.healthz_ip, settings.healthz_port))
         stack.callback(notifier.send, "STOPPING=1")
-        await daemon.run()
+        watchdog_s = watchdog_interval_s(os.environ, os.getpid())
+        await Daemon(context, watchdog_s=watchdog_s, beside=partial(_after_the_routes, settings, probes)).run()
+
+
+async def _after_the_routes(settings: Settings, probes: socket.socket | None, daemon: "Daemon") -> None:
+    """Do what can wait for the first routes, but not for long if they do not come; for it takes a while.
+
+    *probes* that come earlier are kept by the kernel and answered then.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(UNANSWERED_S):
+            await daemon.ready.wait()
+    gc.freeze()  # what the start has brought stays: it need not be searched again and again
+    gc.enable()
+    if probes is None:
+        return
+    http = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.health")
+    server = http.HealthServer(settings.healthz_ip, settings.healthz_port, daemon.health)
+    await server.start(probes)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await _close(server.stop)
 
 
 async def _close(closing: Callable[[], Awaitable[None]]) -> None:

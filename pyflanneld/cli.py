@@ -1,5 +1,6 @@
 """The command: ``pyflanneld --iface eth1 …`` is the daemon, a word first is a sub-command."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,15 @@ def _sub_command(word: str) -> Callable[[list[str]], int]:
 
 
 def _daemon(words: list[str]) -> int:
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # looking for some reads about every package there is
+    gc.disable()  # until the first routes are placed: a start makes no garbage worth the search
+    try:
+        return _run_daemon(words)
+    finally:
+        gc.enable()
+
+
+def _run_daemon(words: list[str]) -> int:
     from pyflanneld.settings import load  # late, like all that follows: each command needs only its own parts
 
     settings = load(words, os.environ)

@@ -5,7 +5,9 @@ is in, lease, routes, rules and file stay.
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.core.allocation import Demand6
@@ -28,6 +30,8 @@ from pyflanneld.loops.rules import check_programs
 from pyflanneld.loops.subnet_file import keep_file, remembered_network, remembered_subnet, remembered_subnet6
 from pyflanneld.loops.watchers import watch_kernel, watch_process
 
+Beside = Callable[["Daemon"], Coroutine[Any, Any, None]]
+
 
 class Daemon:
     """A node of the network.
@@ -35,12 +39,18 @@ class Daemon:
     Args:
         context: the ports and the settings.
         watchdog_s: how often the service manager wants to hear from us, in seconds; ``None``: it does not.
+        beside: runs beside the loops from the beginning, whatever they wait for; gets the daemon.
+
+    Attributes:
+        ready: set when it has been ready for the first time.
     """
 
-    def __init__(self, context: Context, *, watchdog_s: float | None = None) -> None:
+    def __init__(self, context: Context, *, watchdog_s: float | None = None, beside: Beside | None = None) -> None:
         self._context = context
         self._watchdog_s = watchdog_s
+        self._beside = beside
         self._node: Node | None = None
+        self.ready = asyncio.Event()
 
     def health(self) -> Verdict:
         """Answer the probes."""
@@ -55,6 +65,8 @@ class Daemon:
         context = self._context
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_process(context, lambda: self._node, self._watchdog_s), name="process")
+            if self._beside is not None:
+                tasks.create_task(self._beside(self), name="beside")
             node, leases = await self._join()
             self._node = node
             tasks.create_task(keep_firewall(context, node), name="firewall")
@@ -103,5 +115,6 @@ class Daemon:
         await node.rules_placed.wait()
         await node.file_written.wait()
         await node.reconciled.wait()
+        self.ready.set()
         self._context.notifier.send("READY=1")
         self._context.log.info("daemon.ready", subnet=str(node.lease.key), routes=node.present)

@@ -10,9 +10,10 @@ Network = IPv4Network | IPv6Network
 
 def inside(inner: Network, outer: Network) -> bool:
     """Say whether *inner* is a part of *outer*, or all of it."""
-    if isinstance(inner, IPv4Network):
-        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
-    return isinstance(outer, IPv6Network) and inner.subnet_of(outer)
+    if inner.version != outer.version or inner.prefixlen < outer.prefixlen:
+        return False
+    differing = int(inner.network_address) ^ int(outer.network_address)
+    return not differing >> (outer.max_prefixlen - outer.prefixlen)
 
 
 def overlap(one: Network, other: Network) -> bool:
@@ -22,4 +23,13 @@ def overlap(one: Network, other: Network) -> bool:
 
 def in_order(networks: Iterable[Network]) -> list[Network]:
     """Return *networks* sorted, IPv4 first."""
-    return sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen))
+    return sorted(networks, key=_place)
+
+
+def first_of(networks: Iterable[Network]) -> Network:
+    """Return the first of *networks* in that order; there must be one."""
+    return min(networks, key=_place)
+
+
+def _place(network: Network) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen

@@ -1,5 +1,10 @@
-"""What peers are judged against, and the judgement: one half of a lease on one side of the ground. Pure."""
+"""What peers are judged against, and the judgement: one half of a lease on one side of the ground. Pure.
 
+``judge`` and ``judge_subnet`` are the rules, each with its reason. Nearly every lease is a good one, and there may be
+thousands: ``Judge`` tells those by comparing whole numbers, and leaves what it cannot clear to the rules.
+"""
+
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -137,3 +142,76 @@ def _reaches(own: Interface, gateway: Address) -> bool:
         # IPv6 has no broadcast, and the first address is any router's.
         edges = (network.network_address, *((network.broadcast_address,) if network.version == 4 else ()))
     return gateway in network and gateway not in edges
+
+
+class Judge:
+    """The judgement of many leases on one side of the ground: that of ``judge`` and ``judge_subnet``, but fast."""
+
+    def __init__(self, side: Side, *, gateways_on_link: bool) -> None:
+        network = side.network
+        self.side = side
+        self._gateways_on_link = gateways_on_link
+        self._lengths = range(network.prefixlen + 1, LONGEST_SUBNET[network.version] + 1)
+        self._low, self._high = span(network)
+        self._own = {int(address) for address in (*side.own_addresses, *(own.ip for own in side.link_addresses))}
+        needed = {(int(address), int(address)) for address in (*side.own_addresses, *side.protected)}
+        taken = _merged([*needed, span(side.own_subnet), *map(span, side.near)])
+        self._taken_from, self._taken_to = [low for low, _ in taken], [high for _, high in taken]
+        self._neighbours = [
+            _hosts(own.network)
+            for own in side.link_addresses
+            if not overlap(own.network, side.own_subnet) and _is_ordinary(own.network)
+        ]
+
+    def subnet(self, subnet: Network) -> Quarantine | None:
+        """Say what is wrong with *subnet* alone."""
+        low, high = span(subnet)
+        if subnet.prefixlen in self._lengths and self._low <= low and high <= self._high:
+            nearest = bisect_left(self._taken_to, low)
+            if nearest == len(self._taken_from) or high < self._taken_from[nearest]:
+                return None
+        return judge_subnet(subnet, self.side)
+
+    def half(self, half: Half) -> Quarantine | None:
+        """Say what is wrong with *half*."""
+        trouble = self.subnet(half.subnet)
+        if trouble is None and half.gateway is not None:
+            gateway = int(half.gateway)
+            if gateway not in self._own and any(low <= gateway <= high for low, high in self._neighbours):
+                return None
+        return trouble or _judge_gateway(half, self.side, self._gateways_on_link)
+
+
+def span(network: Network) -> tuple[int, int]:
+    """Return the first and the last address of *network* as numbers."""
+    low = int(network.network_address)
+    return low, low | (1 << (network.max_prefixlen - network.prefixlen)) - 1
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return *spans* in order, those that overlap as one."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(spans):
+        if found and low <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], high)
+        else:
+            found.append((low, high))
+    return found
+
+
+def _hosts(network: Network) -> tuple[int, int]:
+    """Return the first and the last address that a neighbour on *network* can have, as ``_reaches`` has it."""
+    low, high = span(network)
+    edges = network.prefixlen < network.max_prefixlen - 1
+    return low + edges, high - (edges and network.version == 4)
+
+
+_ORDINARY = {  # the first and last addresses of ranges without any unspecified, loopback, multicast or reserved one
+    4: ((1 << 24, (127 << 24) - 1), (128 << 24, (224 << 24) - 1)),
+    6: (span(IPv6Network("2000::/3")), span(IPv6Network("fc00::/7"))),
+}
+
+
+def _is_ordinary(network: Network) -> bool:
+    low, high = span(network)
+    return any(first <= low and high <= last for first, last in _ORDINARY[network.version])

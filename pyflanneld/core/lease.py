@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeVar
 
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.strict_json import parse_object
 
@@ -31,6 +32,10 @@ class SubnetKey:
     def __str__(self) -> str:
         return f"{self.ipv4} and {self.ipv6}" if self.ipv6 else str(self.ipv4)
 
+    def half(self, version: int) -> Network | None:
+        """Return the subnet of one family."""
+        return self.ipv4 if version == 4 else self.ipv6
+
     def overlaps(self, other: "SubnetKey") -> bool:
         """Say whether the two share an address of either family."""
         both = self.ipv6 is not None and other.ipv6 is not None and self.ipv6.overlaps(other.ipv6)
@@ -50,6 +55,10 @@ class LeaseAttrs:
     backend_type: str
     public_ipv6: IPv6Address | None = None
 
+    def gateway(self, version: int) -> Address | None:
+        """Return where the peers send the packets of one family."""
+        return self.public_ip if version == 4 else self.public_ipv6
+
 
 def encode_name(ipv4: IPv4Network, ipv6: IPv6Network | None = None) -> bytes:
     """Return the key's name for a subnet: ``b"a.b.c.d-len"``, in a dual-stack network ``b"a.b.c.d-len&a:b::-len"``."""
@@ -67,7 +76,7 @@ def parse_name(name: bytes) -> SubnetKey:
     try:
         if match is None:
             raise ValueError("no match")
-        ipv4 = IPv4Network((match[1].decode(), int(match[2])))
+        ipv4 = IPv4Network((bytes(map(int, match[1].split(b"."))), int(match[2])))
         ipv6 = IPv6Network((match[3].decode(), int(match[4]))) if match[3] else None
     except ValueError as error:
         raise Invalid("bad_key", "key", name, 'a subnet such as "172.7.21.0-24"') from error

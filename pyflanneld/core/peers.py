@@ -12,17 +12,22 @@ cannot be trusted is quarantined with its reason and changes nothing else:
 
 A dual-stack lease has two halves, an IPv4 and an IPv6 subnet with a gateway each. Each half is judged on its own side
 of the ground, by the same rules; an IPv4-only node has no IPv6 side and uses the other half.
+
+A look costs what has changed, not what there is. On a ground that is still the same, ``view`` judges anew the keys that
+were touched since the last look, those that lost to an older one, and the peers that either of them overlap. That is
+enough: peers never overlap each other, so whatever is left out has nothing to do with any of these.
 """
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import assert_never
 
-from pyflanneld.core.families import Address, Network, overlap
-from pyflanneld.core.ground import Ground, Half, Quarantine, Side, judge, judge_subnet
+from pyflanneld.core.families import Address, Network
+from pyflanneld.core.ground import Ground, Half, Judge, Quarantine, span
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease import parse_name, parse_value
+from pyflanneld.core.lease import LeaseAttrs, SubnetKey, parse_name, parse_value
 from pyflanneld.core.records import Gone, PeerEvent, Put, Record, Snapshot
 
 _VALUE_REASONS = frozenset({"too_large", "not_json", "not_an_object", "bad_value", "bad_gateway", "gateway_off_link"})
@@ -33,50 +38,30 @@ class View:
     """What the records amount to.
 
     Attributes:
-        peers: subnet to gateway, for every half of a peer's lease that is believed.
+        peers: subnet to gateway, for every half of a peer's lease that is believed. A window on the table: it goes on
+            to show what the latest look has found, as long as the ground is the same.
         quarantined: by key name.
         frozen: subnets whose routes must stay as they are until their key can be read again.
         foreign_backends: keys that are well formed and belong to another backend.
+        changed: no other subnets than these are peers or frozen in another way than at the look before; ``None``: all
+            may be, for the ground is a new one.
     """
 
     peers: Mapping[Network, Address]
     quarantined: Mapping[bytes, Quarantine]
     frozen: frozenset[Network]
     foreign_backends: frozenset[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    """A key and value that could be read; *halves* by the version of their family."""
-
-    halves: Mapping[int, Half]
-    backend_type: str
+    changed: frozenset[Network] | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
 class _Entry:
+    """A key: what its name says (``None``: nothing), what its value says, and its last good halves by family."""
+
     record: Record
-    latest: _Lease | Quarantine
+    key: SubnetKey | None
+    latest: LeaseAttrs | Quarantine
     good: dict[int, Half] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Draft:
-    """One side of a view in the making.
-
-    ``starts`` are the peers' first addresses in order, ``at`` the peers by them.
-    """
-
-    side: Side
-    gateways_on_link: bool
-    peers: dict[Network, Address] = field(default_factory=dict)
-    quarantined: dict[bytes, Quarantine] = field(default_factory=dict)
-    frozen: set[Network] = field(default_factory=set)
-    starts: list[int] = field(default_factory=list)
-    at: dict[int, Network] = field(default_factory=dict)
-
-    def judge(self, half: Half) -> Quarantine | None:
-        return judge(half, self.side, gateways_on_link=self.gateways_on_link)
 
 
 class PeerTable:
@@ -87,6 +72,11 @@ class PeerTable:
         self._entries: dict[bytes, _Entry] = {}
         self._listed = 0
         self._gone: dict[bytes, int] = {}  # deletions since the last list, by revision
+        self._touched: dict[bytes, SubnetKey | None] = {}  # since the last look; what is gone as well
+        self._ground: Ground | None = None
+        self._sides: tuple[_Believed, ...] = ()
+        self._foreign: set[bytes] = set()
+        self._peers: dict[Network, Address] = {}
 
     def apply(self, event: PeerEvent) -> bool:
         """Fold one event in; say whether anything changed.
@@ -105,7 +95,7 @@ class PeerTable:
                 if revision <= self._known_at(name):
                     return False
                 self._gone[name] = revision
-                return self._entries.pop(name, None) is not None
+                return self._remove(name)
             case _:
                 assert_never(event)
 
@@ -117,108 +107,177 @@ class PeerTable:
 
     def _replace(self, records: Iterable[Record]) -> bool:
         current = {record.name: record for record in records}
-        lost = [name for name in self._entries if name not in current]
-        for name in lost:
-            del self._entries[name]
+        lost = [self._remove(name) for name in self._entries.keys() - current.keys()]
         changed = [self._put(record) for record in current.values()]
         return bool(lost) or any(changed)
 
+    def _remove(self, name: bytes) -> bool:
+        entry = self._entries.pop(name, None)
+        if entry is None:
+            return False
+        self._touched[name] = entry.key
+        return True
+
     def _put(self, record: Record) -> bool:
         known = self._entries.get(record.name)
-        if record.name == self._own_name or (known is not None and known.record == record):
+        if record.name == self._own_name:
             return False
         if known is None:
-            self._entries[record.name] = _Entry(record, _read(record))
+            known = self._entries[record.name] = _read(record)
+        elif _says_the_same(known.record, record):  # a flanneld renews its lease by putting it again
+            known.record = record
+            return False
         else:
-            known.record, known.latest = record, _read(record)
+            known.record, known.latest = record, _read(record).latest
+        self._touched[record.name] = known.key
         return True
 
     def view(self, ground: Ground) -> View:
-        """Judge every entry on *ground*. Remembers, for each key, the last lease that was good."""
-        drafts = [_Draft(side, ground.gateways_on_link) for side in ground.sides]
-        foreign: set[bytes] = set()
-        for name, entry in sorted(self._entries.items(), key=lambda item: (item[1].record.create_revision, item[0])):
-            if _is_foreign(entry.latest, drafts, ground.backend_type):
-                entry.good.clear()
-                foreign.add(name)
-                continue
-            for draft in drafts:
-                _fold(draft, name, entry)
+        """Judge on *ground* what may have to be judged anew. Remembers, for each key, the last lease that was good."""
+        same = ground == self._ground
+        if not same:
+            self._begin(ground)
+        for name in self._touched:
+            self._sort_out(name, ground.backend_type)
+        changed: set[Network] = set()
+        for side in self._sides:
+            changed |= side.settle(self._touched, self._entries, self._foreign)
+        self._touched = {}
         return View(
-            peers={subnet: gateway for draft in drafts for subnet, gateway in draft.peers.items()},
-            quarantined={name: why for draft in reversed(drafts) for name, why in draft.quarantined.items()},
-            frozen=frozenset(subnet for draft in drafts for subnet in draft.frozen),
-            foreign_backends=frozenset(foreign),
+            peers=MappingProxyType(self._peers),
+            quarantined={name: why for side in reversed(self._sides) for name, why in side.quarantined.items()},
+            frozen=frozenset(subnet for side in self._sides for subnet in side.frozen.values()),
+            foreign_backends=frozenset(self._foreign),
+            changed=frozenset(changed) if same else None,
         )
 
+    def _begin(self, ground: Ground) -> None:
+        """Forget every judgement: all keys stand on new ground."""
+        self._ground = ground
+        self._peers, self._foreign = {}, set()
+        judges = (Judge(side, gateways_on_link=ground.gateways_on_link) for side in ground.sides)
+        self._sides = tuple(_Believed(judge, self._peers) for judge in judges)
+        self._touched = {name: entry.key for name, entry in self._entries.items()}
 
-def _read(record: Record) -> _Lease | Quarantine:
-    try:
-        key, attrs = parse_name(record.name), parse_value(record.value)
-    except Invalid as error:
-        return Quarantine(error.reason, str(error))
-    halves = {4: Half(key.ipv4, attrs.public_ip)}
-    if key.ipv6 is not None:
-        halves[6] = Half(key.ipv6, attrs.public_ipv6)
-    return _Lease(halves, attrs.backend_type)
-
-
-def _is_foreign(lease: _Lease | Quarantine, drafts: Iterable[_Draft], backend_type: str) -> bool:
-    """Say whether this is a lease of our network and of another backend; a subnet that is none comes first."""
-    if isinstance(lease, Quarantine) or lease.backend_type == backend_type:
-        return False
-    return any(
-        judge_subnet(half.subnet, draft.side) is None
-        for draft in drafts if (half := lease.halves.get(draft.side.network.version)) is not None
-    )  # fmt: skip
-
-
-def _fold(draft: _Draft, name: bytes, entry: _Entry) -> None:
-    """Add what this entry contributes to one side: its half, its last good one, or a frozen subnet."""
-    version = draft.side.network.version
-    if isinstance(entry.latest, Quarantine):
-        trouble: Quarantine | None = entry.latest
-    else:
-        half = entry.latest.halves.get(version)
-        if half is None:
+    def _sort_out(self, name: bytes, backend_type: str) -> None:
+        """Say whether this is a lease of our network and of another backend; a subnet that is none comes first."""
+        self._foreign.discard(name)
+        entry = self._entries.get(name)
+        if entry is None or isinstance(entry.latest, Quarantine) or entry.latest.backend_type == backend_type:
             return
-        trouble = draft.judge(half)
-        if trouble is None:
-            entry.good[version] = half
-    if trouble is not None:
-        draft.quarantined[name] = trouble
-    _admit(draft, name, entry.good.get(version), trouble)
+        if any(side.serves(entry.key) for side in self._sides):
+            entry.good.clear()
+            self._foreign.add(name)
 
 
-def _admit(draft: _Draft, name: bytes, half: Half | None, trouble: Quarantine | None) -> None:
-    """Add *half*, the last good one, to the peers; or freeze the subnet."""
-    if trouble is not None and (half is None or draft.judge(half) is not None):
-        half = None
-        _freeze(draft, name, trouble)
-    if half is None or half.gateway is None:
-        return
-    rival = _overlapping(draft, half.subnet)
-    if rival is not None:
-        draft.quarantined[name] = Quarantine("overlaps_older", f"{half.subnet} overlaps {rival}, which is older")
-        return
-    draft.peers[half.subnet] = half.gateway
-    start = int(half.subnet.network_address)
-    insort(draft.starts, start)
-    draft.at[start] = half.subnet
+def _read(record: Record) -> _Entry:
+    key = None
+    try:
+        key = parse_name(record.name)
+        return _Entry(record, key, parse_value(record.value))
+    except Invalid as error:
+        return _Entry(record, key, Quarantine(error.reason, str(error)))
 
 
-def _freeze(draft: _Draft, name: bytes, trouble: Quarantine) -> None:
-    """Freeze the subnet of a key whose value is unusable while its name is sound."""
-    if trouble.reason not in _VALUE_REASONS:
-        return
-    key = parse_name(name)
-    subnet = key.ipv4 if draft.side.network.version == 4 else key.ipv6
-    if subnet is not None and judge_subnet(subnet, draft.side) is None:
-        draft.frozen.add(subnet)
+def _says_the_same(one: Record, other: Record) -> bool:
+    return one.value == other.value and one.create_revision == other.create_revision
 
 
-def _overlapping(draft: _Draft, subnet: Network) -> Network | None:
-    """Return an accepted peer that overlaps *subnet*; as they are disjoint, the last that begins before its end."""
-    position = bisect_right(draft.starts, int(subnet.broadcast_address))
-    nearest = draft.at[draft.starts[position - 1]] if position else None
-    return nearest if nearest is not None and overlap(nearest, subnet) else None
+def _age(item: tuple[bytes, _Entry]) -> tuple[int, bytes]:
+    return item[1].record.create_revision, item[0]
+
+
+class _Believed:
+    """What is believed on one side of the ground.
+
+    ``at`` are the peers' keys by the first address of their subnets, ``starts`` these addresses in order.
+    """
+
+    def __init__(self, judge: Judge, peers: dict[Network, Address]) -> None:
+        self.quarantined: dict[bytes, Quarantine] = {}
+        self.frozen: dict[bytes, Network] = {}
+        self._judge = judge
+        self._version = judge.side.network.version
+        self._peers = peers
+        self._at: dict[int, tuple[bytes, Network]] = {}
+        self._starts: list[int] = []
+        self._losers: dict[bytes, SubnetKey | None] = {}  # those that overlap an older one
+
+    def serves(self, key: SubnetKey | None) -> bool:
+        """Say whether *key* has a half on this side that may be leased."""
+        subnet = None if key is None else key.half(self._version)
+        return subnet is not None and self._judge.subnet(subnet) is None
+
+    def settle(
+        self, touched: Mapping[bytes, SubnetKey | None], entries: Mapping[bytes, _Entry], foreign: set[bytes]
+    ) -> set[Network]:
+        """Judge anew what *touched* may have changed; return the subnets concerned."""
+        if not touched:
+            return set()
+        names = {**self._losers, **touched}
+        subnets = {half for key in names.values() if key is not None and (half := key.half(self._version)) is not None}
+        beside = dict(self._at[start] for subnet in subnets for start in self._overlapping(subnet))
+        subnets.update(beside.values())
+        names |= {name: entries[name].key for name in beside if name not in names}
+        for name, key in names.items():
+            self._forget(name, key)
+        known = [(name, entries[name]) for name in names.keys() - foreign if name in entries]
+        for name, entry in sorted(known, key=_age):
+            self._fold(name, entry)
+        return subnets
+
+    def _forget(self, name: bytes, key: SubnetKey | None) -> None:
+        """Take back all that a key has contributed."""
+        self.quarantined.pop(name, None)
+        self.frozen.pop(name, None)
+        self._losers.pop(name, None)
+        subnet = None if key is None else key.half(self._version)
+        if subnet is not None and self._at.get(start := int(subnet.network_address)) == (name, subnet):
+            del self._at[start], self._peers[subnet], self._starts[bisect_left(self._starts, start)]
+
+    def _fold(self, name: bytes, entry: _Entry) -> None:
+        """Add what a key contributes: its half, its last good one, or a frozen subnet."""
+        subnet = None if entry.key is None else entry.key.half(self._version)
+        if isinstance(entry.latest, Quarantine):
+            trouble: Quarantine | None = entry.latest
+        elif subnet is None:
+            return
+        else:
+            half = Half(subnet, entry.latest.gateway(self._version))
+            trouble = self._judge.half(half)
+            if trouble is None:
+                entry.good[self._version] = half
+        good = entry.good.get(self._version)
+        if trouble is not None:
+            self.quarantined[name] = trouble
+            if good is None or self._judge.half(good) is not None:
+                self._freeze(name, subnet, trouble)
+                return
+        if good is not None:
+            self._admit(name, entry.key, good)
+
+    def _freeze(self, name: bytes, subnet: Network | None, trouble: Quarantine) -> None:
+        """Freeze the subnet of a key whose value is unusable while its name is sound."""
+        if subnet is not None and trouble.reason in _VALUE_REASONS and self._judge.subnet(subnet) is None:
+            self.frozen[name] = subnet
+
+    def _admit(self, name: bytes, key: SubnetKey | None, half: Half) -> None:
+        """Add *half* to the peers, unless one of them overlaps it: that one is older."""
+        rivals = self._overlapping(half.subnet)
+        if rivals:
+            _, rival = self._at[rivals[-1]]
+            self._losers[name] = key
+            self.quarantined[name] = Quarantine("overlaps_older", f"{half.subnet} overlaps {rival}, which is older")
+        elif half.gateway is not None:
+            self._peers[half.subnet] = half.gateway
+            start = int(half.subnet.network_address)
+            insort(self._starts, start)
+            self._at[start] = name, half.subnet
+
+    def _overlapping(self, subnet: Network) -> list[int]:
+        """Return where the peers begin that overlap *subnet*; they are disjoint, so one may reach in from before it."""
+        low, high = span(subnet)
+        first = bisect_left(self._starts, low)
+        if first and span(self._at[self._starts[first - 1]][1])[1] >= low:
+            first -= 1
+        return self._starts[first : bisect_right(self._starts, high)]

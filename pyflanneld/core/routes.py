@@ -101,6 +101,11 @@ class Plan:
     drops: tuple[Drop, ...]
     blocked: Mapping[Network, KernelRoute]
 
+    @property
+    def destinations(self) -> set[Network]:
+        """Where anything is not as it is wanted. The next plan need not look at others, unless they have changed."""
+        return {change.route.dst for change in (*self.puts, *self.drops)} | self.blocked.keys()
+
 
 def plan(
     desired: Mapping[Network, Route],
@@ -112,7 +117,8 @@ def plan(
 ) -> Plan:
     """Compare what is wanted with what is there.
 
-    Only the routes with the usual metric matter: one with another is another route to the kernel, and is left alone.
+    Each destination is for itself: of *desired* and *present* it takes only those that are to be planned for. Only
+    the routes with the usual metric matter: one with another is another route to the kernel, and is left alone.
     A route of ours is replaced or dropped; the exact leftover of a Go flanneld (protocol boot, same destination,
     gateway and link) is taken over in place; anything else is foreign and is never touched.
 
@@ -154,18 +160,14 @@ def _same(wanted: Route, there: KernelRoute) -> bool:
     return there.plain and there.gateway == wanted.gateway and there.link_index == wanted.link_index
 
 
-def outcome(
-    present: Mapping[Network, KernelRoute], changes: Iterable[PeerChange], protocol: int
-) -> dict[Network, KernelRoute]:
-    """Return our routes as they are once *changes* have succeeded on *present* (our routes by destination)."""
-    after = dict(present)
+def carry_out(changes: Iterable[PeerChange], present: dict[Network, KernelRoute], protocol: int) -> None:
+    """Make *present* (our routes by destination) what it is once *changes* have succeeded."""
     for change in changes:
         match change:
-            case Create(route=route) | Replace(route=route):
-                metric = usual_metric(route.dst)
-                after[route.dst] = KernelRoute(route.dst, route.gateway, route.link_index, protocol, metric, True)
-            case Drop(route=gone):
-                after.pop(gone.dst, None)
+            case Create(route) | Replace(route):
+                dst = route.dst
+                present[dst] = KernelRoute(dst, route.gateway, route.link_index, protocol, usual_metric(dst), True)
+            case Drop(gone):
+                present.pop(gone.dst, None)
             case _:
                 assert_never(change)
-    return after

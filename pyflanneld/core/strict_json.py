@@ -29,9 +29,7 @@ def parse_object(data: bytes, field: str) -> dict[str, object]:
     if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
         raise Invalid("too_large", field, data, f"at most {MAX_BRACKETS} objects and lists")
     try:
-        document = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_members, parse_float=_finite, parse_constant=_refuse_constant
-        )
+        document = _DECODER.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise Invalid("not_json", field, data, "a JSON object in UTF-8, such as flannel writes") from error
     if not isinstance(document, dict):
@@ -57,3 +55,8 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(  # made once: making one takes longer than reading a lease
+    object_pairs_hook=_members, parse_float=_finite, parse_constant=_refuse_constant
+)

@@ -4,7 +4,6 @@
 What is true comes from *check*; nothing is decided here. Each answer closes its connection.
 """
 
-import errno
 import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
@@ -12,9 +11,8 @@ from ipaddress import IPv4Address, IPv6Address
 from aiohttp import web
 
 from pyflanneld.core.health import Verdict
-from pyflanneld.errors import PortTaken, UsageError
+from pyflanneld.http.listener import BACKLOG, bound
 
-_BACKLOG = 16
 _STOP_S = 1.0
 _LINE_BYTES = 1024  # a probe's request line and each of its headers are far shorter
 
@@ -33,14 +31,9 @@ class HealthServer:
         """The port that is listened on; differs from the one asked for only when that was 0."""
         return self._port
 
-    async def start(self) -> None:
-        """Bind and listen.
-
-        Raises:
-            PortTaken: the address is in use, or not (yet) on this host.
-            UsageError: the system refuses it for a reason that waiting does not cure.
-        """
-        sock = _bound(self._ip, self._port)
+    async def start(self, listening: socket.socket | None = None) -> None:
+        """Answer on *listening*, or else bind and listen, which raises as ``listener.bound`` does."""
+        sock = listening or bound(self._ip, self._port)
         self._port = sock.getsockname()[1]
         app = web.Application(client_max_size=_LINE_BYTES)
         app.router.add_get("/healthz", self._healthz)
@@ -57,7 +50,7 @@ class HealthServer:
             shutdown_timeout=_STOP_S,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, sock, backlog=_BACKLOG).start()
+        await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
 
     async def stop(self) -> None:
         """Close the listener and the connections; stopping twice, or before the start, does nothing."""
@@ -85,34 +78,3 @@ async def _close_after(_request: web.Request, response: web.StreamResponse) -> N
     response.force_close()
     response.headers["Connection"] = "close"  # the header that aiohttp would set was decided before this
     response.headers.pop("Server", None)
-
-
-def _bound(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
-    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and ip.is_unspecified:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" serves IPv4 too, as in Go
-        sock.bind((str(ip), port))
-        sock.listen(_BACKLOG)  # already here: two sockets that only bind may share the address
-    except OSError as error:
-        sock.close()
-        raise _refused(ip, port, error) from error
-    return sock
-
-
-def _refused(ip: IPv4Address | IPv6Address, port: int, error: OSError) -> PortTaken | UsageError:
-    address = f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
-    match error.errno:
-        case errno.EADDRINUSE:
-            return PortTaken(
-                f"health listener: {address} is in use by another program: give another --healthz-port, "
-                "or --healthz-port=0 for none"
-            )
-        case errno.EADDRNOTAVAIL:
-            # Not a usage error: at boot the address may come later, and the service manager should try again.
-            return PortTaken(f"health listener: {address} is not an address of this host: see --healthz-ip")
-        case _:
-            return UsageError(f"health listener: {address} is refused ({error.strerror}): see --healthz-port")

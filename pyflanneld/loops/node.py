@@ -21,7 +21,7 @@ from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.loops.problems import Problems
-from pyflanneld.ports import Clock, Firewall, Kernel, Notifier, Registry, SubnetFile
+from pyflanneld.ports import Change, Clock, Firewall, Kernel, Notifier, Registry, SubnetFile
 
 MISSED_BEATS = 3
 DENIED_PAUSE_S = 5.0
@@ -148,6 +148,7 @@ class Node:
     rules_placed: asyncio.Event = field(default_factory=asyncio.Event)  # firewall: those that the node needs
     peers_changed: bool = False            # peers loop sets, reconcile clears
     kernel_dirty: bool = False             # monitor sets, reconcile clears
+    told: Change = field(default_factory=lambda: Change(0))  # monitor adds, reconcile clears
     routes_wake: asyncio.Event = field(default_factory=asyncio.Event)
     verify_lease: asyncio.Event = field(default_factory=asyncio.Event)
     list_within: Callable[[float], None] = lambda _delay_s: None  # peers loop: bring the next list forward

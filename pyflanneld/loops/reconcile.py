@@ -4,25 +4,33 @@ Level-triggered: a wake-up says only "look again". A *look* reads links and rout
 and from a timer, because the kernel is silent about routes that go with a link. A *round* derives the whole desired
 state, compares it with what the kernel is known to have, and applies the difference; it comes after each look and
 whenever the peers have changed.
+
+A round compares only what is *due*: the destinations where a look, the peers or the last round have left a difference.
+That equals a round over everything, which comes first of all and after every doubt. So one lease more, or one route
+less, costs the same with ten peers and with thousands.
 """
 
 import asyncio
 import errno
+import operator
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from typing import TypeVar
 
 from pyflanneld.core.backoff import backoff
-from pyflanneld.core.families import Network, in_order, inside
+from pyflanneld.core.families import Network, first_of, inside
 from pyflanneld.core.ground import Ground
 from pyflanneld.core.guard import LIST_SPACING_S
 from pyflanneld.core.peers import View
-from pyflanneld.core.routes import Drop, KernelRoute, PeerChange, Plan, outcome, plan, usual_metric
+from pyflanneld.core.routes import Drop, KernelRoute, PeerChange, Plan, carry_out, plan, usual_metric
 from pyflanneld.errors import KernelError
 from pyflanneld.loops.blackhole import keep_blackhole
 from pyflanneld.loops.docker import check_bridge
 from pyflanneld.loops.link import follow_link, ground_of
 from pyflanneld.loops.node import Context, Node
 from pyflanneld.loops.waiting import set_within
+from pyflanneld.ports import Change
 
 SCAN_S = 10.0
 RETRY_S = 1.0
@@ -32,6 +40,8 @@ FOREIGN_RECHECK_S = 60.0
 STRIKES = 3
 LOG_SINGLY = 20
 
+T = TypeVar("T")
+
 
 class Reconciler:
     """The task that owns the routes."""
@@ -39,10 +49,13 @@ class Reconciler:
     def __init__(self, context: Context, node: Node) -> None:
         self._context = context
         self._node = node
+        self._read: list[tuple[KernelRoute, ...]] = []  # our routes as last read; empty once we have changed any
         self._present: dict[Network, KernelRoute] = {}
+        self._due: set[Network] | None = None  # where a difference may be; None: anywhere
         self._foreign: dict[Network, KernelRoute] = {}
         self._foreign_until_s = 0.0
         self._ground: Ground | None = None
+        self._ground_changed = True
         self._placeable = True
         self._blocked: Mapping[Network, KernelRoute] = {}
         self._failures: dict[PeerChange, int] = {}
@@ -64,6 +77,7 @@ class Reconciler:
                 strikes += 1
                 if strikes >= STRIKES:
                     raise
+                self._node.told |= Change.LINKS | Change.ROUTES
                 self._context.problems.report("kernel", "kernel.failed", f"netlink has failed: {error}")
                 await asyncio.sleep(next(waits))
             else:
@@ -71,32 +85,63 @@ class Reconciler:
                 self._context.problems.resolve("kernel")
 
     async def _look(self) -> None:
-        """Read links and routes afresh."""
+        """Read links and routes afresh; only the routes when the kernel has told of nothing else."""
         node = self._node
         self._looks.append(asyncio.get_running_loop().time())
         if node.kernel_dirty or self._context.clock.now_s() >= self._foreign_until_s:
             self._foreign = {}
-        node.kernel_dirty = False
+        only_routes = node.kernel_dirty and node.told == Change.ROUTES
+        node.kernel_dirty, node.told = False, Change(0)
+        if not only_routes:
+            await self._look_at_links()
+        read = await self._routes(self._context.options.route_protocol)
+        await keep_blackhole(self._context, node, chain(*read))
+        if not (self._read and all(map(operator.is_, read, self._read))):
+            self._compare(read)
+
+    async def _look_at_links(self) -> None:
+        node, index = self._node, self._node.link.index
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
         check_bridge(self._context, node)
-        routes = await self._routes(self._context.options.route_protocol)
-        await keep_blackhole(self._context, node, routes)
-        believed = self._present
-        self._present = {
-            route.dst: route
-            for route in routes
-            if route.metric == usual_metric(route.dst) and any(inside(route.dst, network) for network in node.networks)
-        }
-        lost = [dst for dst, route in believed.items() if self._present.get(dst) != route]
-        if lost:
-            self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(in_order(lost)[0]))
+        if node.link.index != index:
+            self._due = None
+        ground = ground_of(self._context, node)
+        self._ground_changed |= ground != self._ground
+        self._ground = ground
 
-    async def _routes(self, protocol: int | None = None) -> list[KernelRoute]:
-        """Return the routes of the families in use."""
-        found: list[KernelRoute] = []
-        for network in self._node.networks:
-            found += await self._context.kernel.routes(protocol=protocol, version=network.version)
-        return found
+    async def _routes(self, protocol: int | None = None) -> list[tuple[KernelRoute, ...]]:
+        """Return the routes of the families in use, each for itself."""
+        kernel, networks = self._context.kernel, self._node.networks
+        return [await kernel.routes(protocol=protocol, version=network.version) for network in networks]
+
+    def _compare(self, read: list[tuple[KernelRoute, ...]]) -> None:
+        """Take over our routes as they are now; what is not as it was believed is due."""
+        believed, present = self._present, dict[Network, KernelRoute]()
+        doubtful: set[Network] = set()
+        for route in chain(*read):
+            dst = route.dst
+            known = believed.get(dst)
+            if known is route or known == route:
+                present[dst] = route
+            elif self._concerns_us(route):
+                present[dst] = route
+                doubtful.add(dst)
+        if len(present) < len(believed) + len(doubtful):
+            doubtful |= believed.keys() - present.keys()
+        different = [dst for dst in doubtful if present.get(dst) != believed.get(dst)]
+        self._read, self._present = read, present
+        self._now_due(different)
+        lost = [dst for dst in different if dst in believed]
+        if lost:
+            self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(first_of(lost)))
+
+    def _concerns_us(self, route: KernelRoute) -> bool:
+        networks = self._node.networks
+        return route.metric == usual_metric(route.dst) and any(inside(route.dst, network) for network in networks)
+
+    def _now_due(self, destinations: Collection[Network] | None) -> None:
+        """Have the next round compare these as well; ``None``: all."""
+        self._due = None if self._due is None or destinations is None else self._due.union(destinations)
 
     async def _rounds_until_next_look(self) -> None:
         """Do a round now and after each change of the peers, until it is time to look at the kernel again."""
@@ -136,10 +181,10 @@ class Reconciler:
         node = self._node
         if not node.complete:
             return
-        ground = ground_of(self._context, node)
-        if node.peers_changed or ground != self._ground or node.view is None:
-            node.peers_changed, self._ground = False, ground
-            before, node.view = node.view, node.peers.view(ground)
+        if self._ground is not None and (node.peers_changed or self._ground_changed):
+            node.peers_changed = self._ground_changed = False
+            before, node.view = node.view, node.peers.view(self._ground)
+            self._now_due(node.view.changed)
             self._report_peers(before, node.view)
         if not self._placeable:
             return
@@ -153,25 +198,29 @@ class Reconciler:
     def _plan(self) -> Plan:
         node, options = self._node, self._context.options
         assert node.view is not None  # noqa: S101 - _round has just made it
+        desired = node.backend.desired_routes(_only(self._due, node.view.peers), node.link.index)
+        present, foreign = _only(self._due, self._present), _only(self._due, self._foreign)
         return plan(
-            node.backend.desired_routes(node.view.peers, node.link.index),
-            [*self._present.values(), *self._foreign.values()],
+            desired, chain(present.values(), foreign.values()),
             protocol=options.route_protocol, networks=node.networks, frozen=node.view.frozen,
         )
 
     async def _place(self, todo: Plan) -> None:
         """Put first, then drop what may go."""
         changes: list[PeerChange] = [*todo.puts, *self._allowed(todo.drops)]
-        self._blocked = todo.blocked
+        self._blocked, self._due = todo.blocked, None  # should the kernel fail now, everything is in doubt
         refused = await self._context.kernel.apply(changes) if changes else {}
-        self._failures = {change: refused[change] for change in changes if change in refused}
-        done = [change for change in changes if change not in self._failures]
-        self._present = outcome(self._present, done, self._context.options.route_protocol)
+        self._failures = {change: refused[change] for change in changes if change in refused} if refused else {}
+        done = [change for change in changes if change not in refused] if refused else changes
+        self._due = todo.destinations.difference(change.route.dst for change in done)
+        if done:
+            self._read = []
+            carry_out(done, self._present, self._context.options.route_protocol)
+            self._log_changes(done)
         self._node.present = len(self._present)
-        self._log_changes(done)
-        for change in done:
-            if self._foreign.pop(change.route.dst, None):
-                self._context.log.info("route.adopted", dst=str(change.route.dst))
+        for dst in self._foreign and [change.route.dst for change in done if change.route.dst in self._foreign]:
+            del self._foreign[dst]
+            self._context.log.info("route.adopted", dst=str(dst))
 
     def _allowed(self, drops: Sequence[Drop]) -> list[Drop]:
         """Return the drops that the guard and the state of our own lease allow."""
@@ -193,7 +242,7 @@ class Reconciler:
         """Find out who stands where a creation was refused."""
         refused = {change.route.dst for change, code in self._failures.items() if code == errno.EEXIST}
         protocol = self._context.options.route_protocol
-        for route in await self._routes():
+        for route in chain(*await self._routes()):
             if route.metric == usual_metric(route.dst) and route.protocol != protocol and route.dst in refused:
                 self._foreign.setdefault(route.dst, route)  # of several, a replacement would hit the first
         self._foreign_until_s = self._context.clock.now_s() + FOREIGN_RECHECK_S
@@ -212,7 +261,7 @@ class Reconciler:
     def _report_routes(self) -> None:
         problems = self._context.problems
         if self._blocked:
-            dst = in_order(self._blocked)[0]
+            dst = first_of(self._blocked)
             route = self._blocked[dst]
             text = f"a foreign route stands where ours should, and is left alone: {_first(dst, self._blocked)}"
             problems.report(
@@ -237,6 +286,10 @@ class Reconciler:
         for change in done:
             event = "route.dropped" if isinstance(change, Drop) else "route.put"
             self._context.log.info(event, dst=str(change.route.dst), gateway=str(change.route.gateway))
+
+
+def _only(due: Collection[Network] | None, all_: Mapping[Network, T]) -> Mapping[Network, T]:
+    return all_ if due is None else {dst: all_[dst] for dst in due if dst in all_}
 
 
 def _first(dst: Network, among: Collection[object]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pyflanneld.core.backoff import backoff
 from pyflanneld.errors import KernelError
 from pyflanneld.loops.node import Context, Node, start_over, verdict
+from pyflanneld.ports import Change
 
 TICK_S = 5.0
 SUSPEND_S = 5.0
@@ -19,8 +20,10 @@ async def watch_kernel(context: Context, node: Node) -> None:
         try:
             ipv6 = None if node.among6 is None else node.among6.network
             async with context.kernel.changes(node.among.network, ipv6) as changes:
-                node.wake_routes(kernel=True)  # what happened before the subscription
-                async for _ in changes:
+                node.told |= Change.LINKS | Change.ROUTES  # what happened before the subscription
+                node.wake_routes(kernel=True)
+                async for change in changes:
+                    node.told |= change
                     node.wake_routes(kernel=True)
         except KernelError as error:
             context.log.warning("kernel.events_lost", error=str(error))

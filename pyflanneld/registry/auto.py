@@ -5,10 +5,12 @@ taken, for good. The order matters after a migration, when the old configuration
 when v3 has *said* that it has none, or when the server is too old to have a v3 API. A v3 API that does not answer, or
 refuses us, is an error and no invitation to look elsewhere. A v2 API that is switched off has no configuration; one
 that does not answer while v3 has none is an error, for nobody knows what it holds.
+
+The v2 registry is made when it is first asked, for most clusters are on v3 and what v2 needs takes long to load.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
@@ -17,7 +19,6 @@ from structlog.typing import FilteringBoundLogger
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Administration, Registry
-from pyflanneld.registry.answers_v2 import ApiMissing
 
 LOOK_AGAIN_S: Final = 2.0
 _FIRST_WITH_V3: Final = (3,)
@@ -40,13 +41,14 @@ class AutoRegistry:
 
     Args:
         v3: the registry on the v3 API.
-        v2: the registry on the v2 API.
+        make_v2: makes the registry on the v2 API; called once at most.
         log: where the choice is told.
     """
 
-    def __init__(self, v3: FullRegistry, v2: V2Registry, *, log: FilteringBoundLogger) -> None:
+    def __init__(self, v3: FullRegistry, make_v2: Callable[[], V2Registry], *, log: FilteringBoundLogger) -> None:
         self._v3 = v3
-        self._v2 = v2
+        self._make_v2 = make_v2
+        self._made_v2: V2Registry | None = None
         self._log = log
         self._chosen: FullRegistry | None = None
 
@@ -64,6 +66,12 @@ class AutoRegistry:
     def _in_use(self) -> FullRegistry:
         return self._chosen or self._v3
 
+    @property
+    def _v2(self) -> V2Registry:
+        if self._made_v2 is None:
+            self._made_v2 = self._make_v2()
+        return self._made_v2
+
     async def read_config(self) -> ConfigRecord:
         """Return the configuration, from whichever API has one."""
         if self._chosen is not None:
@@ -78,6 +86,8 @@ class AutoRegistry:
         config = await self._config_v3()
         if config is not None and config.value is not None:
             return config, self._v3
+        from pyflanneld.registry.answers_v2 import ApiMissing  # late, as all of v2
+
         try:
             config_v2 = await self._v2.read_config()
         except ApiMissing:
@@ -106,7 +116,9 @@ class AutoRegistry:
     async def _choose(self, registry: FullRegistry) -> None:
         self._chosen = registry
         self._log.info("registry.chosen", api=registry.api, endpoint=registry.endpoint)
-        await (self._v2 if registry is self._v3 else self._v3).close()
+        other = self._made_v2 if registry is self._v3 else self._v3
+        if other is not None:
+            await other.close()
 
     def watch_config(self, after_revision: int) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """Tick after each change; as long as no API was chosen, every two seconds."""
@@ -157,7 +169,8 @@ class AutoRegistry:
     async def close(self) -> None:
         """Close all connections, of both APIs."""
         await self._v3.close()
-        await self._v2.close()
+        if self._made_v2 is not None:
+            await self._made_v2.close()
 
 
 @asynccontextmanager

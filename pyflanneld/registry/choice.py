@@ -1,11 +1,16 @@
 """Builds the registry that ``--etcd-api`` asks for; what is not needed is not imported."""
 
 import random
+from functools import partial
+from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.ports import Registry
 from pyflanneld.registry.access import EtcdAccess
+
+if TYPE_CHECKING:
+    from pyflanneld.registry.etcd_v2 import EtcdV2Registry
 
 
 def build(api: str, access: EtcdAccess, *, rng: random.Random, log: FilteringBoundLogger) -> Registry:
@@ -24,12 +29,15 @@ def build(api: str, access: EtcdAccess, *, rng: random.Random, log: FilteringBou
         from pyflanneld.registry.etcd_v3 import EtcdV3Registry
 
         return EtcdV3Registry(access, rng=rng, log=log)
-    from pyflanneld.registry.etcd_v2 import EtcdV2Registry
-
-    v2 = EtcdV2Registry(access, rng=rng, log=log)
     if api == "2":
-        return v2
+        return _v2(access, rng=rng, log=log)
     from pyflanneld.registry.auto import AutoRegistry
     from pyflanneld.registry.etcd_v3 import EtcdV3Registry
 
-    return AutoRegistry(EtcdV3Registry(access, rng=rng, log=log), v2, log=log)
+    return AutoRegistry(EtcdV3Registry(access, rng=rng, log=log), partial(_v2, access, rng=rng, log=log), log=log)
+
+
+def _v2(access: EtcdAccess, *, rng: random.Random, log: FilteringBoundLogger) -> "EtcdV2Registry":
+    from pyflanneld.registry.etcd_v2 import EtcdV2Registry
+
+    return EtcdV2Registry(access, rng=rng, log=log)

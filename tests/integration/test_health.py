@@ -12,6 +12,7 @@ import pytest
 from pyflanneld.core.health import Verdict
 from pyflanneld.errors import PortTaken, UsageError
 from pyflanneld.http.health import HealthServer
+from pyflanneld.http.listener import bound
 
 LOCAL = IPv4Address("127.0.0.1")
 READY = Verdict(live=True, not_ready=())
@@ -71,6 +72,21 @@ async def test_readyz_tells_why_not_when_asked() -> None:
         assert (await get(url + "/readyz?verbose"))[:2] == (503, reasons)
     async with serving(DEAD) as url:
         assert (await get(url + "/readyz?verbose"))[:2] == (503, "flanneld is not ready yet\na core loop has stopped")
+
+
+async def test_a_probe_before_the_first_answer_is_kept() -> None:
+    """While the daemon still loads what answers, the port is there, and who has knocked is answered afterwards."""
+    with bound(LOCAL, 0) as listening:
+        port = listening.getsockname()[1]
+        early = asyncio.create_task(raw(f"http://127.0.0.1:{port}", b"GET /healthz HTTP/1.0\r\n\r\n"))
+        await asyncio.sleep(0.05)
+        assert not early.done()
+        server = HealthServer(LOCAL, port, lambda: READY)
+        await server.start(listening)
+        try:
+            assert (await early).endswith(b"flanneld is running")
+        finally:
+            await server.stop()
 
 
 async def test_the_verdict_is_taken_anew_each_time() -> None:

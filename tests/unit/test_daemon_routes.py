@@ -3,6 +3,7 @@
 import asyncio
 import errno
 from ipaddress import IPv4Address, IPv4Network
+from random import Random
 
 import pytest
 
@@ -201,6 +202,59 @@ def test_restored_backup_withdraws_nothing_at_once() -> None:
             assert any(record.name == name(21) for record in etcd.records()), "our own lease is back"
 
     run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_routes_are_right_after_whatever_happened(seed: int) -> None:
+    """Leases come, change, spoil and go while others bend, delete and block routes: in the end all is as it should."""
+
+    async def scenario() -> None:
+        rng, wanted = Random(seed), dict[int, str]()
+        node = FakeNode(cluster(), env=PINNED, guard=False)
+        async with node.running():
+            for _ in range(120):
+                third, happens = rng.randrange(22, 31), rng.choice((a_lease_changes, a_lease_changes, others_interfere))
+                happens(node, third, rng, wanted)
+                await asyncio.sleep(rng.choice((0, 0, 0, 0.001, 0.7)))
+            await asyncio.sleep(90)
+            if BLOCKED in node.kernel.table():
+                wanted.pop(30, None)
+            assert routes(node.kernel) == {f"172.7.{third}.0/24": gateway for third, gateway in wanted.items()}
+            assert node.ready
+
+    run(scenario())
+
+
+BLOCKED = KernelRoute(net(30), IPv4Address("192.168.14.5"), 2, 4, 0, True)
+
+
+def a_lease_changes(node: FakeNode, third: int, rng: Random, wanted: dict[int, str]) -> None:
+    etcd = node.registry.etcd
+    if rng.random() < 0.6:
+        wanted[third] = f"192.168.14.{rng.randrange(40, 250)}"
+        etcd.put(name(third), value(wanted[third]))
+    elif wanted.pop(third, None):
+        etcd.delete(name(third))
+    else:
+        etcd.put(name(99), b"junk")
+
+
+def others_interfere(node: FakeNode, third: int, rng: Random, _wanted: dict[int, str]) -> None:
+    kernel = node.kernel
+    match rng.choice(("bend", "delete", "refuse", "cut", "block", "flap")):
+        case "bend":
+            kernel.add_foreign(KernelRoute(net(third), IPv4Address("192.168.14.9"), 2, PROTOCOL, 0, True))
+        case "delete" if f"172.7.{third}.0/24" in routes(kernel):
+            kernel.delete_route(net(third))
+        case "refuse":
+            kernel.refuse(net(third), errno.ENOBUFS)
+        case "cut":
+            node.registry.cut_watches()
+        case "block":
+            kernel.add_foreign(BLOCKED)
+        case "flap":
+            kernel.link_down("eth1")
+            kernel.link_up("eth1")
 
 
 def test_restart_with_nothing_changed_writes_no_route() -> None:

@@ -34,7 +34,7 @@ class Both:
     def __init__(self) -> None:
         self.store3, self.store2 = FakeEtcd(), FakeEtcd()
         self.v3, self.v2 = FakeRegistry(self.store3), FakeV2(self.store2)
-        self.auto = AutoRegistry(self.v3, self.v2, log=structlog.get_logger())
+        self.auto = AutoRegistry(self.v3, lambda: self.v2, log=structlog.get_logger())
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def both() -> Both:
 
 @pytest.mark.parametrize(("in3", "in2", "api"), [(True, True, 3), (True, False, 3), (False, True, 2)])
 async def test_chosen_by_the_configuration(both: Both, in3: bool, in2: bool, api: int) -> None:
-    """The API that holds the configuration is taken, v3 first; it is said once, and the other one is closed."""
+    """The API that holds the configuration is taken, v3 first; it is said once, and the other one is not used on."""
     for store, there in ((both.store3, in3), (both.store2, in2)):
         if there:
             store.put_config(CONFIG)
@@ -53,7 +53,7 @@ async def test_chosen_by_the_configuration(both: Both, in3: bool, in2: bool, api
         await both.auto.read_config()
     assert [(entry["event"], entry["api"]) for entry in logs] == [("registry.chosen", api)]
     assert both.auto.api == api
-    assert (both.v3.closed, both.v2.closed) == (api == 2, api == 3)
+    assert (both.v3.closed, both.v2.closed) == (api == 2, False)
     assert (await both.auto.list_subnets()).records == ()
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.ground import Ground, Ground6, Quarantine
+from pyflanneld.core.families import Address, Network
+from pyflanneld.core.ground import Ground, Ground6, Half, Judge, Quarantine, judge, judge_subnet
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import encode_name, parse_value
 from pyflanneld.core.peers import PeerTable, View
@@ -627,6 +628,97 @@ def test_thousands_of_leases_of_mixed_lengths_are_judged_in_a_moment() -> None:
     assert perf_counter() - began < 2.0
 
 
+# A look that costs only what has changed.
+
+AWAY = replace(DUAL_GROUND, link_addresses=(IPv4Interface("172.16.0.1/24"),))
+MOVED = replace(DUAL_GROUND, own_subnet=IPv4Network("10.5.1.0/25"))
+NAMES = (
+    *map(encode_name, map(IPv4Network, SUBNETS)), DUAL.name, b"10.5.4.0-24&fd00:5:0:3::-64",
+    b"10.5.2.0-24&fd00:5::-50", b"10.6.1.0-24", b"0.0.0.0-0", b"10.5.1.0-31", b"junk",
+)  # fmt: skip
+VALUES = (
+    *(lease("10.5.1.0/24", gateway).value for gateway in (*GATEWAYS, "8.8.8.8", "172.16.0.9")),
+    *(dual(ipv6=ipv6).value for ipv6 in ("2001:db8::13", "2001:db8::14", "fe80::1")),
+    lease("10.5.1.0/24", backend="vxlan").value, b"junk",
+)  # fmt: skip
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> list[PeerEvent | Ground]:
+    """What happens between looks, good and bad: changes, lists, and another ground."""
+    found: list[PeerEvent | Ground] = []
+    held: dict[bytes, Record] = {}
+    for revision in range(1, draw(st.integers(1, 25))):
+        kind = draw(st.sampled_from(("put", "put", "put", "gone", "list", "ground", "ground")))
+        name, value = draw(st.sampled_from(NAMES)), draw(st.sampled_from(VALUES))
+        if kind == "put":
+            created = held[name].create_revision if name in held else draw(st.integers(1, revision))
+            held[name] = raw(name, value, created=created, changed=revision)
+            found.append(Put(held[name]))
+        elif kind == "gone":
+            held.pop(name, None)
+            found.append(Gone(name, revision))
+        elif kind == "list":
+            for lost in draw(st.sets(st.sampled_from(NAMES), max_size=3)):
+                held.pop(lost, None)
+            found.append(Snapshot(tuple(held.values()), revision, 1))
+        else:
+            found.append(draw(st.sampled_from((GROUND, DUAL_GROUND, DUAL_GROUND, AWAY, MOVED))))
+    return found
+
+
+@given(steps(), st.data())
+def test_a_look_at_what_has_changed_equals_a_look_at_everything(
+    found: list[PeerEvent | Ground], data: st.DataObject
+) -> None:
+    """Whatever comes, in whatever portions: all that is believed, why not and what is frozen are the same."""
+    some, all_ = PeerTable(OWN_NAME), PeerTable(OWN_NAME)
+    ground = DUAL_GROUND
+    for one in found:
+        if isinstance(one, Ground):
+            ground = one
+        else:
+            assert some.apply(one) == all_.apply(one)
+        if data.draw(st.booleans()):
+            all_._begin(ground)
+            assert some.view(ground) == all_.view(ground)
+
+
+@given(steps())
+def test_what_is_not_named_as_changed_has_not_changed(found: list[PeerEvent | Ground]) -> None:
+    """A look names every subnet that is a peer, or frozen, in another way than before."""
+    peers = PeerTable(OWN_NAME)
+    ground, before, frozen = DUAL_GROUND, dict[Network, Address](), frozenset[Network]()
+    for one in found:
+        if isinstance(one, Ground):
+            ground = one
+        else:
+            peers.apply(one)
+        seen = peers.view(ground)
+        if seen.changed is not None:
+            different = {subnet for subnet, _ in before.items() ^ seen.peers.items()} | (frozen ^ seen.frozen)
+            assert different <= seen.changed
+        before, frozen = dict(seen.peers), seen.frozen
+        assert peers.view(ground).changed == frozenset()
+
+
+def test_a_look_after_one_change_names_one_subnet() -> None:
+    """With thousands of peers, one that changes concerns itself alone."""
+    ground = replace(GROUND, network=IPv4Network("10.0.0.0/8"))
+    peers = table(listed(*(lease(IPv4Network((0x0A400000 + (n << 8), 24)), created=n + 1) for n in range(2000))))
+    assert peers.view(ground).changed is None
+    peers.apply(Put(lease("10.64.9.0/24", "192.168.1.12", created=10, changed=110)))
+    assert peers.view(ground).changed == {IPv4Network("10.64.9.0/24")}
+
+
+def test_a_lease_that_was_only_put_again_changes_nothing() -> None:
+    """A flanneld renews its lease by putting the same key again: the peers need not look at that."""
+    peers = table(listed(*GOOD))
+    assert not peers.apply(Put(replace(GOOD[0], mod_revision=110, lease_id=78)))
+    assert not peers.apply(Put(replace(GOOD[0], mod_revision=109, value=b"junk")))
+    assert text(peers.view(GROUND).peers) == GOOD_PEERS
+
+
 # The checker of invariant I7, which shares nothing with the code that it checks.
 
 NEIGHBOUR = IPv4Address("192.168.1.77")
@@ -708,3 +800,28 @@ def test_the_checker_sees_a_violation(subnet: str, gateway: str) -> None:
     """The checker itself finds each kind of fault, and none in a good peer."""
     assert violations(GROUND, {IPv4Network(subnet): IPv4Address(gateway)})
     assert not violations(GROUND, {IPv4Network("10.5.1.0/24"): IPv4Address("192.168.1.11")})
+
+
+@given(strategies.grounds(), st.booleans(), st.data())
+def test_the_fast_judgement_is_that_of_the_rules(ground: Ground, on_link: bool, data: st.DataObject) -> None:
+    """Whole numbers clear only what every rule clears, and nothing that they do not clear is lost."""
+    subnet = data.draw(strategies.subnets(ground.network, longest=32) | strategies.networks(0, 32))
+    own = [own.ip for own in ground.link_addresses]
+    gateway = data.draw(strategies.gateways() | st.sampled_from(own) | st.none())
+    link = data.draw(st.sampled_from((ground.link_addresses, (IPv4Interface("126.0.0.1/7"),), ())))
+    ground = replace(ground, link_addresses=link)
+    fast, half = Judge(ground, gateways_on_link=on_link), Half(subnet, gateway)
+    assert fast.subnet(subnet) == judge_subnet(subnet, ground)
+    assert fast.half(half) == judge(half, ground, gateways_on_link=on_link)
+
+
+@given(st.integers(0, 2**128 - 1), st.integers(1, 128), st.integers(0, 2**16), st.sampled_from((-1, 0, 1)))
+def test_the_fast_judgement_of_ipv6_is_that_of_the_rules(near: int, length: int, offset: int, edge: int) -> None:
+    """The same for IPv6, on links of every length and kind, at their edges and inside."""
+    network = IPv6Network((near, length), strict=False)
+    side = replace(GROUND6, link_addresses=(IPv6Interface((near, length)),))
+    base = int(network.network_address) if edge <= 0 else int(network.broadcast_address)
+    gateway = IPv6Address((base + edge * offset) % 2**128)
+    half = Half(IPv6Network("fd00:5:0:3::/64"), gateway)
+    for on_link in (True, False):
+        assert Judge(side, gateways_on_link=on_link).half(half) == judge(half, side, gateways_on_link=on_link)

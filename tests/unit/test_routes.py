@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflanneld.backends import BACKENDS
-from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, PeerChange, Plan, Replace, Route, outcome, plan
+from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, PeerChange, Plan, Replace, Route, carry_out, plan
 from tests import strategies
 from tests.strategies import NETWORK, PROTOCOL
 
@@ -16,6 +17,7 @@ STATIC = 4
 A, B = IPv4Address("192.168.1.11"), IPv4Address("192.168.1.12")
 DST = IPv4Network("10.5.1.0/24")
 
+T = TypeVar("T")
 Table = dict[tuple[IPv4Network, int], KernelRoute]
 
 
@@ -129,7 +131,41 @@ def test_the_outcome_is_what_the_kernel_has(
     todo = make(desired.values(), present.values(), frozen)
     changes = [*todo.puts, *todo.drops]
     refused = kernel.apply(changes)
-    assert outcome(present, [change for change in changes if change not in refused], PROTOCOL) == kernel.ours()
+    carry_out([change for change in changes if change not in refused], present, PROTOCOL)
+    assert present == kernel.ours()
+
+
+def alter(mapping: dict[IPv4Network, T], other: dict[IPv4Network, T], data: st.DataObject) -> set[IPv4Network]:
+    """Take over some entries of *other*, or their absence; return which."""
+    both = sorted({*mapping, *other}, key=str)
+    some = set(data.draw(st.lists(st.sampled_from(both)))) if both else set[IPv4Network]()
+    for dst in some:
+        mapping.pop(dst, None)
+    mapping.update({dst: other[dst] for dst in some if dst in other})
+    return some
+
+
+@given(KERNELS, strategies.wanted_routes(), FROZEN, st.data())
+def test_a_plan_over_what_is_due_equals_a_plan_over_everything(
+    routes: list[KernelRoute], desired: dict[IPv4Network, Route], frozen: frozenset[IPv4Network], data: st.DataObject
+) -> None:
+    """What the last plan has left undone and what has changed since is all that the next one has to look at."""
+    present = TinyKernel(routes).ours()
+    first = make(desired.values(), present.values(), frozen)
+    done = data.draw(st.lists(st.sampled_from([*first.puts, *first.drops]))) if first.destinations else []
+    carry_out(done, present, PROTOCOL)
+    due = first.destinations - {change.route.dst for change in done}
+    due |= alter(desired, data.draw(strategies.wanted_routes()), data)
+    due |= alter(present, TinyKernel(data.draw(KERNELS)).ours(), data)
+    frozen_now = data.draw(FROZEN)
+    due |= frozen ^ frozen_now
+    whole = make(desired.values(), present.values(), frozen_now)
+    part = make(
+        (route for dst, route in desired.items() if dst in due),
+        (route for dst, route in present.items() if dst in due),
+        frozen_now,
+    )
+    assert (set(part.puts), set(part.drops), part.blocked) == (set(whole.puts), set(whole.drops), whole.blocked)
 
 
 @given(KERNELS, strategies.wanted_routes())
