@@ -31,11 +31,13 @@ class Scopes:
         self._spread_from = spread_from
 
     def choose(self, change: RouteChange) -> int:
-        """Return the scope for what *change* puts: once spread, the same for all routes through one gateway."""
+        """Return the scope for what *change* puts: once spread, the same for all routes through one gateway.
+
+        A replacement counts as one more: it may take over a foreign route. The next list of our own puts that right.
+        """
         if not isinstance(change, Create | Replace) or change.route.dst.version == 6:
             return RT_SCOPE_UNIVERSE
-        if isinstance(change, Create):
-            self.held += 1
+        self.held += 1
         if self.held <= self._spread_from:
             return RT_SCOPE_UNIVERSE
         return 1 + int(change.route.gateway) % (RT_SCOPE_SITE - 1)

@@ -243,6 +243,10 @@ async def test_routes_beyond_a_thousand(bed: Bed) -> None:
     again = NetlinkKernel(protocol=OURS)
     assert await again.routes(protocol=OURS) == held, "a new process finds what it would want"
     assert await again.apply([Replace(wanted[0]), Drop(held[1]), Drop(held[1100])]) == {}
+    added = Create(bed.route("10.9.0.0/24"))
+    assert await again.apply([added]) == {}
+    assert "scope" in bed.namespace.ip(f"route show {added.route.dst}"), "which are many already"
+    assert await again.apply([Drop(replace(held[0], dst=added.route.dst, gateway=GATEWAY))]) == {}
     await again.close()
     assert await bed.kernel.routes(protocol=OURS) == (held[0], *held[2:1100], *held[1101:])
     bed.namespace.ip(f"route delete {held[1199].dst}")

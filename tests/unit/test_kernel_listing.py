@@ -73,11 +73,11 @@ def test_scopes() -> None:
 
 
 def test_scopes_follow_what_is_there() -> None:
-    """What the kernel holds already counts; replacing adds none; a gateway keeps its scope; others stay global."""
+    """What the kernel holds counts, and what is taken over; a gateway keeps its scope; other changes stay global."""
     scopes = Scopes(spread_from=10)
-    scopes.held = 9
-    assert scopes.choose(create(1)) == 0
+    scopes.held = 8
     assert scopes.choose(Replace(create(1).route)) == 0
+    assert scopes.choose(create(1)) == 0
     chosen = scopes.choose(create(1))
     assert chosen == scopes.choose(create(1)) == scopes.choose(Replace(create(1).route)) != 0
     dst = IPv4Network("10.0.0.0/24")
