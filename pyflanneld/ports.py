@@ -124,11 +124,17 @@ class Kernel(Protocol):
     """
 
     async def links(self) -> tuple[Link, ...]:
-        """Return all links but the loopback, with their addresses, in index order."""
+        """Return all links but the loopback, with their addresses, in index order.
+
+        The identical tuple as from the last call when nothing has changed since.
+        """
         ...
 
     async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
-        """Return one family's routes of the main table, all or those of one protocol; never a torn dump."""
+        """Return one family's routes of the main table, all or those of one protocol; never a torn dump.
+
+        Of our own protocol: the identical tuple as from the last such call when nothing has changed since.
+        """
         ...
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:

@@ -19,7 +19,7 @@ def usual_metric(dst: Network) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A wanted host-gw route: ``dst via gateway dev link``, main table, ``usual_metric``, scope global, unicast."""
+    """A wanted host-gw route: ``dst via gateway dev link``, main table, ``usual_metric``, unicast."""
 
     dst: Network
     gateway: Address
@@ -40,9 +40,10 @@ class KernelRoute:
     Attributes:
         gateway: ``None`` for a connected, blackhole or multipath route.
         link_index: 0 where there is none (blackhole, multipath).
-        plain: it has nothing that ``Create`` would not have put: unicast, scope global, tos 0, no preferred source,
-            metrics, encapsulation or next-hop object, no flags that somebody asked for (``onlink``); flags that
-            report a state (``linkdown``, ``dead``) do not count. Of a blackhole: all this but its type.
+        plain: it has nothing that ``Create`` would not have put: unicast, scope global (or a number below 200, which
+            is the same to the kernel), tos 0, no preferred source, metrics, encapsulation or next-hop object, no flags
+            that somebody asked for (``onlink``); flags that report a state (``linkdown``, ``dead``) do not count. Of a
+            blackhole: all this but its type.
         blackhole: packets to it are dropped silently.
     """
 

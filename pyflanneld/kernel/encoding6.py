@@ -11,7 +11,7 @@ from ipaddress import IPv6Address, IPv6Network
 from socket import AF_INET6
 
 from pyflanneld.core.routes import KernelRoute
-from pyflanneld.kernel.frames import ATTRIBUTE, HEADER, Malformed
+from pyflanneld.kernel.frames import Malformed, attributes
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 1, 4, 5, 6
 RTA_CACHEINFO, RTA_TABLE, RTA_PREF = 12, 15, 20
@@ -26,18 +26,17 @@ _RTM_F_CLONED = 0x200
 _RTNH_F_ASKED_FOR = 0x02 | 0x04
 
 
-def decode_route(message: memoryview) -> KernelRoute | None:
+def decode_route(body: bytes) -> KernelRoute | None:
     """Return the route in an ``RTM_NEWROUTE`` or ``RTM_DELROUTE``; ``None`` if it is none of ours to look at.
 
     That is: not IPv6, not in the main table, cloned, or neither unicast nor blackhole. Raises ``ValueError``.
     """
-    at = HEADER.size + _RTMSG.size
-    if len(message) < at:
-        raise Malformed(f"route message of {len(message)} bytes")
-    family, length, source, tos, table, protocol, _, kind, flags = _RTMSG.unpack_from(message, HEADER.size)
+    if len(body) < _RTMSG.size:
+        raise Malformed(f"route message of {len(body)} bytes")
+    family, length, source, tos, table, protocol, _, kind, flags = _RTMSG.unpack_from(body)
     if family != AF_INET6 or flags & _RTM_F_CLONED or kind not in (_RTN_UNICAST, _RTN_BLACKHOLE):
         return None
-    found = _attributes(message, at)
+    found = attributes(body, _RTMSG.size)
     if _number(found.get(RTA_TABLE), table) != _RT_TABLE_MAIN:
         return None
     blackhole = kind == _RTN_BLACKHOLE
@@ -53,17 +52,6 @@ def decode_route(message: memoryview) -> KernelRoute | None:
         and (tos, source, flags & _RTNH_F_ASKED_FOR) == (0, 0, 0),
         blackhole=blackhole,
     )
-
-
-def _attributes(message: memoryview, at: int) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    while at + ATTRIBUTE.size <= len(message):
-        length, kind = ATTRIBUTE.unpack_from(message, at)
-        if not ATTRIBUTE.size <= length <= len(message) - at:
-            raise Malformed(f"route attribute of {length} bytes in a rest of {len(message) - at}")
-        found[kind & 0x3FFF] = bytes(message[at + ATTRIBUTE.size : at + length])
-        at += (length + 3) & ~3
-    return found
 
 
 def _number(data: bytes | None, default: int) -> int:

@@ -24,8 +24,6 @@ NLM_F_CREATE = 0x400
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr, struct rtattr: length, type
 _VERDICT = struct.Struct("=i")  # struct nlmsgerr: 0 or a negative errno, then the header of what it is about
-_VERDICT_AT = HEADER.size
-_QUOTED_AT = HEADER.size + _VERDICT.size
 _ATTR_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _NLMSGERR_ATTR_MSG = 1
 
@@ -42,14 +40,8 @@ class Request(NamedTuple):
     body: bytes
 
 
-class Frame(NamedTuple):
-    """A message from the kernel; *message* is all of it, with its header."""
-
-    kind: int
-    flags: int
-    sequence: int
-    port: int
-    message: memoryview
+Frame = tuple[int, int, int, int, bytes]
+"""A message from the kernel: kind, flags, sequence number, port, and what follows its header."""
 
 
 class Refusal(NamedTuple):
@@ -68,55 +60,56 @@ def pack(request: Request, sequence: int) -> bytes:
     return HEADER.pack(HEADER.size + len(request.body), request.kind, request.flags, sequence, 0) + request.body
 
 
-def frames(datagram: memoryview) -> Iterator[Frame]:
+def frames(datagram: bytes) -> Iterator[Frame]:
     """Yield the messages of *datagram*. Raises ``Malformed``."""
     at, end = 0, len(datagram)
+    unpack, size = HEADER.unpack_from, HEADER.size  # thousands at a time: this saves a third
     while at < end:
-        if end - at < HEADER.size:
+        if end - at < size:
             raise Malformed(f"{end - at} bytes after the last netlink message")
-        length, kind, flags, sequence, port = HEADER.unpack_from(datagram, at)
-        if not HEADER.size <= length <= end - at:
+        length, kind, flags, sequence, port = unpack(datagram, at)
+        if not size <= length <= end - at:
             raise Malformed(f"netlink message of {length} bytes in a rest of {end - at}")
-        yield Frame(kind, flags, sequence, port, datagram[at : at + length])
-        at += _aligned(length)
+        yield kind, flags, sequence, port, datagram[at + size : at + length]
+        at += (length + 3) & ~3
 
 
-def attributes(message: memoryview, start: int) -> dict[int, memoryview]:
-    """Return the attributes from *start* to the end of *message* by type, the last of each. Raises ``Malformed``."""
-    found: dict[int, memoryview] = {}
-    at, end = start, len(message)
+def attributes(body: bytes, start: int) -> dict[int, bytes]:
+    """Return the attributes from *start* to the end of *body* by type, the last of each. Raises ``Malformed``."""
+    found: dict[int, bytes] = {}
+    at, end = start, len(body)
     while at + ATTRIBUTE.size <= end:
-        length, kind = ATTRIBUTE.unpack_from(message, at)
+        length, kind = ATTRIBUTE.unpack_from(body, at)
         if not ATTRIBUTE.size <= length <= end - at:
             raise Malformed(f"netlink attribute of {length} bytes in a rest of {end - at}")
-        found[kind & _ATTR_TYPE_MASK] = message[at + ATTRIBUTE.size : at + length]
+        found[kind & _ATTR_TYPE_MASK] = body[at + ATTRIBUTE.size : at + length]
         at += _aligned(length)
     return found
 
 
-def verdict(frame: Frame) -> Refusal | None:
+def verdict(kind: int, flags: int, body: bytes) -> Refusal | None:
     """Return what an ``NLMSG_ERROR`` or ``NLMSG_DONE`` says; ``None`` is success. Raises ``Malformed``."""
-    if len(frame.message) < _QUOTED_AT:
-        if frame.kind == NLMSG_DONE:
+    if len(body) < _VERDICT.size:
+        if kind == NLMSG_DONE:
             return None
         raise Malformed("an error message without a number")
-    (number,) = _VERDICT.unpack_from(frame.message, _VERDICT_AT)
+    (number,) = _VERDICT.unpack_from(body)
     if number >= 0:
         return None
-    return Refusal(-number, _reason(frame))
+    return Refusal(-number, _reason(kind, flags, body))
 
 
-def _reason(frame: Frame) -> str:
-    if not frame.flags & NLM_F_ACK_TLVS:
+def _reason(kind: int, flags: int, body: bytes) -> str:
+    if not flags & NLM_F_ACK_TLVS:
         return ""
-    start = _QUOTED_AT
-    if frame.kind == NLMSG_ERROR:
-        if len(frame.message) < _QUOTED_AT + HEADER.size:
+    start = _VERDICT.size
+    if kind == NLMSG_ERROR:
+        if len(body) < start + HEADER.size:
             return ""
-        quoted_length = HEADER.unpack_from(frame.message, _QUOTED_AT)[0]
-        start += HEADER.size if frame.flags & NLM_F_CAPPED else _aligned(quoted_length)
-    words = attributes(frame.message, start).get(_NLMSGERR_ATTR_MSG, b"")
-    return bytes(words).rstrip(b"\0").decode("ascii", "replace")
+        quoted_length = HEADER.unpack_from(body, start)[0]
+        start += HEADER.size if flags & NLM_F_CAPPED else _aligned(quoted_length)
+    words = attributes(body, start).get(_NLMSGERR_ATTR_MSG, b"")
+    return words.rstrip(b"\0").decode("ascii", "replace")
 
 
 def _aligned(length: int) -> int:

@@ -17,8 +17,8 @@ from typing import Self
 
 from pyflanneld.core.families import inside
 from pyflanneld.errors import KernelError
-from pyflanneld.kernel import encoding, encoding6
-from pyflanneld.kernel.frames import HEADER, Frame, Malformed, frames
+from pyflanneld.kernel import encoding, encoding6, links
+from pyflanneld.kernel.frames import Malformed, frames
 from pyflanneld.kernel.netlink import open_socket
 from pyflanneld.ports import Change
 
@@ -27,6 +27,7 @@ GROUPS6 = 0x100 | 0x400  # RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
 RECEIVE_BUFFER = 4 << 20  # some thousand notifications
 _DATAGRAM_MAX = 1 << 16
 _DATAGRAMS_AT_ONCE = 256  # then the other tasks have their turn
+_UNSPEC, _INET6 = bytes([socket.AF_UNSPEC]), bytes([socket.AF_INET6])  # a body begins with its family
 _RTN_NOT_ROUTED = frozenset({2, 3, 4, 5})  # local, broadcast, anycast, multicast: they follow from addresses
 
 
@@ -110,26 +111,28 @@ class Monitor:
     def _take(self, length: int) -> None:
         if length > len(self._buffer):
             raise Malformed(f"datagram of {length} bytes")
-        for frame in frames(self._buffer[:length]):
-            self._pending |= self._about(frame)
+        own_port = self._own_port()
+        for kind, _, _, port, body in frames(bytes(self._buffer[:length])):
+            if port != own_port:  # first: our own thousands of routes come back here
+                self._pending |= self._about(kind, body)
 
-    def _about(self, frame: Frame) -> Change:
-        match frame.kind:
-            case encoding.RTM_NEWROUTE | encoding.RTM_DELROUTE if frame.port != self._own_port():
-                return Change.ROUTES if self._concerns_us(frame.message) else Change(0)
-            case encoding.RTM_NEWLINK | encoding.RTM_DELLINK:
+    def _about(self, kind: int, body: bytes) -> Change:
+        match kind:
+            case encoding.RTM_NEWROUTE | encoding.RTM_DELROUTE:
+                return Change.ROUTES if self._concerns_us(body) else Change(0)
+            case links.RTM_NEWLINK | links.RTM_DELLINK:
                 # Of another family are the bridge's and IPv6's own affairs.
-                return Change.LINKS if frame.message[HEADER.size] == socket.AF_UNSPEC else Change(0)
-            case encoding.RTM_NEWADDR | encoding.RTM_DELADDR:
+                return Change.LINKS if body[:1] == _UNSPEC else Change(0)
+            case links.RTM_NEWADDR | links.RTM_DELADDR:
                 return Change.LINKS
         return Change(0)
 
-    def _concerns_us(self, message: memoryview) -> bool:
+    def _concerns_us(self, body: bytes) -> bool:
         """Say whether this is a route of the main table inside our networks. Raises ``Malformed``."""
-        if self._ipv6 is not None and message[HEADER.size] == socket.AF_INET6:
-            route = encoding6.decode_route(message)
+        if self._ipv6 is not None and body[:1] == _INET6:
+            route = encoding6.decode_route(body)
             return route is not None and inside(route.dst, self._ipv6)
-        told = encoding.read_route(message)
+        told = encoding.read_route(body)
         if not told.in_main_table or told.kind in _RTN_NOT_ROUTED or told.length < self._prefixlen:
             return False
         return told.dst & self._netmask == self._network

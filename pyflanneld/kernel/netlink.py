@@ -13,12 +13,15 @@ The rules here:
 The kernel works inside ``send``, on our thread, so a batch is cut into chunks of a few milliseconds, and other tasks
 run between them. The deadlines cover the wait for the answers, which are there by then unless something is wrong.
 
+Of a chunk only the last message asks for an acknowledgement. The kernel answers in order, answers a refused message
+whether it asked for that or not, and marks the socket when an answer did not fit, which the next read finds before
+all else. So once the last answer is there, what was not refused has been done.
+
 Wire format: netlink(7), include/uapi/linux/netlink.h.
 """
 
 import asyncio
 import contextlib
-import itertools
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -35,7 +38,8 @@ DUMP_PAUSE_S = 0.01  # after a torn dump; doubles
 CHUNK = 64  # messages in one send
 
 _DATAGRAM_MAX = 1 << 16  # the kernel fills up to 32 KiB of it
-_RECEIVE_BUFFER = 1 << 20  # an acknowledgement costs about 1 KiB of it
+_RECEIVE_BUFFER = 1 << 20  # an answer to a change costs about 1 KiB of it
+_SEQUENCE_MAX = 0xFFFFFFFF
 
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _SOL_NETLINK = 270  # linux/socket.h
@@ -43,6 +47,7 @@ _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 
@@ -105,7 +110,7 @@ class RequestSocket:
         self._sock: socket.socket | None = None
         self._port: int | None = None
         self._buffer = memoryview(bytearray(_DATAGRAM_MAX))
-        self._sequence = itertools.count(1)
+        self._sequence = 0
         self._lock = asyncio.Lock()
 
     @property
@@ -113,31 +118,34 @@ class RequestSocket:
         """The address of the socket in use, by which notifications of our own changes are known."""
         return self._port
 
-    async def dump(self, request: Request, decode: Callable[[memoryview], T]) -> list[T]:
-        """Return the whole list that *request* asks for, each message (header included) through *decode*.
+    async def dump(self, request: Request, read: Callable[[list[bytes]], Awaitable[T]]) -> T:
+        """Return what *read* makes of the whole list that *request* asks for: the messages without their headers.
 
-        *decode* may raise ``ValueError``. A list that the kernel marks as torn is asked for again, a few times.
+        *read* may raise ``ValueError``. A list that the kernel marks as torn is asked for again, a few times.
 
         Raises:
             KernelError: also when it is still torn after that; ``DumpRefused`` is one.
         """
-        return await self._guarded(self._dump_deadline_s, partial(self._dump_untorn, request, decode))
+        return await self._guarded(self._dump_deadline_s, partial(self._dump, request, read))
 
-    async def transact(self, requests: Sequence[Request]) -> dict[int, Refusal]:
-        """Send all *requests* in order, each to be acknowledged, and return the refused ones by their position.
+    async def transact(self, changes: Sequence[C], encode: Callable[[C, int, int], bytes]) -> dict[int, Refusal]:
+        """Send all *changes* in order and return the refused ones by their position.
+
+        Args:
+            encode: returns the message for a change, with these flags (beside its own) and this sequence number.
 
         Raises:
             KernelError: some or all may have been done.
         """
         refused: dict[int, Refusal] = {}
-        for start in range(0, len(requests), CHUNK):
-            chunk = requests[start : start + CHUNK]
-            refusals = await self._guarded(self._request_deadline_s, partial(self._exchange, chunk))
+        for start in range(0, len(changes), CHUNK):
+            chunk = changes[start : start + CHUNK]
+            refusals = await self._guarded(self._request_deadline_s, partial(self._exchange, chunk, encode))
             refused |= {start + position: refusal for position, refusal in refusals.items()}
             await asyncio.sleep(0)
         return refused
 
-    async def ask(self, request: Request, decode: Callable[[memoryview], T]) -> T | Refusal:
+    async def ask(self, request: Request, decode: Callable[[bytes], T]) -> T | Refusal:
         """Return the one message that answers *request*, through *decode* (may raise ``ValueError``), or the refusal.
 
         Raises:
@@ -164,76 +172,75 @@ class RequestSocket:
                     raise KernelError(f"netlink: {error}") from error
                 raise
 
-    async def _dump_untorn(self, request: Request, decode: Callable[[memoryview], T]) -> list[T]:
+    async def _dump(self, request: Request, read: Callable[[list[bytes]], Awaitable[T]]) -> T:
         for attempt in range(DUMP_ATTEMPTS):
-            found, torn = await self._dump_once(request, decode)
+            found, torn = await self._dump_once(request)
             if not torn:
-                return found
+                return await read(found)
             await asyncio.sleep(DUMP_PAUSE_S * 2**attempt)
         raise KernelError(f"netlink: the list changed while it was read, {DUMP_ATTEMPTS} times in a row")
 
-    async def _dump_once(self, request: Request, decode: Callable[[memoryview], T]) -> tuple[list[T], bool]:
+    async def _dump_once(self, request: Request) -> tuple[list[bytes], bool]:
         sock = self._opened()
-        sequence = self._next_sequence()
+        asked = self._next_sequences(1)
         wanted = Request(request.kind, frames.NLM_F_REQUEST | frames.NLM_F_DUMP | request.flags, request.body)
-        sock.send(frames.pack(wanted, sequence))
-        found: list[T] = []
-        torn = False
+        sock.send(frames.pack(wanted, asked))
+        found: list[bytes] = []
+        torn = 0
         while True:
-            for frame in frames.frames(await self._receive(sock)):
-                if frame.sequence != sequence:
+            for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
+                if sequence != asked:
                     continue
-                torn = torn or bool(frame.flags & frames.NLM_F_DUMP_INTR)
-                if frame.kind in (frames.NLMSG_DONE, frames.NLMSG_ERROR):
-                    if (refusal := frames.verdict(frame)) is not None:
+                torn |= flags & frames.NLM_F_DUMP_INTR
+                if kind in (frames.NLMSG_DONE, frames.NLMSG_ERROR):
+                    if (refusal := frames.verdict(kind, flags, body)) is not None:
                         raise DumpRefused(refusal)
-                    return found, torn
-                found.append(decode(frame.message))
+                    return found, torn != 0
+                found.append(body)
             await asyncio.sleep(0)  # long tables: the others have their turn after every 32 KiB
 
-    async def _exchange(self, requests: Sequence[Request]) -> dict[int, Refusal]:
+    async def _exchange(self, changes: Sequence[C], encode: Callable[[C, int, int], bytes]) -> dict[int, Refusal]:
         sock = self._opened()
-        positions = {self._next_sequence(): position for position in range(len(requests))}
-        acknowledged = frames.NLM_F_REQUEST | frames.NLM_F_ACK
-        data = b"".join(
-            frames.pack(Request(request.kind, acknowledged | request.flags, request.body), sequence)
-            for sequence, request in zip(positions, requests, strict=True)
-        )
+        first = self._next_sequences(len(changes))
+        last = first + len(changes) - 1
+        messages = [encode(change, frames.NLM_F_REQUEST, number) for number, change in enumerate(changes[:-1], first)]
+        messages.append(encode(changes[-1], frames.NLM_F_REQUEST | frames.NLM_F_ACK, last))
+        data = b"".join(messages)
         if sock.send(data) != len(data):
             raise KernelError("netlink: the kernel took only a part of the batch")
         refused: dict[int, Refusal] = {}
-        while positions:
-            for frame in frames.frames(await self._receive(sock)):
-                position = positions.pop(frame.sequence, None)
-                if position is None:
+        while True:
+            for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
+                if not first <= sequence <= last:
                     continue
-                if frame.kind != frames.NLMSG_ERROR:
-                    raise Malformed(f"message of type {frame.kind} where an acknowledgement was due")
-                if (refusal := frames.verdict(frame)) is not None:
-                    refused[position] = refusal
-        return refused
+                if kind != frames.NLMSG_ERROR:
+                    raise Malformed(f"message of type {kind} where an acknowledgement was due")
+                if (refusal := frames.verdict(kind, flags, body)) is not None:
+                    refused[sequence - first] = refusal
+                if sequence == last:
+                    return refused
 
-    async def _ask(self, request: Request, decode: Callable[[memoryview], T]) -> T | Refusal:
+    async def _ask(self, request: Request, decode: Callable[[bytes], T]) -> T | Refusal:
         sock = self._opened()
-        sequence = self._next_sequence()
+        asked = self._next_sequences(1)
         acknowledged = frames.NLM_F_REQUEST | frames.NLM_F_ACK
-        sock.send(frames.pack(Request(request.kind, acknowledged | request.flags, request.body), sequence))
+        sock.send(frames.pack(Request(request.kind, acknowledged | request.flags, request.body), asked))
         found: list[T] = []
         while True:
-            for frame in frames.frames(await self._receive(sock)):
-                if frame.sequence != sequence:
+            for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
+                if sequence != asked:
                     continue
-                if frame.kind != frames.NLMSG_ERROR:
-                    found.append(decode(frame.message))
-                elif (refusal := frames.verdict(frame)) is not None:
+                if kind != frames.NLMSG_ERROR:
+                    found.append(decode(body))
+                elif (refusal := frames.verdict(kind, flags, body)) is not None:
                     return refusal
                 elif len(found) != 1:
                     raise Malformed(f"{len(found)} messages where one was due")
                 else:
                     return found[0]
 
-    async def _receive(self, sock: socket.socket) -> memoryview:
-        """Return the next datagram from the kernel, valid until the next call."""
+    async def _receive(self, sock: socket.socket) -> bytes:
+        """Return the next datagram from the kernel."""
         while True:
             try:
                 length, (port, _) = sock.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
@@ -244,7 +251,7 @@ class RequestSocket:
                 continue
             if length > len(self._buffer):
                 raise Malformed(f"datagram of {length} bytes")
-            return self._buffer[:length]
+            return bytes(self._buffer[:length])
 
     def _opened(self) -> socket.socket:
         if self._sock is None:
@@ -257,5 +264,10 @@ class RequestSocket:
             self._sock.close()
         self._sock = self._port = None
 
-    def _next_sequence(self) -> int:
-        return next(self._sequence) & 0xFFFFFFFF
+    def _next_sequences(self, count: int) -> int:
+        """Return the first of *count* sequence numbers in a row; the last request to have them is long over."""
+        if self._sequence + count > _SEQUENCE_MAX:
+            self._sequence = 0
+        first = self._sequence + 1
+        self._sequence += count
+        return first

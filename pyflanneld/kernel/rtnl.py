@@ -1,15 +1,13 @@
 """The ``Kernel`` port on rtnetlink.
 
-pyroute2 reads the messages about links and addresses (``encoding`` says why not those about routes); the two sockets
-are our own (``netlink`` says why): one for requests, and one for notifications per ``changes``. They are opened in
-the network namespace of the thread that needs them first.
+The messages and the two sockets are our own (``encoding``, ``links`` and ``netlink`` say why): one for requests, and
+one for notifications per ``changes``. They are opened in the network namespace of the thread that needs them first.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
 import structlog
@@ -19,8 +17,18 @@ from pyflanneld.core.routes import Drop, KernelRoute, RouteChange
 from pyflanneld.errors import KernelError
 from pyflanneld.kernel import encoding, encoding6
 from pyflanneld.kernel.frames import Refusal
+from pyflanneld.kernel.links import (
+    Address,
+    addresses_request,
+    decode_address,
+    decode_link,
+    links_request,
+    with_addresses,
+)
+from pyflanneld.kernel.listing import Listing
 from pyflanneld.kernel.monitor import Monitor
 from pyflanneld.kernel.netlink import DumpRefused, RequestSocket
+from pyflanneld.kernel.scopes import SPREAD_FROM, Scopes
 from pyflanneld.ports import Change, Kernel
 
 _NO_WAY = frozenset({ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL})  # none, unreachable, prohibit, blackhole
@@ -33,14 +41,22 @@ class NetlinkKernel(Kernel):
         protocol: the number that marks what ``Create`` and ``Replace`` put (1-255).
         log: where the kernel's own words about a refused change go, at debug level.
         requests: the socket to use, for tests.
+        spread_from: with more IPv4 routes than this the new ones get other scopes than the global one, see ``scopes``.
     """
 
-    def __init__(self, *, protocol: int, log: Any = None, requests: RequestSocket | None = None) -> None:
+    def __init__(
+        self, *, protocol: int, log: Any = None, requests: RequestSocket | None = None, spread_from: int = SPREAD_FROM
+    ) -> None:
         if not 0 < protocol < 256:
             raise ValueError(f"route protocol {protocol} is not in 1-255")
         self._protocol = protocol
         self._log = structlog.get_logger() if log is None else log
         self._requests = requests or RequestSocket()
+        self._scopes = Scopes(spread_from)
+        self._link_list, self._address_list = Listing(decode_link), Listing(decode_address)
+        self._links: tuple[Link, ...] = ()
+        self._links_read: tuple[tuple[Link, ...], tuple[Address, ...]] = ((), ())
+        self._own_lists = {version: _route_listing(protocol, version) for version in (4, 6)}
 
     async def links(self) -> tuple[Link, ...]:
         """Return all links but the loopback, in index order.
@@ -48,24 +64,28 @@ class NetlinkKernel(Kernel):
         The addresses of each: the preferred before the deprecated, those that stay before those that run out, the
         wide scope before the narrow, the primary before the secondary, and else in the kernel's order.
         """
-        links = await self._requests.dump(encoding.links_request(), encoding.decode_link)
-        found = await self._requests.dump(encoding.addresses_request(), encoding.decode_address)
-        addresses = sorted((address for address in found if address is not None), key=lambda address: address.rank)
-        return tuple(
-            _with_addresses(link, [address for address in addresses if address.link_index == link.index])
-            for link in sorted((link for link in links if link is not None), key=lambda link: link.index)
-        )
+        links = await self._requests.dump(links_request(), self._link_list.update)
+        addresses = await self._requests.dump(addresses_request(), self._address_list.update)
+        if (links, addresses) != self._links_read:  # costs nothing: the same tuples when nothing has changed
+            self._links_read, self._links = (links, addresses), with_addresses(links, addresses)
+        return self._links
 
     async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
-        """Return the routes of the main table, all or those of one protocol, in the kernel's order."""
-        decode = encoding.decode_route if version == 4 else encoding6.decode_route
+        """Return the routes of the main table, all or those of one protocol, in the kernel's order.
+
+        Only of our own protocol's the last list is remembered: all of them could be a full Internet table.
+        """
+        own = protocol == self._protocol
+        listing = self._own_lists[version] if own else _route_listing(protocol, version)
         try:
-            found = await self._requests.dump(encoding.routes_request(protocol, version), decode)
+            found = await self._requests.dump(encoding.routes_request(protocol, version), listing.update)
         except DumpRefused as error:
-            if error.refusal.errno == ENOENT:  # a namespace in which nothing was ever put has no main table
-                return ()
-            raise
-        return tuple(route for route in found if route is not None and (protocol is None or route.protocol == protocol))
+            if error.refusal.errno != ENOENT:  # a namespace in which nothing was ever put has no main table
+                raise
+            found = await listing.update([])
+        if own and version == 4:
+            self._scopes.held = len(found)
+        return found
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
         """Ask the kernel, policy rules included, how a packet of ours to *address* would leave."""
@@ -82,7 +102,7 @@ class NetlinkKernel(Kernel):
         ESRCH for a ``Drop`` means that the route is gone, if it is plain. Of another one the kernel may not have
         recognised the description (type of service, next-hop object), so there it counts as a failure.
         """
-        refused = await self._requests.transact([encoding.change_request(change, self._protocol) for change in changes])
+        refused = await self._requests.transact(changes, self._encode)
         failed: dict[RouteChange, int] = {}
         for position, refusal in refused.items():
             change = changes[position]
@@ -93,6 +113,9 @@ class NetlinkKernel(Kernel):
             )
             failed[change] = refusal.errno
         return failed
+
+    def _encode(self, change: RouteChange, flags: int, sequence: int) -> bytes:
+        return encoding.change_message(change, self._protocol, self._scopes.choose(change), flags, sequence)
 
     def changes(
         self, network: IPv4Network, ipv6: IPv6Network | None = None
@@ -105,12 +128,15 @@ class NetlinkKernel(Kernel):
         await self._requests.close()
 
 
-def _with_addresses(link: Link, found: Sequence[encoding.Address]) -> Link:
-    return replace(
-        link,
-        addresses=tuple(own.interface for own in found if isinstance(own.interface, IPv4Interface)),
-        addresses6=tuple(own.interface for own in found if isinstance(own.interface, IPv6Interface)),
-        deprecated=frozenset(
-            own.interface.ip for own in found if own.deprecated and isinstance(own.interface, IPv4Interface)
-        ),
-    )
+def _route_listing(protocol: int | None, version: int) -> Listing[KernelRoute]:
+    """Return an empty list for routes of *protocol*, or of all."""
+    decode = encoding.decode_route if version == 4 else encoding6.decode_route
+    if protocol is None:
+        return Listing(decode)
+
+    def decode_own(body: bytes) -> KernelRoute | None:
+        """Leave out the others, which kernels before 4.20 tell too."""
+        route = decode(body)
+        return route if route is not None and route.protocol == protocol else None
+
+    return Listing(decode_own)

@@ -23,6 +23,7 @@ from pyflanneld.core.routes import (
     RouteChange,
 )
 from pyflanneld.kernel.rtnl import NetlinkKernel
+from pyflanneld.kernel.scopes import SPREAD_FROM
 from pyflanneld.ports import Change, Kernel
 from tests.fakes.kernel import FakeKernel
 from tests.netns import Namespace, namespace
@@ -112,8 +113,8 @@ class FakeBed(Bed):
 
 
 class RealBed(Bed):
-    def __init__(self, inside: Namespace) -> None:
-        self.kernel = NetlinkKernel(protocol=OURS)
+    def __init__(self, inside: Namespace, spread_from: int) -> None:
+        self.kernel = NetlinkKernel(protocol=OURS, spread_from=spread_from)
         self._namespace = inside
         inside.veth(LINK, ADDRESS, peer=PEER)
 
@@ -139,13 +140,14 @@ class RealBed(Bed):
         self._namespace.ip(f"address delete {address} dev {LINK}")
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.netns)])
+@pytest.fixture(params=["fake", *(pytest.param(real, marks=pytest.mark.netns) for real in ("real", "real, spread"))])
 async def bed(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
+    """Each kind of kernel: the fake; a real one; a real one that holds so many routes that it spreads the scopes."""
     if request.param == "fake":
         yield FakeBed()
         return
     with namespace() as made, made.inside():
-        real = RealBed(made)
+        real = RealBed(made, spread_from=SPREAD_FROM if request.param == "real" else 0)
         yield real
         await real.kernel.close()
 
@@ -348,6 +350,26 @@ class TestRoutes:
         connected = everything[-1]
         assert (connected.gateway, connected.link_index, connected.plain) == (None, (await bed.link()).index, False)
 
+    async def test_nothing_has_changed(self, bed: Bed) -> None:
+        """The list of our own routes is the identical object until one of them changes, and the next one after that."""
+        bed.add("10.5.2.0/24")
+        await bed.kernel.apply([Create(await bed.route(f"10.5.{number}.0/24")) for number in (1, 3, 5)])
+        before = await bed.kernel.routes(protocol=OURS)
+        bed.set_mtu(1400)
+        bed.delete("10.5.2.0/24")
+        assert await bed.kernel.routes(protocol=OURS) is before
+        assert len(await bed.kernel.routes(protocol=STATIC)) == 0
+        assert await bed.kernel.routes(protocol=OURS) is before
+        bed.delete("10.5.3.0/24")
+        after = await bed.kernel.routes(protocol=OURS)
+        assert after == (before[0], before[2])
+        assert await bed.kernel.routes(protocol=OURS) is after
+        await bed.kernel.apply([Replace(await bed.route("10.5.5.0/24", 3))])
+        changed = await bed.kernel.routes(protocol=OURS)
+        assert changed == (before[0], replace(before[2], gateway=IPv4Address("192.168.77.3")))
+        assert await bed.kernel.routes(protocol=OURS, version=6) == ()
+        assert await bed.kernel.routes(protocol=OURS) is changed
+
     async def test_after_close(self, bed: Bed) -> None:
         """Routes stay when the kernel is closed, and it opens again by itself."""
         await bed.kernel.apply([Create(await bed.route("10.5.1.0/24"))])
@@ -388,6 +410,18 @@ class TestLinks:
         assert peer.index < link.index
         assert link == Link(link.index, LINK, 1500, up=True, addresses=(IPv4Interface(ADDRESS),))
         assert peer.addresses == ()
+
+    async def test_nothing_has_changed(self, bed: Bed) -> None:
+        """The links are the identical object until one of them, or an address, changes."""
+        before = await bed.kernel.links()
+        await bed.kernel.apply([Create(await bed.route("10.5.1.0/24"))])
+        assert await bed.kernel.links() is before
+        bed.add_address("192.168.79.1/25")
+        after = await bed.kernel.links()
+        assert [len(link.addresses) for link in after] == [0, 2]
+        assert await bed.kernel.links() is after
+        bed.set_mtu(1400)
+        assert await bed.kernel.links() is not after
 
     async def test_address_and_mtu(self, bed: Bed) -> None:
         """New addresses and a new MTU are told as a change of links, and seen in them."""

@@ -51,6 +51,8 @@ class FakeKernel(Kernel):
         self._monitors: list[_FakeMonitor] = []
         self._refusals: dict[Network, deque[int]] = {}
         self._failing_calls = 0
+        self._last_links: tuple[Link, ...] = ()
+        self._last_own: dict[int, tuple[KernelRoute, ...]] = {}
         for link in links:
             self.set_link(link)
 
@@ -58,12 +60,18 @@ class FakeKernel(Kernel):
 
     async def links(self) -> tuple[Link, ...]:
         await self._called("links")
-        return tuple(self._links[index] for index in sorted(self._links))
+        found = tuple(self._links[index] for index in sorted(self._links))
+        if found != self._last_links:
+            self._last_links = found
+        return self._last_links
 
     async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
         await self._called("routes")
         of_family = (route for route in self.table() if route.dst.version == version)
-        return tuple(route for route in of_family if protocol is None or route.protocol == protocol)
+        found = tuple(route for route in of_family if protocol is None or route.protocol == protocol)
+        if protocol == self._protocol and found != self._last_own.get(version):
+            self._last_own[version] = found
+        return self._last_own[version] if protocol == self._protocol else found
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
         await self._called("route_to")

@@ -13,6 +13,7 @@ import pytest
 from pyflanneld.core.routes import Create, KernelRoute, Route
 from pyflanneld.errors import KernelError
 from pyflanneld.kernel import encoding, frames
+from pyflanneld.kernel.listing import Listing
 from pyflanneld.kernel.netlink import CHUNK, DUMP_ATTEMPTS, DumpRefused, RequestSocket, open_socket
 from pyflanneld.kernel.rtnl import NetlinkKernel
 from tests.netns import Namespace, namespace
@@ -38,6 +39,8 @@ class Faulty(socket.socket):
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         length, sender = super().recvfrom_into(buffer, nbytes, flags)
+        if self._fault == "mute":
+            raise BlockingIOError
         match self._fault:
             case "torn" | "torn once":
                 marked = struct.unpack_from("=H", buffer, 6)[0] | frames.NLM_F_DUMP_INTR
@@ -75,18 +78,19 @@ def bed() -> Iterator[Namespace]:
         yield made
 
 
-async def routes(requests: RequestSocket) -> list[KernelRoute | None]:
-    return await requests.dump(encoding.routes_request(None), encoding.decode_route)
+async def routes(requests: RequestSocket) -> tuple[KernelRoute, ...]:
+    return await requests.dump(encoding.routes_request(None), Listing(encoding.decode_route).update)
 
 
 async def way(requests: RequestSocket, address: str) -> object:
     return await requests.ask(encoding.way_request(IPv4Address(address)), encoding.decode_way)
 
 
-def creations(count: int) -> list[frames.Request]:
+async def create(requests: RequestSocket, count: int, gateway: str = "192.168.77.2") -> dict[int, frames.Refusal]:
     index = socket.if_nametoindex("eth0")
     dsts = (IPv4Network((0x0A050000 + number * 64, 26)) for number in range(count))
-    return [encoding.change_request(Create(Route(dst, IPv4Address("192.168.77.2"), index)), OURS) for dst in dsts]
+    changes = [Create(Route(dst, IPv4Address(gateway), index)) for dst in dsts]
+    return await requests.transact(changes, lambda change, *asked: encoding.change_message(change, OURS, 0, *asked))
 
 
 async def test_torn_dump_is_repeated() -> None:
@@ -111,7 +115,7 @@ async def test_answers_to_other_requests() -> None:
     """What answers an earlier request is passed over, in lists and among acknowledgements."""
     requests = RequestSocket(Sockets("noisy"))
     assert await way(requests, "192.168.77.9") is not None
-    assert await requests.transact(creations(3)) == {}
+    assert await create(requests, 3) == {}
     assert len(await routes(requests)) == 4
     await requests.close()
 
@@ -152,7 +156,13 @@ async def test_missing_table(number: int, expected: tuple[()] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [("deaf", "no answer within"), ("cut", "datagram of"), ("garbled", "message of 3 bytes")]
+    ("fault", "message"),
+    [
+        ("deaf", "no answer within"),
+        ("mute", "no answer within"),
+        ("cut", "datagram of"),
+        ("garbled", "message of 3 bytes"),
+    ],
 )
 async def test_fault_then_recovery(fault: str, message: str) -> None:
     """Silence, truncation and garbage end a request as an error; the next one has a new socket and succeeds."""
@@ -161,23 +171,24 @@ async def test_fault_then_recovery(fault: str, message: str) -> None:
     with pytest.raises(KernelError, match=message):
         await routes(requests)
     with pytest.raises(KernelError, match=message):
-        await requests.transact(creations(1))
+        await create(requests, 1)
     with pytest.raises(KernelError, match=message):
         await way(requests, "192.168.77.9")
     assert [opened.fileno() for opened in sockets.opened] == [-1, -1, -1]
     assert await way(requests, "192.168.77.9") is not None
-    await requests.transact(creations(2))
+    await create(requests, 2)
     assert len(await routes(requests)) == 3
     await requests.close()
 
 
 async def test_lost_acknowledgements() -> None:
-    """Acknowledgements that did not fit into the socket are an error, not a success; afterwards all is well."""
+    """Refusals that did not fit into the socket are an error, not a success; afterwards all is well."""
     requests = RequestSocket(Sockets("", receive_buffer=1))
+    assert await create(requests, CHUNK) == {}
     with pytest.raises(KernelError, match="No buffer space"):
-        await requests.transact(creations(CHUNK))
-    refused = await requests.transact(creations(CHUNK))
-    assert {refusal.errno for refusal in refused.values()} == {17}
+        await create(requests, CHUNK)
+    refused = await create(requests, CHUNK)
+    assert refused == dict.fromkeys(range(CHUNK), frames.Refusal(17, ""))
     assert len(await routes(requests)) == CHUNK + 1
     await requests.close()
 
@@ -185,7 +196,7 @@ async def test_lost_acknowledgements() -> None:
 async def test_cancelled_in_the_middle() -> None:
     """A cancelled request leaves nothing behind that the next one could take for its answer."""
     requests = RequestSocket()
-    await requests.transact(creations(3000))
+    await create(requests, 3000)
     for turns in range(1, 6):
         dump = asyncio.create_task(routes(requests))
         for _ in range(turns):
@@ -200,7 +211,7 @@ async def test_many_at_once() -> None:
     """Requests of several tasks at once do not mix."""
     requests = RequestSocket()
     async with asyncio.TaskGroup() as tasks:
-        changes = tasks.create_task(requests.transact(creations(500)))
+        changes = tasks.create_task(create(requests, 500))
         dumps = [tasks.create_task(routes(requests)) for _ in range(10)]
     assert changes.result() == {}
     assert all(dump.result() for dump in dumps)
@@ -226,7 +237,27 @@ async def test_forged_answer() -> None:
 async def test_reason() -> None:
     """A refusal has the kernel's own words."""
     requests = RequestSocket()
-    route = Route(IPv4Network("10.5.0.0/24"), IPv4Address("172.31.0.1"), socket.if_nametoindex("eth0"))
-    refused = await requests.transact([encoding.change_request(Create(route), OURS)])
+    refused = await create(requests, 1, gateway="172.31.0.1")
     assert refused == {0: frames.Refusal(101, "Nexthop has invalid gateway")}
+    await requests.close()
+
+
+@pytest.mark.parametrize("there", [{0}, {CHUNK - 1}, {CHUNK}, {5, 6, CHUNK - 2, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK}])
+async def test_every_refusal_counts(bed: Namespace, there: set[int]) -> None:
+    """Of several chunks exactly those changes are refused that the kernel refuses, wherever in its chunk they stand."""
+    for number in there:
+        bed.ip(f"route add {IPv4Network((0x0A050000 + number * 64, 26))} via 192.168.77.9")
+    requests = RequestSocket()
+    assert (await create(requests, 2 * CHUNK + 1)).keys() == there
+    assert len(await routes(requests)) == 1 + 2 * CHUNK + 1
+    await requests.close()
+
+
+async def test_sequence_numbers_start_again() -> None:
+    """After four thousand million messages the numbers start again, and answers still find their changes."""
+    requests = RequestSocket()
+    requests._sequence = 0xFFFFFFFF - CHUNK
+    for refused in ({}, dict.fromkeys(range(CHUNK), frames.Refusal(errno.EEXIST, ""))):
+        assert await create(requests, CHUNK) == refused
+    assert len(await routes(requests)) == CHUNK + 1
     await requests.close()

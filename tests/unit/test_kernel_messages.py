@@ -1,5 +1,6 @@
 """Netlink messages as bytes: against pyroute2, and against nonsense."""
 
+import contextlib
 import struct
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from socket import AF_INET6
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from pyroute2 import IPBatch
 
 from pyflanneld.core.routes import Blackhole, Create, CreateBlackhole, Drop, KernelRoute, Replace, Route, RouteChange
-from pyflanneld.kernel import encoding, encoding6, frames
-from pyflanneld.kernel.frames import Frame, Malformed, Refusal
+from pyflanneld.kernel import encoding, encoding6, frames, links
+from pyflanneld.kernel.frames import Malformed, Refusal
 
 OURS = 103
 networks = st.builds(
@@ -23,10 +24,12 @@ gateways = st.builds(IPv4Address, st.integers(1, 0xFFFFFFFE))
 routes = st.builds(Route, networks, gateways, st.integers(1, 0x7FFFFFFF))
 
 
-def packed(change: RouteChange, acknowledged: bool = True) -> bytes:
-    request = encoding.change_request(change, OURS)
-    asked = frames.NLM_F_REQUEST | frames.NLM_F_ACK * acknowledged
-    return frames.pack(request._replace(flags=request.flags | asked), 0)
+def packed(change: RouteChange, scope: int = 0) -> bytes:
+    return encoding.change_message(change, OURS, scope, frames.NLM_F_REQUEST | frames.NLM_F_ACK, 0)
+
+
+def body(change: RouteChange, scope: int = 0) -> bytes:
+    return packed(change, scope)[frames.HEADER.size :]
 
 
 def by_pyroute2(command: str, **route: object) -> bytes:
@@ -39,19 +42,20 @@ def by_pyroute2(command: str, **route: object) -> bytes:
 
 @pytest.mark.parametrize(("command", "make"), [("add", Create), ("replace", Replace)])
 def test_same_bytes_as_pyroute2(command: str, make: type[Create | Replace]) -> None:
-    """A created or replaced route is, byte for byte, what pyroute2 sends for it."""
+    """A created or replaced route is, byte for byte, what pyroute2 sends for it, in whatever scope."""
     route = Route(IPv4Network("10.5.34.0/24"), IPv4Address("192.168.1.11"), 7)
-    theirs = by_pyroute2(
-        command, dst="10.5.34.0/24", gateway="192.168.1.11", oif=7, table=254, proto=OURS, type=1, scope=0
-    )
-    assert packed(make(route)) == theirs
+    for scope in (0, 37, 199):
+        theirs = by_pyroute2(
+            command, dst="10.5.34.0/24", gateway="192.168.1.11", oif=7, table=254, proto=OURS, type=1, scope=scope
+        )
+        assert packed(make(route), scope) == theirs
 
 
 def test_same_deletion_as_pyroute2() -> None:
     """A dropped route is, byte for byte, what pyroute2 sends for it."""
     held = KernelRoute(IPv4Network("10.5.34.0/24"), IPv4Address("192.168.1.11"), 7, 3, 50, plain=True)
     theirs = by_pyroute2(
-        "del", dst="10.5.34.0/24", gateway="192.168.1.11", oif=7, priority=50, table=254, proto=3, type=1, scope=0
+        "del", dst="10.5.34.0/24", gateway="192.168.1.11", oif=7, priority=50, table=254, proto=3, type=1, scope=255
     )
     assert packed(Drop(held)) == theirs
 
@@ -62,14 +66,28 @@ def test_same_blackhole_as_pyroute2() -> None:
     named = {"dst": str(dst), "priority": 1_000_000, "table": 254, "proto": OURS, "type": 6, "scope": 0}
     assert packed(CreateBlackhole(Blackhole(dst))) == by_pyroute2("add", **named)
     held = KernelRoute(dst, None, 0, OURS, 1_000_000, plain=True, blackhole=True)
-    assert packed(Drop(held)) == by_pyroute2("del", **named)
+    assert packed(Drop(held)) == by_pyroute2("del", **(named | {"scope": 255}))
 
 
-@given(route=routes)
-def test_decode_what_was_encoded(route: Route) -> None:
-    """A route that was put reads back as the same route, ours and plain."""
-    held = encoding.decode_route(memoryview(packed(Create(route))))
+@given(route=routes, scope=st.integers(0, 199), rotated=st.integers(0, 3))
+def test_decode_what_was_encoded(route: Route, scope: int, rotated: int) -> None:
+    """A route that was put reads back as the same route, ours and plain, however its attributes are ordered."""
+    data = body(Create(route), scope)
+    attributes = [data[at : at + 8] for at in range(12, 44, 8)]
+    table_last = attributes[:3] + attributes[3:]
+    ordered = b"".join(table_last[rotated:] + table_last[:rotated])
+    held = encoding.decode_route(data[:12] + ordered)
     assert held == KernelRoute(route.dst, route.gateway, route.link_index, OURS, metric=0, plain=True)
+
+
+@given(route=routes, scope=st.integers(200, 255), flags=st.sampled_from([0, 4]), tos=st.sampled_from([0, 8]))
+def test_more_than_was_put(route: Route, scope: int, flags: int, tos: int) -> None:
+    """As the kernel orders it, a route with a narrower scope, a flag or a type of service is read, and is not plain."""
+    data = bytearray(body(Create(route), scope if not flags and not tos else 0))
+    data[12:] = data[36:44] + data[12:36]
+    data[3], data[8] = tos, flags
+    held = encoding.decode_route(bytes(data))
+    assert held == KernelRoute(route.dst, route.gateway, route.link_index, OURS, metric=0, plain=False)
 
 
 def test_same_ipv6_bytes_as_pyroute2() -> None:
@@ -79,14 +97,14 @@ def test_same_ipv6_bytes_as_pyroute2() -> None:
     marks = {"table": 254, "proto": OURS, "type": 1, "scope": 0}
     assert packed(Create(Route(dst, gateway, 7))) == by_pyroute2("add", **named, **marks)
     held = KernelRoute(dst, gateway, 7, OURS, 1024, plain=True)
-    assert packed(Drop(held)) == by_pyroute2("del", **named, priority=1024, **marks)
+    assert packed(Drop(held)) == by_pyroute2("del", **named, priority=1024, **(marks | {"scope": 255}))
 
 
 @given(number=st.integers(0, 2**64 - 1), host=st.integers(1, 2**64 - 1), link=st.integers(1, 0x7FFFFFFF))
 def test_decode_what_was_encoded_for_ipv6(number: int, host: int, link: int) -> None:
     """An IPv6 route that was put reads back as the same route; the kernel adds the metric."""
     route = Route(IPv6Network((number << 64, 64)), IPv6Address(host), link)
-    held = encoding6.decode_route(memoryview(packed(Create(route))))
+    held = encoding6.decode_route(body(Create(route)))
     assert held == KernelRoute(route.dst, route.gateway, link, OURS, metric=0, plain=True)
 
 
@@ -96,34 +114,35 @@ def test_flipped_bits_are_no_crash_for_ipv6(at: int, noise: int) -> None:
     data = bytearray(packed(Create(Route(IPv6Network("fd00:5::/64"), IPv6Address("fd00::1"), 7))))
     data[at % len(data)] ^= noise
     try:
-        for frame in frames.frames(memoryview(bytes(data))):
-            encoding6.decode_route(frame.message)
+        for *_, told in frames.frames(bytes(data)):
+            encoding6.decode_route(told)
     except ValueError:
         pass
 
 
 def test_cached_routes_are_left_out() -> None:
     """An entry of the route cache is no route, nor is one of another family."""
-    data = bytearray(packed(Create(Route(IPv4Network("10.5.1.0/24"), IPv4Address("192.168.1.2"), 7))))
-    struct.pack_into("=I", data, 24, 0x200)  # RTM_F_CLONED
-    assert encoding.decode_route(memoryview(data)) is None
-    struct.pack_into("=B7xI", data, 16, 10, 0)
-    assert encoding.decode_route(memoryview(data)) is None
+    data = bytearray(body(Create(Route(IPv4Network("10.5.1.0/24"), IPv4Address("192.168.1.2"), 7))))
+    for order in (data, data[:12] + data[36:44] + data[12:36]):  # as it was put, as the kernel tells it
+        struct.pack_into("=I", order, 8, 0x200)  # RTM_F_CLONED
+        assert encoding.decode_route(bytes(order)) is None
+        struct.pack_into("=B7xI", order, 0, 10, 0)
+        assert encoding.decode_route(bytes(order)) is None
 
 
 @given(data=st.binary(max_size=200))
 def test_nonsense_is_malformed(data: bytes) -> None:
     """Bytes that are no netlink messages are refused as such, or read as some message; nothing else is raised."""
     try:
-        for frame in frames.frames(memoryview(data)):
-            for read in (
-                encoding.decode_route, encoding6.decode_route, encoding.decode_way, encoding.decode_link,
-                encoding.decode_address,
-            ):
-                read(frame.message)
-            frames.verdict(frame)
+        for kind, flags, *_, told in frames.frames(data):
+            frames.verdict(kind, flags, told)
     except ValueError:
         pass
+    for read in (
+        encoding.decode_route, encoding6.decode_route, encoding.decode_way, links.decode_link, links.decode_address,
+    ):
+        with contextlib.suppress(ValueError):
+            read(data)
 
 
 @given(route=routes, at=st.integers(0, 200), noise=st.integers(1, 255))
@@ -132,8 +151,8 @@ def test_flipped_bits_are_no_crash(route: Route, at: int, noise: int) -> None:
     data = bytearray(packed(Create(route)))
     data[at % len(data)] ^= noise
     try:
-        for frame in frames.frames(memoryview(bytes(data))):
-            encoding.decode_route(frame.message)
+        for *_, told in frames.frames(bytes(data)):
+            encoding.decode_route(told)
     except ValueError:
         pass
 
@@ -142,23 +161,19 @@ def test_lengths_that_lie() -> None:
     """A message that claims to be longer than the datagram, or shorter than its header, is malformed."""
     for length in (0, 15, 17, 1 << 31):
         with pytest.raises(Malformed):
-            list(frames.frames(memoryview(struct.pack("=IHHII", length, 24, 0, 1, 0))))
+            list(frames.frames(struct.pack("=IHHII", length, 24, 0, 1, 0)))
 
 
 def test_several_messages() -> None:
     """The messages of a datagram come out one by one, padding left aside."""
     odd = frames.HEADER.pack(17, 24, 0, 1, 9) + b"x" + bytes(3)
     even = frames.HEADER.pack(20, 25, 2, 2, 0) + b"abcd"
-    first, second = frames.frames(memoryview(odd + even))
-    assert (first.kind, first.sequence, first.port, bytes(first.message[16:])) == (24, 1, 9, b"x")
-    assert (second.kind, second.flags, second.sequence, bytes(second.message[16:])) == (25, 2, 2, b"abcd")
+    assert list(frames.frames(odd + even)) == [(24, 0, 1, 9, b"x"), (25, 2, 2, 0, b"abcd")]
 
 
 def verdict(number: int, flags: int, tail: bytes = b"") -> Refusal | None:
     quoted = frames.HEADER.pack(60, 24, 5, 1, 0)
-    body = struct.pack("=i", number) + quoted + tail
-    message = frames.HEADER.pack(16 + len(body), frames.NLMSG_ERROR, flags, 1, 0) + body
-    return frames.verdict(Frame(frames.NLMSG_ERROR, flags, 1, 0, memoryview(message)))
+    return frames.verdict(frames.NLMSG_ERROR, flags, struct.pack("=i", number) + quoted + tail)
 
 
 def test_verdicts() -> None:

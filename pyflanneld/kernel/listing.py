@@ -1,0 +1,45 @@
+"""A list of the kernel's as values, read anew only where its bytes have changed.
+
+The daemon reads all links and routes every few seconds, and mostly nothing has changed. So the bytes of the last list
+are kept, message by message without their headers: comparing 4000 of them takes 0.1 ms, reading them 20.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+AT_ONCE = 256  # messages to read before the other tasks have their turn
+
+
+class Listing(Generic[T]):
+    """What one kind of dump has brought.
+
+    Args:
+        decode: reads the body of one message; ``None`` if it is of no interest. May raise ``ValueError``.
+    """
+
+    def __init__(self, decode: Callable[[bytes], T | None]) -> None:
+        self._decode = decode
+        self._bodies: list[bytes] = []
+        self._decoded: list[T | None] = []
+        self._values: tuple[T, ...] = ()
+
+    async def update(self, bodies: list[bytes]) -> tuple[T, ...]:
+        """Return the values in *bodies*, in order: the identical tuple as the last time if they are equal.
+
+        Not more than one call at a time. Raises what *decode* raises, and then remembers the list before.
+        """
+        if bodies != self._bodies:
+            known = dict(zip(self._bodies, self._decoded, strict=True))
+            decoded: list[T | None] = []
+            for start in range(0, len(bodies), AT_ONCE):
+                decoded += [
+                    known[body] if body in known else self._decode(body) for body in bodies[start : start + AT_ONCE]
+                ]
+                await asyncio.sleep(0)
+            self._bodies, self._decoded = bodies, decoded
+            values = tuple(value for value in decoded if value is not None)
+            if values != self._values:  # some messages carry clocks: the rest of a lifetime, a bridge's timers
+                self._values = values
+        return self._values
