@@ -37,6 +37,7 @@ REMOVAL_CAP_S = 30.0
 async def keep_firewall(context: Context, node: Node) -> None:
     """Keep all rules for ever; ``node.rules_tried`` and ``node.rules_placed`` tell how far it has come."""
     keepers = [_Keeper(context, job) for job in jobs_of(context, node)]
+    node.rules = [keeper.job for keeper in keepers]
     async with asyncio.TaskGroup() as tasks:
         for keeper in keepers:
             tasks.create_task(keeper.run(), name=keeper.topic)
@@ -113,6 +114,7 @@ class _Keeper:
 
     def _log_change(self) -> None:
         if self.settled.is_set():
+            self._context.tally.firewall_repairs += 1
             self._context.log.warning("firewall.repaired", rules=self.job.name, program=self.job.program)
         else:
             self._context.log.info("firewall.placed", rules=self.job.name, program=self.job.program)

@@ -65,8 +65,10 @@ async def _verify(context: Context, node: Node) -> bool:
         proved = await _act(context, node, attrs, judge(node.lease, attrs, seen, sent_at_s))
     except RegistryError as error:
         context.registry_failed("lease", error, blocks=False)
+        context.tally.renewals[False] += 1
         return False
     context.registry_works("lease")
+    context.tally.renewals[proved] += 1
     return proved
 
 
@@ -123,6 +125,7 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
                 subnet, attrs.public_ip, record, TTL_S, sent_at_s, ipv6=key.ipv6, public_ipv6=attrs.public_ipv6
             )
             context.problems.resolve("lease")
+            context.tally.retaken += 1
             context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
             return True
         await asyncio.sleep(race_pause_s(race, context.rng))

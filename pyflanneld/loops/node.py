@@ -4,11 +4,11 @@ Each field has one writer, named beside it; the others read. A loop wakes anothe
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from pyflanneld.backends import Backend
 from pyflanneld.core.families import Network
@@ -19,9 +19,11 @@ from pyflanneld.core.links import Choice, Link, LinkPattern
 from pyflanneld.core.netconf import SubnetRange, SubnetRange6
 from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
+from pyflanneld.core.routes import KernelRoute, PeerChange
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.loops.problems import Problems
-from pyflanneld.ports import Clock, Firewall, Kernel, Notifier, Registry, SubnetFile
+from pyflanneld.loops.tally import Tally
+from pyflanneld.ports import Change, Clock, Firewall, Kernel, Notifier, Registry, SubnetFile
 
 MISSED_BEATS = 3
 DENIED_PAUSE_S = 5.0
@@ -109,20 +111,47 @@ class Context:
     options: Options
     problems: Problems
     heart: Heart
+    tally: Tally = field(default_factory=Tally)
 
     def registry_failed(self, loop: str, error: RegistryError, *, blocks: bool) -> None:
         """Report that *loop* cannot use etcd at the moment."""
         event = "etcd.denied" if isinstance(error, RegistryDenied) else "etcd.unavailable"
         text = f"etcd cannot be used: {error}"
+        self.tally.etcd_failed(loop, error)
         self.problems.report(f"etcd:{loop}", event, text, blocks=blocks, loop=loop)
 
     def registry_works(self, loop: str) -> None:
         """Say that *loop* can use etcd."""
+        self.tally.heard_at_s = self.clock.now_s()
         self.problems.resolve(f"etcd:{loop}", endpoint=self.registry.endpoint)
 
     async def pause(self, error: RegistryError, wait_s: float) -> None:
         """Wait before *loop* asks again; refused credentials are not tried again in a hurry."""
         await asyncio.sleep(max(wait_s, DENIED_PAUSE_S) if isinstance(error, RegistryDenied) else wait_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """How far the routes have come.
+
+    Attributes:
+        present: ours in the kernel, by destination.
+        blocked: wanted destinations where a foreign route stands, and that route.
+        failed: what the kernel has refused, with the errno.
+    """
+
+    present: Mapping[Network, KernelRoute] = field(default_factory=dict)
+    blocked: Mapping[Network, KernelRoute] = field(default_factory=dict)
+    failed: Mapping[PeerChange, int] = field(default_factory=dict)
+
+
+class Rules(Protocol):
+    """One kind of firewall rules that is asked for; attributes as in ``rules.Job``."""
+
+    name: str
+    program: str
+    blocks: bool
+    placed: bool
 
 
 @dataclass(slots=True)
@@ -142,12 +171,15 @@ class Node:
     complete: bool = False                 # peers loop: a whole list has been folded in
     view: View | None = None               # reconcile
     present: int = 0                       # reconcile: routes of ours in the kernel
+    placed: Placed = field(default_factory=Placed)  # reconcile
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
+    rules: Sequence[Rules] = ()          # firewall, once: what was asked for
     rules_tried: asyncio.Event = field(default_factory=asyncio.Event)   # firewall: each job has had its first try
     rules_placed: asyncio.Event = field(default_factory=asyncio.Event)  # firewall: those that the node needs
     peers_changed: bool = False            # peers loop sets, reconcile clears
     kernel_dirty: bool = False             # monitor sets, reconcile clears
+    told: Change = field(default_factory=lambda: Change(0))  # monitor adds, reconcile clears
     routes_wake: asyncio.Event = field(default_factory=asyncio.Event)
     verify_lease: asyncio.Event = field(default_factory=asyncio.Event)
     list_within: Callable[[float], None] = lambda _delay_s: None  # peers loop: bring the next list forward

@@ -1,5 +1,6 @@
 """What is wrong right now, since when, said once and then every few minutes; the source of readiness and status."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +30,17 @@ class Problem:
 
 
 class Problems:
-    """The open problems by topic; a topic has one problem at a time."""
+    """The open problems by topic; a topic has one problem at a time.
+
+    Attributes:
+        begun: how often each has begun, by event.
+    """
 
     def __init__(self, clock: Clock, log: Any) -> None:
         self._clock = clock
         self._log = log
         self._open: dict[str, Problem] = {}
+        self.begun: Counter[str] = Counter()
 
     def report(
         self, topic: str, event: str, text: str, *, blocks: bool = True, cause: str = "", **fields: object
@@ -59,6 +65,7 @@ class Problems:
             fields["for_s"] = round(now - known.since_s)
         else:
             since = known.since_s if known else now
+            self.begun[event] += 1
             self._open[topic] = Problem(event, text, cause, since, now, blocks)
         self._log.warning(event, problem=text, **fields)
 

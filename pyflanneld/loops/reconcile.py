@@ -19,9 +19,10 @@ from pyflanneld.core.peers import View
 from pyflanneld.core.routes import Drop, KernelRoute, PeerChange, Plan, outcome, plan, usual_metric
 from pyflanneld.errors import KernelError
 from pyflanneld.loops.blackhole import keep_blackhole
+from pyflanneld.loops.changes import RouteJournal
 from pyflanneld.loops.docker import check_bridge
 from pyflanneld.loops.link import follow_link, ground_of
-from pyflanneld.loops.node import Context, Node
+from pyflanneld.loops.node import Context, Node, Placed
 from pyflanneld.loops.waiting import set_within
 
 SCAN_S = 10.0
@@ -30,7 +31,6 @@ LOOKS_BURST = 8
 LOOK_SPACING_S = 0.5
 FOREIGN_RECHECK_S = 60.0
 STRIKES = 3
-LOG_SINGLY = 20
 
 
 class Reconciler:
@@ -39,6 +39,7 @@ class Reconciler:
     def __init__(self, context: Context, node: Node) -> None:
         self._context = context
         self._node = node
+        self._journal = RouteJournal(context, node)
         self._present: dict[Network, KernelRoute] = {}
         self._foreign: dict[Network, KernelRoute] = {}
         self._foreign_until_s = 0.0
@@ -77,6 +78,7 @@ class Reconciler:
         if node.kernel_dirty or self._context.clock.now_s() >= self._foreign_until_s:
             self._foreign = {}
         node.kernel_dirty = False
+        self._journal.looking()
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
         check_bridge(self._context, node)
         routes = await self._routes(self._context.options.route_protocol)
@@ -87,9 +89,8 @@ class Reconciler:
             for route in routes
             if route.metric == usual_metric(route.dst) and any(inside(route.dst, network) for network in node.networks)
         }
-        lost = [dst for dst, route in believed.items() if self._present.get(dst) != route]
-        if lost:
-            self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(in_order(lost)[0]))
+        self._journal.looked(believed, self._present)
+        self._publish()
 
     async def _routes(self, protocol: int | None = None) -> list[KernelRoute]:
         """Return the routes of the families in use."""
@@ -103,7 +104,7 @@ class Reconciler:
         scan_at, not_before = self._looks[-1] + SCAN_S, self._next_look_at()
         while True:
             self._context.heart.beat("routes", 2 * SCAN_S)
-            await self._round()
+            await self._context.tally.timed(self._context.clock.now_s, self._round())
             if self._failures:
                 scan_at = min(scan_at, asyncio.get_running_loop().time() + RETRY_S)
             if not await self._peers_change_first(scan_at, not_before):
@@ -141,6 +142,7 @@ class Reconciler:
             node.peers_changed, self._ground = False, ground
             before, node.view = node.view, node.peers.view(ground)
             self._report_peers(before, node.view)
+            self._context.tally.doubt(node.view.quarantined, self._context.clock.now_s())
         if not self._placeable:
             return
         await self._place(self._plan())
@@ -167,11 +169,14 @@ class Reconciler:
         self._failures = {change: refused[change] for change in changes if change in refused}
         done = [change for change in changes if change not in self._failures]
         self._present = outcome(self._present, done, self._context.options.route_protocol)
+        adopted = {change.route.dst for change in done if self._foreign.pop(change.route.dst, None)}
+        self._publish()
+        self._journal.done(done, adopted, {*todo.blocked, *(change.route.dst for change in self._failures)})
+
+    def _publish(self) -> None:
+        """Tell the others how far the routes have come."""
         self._node.present = len(self._present)
-        self._log_changes(done)
-        for change in done:
-            if self._foreign.pop(change.route.dst, None):
-                self._context.log.info("route.adopted", dst=str(change.route.dst))
+        self._node.placed = Placed(self._present, self._blocked, self._failures)
 
     def _allowed(self, drops: Sequence[Drop]) -> list[Drop]:
         """Return the drops that the guard and the state of our own lease allow."""
@@ -228,15 +233,6 @@ class Reconciler:
             problems.report("routes", "route.failed", text)
         else:
             problems.resolve("routes")
-
-    def _log_changes(self, done: Sequence[PeerChange]) -> None:
-        if len(done) > LOG_SINGLY:
-            drops = sum(isinstance(change, Drop) for change in done)
-            self._context.log.info("routes.changed", put=len(done) - drops, dropped=drops, present=len(self._present))
-            return
-        for change in done:
-            event = "route.dropped" if isinstance(change, Drop) else "route.put"
-            self._context.log.info(event, dst=str(change.route.dst), gateway=str(change.route.gateway))
 
 
 def _first(dst: Network, among: Collection[object]) -> str:

@@ -20,7 +20,8 @@ async def watch_kernel(context: Context, node: Node) -> None:
             ipv6 = None if node.among6 is None else node.among6.network
             async with context.kernel.changes(node.among.network, ipv6) as changes:
                 node.wake_routes(kernel=True)  # what happened before the subscription
-                async for _ in changes:
+                async for change in changes:
+                    node.told |= change
                     node.wake_routes(kernel=True)
         except KernelError as error:
             context.log.warning("kernel.events_lost", error=str(error))
