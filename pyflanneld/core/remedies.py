@@ -24,7 +24,7 @@ PROBLEMS: Mapping[str, str] = {
     "link.down": "Set the interface up, or plug in its cable: `ip link show`.",
     "link.missing": "Bring the interface back, or correct --iface.",
     "link.no_ipv6": "Give the interface a lasting global IPv6 address.",
-    "route.conflict": "Find out who put that route (`ip route show`); delete it there, and ours comes by itself.",
+    "route.conflict": "See `pyflanneld routes --diff`, and find out who put that route: when it goes, ours comes.",
     "route.failed": "ENETUNREACH: the gateway is not on this link. Else see `ip route get` for it, and `dmesg`.",
     "subnet_file.failed": "Check the directory: does it exist, is there room, is it writable for this user?",
 }
