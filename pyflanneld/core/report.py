@@ -5,7 +5,7 @@ is not known (yet). Fields are only ever added: scripts read this.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.invalid import shown
@@ -232,5 +232,18 @@ def _doubt_text(view: View, names: Collection[bytes]) -> str:
 
 
 def in_gravity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return *findings*, what stands against readiness first and the oldest before the younger."""
-    return tuple(sorted(findings, key=lambda one: (not one.blocks, -(one.for_s or 0.0))))
+    """Return *findings*, what stands against readiness first and the oldest before the younger.
+
+    What several parts of the daemon meet (topics ``"etcd:peers"``, ``"etcd:lease"``) is one finding, the oldest.
+    """
+    merged: dict[tuple[str, str, str], Finding] = {}
+    for one in findings:
+        topic, part, _ = one.topic.partition(":")
+        kind = (topic, one.event, "" if part else one.text)
+        known = merged.get(kind)
+        if known is None:
+            merged[kind] = one
+        else:
+            older = one if (one.for_s or 0.0) > (known.for_s or 0.0) else known
+            merged[kind] = replace(older, blocks=one.blocks or known.blocks)
+    return tuple(sorted(merged.values(), key=lambda one: (not one.blocks, -(one.for_s or 0.0))))
