@@ -221,9 +221,9 @@ def publish(options: Options, choice: Choice, backend: Backend, *, ipv6: bool) -
 def verdict(context: Context, node: Node | None) -> Verdict:
     """Answer the probes: alive by the heartbeats, ready when nothing stands against it."""
     found = doubts(context, node)
-    stopped = [doubt.text for doubt in found if doubt.event == LOOP_STOPPED]
-    others = [doubt.text for doubt in found if doubt.event != LOOP_STOPPED]
-    return Verdict(live=not stopped, not_ready=(*stopped, *context.problems.blocking(), *others))
+    stopped = tuple(doubt.text for doubt in found if doubt.event == LOOP_STOPPED)
+    others = (doubt.text for doubt in found if doubt.event != LOOP_STOPPED)
+    return Verdict(not stopped, (*stopped, *context.problems.blocking(), *others), stopped)
 
 
 def doubts(context: Context, node: Node | None) -> list[Doubt]:

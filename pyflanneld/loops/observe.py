@@ -1,7 +1,7 @@
 """What the daemon tells of itself: reports and rows made from the loops' state, for the socket and the listener.
 
-It only reads. The kernel is read at most twice a second, whoever asks how often; rows of thousands of peers are made on
-a thread, so that no loop waits for an operator's question.
+It only reads. Whoever asks how often, the kernel is read at most twice a second unless it has changed; rows of
+thousands of peers are made on a thread, so that no loop waits for an operator's question.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from pyflanneld.core.report import (
 from pyflanneld.core.routes import KernelRoute, Route
 from pyflanneld.core.rows import PeerRow, RouteRow, Sight, Wanted, peer_rows, route_rows
 from pyflanneld.loops.hold import interval_s
-from pyflanneld.loops.node import Context, Node, doubts, verdict
+from pyflanneld.loops.node import Context, Node, Placed, doubts, verdict
 
 KEEP_S = 0.5
 MANY = 200
@@ -42,11 +42,12 @@ MANY = 200
 
 @dataclass(frozen=True, slots=True)
 class _Kernel:
-    """What the kernel had at one moment."""
+    """What the kernel had at one moment, and how far the routes had come by then."""
 
     routes: tuple[KernelRoute, ...]
     neighbours: dict[Address, Neighbour]
     read_at_s: float
+    placed: Placed
 
 
 class Observer:
@@ -118,15 +119,16 @@ class Observer:
         return {name: round(now_s - since_s, 3) for name, since_s in self._context.tally.doubted.items()}
 
     async def _read(self, node: Node) -> _Kernel:
-        """Return what the kernel has, read within the last half second."""
+        """Return what the kernel has, read within the last half second and after the last change."""
         async with self._reading:
-            now_s = self._context.clock.now_s()
-            if self._kernel is None or now_s - self._kernel.read_at_s > KEEP_S:
-                routes: list[KernelRoute] = []
-                for network in node.networks:
-                    routes += await self._context.kernel.routes(version=network.version)
-                found = await self._context.kernel.neighbours(node.link.index)
-                self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s)
+            now_s, known, placed = self._context.clock.now_s(), self._kernel, node.placed
+            if known and now_s - known.read_at_s <= KEEP_S and known.placed is placed and not node.told:
+                return known
+            routes: list[KernelRoute] = []
+            for network in node.networks:
+                routes += await self._context.kernel.routes(version=network.version)
+            found = await self._context.kernel.neighbours(node.link.index)
+            self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s, placed)
             return self._kernel
 
     def _wanted(self, node: Node) -> Wanted:
