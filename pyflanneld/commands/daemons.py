@@ -12,30 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld import lock
-from pyflanneld.errors import PyflanneldError
+from pyflanneld.errors import NoDaemon, PyflanneldError, UsageError
 from pyflanneld.flags import Flag, Given, Kind
 
 TIMEOUT_S = 5.0
-NO_DAEMON = 3
 _WHICH = "Which daemon: the one with this subnet file."
 SUBNET_FILE = Flag("subnet-file", Kind.STRING, "", _WHICH, "PATH", "this command", from_env=False)
 _SOCKET = re.compile(r"@(pyflanneld/operator/[0-9a-f]{32})$")
 
 
-class NoDaemon(PyflanneldError):
-    """Nobody can be asked, or nobody answers; the message says what to do."""
-
-    exit_code = NO_DAEMON
-
-
 class Refused(PyflanneldError):
     """The daemon answers that it will not, or cannot."""
-
-
-class SeveralDaemons(PyflanneldError):
-    """There is more than one, and none was named."""
-
-    exit_code = 2
 
 
 class Daemon:
@@ -88,7 +75,7 @@ def chosen(subnet_file: Given) -> Daemon:
 
     Raises:
         NoDaemon: there is none.
-        SeveralDaemons: there are several, and none was named.
+        UsageError: there are several, and none was named.
     """
     names = running()
     if subnet_file.value:
@@ -104,7 +91,7 @@ def chosen(subnet_file: Given) -> Daemon:
             )
         case [name]:
             return Daemon(name)
-    raise SeveralDaemons(f"several daemons run here; name one with --subnet-file:{_others(names)}")
+    raise UsageError(f"several daemons run here; name one with --subnet-file:{_others(names)}")
 
 
 def running() -> list[str]:
