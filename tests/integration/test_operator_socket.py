@@ -116,7 +116,9 @@ async def test_it_answers_before_there_is_a_node() -> None:
         told = await ask(name, "/status")
         assert (told["ready"], told["not_ready"], told["lease"]) == (False, ["starting"], None)
         assert told["log_level"] == "info"
-        assert await ask(name, "/health") == {"live": True, "not_ready": ["starting"], "ready": False}
+        assert await ask(name, "/health") == {
+            "live": True, "ready": False, "not_ready": ["starting"], "not_live": [],
+        }  # fmt: skip
         assert await ask(name, "/peers") == []
         assert [row["dst"] for row in await ask(name, "/routes")] == ["172.7.22.0/24"]
         (event,) = await ask(name, "/events")

@@ -18,24 +18,12 @@ from pyflanneld.core.neighbours import Neighbour
 from pyflanneld.core.routes import KernelRoute
 from pyflanneld.errors import FirewallError, KernelError, RegistryUnavailable
 from pyflanneld.loops.observe import Observer
-from tests.fakes.node import CONFIG, FakeNode, value
+from tests.fakes.node import FakeNode, value
 from tests.fakes.registry import FakeEtcd
 from tests.fakes.virtual_time import run, until
+from tests.unit.test_daemon_routes import PINNED, cluster, name
 
-PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"
 PLAIN = Paint(io.StringIO())
-
-
-def name(third: int) -> bytes:
-    return b"172.7.%d.0-24" % third
-
-
-def cluster(*thirds: int) -> FakeEtcd:
-    etcd = FakeEtcd()
-    etcd.put_config(CONFIG)
-    for third in thirds:
-        etcd.put(name(third), value(f"192.168.14.{third}"), lease_id=etcd.grant(86400))
-    return etcd
 
 
 def observer(node: FakeNode) -> Observer:
