@@ -183,14 +183,14 @@ def lease_part(lease: OwnLease, now_s: float, renew_interval_s: float) -> LeaseP
     )
 
 
-def peers_part(view: View, wanted: Mapping[Network, Route], present: Mapping[Network, KernelRoute]) -> PeersPart:
-    """Count the peers by state."""
+def peers_part(view: View, routed: int) -> PeersPart:
+    """Count the peers by state; *routed* have their route."""
     reasons: dict[str, int] = {}
     for doubt in view.quarantined.values():
         reasons[doubt.reason] = reasons.get(doubt.reason, 0) + 1
     return PeersPart(
         believed=len(view.peers),
-        routed=len(wanted) - len(missing(wanted, present)),
+        routed=routed,
         quarantined=reasons,
         other_backend=len(view.foreign_backends),
         frozen=len(view.frozen),

@@ -73,6 +73,8 @@ class Observer:
         """Return the report of this moment; asks nobody."""
         context, node, health = self._context, self._current(), self.health()
         now_s = context.clock.now_s()
+        wanted = wanted_routes(node) if node else {}
+        lacking = set(missing(wanted, node.placed.present)) if node else set()
         return Report(
             version=__version__, pid=os.getpid(), uptime_s=round(now_s - self._started_s, 3), log_level=log_level,
             live=health.live, ready=health.ready, not_ready=health.not_ready,
@@ -81,8 +83,8 @@ class Observer:
             link=_link(node) if node else None,
             network=_network(node) if node else None,
             lease=lease_part(node.lease, now_s, interval_s(context, node)) if node else None,
-            peers=peers_part(node.view, wanted_routes(node), node.placed.present) if node and node.view else None,
-            routes=self._routes(node) if node and node.view else None,
+            peers=peers_part(node.view, len(wanted) - len(lacking)) if node and node.view else None,
+            routes=self._routes(node, len(wanted), lacking) if node and node.view else None,
             firewall=_rules(node) if node else None,
             file=FilePart(context.options.subnet_file, node is not None and node.file_written.is_set()),
             guard=GuardPart(context.options.withdraw_guard, len(node.guard.held)) if node else None,
@@ -146,12 +148,10 @@ class Observer:
             revision=tally.revision, event_s_ago=_ago(tally.event_at_s, now_s),
         )
 
-    def _routes(self, node: Node) -> RoutesPart:
-        wanted, placed = wanted_routes(node), node.placed
-        refused = {change.route.dst for change in placed.failed}
-        lacking = set(missing(wanted, placed.present)) - placed.blocked.keys() - refused
+    def _routes(self, node: Node, wanted: int, lacking: set[Network]) -> RoutesPart:
+        placed, refused = node.placed, {change.route.dst for change in node.placed.failed}
         return RoutesPart(
-            wanted=len(wanted), present=len(placed.present), missing=len(lacking),
+            wanted=wanted, present=len(placed.present), missing=len(lacking - placed.blocked.keys() - refused),
             conflict=len(placed.blocked), refused=len(refused), held=len(node.guard.held),
             protocol=self._context.options.route_protocol,
             repaired={cause.value: count for cause, count in self._context.tally.repairs.items()},

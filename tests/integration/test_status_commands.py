@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pyflanneld import lock
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ENDPOINT
 from pyflanneld.lab.node import DAEMON, Node
@@ -251,6 +252,25 @@ def test_two_daemons_in_one_namespace(site: Lab) -> None:
     finally:
         second.stop()
     assert facts(node)["network"]["network"] == "172.7.0.0/16"
+
+
+def test_a_socket_that_cannot_be_opened_is_no_reason_to_end(site: Lab) -> None:
+    """The name is taken: one warning, and the daemon becomes ready all the same; who asks is told of no answer."""
+    node = site.nodes[0]
+    name = lock.abstract_name("operator", lock.file_key(node.subnet_file))
+    squat = "import socket,sys,time; s = socket.socket(1); s.bind(chr(0) + sys.argv[1]); s.listen(); time.sleep(60)"
+    squatter = Background(node.namespace, Path(node.subnet_file.parent, "squatter"))
+    squatter.start(sys.executable, "-c", squat, name[1:])
+    try:
+        until(lambda: f"@{name[1:]}" in node.exec("cat", "/proc/net/unix"), "the name is taken", 10)
+        launch(node)
+        node.wait_ready()
+        Journal.whole(node).wait("operator.not_listening", timeout_s=10)
+        shown = ask(node, "status")
+        assert (shown.code, "the daemon does not answer" in shown.err) == (3, True)
+    finally:
+        squatter.stop()
+    assert node.ready()
 
 
 def test_the_level_of_a_running_daemon(cluster: Lab) -> None:
