@@ -31,6 +31,10 @@ _LINE_BYTES = 1024
 _BODY_BYTES = 1024
 _STOP_S = 0.5
 _MANY = 200
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n"
+    b"too many ask at the same time; try again"
+)
 _SWEEP_S = 0.5
 
 
@@ -81,7 +85,8 @@ def operator_app(told: Told, *, may_change: Callable[[web.Request], bool]) -> we
     source = told.source
 
     async def health(_request: web.Request) -> web.Response:
-        return await _answer(asdict(source.health()) | {"ready": source.health().ready})
+        verdict = source.health()
+        return await _answer(asdict(verdict) | {"ready": verdict.ready})
 
     async def status(_request: web.Request) -> web.Response:
         return await _answer(source.status(told.level()))
@@ -158,9 +163,11 @@ def root_or_own_user(request: web.Request) -> bool:
 
 
 class _Refused(asyncio.Protocol):
-    """A connection too many."""
+    """A connection too many: it is told so, whatever it asks."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - it is a socket's
+        transport.write(_BUSY)
         transport.close()
 
 

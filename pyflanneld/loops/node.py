@@ -175,7 +175,7 @@ class Node:
     placed: Placed = field(default_factory=Placed)  # reconcile
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
-    rules: Sequence[Rules] = ()          # firewall, once: what was asked for
+    rules: Sequence[Rules] = ()            # firewall, once: what was asked for
     rules_tried: asyncio.Event = field(default_factory=asyncio.Event)   # firewall: each job has had its first try
     rules_placed: asyncio.Event = field(default_factory=asyncio.Event)  # firewall: those that the node needs
     peers_changed: bool = False            # peers loop sets, reconcile clears
