@@ -31,10 +31,6 @@ _LINE_BYTES = 1024
 _BODY_BYTES = 1024
 _STOP_S = 0.5
 _MANY = 200
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n"
-    b"too many ask at the same time; try again"
-)
 _SWEEP_S = 0.5
 
 
@@ -163,11 +159,9 @@ def root_or_own_user(request: web.Request) -> bool:
 
 
 class _Refused(asyncio.Protocol):
-    """A connection too many: it is told so, whatever it asks."""
+    """A connection too many; whoever it is may try again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - it is a socket's
-        transport.write(_BUSY)
         transport.close()
 
 

@@ -193,8 +193,7 @@ async def test_silent_connections_are_cut_and_too_many_refused() -> None:
         await asyncio.sleep(0.1)
         surplus = await connected(name)
         assert await ended(surplus, 1)
-        with pytest.raises(Refused, match="too many ask at the same time"):
-            await ask(name, "/peers")
+        assert await ask(name, "/peers") == [], "who asks again is served when there is room"
         assert all([await ended(sock, operator.HEAD_S + 3) for sock in idle])
         assert await ask(name, "/peers") == []
         for sock in (*idle, surplus):
