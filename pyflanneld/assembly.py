@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from pyflanneld import lock, logs
 from pyflanneld.clock import SystemClock
 from pyflanneld.files import SubnetEnvFile
+from pyflanneld.logring import Recent
 from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings
 
@@ -30,7 +32,7 @@ CLOSE_S = 1.0
 UNANSWERED_S = 0.5
 
 
-async def serve(settings: Settings, log: Any) -> None:
+async def serve(settings: Settings, log: Any, recent: Recent) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.listener import bound
@@ -57,22 +59,27 @@ async def serve(settings: Settings, log: Any) -> None:
         if settings.healthz_port:
             probes = stack.enter_context(bound(settings.healthz_ip, settings.healthz_port))
         stack.callback(notifier.send, "STOPPING=1")
-        watchdog_s = watchdog_interval_s(os.environ, os.getpid())
-        await Daemon(context, watchdog_s=watchdog_s, beside=partial(_after_the_routes, settings, probes)).run()
+        beside = partial(_after_the_routes, settings, probes, recent=recent, log=log)
+        await Daemon(context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()), beside=beside).run()
 
 
-async def _after_the_routes(settings: Settings, probes: socket.socket | None, daemon: "Daemon") -> None:
-    """Do what can wait for the first routes, but not for long if they do not come; for it takes a while.
-
-    *probes* that come earlier are kept by the kernel and answered then.
-    """
+async def _after_the_routes(
+    settings: Settings, probes: socket.socket | None, daemon: "Daemon", *, recent: Recent, log: Any
+) -> None:
+    """Do what can wait for the first routes, but not for long if they do not come; for it takes a while to load."""
     with suppress(TimeoutError):
         async with asyncio.timeout(UNANSWERED_S):
             await daemon.ready.wait()
     gc.freeze()  # what the start has brought stays: it need not be searched again and again
     gc.enable()
-    if probes is None:
-        return
+    async with asyncio.TaskGroup() as tasks:
+        if probes is not None:
+            tasks.create_task(_answer_probes(settings, probes, daemon), name="probes")
+        tasks.create_task(_tell_operators(settings, daemon, recent=recent, log=log), name="operator")
+
+
+async def _answer_probes(settings: Settings, probes: socket.socket, daemon: "Daemon") -> None:
+    """Answer on the health port; *probes* that came earlier were kept by the kernel."""
     http = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.health")
     server = http.HealthServer(settings.healthz_ip, settings.healthz_port, daemon.health)
     await server.start(probes)
@@ -80,6 +87,23 @@ async def _after_the_routes(settings: Settings, probes: socket.socket | None, da
         await asyncio.Event().wait()
     finally:
         await _close(server.stop)
+
+
+async def _tell_operators(settings: Settings, daemon: "Daemon", *, recent: Recent, log: Any) -> None:
+    """Answer the operator's commands. It is never worth a daemon: without the socket there is a warning."""
+    name = lock.abstract_name("operator", lock.file_key(settings.subnet_file))
+    http = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.operator")
+    told = http.Told(daemon.observer, level=logs.level, set_level=logs.set_level, events=recent.events)
+    listener = http.OperatorSocket(name, http.operator_app(told, may_change=http.root_or_own_user))
+    try:
+        await listener.start()
+    except OSError as error:
+        log.warning("operator.not_listening", error=str(error))
+        return
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await _close(listener.stop)
 
 
 async def _close(closing: Callable[[], Awaitable[None]]) -> None:

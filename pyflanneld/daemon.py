@@ -24,7 +24,8 @@ from pyflanneld.loops.firewall import keep_firewall
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
 from pyflanneld.loops.link import check_public_ip, first_link
-from pyflanneld.loops.node import Context, Node, publish, verdict
+from pyflanneld.loops.node import Context, Node, publish
+from pyflanneld.loops.observe import Observer
 from pyflanneld.loops.reconcile import Reconciler
 from pyflanneld.loops.rules import check_programs
 from pyflanneld.loops.subnet_file import keep_file, remembered_network, remembered_subnet, remembered_subnet6
@@ -42,6 +43,7 @@ class Daemon:
         beside: runs beside the loops from the beginning, whatever they wait for; gets the daemon.
 
     Attributes:
+        observer: what the daemon tells of itself.
         ready: set when it has been ready for the first time.
     """
 
@@ -50,11 +52,12 @@ class Daemon:
         self._watchdog_s = watchdog_s
         self._beside = beside
         self._node: Node | None = None
+        self.observer = Observer(context, lambda: self._node)
         self.ready = asyncio.Event()
 
     def health(self) -> Verdict:
         """Answer the probes."""
-        return verdict(self._context, self._node)
+        return self.observer.health()
 
     async def run(self) -> None:
         """Run until cancelled.

@@ -132,6 +132,10 @@ class PeerTable:
         self._touched[record.name] = known.key
         return True
 
+    def records(self) -> tuple[Record, ...]:
+        """Return every key as it was last seen."""
+        return tuple(entry.record for entry in self._entries.values())
+
     def view(self, ground: Ground) -> View:
         """Judge on *ground* what may have to be judged anew. Remembers, for each key, the last lease that was good."""
         same = ground == self._ground

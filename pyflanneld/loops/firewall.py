@@ -39,6 +39,7 @@ REMOVAL_CAP_S = 30.0
 async def keep_firewall(context: Context, node: Node) -> None:
     """Keep all rules for ever; ``node.rules_tried`` and ``node.rules_placed`` tell how far it has come."""
     keepers = [_Keeper(context, job) for job in jobs_of(context, node)]
+    node.rules = [keeper.job for keeper in keepers]
     await set_within(node.reconciled, BEHIND_ROUTES_S)  # starting a program takes longer than placing the routes
     async with asyncio.TaskGroup() as tasks:
         for keeper in keepers:
@@ -116,6 +117,7 @@ class _Keeper:
 
     def _log_change(self) -> None:
         if self.settled.is_set():
+            self._context.tally.firewall_repairs += 1
             self._context.log.warning("firewall.repaired", rules=self.job.name, program=self.job.program)
         else:
             self._context.log.info("firewall.placed", rules=self.job.name, program=self.job.program)

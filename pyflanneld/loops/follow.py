@@ -28,6 +28,7 @@ class Follower:
         self._cluster_id, self._revision = first.cluster_id, first.revision
         self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, context.rng)
         self._deadline: asyncio.Timeout | None = None
+        self._why = "first"  # the next list is read
         node.list_within = self._list_within
 
     async def run(self) -> None:
@@ -37,9 +38,12 @@ class Follower:
             try:
                 snapshot = await self._next_list()
                 await self._watch_until_due(snapshot)
-            except RevisionCompacted:
+            except RevisionCompacted as error:
+                self._why = "compacted"
+                self._context.tally.etcd_failed("peers", error)
                 self._context.log.info("watch.compacted", revision=self._revision)
             except RegistryError as error:
+                self._why = "watch_ended"
                 self._context.registry_failed("peers", error, blocks=False)
                 await self._context.pause(error, next(self._waits))
 
@@ -63,7 +67,9 @@ class Follower:
                 "etcd.history_changed", was=self._revision, now=snapshot.revision,
                 same_cluster=snapshot.cluster_id == self._cluster_id,
             )
+            self._why = "history_changed"
         self._cluster_id, self._revision = snapshot.cluster_id, snapshot.revision
+        self._context.tally.listed(self._why, snapshot.revision, self._context.clock.now_s())
         node.peers.apply(snapshot)
         node.guard.told(self._context.clock.now_s())
         node.complete = True
@@ -75,6 +81,7 @@ class Follower:
             async with asyncio.timeout(period_s) as self._deadline:
                 await self._watch(snapshot)
         except TimeoutError:
+            self._why = "guard" if self._node.guard.held else "due"
             self._context.log.debug("watch.due")
         finally:
             self._deadline = None
@@ -106,6 +113,7 @@ class Follower:
                 self._look_at_own(None if isinstance(event, Gone) else event.record)
             else:
                 changed |= self._node.peers.apply(event)
+        self._context.tally.watched(len(events), self._revision, self._context.clock.now_s())
         if changed:
             self._node.wake_routes(peers=True)
 

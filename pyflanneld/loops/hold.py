@@ -39,7 +39,7 @@ async def hold_lease(context: Context, node: Node) -> None:
     """
     waits, proved = backoff(1.0, RETRY_CAP_S, context.rng), True
     while True:
-        delay_s = around(_interval_s(context, node), 0.1, context.rng) if proved else next(waits)
+        delay_s = around(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
         context.heart.beat("lease", delay_s + RETRY_CAP_S)
         await set_within(node.verify_lease, delay_s)
         node.verify_lease.clear()
@@ -48,7 +48,8 @@ async def hold_lease(context: Context, node: Node) -> None:
             waits = backoff(1.0, RETRY_CAP_S, context.rng)
 
 
-def _interval_s(context: Context, node: Node) -> float:
+def interval_s(context: Context, node: Node) -> float:
+    """Return how long to wait between two looks at the own lease, in seconds."""
     if node.lease.reserved:
         return RESERVED_INTERVAL_S
     return renewal_interval_s(node.lease.ttl_s, context.options.renew_margin_s)
@@ -65,8 +66,10 @@ async def _verify(context: Context, node: Node) -> bool:
         proved = await _act(context, node, attrs, judge(node.lease, attrs, seen, sent_at_s))
     except RegistryError as error:
         context.registry_failed("lease", error, blocks=False)
+        context.tally.renewals[False] += 1
         return False
     context.registry_works("lease")
+    context.tally.renewals[proved] += 1
     return proved
 
 
@@ -123,6 +126,7 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
                 subnet, attrs.public_ip, record, TTL_S, sent_at_s, ipv6=key.ipv6, public_ipv6=attrs.public_ipv6
             )
             context.problems.resolve("lease")
+            context.tally.retaken += 1
             context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
             return True
         await asyncio.sleep(race_pause_s(race, context.rng))

@@ -4,27 +4,30 @@ Each field has one writer, named beside it; the others read. A loop wakes anothe
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from pyflanneld.backends import Backend
 from pyflanneld.core.families import Network
 from pyflanneld.core.guard import WithdrawGuard
-from pyflanneld.core.health import Verdict
+from pyflanneld.core.health import Doubt, Verdict
 from pyflanneld.core.lease import LeaseAttrs
 from pyflanneld.core.links import Choice, Link, LinkPattern
 from pyflanneld.core.netconf import SubnetRange, SubnetRange6
 from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
+from pyflanneld.core.routes import KernelRoute, PeerChange
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.loops.problems import Problems
+from pyflanneld.loops.tally import Tally
 from pyflanneld.ports import Change, Clock, Firewall, Kernel, Notifier, Registry, SubnetFile
 
 MISSED_BEATS = 3
 DENIED_PAUSE_S = 5.0
+LOOP_STOPPED, PENDING = "loop.stopped", "start.pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +112,47 @@ class Context:
     options: Options
     problems: Problems
     heart: Heart
+    tally: Tally = field(default_factory=Tally)
 
     def registry_failed(self, loop: str, error: RegistryError, *, blocks: bool) -> None:
         """Report that *loop* cannot use etcd at the moment."""
         event = "etcd.denied" if isinstance(error, RegistryDenied) else "etcd.unavailable"
         text = f"etcd cannot be used: {error}"
+        self.tally.etcd_failed(loop, error)
         self.problems.report(f"etcd:{loop}", event, text, blocks=blocks, loop=loop)
 
     def registry_works(self, loop: str) -> None:
         """Say that *loop* can use etcd."""
+        self.tally.heard_at_s = self.clock.now_s()
         self.problems.resolve(f"etcd:{loop}", endpoint=self.registry.endpoint)
 
     async def pause(self, error: RegistryError, wait_s: float) -> None:
         """Wait before *loop* asks again; refused credentials are not tried again in a hurry."""
         await asyncio.sleep(max(wait_s, DENIED_PAUSE_S) if isinstance(error, RegistryDenied) else wait_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """How far the routes have come.
+
+    Attributes:
+        present: ours in the kernel, by destination.
+        blocked: wanted destinations where a foreign route stands, and that route.
+        failed: what the kernel has refused, with the errno.
+    """
+
+    present: Mapping[Network, KernelRoute] = field(default_factory=dict)
+    blocked: Mapping[Network, KernelRoute] = field(default_factory=dict)
+    failed: Mapping[PeerChange, int] = field(default_factory=dict)
+
+
+class Rules(Protocol):
+    """One kind of firewall rules that is asked for; attributes as in ``rules.Job``."""
+
+    name: str
+    program: str
+    blocks: bool
+    placed: bool
 
 
 @dataclass(slots=True)
@@ -142,8 +172,10 @@ class Node:
     complete: bool = False                 # peers loop: a whole list has been folded in
     view: View | None = None               # reconcile
     present: int = 0                       # reconcile: routes of ours in the kernel
+    placed: Placed = field(default_factory=Placed)  # reconcile
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
+    rules: Sequence[Rules] = ()            # firewall, once: what was asked for
     rules_tried: asyncio.Event = field(default_factory=asyncio.Event)   # firewall: each job has had its first try
     rules_placed: asyncio.Event = field(default_factory=asyncio.Event)  # firewall: those that the node needs
     peers_changed: bool = False            # peers loop sets, reconcile clears
@@ -188,23 +220,29 @@ def publish(options: Options, choice: Choice, backend: Backend, *, ipv6: bool) -
 
 def verdict(context: Context, node: Node | None) -> Verdict:
     """Answer the probes: alive by the heartbeats, ready when nothing stands against it."""
-    stopped = context.heart.stopped()
-    reasons = [f"the {loop} loop has stopped turning" for loop in stopped] + list(context.problems.blocking())
-    if node is None:
-        reasons = reasons or ["starting"]
-    else:
-        reasons += _not_yet(node, context.clock.now_s())
-    return Verdict(live=not stopped, not_ready=tuple(reasons))
+    found = doubts(context, node)
+    stopped = tuple(doubt.text for doubt in found if doubt.event == LOOP_STOPPED)
+    others = (doubt.text for doubt in found if doubt.event != LOOP_STOPPED)
+    return Verdict(not stopped, (*stopped, *context.problems.blocking(), *others), stopped)
 
 
-def _not_yet(node: Node, now_s: float) -> list[str]:
-    reasons = []
-    if now_s > node.lease.confirmed_until_s:
-        reasons.append(f"the lease of {node.lease.subnet} has not been confirmed for too long")
+def doubts(context: Context, node: Node | None) -> list[Doubt]:
+    """Return what stands against readiness besides the open problems."""
+    found = [Doubt(LOOP_STOPPED, f"the {loop} loop has stopped turning") for loop in context.heart.stopped()]
+    if node is not None:
+        return found + _not_yet(node, context.clock.now_s())
+    return found or ([] if context.problems.blocking() else [Doubt(PENDING, "starting")])
+
+
+def _not_yet(node: Node, now_s: float) -> list[Doubt]:
+    found, until_s = [], node.lease.confirmed_until_s
+    if now_s > until_s:
+        text = f"the lease of {node.lease.subnet} has not been confirmed for too long"
+        found.append(Doubt("lease.unconfirmed", text, until_s))
     if not node.rules_placed.is_set():
-        reasons.append("the firewall rules are not in place yet")
+        found.append(Doubt(PENDING, "the firewall rules are not in place yet"))
     if not node.file_written.is_set():
-        reasons.append("the subnet file is not written yet")
+        found.append(Doubt(PENDING, "the subnet file is not written yet"))
     if not node.reconciled.is_set():
-        reasons.append("the peers' routes are not in place yet")
-    return reasons
+        found.append(Doubt(PENDING, "the peers' routes are not in place yet"))
+    return found

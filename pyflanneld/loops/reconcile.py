@@ -26,9 +26,10 @@ from pyflanneld.core.peers import View
 from pyflanneld.core.routes import Drop, KernelRoute, PeerChange, Plan, carry_out, plan, usual_metric
 from pyflanneld.errors import KernelError
 from pyflanneld.loops.blackhole import keep_blackhole
+from pyflanneld.loops.changes import RouteJournal
 from pyflanneld.loops.docker import check_bridge
 from pyflanneld.loops.link import follow_link, ground_of
-from pyflanneld.loops.node import Context, Node
+from pyflanneld.loops.node import Context, Node, Placed
 from pyflanneld.loops.waiting import set_within
 from pyflanneld.ports import Change
 
@@ -38,7 +39,6 @@ LOOKS_BURST = 8
 LOOK_SPACING_S = 0.5
 FOREIGN_RECHECK_S = 60.0
 STRIKES = 3
-LOG_SINGLY = 20
 
 T = TypeVar("T")
 
@@ -50,6 +50,7 @@ class Reconciler:
         self._context = context
         self._node = node
         self._read: list[tuple[KernelRoute, ...]] = []  # our routes as last read; empty once we have changed any
+        self._journal = RouteJournal(context, node)
         self._present: dict[Network, KernelRoute] = {}
         self._due: set[Network] | None = None  # where a difference may be; None: anywhere
         self._foreign: dict[Network, KernelRoute] = {}
@@ -91,13 +92,15 @@ class Reconciler:
         if node.kernel_dirty or self._context.clock.now_s() >= self._foreign_until_s:
             self._foreign = {}
         only_routes = node.kernel_dirty and node.told == Change.ROUTES
-        node.kernel_dirty, node.told = False, Change(0)
+        node.kernel_dirty = False
+        self._journal.looking()
         if not only_routes:
             await self._look_at_links()
         read = await self._routes(self._context.options.route_protocol)
         await keep_blackhole(self._context, node, chain(*read))
         if not (self._read and all(map(operator.is_, read, self._read))):
             self._compare(read)
+            self._publish()
 
     async def _look_at_links(self) -> None:
         node, index = self._node, self._node.link.index
@@ -131,9 +134,7 @@ class Reconciler:
         different = [dst for dst in doubtful if present.get(dst) != believed.get(dst)]
         self._read, self._present = read, present
         self._now_due(different)
-        lost = [dst for dst in different if dst in believed]
-        if lost:
-            self._context.log.warning("routes.changed_by_others", count=len(lost), first=str(first_of(lost)))
+        self._journal.looked(different, believed, present)
 
     def _concerns_us(self, route: KernelRoute) -> bool:
         networks = self._node.networks
@@ -148,7 +149,7 @@ class Reconciler:
         scan_at, not_before = self._looks[-1] + SCAN_S, self._next_look_at()
         while True:
             self._context.heart.beat("routes", 2 * SCAN_S)
-            await self._round()
+            await self._context.tally.timed(self._context.clock.now_s, self._round())
             if self._failures:
                 scan_at = min(scan_at, asyncio.get_running_loop().time() + RETRY_S)
             if not await self._peers_change_first(scan_at, not_before):
@@ -186,6 +187,7 @@ class Reconciler:
             before, node.view = node.view, node.peers.view(self._ground)
             self._now_due(node.view.changed)
             self._report_peers(before, node.view)
+            self._context.tally.doubt(node.view.quarantined, self._context.clock.now_s())
         if not self._placeable:
             return
         await self._place(self._plan())
@@ -216,11 +218,16 @@ class Reconciler:
         if done:
             self._read = []
             carry_out(done, self._present, self._context.options.route_protocol)
-            self._log_changes(done)
-        self._node.present = len(self._present)
-        for dst in self._foreign and [change.route.dst for change in done if change.route.dst in self._foreign]:
+        adopted = self._foreign.keys() & {change.route.dst for change in done} if self._foreign else set()
+        for dst in adopted:
             del self._foreign[dst]
-            self._context.log.info("route.adopted", dst=str(dst))
+        self._publish()
+        self._journal.done(done, adopted, {*todo.blocked, *(change.route.dst for change in self._failures)})
+
+    def _publish(self) -> None:
+        """Tell the others how far the routes have come."""
+        self._node.present = len(self._present)
+        self._node.placed = Placed(self._present, self._blocked, self._failures)
 
     def _allowed(self, drops: Sequence[Drop]) -> list[Drop]:
         """Return the drops that the guard and the state of our own lease allow."""
@@ -277,15 +284,6 @@ class Reconciler:
             problems.report("routes", "route.failed", text)
         else:
             problems.resolve("routes")
-
-    def _log_changes(self, done: Sequence[PeerChange]) -> None:
-        if len(done) > LOG_SINGLY:
-            drops = sum(isinstance(change, Drop) for change in done)
-            self._context.log.info("routes.changed", put=len(done) - drops, dropped=drops, present=len(self._present))
-            return
-        for change in done:
-            event = "route.dropped" if isinstance(change, Drop) else "route.put"
-            self._context.log.info(event, dst=str(change.route.dst), gateway=str(change.route.gateway))
 
 
 def _only(due: Collection[Network] | None, all_: Mapping[Network, T]) -> Mapping[Network, T]:

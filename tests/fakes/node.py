@@ -11,6 +11,7 @@ from pyflanneld.core.links import Link
 from pyflanneld.daemon import Daemon
 from pyflanneld.loops.node import Context, Heart, Options
 from pyflanneld.loops.problems import Problems
+from pyflanneld.loops.tally import Tally
 from tests.fakes.firewall import FakeFirewall
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.registry import FakeEtcd, FakeRegistry
@@ -77,13 +78,15 @@ class FakeNode:
             renew_margin_s=3600.0, withdraw_guard=guard, protected=frozenset({IPv4Address("192.168.14.12")}),
         )
         self.daemon: Daemon | None = None
+        self.tally = Tally()
 
     def build(self) -> Daemon:
         """Make the daemon; a restart makes another one on the same kernel and file."""
+        self.tally = Tally()
         context = Context(
             registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
             clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
-            problems=Problems(self.clock, self.log), heart=Heart(self.clock),
+            problems=Problems(self.clock, self.log), heart=Heart(self.clock), tally=self.tally,
         )
         self.daemon = Daemon(context, watchdog_s=30.0)
         return self.daemon
