@@ -27,6 +27,7 @@ async def serve(settings: Settings, log: Any) -> None:
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.health import HealthServer
     from pyflanneld.kernel.firewall import HostFirewall
+    from pyflanneld.kernel.icmp import HostProber
     from pyflanneld.kernel.programs import Programs, program_directories
     from pyflanneld.kernel.rtnl import NetlinkKernel
     from pyflanneld.loops.node import Context, Heart
@@ -41,6 +42,7 @@ async def serve(settings: Settings, log: Any) -> None:
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=notifier, rng=rng, log=log, options=options(settings),
         problems=Problems(clock, log), heart=Heart(clock),
+        prober=HostProber() if settings.probe else None,
     )
     daemon = Daemon(context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()))
     async with AsyncExitStack() as stack:
@@ -93,6 +95,7 @@ def options(settings: Settings) -> Any:
         forward_rules=settings.iptables_forward_rules, firewall_resync_s=settings.iptables_resync_s,
         blackhole=settings.ip_blackhole_route,
         public_ipv6=settings.public_ipv6, protected6=_etcd_addresses(settings, IPv6Address),
+        probe_interval_s=settings.probe_interval_s,
     )
 
 

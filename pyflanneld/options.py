@@ -186,6 +186,22 @@ FLAGS: tuple[Flag, ...] = (
         "",
         NETWORK,
     ),
+    Flag(
+        "probe",
+        Kind.BOOL,
+        False,
+        "Probe the peers' addresses and the first address of each of their subnets, and tell who does not answer.",
+        "",
+        PROCESS,
+    ),
+    Flag(
+        "probe-interval",
+        Kind.INT,
+        30,
+        "How often each peer is probed (5 to 3600), with --probe; large networks take longer.",
+        "SECONDS",
+        PROCESS,
+    ),
     Flag("healthz-ip", Kind.STRING, "0.0.0.0", "Address of the health listener.", "IP", PROCESS),  # noqa: S104 - flannel's
     Flag("healthz-port", Kind.INT, 2401, "Port of /healthz and /readyz; 0 or less switches it off.", "PORT", PROCESS),
     Flag("log-format", Kind.STRING, "console", "console or json, on stderr.", "FORMAT", PROCESS),

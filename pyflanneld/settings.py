@@ -96,6 +96,8 @@ class Settings(BaseModel):
     iptables_forward_rules: bool = True
     iptables_resync_s: float = Field(default=5.0, ge=1.0, le=86400.0)
     ip_blackhole_route: bool = False
+    probe: bool = False
+    probe_interval_s: float = Field(default=30.0, ge=5.0, le=3600.0)
     healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default
     healthz_port: Port = 2401
     log_format: LogFormat = "console"
@@ -179,11 +181,12 @@ def _convert(values: dict[str, object], given: Mapping[str, Given]) -> None:
         if not 1 <= margin <= 1439:
             raise _unusable(given["subnet-lease-renew-margin"], "minutes from 1 to 1439 are needed")
         values["subnet_lease_renew_margin_s"] = margin * 60.0
-    resync = values.get("iptables_resync_s")
-    if isinstance(resync, int):
-        if not 1 <= resync <= 86400:
-            raise _unusable(given["iptables-resync"], "seconds from 1 to 86400 are needed")
-        values["iptables_resync_s"] = float(resync)
+    for field, (least, longest) in _SECONDS.items():
+        seconds = values.get(field)
+        if isinstance(seconds, int):
+            if not least <= seconds <= longest:
+                raise _unusable(given[_NAMES[field]], f"seconds from {least} to {longest} are needed")
+            values[field] = float(seconds)
     if "etcd_password" in values:
         password = str(values["etcd_password"])
         values["etcd_password"] = SecretStr(password) if password else None
@@ -193,7 +196,9 @@ _FIELDS = {
     "v": "verbosity",
     "subnet-lease-renew-margin": "subnet_lease_renew_margin_s",
     "iptables-resync": "iptables_resync_s",
+    "probe-interval": "probe_interval_s",
 }
+_SECONDS = {"iptables_resync_s": (1, 86400), "probe_interval_s": (5, 3600)}
 _NAMES = {field: name for name, field in _FIELDS.items()}
 
 

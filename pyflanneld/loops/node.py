@@ -4,7 +4,7 @@ Each field has one writer, named beside it; the others read. A loop wakes anothe
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from random import Random
@@ -19,9 +19,10 @@ from pyflanneld.core.links import Choice, Link, LinkPattern
 from pyflanneld.core.netconf import SubnetRange, SubnetRange6
 from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
+from pyflanneld.core.reach import Reach
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.loops.problems import Problems
-from pyflanneld.ports import Clock, Firewall, Kernel, Notifier, Registry, SubnetFile
+from pyflanneld.ports import Clock, Firewall, Kernel, Notifier, Prober, Registry, SubnetFile
 
 MISSED_BEATS = 3
 DENIED_PAUSE_S = 5.0
@@ -48,6 +49,7 @@ class Options:
         firewall_resync_s: ``--iptables-resync``.
         blackhole: ``--ip-blackhole-route``.
         public_ipv6: ``--public-ipv6``; ``None``: the link's own.
+        probe_interval_s: ``--probe-interval``.
     """
 
     prefix: str
@@ -68,6 +70,7 @@ class Options:
     blackhole: bool = False
     public_ipv6: IPv6Address | None = None
     protected6: frozenset[IPv6Address] = frozenset()
+    probe_interval_s: float = 30.0
 
 
 class Heart:
@@ -109,6 +112,7 @@ class Context:
     options: Options
     problems: Problems
     heart: Heart
+    prober: Prober | None = None  # there is one only with --probe
 
     def registry_failed(self, loop: str, error: RegistryError, *, blocks: bool) -> None:
         """Report that *loop* cannot use etcd at the moment."""
@@ -142,6 +146,7 @@ class Node:
     complete: bool = False                 # peers loop: a whole list has been folded in
     view: View | None = None               # reconcile
     present: int = 0                       # reconcile: routes of ours in the kernel
+    probes: Mapping[IPv4Network, Reach] = field(default_factory=dict)  # probe loop: by peer's subnet; empty without
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
     rules_tried: asyncio.Event = field(default_factory=asyncio.Event)   # firewall: each job has had its first try
