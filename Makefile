@@ -24,11 +24,12 @@ BIN := $(VENV)/bin
 
 # program:Debian's package that brings it
 DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
-TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd
+TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd \
+    zsh:zsh fish:fish mandoc:mandoc
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor
 
-.PHONY: help demo test test-fast test-all bench lock dist clean venv need-root demo-programs test-programs lint
+.PHONY: docs help demo test test-fast test-all bench lock dist clean venv need-root demo-programs test-programs lint
 
 help: ## list the targets
 	@echo "pyflanneld: make TARGET"
@@ -57,6 +58,9 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 
 bench: need-root demo-programs venv ## time routes put, read and dropped, beside ip -batch (root)
 	@$(BIN)/python -m tests.bench.routes
+
+docs: venv ## write what is made from the code: the man page, and the flag table of docs/configuration.md
+	@$(BIN)/python .ci/docs.py
 
 lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq uv

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
+from pyflanneld.commands.catalogue import COMMANDS
 from pyflanneld.errors import UsageError
 
 
@@ -37,31 +38,4 @@ def _daemon(words: list[str]) -> int:
     return run_daemon(settings)
 
 
-def _docker_opts(words: list[str]) -> int:
-    from pyflanneld.docker.command import main as docker_opts
-
-    return docker_opts(words)
-
-
-def _lab(words: list[str]) -> int:
-    from pyflanneld.lab.command import main as lab
-
-    return lab(words)
-
-
-def _leases(words: list[str]) -> int:
-    from pyflanneld.assembly import registry
-    from pyflanneld.commands.leases import main as leases
-
-    return leases(words, os.environ, connect=registry)
-
-
-def _migrate(words: list[str]) -> int:
-    from pyflanneld.commands.migrate import main as migrate
-
-    return migrate(words)
-
-
-SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "docker-opts": _docker_opts, "lab": _lab, "leases": _leases, "migrate": _migrate,
-}
+SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {command.name: command.run for command in COMMANDS}

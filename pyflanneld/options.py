@@ -30,6 +30,7 @@ FLAGS: tuple[Flag, ...] = (
         "configuration, 3 first.",
         "API",
         ETCD,
+        choices=("auto", "3", "2"),
     ),
     Flag(
         "etcd-cafile",
@@ -204,7 +205,15 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("healthz-ip", Kind.STRING, "0.0.0.0", "Address of the health listener.", "IP", PROCESS),  # noqa: S104 - flannel's
     Flag("healthz-port", Kind.INT, 2401, "Port of /healthz and /readyz; 0 or less switches it off.", "PORT", PROCESS),
-    Flag("log-format", Kind.STRING, "console", "console or json, on stderr.", "FORMAT", PROCESS),
+    Flag(
+        "log-format",
+        Kind.STRING,
+        "console",
+        "console or json, on stderr.",
+        "FORMAT",
+        PROCESS,
+        choices=("console", "json"),
+    ),
     Flag("v", Kind.INT, 0, "Verbosity of the log; 1 and more adds debug lines.", "LEVEL", PROCESS),
     Flag("version", Kind.BOOL, False, "Print the version and exit.", "", PROCESS, from_env=False),
     Flag("help", Kind.BOOL, False, "Print this text and exit.", "", PROCESS, from_env=False),

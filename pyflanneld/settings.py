@@ -13,6 +13,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from pyflanneld import __version__, credentials, flaghelp, oldflags
+from pyflanneld.commands.catalogue import usage_lines
 from pyflanneld.core.invalid import shown
 from pyflanneld.errors import UsageError
 from pyflanneld.flags import Flag, Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
@@ -43,14 +44,10 @@ T = TypeVar("T")
 
 _ALL_FLAGS = (*FLAGS, *oldflags.RETIRED, *oldflags.KUBERNETES)
 
-_TITLE = f"""\
-pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
+_TITLE = """\
+pyflanneld {version}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
 
-Usage: pyflanneld [flags]            be the daemon
-       pyflanneld docker-opts ...    write Docker's options, as flannel's mk-docker-opts.sh does
-       pyflanneld lab ...            try it out: a cluster in network namespaces on this machine
-       pyflanneld leases ...         list, reserve and release subnets
-       pyflanneld migrate            copy configuration and leases from etcd's v2 API to v3
+Usage: {forms}
 
 Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
 """
@@ -115,7 +112,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     try:
         on_line, rest = read_argv(argv, _ALL_FLAGS, FLANNELD_ONLY)
     except HelpAsked:
-        sys.stdout.write(flaghelp.usage(_TITLE, FLAGS))
+        sys.stdout.write(flaghelp.usage(title(), FLAGS))
         raise SystemExit(0) from None
     if "version" in on_line and on_line["version"].value:  # before the environment is read, as in flanneld
         sys.stdout.write(f"pyflanneld {__version__}\n")
@@ -154,6 +151,11 @@ def _checked(given: Mapping[str, Given], environ: Mapping[str, str], remarks: tu
     password = _check_auth(settings, given)
     update = {"etcd_password": password, "warnings": remarks + _warnings(settings, given, environ)}
     return settings.model_copy(update=update)
+
+
+def title() -> str:
+    """Return the first part of the daemon's ``--help``: what it is, and what else there is."""
+    return _TITLE.format(version=__version__, forms="\n       ".join(usage_lines()))
 
 
 def flag_table_markdown() -> str:
