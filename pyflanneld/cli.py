@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
-from pyflanneld.commands.catalogue import COMMANDS
+from pyflanneld.commands.catalogue import COMMANDS, usage_lines
 from pyflanneld.errors import UsageError
 
 
@@ -32,7 +32,7 @@ def _sub_command(word: str) -> Callable[[list[str]], int]:
 def _daemon(words: list[str]) -> int:
     from pyflanneld.settings import load  # late, like all that follows: each command needs only its own parts
 
-    settings = load(words, os.environ)
+    settings = load(words, os.environ, forms=usage_lines())
     from pyflanneld.process import run_daemon
 
     return run_daemon(settings)

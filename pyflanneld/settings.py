@@ -13,7 +13,6 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from pyflanneld import __version__, credentials, flaghelp, oldflags
-from pyflanneld.commands.catalogue import usage_lines
 from pyflanneld.core.invalid import shown
 from pyflanneld.errors import UsageError
 from pyflanneld.flags import Flag, Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
@@ -102,8 +101,15 @@ class Settings(BaseModel):
     warnings: tuple[str, ...] = ()
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+def load(
+    argv: Sequence[str], environ: Mapping[str, str], *, forms: Sequence[str] = ("pyflanneld [flags]",)
+) -> Settings:
     """Read the settings from *argv* (without the program's name) and *environ*.
+
+    Args:
+        argv: the words of the command line.
+        environ: the environment.
+        forms: the lines on how to use the program, for ``--help``.
 
     Raises:
         UsageError: one line that names the flag or variable as it was written, its value, and what would be right.
@@ -112,7 +118,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     try:
         on_line, rest = read_argv(argv, _ALL_FLAGS, FLANNELD_ONLY)
     except HelpAsked:
-        sys.stdout.write(flaghelp.usage(title(), FLAGS))
+        sys.stdout.write(flaghelp.usage(_TITLE.format(version=__version__, forms="\n       ".join(forms)), FLAGS))
         raise SystemExit(0) from None
     if "version" in on_line and on_line["version"].value:  # before the environment is read, as in flanneld
         sys.stdout.write(f"pyflanneld {__version__}\n")
@@ -151,11 +157,6 @@ def _checked(given: Mapping[str, Given], environ: Mapping[str, str], remarks: tu
     password = _check_auth(settings, given)
     update = {"etcd_password": password, "warnings": remarks + _warnings(settings, given, environ)}
     return settings.model_copy(update=update)
-
-
-def title() -> str:
-    """Return the first part of the daemon's ``--help``: what it is, and what else there is."""
-    return _TITLE.format(version=__version__, forms="\n       ".join(usage_lines()))
 
 
 def flag_table_markdown() -> str:
