@@ -49,6 +49,8 @@ class MtuSearch:
 
     def missed(self, size_bytes: int, mtu: int | None) -> None:
         """Say that *size_bytes* did not get through, and what would, where somebody has said so."""
+        if size_bytes >= self.high:
+            return
         self.misses += 1
         if mtu is not None and self.low < mtu < size_bytes:
             self.high, self.hint, self.misses = min(self.high, mtu + 1), mtu, 0

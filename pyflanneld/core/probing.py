@@ -75,7 +75,9 @@ class _Series:
     smoothed_rtt_s: float | None = None
 
     def note(self, rtt_s: float | None, now_s: float) -> None:
-        """Add an answer, or with ``None`` that there was none."""
+        """Add an answer, or with ``None`` that there was none. The end of a silence is a new beginning."""
+        if rtt_s is not None and self.is_silent:
+            self.outcomes.clear()
         self.outcomes.append(rtt_s is not None)
         self.last_s = now_s
         if rtt_s is not None:
@@ -103,7 +105,7 @@ class _Series:
 @dataclass(slots=True)
 class _Peer:
     gateway: IPv4Address
-    search: MtuSearch
+    search: MtuSearch = field(default_factory=lambda: MtuSearch(0))
     address: _Series = field(default_factory=_Series)
     subnet: _Series = field(default_factory=_Series)
 
@@ -131,6 +133,7 @@ class ProbeTable:
     Attributes:
         reaches: by the peer's subnet; the values are replaced, one at a time, never changed.
         trouble: those of them that an operator should know of.
+        rounds: how many have been begun.
     """
 
     def __init__(self) -> None:
@@ -140,6 +143,7 @@ class ProbeTable:
         self._flying: dict[int, tuple[Shot, float]] = {}  # by number, the oldest first
         self._round: list[tuple[IPv4Network, Kind]] = []
         self._round_size = 0
+        self.rounds = 0
         self._number = 0
 
     def follow(self, peers: Mapping[Network, Address], link_mtu: int) -> None:
@@ -149,16 +153,14 @@ class ProbeTable:
         for subnet, gateway in peers.items():
             if not (isinstance(subnet, IPv4Network) and isinstance(gateway, IPv4Address)):
                 continue
-            peer = known.get(subnet)
-            if peer is None or peer.gateway != gateway:
-                peer = _Peer(gateway, MtuSearch(link_mtu))
-            elif peer.search.link_mtu != link_mtu:
+            peer = known.pop(subnet, None)
+            self._peers[subnet] = peer = peer if peer and peer.gateway == gateway else _Peer(gateway)
+            if peer.search.link_mtu != link_mtu:
                 peer.search = MtuSearch(link_mtu)
-            self._peers[subnet] = peer
-        self.reaches.clear()
-        self.trouble.clear()
-        for subnet in self._peers:
-            self._judge(subnet)
+                self._judge(subnet)
+        for subnet in known.keys() - self._peers.keys():
+            self.reaches.pop(subnet, None)
+            self.trouble.pop(subnet, None)
 
     def pause_s(self, interval_s: float, rng: Random) -> float:
         """Return how long to wait after a probe: a round takes *interval_s*, or longer where that would be too dense.
@@ -190,6 +192,7 @@ class ProbeTable:
         turns += [(subnet, Kind.MTU) for subnet, peer in self._peers.items() if self._wants_mtu(peer)]
         rng.shuffle(turns)
         self._round, self._round_size = turns, len(turns)
+        self.rounds += 1
 
     def _wants_mtu(self, peer: _Peer) -> bool:
         """Say whether a large probe would tell anything: not while small ones are lost, too."""
@@ -226,6 +229,8 @@ class ProbeTable:
             peer.search.passed(shot.size_bytes)
         elif mtu is not None or self._wants_mtu(peer):
             peer.search.missed(shot.size_bytes, mtu)
+        if shot.kind is Kind.MTU and self._round and self._wants_mtu(peer):
+            self._round.insert(0, (shot.subnet, Kind.MTU))  # the last of this round: a search takes many probes
         self._judge(shot.subnet)
 
     def _judge(self, subnet: IPv4Network) -> None:

@@ -90,8 +90,9 @@ def _sentence(subnet: IPv4Network, reach: Reach) -> str:
             bridge = subnet.network_address + 1
             return f"{reach.gateway} answers probes, but {bridge} behind it does not: is Docker's bridge up there?"
         case State.LOSSY:
-            worst = max(reach.address.loss or 0.0, reach.subnet.loss or 0.0)
-            return f"probes to {reach.gateway}, the host of {subnet}, are lost: {worst:.0%} of the last {WINDOW}"
+            worst = max(reach.address, reach.subnet, key=lambda sample: sample.loss or 0.0)
+            lost = round((worst.loss or 0.0) * worst.count)
+            return f"probes to {reach.gateway}, the host of {subnet}, are lost: {lost} of the last {worst.count}"
         case _:
             return (
                 f"packets to {reach.gateway}, the host of {subnet}, get through up to {reach.mtu} bytes only, but "

@@ -43,6 +43,7 @@ class _Probing:
         self._prober = prober
         self._table = ProbeTable()
         self._seen: tuple[object, int] = (None, 0)
+        self._rounds = 0
         self._report_at_s = 0.0
 
     async def run(self) -> None:
@@ -74,9 +75,22 @@ class _Probing:
         shot = self._table.shoot(now_s, context.rng)
         if shot is None:
             return now_s + IDLE_S
+        if self._rounds != self._table.rounds:
+            self._tell_round()
         if not self._prober.send(shot.number, shot.address, shot.size_bytes):
             self._table.take(Refusal(shot.number), now_s)
         return now_s + self._table.pause_s(context.options.probe_interval_s, context.rng)
+
+    def _tell_round(self) -> None:
+        """Sum up, for whoever looks closely, what is known when another round begins."""
+        self._rounds = self._table.rounds
+        reaches = self._table.reaches.values()
+        lost = sum(1 for reach in reaches for sample in (reach.address, reach.subnet) if sample.loss)
+        slowest_s = max((reach.address.smoothed_rtt_s or 0.0 for reach in reaches), default=0.0)
+        self._context.log.debug(
+            "probe.round_begun", peers=len(reaches), targets_with_loss=lost, slowest_ms=round(slowest_s * 1000, 3),
+            mtu_known=sum(reach.mtu is not None for reach in reaches),
+        )
 
     def _collect(self) -> float | None:
         """Note the answers; return when the next probe that is under way will have to be given up."""

@@ -13,6 +13,7 @@ from pyflanneld.loops.node import Context, Heart, Options
 from pyflanneld.loops.problems import Problems
 from tests.fakes.firewall import FakeFirewall
 from tests.fakes.kernel import FakeKernel
+from tests.fakes.prober import FakeProber
 from tests.fakes.registry import FakeEtcd, FakeRegistry
 from tests.fakes.virtual_time import Journal, VirtualClock, until
 
@@ -76,6 +77,7 @@ class FakeNode:
             wanted_links=("eth1",), public_ip=None, route_protocol=PROTOCOL,
             renew_margin_s=3600.0, withdraw_guard=guard, protected=frozenset({IPv4Address("192.168.14.12")}),
         )
+        self.prober: FakeProber | None = None
         self.daemon: Daemon | None = None
 
     def build(self) -> Daemon:
@@ -84,6 +86,7 @@ class FakeNode:
             registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
             clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
             problems=Problems(self.clock, self.log), heart=Heart(self.clock),
+            prober=self.prober,
         )
         self.daemon = Daemon(context, watchdog_s=30.0)
         return self.daemon
