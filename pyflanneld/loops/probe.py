@@ -13,7 +13,7 @@ from pyflanneld.ports import Prober
 
 TOPIC = "probe"
 IDLE_S = 1.0
-REPORT_S = 1.0
+REPORT_S = 5.0
 RETRY_S = 60.0
 
 
