@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
+from math import inf
 from random import Random
 
 from pyflanneld.core.families import Address, Network
@@ -209,15 +210,16 @@ class ProbeTable:
         else:
             self._note(shot, now_s, mtu=answer.mtu)
 
-    def expire(self, now_s: float) -> float | None:
-        """Give up on what has been under way for too long; return when the next has, ``None`` if nothing is."""
-        while self._flying:
-            shot, sent_s = next(iter(self._flying.values()))
-            if now_s < sent_s + TIMEOUT_S:
-                return sent_s + TIMEOUT_S
-            del self._flying[shot.number]
+    @property
+    def due_s(self) -> float:
+        """When the oldest probe that is under way has to be given up; infinite if there is none."""
+        return next((sent_s + TIMEOUT_S for _, sent_s in self._flying.values()), inf)
+
+    def expire(self, now_s: float) -> None:
+        """Give up on what has been under way for too long."""
+        while self.due_s <= now_s:
+            shot, _ = self._flying.pop(next(iter(self._flying)))
             self._note(shot, now_s)
-        return None
 
     def _note(self, shot: Shot, now_s: float, *, rtt_s: float | None = None, mtu: int | None = None) -> None:
         peer = self._peers.get(shot.subnet)

@@ -54,12 +54,11 @@ class _Probing:
         while True:
             context.heart.beat("probe", context.options.probe_interval_s * 2)
             self._follow()
-            due_s = self._collect()
+            self._collect()
             if context.clock.now_s() >= next_s:
                 next_s = self._send()
-                due_s = due_s or next_s
             self._report()
-            wake_s = next_s if due_s is None else min(next_s, due_s)
+            wake_s = min(next_s, self._table.due_s)
             await asyncio.sleep(max(0.0, wake_s - context.clock.now_s()))
 
     def _follow(self) -> None:
@@ -92,12 +91,12 @@ class _Probing:
             mtu_known=sum(reach.mtu is not None for reach in reaches),
         )
 
-    def _collect(self) -> float | None:
-        """Note the answers; return when the next probe that is under way will have to be given up."""
+    def _collect(self) -> None:
+        """Note the answers, and what will not be answered any more."""
         now_s = self._context.clock.now_s()
         for answer in self._prober.answers():
             self._table.take(answer, now_s)
-        return self._table.expire(now_s)
+        self._table.expire(now_s)
 
     def _report(self) -> None:
         now_s = self._context.clock.now_s()

@@ -62,6 +62,26 @@ def test_a_peer_that_answers() -> None:
     run(scenario())
 
 
+def test_answers_are_read_soon() -> None:
+    """However long the interval is, an answer, or that there is none, is known within two seconds."""
+
+    async def scenario() -> None:
+        _, node, prober = probing()
+        node.options = replace(node.options, probe_interval_s=3600.0)
+        async with node.running():
+            assert node.daemon is not None
+            assert node.daemon._node is not None
+            probes = node.daemon._node
+            for count in (1, 2, 3):
+                await until(lambda count=count: len(prober.sent) == count, 4000, 0.1)
+                await until(
+                    lambda count=count: sum(s.count for r in probes.probes.values() for s in (r.address, r.subnet))
+                    + sum(r.mtu is not None for r in probes.probes.values()) == count, 2.2,
+                )  # fmt: skip
+
+    run(scenario())
+
+
 def test_without_the_flag_nothing_is_sent() -> None:
     """No prober, no task, no results."""
 

@@ -2,6 +2,7 @@
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import pairwise
+from math import inf
 from random import Random
 
 import pytest
@@ -212,8 +213,11 @@ def test_answers_of_strangers_and_late_ones_tell_nothing() -> None:
     table.take(Echo(shot.number, IPv4Address("192.168.14.99"), 0.001), 0.1)
     table.take(Echo(shot.number + 1, shot.address, 0.001), 0.1)
     assert table.reaches[PEER].state is State.UNKNOWN
-    assert table.expire(0.1) == TIMEOUT_S
-    assert table.expire(TIMEOUT_S) is None
+    assert table.due_s == TIMEOUT_S
+    table.expire(TIMEOUT_S - 0.1)
+    assert table.reaches[PEER].state is State.UNKNOWN
+    table.expire(TIMEOUT_S)
+    assert table.due_s == inf
     table.take(answer(shot), TIMEOUT_S + 0.1)
     reach = table.reaches[PEER]
     assert {reach.address.loss, reach.subnet.loss} == {1.0, None}
