@@ -26,11 +26,12 @@ BIN := $(VENV)/bin
 # program:Debian's package that brings it
 DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
 BENCH_PROGRAMS := $(DEMO_PROGRAMS) iptables:iptables
-TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd
+TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd \
+    zsh:zsh fish:fish mandoc:mandoc
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor
 
-.PHONY: help demo test test-fast test-all sim bench lock dist clean venv need-root
+.PHONY: help demo test test-fast test-all sim bench docs lock dist clean venv need-root
 .PHONY: demo-programs bench-programs test-programs lint
 
 help: ## list the targets
@@ -63,6 +64,9 @@ sim: venv ## run the simulated world: SEEDS=200 FIRST=0, or SEED=17 for the stor
 
 bench: need-root bench-programs venv ## measure speed and cost, beside ip -batch and other flanneld programs (root)
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+docs: venv ## write what is made from the code: the man page, and the flag table of docs/configuration.md
+	@$(BIN)/python .ci/docs.py
 
 lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq uv

@@ -8,6 +8,7 @@ Inside, for hosts with the machine type of the one that builds:
     lib/shared/                           the project and the packages that suit every Python
     lib/cpython-311-x86_64-linux-gnu/     packages with machine code, one directory for each Python
     lib/pyflanneld.py                     puts these two on the path
+    pyflanneld.8                          man page
     supervisor/ systemd/                  program section, start script, unit
     licenses/<package>/                   of all that is inside
     SHA256SUMS                            of all other files, for "sha256sum --check --quiet SHA256SUMS"
@@ -89,6 +90,7 @@ def lay_out(tree: Path, wheels: Iterable[Path]) -> None:
         shutil.copy(ROOT / ".ci" / source, tree / name)
     for name in ("LICENSE", "README.md"):
         shutil.copy(ROOT / name, tree)
+    shutil.copy(ROOT / "docs" / "pyflanneld.8", tree)
     for name in ("supervisor", "systemd"):
         shutil.copytree(ROOT / name, tree / name)
     _adapt_unit(tree / "systemd" / "pyflanneld.service")

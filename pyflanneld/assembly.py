@@ -37,6 +37,7 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.listener import bound
     from pyflanneld.kernel.firewall import HostFirewall
+    from pyflanneld.kernel.icmp import HostProber
     from pyflanneld.kernel.programs import Programs, program_directories
     from pyflanneld.kernel.rtnl import NetlinkKernel
     from pyflanneld.loops.node import Context, Heart
@@ -51,6 +52,7 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=notifier, rng=rng, log=log, options=options(settings),
         problems=Problems(clock, log), heart=Heart(clock),
+        prober=HostProber() if settings.probe else None,
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_close, kernel.close)
@@ -145,6 +147,7 @@ def options(settings: Settings) -> Any:
         forward_rules=settings.iptables_forward_rules, firewall_resync_s=settings.iptables_resync_s,
         blackhole=settings.ip_blackhole_route,
         public_ipv6=settings.public_ipv6, protected6=_etcd_addresses(settings, IPv6Address),
+        probe_interval_s=settings.probe_interval_s,
     )
 
 

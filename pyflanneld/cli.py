@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from importlib import import_module
 
+from pyflanneld.commands.catalogue import COMMANDS, usage_lines
 from pyflanneld.errors import UsageError
 
 
@@ -42,49 +42,10 @@ def _daemon(words: list[str]) -> int:
 def _run_daemon(words: list[str]) -> int:
     from pyflanneld.settings import load  # late, like all that follows: each command needs only its own parts
 
-    settings = load(words, os.environ)
+    settings = load(words, os.environ, forms=usage_lines())
     from pyflanneld.process import run_daemon
 
     return run_daemon(settings)
 
 
-def _docker_opts(words: list[str]) -> int:
-    from pyflanneld.docker.command import main as docker_opts
-
-    return docker_opts(words)
-
-
-def _lab(words: list[str]) -> int:
-    from pyflanneld.lab.command import main as lab
-
-    return lab(words)
-
-
-def _leases(words: list[str]) -> int:
-    from pyflanneld.assembly import registry
-    from pyflanneld.commands.leases import main as leases
-
-    return leases(words, os.environ, connect=registry)
-
-
-def _migrate(words: list[str]) -> int:
-    from pyflanneld.commands.migrate import main as migrate
-
-    return migrate(words)
-
-
-def _asking(module: str) -> Callable[[list[str]], int]:
-    """Return a command that asks the running daemon."""
-
-    def command(words: list[str]) -> int:
-        code: int = import_module(f"pyflanneld.commands.{module}").main(words)
-        return code
-
-    return command
-
-
-SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "docker-opts": _docker_opts, "lab": _lab, "leases": _leases, "migrate": _migrate,
-    "log-level": _asking("loglevel"), "peers": _asking("peers"), "routes": _asking("routes"),
-    "status": _asking("status"), "wait": _asking("wait"),
-}
+SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {command.name: command.run for command in COMMANDS}

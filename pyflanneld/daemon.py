@@ -26,6 +26,7 @@ from pyflanneld.loops.hold import hold_lease
 from pyflanneld.loops.link import check_public_ip, first_link
 from pyflanneld.loops.node import Context, Node, publish
 from pyflanneld.loops.observe import Observer
+from pyflanneld.loops.probe import keep_probing
 from pyflanneld.loops.reconcile import Reconciler
 from pyflanneld.loops.rules import check_programs
 from pyflanneld.loops.subnet_file import keep_file, remembered_network, remembered_subnet, remembered_subnet6
@@ -78,6 +79,8 @@ class Daemon:
             tasks.create_task(Reconciler(context, node).run(), name="routes")
             tasks.create_task(hold_lease(context, node), name="lease")
             tasks.create_task(watch_kernel(context, node), name="kernel")
+            if context.prober is not None:
+                tasks.create_task(keep_probing(context, node, context.prober), name="probe")
             tasks.create_task(self._announce(node), name="ready")
 
     async def _join(self) -> tuple[Node, Snapshot]:

@@ -14,6 +14,7 @@
     │   ├── RegistryDenied          credentials or rights refused: keep everything, alert, try again slowly
     │   └── RevisionCompacted       the watch position is gone: list again
     ├── KernelError             1   netlink refused or went silent
+    ├── ProbeError                  no socket to probe the peers with
     └── FirewallError               iptables or nft has failed: the rules are as they were; try again
         └── ProgramMissing      1   it is not installed; ends the daemon only where its rules were asked for
 
@@ -92,6 +93,10 @@ class RevisionCompacted(RegistryError):
 
 class KernelError(PyflanneldError):
     """A netlink socket failed, went silent, or refused a whole request."""
+
+
+class ProbeError(PyflanneldError):
+    """The kernel allows no socket with which peers could be probed."""
 
 
 class FirewallError(PyflanneldError):

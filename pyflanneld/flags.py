@@ -49,6 +49,7 @@ class Flag:
         group: the heading it is listed under.
         from_env: whether its ``FLANNELD_*`` variable is read.
         secret: its value is never shown.
+        choices: the values there are, where they can be listed; whoever reads the value still has to check it.
         hidden: understood, but neither listed by ``--help`` nor suggested.
     """
 
@@ -60,6 +61,7 @@ class Flag:
     group: str = ""
     from_env: bool = True
     secret: bool = False
+    choices: tuple[str, ...] = ()
     hidden: bool = False
 
     @property

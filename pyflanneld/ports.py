@@ -12,6 +12,7 @@ from typing import Protocol
 from pyflanneld.core.firewall import Family
 from pyflanneld.core.links import Link
 from pyflanneld.core.neighbours import Neighbour
+from pyflanneld.core.probing import Answer
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.core.routes import KernelRoute, RouteChange
 
@@ -214,6 +215,32 @@ class Firewall(Protocol):
 
     async def load(self, text: str) -> None:
         """Make the changes that *text* says (``nft -f``), all or none."""
+        ...
+
+
+class Prober(Protocol):
+    """Probes to IPv4 addresses, through one socket; nothing here waits."""
+
+    def open(self) -> str:
+        """Make ready to send, afresh; return in which form: ``"icmp"`` or ``"udp"``.
+
+        Raises ``ProbeError`` where this host allows neither.
+        """
+        ...
+
+    def send(self, number: int, address: IPv4Address, size_bytes: int) -> bool:
+        """Send a probe of *size_bytes* of IP (at least 60) that may not be fragmented; say whether it left.
+
+        Numbers are below 2**16.
+        """
+        ...
+
+    def answers(self) -> Sequence[Answer]:
+        """Return what has come for the probes since the last call, with the times at which it came."""
+        ...
+
+    def close(self) -> None:
+        """Close the socket, if it is open."""
         ...
 
 

@@ -43,14 +43,10 @@ T = TypeVar("T")
 
 _ALL_FLAGS = (*FLAGS, *oldflags.RETIRED, *oldflags.KUBERNETES)
 
-_TITLE = f"""\
-pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
+_TITLE = """\
+pyflanneld {version}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
 
-Usage: pyflanneld [flags]            be the daemon
-       pyflanneld docker-opts ...    write Docker's options, as flannel's mk-docker-opts.sh does
-       pyflanneld lab ...            try it out: a cluster in network namespaces on this machine
-       pyflanneld leases ...         list, reserve and release subnets
-       pyflanneld migrate            copy configuration and leases from etcd's v2 API to v3
+Usage: {forms}
 
 Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
 """
@@ -96,6 +92,8 @@ class Settings(BaseModel):
     iptables_forward_rules: bool = True
     iptables_resync_s: float = Field(default=5.0, ge=1.0, le=86400.0)
     ip_blackhole_route: bool = False
+    probe: bool = False
+    probe_interval_s: float = Field(default=30.0, ge=5.0, le=3600.0)
     healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default
     healthz_port: Port = 2401
     log_format: LogFormat = "console"
@@ -103,8 +101,15 @@ class Settings(BaseModel):
     warnings: tuple[str, ...] = ()
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+def load(
+    argv: Sequence[str], environ: Mapping[str, str], *, forms: Sequence[str] = ("pyflanneld [flags]",)
+) -> Settings:
     """Read the settings from *argv* (without the program's name) and *environ*.
+
+    Args:
+        argv: the words of the command line.
+        environ: the environment.
+        forms: the lines on how to use the program, for ``--help``.
 
     Raises:
         UsageError: one line that names the flag or variable as it was written, its value, and what would be right.
@@ -113,7 +118,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     try:
         on_line, rest = read_argv(argv, _ALL_FLAGS, FLANNELD_ONLY)
     except HelpAsked:
-        sys.stdout.write(flaghelp.usage(_TITLE, FLAGS))
+        sys.stdout.write(flaghelp.usage(_TITLE.format(version=__version__, forms="\n       ".join(forms)), FLAGS))
         raise SystemExit(0) from None
     if "version" in on_line and on_line["version"].value:  # before the environment is read, as in flanneld
         sys.stdout.write(f"pyflanneld {__version__}\n")
@@ -179,11 +184,12 @@ def _convert(values: dict[str, object], given: Mapping[str, Given]) -> None:
         if not 1 <= margin <= 1439:
             raise _unusable(given["subnet-lease-renew-margin"], "minutes from 1 to 1439 are needed")
         values["subnet_lease_renew_margin_s"] = margin * 60.0
-    resync = values.get("iptables_resync_s")
-    if isinstance(resync, int):
-        if not 1 <= resync <= 86400:
-            raise _unusable(given["iptables-resync"], "seconds from 1 to 86400 are needed")
-        values["iptables_resync_s"] = float(resync)
+    for field, (least, longest) in _SECONDS.items():
+        seconds = values.get(field)
+        if isinstance(seconds, int):
+            if not least <= seconds <= longest:
+                raise _unusable(given[_NAMES[field]], f"seconds from {least} to {longest} are needed")
+            values[field] = float(seconds)
     if "etcd_password" in values:
         password = str(values["etcd_password"])
         values["etcd_password"] = SecretStr(password) if password else None
@@ -193,7 +199,9 @@ _FIELDS = {
     "v": "verbosity",
     "subnet-lease-renew-margin": "subnet_lease_renew_margin_s",
     "iptables-resync": "iptables_resync_s",
+    "probe-interval": "probe_interval_s",
 }
+_SECONDS = {"iptables_resync_s": (1, 86400), "probe_interval_s": (5, 3600)}
 _NAMES = {field: name for name, field in _FIELDS.items()}
 
 

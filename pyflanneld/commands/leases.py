@@ -44,10 +44,13 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 """
 
 _OWN = "this command"
-_OUTPUT = Flag("output", Kind.STRING, "table", "table or json, for list.", "FORMAT", _OWN, from_env=False)
+_OUTPUT = Flag(
+    "output", Kind.STRING, "table", "table or json, for list.", "FORMAT", _OWN, from_env=False,
+    choices=("table", "json"),
+)  # fmt: skip
 _FORCE = Flag("force", Kind.BOOL, False, "Release a live lease.", "", _OWN, from_env=False)
 _ETCD_FLAGS = tuple(flag for flag in FLAGS if flag.group == ETCD)
-_ALL = (_OUTPUT, _FORCE, *_ETCD_FLAGS)
+LEASES_FLAGS = (_OUTPUT, _FORCE, *_ETCD_FLAGS)
 
 
 class Store(Registry, Administration, Protocol):
@@ -94,7 +97,7 @@ def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[
     try:
         plain, given = _read(words)
     except HelpAsked:
-        sys.stdout.write(flaghelp.usage(TITLE, _ALL))
+        sys.stdout.write(flaghelp.usage(TITLE, LEASES_FLAGS))
         return 0
     order = _order(plain, fill_in(given, {}, (_OUTPUT, _FORCE)))
     settings = _settings(given, environ)
@@ -113,7 +116,7 @@ def _read(words: Sequence[str]) -> tuple[list[str], dict[str, Given]]:
     given: dict[str, Given] = {}
     rest = list(words)
     while rest:
-        found, rest = read_argv(rest, _ALL)
+        found, rest = read_argv(rest, LEASES_FLAGS)
         given.update(found)
         plain += rest[:1]
         rest = rest[1:]

@@ -54,7 +54,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         _route(row),
         {True: "yes", False: "no", None: "-"}[row["on_link"]],
         " ".join(filter(None, (row["neighbour"] or "-", row["mac"]))),
-        "-" if row["probe"] is None else str(row["probe"]),
+        _probe(row["probe"]),
     )
 
 
@@ -63,6 +63,14 @@ def _route(row: Mapping[str, Any]) -> str:
     there = f"via {row['kernel_gateway']}" if row["kernel_gateway"] else ""
     state = "" if row["route"] in ("ok", None) else _words(row["route"])
     return ", ".join(filter(None, (there, state))) or "-"
+
+
+def _probe(probe: Mapping[str, Any] | None) -> str:
+    """Return what the probes say: ``reachable, 0.31 ms``; a dash where there are none."""
+    if probe is None:
+        return "-"
+    rtt_s = probe["rtt_s"]
+    return probe["state"] if rtt_s is None else f"{probe['state']}, {rtt_s * 1000:.2f} ms"
 
 
 def _words(constant: str) -> str:

@@ -130,7 +130,9 @@ def _judge_gateway(half: Half, side: Side, on_link: bool) -> Quarantine | None:
     if gateway in side.own_subnet:
         return Quarantine("bad_gateway", f"{field_name} {gateway} is inside our own {side.own_subnet}")
     if on_link and not any(_reaches(own, gateway) for own in side.link_addresses):
-        return Quarantine("gateway_off_link", f"{field_name} {gateway} is not on the link; host-gw needs a common LAN")
+        near = ", ".join(str(own.network) for own in side.link_addresses)
+        why = f"is no neighbour on the link ({near}): nothing for {half.subnet} can be sent to it"
+        return Quarantine("gateway_off_link", f"{field_name} {gateway} {why}; host-gw needs a common LAN")
     return None
 
 

@@ -1,7 +1,8 @@
 """Peers and routes as rows: what is wanted, what the kernel has, and how the two differ. JSON-able values only."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 
 from pyflanneld.core.families import Address, Interface, Network, in_order, inside
 from pyflanneld.core.invalid import Invalid, shown
@@ -9,6 +10,7 @@ from pyflanneld.core.lease import LeaseAttrs, SubnetKey, parse_name, parse_value
 from pyflanneld.core.links import Link
 from pyflanneld.core.neighbours import Neighbour
 from pyflanneld.core.peers import View
+from pyflanneld.core.reach import Reach, facts
 from pyflanneld.core.records import Record
 from pyflanneld.core.routes import KernelRoute, Route, same, usual_metric
 
@@ -66,7 +68,7 @@ class PeerRow:
         route: one of ``ROUTE_STATES``; ``None`` where no route is wanted or there.
         on_link: whether the gateway lies on a network of the link.
         neighbour: one of ``neighbours.STATES``; ``None``: the kernel knows none.
-        probe: the last probe of reachability; ``None``: there was none.
+        probe: what is known of the way there, see ``reach.facts``; ``None`` without ``--probe``.
     """
 
     key: str
@@ -157,6 +159,7 @@ class Sight:
     neighbours: Mapping[Address, Neighbour]
     doubted_s: Mapping[bytes, float]
     ipv6: bool
+    probes: Mapping[IPv4Network, Reach] = field(default_factory=dict)
 
 
 def peer_rows(records: Iterable[Record], sight: Sight) -> tuple[PeerRow, ...]:
@@ -211,6 +214,7 @@ def _peer_row(record: Record, subnet: Network | None, sight: Sight) -> PeerRow:
         on_link=_on_link(sight.link, gateway) if gateway else None,
         neighbour=neighbour.state if neighbour else None,
         mac=neighbour.mac if neighbour else None,
+        probe=facts(sight.probes[subnet]) if isinstance(subnet, IPv4Network) and subnet in sight.probes else None,
     )
 
 

@@ -175,22 +175,23 @@ class _Help(argparse.Action):
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    given = parser.parse_args(argv)
+    reader = parser()
+    given = reader.parse_args(argv)
     given.format = given.format or ("json" if given.into else "env")
     if given.into and given.format != "json":
-        parser.error(f"--into takes the json form, not --format={given.format}")
+        reader.error(f"--into takes the json form, not --format={given.format}")
     if given.trusted and (given.format != "network" or not given.direct_routing):
-        parser.error("--trusted-interface is for --format=network, and not together with --no-direct-routing")
+        reader.error("--trusted-interface is for --format=network, and not together with --no-direct-routing")
     return given
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = _Parser(
         prog="pyflanneld docker-opts", add_help=False, allow_abbrev=False,
         description="Write the options that put Docker's bridge on the leased subnet.",
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("-f", dest="subnet_file", type=Path, default=_SUBNET_FILE, metavar="FILE", help="subnet file (%(default)s)")
     add("-d", dest="docker_file", type=Path, default=_DOCKER_FILE, metavar="FILE", help="to write, or - (%(default)s)")
     add("-i", dest="single", action="store_true", help="only one variable for each option: DOCKER_OPT_MTU, ...")
@@ -207,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out what Docker 28 and later needs to let other nodes in")  # fmt: skip
     add("--trusted-interface", dest="trusted", type=_interface, action="append", default=[], metavar="NAME",
         help="for 'network': let only published ports in, from this interface; may be repeated")  # fmt: skip
-    return parser
+    return made
 
 
 def _variable(text: str) -> str:

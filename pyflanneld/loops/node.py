@@ -19,11 +19,12 @@ from pyflanneld.core.links import Choice, Link, LinkPattern
 from pyflanneld.core.netconf import SubnetRange, SubnetRange6
 from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
+from pyflanneld.core.reach import Reach
 from pyflanneld.core.routes import KernelRoute, PeerChange
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.loops.problems import Problems
 from pyflanneld.loops.tally import Tally
-from pyflanneld.ports import Change, Clock, Firewall, Kernel, Notifier, Registry, SubnetFile
+from pyflanneld.ports import Change, Clock, Firewall, Kernel, Notifier, Prober, Registry, SubnetFile
 
 MISSED_BEATS = 3
 DENIED_PAUSE_S = 5.0
@@ -51,6 +52,7 @@ class Options:
         firewall_resync_s: ``--iptables-resync``.
         blackhole: ``--ip-blackhole-route``.
         public_ipv6: ``--public-ipv6``; ``None``: the link's own.
+        probe_interval_s: ``--probe-interval``.
     """
 
     prefix: str
@@ -71,6 +73,7 @@ class Options:
     blackhole: bool = False
     public_ipv6: IPv6Address | None = None
     protected6: frozenset[IPv6Address] = frozenset()
+    probe_interval_s: float = 30.0
 
 
 class Heart:
@@ -113,6 +116,7 @@ class Context:
     problems: Problems
     heart: Heart
     tally: Tally = field(default_factory=Tally)
+    prober: Prober | None = None  # there is one only with --probe
 
     def registry_failed(self, loop: str, error: RegistryError, *, blocks: bool) -> None:
         """Report that *loop* cannot use etcd at the moment."""
@@ -173,6 +177,7 @@ class Node:
     view: View | None = None               # reconcile
     present: int = 0                       # reconcile: routes of ours in the kernel
     placed: Placed = field(default_factory=Placed)  # reconcile
+    probes: Mapping[IPv4Network, Reach] = field(default_factory=dict)  # probe loop: by peer's subnet; empty without
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
     rules: Sequence[Rules] = ()            # firewall, once: what was asked for

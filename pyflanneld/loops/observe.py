@@ -98,11 +98,11 @@ class Observer:
         kernel, wanted, now_s = await self._read(node), self._wanted(node), self._context.clock.now_s()
         records, links = node.peers.records(), tuple(node.links)
         doubted_s = self._doubted_s(now_s)
-        view, link, ipv6 = node.view, node.link, node.among6 is not None
+        view, link, ipv6, probes = node.view, node.link, node.among6 is not None, dict(node.probes)
 
         def rows() -> tuple[PeerRow, ...]:
             routes = {row.dst: row for row in route_rows(wanted, kernel.routes, links)}
-            return peer_rows(records, Sight(view, routes, link, kernel.neighbours, doubted_s, ipv6))
+            return peer_rows(records, Sight(view, routes, link, kernel.neighbours, doubted_s, ipv6, probes))
 
         return await asyncio.to_thread(rows) if len(records) > MANY else rows()
 

@@ -14,6 +14,7 @@ from pyflanneld.loops.problems import Problems
 from pyflanneld.loops.tally import Tally
 from tests.fakes.firewall import FakeFirewall
 from tests.fakes.kernel import FakeKernel
+from tests.fakes.prober import FakeProber
 from tests.fakes.registry import FakeEtcd, FakeRegistry
 from tests.fakes.virtual_time import Journal, VirtualClock, until
 
@@ -77,6 +78,7 @@ class FakeNode:
             wanted_links=("eth1",), public_ip=None, route_protocol=PROTOCOL,
             renew_margin_s=3600.0, withdraw_guard=guard, protected=frozenset({IPv4Address("192.168.14.12")}),
         )
+        self.prober: FakeProber | None = None
         self.daemon: Daemon | None = None
         self.tally = Tally()
 
@@ -87,6 +89,7 @@ class FakeNode:
             registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
             clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
             problems=Problems(self.clock, self.log), heart=Heart(self.clock), tally=self.tally,
+            prober=self.prober,
         )
         self.daemon = Daemon(context, watchdog_s=30.0)
         return self.daemon

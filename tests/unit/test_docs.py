@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pyflanneld.commands import manpage
+from pyflanneld.commands.catalogue import COMMANDS
 from pyflanneld.flaghelp import default_text
 from pyflanneld.options import FLAGS
 from pyflanneld.settings import flag_table_markdown
@@ -18,6 +20,26 @@ def test_the_flag_table_is_the_generated_one() -> None:
     block = re.search(r"<!-- flags -->\n(.*?)\n*<!-- /flags -->", text, re.DOTALL)
     assert block is not None, "the marks <!-- flags --> and <!-- /flags --> are missing"
     assert block[1].strip() + "\n" == flag_table_markdown(), "put there what flag_table_markdown() returns now"
+
+
+def test_the_man_page_is_the_generated_one() -> None:
+    """docs/pyflanneld.8 is what the declarations of flags and sub-commands make now."""
+    written = (ROOT / "docs" / "pyflanneld.8").read_text("utf-8")
+    assert written == manpage.page(), '"make docs" writes it'
+
+
+def test_the_man_page_names_every_flag_and_command() -> None:
+    """Each flag that ``--help`` lists, each sub-command, and each exit code of the error tree."""
+    page = manpage.page().replace("\\-", "-")
+    missing = [flag.name for flag in FLAGS if f"\n.B -{'-' * (len(flag.name) > 1)}{flag.name}" not in page]
+    missing += [command.name for command in COMMANDS if f".SS {command.name}\n" not in page]
+    assert missing == []
+    assert {"1", "2", "73", "75"} <= set(re.findall(r"^\.B (\d+)$", page, re.MULTILINE))
+
+
+def test_roff_shows_text_as_it_is() -> None:
+    """A backslash, a hyphen, and a line that looks like a request come out as they went in."""
+    assert manpage.escaped(r".so \n-x") == r"\&.so \en\-x"
 
 
 def test_the_readme_names_each_flag_with_its_default() -> None:

@@ -380,6 +380,20 @@ def test_settings_are_a_value() -> None:
     assert Settings(iface=("eth1",), subnet_file=Path("x")).iface == ("eth1",)
 
 
+def test_probing_is_off_until_asked_for() -> None:
+    """Every 30 s when it is; the interval counts in seconds."""
+    assert (load([], {}).probe, load([], {}).probe_interval_s) == (False, 30.0)
+    settings = load(["--probe"], {"FLANNELD_PROBE_INTERVAL": "5"})
+    assert (settings.probe, settings.probe_interval_s) == (True, 5.0)
+
+
+@pytest.mark.parametrize("text", ["4", "3601", "-30"])
+def test_a_probe_interval_out_of_bounds(text: str) -> None:
+    """Refused, with the bounds."""
+    line = refusal(f"--probe-interval={text}")
+    assert line == f"--probe-interval: {text} is not usable: seconds from 5 to 3600 are needed"
+
+
 def test_the_declarations_do_not_contradict_each_other() -> None:
     """No flag is declared twice, or both here and as one of flanneld's that is missing here; every one has a field."""
     names = [flag.name for flag in FLAGS]
@@ -391,6 +405,7 @@ def test_the_declarations_do_not_contradict_each_other() -> None:
         "v": "verbosity",
         "subnet-lease-renew-margin": "subnet_lease_renew_margin_s",
         "iptables-resync": "iptables_resync_s",
+        "probe-interval": "probe_interval_s",
     }
     fields = {others.get(name, name.replace("-", "_")) for name in names} - {"help", "version"}
     assert fields == set(Settings.model_fields) - {"warnings"}

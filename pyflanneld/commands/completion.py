@@ -1,0 +1,41 @@
+"""``pyflanneld completion SHELL``: a script that completes sub-commands, flags, and the values that are known.
+
+The scripts are made from the declarations and hold all words themselves: completing starts no Python.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from pyflanneld.errors import UsageError
+from pyflanneld.flags import Flag
+
+FLAGS: tuple[Flag, ...] = ()
+TITLE = """\
+pyflanneld completion: prints a script that completes pyflanneld's command lines.
+
+Usage: pyflanneld completion bash|zsh|fish
+
+bash: put it into /etc/bash_completion.d/pyflanneld, or for the running shell: source <(pyflanneld completion bash).
+
+zsh: put it as _pyflanneld into a folder of $fpath, such as /usr/local/share/zsh/site-functions.
+
+fish: put it into /etc/fish/completions/pyflanneld.fish.
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the script for the shell that is named; return the exit code.
+
+    Raises:
+        UsageError: no shell that we know is named.
+    """
+    if any(word in ("-h", "-help", "--help") for word in words):
+        sys.stdout.write(TITLE)
+        return 0
+    from pyflanneld.commands.shells import bash, fish, zsh
+
+    scripts: Mapping[str, Callable[[], str]] = {"bash": bash, "zsh": zsh, "fish": fish}
+    if len(words) != 1 or words[0] not in scripts:
+        raise UsageError(f"completion needs the name of one shell: {', '.join(scripts)}")
+    sys.stdout.write(scripts[words[0]]())
+    return 0
