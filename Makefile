@@ -28,7 +28,7 @@ TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:sup
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor
 
-.PHONY: help demo test test-fast test-all bench lock dist clean venv need-root demo-programs test-programs lint
+.PHONY: help demo test test-fast test-all bench bench-scaling lock dist clean venv need-root demo-programs test-programs lint
 
 help: ## list the targets
 	@echo "pyflanneld: make TARGET"
@@ -57,6 +57,9 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 
 bench: need-root demo-programs venv ## time routes put, read and dropped, beside ip -batch (root)
 	@$(BIN)/python -m tests.bench.routes
+
+bench-scaling: demo-programs venv ## a large cluster: model, simulation, and 200 nodes on a real etcd (4 min)
+	@$(BIN)/python -m tests.bench.scaling
 
 lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq uv

@@ -204,6 +204,8 @@ class Watch:
         where = self._stream.url if self._stream else ""
         if response.canceled:
             raise _cancellation(response, where)
+        if not response.header.cluster_id:
+            return  # etcd's gRPC proxy speaks for itself: it opens a watch that others share already
         if self._cluster_id is None:
             self._cluster_id = response.header.cluster_id
         if response.header.cluster_id != self._cluster_id:
