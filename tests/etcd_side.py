@@ -34,11 +34,12 @@ from tests.fakes.virtual_time import Journal
 
 
 class Told:
-    """A registry that remembers when it was asked for what, and passes it on."""
+    """A registry that passes on what it is asked for, and remembers when; ``listed_at`` is when a list had come."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self.lists_at: list[float] = []
+        self.listed_at: list[float] = []
         self.watches_at: list[float] = []
         self.renewals = 0
 
@@ -47,7 +48,9 @@ class Told:
 
     async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
         self.lists_at.append(asyncio.get_running_loop().time())
-        return await self._registry.list_subnets(elsewhere=elsewhere)
+        snapshot = await self._registry.list_subnets(elsewhere=elsewhere)
+        self.listed_at.append(asyncio.get_running_loop().time())
+        return snapshot
 
     def watch_subnets(self, since: Snapshot) -> AbstractAsyncContextManager[Any]:
         self.watches_at.append(asyncio.get_running_loop().time())
@@ -73,7 +76,7 @@ class EtcdSide:
             clock=clock, notifier=Manager(), rng=rng, log=self.log, options=_options(self.address),
             problems=Problems(clock, self.log), heart=Heart(clock),
         )
-        self._first: Snapshot
+        self.first: Snapshot
 
     async def join(self, name: bytes, ttl_s: int) -> None:
         """Create the lease *name*, and remember the list that it was created by."""
@@ -91,7 +94,7 @@ class EtcdSide:
         """Begin with a lease that is there already."""
         config = parse_config(CONFIG)
         assert config.ipv4 is not None
-        self._first = listed
+        self.first = listed
         self.node = Node(
             guard=WithdrawGuard(), among=config.ipv4, backend=BACKENDS["host-gw"], nftables=False, network_before=None,
             links=(self._link,), choice=Choice(self._link, self.address, "test"), peers=PeerTable(record.name),
@@ -101,7 +104,7 @@ class EtcdSide:
     async def run(self) -> None:
         """Follow the peers and hold the lease, for ever."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(Follower(self.context, self.node, self._first).run(), name="peers")
+            tasks.create_task(Follower(self.context, self.node, self.first).run(), name="peers")
             tasks.create_task(hold_lease(self.context, self.node), name="lease")
 
 

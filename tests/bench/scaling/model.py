@@ -23,19 +23,19 @@ RENEW_MARGIN_S = 3600.0
 
 # etcd's processor time
 KEY_CPU_S = 8e-6          # one key of a list
-REQUEST_CPU_S = 150e-6    # a small request and its answer; a keep-alive that a follower passes on to the leader is two
-EVENT_CPU_S = 20e-6       # one event for one watcher
-WATCH_CPU_S = 500e-6      # a connection and a watch opened, without TLS
+REQUEST_CPU_S = 1e-3      # a request and its answer; most of it is the stream of a keep-alive, passed on to the leader
+EVENT_CPU_S = 140e-6      # one event for one watcher, each in a message of its own
+WATCH_CPU_S = 1.5e-3      # a connection and a watch opened, without TLS
 # the guard of a creation reads every key, on one core of each member
 GUARD_KEY_CPU_S = 3e-6
 COMMIT_S = 5e-3           # a write on a majority's disks
 
 # memory
 ETCD_BASE_BYTES = 35e6    # an etcd without keys and clients
-WATCHER_BYTES = 120e3     # a connection with its watch, in the member that has it
+WATCHER_BYTES = 150e3     # a connection with its watch, in the member that has it
 KEY_BYTES = 3e3           # a key with its lease: index, page cache, garbage of lists
 KEY_DISK_BYTES = 300      # the same in the database file, for each revision until it is compacted
-NODE_BASE_BYTES = 60e6    # a daemon without peers
+NODE_BASE_BYTES = 68e6    # a daemon without peers: its imports
 PEER_BYTES = 3e3          # one peer in a daemon
 ROUTE_BYTES = 400         # one route in the kernel
 
@@ -133,7 +133,7 @@ def key_value_bytes(nodes: int, prefix: str = "/coreos.com/network") -> int:
     return 1 + varint_bytes(body) + body
 
 
-ANSWER_BYTES = 60
+ANSWER_BYTES = 30
 """An answer's header with its frame: cluster, member, revision, term."""
 
 

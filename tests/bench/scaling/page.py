@@ -173,5 +173,8 @@ def block(text: str, name: str) -> str:
 
 def put(text: str, name: str, content: str) -> str:
     """Return the page with *content* between the marks."""
-    old = f"<!-- {name} -->\n{block(text, name)}"
-    return text.replace(old, f"<!-- {name} -->\n{content}", 1)
+    block(text, name)
+    return re.sub(
+        rf"<!-- {name} -->\n.*?<!-- /{name} -->",
+        lambda _: f"<!-- {name} -->\n{content}\n<!-- /{name} -->", text, count=1, flags=re.DOTALL,
+    )  # fmt: skip

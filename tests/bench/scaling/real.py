@@ -27,6 +27,7 @@ from pyflanneld.core.ownership import renewal_interval_s
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.etcd_v3 import PAGE, EtcdV3Registry
 from tests.bench.scaling import model
+from tests.bench.scaling.simulate import first_start
 from tests.etcd import Etcd, Member, read_metrics, running_etcd
 from tests.etcd_side import EtcdSide
 from tests.fakes.node import value
@@ -36,7 +37,6 @@ LEASE_S = 30
 PREFIX = "/coreos.com/network"
 SENT = "etcd_network_client_grpc_sent_bytes_total"
 CPU = "process_cpu_seconds_total"
-RSS = "process_resident_memory_bytes"
 WATCHERS = "etcd_debugging_mvcc_watcher_total"
 EVENTS = "etcd_debugging_mvcc_events_total"
 RANGES = 'grpc_server_handled_total{grpc_code="OK",grpc_method="Range"'
@@ -152,6 +152,7 @@ class Crew:
         tasks = [asyncio.create_task(side.run(), name=f"node-{number}") for number, side in enumerate(self.sides)]
         try:
             await eventually(self._all_watch, within_s=60)
+            await eventually(self._nothing_is_told, within_s=60)
             yield
         finally:
             for task in tasks:
@@ -162,12 +163,18 @@ class Crew:
         metrics = await asyncio.to_thread(read_metrics, self.etcd)
         return value_of(metrics, WATCHERS) >= len(self.sides)
 
+    async def _nothing_is_told(self) -> bool:
+        """Say whether all have heard of each other: no event for half a second."""
+        spent = self.spent()
+        await asyncio.sleep(0.5)
+        return not (await spent.until_now())[EVENTS]
+
     @property
     def renewals(self) -> int:
         return sum(side.told.renewals for side in self.sides)
 
     def lists_since(self, moment: float) -> tuple[int, ...]:
-        return tuple(sum(at >= moment for at in side.told.lists_at) for side in self.sides)
+        return tuple(sum(at >= moment for at in side.told.listed_at) for side in self.sides)
 
     async def close(self) -> None:
         for registry in (*self.registries, self.stranger):
@@ -188,36 +195,44 @@ async def check(etcd: Etcd, nodes: int, *, quiet_s: float, changes: int, break_s
         changes: leases that come.
         break_s: how long to look on after the leader was killed.
     """
-    bare = read_metrics(etcd)[RSS]
+    bare = _in_use(etcd)
     crew, rows = Crew(etcd, nodes), []
     try:
         await crew.look_at_idle()
         rows += await _first_start(crew)
         async with crew.running():
-            memory = read_metrics(etcd)[RSS] - bare
-            rows.append(Row("etcd memory for a node, kB", _watcher_memory(crew) / 1e3, memory / nodes / 1e3))
             rows += await _quiet(crew, quiet_s)
+            used = (_in_use(etcd) - bare) / nodes
+            rows.append(Row("etcd: kB in use for a node", _node_memory(crew) / 1e3, used / 1e3))
             rows += await _changes(crew, changes)
             rows += await _lists(crew, nodes + changes)
             if len(etcd.members) == 1:
                 return Report(tuple(rows))
-            return await _lost_leader(crew, rows, nodes + changes, break_s)
+            return await _lost_leader(crew, rows, break_s)
     finally:
         await crew.close()
 
 
-def _watcher_memory(crew: Crew) -> float:
+def _in_use(etcd: Etcd) -> float:
+    """Return the memory in use; what the system counts includes garbage that may go any time."""
+    metrics = read_metrics(etcd)
+    return metrics["go_memstats_heap_inuse_bytes"] + metrics["go_memstats_stack_inuse_bytes"]
+
+
+def _node_memory(crew: Crew) -> float:
     members = len(crew.etcd.members)
     return model.WATCHER_BYTES + model.KEY_BYTES * members
 
 
 async def _first_start(crew: Crew) -> list[Row]:
-    spent, nodes = crew.spent(), len(crew.sides)
+    nodes = len(crew.sides)
+    said = first_start(model.Site(nodes, len(crew.etcd.members)), within_s=0.0)
+    spent = crew.spent()
     await crew.join()
     await spent.until_now()
     return [
-        Row("first start: transactions for a lease (at least 1)", 1.0, spent[TRANSACTIONS] / nodes),
-        Row("first start: seconds until all have one", nodes * model.creation_s(nodes), spent.took_s),
+        Row("first start: transactions for a lease", said.mean_lists, spent[TRANSACTIONS] / nodes),
+        Row("first start: seconds until all have one", said.seconds, spent.took_s),
     ]
 
 
@@ -301,11 +316,12 @@ def leader(etcd: Etcd) -> Member:
     raise RuntimeError("no member leads")
 
 
-async def _lost_leader(crew: Crew, rows: list[Row], keys: int, break_s: float) -> Report:
+async def _lost_leader(crew: Crew, rows: list[Row], break_s: float) -> Report:
     """Kill the leader and look on."""
     loop = asyncio.get_running_loop()
     killed = leader(crew.etcd)
     on_it = [side for side in crew.sides if side.context.registry.endpoint == killed.url]
+    known = max(len(side.first.records) for side in crew.sides)
     moment = loop.time()
     killed.kill()
     await asyncio.sleep(break_s)
@@ -314,8 +330,8 @@ async def _lost_leader(crew: Crew, rows: list[Row], keys: int, break_s: float) -
     lists = crew.lists_since(moment)
     rows.append(Row("leader lost: watches that broke", len(on_it), broken))
     rows.append(Row("leader lost: lists in all", broken, sum(lists)))
-    last_s = max((at - moment for side in crew.sides for at in side.told.lists_at if at >= moment), default=0.0)
-    rows.append(Row("leader lost: seconds until the last list", list_round_s(keys), last_s))
+    last_s = max((at - moment for side in crew.sides for at in side.told.listed_at if at >= moment), default=0.0)
+    rows.append(Row("leader lost: seconds until the last list", 1.0 + list_round_s(known), last_s))
     vanished = sum(side.log.count("lease.vanished") for side in crew.sides)
     return Report(tuple(rows), lists, broken, max(again, default=0.0), vanished)
 
