@@ -47,6 +47,7 @@ class Follower:
                 await self._turn_soon()
             except HistoryChanged as error:
                 self._context.registry_failed("peers", error, blocks=False)
+                await asyncio.sleep(next(self._waits))
                 await self._turn_soon()
             except RegistryError as error:
                 self._draw_turn()

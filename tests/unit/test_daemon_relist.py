@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv4Network
 from itertools import islice, pairwise
 from random import Random
+from typing import Any
 
 from pyflanneld.core.backoff import list_round_s
 from pyflanneld.core.lease import encode_name
-from pyflanneld.errors import RegistryError, RegistryUnavailable
+from pyflanneld.core.records import Snapshot
+from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable
 from tests.etcd_side import EtcdSide
 from tests.fakes.node import value
 from tests.fakes.registry import FakeEtcd, FakeRegistry
@@ -168,6 +170,24 @@ def test_what_cannot_be_continued_is_listed_soon() -> None:
             site.etcd.restore(backup)
             await until(lambda: all(site.lists(began)), 11)
             assert site.sides[0].log.count("etcd.history_changed") == 1
+
+    run(scenario())
+
+
+def test_two_histories_side_by_side_are_not_asked_without_end() -> None:
+    """Where list and watch never agree (members of two clusters), the lists come more and more slowly."""
+
+    async def scenario() -> None:
+        site = Site(12)
+
+        def refused(_since: Snapshot) -> AbstractAsyncContextManager[Any]:
+            raise HistoryChanged("another cluster answered the watch")
+
+        async with site.running():
+            site.sides[0].told.watch_subnets = refused  # type: ignore[method-assign]
+            began = site.cut()
+            await asyncio.sleep(60)
+            assert 3 <= len(site.lists(began)[0]) <= 16
 
     run(scenario())
 
