@@ -31,7 +31,7 @@ TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:sup
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor
 
-.PHONY: help demo test test-fast test-all sim bench docs lock dist clean venv need-root
+.PHONY: help demo test test-fast test-all sim bench bench-scaling docs lock dist clean venv need-root
 .PHONY: demo-programs bench-programs test-programs lint
 
 help: ## list the targets
@@ -67,6 +67,9 @@ bench: need-root bench-programs venv ## measure speed and cost, beside ip -batch
 
 docs: venv ## write what is made from the code: the man page, and the flag table of docs/configuration.md
 	@$(BIN)/python .ci/docs.py
+
+bench-scaling: demo-programs venv ## a large cluster: model, simulation, and 200 nodes on a real etcd (4 min)
+	@$(BIN)/python -m tests.bench.scaling
 
 lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq uv

@@ -11,6 +11,7 @@
     ├── LeaseLost              75   our subnet belongs to another node now
     ├── RegistryError           1
     │   ├── RegistryUnavailable     wait and try again; the outcome of a write may be unknown
+    │   │   └── HistoryChanged          what is known cannot be continued: list again soon
     │   ├── RegistryDenied          credentials or rights refused: keep everything, alert, try again slowly
     │   └── RevisionCompacted       the watch position is gone: list again
     ├── KernelError             1   netlink refused or went silent
@@ -81,6 +82,10 @@ class RegistryError(PyflanneldError):
 
 class RegistryUnavailable(RegistryError):
     """No answer, or not in time. A write may or may not have happened: read before writing again."""
+
+
+class HistoryChanged(RegistryUnavailable):
+    """Another cluster has answered, or one whose revisions lie before those that were seen."""
 
 
 class RegistryDenied(RegistryError):

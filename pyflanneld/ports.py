@@ -56,8 +56,9 @@ class Registry(Protocol):
     def watch_subnets(self, since: Snapshot) -> AbstractAsyncContextManager[AsyncIterator[tuple[Put | Gone, ...]]]:
         """Deliver, in order, every change after *since*; an empty tuple is a sign of life.
 
-        Raises, from the iterator: ``RevisionCompacted``; ``RegistryUnavailable`` when cancelled, cut off, silent for
-        too long, or answered by another cluster or an older history. The caller lists again after any of them.
+        Raises, from the iterator: ``RevisionCompacted``; ``HistoryChanged`` when answered by another cluster or an
+        older history; ``RegistryUnavailable`` when cancelled, cut off, or silent for too long. After any of them the
+        caller lists again, at once after the first two, and may watch on from what it knows until then.
         """
         ...
 

@@ -12,6 +12,7 @@ the test run, however that ends. Needs ``etcd`` and ``etcdctl`` (3.4 or later) o
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -259,3 +260,16 @@ def make_member(
         *args,
     ]
     return Member(name, url, f"{health_url}/health", command, where / f"{name}.log", netns)
+
+
+def read_metrics(etcd: Etcd) -> dict[str, float]:
+    """Return each of etcd's counters and gauges, summed over the members that are up."""
+    total: dict[str, float] = {}
+    for member in etcd.members:
+        if member.process is None:
+            continue
+        url = member.health_url.replace("/health", "/metrics")
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+            for name, number in re.findall(r"^([^#\s]\S*) (\S+)$", answer.read().decode(), re.MULTILINE):
+                total[name] = total.get(name, 0.0) + float(number)
+    return total

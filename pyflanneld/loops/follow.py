@@ -2,14 +2,17 @@
 
 Every list and every change goes through ``PeerTable.apply``. A broken watch takes nothing away: only a complete list
 does, and where it comes from another cluster or an older history, the withdrawal guard holds what it would remove.
+
+Lists cost the cluster the square of its nodes, and what ends one watch ends thousands. So each node draws a *turn* for
+the list after a break, within the round in which all can list, and watches on from what it knows until then.
 """
 
 import asyncio
 
-from pyflanneld.core.backoff import around, backoff
+from pyflanneld.core.backoff import around, backoff, list_round_s
 from pyflanneld.core.guard import LIST_SPACING_S
 from pyflanneld.core.records import Gone, Put, Record, Snapshot
-from pyflanneld.errors import RegistryError, RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable, RevisionCompacted
 from pyflanneld.loops.node import Context, Node
 
 RELIST_S = 300.0
@@ -27,6 +30,7 @@ class Follower:
         self._first: Snapshot | None = first
         self._cluster_id, self._revision = first.cluster_id, first.revision
         self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, context.rng)
+        self._round_s, self._turn_at = 0.0, 0.0
         self._deadline: asyncio.Timeout | None = None
         self._why = "first"  # the next list is read
         node.list_within = self._list_within
@@ -36,14 +40,22 @@ class Follower:
         while True:
             self._context.heart.beat("peers", RELIST_S)
             try:
+                await self._watch_until_turn()
                 snapshot = await self._next_list()
-                await self._watch_until_due(snapshot)
+                await self._watch_until_due(snapshot, self._period_s())
             except RevisionCompacted as error:
                 self._why = "compacted"
                 self._context.tally.etcd_failed("peers", error)
                 self._context.log.info("watch.compacted", revision=self._revision)
+                await self._turn_soon()
+            except HistoryChanged as error:
+                self._why = "watch_ended"
+                self._context.registry_failed("peers", error, blocks=False)
+                await asyncio.sleep(next(self._waits))
+                await self._turn_soon()
             except RegistryError as error:
                 self._why = "watch_ended"
+                self._draw_turn()
                 self._context.registry_failed("peers", error, blocks=False)
                 await self._context.pause(error, next(self._waits))
 
@@ -70,13 +82,36 @@ class Follower:
             self._why = "history_changed"
         self._cluster_id, self._revision = snapshot.cluster_id, snapshot.revision
         self._context.tally.listed(self._why, snapshot.revision, self._context.clock.now_s())
+        self._round_s = list_round_s(len(snapshot.records))
         node.peers.apply(snapshot)
         node.guard.told(self._context.clock.now_s())
         node.complete = True
         node.wake_routes(peers=True)
 
-    async def _watch_until_due(self, snapshot: Snapshot) -> None:
-        period_s = LIST_SPACING_S if self._node.guard.held else around(RELIST_S, 0.2, self._context.rng)
+    def _period_s(self) -> float:
+        """Return how long the list that was just taken is good for."""
+        if self._node.guard.held:
+            return LIST_SPACING_S
+        return around(max(RELIST_S, self._round_s), 0.2, self._context.rng)
+
+    def _draw_turn(self) -> None:
+        """Decide when to list after a break, unless that is still to come."""
+        now = asyncio.get_running_loop().time()
+        if self._turn_at <= now:
+            self._turn_at = now + self._context.rng.uniform(0, self._round_s)
+
+    async def _turn_soon(self) -> None:
+        """Wait as little as may be before the list: what is known cannot be continued."""
+        self._turn_at = 0.0
+        await asyncio.sleep(self._context.rng.uniform(0, min(self._round_s, RETRY_CAP_S)))
+
+    async def _watch_until_turn(self) -> None:
+        """Watch on from what is known until it is our turn to list."""
+        left_s = self._turn_at - asyncio.get_running_loop().time()
+        if left_s > 0:
+            await self._watch_until_due(Snapshot((), self._revision, self._cluster_id), left_s)
+
+    async def _watch_until_due(self, snapshot: Snapshot, period_s: float) -> None:
         try:
             async with asyncio.timeout(period_s) as self._deadline:
                 await self._watch(snapshot)

@@ -27,7 +27,7 @@ from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.records import Gone, Put
-from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
 from pyflanneld.registry.calls import Caller, metadata
 from pyflanneld.registry.channel import Endpoint
 from pyflanneld.registry.failures import CALL_ERRORS, COMPACTED, is_denial, translate
@@ -204,14 +204,16 @@ class Watch:
         where = self._stream.url if self._stream else ""
         if response.canceled:
             raise _cancellation(response, where)
+        if not response.header.cluster_id:
+            return  # etcd's gRPC proxy speaks for itself: it opens a watch that others share already
         if self._cluster_id is None:
             self._cluster_id = response.header.cluster_id
         if response.header.cluster_id != self._cluster_id:
-            raise RegistryUnavailable(f"{where}: another cluster answered the watch")
+            raise HistoryChanged(f"{where}: another cluster answered the watch")
         now = response.header.revision
         before = self._seen if response.events else self._start - 1
         if now < before:
-            raise RegistryUnavailable(f"{where}: the watch went back to revision {now} from {before}")
+            raise HistoryChanged(f"{where}: the watch went back to revision {now} from {before}")
 
     def _changes(self, events: list[Any]) -> tuple[Put | Gone, ...]:
         """Return what is new among *events*."""

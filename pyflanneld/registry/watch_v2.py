@@ -17,7 +17,7 @@ import asyncio
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.errors import RegistryError, RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable, RevisionCompacted
 from pyflanneld.registry.answers_v2 import INDEX_CLEARED, Answer, Refused
 from pyflanneld.registry.http_v2 import Http, Pending, Request
 from pyflanneld.registry.wire_v2 import Event, parse_event
@@ -100,9 +100,9 @@ class LongPoll:
         if self._cluster_id is None:
             self._cluster_id = answer.cluster_id
         if answer.cluster_id != self._cluster_id:
-            raise RegistryUnavailable(f"{where}: another cluster answered the watch")
+            raise HistoryChanged(f"{where}: another cluster answered the watch")
         if answer.index < self._known:
-            raise RegistryUnavailable(f"{where}: the watch went back to index {answer.index} from {self._known}")
+            raise HistoryChanged(f"{where}: the watch went back to index {answer.index} from {self._known}")
 
     async def _prove_alive(self) -> None:
         try:

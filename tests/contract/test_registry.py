@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pyflanneld.core.records import Gone, Put, Record, Renewal, Snapshot
-from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import HistoryChanged, RegistryUnavailable, RevisionCompacted
 from tests.contract.registry_bench import DAY_S, Bench, subnet_name
 from tests.polling import eventually
 
@@ -228,7 +228,7 @@ class TestWatch:
         """A list from one cluster cannot be continued on another."""
         since = await bench.registry.list_subnets()
         elsewhere = Snapshot(since.records, since.revision, cluster_id=since.cluster_id ^ 1)
-        with pytest.raises(RegistryUnavailable):
+        with pytest.raises(HistoryChanged):
             async with bench.registry.watch_subnets(elsewhere) as watch:
                 await heard_until_error(watch)
 
@@ -236,7 +236,7 @@ class TestWatch:
         """A history that ends before the list was made, as after a restored backup, is refused and not waited for."""
         since = await bench.registry.list_subnets()
         ahead = Snapshot(since.records, since.revision + 1000, since.cluster_id)
-        with pytest.raises(RegistryUnavailable):
+        with pytest.raises(HistoryChanged):
             async with bench.registry.watch_subnets(ahead) as watch:
                 await heard_until_error(watch)
 

@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
-from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
 
 CONFIG = b"config"
 SUBNETS = b"subnets/"
@@ -372,9 +372,9 @@ class _FakeWatch:
         self._registry.check()
         state = self._etcd.state
         if self._since.cluster_id != state.cluster_id:
-            raise RegistryUnavailable("fake: another cluster answered the watch")
+            raise HistoryChanged("fake: another cluster answered the watch")
         if self._since.revision > state.revision:
-            raise RegistryUnavailable("fake: the watch went back in time")
+            raise HistoryChanged("fake: the watch went back in time")
         if self._since.revision + 1 < state.compacted:
             raise RevisionCompacted(f"fake: compacted at {state.compacted}")
         self._open = True

@@ -149,6 +149,17 @@ class TestWatchStream:
         with pytest.raises(RegistryUnavailable, match="another cluster"):
             await watching.next()
 
+    async def test_a_proxy_opens_for_itself(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """The gRPC proxy's own answer to an opening, with no cluster and an older revision, ends nothing."""
+        async with connect(scripted, timing=SHORT).watch_subnets(SINCE) as watch:
+            opening = asyncio.ensure_future(anext(watch))
+            stream = await scripted.watches.get()
+            await stream.requests.get()
+            await stream.say(rpc.WatchResponse(header=rpc.ResponseHeader(revision=3), created=True))
+            assert await opening == ()
+            await stream.say(told(put(b"a", 11), revision=11))
+            assert seen(await anext(watch)) == [(b"a", 11)]
+
     async def test_progress_may_come_late(self, watching: Watching) -> None:
         """A progress answer that does not count the newest events yet is a sign of life like any other."""
         await watching.stream.say(told(put(b"a", 20), revision=20), told(revision=19, watch_id=-1))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.backoff import around, backoff, race_pause_s
+from pyflanneld.core.backoff import LISTED_KEYS_PER_S, around, backoff, list_round_s, race_pause_s
 
 RNGS = st.integers(0, 2**32).map(Random)
 
@@ -63,3 +63,15 @@ def test_the_pauses_of_many_spread_over_the_whole_span(lost: int, at_least_s: fl
     pauses = [race_pause_s(lost, Random(seed)) for seed in range(50)]
     assert max(pauses) >= at_least_s
     assert len(set(pauses)) == 50
+
+
+@given(st.integers(1, 10**6))
+def test_a_round_of_lists_keeps_within_what_may_be_read(nodes: int) -> None:
+    """Each of N nodes lists N keys once a round: together that is the budget, whatever N."""
+    assert nodes * nodes / list_round_s(nodes) == pytest.approx(LISTED_KEYS_PER_S)
+
+
+def test_small_clusters_do_not_wait_for_a_turn() -> None:
+    """A dozen hosts list at once, a thousand within ten seconds."""
+    assert list_round_s(12) < 0.01
+    assert list_round_s(1000) <= 10

@@ -1,0 +1,206 @@
+"""Large clusters: after a break the watch goes on at once, and the list comes in turn."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from ipaddress import IPv4Network
+from itertools import islice, pairwise
+from random import Random
+from typing import Any
+
+from pyflanneld.core.backoff import list_round_s
+from pyflanneld.core.lease import encode_name
+from pyflanneld.core.records import Snapshot
+from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable
+from tests.etcd_side import EtcdSide
+from tests.fakes.node import value
+from tests.fakes.registry import FakeEtcd, FakeRegistry
+from tests.fakes.virtual_time import VirtualClock, run, until
+
+NEW = b"10.200.0.0-24"
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Site:
+    """A cluster of *nodes* leases, of which a few are alive here."""
+
+    def __init__(self, nodes: int, alive: int = 1) -> None:
+        self.etcd = FakeEtcd()
+        self.registries = [FakeRegistry(self.etcd) for _ in range(alive)]
+        self.round_s = list_round_s(nodes)
+        subnets = islice(IPv4Network("10.0.0.0/8").subnets(new_prefix=24), nodes)
+        lease_id = self.etcd.grant(86400)
+        records = [self.etcd.put(encode_name(net), value("192.168.0.1"), lease_id=lease_id) for net in subnets]
+        listed = self.etcd.snapshot()
+        self.sides = []
+        for number, registry in enumerate(self.registries):
+            side = EtcdSide(registry, VirtualClock(), host=1, rng=Random(number))
+            side.take(records[number], listed, 86400.0)
+            self.sides.append(side)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(side.run()) for side in self.sides]
+        await until(lambda: all(side.told.watches_at for side in self.sides), 5)
+        await asyncio.sleep(1)
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    def cut(self) -> float:
+        """End all watches; return the time."""
+        for side in self.sides:
+            side.node.peers_changed = False
+        self.etcd.cut_watches()
+        return now()
+
+    def down(self, error: RegistryError | None) -> None:
+        for registry in self.registries:
+            registry.down = error
+
+    def lists(self, began: float) -> list[list[float]]:
+        """Return, for each node, when it has listed since *began*."""
+        return [[at - began for at in side.told.lists_at if at >= began] for side in self.sides]
+
+    def all_heard(self) -> bool:
+        """Say whether every node has folded in a change since the cut."""
+        return all(side.node.peers_changed for side in self.sides)
+
+
+def test_a_large_cluster_watches_on_and_lists_once_in_turn() -> None:
+    """After a break a change is followed within a second, without a list; the one list comes within the round."""
+
+    async def scenario() -> None:
+        site = Site(4000)
+        async with site.running():
+            began = site.cut()
+            site.etcd.put(NEW, value("192.168.0.9"))
+            await until(site.all_heard, 1)
+            assert site.lists(began) == [[]]
+            await asyncio.sleep(1.1 * site.round_s)
+            assert len(site.lists(began)[0]) == 1
+
+    run(scenario())
+
+
+def test_turns_are_spread_over_the_round() -> None:
+    """Nodes whose watches break together list once each, at different times, early and late."""
+
+    async def scenario() -> None:
+        site = Site(1000, alive=20)
+        async with site.running():
+            began = site.cut()
+            await asyncio.sleep(1.1 * site.round_s)
+            times = sorted(first for [first] in site.lists(began))
+            assert times[0] < 0.2 * site.round_s
+            assert times[-1] > 0.8 * site.round_s
+            assert max(later - sooner for sooner, later in pairwise(times)) < 0.4 * site.round_s
+
+    run(scenario())
+
+
+def test_a_small_cluster_lists_at_once() -> None:
+    """With a dozen nodes nobody waits for a turn."""
+
+    async def scenario() -> None:
+        site = Site(12, alive=12)
+        async with site.running():
+            began = site.cut()
+            await until(lambda: all(site.lists(began)), 0.5)
+
+    run(scenario())
+
+
+def test_a_watch_that_keeps_breaking_puts_off_no_turn() -> None:
+    """The turn is drawn once for each list, so a watch that breaks all the time cannot postpone the list for ever."""
+
+    async def scenario() -> None:
+        site = Site(2000)
+        async with site.running():
+            began = site.cut()
+            for _ in range(int(1.1 * site.round_s)):
+                await asyncio.sleep(1)
+                site.cut()
+            assert site.lists(began)[0]
+
+    run(scenario())
+
+
+def test_after_a_long_outage_the_turn_is_still_to_come() -> None:
+    """An outage longer than the round does not end in a list of everybody at once; the watches are back soon."""
+
+    async def scenario() -> None:
+        site = Site(2500, alive=20)
+        async with site.running():
+            site.down(RegistryUnavailable("down"))
+            site.cut()
+            await asyncio.sleep(10 * site.round_s)
+            site.down(None)
+            back = now()
+            site.etcd.put(NEW, value("192.168.0.9"))
+            await until(site.all_heard, 10.5)
+            await asyncio.sleep(10 + site.round_s)
+            firsts = [min(times) for times in site.lists(back)]
+            assert max(firsts) <= 10 + site.round_s
+            assert sum(first <= 10.5 for first in firsts) < len(firsts) / 2
+
+    run(scenario())
+
+
+def test_what_cannot_be_continued_is_listed_soon() -> None:
+    """A compacted position and a restored backup leave nobody blind for a round: the list comes within 11 s."""
+
+    async def scenario() -> None:
+        site = Site(4000)
+        async with site.running():
+            backup = site.etcd.backup()
+            site.down(RegistryUnavailable("down"))
+            site.etcd.put(NEW, value("192.168.0.9"))
+            site.etcd.put(NEW, value("192.168.0.8"))
+            site.etcd.compact()
+            site.down(None)
+            began = now()
+            await until(lambda: all(site.lists(began)), 11)
+            await asyncio.sleep(1)
+            began = now()
+            site.etcd.restore(backup)
+            await until(lambda: all(site.lists(began)), 11)
+            assert site.sides[0].log.count("etcd.history_changed") == 1
+
+    run(scenario())
+
+
+def test_two_histories_side_by_side_are_not_asked_without_end() -> None:
+    """Where list and watch never agree (members of two clusters), the lists come more and more slowly."""
+
+    async def scenario() -> None:
+        site = Site(12)
+
+        def refused(_since: Snapshot) -> AbstractAsyncContextManager[Any]:
+            raise HistoryChanged("another cluster answered the watch")
+
+        async with site.running():
+            site.sides[0].told.watch_subnets = refused  # type: ignore[method-assign]
+            began = site.cut()
+            await asyncio.sleep(60)
+            assert 3 <= len(site.lists(began)[0]) <= 16
+
+    run(scenario())
+
+
+def test_the_periodic_list_is_as_rare_as_the_cluster_is_large() -> None:
+    """With 8,000 nodes a list is good for ten minutes, give or take a fifth, instead of five."""
+
+    async def scenario() -> None:
+        site = Site(8000)
+        async with site.running():
+            began = now()
+            await until(lambda: all(site.lists(began)), 1.2 * site.round_s, step_s=1)
+            [[first]] = site.lists(began)
+            assert first > 0.79 * site.round_s > 500
+
+    run(scenario())
