@@ -3,6 +3,8 @@
     pod 172.7.21.2 ── host 172.7.21.1
                       host 192.168.14.21 ── peer 192.168.14.22, and behind it the pod 172.7.22.2
                       host 198.51.100.21 ── world 198.51.100.9
+
+The same in IPv6: pod 2001:cafe:42:7::2, peer 2001:db8:14::22 with 2001:cafe:42:8::2 behind it, world 2001:db8:c6::9.
 """
 
 import contextlib
@@ -12,12 +14,13 @@ import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any
 
 from pyflanneld.kernel.firewall import HostFirewall
 from pyflanneld.kernel.programs import Programs
-from tests.fakes.node import CONFIG, FakeNode
+from tests.fakes.node import CONFIG, FakeNode, lan
 from tests.fakes.registry import FakeEtcd
 from tests.netns import Namespace, namespace
 
@@ -26,8 +29,12 @@ NFT_CONFIG = CONFIG.replace(b'{"Network"', b'{"EnableNFTables":true,"Network"')
 RESYNC_S = 0.2
 POD, PEER_POD, WORLD = "172.7.21.2", "172.7.22.2", "198.51.100.9"
 HOST_ON_LAN, HOST_IN_WORLD = "192.168.14.21", "198.51.100.21"
+POD6, PEER_POD6, WORLD6 = "2001:cafe:42:7::2", "2001:cafe:42:8::2", "2001:db8:c6::9"
+HOST_ON_LAN6, HOST_IN_WORLD6, PEER6 = "2001:db8:14::21", "2001:db8:c6::21", "2001:db8:14::22"
+_DUAL = b'{"EnableIPv6":true,"IPv6Network":"2001:cafe:42::/56",'
+DUAL_CONFIG, DUAL_NFT_CONFIG = CONFIG.replace(b"{", _DUAL, 1), NFT_CONFIG.replace(b"{", _DUAL, 1)
 _PROGRAMS = ("iptables", "ip6tables")
-_PINNED = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\n"
+_PINNED = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_IPV6_SUBNET=2001:cafe:42:7::1/64\n"
 
 
 def form_directory(where: Path, form: str) -> str:
@@ -91,6 +98,7 @@ class Crossing:
         cluster.put_config(config)
         node = FakeNode(cluster, env=env)
         node.options = replace(node.options, **{"firewall_resync_s": RESYNC_S, **options})
+        node.kernel.set_link(replace(lan(node.host), addresses6=(IPv6Interface(f"{HOST_ON_LAN6}/64"),)))
         node.firewall = HostFirewall(Programs([self.programs]))  # type: ignore[assignment]
         with self.host.inside():
             async with node.running():
@@ -115,7 +123,22 @@ def crossing(where: Path, form: str) -> Iterator[Crossing]:
         world.ip(f"route add default via {HOST_IN_WORLD}")
         host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
         host.run("sh", "-c", "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$f; done")
+        _lay_ipv6(pod, host, peer, world)
         yield Crossing(pod, host, peer, world, form, form_directory(where, form))
+
+
+def _lay_ipv6(pod: Namespace, host: Namespace, peer: Namespace, world: Namespace) -> None:
+    host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+    for space, address, link in (
+        (pod, f"{POD6}/64", "eth0"), (host, "2001:cafe:42:7::1/64", "docker0"),
+        (host, f"{HOST_ON_LAN6}/64", "eth1"), (peer, f"{PEER6}/64", "eth1"), (peer, f"{PEER_POD6}/128", "lo"),
+        (host, f"{HOST_IN_WORLD6}/64", "eth0"), (world, f"{WORLD6}/64", "eth0"),
+    ):  # fmt: skip
+        space.ip(f"address add {address} dev {link} nodad")
+    pod.ip("-6 route add default via 2001:cafe:42:7::1")
+    host.ip(f"-6 route add 2001:cafe:42:8::/64 via {PEER6}")
+    peer.ip(f"-6 route add default via {HOST_ON_LAN6}")
+    world.ip(f"-6 route add default via {HOST_IN_WORLD6}")
 
 
 class Way:
@@ -130,8 +153,9 @@ class Way:
 
     def __init__(self, sender: Namespace, receiver: Namespace, address: str, *, source: str = "") -> None:
         self._sender, self._source = sender, source
+        self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with receiver.inside():
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._socket = socket.socket(self._family, socket.SOCK_DGRAM)
         self._socket.bind((address, 0))
         self._address = self._socket.getsockname()
 
@@ -143,7 +167,7 @@ class Way:
 
     def send(self) -> None:
         """Send one packet."""
-        with self._sender.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+        with self._sender.inside(), socket.socket(self._family, socket.SOCK_DGRAM) as sending:
             sending.bind((self._source, 0))
             sending.sendto(b"x", self._address)
 

@@ -30,6 +30,10 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
         raise LinkUnusable(str(error)) from error
     address = str(rule.public_ip or choice.address)
     context.log.info("link.chosen", link=choice.link.name, address=address, mtu=choice.link.mtu, why=choice.why)
+    if rule.public_ip and not choice.link.carries(rule.public_ip):
+        # Whether it is an error depends on the configuration, which etcd may not be able to tell for a long time.
+        warning = str(_not_on_link(rule.public_ip, choice.link.name, ", ".join(map(str, choice.link.addresses))))
+        context.log.warning("link.public_ip_elsewhere", warning=warning)
     return links, choice
 
 

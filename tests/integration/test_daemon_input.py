@@ -117,10 +117,20 @@ def test_public_ip_elsewhere(site: Lab) -> None:
     with untouched(site, node, etcd_is_read=True):
         launch(node, public_ip="203.0.113.7")
         assert wait_exit(node) == 2
-    [failed] = journal.events("daemon.failed")
-    assert "203.0.113.7" in failed["error"]
-    assert "host-gw" in failed["error"]
-    assert "192.168.14.21/24" in failed["error"]
+    [warned], [failed] = journal.events("link.public_ip_elsewhere"), journal.events("daemon.failed")
+    for text in (warned["warning"], failed["error"]):
+        assert "203.0.113.7" in text
+        assert "host-gw" in text
+        assert "192.168.14.21/24" in text
+
+
+def test_public_ip_elsewhere_while_etcd_is_down(site: Lab) -> None:
+    """The mistake is told at once, although only the configuration can say that it is one."""
+    node = site.nodes[0]
+    journal = Journal(node)
+    launch(node, public_ip="203.0.113.7", etcd_endpoints="http://192.168.14.12:1")
+    journal.wait("link.public_ip_elsewhere", timeout_s=15)
+    assert node.stop() == 0
 
 
 def test_health_port_taken(site: Lab) -> None:

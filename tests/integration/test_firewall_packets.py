@@ -9,13 +9,21 @@ import pytest
 
 from tests.fakes.node import CONFIG, FakeNode
 from tests.firewall import (
+    DUAL_CONFIG,
+    DUAL_NFT_CONFIG,
     FORMS,
     HOST_IN_WORLD,
+    HOST_IN_WORLD6,
     HOST_ON_LAN,
+    HOST_ON_LAN6,
     NFT_CONFIG,
+    PEER6,
     PEER_POD,
+    PEER_POD6,
     POD,
+    POD6,
     WORLD,
+    WORLD6,
     Crossing,
     Way,
     crossing,
@@ -71,6 +79,25 @@ async def test_who_is_masqueraded(masquerading: Crossing) -> None:
     ):
         with Way(sender, receiver, address, source=source) as way:
             assert way.seen() == seen, (address, source)
+
+
+@pytest.mark.parametrize("program", ["iptables", "legacy iptables", "nftables"])
+async def test_who_is_masqueraded_in_ipv6(program: str, tmp_path: Path) -> None:
+    """The same in a dual-stack network, beside IPv4, in each of the three ways."""
+    with crossing(tmp_path, "legacy" if program == "legacy iptables" else "nft") as site:
+        async with site.daemon(DUAL_NFT_CONFIG if program == "nftables" else DUAL_CONFIG, ip_masq=True):
+            for sender, receiver, address, source, seen in (
+                (site.pod, site.world, WORLD6, "", HOST_IN_WORLD6),
+                (site.pod, site.peer, PEER_POD6, "", POD6),
+                (site.peer, site.pod, POD6, PEER_POD6, PEER_POD6),
+                (site.world, site.pod, POD6, "", WORLD6),
+                (site.world, site.peer, PEER_POD6, "", HOST_ON_LAN6),
+                (site.world, site.peer, PEER6, "", WORLD6),
+                (site.pod, site.world, WORLD, "", HOST_IN_WORLD),
+                (site.pod, site.peer, PEER_POD, "", POD),
+            ):
+                with Way(sender, receiver, address, source=source) as way:
+                    assert way.seen() == seen, (address, source)
 
 
 @pytest.mark.parametrize(("mark", "seen"), [("0x4000", POD), ("0x4001", POD), ("0x1", HOST_IN_WORLD)])
