@@ -4,25 +4,33 @@ Imports are late: ``--help``, usage errors and most commands need none of these 
 """
 
 import asyncio
+import importlib
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from random import Random
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
 
+from pyflanneld import lock, logs
 from pyflanneld.clock import SystemClock
 from pyflanneld.files import SubnetEnvFile
+from pyflanneld.logring import Recent
 from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings
 
+if TYPE_CHECKING:
+    from pyflanneld.daemon import Daemon
+
 CLOSE_S = 1.0
+OPERATOR_S = 0.7
 
 
-async def serve(settings: Settings, log: Any) -> None:
+async def serve(settings: Settings, log: Any, recent: Recent) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.health import HealthServer
@@ -42,7 +50,11 @@ async def serve(settings: Settings, log: Any) -> None:
         notifier=notifier, rng=rng, log=log, options=options(settings),
         problems=Problems(clock, log), heart=Heart(clock),
     )
-    daemon = Daemon(context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()))
+    name = lock.abstract_name("operator", lock.file_key(settings.subnet_file))
+    daemon = Daemon(
+        context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()),
+        beside=partial(_tell_operators, name, recent=recent, log=log),
+    )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_close, kernel.close)
         stack.push_async_callback(_close, etcd.close)
@@ -52,6 +64,28 @@ async def serve(settings: Settings, log: Any) -> None:
             stack.push_async_callback(_close, health.stop)
         stack.callback(notifier.send, "STOPPING=1")
         await daemon.run()
+
+
+async def _tell_operators(name: str, daemon: "Daemon", *, recent: Recent, log: Any) -> None:
+    """Answer the operator's commands; soon after the start, but behind the first routes, for it takes a while to load.
+
+    It is never worth a daemon: without the socket there is a warning.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(OPERATOR_S):
+            await daemon.ready.wait()
+    http = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.operator")
+    told = http.Told(daemon.observer, level=logs.level, set_level=logs.set_level, events=recent.events)
+    listener = http.OperatorSocket(name, http.operator_app(told, may_change=http.root_or_own_user))
+    try:
+        await listener.start()
+    except OSError as error:
+        log.warning("operator.not_listening", error=str(error))
+        return
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await _close(listener.stop)
 
 
 async def _close(closing: Callable[[], Awaitable[None]]) -> None:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 
 from pyflanneld.errors import UsageError
 
@@ -62,6 +63,17 @@ def _migrate(words: list[str]) -> int:
     return migrate(words)
 
 
+def _asking(module: str) -> Callable[[list[str]], int]:
+    """Return a command that asks the running daemon."""
+
+    def command(words: list[str]) -> int:
+        code: int = import_module(f"pyflanneld.commands.{module}").main(words)
+        return code
+
+    return command
+
+
 SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "docker-opts": _docker_opts, "lab": _lab, "leases": _leases, "migrate": _migrate,
+    "status": _asking("status"),
 }

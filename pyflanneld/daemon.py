@@ -5,7 +5,9 @@ is in, lease, routes, rules and file stay.
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.core.allocation import Demand6
@@ -22,11 +24,14 @@ from pyflanneld.loops.firewall import keep_firewall
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
 from pyflanneld.loops.link import check_public_ip, first_link
-from pyflanneld.loops.node import Context, Node, publish, verdict
+from pyflanneld.loops.node import Context, Node, publish
+from pyflanneld.loops.observe import Observer
 from pyflanneld.loops.reconcile import Reconciler
 from pyflanneld.loops.rules import check_programs
 from pyflanneld.loops.subnet_file import keep_file, remembered_network, remembered_subnet, remembered_subnet6
 from pyflanneld.loops.watchers import watch_kernel, watch_process
+
+Beside = Callable[["Daemon"], Coroutine[Any, Any, None]]
 
 
 class Daemon:
@@ -35,16 +40,24 @@ class Daemon:
     Args:
         context: the ports and the settings.
         watchdog_s: how often the service manager wants to hear from us, in seconds; ``None``: it does not.
+        beside: runs beside the loops from the beginning, whatever they wait for; gets the daemon.
+
+    Attributes:
+        observer: what the daemon tells of itself.
+        ready: set when it has been ready for the first time.
     """
 
-    def __init__(self, context: Context, *, watchdog_s: float | None = None) -> None:
+    def __init__(self, context: Context, *, watchdog_s: float | None = None, beside: Beside | None = None) -> None:
         self._context = context
         self._watchdog_s = watchdog_s
+        self._beside = beside
         self._node: Node | None = None
+        self.observer = Observer(context, lambda: self._node)
+        self.ready = asyncio.Event()
 
     def health(self) -> Verdict:
         """Answer the probes."""
-        return verdict(self._context, self._node)
+        return self.observer.health()
 
     async def run(self) -> None:
         """Run until cancelled.
@@ -55,6 +68,8 @@ class Daemon:
         context = self._context
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_process(context, lambda: self._node, self._watchdog_s), name="process")
+            if self._beside is not None:
+                tasks.create_task(self._beside(self), name="operator")
             node, leases = await self._join()
             self._node = node
             tasks.create_task(keep_firewall(context, node), name="firewall")
@@ -103,5 +118,6 @@ class Daemon:
         await node.rules_placed.wait()
         await node.file_written.wait()
         await node.reconciled.wait()
+        self.ready.set()
         self._context.notifier.send("READY=1")
         self._context.log.info("daemon.ready", subnet=str(node.lease.key), routes=node.present)

@@ -26,6 +26,19 @@ def network_key(etcd_prefix: str, etcd_endpoints: Iterable[str]) -> str:
     return "\n".join([etcd_prefix, *sorted(set(etcd_endpoints))])
 
 
+def file_key(subnet_file: Path) -> str:
+    """Return what identifies a subnet file: its directory's real path, and its name.
+
+    The name itself is not resolved: writing replaces a symbolic link there, it does not follow it.
+    """
+    return os.path.realpath(subnet_file.parent) + "/" + subnet_file.name
+
+
+def abstract_name(kind: str, key: str) -> str:
+    """Return the abstract socket name for a *key*, which is hashed: such a name has room for 107 bytes."""
+    return f"\0pyflanneld/{kind}/{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}"
+
+
 @contextmanager
 def hold(network: str, subnet_file: Path, *, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the network and the subnet file for as long as the block runs.
@@ -38,8 +51,7 @@ def hold(network: str, subnet_file: Path, *, patience_s: float = 0.0) -> Iterato
     Raises:
         AlreadyRunning: another process of this network namespace holds one of them; the message says which, and who.
     """
-    # The name itself is not resolved: writing replaces a symbolic link there, it does not follow it.
-    file = os.path.realpath(subnet_file.parent) + "/" + subnet_file.name
+    file = file_key(subnet_file)
     with (
         _listen("network", network, "this etcd prefix and endpoints", patience_s),
         _listen("file", file, f"the subnet file {file}", patience_s),
@@ -49,8 +61,7 @@ def hold(network: str, subnet_file: Path, *, patience_s: float = 0.0) -> Iterato
 
 @contextmanager
 def _listen(kind: str, key: str, what: str, patience_s: float) -> Iterator[None]:
-    # Hashed, because an abstract name has room for 107 bytes.
-    name = f"\0pyflanneld/{kind}/{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}"
+    name = abstract_name(kind, key)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             _bind(sock, name, patience_s)

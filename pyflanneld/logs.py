@@ -24,12 +24,19 @@ _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "erro
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 
 
-def configure(log_format: Literal["console", "json"], verbosity: int) -> None:
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+"""What is logged, by the least level."""
+
+
+def configure(
+    log_format: Literal["console", "json"], verbosity: int, *more: structlog.typing.Processor
+) -> None:
     """Set up structlog, and the standard library's logging for our dependencies, to write to stderr.
 
     Args:
         log_format: ``"console"`` for people, coloured on a terminal only; ``"json"``: one object per line.
         verbosity: 0 for info and above, 1 and more for debug too. Dependencies: warnings and above, always.
+        more: what else sees, or changes, each event before it is written; it is safe by then.
     """
     prepare: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -37,6 +44,7 @@ def configure(log_format: Literal["console", "json"], verbosity: int) -> None:
         _add_time,
         _take_exception,
         _make_safe,
+        *more,
     ]
     render = render_json if log_format == "json" else Console(coloured=_stderr_is_terminal())
     structlog.configure(
@@ -57,6 +65,19 @@ def configure(log_format: Literal["console", "json"], verbosity: int) -> None:
     logging.captureWarnings(True)
     # On import it warns of a missing /proc/net/psched, which the systemd unit hides. Nothing here does traffic control.
     logging.getLogger("pyroute2.netlink.rtnl.tcmsg").setLevel(logging.ERROR)
+
+
+def level() -> str:
+    """Return the name of the level in force."""
+    log = structlog.get_logger()
+    return next(name for name, number in LEVELS.items() if log.is_enabled_for(number))
+
+
+def set_level(name: str) -> None:
+    """Change the level, for every logger at once. Raises ``ValueError`` for what is not in ``LEVELS``."""
+    if name not in LEVELS:
+        raise ValueError(f"{name!a} is no level; there is: {', '.join(LEVELS)}")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(LEVELS[name]))
 
 
 def render_json(_logger: object, _method: str, event: EventDict) -> str:

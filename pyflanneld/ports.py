@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pyflanneld.core.firewall import Family
 from pyflanneld.core.links import Link
+from pyflanneld.core.neighbours import Neighbour
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.core.routes import KernelRoute, RouteChange
 
@@ -136,6 +137,10 @@ class Kernel(Protocol):
 
         ``None`` when none would: there is no route, it is a forbidding one, or *address* is one of this host's own.
         """
+        ...
+
+    async def neighbours(self, link_index: int) -> tuple[Neighbour, ...]:
+        """Return what the kernel knows of the link's neighbours, both families; changes nothing and sends nothing."""
         ...
 
     async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:

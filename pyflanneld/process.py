@@ -14,6 +14,7 @@ import structlog
 from pyflanneld import __version__, lock, logs, parent
 from pyflanneld.assembly import serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
+from pyflanneld.logring import Recent
 from pyflanneld.settings import Settings
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
@@ -24,7 +25,8 @@ def run_daemon(settings: Settings) -> int:
     """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
-    logs.configure(settings.log_format, settings.verbosity)
+    recent = Recent()
+    logs.configure(settings.log_format, settings.verbosity, recent)
     log = structlog.get_logger("pyflanneld")
     log.info(
         "daemon.started", version=__version__, pid=os.getpid(), etcd=settings.etcd_endpoints,
@@ -37,7 +39,7 @@ def run_daemon(settings: Settings) -> int:
         return 0
     try:
         with _alone(settings, log, patient=scripted):
-            asyncio.run(_until_signalled(serve(settings, log)))
+            asyncio.run(_until_signalled(serve(settings, log, recent)))
     except UsageError:
         raise
     except Exception as raised:

@@ -19,3 +19,18 @@ class Verdict:
     def ready(self) -> bool:
         """Say whether nothing stands against readiness."""
         return self.live and not self.not_ready
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Something besides the open problems that stands against readiness.
+
+    Attributes:
+        event: a name as the log's events have, the key of its remedy.
+        text: one short sentence.
+        since_s: when it began, on the clock's scale; ``None``: at the start, or not known.
+    """
+
+    event: str
+    text: str
+    since_s: float | None = None

@@ -133,6 +133,10 @@ class PeerTable:
             known.record, known.latest = record, _read(record)
         return True
 
+    def records(self) -> tuple[Record, ...]:
+        """Return every key as it was last seen."""
+        return tuple(entry.record for entry in self._entries.values())
+
     def view(self, ground: Ground) -> View:
         """Judge every entry on *ground*. Remembers, for each key, the last lease that was good."""
         drafts = [_Draft(side, ground.gateways_on_link) for side in ground.sides]

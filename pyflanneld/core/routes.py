@@ -137,11 +137,11 @@ def plan(
     blocked: dict[Network, KernelRoute] = {}
     for dst, wanted in desired.items():
         there, rival = owned.get(dst), foreign.get(dst)
-        if there is not None and _same(wanted, there):
+        if there is not None and same(wanted, there):
             continue
         if rival is None:
             puts.append(Create(wanted) if there is None else Replace(wanted))
-        elif rival.protocol == BOOT and _same(wanted, rival):
+        elif rival.protocol == BOOT and same(wanted, rival):
             puts.append(Replace(wanted))
         else:
             blocked[dst] = rival
@@ -150,7 +150,8 @@ def plan(
     return Plan(tuple(puts), tuple(drops), blocked)
 
 
-def _same(wanted: Route, there: KernelRoute) -> bool:
+def same(wanted: Route, there: KernelRoute) -> bool:
+    """Say whether the kernel's route is as wanted, whoever put it."""
     return there.plain and there.gateway == wanted.gateway and there.link_index == wanted.link_index
 
 

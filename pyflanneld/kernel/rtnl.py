@@ -15,9 +15,10 @@ from typing import Any
 import structlog
 
 from pyflanneld.core.links import Link
+from pyflanneld.core.neighbours import Neighbour
 from pyflanneld.core.routes import Drop, KernelRoute, RouteChange
 from pyflanneld.errors import KernelError
-from pyflanneld.kernel import encoding, encoding6
+from pyflanneld.kernel import encoding, encoding6, neighbours
 from pyflanneld.kernel.frames import Refusal
 from pyflanneld.kernel.monitor import Monitor
 from pyflanneld.kernel.netlink import DumpRefused, RequestSocket
@@ -75,6 +76,11 @@ class NetlinkKernel(Kernel):
         if answer.errno in _NO_WAY:
             return None
         raise KernelError(f"netlink: the way to {address}: {answer}")
+
+    async def neighbours(self, link_index: int) -> tuple[Neighbour, ...]:
+        """Return the link's neighbours, IPv4 and IPv6, in the kernel's order."""
+        found = await self._requests.dump(neighbours.request(link_index), neighbours.decode)
+        return tuple(entry for index, entry in filter(None, found) if index == link_index)
 
     async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
         """Make all changes in order; return the failed ones with their ``errno`` (EPERM without CAP_NET_ADMIN).

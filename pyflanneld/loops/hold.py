@@ -39,7 +39,7 @@ async def hold_lease(context: Context, node: Node) -> None:
     """
     waits, proved = backoff(1.0, RETRY_CAP_S, context.rng), True
     while True:
-        delay_s = around(_interval_s(context, node), 0.1, context.rng) if proved else next(waits)
+        delay_s = around(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
         context.heart.beat("lease", delay_s + RETRY_CAP_S)
         await set_within(node.verify_lease, delay_s)
         node.verify_lease.clear()
@@ -48,7 +48,8 @@ async def hold_lease(context: Context, node: Node) -> None:
             waits = backoff(1.0, RETRY_CAP_S, context.rng)
 
 
-def _interval_s(context: Context, node: Node) -> float:
+def interval_s(context: Context, node: Node) -> float:
+    """Return how long to wait between two looks at the own lease, in seconds."""
     if node.lease.reserved:
         return RESERVED_INTERVAL_S
     return renewal_interval_s(node.lease.ttl_s, context.options.renew_margin_s)

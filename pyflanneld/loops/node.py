@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pyflanneld.backends import Backend
 from pyflanneld.core.families import Network
 from pyflanneld.core.guard import WithdrawGuard
-from pyflanneld.core.health import Verdict
+from pyflanneld.core.health import Doubt, Verdict
 from pyflanneld.core.lease import LeaseAttrs
 from pyflanneld.core.links import Choice, Link, LinkPattern
 from pyflanneld.core.netconf import SubnetRange, SubnetRange6
@@ -27,6 +27,7 @@ from pyflanneld.ports import Change, Clock, Firewall, Kernel, Notifier, Registry
 
 MISSED_BEATS = 3
 DENIED_PAUSE_S = 5.0
+LOOP_STOPPED, PENDING = "loop.stopped", "start.pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,23 +220,29 @@ def publish(options: Options, choice: Choice, backend: Backend, *, ipv6: bool) -
 
 def verdict(context: Context, node: Node | None) -> Verdict:
     """Answer the probes: alive by the heartbeats, ready when nothing stands against it."""
-    stopped = context.heart.stopped()
-    reasons = [f"the {loop} loop has stopped turning" for loop in stopped] + list(context.problems.blocking())
-    if node is None:
-        reasons = reasons or ["starting"]
-    else:
-        reasons += _not_yet(node, context.clock.now_s())
-    return Verdict(live=not stopped, not_ready=tuple(reasons))
+    found = doubts(context, node)
+    stopped = [doubt.text for doubt in found if doubt.event == LOOP_STOPPED]
+    others = [doubt.text for doubt in found if doubt.event != LOOP_STOPPED]
+    return Verdict(live=not stopped, not_ready=(*stopped, *context.problems.blocking(), *others))
 
 
-def _not_yet(node: Node, now_s: float) -> list[str]:
-    reasons = []
-    if now_s > node.lease.confirmed_until_s:
-        reasons.append(f"the lease of {node.lease.subnet} has not been confirmed for too long")
+def doubts(context: Context, node: Node | None) -> list[Doubt]:
+    """Return what stands against readiness besides the open problems."""
+    found = [Doubt(LOOP_STOPPED, f"the {loop} loop has stopped turning") for loop in context.heart.stopped()]
+    if node is not None:
+        return found + _not_yet(node, context.clock.now_s())
+    return found or ([] if context.problems.blocking() else [Doubt(PENDING, "starting")])
+
+
+def _not_yet(node: Node, now_s: float) -> list[Doubt]:
+    found, until_s = [], node.lease.confirmed_until_s
+    if now_s > until_s:
+        text = f"the lease of {node.lease.subnet} has not been confirmed for too long"
+        found.append(Doubt("lease.unconfirmed", text, until_s))
     if not node.rules_placed.is_set():
-        reasons.append("the firewall rules are not in place yet")
+        found.append(Doubt(PENDING, "the firewall rules are not in place yet"))
     if not node.file_written.is_set():
-        reasons.append("the subnet file is not written yet")
+        found.append(Doubt(PENDING, "the subnet file is not written yet"))
     if not node.reconciled.is_set():
-        reasons.append("the peers' routes are not in place yet")
-    return reasons
+        found.append(Doubt(PENDING, "the peers' routes are not in place yet"))
+    return found

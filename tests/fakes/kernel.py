@@ -16,6 +16,7 @@ from typing import Self
 
 from pyflanneld.core.families import Network, inside
 from pyflanneld.core.links import Link
+from pyflanneld.core.neighbours import Neighbour
 from pyflanneld.core.routes import (
     BLACKHOLE_METRIC,
     Create,
@@ -51,6 +52,7 @@ class FakeKernel(Kernel):
         self._monitors: list[_FakeMonitor] = []
         self._refusals: dict[Network, deque[int]] = {}
         self._failing_calls = 0
+        self._neighbours: dict[int, list[Neighbour]] = {}
         for link in links:
             self.set_link(link)
 
@@ -73,6 +75,10 @@ class FakeKernel(Kernel):
         best = max(covering, key=lambda route: (route.dst.prefixlen, -route.metric))
         link = self._links.get(best.link_index)
         return (link.index, self._source(link, best.gateway or address)) if link else None
+
+    async def neighbours(self, link_index: int) -> tuple[Neighbour, ...]:
+        await self._called("neighbours")
+        return tuple(self._neighbours.get(link_index, ()))
 
     async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
         await self._called("apply")
@@ -137,6 +143,10 @@ class FakeKernel(Kernel):
     def link_up(self, name: str) -> None:
         """``ip link set NAME up``, or the carrier comes back."""
         self.set_link(replace(self._links[self._index(name)], up=True))
+
+    def meet(self, link_index: int, *neighbours: Neighbour) -> None:
+        """Let the kernel know *neighbours* on a link."""
+        self._neighbours.setdefault(link_index, []).extend(neighbours)
 
     def lose_carrier(self, name: str) -> None:
         """Pull the cable: the link is not up, and keeps its routes."""

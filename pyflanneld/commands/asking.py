@@ -1,0 +1,71 @@
+"""What the commands that ask the daemon have in common: flags, help, and how their failures end."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pyflanneld import flaghelp
+from pyflanneld.commands import daemons
+from pyflanneld.commands.daemons import SUBNET_FILE, Daemon
+from pyflanneld.errors import PyflanneldError, UsageError
+from pyflanneld.flags import Flag, Given, HelpAsked, Kind, fill_in, read_argv
+
+OUTPUT = Flag("output", Kind.STRING, "text", "text or json.", "FORMAT", "this command", from_env=False)
+__all__ = ["OUTPUT", "SUBNET_FILE", "Order", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for: of whom, in which form, with which other flags and words."""
+
+    daemon: Daemon
+    output: str
+    given: dict[str, Given]
+    words: list[str] = field(default_factory=list)
+
+
+def run(
+    command: str,
+    words: Sequence[str],
+    title: str,
+    flags: Sequence[Flag],
+    act: Callable[[Order], int],
+    most_words: int = 0,
+) -> int:
+    """Read the command line, find the daemon, *act*; return the exit code.
+
+    Raises:
+        UsageError: the command line is wrong.
+    """
+    try:
+        plain, given = read(command, words, flags, most_words)
+    except HelpAsked:
+        sys.stdout.write(flaghelp.usage(title, flags))
+        return 0
+    output = str(given["output"].value) if "output" in given else "text"
+    if output not in ("text", "json"):
+        raise UsageError(f"{given['output'].written}: {output!a} is not usable: text or json is needed")
+    try:
+        return act(Order(daemons.chosen(given[SUBNET_FILE.name]), output, given, plain))
+    except PyflanneldError as error:
+        if isinstance(error, UsageError):
+            raise
+        sys.stderr.write(f"pyflanneld {command}: {error}\n")
+        return error.exit_code
+
+
+def read(
+    command: str, words: Sequence[str], flags: Sequence[Flag], most_words: int
+) -> tuple[list[str], dict[str, Given]]:
+    """Split the command line into its words and all flags. Raises ``HelpAsked``, ``UsageError``."""
+    plain: list[str] = []
+    found: dict[str, Given] = {}
+    rest = list(words)
+    while rest:
+        some, rest = read_argv(rest, flags)
+        found.update(some)
+        plain += rest[:1]
+        rest = rest[1:]
+    if len(plain) > most_words:
+        raise UsageError(f"{command} does not take {plain[most_words]!a}")
+    return plain, fill_in(found, {}, flags)

@@ -1,0 +1,126 @@
+"""Finding the daemons of this network namespace, and asking one. Shell side; the standard library only, to be quick.
+
+The daemons' sockets are abstract (``http.operator``), so /proc/net/unix lists them, for this namespace alone.
+"""
+
+import http.client
+import json
+import re
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyflanneld import lock
+from pyflanneld.errors import PyflanneldError
+from pyflanneld.flags import Flag, Given, Kind
+
+TIMEOUT_S = 5.0
+NO_DAEMON = 3
+_WHICH = "Which daemon: the one with this subnet file."
+SUBNET_FILE = Flag("subnet-file", Kind.STRING, "", _WHICH, "PATH", "this command", from_env=False)
+_SOCKET = re.compile(r"@(pyflanneld/operator/[0-9a-f]{32})$")
+
+
+class NoDaemon(PyflanneldError):
+    """Nobody can be asked, or nobody answers; the message says what to do."""
+
+    exit_code = NO_DAEMON
+
+
+class Refused(PyflanneldError):
+    """The daemon answers that it will not, or cannot."""
+
+
+class SeveralDaemons(PyflanneldError):
+    """There is more than one, and none was named."""
+
+    exit_code = 2
+
+
+class Daemon:
+    """One daemon, by the abstract name of its socket (without the NUL)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get(self, path: str) -> Any:
+        """Return the JSON at *path*. Raises ``NoDaemon``, ``Refused``."""
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, value: object) -> Any:
+        """Send *value* there as JSON and return the answer. Raises ``NoDaemon``, ``Refused``."""
+        return self._ask("POST", path, json.dumps(value))
+
+    def _ask(self, method: str, path: str, body: str | None) -> Any:
+        connection = _Connection(self.name)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            text = response.read().decode()
+            if response.status != http.client.OK:
+                raise Refused(text)
+            return json.loads(text)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise NoDaemon(f"the daemon does not answer: {error}") from error
+        finally:
+            connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over an abstract AF_UNIX socket."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._name = name
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(f"\0{self._name}")
+
+
+def chosen(subnet_file: Given) -> Daemon:
+    """Return the daemon that is meant.
+
+    Args:
+        subnet_file: the flag ``SUBNET_FILE``; its default means: the only one there is.
+
+    Raises:
+        NoDaemon: there is none.
+        SeveralDaemons: there are several, and none was named.
+    """
+    names = running()
+    if subnet_file.value:
+        path = Path(str(subnet_file.value))
+        name = lock.abstract_name("operator", lock.file_key(path))[1:]
+        if name not in names:
+            raise NoDaemon(f"no pyflanneld with the subnet file {path} runs in this network namespace{_others(names)}")
+        return Daemon(name)
+    match names:
+        case []:
+            raise NoDaemon(
+                "no pyflanneld runs in this network namespace: start it, or look with `ip netns` for the one it runs in"
+            )
+        case [name]:
+            return Daemon(name)
+    raise SeveralDaemons(f"several daemons run here; name one with --subnet-file:{_others(names)}")
+
+
+def running() -> list[str]:
+    """Return the socket names of the daemons in this network namespace."""
+    lines = Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()
+    found = (match[1] for line in lines if (match := _SOCKET.search(line)))
+    return sorted(set(found))
+
+
+def _others(names: Sequence[str]) -> str:
+    """Return one line for each daemon, with its subnet file."""
+    lines = []
+    for name in names:
+        try:
+            report = Daemon(name).get("/status")
+        except (NoDaemon, Refused):
+            continue
+        lines.append(f"\n  --subnet-file={report['file']['path']}  (pid {report['pid']})")
+    return "".join(lines)

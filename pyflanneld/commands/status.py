@@ -1,0 +1,149 @@
+"""``pyflanneld status``: what the daemon of this host does, what is wrong, and what to do about it."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyflanneld.commands import asking
+from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, span
+
+TITLE = """\
+pyflanneld status: what the daemon of this host does, what is wrong and since when, and what to do about it.
+
+Usage: pyflanneld status [--output=text|json] [--subnet-file=PATH]
+
+It asks the running daemon over a local socket, and works with etcd down.
+
+Exit codes: 0 ready, 1 not ready, 2 wrong usage or several daemons, 3 no daemon.
+"""
+FLAGS = (asking.OUTPUT, asking.SUBNET_FILE)
+
+
+def main(words: Sequence[str]) -> int:
+    """Show the status; return the exit code."""
+    return asking.run("status", words, TITLE, FLAGS, _show)
+
+
+def _show(order: asking.Order) -> int:
+    report = order.daemon.get("/status")
+    if order.output == "json":
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    else:
+        sys.stdout.write(as_text(report, Paint(sys.stdout)))
+    return 0 if report["ready"] else 1
+
+
+def as_text(report: Mapping[str, Any], paint: Paint) -> str:
+    """Return the report for people: the verdict, the facts, what is wrong."""
+    lines = [_verdict(report, paint), "", *_facts(report, paint)]
+    if report["findings"]:
+        lines += ["", paint("what is wrong", BOLD)]
+        for finding in report["findings"]:
+            lines += _finding(finding, paint)
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(report: Mapping[str, Any], paint: Paint) -> str:
+    if report["ready"]:
+        return paint("ready", GREEN)
+    return paint("not ready", RED) + f": {'; '.join(report['not_ready'])}"
+
+
+def _finding(finding: Mapping[str, Any], paint: Paint) -> list[str]:
+    since = "" if finding["for_s"] is None else f", for {span(finding['for_s'])}"
+    kind = "not ready" if finding["blocks"] else "warning"
+    head = f"  {paint(kind, RED if finding['blocks'] else YELLOW)}: {finding['text']}"
+    lines = [head, paint(f"      {finding['event']}{since}", DIM)]
+    return lines + ([f"      to do: {finding['remedy']}"] if finding["remedy"] else [])
+
+
+def _facts(report: Mapping[str, Any], paint: Paint) -> list[str]:
+    facts = [
+        ("daemon", f"pyflanneld {report['version']}, pid {report['pid']}, up {span(report['uptime_s'])}"),
+        ("etcd", _etcd(report["etcd"])),
+        ("interface", _link(report["link"])),
+        ("network", _network(report["network"])),
+        ("lease", _lease(report["lease"])),
+        ("peers", _peers(report["peers"])),
+        ("routes", _routes(report["routes"])),
+        ("guard", _guard(report["guard"])),
+        ("firewall", _firewall(report["firewall"])),
+        ("file", f"{report['file']['path']}, {'written' if report['file']['written'] else 'not written yet'}"),
+    ]
+    return [_with_bold_head(line, paint) for line in columns([(name, text) for name, text in facts if text])]
+
+
+def _with_bold_head(line: str, paint: Paint) -> str:
+    head, gap, rest = line.partition("  ")
+    return paint(head, BOLD) + gap + rest
+
+
+def _etcd(etcd: Mapping[str, Any]) -> str:
+    heard = etcd["heard_s_ago"]
+    parts = [f"v{etcd['api']} at {etcd['endpoint']}{etcd['prefix']}"]
+    parts.append("not heard of yet" if heard is None else f"heard {span(heard)} ago")
+    if etcd["revision"]:
+        parts.append(f"revision {etcd['revision']}, peers as of {span(etcd['lag_s'])} ago")
+    return ", ".join(parts)
+
+
+def _link(link: Mapping[str, Any] | None) -> str:
+    if link is None:
+        return ""
+    return f"{link['name']} {link['address']}, MTU {link['mtu']}, {'up' if link['up'] else 'down'} ({link['why']})"
+
+
+def _network(network: Mapping[str, Any] | None) -> str:
+    if network is None:
+        return ""
+    both = f" and {network['ipv6_network']}" if network["ipv6_network"] else ""
+    return f"{network['network']}{both}, {network['backend']}"
+
+
+def _lease(lease: Mapping[str, Any] | None) -> str:
+    if lease is None:
+        return "none yet"
+    both = f" and {lease['ipv6_subnet']}" if lease["ipv6_subnet"] else ""
+    life = "reserved" if lease["reserved"] else f"{span(lease['left_s'])} left"
+    confirmed = f"confirmed {span(lease['confirmed_s_ago'])} ago" + ("" if lease["confirmed"] else ", too long ago")
+    return f"{lease['subnet']}{both}, {life}, {confirmed}, renewed every {span(lease['renew_interval_s'])}"
+
+
+def _peers(peers: Mapping[str, Any] | None) -> str:
+    if peers is None:
+        return ""
+    parts = [f"{peers['believed']}, {peers['routed']} routed"]
+    parts += [f"{count} quarantined ({reason})" for reason, count in sorted(peers["quarantined"].items())]
+    parts += [f"{peers['other_backend']} of another backend"] if peers["other_backend"] else []
+    parts += [f"{peers['frozen']} frozen"] if peers["frozen"] else []
+    return ", ".join(parts)
+
+
+def _routes(routes: Mapping[str, Any] | None) -> str:
+    if routes is None:
+        return ""
+    parts = [f"{routes['wanted']} wanted, {routes['present']} present"]
+    parts += [f"{routes[what]} {words}" for what, words in _ROUTE_WORDS.items() if routes[what]]
+    repaired = sum(routes["repaired"].values())
+    causes = ", ".join(f"{cause.replace('_', ' ')} {count}" for cause, count in sorted(routes["repaired"].items()))
+    parts.append(f"{repaired} repaired" + (f" ({causes})" if repaired else ""))
+    return ", ".join([*parts, f"proto {routes['protocol']}"])
+
+
+_ROUTE_WORDS = {"missing": "missing", "conflict": "in conflict", "refused": "refused", "held": "held"}
+
+
+def _guard(guard: Mapping[str, Any] | None) -> str:
+    if guard is None:
+        return ""
+    if not guard["enabled"]:
+        return "off"
+    return f"holds {guard['held']} routes" if guard["held"] else "on, holds nothing"
+
+
+def _firewall(rules: Sequence[Mapping[str, Any]] | None) -> str:
+    if rules is None:
+        return ""
+    each = (f"{one['rules']} by {one['program']}{'' if one['placed'] else ' (not in place)'}" for one in rules)
+    return ", ".join(each) or "nothing asked for"

@@ -1,0 +1,60 @@
+"""What to do about each thing that can be wrong: one sentence for an operator. Data only.
+
+docs/troubleshooting.md says more about each.
+"""
+
+from collections.abc import Mapping
+
+PROBLEMS: Mapping[str, str] = {
+    "blackhole.failed": "Look for another blackhole or unreachable route of that destination with `ip route show`.",
+    "config.invalid": "Write a corrected configuration to that key in etcd; it is taken within a second.",
+    "config.missing": "Write the network configuration to that key, or correct --etcd-prefix and --etcd-endpoints.",
+    "docker.bridge_differs": "Start Docker with the options of `pyflanneld docker-opts`, and so restart it.",
+    "etcd.denied": "Check user, password and client certificate of this host, and its role's rights in etcd.",
+    "etcd.unavailable": "Check etcd, the way to it from this host, and the certificates; all here stays as it is.",
+    "firewall.failed": "Read the program's words; if its lock is held for long, see `fuser /run/xtables.lock`.",
+    "firewall.misread": "Use one iptables on this host: legacy and nft together read back what the other has written.",
+    "firewall.program_missing": "Install the program, or switch those rules off by their flag.",
+    "guard.holding": "Look into etcd: were leases deleted or an old backup restored? Nodes that run put theirs back.",
+    "kernel.failed": "Look at `dmesg` and at the capability CAP_NET_ADMIN; if it goes on, the daemon starts afresh.",
+    "lease.exhausted": "Delete leases of hosts that are gone (`pyflanneld leases`), or make the network larger.",
+    "lease.unreadable": "Delete that key in etcd: this node writes it again, the same subnet.",
+    "lease.vanished": "Nothing: it is taken again. If it happens often, look at etcd's clock and who deletes keys.",
+    "link.address_missing": "Give the interface that address again, or start with another --public-ip.",
+    "link.down": "Set the interface up, or plug in its cable: `ip link show`.",
+    "link.missing": "Bring the interface back, or correct --iface.",
+    "link.no_ipv6": "Give the interface a lasting global IPv6 address.",
+    "route.conflict": "Find out who put that route (`ip route show`); delete it there, and ours comes by itself.",
+    "route.failed": "ENETUNREACH: the gateway is not on this link. Else see `ip route get` for it, and `dmesg`.",
+    "subnet_file.failed": "Check the directory: does it exist, is there room, is it writable for this user?",
+}
+"""By the log event of the problem."""
+
+QUARANTINED: Mapping[str, str] = {
+    "bad_gateway": "Find that node: its PublicIP is no address of a host there. An old lease of this host runs out.",
+    "bad_key": "Delete the key, it is no subnet: `etcdctl del`.",
+    "bad_length": "Delete the lease: `pyflanneld leases release`.",
+    "bad_value": "Find out who wrote that value; delete the key if it is no node's.",
+    "captures_address": "Check docker0 and the LAN: an address that this host needs lies in that subnet.",
+    "captures_network": "Keep the LAN out of the network's range with SubnetMin and SubnetMax.",
+    "gateway_off_link": "Correct --public-ip or --iface on that node, or here: host-gw needs both on one LAN.",
+    "not_an_object": "Find out who wrote that value; delete the key if it is no node's.",
+    "not_json": "Find out who wrote that value; delete the key if it is no node's.",
+    "outside_network": "Delete the lease, which is left from another network: `pyflanneld leases release`.",
+    "overlaps_older": "One of the two leases has to go: `pyflanneld leases` shows both.",
+    "overlaps_own": "Find out whose lease it is: one subnet cannot be on two hosts.",
+    "too_large": "Find out who wrote that value; delete the key if it is no node's.",
+}
+"""By the reason of the quarantine."""
+
+UNREADY: Mapping[str, str] = {
+    "lease.unconfirmed": "Bring etcd back: others may take the subnet by now. Routes and containers stay as they are.",
+    "loop.stopped": "Restart the daemon, which costs nothing, and keep its log for a report.",
+    "start.pending": "Wait a moment; if it stays, the lines above and the log say what it waits for.",
+}
+"""By what else stands against readiness."""
+
+
+def remedy(event: str, reason: str = "") -> str:
+    """Return what to do about the problem *event*, or about a key that is quarantined for *reason*; may be empty."""
+    return QUARANTINED.get(reason, "") or PROBLEMS.get(event, "") or UNREADY.get(event, "")

@@ -1,0 +1,187 @@
+"""What the daemon tells of itself: reports and rows made from the loops' state, for the socket and the listener.
+
+It only reads. The kernel is read at most twice a second, whoever asks how often; rows of thousands of peers are made on
+a thread, so that no loop waits for an operator's question.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyflanneld import __version__
+from pyflanneld.core.families import Address, Network
+from pyflanneld.core.health import Verdict
+from pyflanneld.core.neighbours import Neighbour
+from pyflanneld.core.remedies import remedy
+from pyflanneld.core.report import (
+    EtcdPart,
+    FilePart,
+    Finding,
+    GuardPart,
+    LinkPart,
+    NetworkPart,
+    Report,
+    RoutesPart,
+    RulesPart,
+    in_gravity,
+    lease_part,
+    missing,
+    peers_part,
+    quarantine_findings,
+)
+from pyflanneld.core.routes import KernelRoute, Route
+from pyflanneld.core.rows import PeerRow, RouteRow, Sight, Wanted, peer_rows, route_rows
+from pyflanneld.loops.hold import interval_s
+from pyflanneld.loops.node import Context, Node, doubts, verdict
+
+KEEP_S = 0.5
+MANY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """What the kernel had at one moment."""
+
+    routes: tuple[KernelRoute, ...]
+    neighbours: dict[Address, Neighbour]
+    read_at_s: float
+
+
+class Observer:
+    """Answers for one daemon.
+
+    Args:
+        context: the daemon's.
+        current: its node, once there is one.
+    """
+
+    def __init__(self, context: Context, current: Callable[[], Node | None]) -> None:
+        self._context = context
+        self._current = current
+        self._started_s = context.clock.now_s()
+        self._kernel: _Kernel | None = None
+        self._reading = asyncio.Lock()
+
+    def health(self) -> Verdict:
+        """Answer the probes."""
+        return verdict(self._context, self._current())
+
+    def status(self, log_level: str = "info") -> Report:
+        """Return the report of this moment; asks nobody."""
+        context, node, health = self._context, self._current(), self.health()
+        now_s = context.clock.now_s()
+        return Report(
+            version=__version__, pid=os.getpid(), uptime_s=now_s - self._started_s, log_level=log_level,
+            live=health.live, ready=health.ready, not_ready=health.not_ready,
+            findings=self._findings(node, now_s),
+            etcd=self._etcd(now_s),
+            link=_link(node) if node else None,
+            network=_network(node) if node else None,
+            lease=lease_part(node.lease, now_s, interval_s(context, node)) if node else None,
+            peers=peers_part(node.view, wanted_routes(node), node.placed.present) if node and node.view else None,
+            routes=self._routes(node) if node and node.view else None,
+            firewall=_rules(node) if node else None,
+            file=FilePart(context.options.subnet_file, node is not None and node.file_written.is_set()),
+            guard=GuardPart(context.options.withdraw_guard, len(node.guard.held)) if node else None,
+        )  # fmt: skip
+
+    async def peers(self) -> tuple[PeerRow, ...]:
+        """Return a row for each peer. Raises ``KernelError``."""
+        node = self._current()
+        if node is None:
+            return ()
+        kernel, wanted, now_s = await self._read(node), self._wanted(node), self._context.clock.now_s()
+        records, links = node.peers.records(), tuple(node.links)
+        doubted_s = {name: now_s - since_s for name, since_s in self._context.tally.doubted.items()}
+        view, link, ipv6 = node.view, node.link, node.among6 is not None
+
+        def rows() -> tuple[PeerRow, ...]:
+            routes = {row.dst: row for row in route_rows(wanted, kernel.routes, links)}
+            return peer_rows(records, Sight(view, routes, link, kernel.neighbours, doubted_s, ipv6))
+
+        return await asyncio.to_thread(rows) if len(records) > MANY else rows()
+
+    async def routes(self) -> tuple[RouteRow, ...]:
+        """Return a row for each destination that is wanted or ours. Raises ``KernelError``."""
+        node = self._current()
+        if node is None:
+            return ()
+        kernel, wanted, links = await self._read(node), self._wanted(node), tuple(node.links)
+        if len(kernel.routes) > MANY:
+            return await asyncio.to_thread(route_rows, wanted, kernel.routes, links)
+        return route_rows(wanted, kernel.routes, links)
+
+    async def _read(self, node: Node) -> _Kernel:
+        """Return what the kernel has, read within the last half second."""
+        async with self._reading:
+            now_s = self._context.clock.now_s()
+            if self._kernel is None or now_s - self._kernel.read_at_s > KEEP_S:
+                routes: list[KernelRoute] = []
+                for network in node.networks:
+                    routes += await self._context.kernel.routes(version=network.version)
+                found = await self._context.kernel.neighbours(node.link.index)
+                self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s)
+            return self._kernel
+
+    def _wanted(self, node: Node) -> Wanted:
+        failed = {change.route.dst: errno.errorcode.get(code, str(code)) for change, code in node.placed.failed.items()}
+        return Wanted(
+            routes=wanted_routes(node), protocol=self._context.options.route_protocol, networks=node.networks,
+            held=node.guard.held, frozen=node.view.frozen if node.view else (), failed=failed,
+        )
+
+    def _etcd(self, now_s: float) -> EtcdPart:
+        registry, tally = self._context.registry, self._context.tally
+        return EtcdPart(
+            api=registry.api, endpoint=registry.endpoint, prefix=self._context.options.prefix,
+            heard_s_ago=_ago(tally.heard_at_s, now_s), lag_s=_ago(tally.peers_at_s, now_s),
+            revision=tally.revision, event_s_ago=_ago(tally.event_at_s, now_s),
+        )
+
+    def _routes(self, node: Node) -> RoutesPart:
+        wanted, placed = wanted_routes(node), node.placed
+        return RoutesPart(
+            wanted=len(wanted), present=len(placed.present), missing=len(missing(wanted, placed.present)),
+            conflict=len(placed.blocked), refused=len(placed.failed), held=len(node.guard.held),
+            protocol=self._context.options.route_protocol,
+            repaired={cause.value: count for cause, count in self._context.tally.repairs.items()},
+        )
+
+    def _findings(self, node: Node | None, now_s: float) -> tuple[Finding, ...]:
+        """Return all that is wrong: the open problems, quarantined keys, and whatever else stands against readiness."""
+        context = self._context
+        findings = [
+            Finding(topic, one.event, one.text, now_s - one.since_s, one.blocks, remedy(one.event))
+            for topic, one in context.problems.open().items()
+        ]
+        if node is not None and node.view is not None:
+            doubted_s = {name: now_s - since_s for name, since_s in context.tally.doubted.items()}
+            findings += quarantine_findings(node.view, doubted_s)
+        for doubt in doubts(context, node):
+            for_s = None if doubt.since_s is None else now_s - doubt.since_s
+            findings.append(Finding("readiness", doubt.event, doubt.text, for_s, True, remedy(doubt.event)))
+        return in_gravity(findings)
+
+
+def wanted_routes(node: Node) -> dict[Network, Route]:
+    """Return the routes that the peers need, by destination; empty before the first list."""
+    return node.backend.desired_routes(node.view.peers, node.link.index) if node.view else {}
+
+
+def _link(node: Node) -> LinkPart:
+    choice, link = node.choice, node.link
+    return LinkPart(link.name, link.index, str(choice.address), link.mtu, link.up, choice.why)
+
+
+def _rules(node: Node) -> tuple[RulesPart, ...]:
+    return tuple(RulesPart(one.name, one.program, one.placed, one.blocks) for one in node.rules)
+
+
+def _network(node: Node) -> NetworkPart:
+    return NetworkPart(str(node.among.network), str(node.among6.network) if node.among6 else None, node.backend.name)
+
+
+def _ago(at_s: float | None, now_s: float) -> float | None:
+    return None if at_s is None else now_s - at_s
