@@ -4,30 +4,25 @@ Imports are late: ``--help``, usage errors and most commands need none of these 
 """
 
 import asyncio
-import importlib
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
 
-from pyflanneld import lock, logs
+from pyflanneld import lock
 from pyflanneld.clock import SystemClock
 from pyflanneld.files import SubnetEnvFile
 from pyflanneld.logring import Recent
 from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings
 
-if TYPE_CHECKING:
-    from pyflanneld.daemon import Daemon
-
 CLOSE_S = 1.0
-OPERATOR_S = 0.7
 
 
 async def serve(settings: Settings, log: Any, recent: Recent) -> None:
@@ -40,20 +35,25 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
     from pyflanneld.loops.node import Context, Heart
     from pyflanneld.loops.problems import Problems
     from pyflanneld.registry.choice import build
+    from pyflanneld.telling import Wish, tell
 
     clock, rng, notifier = SystemClock(), Random(), SdNotifier(os.environ)
     etcd = build(settings.etcd_api, access(settings), rng=rng, log=log)
     kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
+    problems = Problems(clock, log)
     context = Context(
         registry=etcd, kernel=kernel, firewall=HostFirewall(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=notifier, rng=rng, log=log, options=options(settings),
-        problems=Problems(clock, log), heart=Heart(clock),
+        problems=problems, heart=Heart(clock),
     )
-    name = lock.abstract_name("operator", lock.file_key(settings.subnet_file))
+    wish = Wish(
+        socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
+        metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
+    )
     daemon = Daemon(
         context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()),
-        beside=partial(_tell_operators, name, recent=recent, log=log),
+        beside=partial(tell, wish=wish, recent=recent, problems=problems),
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_close, kernel.close)
@@ -64,28 +64,6 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
             stack.push_async_callback(_close, health.stop)
         stack.callback(notifier.send, "STOPPING=1")
         await daemon.run()
-
-
-async def _tell_operators(name: str, daemon: "Daemon", *, recent: Recent, log: Any) -> None:
-    """Answer the operator's commands; soon after the start, but behind the first routes, for it takes a while to load.
-
-    It is never worth a daemon: without the socket there is a warning.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(OPERATOR_S):
-            await daemon.ready.wait()
-    http = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.operator")
-    told = http.Told(daemon.observer, level=logs.level, set_level=logs.set_level, events=recent.events)
-    listener = http.OperatorSocket(name, http.operator_app(told, may_change=http.root_or_own_user))
-    try:
-        await listener.start()
-    except OSError as error:
-        log.warning("operator.not_listening", error=str(error))
-        return
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await _close(listener.stop)
 
 
 async def _close(closing: Callable[[], Awaitable[None]]) -> None:

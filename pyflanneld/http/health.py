@@ -5,7 +5,6 @@ What is true comes from *check*; nothing is decided here. Each answer closes its
 """
 
 import errno
-import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
@@ -13,8 +12,8 @@ from aiohttp import web
 
 from pyflanneld.core.health import Verdict
 from pyflanneld.errors import PortTaken, UsageError
+from pyflanneld.http.listener import CONNECTIONS, bound
 
-_BACKLOG = 16
 _STOP_S = 1.0
 _LINE_BYTES = 1024  # a probe's request line and each of its headers are far shorter
 
@@ -40,7 +39,10 @@ class HealthServer:
             PortTaken: the address is in use, or not (yet) on this host.
             UsageError: the system refuses it for a reason that waiting does not cure.
         """
-        sock = _bound(self._ip, self._port)
+        try:
+            sock = bound(self._ip, self._port)
+        except OSError as error:
+            raise _refused(self._ip, self._port, error) from error
         self._port = sock.getsockname()[1]
         app = web.Application(client_max_size=_LINE_BYTES)
         app.router.add_get("/healthz", self._healthz)
@@ -57,7 +59,7 @@ class HealthServer:
             shutdown_timeout=_STOP_S,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, sock, backlog=_BACKLOG).start()
+        await web.SockSite(self._runner, sock, backlog=CONNECTIONS).start()
 
     async def stop(self) -> None:
         """Close the listener and the connections; stopping twice, or before the start, does nothing."""
@@ -85,22 +87,6 @@ async def _close_after(_request: web.Request, response: web.StreamResponse) -> N
     response.force_close()
     response.headers["Connection"] = "close"  # the header that aiohttp would set was decided before this
     response.headers.pop("Server", None)
-
-
-def _bound(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
-    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and ip.is_unspecified:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" serves IPv4 too, as in Go
-        sock.bind((str(ip), port))
-        sock.listen(_BACKLOG)  # already here: two sockets that only bind may share the address
-    except OSError as error:
-        sock.close()
-        raise _refused(ip, port, error) from error
-    return sock
 
 
 def _refused(ip: IPv4Address | IPv6Address, port: int, error: OSError) -> PortTaken | UsageError:

@@ -1,0 +1,140 @@
+"""What the daemon tells of itself beside its loops: the operators' socket, the metrics and the page, the metrics' file.
+
+None of it is worth a daemon: what cannot be had is a problem that does not stand against readiness, and is tried again.
+It begins soon after the start, but behind the first routes, for it takes a while to load.
+"""
+
+import asyncio
+import importlib
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+from pyflanneld import logs
+from pyflanneld.daemon import Daemon
+from pyflanneld.files import write_file
+from pyflanneld.logring import Recent
+from pyflanneld.loops.observe import Observer
+from pyflanneld.loops.problems import Problems
+
+BEGIN_S = 0.7
+RETRY_S = 10.0
+TEXTFILE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be told where.
+
+    Attributes:
+        socket: the abstract name of the operators' socket.
+        metrics_bind: where the metrics and the page are served; ``None``: nowhere.
+        metrics_textfile: the file for the metrics; ``None``: none.
+    """
+
+    socket: str
+    metrics_bind: tuple[IPv4Address | IPv6Address, int] | None
+    metrics_textfile: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """How it is reported that something cannot be told: problem topic, log event, and what it is."""
+
+    problems: Problems
+    topic: str
+    event: str
+    what: str
+
+    def report(self, error: OSError) -> None:
+        """Say that it cannot be told at the moment."""
+        text = f"{self.what}: {error.strerror or error}"
+        self.problems.report(self.topic, self.event, text, blocks=False)
+
+    def resolve(self) -> None:
+        """Say that it can."""
+        self.problems.resolve(self.topic)
+
+
+class Numbers:
+    """The metrics as text; what makes it is loaded when somebody asks for the first time."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._metrics: Any = None
+        self._registry: Any = None
+
+    async def text(self) -> tuple[bytes, str]:
+        """Return the metrics and their content type."""
+        if self._registry is None:
+            self._metrics = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.metrics")
+            self._registry = self._metrics.registry_of(self._observer)
+        return self._metrics.text_of(self._registry), self._metrics.CONTENT_TYPE
+
+
+async def tell(daemon: Daemon, *, wish: Wish, recent: Recent, problems: Problems) -> None:
+    """Tell until cancelled."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BEGIN_S):
+            await daemon.ready.wait()
+    await asyncio.to_thread(importlib.import_module, "pyflanneld.http.monitor")
+    from pyflanneld.http.monitor import monitor_listener  # loaded by now, and no loop has waited for it
+    from pyflanneld.http.operator import Told, operator_listener
+
+    told = Told(daemon.observer, level=logs.level, set_level=logs.set_level, events=recent.events)
+    numbers = Numbers(daemon.observer)
+    trouble = partial(Trouble, problems)
+    async with asyncio.TaskGroup() as tasks:
+        listener = operator_listener(told, wish.socket)
+        socket_trouble = trouble("operator", "operator.not_listening", "the operators' commands get no answer")
+        tasks.create_task(_listen(listener, socket_trouble), name="operator")
+        if wish.metrics_bind is not None:
+            ip, port = wish.metrics_bind
+            listener = monitor_listener(told, numbers.text, ip, port)
+            where = f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
+            port_trouble = trouble("metrics", "metrics.not_listening", f"no metrics and no page on {where}")
+            tasks.create_task(_listen(listener, port_trouble), name="metrics")
+        if wish.metrics_textfile is not None:
+            file = wish.metrics_textfile
+            file_trouble = trouble("metrics_file", "metrics.file_failed", f"the metrics cannot be written to {file}")
+            tasks.create_task(_write(file, numbers, file_trouble), name="metrics_file")
+
+
+async def _listen(listener: Any, trouble: Trouble) -> None:
+    """Listen until cancelled, as soon as that is possible."""
+    while True:
+        try:
+            await listener.start()
+        except OSError as error:
+            trouble.report(error)
+            await asyncio.sleep(RETRY_S)
+        else:
+            break
+    trouble.resolve()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await listener.stop()
+
+
+async def _write(file: Path, numbers: Numbers, trouble: Trouble) -> None:
+    """Write the metrics again and again; in the end remove them, for old numbers look like new ones."""
+    try:
+        while True:
+            text, _ = await numbers.text()
+            try:
+                await asyncio.to_thread(write_file, file, text.decode())
+                trouble.resolve()
+            except OSError as error:
+                trouble.report(error)
+            await asyncio.sleep(TEXTFILE_S)
+    finally:
+        _remove(file)
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
