@@ -75,5 +75,6 @@ def _asking(module: str) -> Callable[[list[str]], int]:
 
 SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "docker-opts": _docker_opts, "lab": _lab, "leases": _leases, "migrate": _migrate,
-    "status": _asking("status"),
+    "log-level": _asking("loglevel"), "peers": _asking("peers"), "routes": _asking("routes"),
+    "status": _asking("status"), "wait": _asking("wait"),
 }

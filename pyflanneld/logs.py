@@ -155,7 +155,7 @@ class _StdlibHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; one that cannot even be formatted is lost."""
-        with suppress(Exception):  # logging must not fail, and there is nowhere to say that it did
+        with suppress(Exception, structlog.DropEvent):  # logging must not fail, and there is nowhere to say that it did
             _write(self.format(record))
 
 

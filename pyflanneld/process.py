@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ import structlog
 from pyflanneld import __version__, lock, logs, parent
 from pyflanneld.assembly import serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
+from pyflanneld.logrepeat import Repeats
 from pyflanneld.logring import Recent
 from pyflanneld.settings import Settings
 
@@ -26,7 +28,7 @@ def run_daemon(settings: Settings) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
     recent = Recent()
-    logs.configure(settings.log_format, settings.verbosity, recent)
+    logs.configure(settings.log_format, settings.verbosity, Repeats(time.monotonic), recent)
     log = structlog.get_logger("pyflanneld")
     log.info(
         "daemon.started", version=__version__, pid=os.getpid(), etcd=settings.etcd_endpoints,

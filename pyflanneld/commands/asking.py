@@ -37,11 +37,10 @@ def run(
     Raises:
         UsageError: the command line is wrong.
     """
-    try:
-        plain, given = read(command, words, flags, most_words)
-    except HelpAsked:
-        sys.stdout.write(flaghelp.usage(title, flags))
+    read = read_or_help(command, words, title, flags, most_words)
+    if read is None:
         return 0
+    plain, given = read
     output = str(given["output"].value) if "output" in given else "text"
     if output not in ("text", "json"):
         raise UsageError(f"{given['output'].written}: {output!a} is not usable: text or json is needed")
@@ -54,18 +53,26 @@ def run(
         return error.exit_code
 
 
-def read(
-    command: str, words: Sequence[str], flags: Sequence[Flag], most_words: int
-) -> tuple[list[str], dict[str, Given]]:
-    """Split the command line into its words and all flags. Raises ``HelpAsked``, ``UsageError``."""
+def read_or_help(
+    command: str, words: Sequence[str], title: str, flags: Sequence[Flag], most_words: int = 0
+) -> tuple[list[str], dict[str, Given]] | None:
+    """Split the command line into its words and all flags; ``None``: help was asked for, and given.
+
+    Raises:
+        UsageError: it is wrong.
+    """
     plain: list[str] = []
     found: dict[str, Given] = {}
     rest = list(words)
-    while rest:
-        some, rest = read_argv(rest, flags)
-        found.update(some)
-        plain += rest[:1]
-        rest = rest[1:]
+    try:
+        while rest:
+            some, rest = read_argv(rest, flags)
+            found.update(some)
+            plain += rest[:1]
+            rest = rest[1:]
+    except HelpAsked:
+        sys.stdout.write(flaghelp.usage(title, flags))
+        return None
     if len(plain) > most_words:
         raise UsageError(f"{command} does not take {plain[most_words]!a}")
     return plain, fill_in(found, {}, flags)

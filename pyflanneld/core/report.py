@@ -179,9 +179,9 @@ def lease_part(lease: OwnLease, now_s: float, renew_interval_s: float) -> LeaseP
         public_ip=str(lease.public_ip),
         public_ipv6=str(lease.public_ipv6) if lease.public_ipv6 else None,
         reserved=lease.reserved,
-        left_s=None if lease.reserved else max(0.0, lease.confirmed_at_s + lease.ttl_s - now_s),
+        left_s=None if lease.reserved else round(max(0.0, lease.confirmed_at_s + lease.ttl_s - now_s), 3),
         confirmed=now_s <= lease.confirmed_until_s,
-        confirmed_s_ago=now_s - lease.confirmed_at_s,
+        confirmed_s_ago=round(now_s - lease.confirmed_at_s, 3),
         renew_interval_s=renew_interval_s,
     )
 

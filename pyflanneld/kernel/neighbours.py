@@ -25,7 +25,7 @@ _ADDRESSES: dict[int, type[IPv4Address] | type[IPv6Address]] = {4: IPv4Address, 
 
 def request(link_index: int) -> Request:
     """Return the request for the neighbours of one link, both families."""
-    header = _NDMSG.pack(0, 0, 0, link_index, 0, 0, 0)
+    header = _NDMSG.pack(0, 0, 0, 0, 0, 0, 0)  # with strict checks the kernel takes the link as an attribute only
     return Request(RTM_GETNEIGH, 0, header + _INDEX_ATTRIBUTE.pack(_INDEX_ATTRIBUTE.size, NDA_IFINDEX, link_index))
 
 

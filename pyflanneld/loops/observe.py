@@ -84,7 +84,7 @@ class Observer:
         context, node, health = self._context, self._current(), self.health()
         now_s = context.clock.now_s()
         return Report(
-            version=__version__, pid=os.getpid(), uptime_s=now_s - self._started_s, log_level=log_level,
+            version=__version__, pid=os.getpid(), uptime_s=round(now_s - self._started_s, 3), log_level=log_level,
             live=health.live, ready=health.ready, not_ready=health.not_ready,
             findings=self._findings(node, now_s),
             etcd=self._etcd(now_s),
@@ -105,7 +105,7 @@ class Observer:
             return ()
         kernel, wanted, now_s = await self._read(node), self._wanted(node), self._context.clock.now_s()
         records, links = node.peers.records(), tuple(node.links)
-        doubted_s = {name: now_s - since_s for name, since_s in self._context.tally.doubted.items()}
+        doubted_s = self._doubted_s(now_s)
         view, link, ipv6 = node.view, node.link, node.among6 is not None
 
         def rows() -> tuple[PeerRow, ...]:
@@ -123,6 +123,10 @@ class Observer:
         if len(kernel.routes) > MANY:
             return await asyncio.to_thread(route_rows, wanted, kernel.routes, links)
         return route_rows(wanted, kernel.routes, links)
+
+    def _doubted_s(self, now_s: float) -> dict[bytes, float]:
+        """Return for how long each quarantined key has been so."""
+        return {name: round(now_s - since_s, 3) for name, since_s in self._context.tally.doubted.items()}
 
     async def _read(self, node: Node) -> _Kernel:
         """Return what the kernel has, read within the last half second."""
@@ -153,9 +157,11 @@ class Observer:
 
     def _routes(self, node: Node) -> RoutesPart:
         wanted, placed = wanted_routes(node), node.placed
+        refused = {change.route.dst for change in placed.failed}
+        lacking = set(missing(wanted, placed.present)) - placed.blocked.keys() - refused
         return RoutesPart(
-            wanted=len(wanted), present=len(placed.present), missing=len(missing(wanted, placed.present)),
-            conflict=len(placed.blocked), refused=len(placed.failed), held=len(node.guard.held),
+            wanted=len(wanted), present=len(placed.present), missing=len(lacking),
+            conflict=len(placed.blocked), refused=len(refused), held=len(node.guard.held),
             protocol=self._context.options.route_protocol,
             repaired={cause.value: count for cause, count in self._context.tally.repairs.items()},
         )
@@ -164,14 +170,13 @@ class Observer:
         """Return all that is wrong: the open problems, quarantined keys, and whatever else stands against readiness."""
         context = self._context
         findings = [
-            Finding(topic, one.event, one.text, now_s - one.since_s, one.blocks, remedy(one.event))
+            Finding(topic, one.event, one.text, _ago(one.since_s, now_s), one.blocks, remedy(one.event))
             for topic, one in context.problems.open().items()
         ]
         if node is not None and node.view is not None:
-            doubted_s = {name: now_s - since_s for name, since_s in context.tally.doubted.items()}
-            findings += quarantine_findings(node.view, doubted_s)
+            findings += quarantine_findings(node.view, self._doubted_s(now_s))
         for doubt in doubts(context, node):
-            for_s = None if doubt.since_s is None else now_s - doubt.since_s
+            for_s = _ago(doubt.since_s, now_s)
             findings.append(Finding("readiness", doubt.event, doubt.text, for_s, True, remedy(doubt.event)))
         return in_gravity(findings)
 
@@ -200,4 +205,4 @@ def _network(node: Node) -> NetworkPart:
 
 
 def _ago(at_s: float | None, now_s: float) -> float | None:
-    return None if at_s is None else now_s - at_s
+    return None if at_s is None else round(now_s - at_s, 3)

@@ -1,4 +1,4 @@
-"""What is wrong right now, since when, said once and then every few minutes; the source of readiness and status."""
+"""What is wrong right now, since when, said once and then now and then; the source of readiness and status."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Any
 from pyflanneld.ports import Clock
 
 REMIND_S = 300.0
+REMIND_CAP_S = 3600.0
+"""A problem that lasts is said again after five minutes, then after twice as long each time, at last every hour."""
 
 
 @dataclass(slots=True)
@@ -19,14 +21,16 @@ class Problem:
         cause: what makes it another trouble when it changes.
         since_s: when it began, on the clock's scale.
         blocks: whether the node is not ready because of it.
+        remind_at_s: when it is said again if it lasts, and *remind_s* how long after the time before.
     """
 
     event: str
     text: str
     cause: str
     since_s: float
-    said_s: float
     blocks: bool
+    remind_at_s: float
+    remind_s: float = REMIND_S
 
 
 class Problems:
@@ -59,14 +63,15 @@ class Problems:
         known = self._open.get(topic)
         if known is not None and (known.event, known.cause) == (event, cause):
             known.text, known.blocks = text, blocks
-            if now - known.said_s < REMIND_S:
+            if now < known.remind_at_s:
                 return
-            known.said_s = now
+            known.remind_s = min(2 * known.remind_s, REMIND_CAP_S)
+            known.remind_at_s = now + known.remind_s
             fields["for_s"] = round(now - known.since_s)
         else:
             since = known.since_s if known else now
             self.begun[event] += 1
-            self._open[topic] = Problem(event, text, cause, since, now, blocks)
+            self._open[topic] = Problem(event, text, cause, since, blocks, now + REMIND_S)
         self._log.warning(event, problem=text, **fields)
 
     def resolve(self, topic: str, **fields: object) -> None:

@@ -1,0 +1,69 @@
+"""``pyflanneld peers``: every peer with its lease, its route, and whether it answers on the link."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyflanneld.commands import asking
+from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, span
+
+TITLE = """\
+pyflanneld peers: each peer's lease, the route to it, whether its address is on the link, and if it answers there.
+
+Usage: pyflanneld peers [--output=text|json] [--subnet-file=PATH]
+
+Exit codes: 0 every peer is routed, 1 some are not or are quarantined, 2 wrong usage or several daemons, 3 no daemon.
+"""
+FLAGS = (asking.OUTPUT, asking.SUBNET_FILE)
+_HEAD = ("SUBNET", "PUBLIC IP", "STATE", "ROUTE", "ON LINK", "NEIGHBOUR", "PROBE")
+_COLOURS = {"routed": GREEN, "known": GREEN, "other_backend": YELLOW}
+
+
+def main(words: Sequence[str]) -> int:
+    """Show the peers; return the exit code."""
+    return asking.run("peers", words, TITLE, FLAGS, _show)
+
+
+def _show(order: asking.Order) -> int:
+    rows = order.daemon.get("/peers")
+    text = json.dumps(rows, indent=2) + "\n" if order.output == "json" else as_text(rows, Paint(sys.stdout))
+    sys.stdout.write(text)
+    return 1 if any(row["state"] in ("unrouted", "quarantined") for row in rows) else 0
+
+
+def as_text(rows: Sequence[Mapping[str, Any]], paint: Paint) -> str:
+    """Return the peers in columns; below a quarantined one, why."""
+    if not rows:
+        return "no peers\n"
+    head, *lines = columns([_HEAD, *(_cells(row) for row in rows)])
+    out = [paint(head, BOLD)]
+    for row, line in zip(rows, lines, strict=True):
+        out.append(line.replace(_words(row["state"]), paint(_words(row["state"]), _COLOURS.get(row["state"], RED)), 1))
+        if row["why"]:
+            since = "" if row["doubted_s"] is None else f", for {span(row['doubted_s'])}"
+            out.append(paint(f"    {row['reason']}: {row['why']}{since}", DIM))
+    return "\n".join(out) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["subnet"] or row["key"],
+        row["public_ip"] or "?",
+        _words(row["state"]),
+        _route(row),
+        {True: "yes", False: "no", None: "-"}[row["on_link"]],
+        " ".join(filter(None, (row["neighbour"] or "-", row["mac"]))),
+        "-" if row["probe"] is None else str(row["probe"]),
+    )
+
+
+def _route(row: Mapping[str, Any]) -> str:
+    """Return what the kernel has: ``via 192.168.14.22``, and what is wrong with that."""
+    there = f"via {row['kernel_gateway']}" if row["kernel_gateway"] else ""
+    state = "" if row["route"] in ("ok", None) else _words(row["route"])
+    return ", ".join(filter(None, (there, state))) or "-"
+
+
+def _words(constant: str) -> str:
+    return constant.replace("_", " ")

@@ -1,0 +1,78 @@
+"""``pyflanneld routes``: the routes that are wanted beside those that the kernel has."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyflanneld.commands import asking
+from pyflanneld.commands.output import BOLD, GREEN, RED, YELLOW, Paint, columns
+from pyflanneld.flags import Flag, Kind
+
+TITLE = """\
+pyflanneld routes: the routes that the leases ask for, beside those that the kernel has.
+
+Usage: pyflanneld routes [--diff] [--output=text|json] [--subnet-file=PATH]
+
+Exit codes: 0 done; with --diff: 0 nothing differs, 1 something does. 2 wrong usage or several daemons, 3 no daemon.
+"""
+_DIFF = Flag("diff", Kind.BOOL, False, "Only what differs; the exit code tells.", "", "this command", from_env=False)
+FLAGS = (_DIFF, asking.OUTPUT, asking.SUBNET_FILE)
+_HEAD = ("DESTINATION", "STATE", "WANTED", "KERNEL", "PROTO", "WHAT IT MEANS")
+_COLOURS = {"ok": GREEN, "held": YELLOW, "frozen": YELLOW, "unwanted": YELLOW}
+_MEANING = {
+    "ok": "",
+    "missing": "not there yet; comes with the next look at the kernel",
+    "refused": "the kernel refuses it",
+    "wrong_gateway": "ours, but not as wanted; comes right with the next look at the kernel",
+    "conflict": "somebody else's route stands there, and is left alone",
+    "held": "its lease is gone; the withdraw guard waits for etcd to say so again",
+    "frozen": "its lease cannot be read; the route stays as it is",
+    "unwanted": "its lease is gone; the route goes soon, or when the own lease is confirmed again",
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Show the routes; return the exit code."""
+    return asking.run("routes", words, TITLE, FLAGS, _show)
+
+
+def _show(order: asking.Order) -> int:
+    diff = order.given["diff"].value is True
+    rows = [row for row in order.daemon.get("/routes") if not diff or row["state"] != "ok"]
+    text = json.dumps(rows, indent=2) + "\n" if order.output == "json" else as_text(rows, Paint(sys.stdout), diff=diff)
+    sys.stdout.write(text)
+    return 1 if diff and rows else 0
+
+
+def as_text(rows: Sequence[Mapping[str, Any]], paint: Paint, *, diff: bool = False) -> str:
+    """Return the routes in columns."""
+    if not rows:
+        return "nothing differs\n" if diff else "no routes\n"
+    head, *lines = columns([_HEAD, *(_cells(row) for row in rows)])
+    painted = (
+        line.replace(f" {_words(row)} ", f" {paint(_words(row), _COLOURS.get(row['state'], RED))} ", 1)
+        for row, line in zip(rows, (f"{line} " for line in lines), strict=True)
+    )
+    return "\n".join([paint(head, BOLD), *(line.rstrip() for line in painted)]) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["dst"],
+        _words(row),
+        _way(row["wanted_gateway"], row["wanted_link"]),
+        _way(row["kernel_gateway"], row["kernel_link"]),
+        "-" if row["protocol"] is None else str(row["protocol"]),
+        ": ".join(filter(None, (_MEANING[row["state"]], row["detail"]))),
+    )
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    return str(row["state"]).replace("_", " ")
+
+
+def _way(gateway: str | None, link: str | None) -> str:
+    """Return ``via 192.168.14.22 dev eth1``, as far as it is known."""
+    parts = ([f"via {gateway}"] if gateway else []) + ([f"dev {link}"] if link else [])
+    return " ".join(parts) or "-"

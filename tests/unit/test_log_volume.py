@@ -1,0 +1,168 @@
+"""What a week of trouble costs in log: the real loops and the real log chain, in virtual time."""
+
+import asyncio
+import io
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import structlog
+
+from pyflanneld import logs
+from pyflanneld.errors import RegistryUnavailable
+from pyflanneld.logrepeat import FREE, HOLD_CAP_S, QUIET_S, REMEMBERED, Repeats
+from tests.fakes.node import CONFIG, FakeNode, value
+from tests.fakes.registry import FakeEtcd
+from tests.fakes.virtual_time import run, until
+
+DAY_S = 24 * 3600
+WEEK_S = 7 * DAY_S
+MEGABYTE = 1_000_000
+PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"
+PEER = b"172.7.22.0-24"
+
+
+class Out(io.StringIO):
+    """Everything that is logged from ``begin`` on, as JSON lines."""
+
+    def begin(self, now_s: Callable[[], float] | None = None) -> None:
+        sys.stderr = self  # put back by the fixture; pytest's own comes between its phases
+        logs.configure("json", 0, *([Repeats(now_s)] if now_s else []))
+
+
+@pytest.fixture
+def out(monkeypatch: pytest.MonkeyPatch) -> Iterator[Out]:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    yield Out()
+    structlog.reset_defaults()
+    logging.captureWarnings(False)
+    root.handlers[:], root.level = before
+
+
+def lines(out: Out) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def logging_node(out: Out) -> FakeNode:
+    """Return a node with one peer that logs as the real process does, on the running loop's time."""
+    out.begin(asyncio.get_running_loop().time)
+    etcd = FakeEtcd()
+    etcd.put_config(CONFIG)
+    etcd.put(PEER, value("192.168.14.22"), lease_id=etcd.grant(86400))
+    node = FakeNode(etcd, env=PINNED)
+    node.log = structlog.get_logger("pyflanneld")
+    node.options = replace(node.options, forward_rules=False)
+    return node
+
+
+def test_a_week_without_etcd_costs_less_than_a_megabyte(out: Out) -> None:
+    """The outage is told at once, then ever more seldom, at last every hour; its end is told too."""
+
+    async def scenario() -> None:
+        node = logging_node(out)
+        async with node.running():
+            node.registry.down = RegistryUnavailable("http://192.168.14.12:2379: connection refused, " + "x" * 100)
+            await asyncio.sleep(WEEK_S)
+            node.registry.down = None
+            await until(lambda: node.ready, 60)
+
+    run(scenario())
+    size, told = len(out.getvalue().encode()), [line for line in lines(out) if line["event"] == "etcd.unavailable"]
+    assert size < MEGABYTE / 5, f"{size} bytes"
+    for loop in ("peers", "lease"):
+        spoken = [line for line in told if line["loop"] == loop]
+        assert "for_s" not in spoken[0]
+        assert spoken[-1]["for_s"] > WEEK_S - 2 * 3600, "it is still told of in the last hours"
+    assert {line["topic"] for line in lines(out) if line["event"] == "problem.resolved"} >= {"etcd:peers", "etcd:lease"}
+
+
+def test_a_week_of_a_flapping_peer_costs_less_than_a_megabyte(out: Out) -> None:
+    """Each change is told at first, then counted. One day is played, the dearest: later ones have no first lines."""
+    flaps = 0
+
+    async def scenario() -> None:
+        nonlocal flaps
+        node = logging_node(out)
+        async with node.running():
+            end_s = node.clock.now_s() + DAY_S
+            while node.clock.now_s() < end_s:
+                node.registry.etcd.delete(PEER)
+                await asyncio.sleep(30)
+                node.registry.etcd.put(PEER, value("192.168.14.22"))
+                await asyncio.sleep(30)
+                flaps += 1
+
+    run(scenario())
+    size, counts = len(out.getvalue().encode()), Counter[str]()
+    for line in lines(out):
+        counts[line["event"]] += 1 + line.get("left_out", 0)
+    assert 7 * size < MEGABYTE / 2, f"{size} bytes a day"
+    for event in ("route.put", "route.dropped"):
+        assert counts[event] > flaps - HOLD_CAP_S / 60 - 2, "all but those since the last line are accounted for"
+
+
+def passed(repeats: Repeats, event: str = "route.put", **fields: object) -> dict[str, Any] | None:
+    """Return the event as it comes out, ``None`` when it is dropped."""
+    try:
+        return dict(repeats(None, "info", {"level": "info", "event": event} | fields))
+    except structlog.DropEvent:
+        return None
+
+
+def test_repeats_are_held_back_and_counted() -> None:
+    """The first ones pass; then one after a minute, two, four …, with the number of those left out."""
+    now_s = 0.0
+    repeats = Repeats(lambda: now_s)
+    told = []
+    for _ in range(3600):
+        event = passed(repeats, dst="172.7.22.0/24")
+        if event is not None:
+            told.append((now_s, event.get("left_out", 0)))
+        now_s += 1
+    assert [at for at, _ in told[:FREE]] == list(range(FREE))
+    assert told[FREE:] == [(20.0, 0), (80.0, 59), (200.0, 119), (440.0, 239), (920.0, 479), (1880.0, 959)]
+
+
+def test_subjects_levels_and_quiet_begin_anew() -> None:
+    """Another destination is another event; errors and debug are never held; after some quiet all begins anew."""
+    now_s = 0.0
+    repeats = Repeats(lambda: now_s)
+    assert sum(passed(repeats, dst="a") is not None for _ in range(100)) == FREE + 1
+    assert passed(repeats, dst="b") is not None
+    assert passed(repeats, event="route.dropped", dst="a") is not None
+    for level in ("error", "debug"):
+        assert sum(passed(repeats, dst="c", level=level) is not None for _ in range(100)) == 100
+    now_s = QUIET_S + 1
+    event = passed(repeats, dst="a")
+    assert event is not None
+    assert event["left_out"] == 100 - FREE - 1
+
+
+def test_memory_is_bounded() -> None:
+    """A hostile stream of ever new subjects neither grows without end nor holds anything back."""
+    repeats = Repeats(lambda: 0.0)
+    assert all(passed(repeats, dst=str(number)) for number in range(3 * REMEMBERED))
+    assert len(repeats._seen) <= REMEMBERED
+
+
+def test_the_level_is_changed_for_all_loggers_at_once(out: Out) -> None:
+    """Also for those that were made before; what is no level is refused and changes nothing."""
+    out.begin()
+    log = structlog.get_logger("pyflanneld")
+    log.debug("watch.due")
+    assert (logs.level(), lines(out)) == ("info", [])
+    logs.set_level("debug")
+    log.debug("watch.due")
+    with pytest.raises(ValueError, match="there is: debug, info, warning"):
+        logs.set_level("chatty")
+    assert (logs.level(), len(lines(out))) == ("debug", 1)
+    logs.set_level("warning")
+    log.info("daemon.ready")
+    assert (logs.level(), len(lines(out))) == ("warning", 1)
