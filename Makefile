@@ -25,10 +25,12 @@ BIN := $(VENV)/bin
 # program:Debian's package that brings it
 DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
 TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd
+# A browser and Prometheus' own checks for the page and the metrics: some 160 MB to fetch, once.
+TEST_PROGRAMS += chromium:chromium chromedriver:chromium-driver fc-list:fontconfig promtool:prometheus
 # package:service that it would start now and at every boot
-SERVICES := etcd-server:etcd supervisor:supervisor
+SERVICES := etcd-server:etcd supervisor:supervisor prometheus:prometheus
 
-.PHONY: help demo test test-fast test-all bench lock dist clean venv need-root demo-programs test-programs lint
+.PHONY: help demo test test-fast test-all bench screenshots lock dist clean venv need-root demo-programs test-programs lint
 
 help: ## list the targets
 	@echo "pyflanneld: make TARGET"
@@ -57,6 +59,10 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 
 bench: need-root demo-programs venv ## time routes put, read and dropped, beside ip -batch (root)
 	@$(BIN)/python -m tests.bench.routes
+
+screenshots: need-root demo-programs venv ## make the pictures of the page in docs/images anew (root)
+	@$(call require,chromium:chromium chromedriver:chromium-driver pngquant:pngquant)
+	$(BIN)/python -m tests.screenshots
 
 lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq uv

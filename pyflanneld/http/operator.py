@@ -117,7 +117,7 @@ def add_reports(app: web.Application, told: Told, *, live: Handler | None = None
         return await _answer(await source.routes())
 
     async def events(request: web.Request) -> web.StreamResponse:
-        if live is not None and STREAM in request.headers.get("Accept", ""):
+        if live is not None and request.method == "GET" and STREAM in request.headers.get("Accept", ""):
             return await live(request)
         return await _answer(tuple(told.events()))
 

@@ -92,7 +92,7 @@ class Stream:
         try:
             response = web.StreamResponse(headers={"Content-Type": STREAM})
             await response.prepare(request)
-            with suppress(TimeoutError, ConnectionError):
+            with suppress(ConnectionError):
                 await self._follow(request, response)
             return response
         finally:
@@ -106,9 +106,8 @@ class Stream:
             moment = await self._look()
             many = len(moment.rows) > _MANY and moment.rows is not sent.rows
             data = await asyncio.to_thread(_news, moment, sent) if many else _news(moment, sent)
-            if data:
-                async with asyncio.timeout(SLOW_S):
-                    await response.write(data)
+            if data and not await _written(request, response, data):
+                return
             await set_within(self._ending, LOOK_S)
 
     async def _look(self) -> Moment:
@@ -129,6 +128,18 @@ class Stream:
                 rows = await asyncio.to_thread(_by_id, found) if len(found) > _MANY else _by_id(found)
                 rows_at_s = now_s
         return Moment(now_s, report, _steady(report), rows, rows_at_s, events, number)
+
+
+async def _written(request: web.Request, response: web.StreamResponse, data: bytes) -> bool:
+    """Send *data*; cut a client off that does not take it, for aiohttp would wait for it to take the rest."""
+    try:
+        async with asyncio.timeout(SLOW_S):
+            await response.write(data)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        return False
+    return True
 
 
 def _jsonable(report: Report) -> Mapping[str, Any]:
