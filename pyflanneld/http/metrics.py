@@ -7,12 +7,14 @@ Import it late: prometheus_client costs start-up time, and many hosts are never 
 """
 
 import platform
+import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
@@ -26,6 +28,7 @@ Labels = TypeVar("Labels", bound=tuple[str, ...])
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "pyflanneld_"
+_STATM, _FDS = Path("/proc/self/statm"), Path("/proc/self/fd")
 LOOPS = ("config", "acquire", "lease", "peers")
 """Who asks etcd."""
 
@@ -68,6 +71,24 @@ class _NodeCollector(Collector):
         yield from _rest(report, tally)
 
 
+@dataclass(frozen=True, slots=True)
+class _ProcessCollector(Collector):
+    """Makes the metrics of the process; prometheus_client's own have nothing to say under systemd's ProcSubset=pid."""
+
+    started_at_s: float
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        virtual, resident = (int(pages) * resource.getpagesize() for pages in _STATM.read_text().split()[:2])
+        yield _gauge("process_start_time_seconds", "When the daemon was started.", {(): self.started_at_s})
+        yield _counter("process_cpu_seconds", "Processor time that was used.", {(): time.process_time()})
+        yield _gauge("process_resident_memory_bytes", "Memory in use.", {(): resident})
+        yield _gauge("process_virtual_memory_bytes", "Address space.", {(): virtual})
+        yield _gauge("process_open_fds", "Open files and sockets.", {(): sum(1 for _ in _FDS.iterdir())})
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        yield _gauge("process_max_fds", "How many files and sockets may be open.", {(): limit})
+
+
 def registry_of(counted: Counted) -> CollectorRegistry:
     """Return a registry of our own, with the process beside the node.
 
@@ -75,7 +96,7 @@ def registry_of(counted: Counted) -> CollectorRegistry:
     """
     registry = CollectorRegistry()
     registry.register(_NodeCollector(counted))
-    ProcessCollector(namespace=PREFIX.rstrip("_"), registry=registry)
+    registry.register(_ProcessCollector(round(time.time() - counted.status().uptime_s, 3)))
     return registry
 
 
