@@ -7,6 +7,7 @@
     ├── PublicIpNotOnLink       2   host-gw needs the published address on the interface
     ├── AlreadyRunning         73   another pyflanneld serves this network or this subnet file
     ├── PortTaken              73   the health port is in use
+    ├── NoDaemon                3   of the commands: there is no running daemon to ask
     ├── LeaseLost              75   our subnet belongs to another node now
     ├── RegistryError           1
     │   ├── RegistryUnavailable     wait and try again; the outcome of a write may be unknown
@@ -59,6 +60,12 @@ class PortTaken(PyflanneldError):
     """The health listener cannot bind its address."""
 
     exit_code = 73
+
+
+class NoDaemon(PyflanneldError):
+    """No running daemon can be asked, or it does not answer; the message says what to do."""
+
+    exit_code = 3
 
 
 class LeaseLost(PyflanneldError):

@@ -23,14 +23,11 @@ EventDict = MutableMapping[str, Any]
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 
-
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 """What is logged, by the least level."""
 
 
-def configure(
-    log_format: Literal["console", "json"], verbosity: int, *more: structlog.typing.Processor
-) -> None:
+def configure(log_format: Literal["console", "json"], verbosity: int, *more: structlog.typing.Processor) -> None:
     """Set up structlog, and the standard library's logging for our dependencies, to write to stderr.
 
     Args:

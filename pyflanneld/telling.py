@@ -6,6 +6,7 @@ It begins soon after the start, but behind the first routes, for it takes a whil
 
 import asyncio
 import importlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -40,25 +41,6 @@ class Wish:
     metrics_textfile: Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """How it is reported that something cannot be told: problem topic, log event, and what it is."""
-
-    problems: Problems
-    topic: str
-    event: str
-    what: str
-
-    def report(self, error: OSError) -> None:
-        """Say that it cannot be told at the moment."""
-        text = f"{self.what}: {error.strerror or error}"
-        self.problems.report(self.topic, self.event, text, blocks=False)
-
-    def resolve(self) -> None:
-        """Say that it can."""
-        self.problems.resolve(self.topic)
-
-
 class Numbers:
     """The metrics as text; what makes it is loaded when somebody asks for the first time."""
 
@@ -86,50 +68,73 @@ async def tell(daemon: Daemon, *, wish: Wish, recent: Recent, problems: Problems
 
     told = Told(daemon.observer, level=logs.level, set_level=logs.set_level, events=recent.events)
     numbers = Numbers(daemon.observer)
-    trouble = partial(Trouble, problems)
     async with asyncio.TaskGroup() as tasks:
-        listener = operator_listener(told, wish.socket)
-        socket_trouble = trouble("operator", "operator.not_listening", "the operators' commands get no answer")
-        tasks.create_task(_listen(listener, socket_trouble), name="operator")
+        operator = operator_listener(told, wish.socket)
+        tasks.create_task(_listen(operator, partial(_no_socket, problems)), name="operator")
         if wish.metrics_bind is not None:
-            ip, port = wish.metrics_bind
-            listener = monitor_listener(told, numbers.text, ip, port)
-            where = f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
-            port_trouble = trouble("metrics", "metrics.not_listening", f"no metrics and no page on {where}")
-            tasks.create_task(_listen(listener, port_trouble), name="metrics")
+            monitor = monitor_listener(told, numbers.text, *wish.metrics_bind)
+            tasks.create_task(_listen(monitor, partial(_no_metrics, problems, *wish.metrics_bind)), name="metrics")
         if wish.metrics_textfile is not None:
-            file = wish.metrics_textfile
-            file_trouble = trouble("metrics_file", "metrics.file_failed", f"the metrics cannot be written to {file}")
-            tasks.create_task(_write(file, numbers, file_trouble), name="metrics_file")
+            outcome = partial(_no_file, problems, wish.metrics_textfile)
+            tasks.create_task(_write(wish.metrics_textfile, numbers, outcome), name="metrics_file")
 
 
-async def _listen(listener: Any, trouble: Trouble) -> None:
+Outcome = Callable[[OSError | None], None]
+"""Takes note that something could not be done, or (``None``) that it could."""
+
+
+def _no_socket(problems: Problems, error: OSError | None) -> None:
+    if error is None:
+        problems.resolve("operator")
+        return
+    text = f"the operators' commands get no answer: {error.strerror or error}"
+    problems.report("operator", "operator.not_listening", text, blocks=False)
+
+
+def _no_metrics(problems: Problems, ip: IPv4Address | IPv6Address, port: int, error: OSError | None) -> None:
+    if error is None:
+        problems.resolve("metrics")
+        return
+    where = f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
+    text = f"no metrics and no page on {where}: {error.strerror or error}"
+    problems.report("metrics", "metrics.not_listening", text, blocks=False)
+
+
+def _no_file(problems: Problems, file: Path, error: OSError | None) -> None:
+    if error is None:
+        problems.resolve("metrics_file")
+        return
+    text = f"the metrics cannot be written to {file}: {error.strerror or error}"
+    problems.report("metrics_file", "metrics.file_failed", text, blocks=False)
+
+
+async def _listen(listener: Any, outcome: Outcome) -> None:
     """Listen until cancelled, as soon as that is possible."""
     while True:
         try:
             await listener.start()
         except OSError as error:
-            trouble.report(error)
+            outcome(error)
             await asyncio.sleep(RETRY_S)
         else:
             break
-    trouble.resolve()
+    outcome(None)
     try:
         await asyncio.Event().wait()
     finally:
         await listener.stop()
 
 
-async def _write(file: Path, numbers: Numbers, trouble: Trouble) -> None:
+async def _write(file: Path, numbers: Numbers, outcome: Outcome) -> None:
     """Write the metrics again and again; in the end remove them, for old numbers look like new ones."""
     try:
         while True:
             text, _ = await numbers.text()
             try:
                 await asyncio.to_thread(write_file, file, text.decode())
-                trouble.resolve()
+                outcome(None)
             except OSError as error:
-                trouble.report(error)
+                outcome(error)
             await asyncio.sleep(TEXTFILE_S)
     finally:
         _remove(file)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from pyflanneld import flaghelp
 from pyflanneld.commands import daemons
-from pyflanneld.commands.daemons import SUBNET_FILE, Daemon
-from pyflanneld.errors import PyflanneldError, UsageError
+from pyflanneld.commands.daemons import SUBNET_FILE, Daemon, Refused
+from pyflanneld.errors import NoDaemon, UsageError
 from pyflanneld.flags import Flag, Given, HelpAsked, Kind, fill_in, read_argv
 
 OUTPUT = Flag("output", Kind.STRING, "text", "text or json.", "FORMAT", "this command", from_env=False)
@@ -46,9 +46,7 @@ def run(
         raise UsageError(f"{given['output'].written}: {output!a} is not usable: text or json is needed")
     try:
         return act(Order(daemons.chosen(given[SUBNET_FILE.name]), output, given, plain))
-    except PyflanneldError as error:
-        if isinstance(error, UsageError):
-            raise
+    except (NoDaemon, Refused) as error:
         sys.stderr.write(f"pyflanneld {command}: {error}\n")
         return error.exit_code
 

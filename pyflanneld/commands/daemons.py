@@ -7,35 +7,24 @@ import http.client
 import json
 import re
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pyflanneld import lock
-from pyflanneld.errors import PyflanneldError
+from pyflanneld.errors import NoDaemon, PyflanneldError, UsageError
 from pyflanneld.flags import Flag, Given, Kind
 
 TIMEOUT_S = 5.0
-NO_DAEMON = 3
+BUSY_S = 0.2
 _WHICH = "Which daemon: the one with this subnet file."
 SUBNET_FILE = Flag("subnet-file", Kind.STRING, "", _WHICH, "PATH", "this command", from_env=False)
 _SOCKET = re.compile(r"@(pyflanneld/operator/[0-9a-f]{32})$")
 
 
-class NoDaemon(PyflanneldError):
-    """Nobody can be asked, or nobody answers; the message says what to do."""
-
-    exit_code = NO_DAEMON
-
-
 class Refused(PyflanneldError):
     """The daemon answers that it will not, or cannot."""
-
-
-class SeveralDaemons(PyflanneldError):
-    """There is more than one, and none was named."""
-
-    exit_code = 2
 
 
 class Daemon:
@@ -53,6 +42,17 @@ class Daemon:
         return self._ask("POST", path, json.dumps(value))
 
     def _ask(self, method: str, path: str, body: str | None) -> Any:
+        """Ask, and ask again where the daemon hangs up: it does so while too many ask at the same time."""
+        give_up_at = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return self._ask_once(method, path, body)
+            except (ConnectionResetError, BrokenPipeError) as error:
+                if time.monotonic() > give_up_at:
+                    raise NoDaemon(f"the daemon does not answer: {error}") from error
+            time.sleep(BUSY_S)
+
+    def _ask_once(self, method: str, path: str, body: str | None) -> Any:
         connection = _Connection(self.name)
         try:
             connection.request(method, path, body)
@@ -61,6 +61,8 @@ class Daemon:
             if response.status != http.client.OK:
                 raise Refused(text)
             return json.loads(text)
+        except (ConnectionResetError, BrokenPipeError):
+            raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise NoDaemon(f"the daemon does not answer: {error}") from error
         finally:
@@ -88,7 +90,7 @@ def chosen(subnet_file: Given) -> Daemon:
 
     Raises:
         NoDaemon: there is none.
-        SeveralDaemons: there are several, and none was named.
+        UsageError: there are several, and none was named.
     """
     names = running()
     if subnet_file.value:
@@ -104,7 +106,7 @@ def chosen(subnet_file: Given) -> Daemon:
             )
         case [name]:
             return Daemon(name)
-    raise SeveralDaemons(f"several daemons run here; name one with --subnet-file:{_others(names)}")
+    raise UsageError(f"several daemons run here; name one with --subnet-file:{_others(names)}")
 
 
 def running() -> list[str]:

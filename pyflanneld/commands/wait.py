@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from pyflanneld.commands import asking, daemons
-from pyflanneld.errors import UsageError
+from pyflanneld.errors import NoDaemon, UsageError
 from pyflanneld.flags import Flag, Kind
 
 TITLE = """\
@@ -33,10 +33,8 @@ def main(words: Sequence[str]) -> int:
     while True:
         try:
             health = daemons.chosen(given[asking.SUBNET_FILE.name]).get("/health")
-        except daemons.SeveralDaemons as error:
-            raise UsageError(str(error)) from error
-        except (daemons.NoDaemon, daemons.Refused) as error:
-            code, why = daemons.NO_DAEMON, str(error)
+        except (NoDaemon, daemons.Refused) as error:
+            code, why = error.exit_code, str(error)
         else:
             if health["ready"]:
                 return 0

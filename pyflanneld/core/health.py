@@ -10,10 +10,12 @@ class Verdict:
     Attributes:
         live: every core loop still turns. Never depends on etcd: a restart does not cure etcd.
         not_ready: why the node cannot be trusted with traffic right now, one short sentence each; empty when ready.
+        not_live: why it is not alive; these are among *not_ready* too.
     """
 
     live: bool
     not_ready: tuple[str, ...]
+    not_live: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:

@@ -5,7 +5,7 @@ is not known (yet). Fields are only ever added: scripts read this.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.invalid import shown
@@ -186,14 +186,14 @@ def lease_part(lease: OwnLease, now_s: float, renew_interval_s: float) -> LeaseP
     )
 
 
-def peers_part(view: View, wanted: Mapping[Network, Route], present: Mapping[Network, KernelRoute]) -> PeersPart:
-    """Count the peers by state."""
+def peers_part(view: View, routed: int) -> PeersPart:
+    """Count the peers by state; *routed* have their route."""
     reasons: dict[str, int] = {}
     for doubt in view.quarantined.values():
         reasons[doubt.reason] = reasons.get(doubt.reason, 0) + 1
     return PeersPart(
         believed=len(view.peers),
-        routed=len(wanted) - len(missing(wanted, present)),
+        routed=routed,
         quarantined=reasons,
         other_backend=len(view.foreign_backends),
         frozen=len(view.frozen),
@@ -235,5 +235,18 @@ def _doubt_text(view: View, names: Collection[bytes]) -> str:
 
 
 def in_gravity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return *findings*, what stands against readiness first and the oldest before the younger."""
-    return tuple(sorted(findings, key=lambda one: (not one.blocks, -(one.for_s or 0.0))))
+    """Return *findings*, what stands against readiness first and the oldest before the younger.
+
+    What several parts of the daemon meet (topics ``"etcd:peers"``, ``"etcd:lease"``) is one finding, the oldest.
+    """
+    merged: dict[tuple[str, str, str], Finding] = {}
+    for one in findings:
+        topic, part, _ = one.topic.partition(":")
+        kind = (topic, one.event, "" if part else one.text)
+        known = merged.get(kind)
+        if known is None:
+            merged[kind] = one
+        else:
+            older = one if (one.for_s or 0.0) > (known.for_s or 0.0) else known
+            merged[kind] = replace(older, blocks=one.blocks or known.blocks)
+    return tuple(sorted(merged.values(), key=lambda one: (not one.blocks, -(one.for_s or 0.0))))

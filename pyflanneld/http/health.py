@@ -5,7 +5,7 @@ What is true comes from *check*; nothing is decided here. Each answer closes its
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 
 from aiohttp import web
@@ -67,20 +67,23 @@ class HealthServer:
         if runner is not None:
             await runner.cleanup()
 
-    async def _healthz(self, _request: web.Request) -> web.Response:
-        if self._check().live:
+    async def _healthz(self, request: web.Request) -> web.Response:
+        verdict = self._check()
+        if verdict.live:
             return web.Response(text="flanneld is running")
-        return web.Response(status=503, text="flanneld is not running: a core loop has stopped")
+        return _refusal(request, "flanneld is not running: a core loop has stopped", verdict.not_live)
 
     async def _readyz(self, request: web.Request) -> web.Response:
         verdict = self._check()
         if verdict.ready:
             return web.Response(text="flanneld is ready")
-        lines = ["flanneld is not ready yet"]
-        if "verbose" in request.query:
-            lines += () if verdict.live else ("a core loop has stopped",)
-            lines += (" ".join(reason.split()) for reason in verdict.not_ready)
-        return web.Response(status=503, text="\n".join(lines))
+        return _refusal(request, "flanneld is not ready yet", verdict.not_ready)
+
+
+def _refusal(request: web.Request, words: str, reasons: Iterable[str]) -> web.Response:
+    """Answer 503 with flannel's *words*, and with ``?verbose`` the *reasons* on a line each."""
+    lines = [words, *(" ".join(reason.split()) for reason in reasons if "verbose" in request.query)]
+    return web.Response(status=503, text="\n".join(lines))
 
 
 async def _close_after(_request: web.Request, response: web.StreamResponse) -> None:

@@ -25,7 +25,7 @@ _SWEEP_S = 0.5
 
 
 class _Refused(asyncio.Protocol):
-    """A connection too many."""
+    """A connection too many; whoever it is may try again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()

@@ -175,7 +175,7 @@ class Node:
     placed: Placed = field(default_factory=Placed)  # reconcile
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
-    rules: Sequence[Rules] = ()          # firewall, once: what was asked for
+    rules: Sequence[Rules] = ()            # firewall, once: what was asked for
     rules_tried: asyncio.Event = field(default_factory=asyncio.Event)   # firewall: each job has had its first try
     rules_placed: asyncio.Event = field(default_factory=asyncio.Event)  # firewall: those that the node needs
     peers_changed: bool = False            # peers loop sets, reconcile clears
@@ -221,9 +221,9 @@ def publish(options: Options, choice: Choice, backend: Backend, *, ipv6: bool) -
 def verdict(context: Context, node: Node | None) -> Verdict:
     """Answer the probes: alive by the heartbeats, ready when nothing stands against it."""
     found = doubts(context, node)
-    stopped = [doubt.text for doubt in found if doubt.event == LOOP_STOPPED]
-    others = [doubt.text for doubt in found if doubt.event != LOOP_STOPPED]
-    return Verdict(live=not stopped, not_ready=(*stopped, *context.problems.blocking(), *others))
+    stopped = tuple(doubt.text for doubt in found if doubt.event == LOOP_STOPPED)
+    others = (doubt.text for doubt in found if doubt.event != LOOP_STOPPED)
+    return Verdict(not stopped, (*stopped, *context.problems.blocking(), *others), stopped)
 
 
 def doubts(context: Context, node: Node | None) -> list[Doubt]:

@@ -1,7 +1,7 @@
 """What the daemon tells of itself: reports and rows made from the loops' state, for the socket and the listener.
 
-It only reads. The kernel is read at most twice a second, whoever asks how often; rows of thousands of peers are made on
-a thread, so that no loop waits for an operator's question.
+It only reads. Whoever asks how often, the kernel is read at most twice a second unless it has changed; rows of
+thousands of peers are made on a thread, so that no loop waits for an operator's question.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from pyflanneld.core.report import (
 from pyflanneld.core.routes import KernelRoute, Route
 from pyflanneld.core.rows import PeerRow, RouteRow, Sight, Wanted, peer_rows, route_rows
 from pyflanneld.loops.hold import interval_s
-from pyflanneld.loops.node import Context, Node, doubts, verdict
+from pyflanneld.loops.node import Context, Node, Placed, doubts, verdict
 from pyflanneld.loops.tally import Tally
 
 KEEP_S = 0.5
@@ -43,11 +43,12 @@ MANY = 200
 
 @dataclass(frozen=True, slots=True)
 class _Kernel:
-    """What the kernel had at one moment."""
+    """What the kernel had at one moment, and how far the routes had come by then."""
 
     routes: tuple[KernelRoute, ...]
     neighbours: dict[Address, Neighbour]
     read_at_s: float
+    placed: Placed
 
 
 class Observer:
@@ -83,6 +84,8 @@ class Observer:
         """Return the report of this moment; asks nobody."""
         context, node, health = self._context, self._current(), self.health()
         now_s = context.clock.now_s()
+        wanted = wanted_routes(node) if node else {}
+        lacking = set(missing(wanted, node.placed.present)) if node else set()
         return Report(
             version=__version__, pid=os.getpid(), uptime_s=round(now_s - self._started_s, 3), log_level=log_level,
             live=health.live, ready=health.ready, not_ready=health.not_ready,
@@ -91,8 +94,8 @@ class Observer:
             link=_link(node) if node else None,
             network=_network(node) if node else None,
             lease=lease_part(node.lease, now_s, interval_s(context, node)) if node else None,
-            peers=peers_part(node.view, wanted_routes(node), node.placed.present) if node and node.view else None,
-            routes=self._routes(node) if node and node.view else None,
+            peers=peers_part(node.view, len(wanted) - len(lacking)) if node and node.view else None,
+            routes=self._routes(node, len(wanted), lacking) if node and node.view else None,
             firewall=_rules(node) if node else None,
             file=FilePart(context.options.subnet_file, node is not None and node.file_written.is_set()),
             guard=GuardPart(context.options.withdraw_guard, len(node.guard.held)) if node else None,
@@ -129,15 +132,16 @@ class Observer:
         return {name: round(now_s - since_s, 3) for name, since_s in self._context.tally.doubted.items()}
 
     async def _read(self, node: Node) -> _Kernel:
-        """Return what the kernel has, read within the last half second."""
+        """Return what the kernel has, read within the last half second and after the last change."""
         async with self._reading:
-            now_s = self._context.clock.now_s()
-            if self._kernel is None or now_s - self._kernel.read_at_s > KEEP_S:
-                routes: list[KernelRoute] = []
-                for network in node.networks:
-                    routes += await self._context.kernel.routes(version=network.version)
-                found = await self._context.kernel.neighbours(node.link.index)
-                self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s)
+            now_s, known, placed = self._context.clock.now_s(), self._kernel, node.placed
+            if known and now_s - known.read_at_s <= KEEP_S and known.placed is placed and not node.told:
+                return known
+            routes: list[KernelRoute] = []
+            for network in node.networks:
+                routes += await self._context.kernel.routes(version=network.version)
+            found = await self._context.kernel.neighbours(node.link.index)
+            self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s, placed)
             return self._kernel
 
     def _wanted(self, node: Node) -> Wanted:
@@ -155,12 +159,10 @@ class Observer:
             revision=tally.revision, event_s_ago=_ago(tally.event_at_s, now_s),
         )
 
-    def _routes(self, node: Node) -> RoutesPart:
-        wanted, placed = wanted_routes(node), node.placed
-        refused = {change.route.dst for change in placed.failed}
-        lacking = set(missing(wanted, placed.present)) - placed.blocked.keys() - refused
+    def _routes(self, node: Node, wanted: int, lacking: set[Network]) -> RoutesPart:
+        placed, refused = node.placed, {change.route.dst for change in node.placed.failed}
         return RoutesPart(
-            wanted=len(wanted), present=len(placed.present), missing=len(lacking),
+            wanted=wanted, present=len(placed.present), missing=len(lacking - placed.blocked.keys() - refused),
             conflict=len(placed.blocked), refused=len(refused), held=len(node.guard.held),
             protocol=self._context.options.route_protocol,
             repaired={cause.value: count for cause, count in self._context.tally.repairs.items()},

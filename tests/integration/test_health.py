@@ -16,7 +16,8 @@ from pyflanneld.http.health import HealthServer
 LOCAL = IPv4Address("127.0.0.1")
 READY = Verdict(live=True, not_ready=())
 WAITING = Verdict(live=True, not_ready=("etcd does not answer", "two\nlines"))
-DEAD = Verdict(live=False, not_ready=())
+STOPPED = "the routes loop has stopped turning"
+DEAD = Verdict(live=False, not_ready=(STOPPED,), not_live=(STOPPED,))
 
 
 @asynccontextmanager
@@ -55,9 +56,13 @@ async def test_healthz_is_flannels() -> None:
 
 
 async def test_healthz_tells_of_a_stopped_loop() -> None:
-    """503 when a core loop no longer turns."""
+    """503 when a core loop no longer turns; ?verbose says which."""
+    words = "flanneld is not running: a core loop has stopped"
     async with serving(DEAD) as url:
-        assert (await get(url + "/healthz"))[:2] == (503, "flanneld is not running: a core loop has stopped")
+        assert (await get(url + "/healthz"))[:2] == (503, words)
+        assert (await get(url + "/healthz?verbose"))[:2] == (503, f"{words}\n{STOPPED}")
+    async with serving(WAITING) as url:
+        assert (await get(url + "/healthz?verbose"))[:2] == (200, "flanneld is running")
 
 
 async def test_readyz_tells_why_not_when_asked() -> None:
@@ -70,7 +75,7 @@ async def test_readyz_tells_why_not_when_asked() -> None:
         reasons = "flanneld is not ready yet\netcd does not answer\ntwo lines"
         assert (await get(url + "/readyz?verbose"))[:2] == (503, reasons)
     async with serving(DEAD) as url:
-        assert (await get(url + "/readyz?verbose"))[:2] == (503, "flanneld is not ready yet\na core loop has stopped")
+        assert (await get(url + "/readyz?verbose"))[:2] == (503, f"flanneld is not ready yet\n{STOPPED}")
 
 
 async def test_the_verdict_is_taken_anew_each_time() -> None:

@@ -3,33 +3,15 @@
 import asyncio
 import errno
 from collections import Counter
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
 from pyflanneld.core.causes import Cause
 from pyflanneld.core.routes import BOOT, KernelRoute
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.loops.tally import DROP, KINDS, LISTS, PUT, ROUND_BOUNDS_S, Durations
-from tests.fakes.node import CONFIG, FakeNode, value
-from tests.fakes.registry import FakeEtcd
+from tests.fakes.node import FakeNode, value
 from tests.fakes.virtual_time import run, until
-
-PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"
-
-
-def net(third: int) -> IPv4Network:
-    return IPv4Network(f"172.7.{third}.0/24")
-
-
-def name(third: int) -> bytes:
-    return b"172.7.%d.0-24" % third
-
-
-def cluster(*peers: int) -> FakeEtcd:
-    etcd = FakeEtcd()
-    etcd.put_config(CONFIG)
-    for third in peers:
-        etcd.put(name(third), value(f"192.168.14.{third}"), lease_id=etcd.grant(86400))
-    return etcd
+from tests.unit.test_daemon_routes import PINNED, cluster, name, net
 
 
 def foreign(third: int, *, protocol: int = 4, gateway: str = "192.168.14.5") -> KernelRoute:

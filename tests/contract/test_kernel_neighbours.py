@@ -1,0 +1,90 @@
+"""What every ``Kernel`` promises about neighbours, on the fake and on a real one."""
+
+import struct
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+import pytest
+
+from pyflanneld.core.links import Link
+from pyflanneld.core.neighbours import STATES, Neighbour
+from pyflanneld.kernel import neighbours
+from pyflanneld.kernel.frames import HEADER, Malformed
+from pyflanneld.kernel.rtnl import NetlinkKernel
+from pyflanneld.ports import Kernel
+from tests.fakes.kernel import FakeKernel
+from tests.netns import Namespace, namespace
+
+NEAR, FAR, MAC = "192.168.77.2", "fd00:77::2", "02:00:00:00:00:02"
+
+
+class Bed:
+    """A kernel with two cables, ``eth0`` and ``eth1``, and the hand of an administrator."""
+
+    def __init__(self, inside: Namespace | None) -> None:
+        self._inside = inside
+        self.kernel: Kernel
+        if inside is not None:
+            self.kernel = NetlinkKernel(protocol=103)
+            inside.veth("eth0", "192.168.77.1/24", "fd00:77::1/64", peer="peer0")
+            inside.veth("eth1", "192.168.78.1/24", peer="peer1")
+            return
+        both = (IPv4Interface("192.168.77.1/24"),), frozenset[IPv4Address](), (IPv6Interface("fd00:77::1/64"),)
+        eth0 = Link(3, "eth0", 1500, True, *both)
+        self.kernel = self.fake = FakeKernel(eth0, Link(5, "eth1", 1500, True, (IPv4Interface("192.168.78.1/24"),)))
+
+    async def index(self, name: str) -> int:
+        return next(link.index for link in await self.kernel.links() if link.name == name)
+
+    async def add(self, link: str, address: str, state: str, mac: str | None) -> None:
+        if self._inside is not None:
+            lladdr = f"lladdr {mac}" if mac else ""
+            self._inside.ip(f"neighbour replace {address} {lladdr} dev {link} nud {state}")
+            return
+        parsed = IPv6Address(address) if ":" in address else IPv4Address(address)
+        self.fake.meet(await self.index(link), Neighbour(parsed, state, mac))
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.netns)])
+async def bed(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
+    if request.param == "fake":
+        yield Bed(None)
+        return
+    with namespace() as made, made.inside():
+        real = Bed(made)
+        yield real
+        await real.kernel.close()
+
+
+async def test_neighbours_of_one_link_in_both_families(bed: Bed) -> None:
+    """Address, state and hardware address; those of other links are not among them."""
+    await bed.add("eth0", NEAR, "permanent", MAC)
+    await bed.add("eth0", FAR, "stale", MAC)
+    await bed.add("eth1", "192.168.78.2", "permanent", MAC)
+    found = {one.address: one for one in await bed.kernel.neighbours(await bed.index("eth0"))}
+    assert found[IPv4Address(NEAR)] == Neighbour(IPv4Address(NEAR), "permanent", MAC)
+    assert found[IPv6Address(FAR)] == Neighbour(IPv6Address(FAR), "stale", MAC)
+    assert IPv4Address("192.168.78.2") not in found
+    assert {one.state for one in found.values()} <= set(STATES)
+
+
+async def test_a_neighbour_without_a_hardware_address(bed: Bed) -> None:
+    """One that does not answer is there, with nothing to send to."""
+    await bed.add("eth0", NEAR, "failed", None)
+    (one,) = [one for one in await bed.kernel.neighbours(await bed.index("eth0")) if one.address == IPv4Address(NEAR)]
+    assert (one.state, one.mac) == ("failed", None)
+
+
+async def test_no_link_has_no_neighbours(bed: Bed) -> None:
+    """Of a link that is not there, there are none, and the kernel can be asked on."""
+    assert await bed.kernel.neighbours(9999) == ()
+    assert await bed.kernel.links()
+
+
+def test_malformed_messages_are_refused() -> None:
+    """A short message is an error; one without an IP address is none of ours."""
+    with pytest.raises(Malformed):
+        neighbours.decode(memoryview(bytes(HEADER.size + 4)))
+    header = bytes(HEADER.size) + struct.pack("=BBHiHBB", 7, 0, 0, 3, 2, 0, 0)
+    only_mac = struct.pack("=HH6sxx", 10, neighbours.NDA_LLADDR, b"\2\0\0\0\0\2")
+    assert neighbours.decode(memoryview(header + only_mac)) is None

@@ -1,0 +1,280 @@
+"""The operator's socket over real HTTP on a real abstract socket: what it serves, to whom, and what it survives."""
+
+import asyncio
+import http.client
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyflanneld.commands.daemons import Daemon, Refused
+from pyflanneld.core.health import Verdict
+from pyflanneld.core.report import EtcdPart, FilePart, Report
+from pyflanneld.core.rows import PeerRow, RouteRow
+from pyflanneld.errors import KernelError
+from pyflanneld.http import listener
+from pyflanneld.http.listener import CONNECTIONS
+from pyflanneld.http.operator import Told, operator_app, operator_listener, root_or_own_user
+from pyflanneld.logring import Recent
+
+ROUTE = RouteRow("172.7.22.0/24", "ok", "192.168.14.22", "eth1", "192.168.14.22", "eth1", 103, "")
+
+
+class Source:
+    """A daemon that waits for etcd, with as many routes as the test wants."""
+
+    def __init__(self, rows: int = 1, error: KernelError | None = None) -> None:
+        self._rows = rows
+        self._error = error
+
+    def health(self) -> Verdict:
+        return Verdict(live=True, not_ready=("starting",))
+
+    def status(self, log_level: str) -> Report:
+        return Report(
+            version="1", pid=os.getpid(), uptime_s=1.0, log_level=log_level, live=True, ready=False,
+            not_ready=("starting",), findings=(), etcd=EtcdPart(3, "http://e:2379", "/p", None, None, 0, None),
+            link=None, network=None, lease=None, peers=None, routes=None, firewall=None,
+            file=FilePart("/run/x.env", False), guard=None,
+        )  # fmt: skip
+
+    async def peers(self) -> tuple[PeerRow, ...]:
+        return ()
+
+    async def routes(self) -> tuple[RouteRow, ...]:
+        if self._error:
+            raise self._error
+        return (ROUTE,) * self._rows
+
+
+class Level:
+    def __init__(self) -> None:
+        self.name = "info"
+
+    def get(self) -> str:
+        return self.name
+
+    def set(self, name: str) -> None:
+        if name not in ("debug", "info"):
+            raise ValueError(f"{name} is no level")
+        self.name = name
+
+
+@asynccontextmanager
+async def serving(source: Source | None = None, level: Level | None = None) -> AsyncIterator[str]:
+    """Serve, and return the socket's name without its NUL."""
+    name, level, recent = f"pyflanneld/test/{secrets.token_hex(16)}", level or Level(), Recent()
+    recent(None, "info", {"level": "info", "event": "daemon.ready", "timestamp": "T", "routes": 2})
+    recent(None, "debug", {"level": "debug", "event": "watch.due", "timestamp": "T"})
+    told = Told(source or Source(), level=level.get, set_level=level.set, events=recent.events)
+    served = operator_listener(told, "\0" + name)
+    await served.start()
+    try:
+        yield name
+    finally:
+        await served.stop()
+
+
+async def ask(name: str, path: str) -> Any:
+    return await asyncio.to_thread(Daemon(name).get, path)
+
+
+async def post(name: str, path: str, value: object) -> Any:
+    return await asyncio.to_thread(Daemon(name).post, path, value)
+
+
+async def connected(name: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, "\0" + name)
+    return sock
+
+
+async def ended(sock: socket.socket, within_s: float) -> bool:
+    """Say whether the other side closes *sock* in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            while await asyncio.get_running_loop().sock_recv(sock, 65536):
+                pass
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
+async def test_it_answers_before_there_is_a_node() -> None:
+    """Status, health, rows, level and events of a daemon that still waits."""
+    async with serving() as name:
+        told = await ask(name, "/status")
+        assert (told["ready"], told["not_ready"], told["lease"]) == (False, ["starting"], None)
+        assert told["log_level"] == "info"
+        assert await ask(name, "/health") == {
+            "live": True, "ready": False, "not_ready": ["starting"], "not_live": [],
+        }  # fmt: skip
+        assert await ask(name, "/peers") == []
+        assert [row["dst"] for row in await ask(name, "/routes")] == ["172.7.22.0/24"]
+        (event,) = await ask(name, "/events")
+        assert event == {
+            "number": 1, "time": "T", "level": "info", "event": "daemon.ready", "fields": {"routes": 2},
+        }  # fmt: skip
+
+
+async def test_thousands_of_rows_come_whole() -> None:
+    """And the loop turns meanwhile."""
+    async with serving(Source(rows=8000)) as name:
+        assert len(await ask(name, "/routes")) == 8000
+
+
+async def test_a_kernel_that_cannot_be_read_is_said() -> None:
+    """503 with the reason; the next question is answered."""
+    async with serving(Source(error=KernelError("no answer within 2 s"))) as name:
+        with pytest.raises(Refused, match="the kernel cannot be read: no answer within 2 s"):
+            await ask(name, "/routes")
+        assert await ask(name, "/peers") == []
+
+
+async def test_the_level_is_changed_by_root_and_the_own_user() -> None:
+    """A level that is none, and a body that is none, change nothing."""
+    level = Level()
+    async with serving(level=level) as name:
+        assert await post(name, "/log-level", {"level": "debug"}) == {"level": "debug"}
+        assert level.name == "debug"
+        for bad in ({"level": "chatty"}, {"nothing": 1}, [], 5):
+            with pytest.raises(Refused):
+                await post(name, "/log-level", bad)
+        assert (level.name, await ask(name, "/log-level")) == ("debug", {"level": "debug"})
+
+
+@pytest.mark.netns
+async def test_another_user_may_read_and_change_nothing() -> None:
+    """By the kernel's word about who connects, not by anything that the client says."""
+    script = (
+        "import http.client, os, socket, sys\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "for method, path in (('GET', '/status'), ('POST', '/log-level')):\n"
+        "    c = http.client.HTTPConnection('x'); c.sock = socket.socket(socket.AF_UNIX)\n"
+        "    c.sock.connect(chr(0) + sys.argv[1]); c.request(method, path, '{\"level\": \"debug\"}')\n"
+        "    print(c.getresponse().status)\n"
+    )
+    level = Level()
+    async with serving(level=level) as name:
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", script, name],
+            capture_output=True, text=True, timeout=20, check=False,
+        )
+        assert done.stdout.split() == ["200", "403"], done.stderr
+        assert level.name == "info"
+
+
+async def test_over_another_kind_of_socket_nothing_can_be_changed() -> None:
+    """The application is also for a TCP listener, where nobody knows who asks."""
+    from aiohttp.test_utils import TestClient, TestServer
+
+    level = Level()
+    told = Told(Source(), level=level.get, set_level=level.set, events=tuple)
+    async with TestClient(TestServer(operator_app(told, may_change=root_or_own_user))) as client:
+        assert (await client.post("/log-level", json={"level": "debug"})).status == 403
+        assert (await client.get("/status")).status == 200
+    assert level.name == "info"
+
+
+async def test_silent_connections_are_cut_and_too_many_refused() -> None:
+    """Sixteen that say nothing are cut after two seconds; until then another is refused at once, and then served."""
+    async with serving() as name:
+        idle = [await connected(name) for _ in range(CONNECTIONS)]
+        await asyncio.sleep(0.1)
+        surplus = await connected(name)
+        assert await ended(surplus, 1)
+        assert await ask(name, "/peers") == [], "who asks again is served when there is room"
+        assert all([await ended(sock, listener.HEAD_S + 3) for sock in idle])
+        assert await ask(name, "/peers") == []
+        for sock in (*idle, surplus):
+            sock.close()
+
+
+async def test_a_client_that_does_not_take_its_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds its connection for seconds, not for ever."""
+    monkeypatch.setattr(listener, "ANSWER_S", 1.0)
+    async with serving(Source(rows=50_000)) as name:
+        sock = await connected(name)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await asyncio.get_running_loop().sock_sendall(sock, b"GET /routes HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(3)
+        received = 0
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(5):
+                while data := await asyncio.get_running_loop().sock_recv(sock, 1 << 20):
+                    received += len(data)
+        assert received < 5_000_000, "it was cut in the middle"
+        sock.close()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /status HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"POST /log-level HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000,
+    ],
+    ids=["nonsense", "long line", "long header", "long body"],
+)
+async def test_garbage_changes_nothing(request_bytes: bytes) -> None:
+    """It is refused, and the next question answered."""
+    async with serving() as name:
+        sock = await connected(name)
+        with suppress(ConnectionError):
+            async with asyncio.timeout(5):
+                await asyncio.get_running_loop().sock_sendall(sock, request_bytes)
+        assert await ended(sock, 12)
+        sock.close()
+        assert await ask(name, "/log-level") == {"level": "info"}
+
+
+async def test_other_paths_and_methods() -> None:
+    """404 and 405; each answer closes its connection and names no server."""
+    async with serving() as name:
+
+        def status(method: str, path: str) -> tuple[int, str | None, str | None]:
+            connection = http.client.HTTPConnection("x")
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect("\0" + name)
+            connection.request(method, path)
+            response = connection.getresponse()
+            found = response.status, response.getheader("Connection"), response.getheader("Server")
+            connection.close()
+            return found
+
+        for method, path, code in (
+            ("GET", "/", 404), ("GET", "/metrics", 404), ("PUT", "/status", 405), ("DELETE", "/routes", 405),
+        ):  # fmt: skip
+            assert await asyncio.to_thread(status, method, path) == (code, "close", None)
+
+
+async def test_a_stop_waits_for_nobody() -> None:
+    """Idle connections are closed and do not delay it; the name is free at once."""
+    async with asyncio.timeout(5):
+        async with serving() as name:
+            idle = await connected(name)
+        assert await ended(idle, 3)
+    idle.close()
+    assert f"@{name}\n" not in Path("/proc/net/unix").read_text()  # noqa: ASYNC240 - it is not on a disk
+
+
+async def test_a_taken_name_is_an_error_of_the_start() -> None:
+    """The caller hears of it, and nothing is left open."""
+    async with serving() as name:
+        told = Told(Source(), level=Level().get, set_level=Level().set, events=tuple)
+        second = operator_listener(told, "\0" + name)
+        with pytest.raises(OSError, match="in use"):
+            await second.start()
+        assert json.dumps(await ask(name, "/peers")) == "[]"
