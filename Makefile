@@ -28,10 +28,12 @@ DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-p
 BENCH_PROGRAMS := $(DEMO_PROGRAMS) iptables:iptables
 TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd \
     zsh:zsh fish:fish mandoc:mandoc
+# A browser and Prometheus' own checks for the page and the metrics: some 160 MB to fetch, once.
+TEST_PROGRAMS += chromium:chromium chromedriver:chromium-driver fc-list:fontconfig promtool:prometheus
 # package:service that it would start now and at every boot
-SERVICES := etcd-server:etcd supervisor:supervisor
+SERVICES := etcd-server:etcd supervisor:supervisor prometheus:prometheus
 
-.PHONY: help demo test test-fast test-all sim bench bench-scaling docs lock dist clean venv need-root
+.PHONY: help demo test test-fast test-all sim bench bench-scaling docs screenshots lock dist clean venv need-root
 .PHONY: demo-programs bench-programs test-programs lint
 
 help: ## list the targets
@@ -70,6 +72,10 @@ docs: venv ## write what is made from the code: the man page, and the flag table
 
 bench-scaling: demo-programs venv ## a large cluster: model, simulation, and 200 nodes on a real etcd (4 min)
 	@$(BIN)/python -m tests.bench.scaling
+
+screenshots: need-root demo-programs venv ## make the pictures of the page in docs/images anew (root)
+	@$(call require,chromium:chromium chromedriver:chromium-driver pngquant:pngquant)
+	$(BIN)/python -m tests.screenshots
 
 lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq uv

@@ -4,38 +4,31 @@ Imports are late: ``--help``, usage errors and most commands need none of these 
 """
 
 import asyncio
-import gc
-import importlib
 import os
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
 
-from pyflanneld import lock, logs
+from pyflanneld import lock
 from pyflanneld.clock import SystemClock
 from pyflanneld.files import SubnetEnvFile
 from pyflanneld.logring import Recent
 from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings
 
-if TYPE_CHECKING:
-    from pyflanneld.daemon import Daemon
-
 CLOSE_S = 1.0
-UNANSWERED_S = 0.5
 
 
 async def serve(settings: Settings, log: Any, recent: Recent) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
-    from pyflanneld.http.listener import bound
+    from pyflanneld.http.port import health_port
     from pyflanneld.kernel.firewall import HostFirewall
     from pyflanneld.kernel.icmp import HostProber
     from pyflanneld.kernel.programs import Programs, program_directories
@@ -43,69 +36,31 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
     from pyflanneld.loops.node import Context, Heart
     from pyflanneld.loops.problems import Problems
     from pyflanneld.registry.choice import build
+    from pyflanneld.telling import Wish, tell
 
     clock, rng, notifier = SystemClock(), Random(), SdNotifier(os.environ)
     etcd = build(settings.etcd_api, access(settings), rng=rng, log=log)
     kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
+    problems = Problems(clock, log)
     context = Context(
         registry=etcd, kernel=kernel, firewall=HostFirewall(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=notifier, rng=rng, log=log, options=options(settings),
-        problems=Problems(clock, log), heart=Heart(clock),
-        prober=HostProber() if settings.probe else None,
+        problems=problems, heart=Heart(clock), prober=HostProber() if settings.probe else None,
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_close, kernel.close)
         stack.push_async_callback(_close, etcd.close)
         probes = None
         if settings.healthz_port:
-            probes = stack.enter_context(bound(settings.healthz_ip, settings.healthz_port))
+            probes = stack.enter_context(health_port(settings.healthz_ip, settings.healthz_port))
+        wish = Wish(
+            probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
+            metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
+        )
         stack.callback(notifier.send, "STOPPING=1")
-        beside = partial(_after_the_routes, settings, probes, recent=recent, log=log)
+        beside = partial(tell, wish=wish, recent=recent, problems=problems)
         await Daemon(context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()), beside=beside).run()
-
-
-async def _after_the_routes(
-    settings: Settings, probes: socket.socket | None, daemon: "Daemon", *, recent: Recent, log: Any
-) -> None:
-    """Do what can wait for the first routes, but not for long if they do not come; for it takes a while to load."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(UNANSWERED_S):
-            await daemon.ready.wait()
-    gc.freeze()  # what the start has brought stays: it need not be searched again and again
-    gc.enable()
-    async with asyncio.TaskGroup() as tasks:
-        if probes is not None:
-            tasks.create_task(_answer_probes(settings, probes, daemon), name="probes")
-        tasks.create_task(_tell_operators(settings, daemon, recent=recent, log=log), name="operator")
-
-
-async def _answer_probes(settings: Settings, probes: socket.socket, daemon: "Daemon") -> None:
-    """Answer on the health port; *probes* that came earlier were kept by the kernel."""
-    http = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.health")
-    server = http.HealthServer(settings.healthz_ip, settings.healthz_port, daemon.health)
-    await server.start(probes)
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await _close(server.stop)
-
-
-async def _tell_operators(settings: Settings, daemon: "Daemon", *, recent: Recent, log: Any) -> None:
-    """Answer the operator's commands. It is never worth a daemon: without the socket there is a warning."""
-    name = lock.abstract_name("operator", lock.file_key(settings.subnet_file))
-    http = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.operator")
-    told = http.Told(daemon.observer, level=logs.level, set_level=logs.set_level, events=recent.events)
-    listener = http.OperatorSocket(name, http.operator_app(told, may_change=http.root_or_own_user))
-    try:
-        await listener.start()
-    except OSError as error:
-        log.warning("operator.not_listening", error=str(error))
-        return
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await _close(listener.stop)
 
 
 async def _close(closing: Callable[[], Awaitable[None]]) -> None:

@@ -206,6 +206,23 @@ FLAGS: tuple[Flag, ...] = (
     Flag("healthz-ip", Kind.STRING, "0.0.0.0", "Address of the health listener.", "IP", PROCESS),  # noqa: S104 - flannel's
     Flag("healthz-port", Kind.INT, 2401, "Port of /healthz and /readyz; 0 or less switches it off.", "PORT", PROCESS),
     Flag(
+        "metrics-bind",
+        Kind.STRING,
+        "127.0.0.1:2402",
+        "Where the page for browsers and /metrics are served, without a password; --metrics-bind=off switches both "
+        "off.",
+        "ADDRESS:PORT",
+        PROCESS,
+    ),
+    Flag(
+        "metrics-textfile",
+        Kind.STRING,
+        "",
+        "File that the metrics are written to every 15 s, for node_exporter's textfile collector; ends in .prom.",
+        "FILE",
+        PROCESS,
+    ),
+    Flag(
         "log-format",
         Kind.STRING,
         "console",

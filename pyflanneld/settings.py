@@ -26,6 +26,7 @@ from pyflanneld.settingtypes import (
     Interfaces,
     ListenIp,
     LogFormat,
+    MetricsBind,
     OptionalPath,
     Patterns,
     Port,
@@ -61,6 +62,7 @@ class Settings(BaseModel):
         etcd_password: from the flag, the variable or the password file; never shown by ``repr``.
         iface: interface names or IPv4 addresses, in the operator's order.
         healthz_port: 0 when there is to be no listener.
+        metrics_bind: address and port of the metrics and the page; ``None``: no listener.
         verbosity: ``-v``.
         warnings: what the operator should mend although it works, one sentence each; to be logged at start.
     """
@@ -96,6 +98,8 @@ class Settings(BaseModel):
     probe_interval_s: float = Field(default=30.0, ge=5.0, le=3600.0)
     healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default
     healthz_port: Port = 2401
+    metrics_bind: MetricsBind = (IPv4Address("127.0.0.1"), 2402)
+    metrics_textfile: OptionalPath = None
     log_format: LogFormat = "console"
     verbosity: Verbosity = 0
     warnings: tuple[str, ...] = ()

@@ -156,6 +156,23 @@ def parse_port(value: object) -> int:
     return max(number, 0)
 
 
+def parse_metrics_bind(value: object) -> tuple[IPv4Address | IPv6Address, int] | None:
+    """Read ``"127.0.0.1:2402"`` or ``"[::1]:2402"``; empty, ``0`` and ``off`` are none."""
+    if value is None or isinstance(value, tuple):
+        return value
+    text = _text(value)
+    if text in {"", "0", "off"}:
+        return None
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})", text)
+    try:
+        address, port = ip_address(match[1] or match[2] if match else ""), int(match[3] if match else 0)
+    except ValueError:
+        address, port = None, 0
+    if address is None or not 1 <= port <= 65535 or (address.version == 6) is not bool(match and match[1]):
+        raise ValueError("an address and a port are needed, such as 127.0.0.1:2402 or [::1]:2402, or off")
+    return address, port
+
+
 def parse_verbosity(value: object) -> int:
     """Read the log level; negative is 0."""
     return max(_number(value), 0)
@@ -278,6 +295,7 @@ BridgeName = Annotated[str, BeforeValidator(parse_bridge)]
 PublicIp = Annotated[IPv4Address | None, BeforeValidator(parse_public_ip)]
 PublicIpv6 = Annotated[IPv6Address | None, BeforeValidator(parse_public_ipv6)]
 ListenIp = Annotated[IPv4Address | IPv6Address, BeforeValidator(parse_listen_ip)]
+MetricsBind = Annotated[tuple[IPv4Address | IPv6Address, int] | None, BeforeValidator(parse_metrics_bind)]
 Port = Annotated[int, BeforeValidator(parse_port)]
 Verbosity = Annotated[int, BeforeValidator(parse_verbosity)]
 RouteProtocol = Annotated[int, BeforeValidator(parse_route_protocol)]

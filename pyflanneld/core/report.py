@@ -55,11 +55,14 @@ class LeasePart:
 
 @dataclass(frozen=True, slots=True)
 class NetworkPart:
-    """The cluster's network and its backend."""
+    """The cluster's network and its backend; subnets of *subnet_len* are leased from *subnet_min* to *subnet_max*."""
 
     network: str
     ipv6_network: str | None
     backend: str
+    subnet_len: int
+    subnet_min: str
+    subnet_max: str
 
 
 @dataclass(frozen=True, slots=True)

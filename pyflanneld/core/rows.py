@@ -63,6 +63,7 @@ class PeerRow:
     Attributes:
         key: the key's name, printable.
         state: one of ``PEER_STATES``.
+        reserved: whether the key has no TTL: nobody has to renew it.
         reason: of the quarantine, as a constant; *why* in words.
         doubted_s: for how long it has been quarantined, in seconds.
         route: one of ``ROUTE_STATES``; ``None`` where no route is wanted or there.
@@ -76,6 +77,7 @@ class PeerRow:
     public_ip: str | None
     backend: str | None
     state: str
+    reserved: bool
     reason: str | None
     why: str | None
     doubted_s: float | None
@@ -204,6 +206,7 @@ def _peer_row(record: Record, subnet: Network | None, sight: Sight) -> PeerRow:
         public_ip=str(published) if published else None,
         backend=attrs.backend_type if attrs else None,
         state=_state(record, view, route, believed),
+        reserved=record.lease_id == 0,
         reason=doubt.reason if doubt else None,
         why=doubt.detail if doubt else None,
         doubted_s=sight.doubted_s.get(record.name) if doubt else None,

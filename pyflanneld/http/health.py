@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from aiohttp import web
 
 from pyflanneld.core.health import Verdict
-from pyflanneld.http.listener import BACKLOG, bound
+from pyflanneld.http.port import CONNECTIONS, health_port
 
 _STOP_S = 1.0
 _LINE_BYTES = 1024  # a probe's request line and each of its headers are far shorter
@@ -32,8 +32,8 @@ class HealthServer:
         return self._port
 
     async def start(self, listening: socket.socket | None = None) -> None:
-        """Answer on *listening*, or else bind and listen, which raises as ``listener.bound`` does."""
-        sock = listening or bound(self._ip, self._port)
+        """Answer on *listening*, or else bind and listen, which raises as ``health_port`` does."""
+        sock = listening or health_port(self._ip, self._port)
         self._port = sock.getsockname()[1]
         app = web.Application(client_max_size=_LINE_BYTES)
         app.router.add_get("/healthz", self._healthz)
@@ -50,7 +50,7 @@ class HealthServer:
             shutdown_timeout=_STOP_S,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
+        await web.SockSite(self._runner, sock, backlog=CONNECTIONS).start()
 
     async def stop(self) -> None:
         """Close the listener and the connections; stopping twice, or before the start, does nothing."""

@@ -7,7 +7,7 @@ thousands of peers are made on a thread, so that no loop waits for an operator's
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pyflanneld import __version__
@@ -35,6 +35,7 @@ from pyflanneld.core.routes import KernelRoute, Route
 from pyflanneld.core.rows import PeerRow, RouteRow, Sight, Wanted, peer_rows, route_rows
 from pyflanneld.loops.hold import interval_s
 from pyflanneld.loops.node import Context, Node, Placed, doubts, verdict
+from pyflanneld.loops.tally import Tally
 
 KEEP_S = 0.5
 MANY = 200
@@ -64,6 +65,16 @@ class Observer:
         self._started_s = context.clock.now_s()
         self._kernel: _Kernel | None = None
         self._reading = asyncio.Lock()
+
+    @property
+    def tally(self) -> Tally:
+        """What has happened since the start."""
+        return self._context.tally
+
+    @property
+    def begun(self) -> Mapping[str, int]:
+        """How often each kind of problem has begun, by event."""
+        return self._context.problems.begun
 
     def health(self) -> Verdict:
         """Answer the probes."""
@@ -187,7 +198,12 @@ def _rules(node: Node) -> tuple[RulesPart, ...]:
 
 
 def _network(node: Node) -> NetworkPart:
-    return NetworkPart(str(node.among.network), str(node.among6.network) if node.among6 else None, node.backend.name)
+    among = node.among
+    return NetworkPart(
+        network=str(among.network), ipv6_network=str(node.among6.network) if node.among6 else None,
+        backend=node.backend.name, subnet_len=among.subnet_len, subnet_min=str(among.subnet_min),
+        subnet_max=str(among.subnet_max),
+    )  # fmt: skip
 
 
 def _ago(at_s: float | None, now_s: float) -> float | None:

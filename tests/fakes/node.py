@@ -81,14 +81,15 @@ class FakeNode:
         self.prober: FakeProber | None = None
         self.daemon: Daemon | None = None
         self.tally = Tally()
+        self.problems = Problems(self.clock, self.log)
 
     def build(self) -> Daemon:
         """Make the daemon; a restart makes another one on the same kernel and file."""
-        self.tally = Tally()
+        self.tally, self.problems = Tally(), Problems(self.clock, self.log)
         context = Context(
             registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
             clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
-            problems=Problems(self.clock, self.log), heart=Heart(self.clock), tally=self.tally,
+            problems=self.problems, heart=Heart(self.clock), tally=self.tally,
             prober=self.prober,
         )
         self.daemon = Daemon(context, watchdog_s=30.0)

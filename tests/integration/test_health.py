@@ -12,7 +12,7 @@ import pytest
 from pyflanneld.core.health import Verdict
 from pyflanneld.errors import PortTaken, UsageError
 from pyflanneld.http.health import HealthServer
-from pyflanneld.http.listener import bound
+from pyflanneld.http.port import bound
 
 LOCAL = IPv4Address("127.0.0.1")
 READY = Verdict(live=True, not_ready=())

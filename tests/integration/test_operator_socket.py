@@ -20,8 +20,9 @@ from pyflanneld.core.health import Verdict
 from pyflanneld.core.report import EtcdPart, FilePart, Report
 from pyflanneld.core.rows import PeerRow, RouteRow
 from pyflanneld.errors import KernelError
-from pyflanneld.http import operator
-from pyflanneld.http.operator import CONNECTIONS, OperatorSocket, Told, operator_app, root_or_own_user
+from pyflanneld.http import listener
+from pyflanneld.http.listener import CONNECTIONS
+from pyflanneld.http.operator import Told, operator_app, operator_listener, root_or_own_user
 from pyflanneld.logring import Recent
 
 ROUTE = RouteRow("172.7.22.0/24", "ok", "192.168.14.22", "eth1", "192.168.14.22", "eth1", 103, "")
@@ -74,12 +75,12 @@ async def serving(source: Source | None = None, level: Level | None = None) -> A
     recent(None, "info", {"level": "info", "event": "daemon.ready", "timestamp": "T", "routes": 2})
     recent(None, "debug", {"level": "debug", "event": "watch.due", "timestamp": "T"})
     told = Told(source or Source(), level=level.get, set_level=level.set, events=recent.events)
-    listener = OperatorSocket("\0" + name, operator_app(told, may_change=root_or_own_user))
-    await listener.start()
+    served = operator_listener(told, "\0" + name)
+    await served.start()
     try:
         yield name
     finally:
-        await listener.stop()
+        await served.stop()
 
 
 async def ask(name: str, path: str) -> Any:
@@ -194,7 +195,7 @@ async def test_silent_connections_are_cut_and_too_many_refused() -> None:
         surplus = await connected(name)
         assert await ended(surplus, 1)
         assert await ask(name, "/peers") == [], "who asks again is served when there is room"
-        assert all([await ended(sock, operator.HEAD_S + 3) for sock in idle])
+        assert all([await ended(sock, listener.HEAD_S + 3) for sock in idle])
         assert await ask(name, "/peers") == []
         for sock in (*idle, surplus):
             sock.close()
@@ -202,7 +203,7 @@ async def test_silent_connections_are_cut_and_too_many_refused() -> None:
 
 async def test_a_client_that_does_not_take_its_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds its connection for seconds, not for ever."""
-    monkeypatch.setattr(operator, "ANSWER_S", 1.0)
+    monkeypatch.setattr(listener, "ANSWER_S", 1.0)
     async with serving(Source(rows=50_000)) as name:
         sock = await connected(name)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -273,7 +274,7 @@ async def test_a_taken_name_is_an_error_of_the_start() -> None:
     """The caller hears of it, and nothing is left open."""
     async with serving() as name:
         told = Told(Source(), level=Level().get, set_level=Level().set, events=tuple)
-        second = OperatorSocket("\0" + name, operator_app(told, may_change=root_or_own_user))
+        second = operator_listener(told, "\0" + name)
         with pytest.raises(OSError, match="in use"):
             await second.start()
         assert json.dumps(await ask(name, "/peers")) == "[]"

@@ -13,6 +13,9 @@ import pytest
 from pyflanneld import backends, cli, errors, oldflags, options, parent, process
 from pyflanneld.core import netconf, subnetenv
 from pyflanneld.core.strict_json import parse_object
+from pyflanneld.http.monitor import monitor_app
+from pyflanneld.http.operator import Told
+from pyflanneld.http.stream import Stream
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
@@ -145,11 +148,14 @@ def test_every_signal_has_its_row() -> None:
 
 
 def test_every_endpoint_has_its_row() -> None:
-    """The paths that the health listener serves."""
+    """The paths that the health listener and the metrics listener serve."""
     source = (ROOT / "pyflanneld" / "http" / "health.py").read_text("utf-8")
     served = set(re.findall(r'add_\w+\("(/[^"]*)"', source))
     assert served
-    assert table("Endpoints").keys() == served
+    told = Told(None, str, print, list)  # type: ignore[arg-type] - nobody asks
+    app = monitor_app(told, None, Stream(told))  # type: ignore[arg-type]
+    monitored = {route.resource.canonical for route in app.router.routes() if route.resource}
+    assert table("Endpoints").keys() == served | monitored
 
 
 def logged(source: str) -> Iterator[str]:

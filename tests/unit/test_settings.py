@@ -51,6 +51,7 @@ def test_without_flags_the_defaults_hold() -> None:
     assert settings.etcd_prefix == "/coreos.com/network"
     assert settings.subnet_file == Path("/run/flannel/subnet.env")
     assert (str(settings.healthz_ip), settings.healthz_port) == ("0.0.0.0", 2401)  # noqa: S104
+    assert settings.metrics_bind == (IPv4Address("127.0.0.1"), 2402)
     assert settings.subnet_lease_renew_margin_s == 3600.0
 
 
@@ -141,6 +142,13 @@ def test_no_endpoint_text_breaks_the_parser(text: str) -> None:
         ("etcd-prefix", "/a/b/", "etcd_prefix", "/a/b"),
         ("healthz-port", "-1", "healthz_port", 0),
         ("healthz-port", "0", "healthz_port", 0),
+        ("metrics-bind", "0.0.0.0:80", "metrics_bind", (IPv4Address("0.0.0.0"), 80)),  # noqa: S104
+        ("metrics-bind", "[::1]:2402", "metrics_bind", (IPv6Address("::1"), 2402)),
+        ("metrics-bind", "", "metrics_bind", None),
+        ("metrics-bind", "0", "metrics_bind", None),
+        ("metrics-bind", "off", "metrics_bind", None),
+        ("metrics-textfile", "", "metrics_textfile", None),
+        ("metrics-textfile", "/x/y.prom", "metrics_textfile", Path("/x/y.prom")),
         ("healthz-ip", "::1", "healthz_ip", IPv6Address("::1")),
         ("healthz-ip", "[::]", "healthz_ip", IPv6Address("::")),
         ("subnet-lease-renew-margin", "1", "subnet_lease_renew_margin_s", 60.0),
@@ -176,6 +184,16 @@ def test_good_values_become_typed_fields(flag: str, text: str, field: str, value
         ("etcd-prefix", "/\u00e9", "ASCII"),
         ("healthz-port", "65536", "1 to 65535"),
         ("healthz-port", "http", "whole number"),
+        ("metrics-bind", "2402", "an address and a port"),
+        ("metrics-bind", ":2402", "an address and a port"),
+        ("metrics-bind", "127.0.0.1", "an address and a port"),
+        ("metrics-bind", "127.0.0.1:0", "an address and a port"),
+        ("metrics-bind", "127.0.0.1:65536", "an address and a port"),
+        ("metrics-bind", "127.0.0.256:2402", "an address and a port"),
+        ("metrics-bind", "::1:2402", "an address and a port"),
+        ("metrics-bind", "[127.0.0.1]:2402", "an address and a port"),
+        ("metrics-bind", "localhost:2402", "an address and a port"),
+        ("metrics-textfile", "/x/", "path of a file"),
         ("healthz-ip", "localhost", "IP address"),
         ("subnet-lease-renew-margin", "0", "1 to 1439"),
         ("subnet-lease-renew-margin", "1440", "1 to 1439"),

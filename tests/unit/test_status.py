@@ -59,7 +59,10 @@ def test_a_healthy_node() -> None:
                 "reserved": False, "confirmed": True, "confirmed_s_ago": 0, "left_s": 0, "renew_interval_s": 300.0,
             }  # fmt: skip
             assert told["lease"]["left_s"] + told["lease"]["confirmed_s_ago"] == pytest.approx(86400)
-            assert told["network"] == {"network": "172.7.0.0/16", "ipv6_network": None, "backend": "host-gw"}
+            assert told["network"] == {
+                "network": "172.7.0.0/16", "ipv6_network": None, "backend": "host-gw",
+                "subnet_len": 24, "subnet_min": "172.7.1.0", "subnet_max": "172.7.255.0",
+            }  # fmt: skip
             assert told["link"]["why"] == "matches --iface=eth1"
             assert (told["etcd"]["api"], told["etcd"]["revision"]) == (3, node.registry.etcd.state.revision)
             assert told["peers"] == {
