@@ -65,7 +65,7 @@ def test_every_variable_that_is_looked_up_has_its_row() -> None:
     sources = "\n".join(
         path.read_text("utf-8") for path in (ROOT / "pyflanneld").rglob("*.py") if "lab" not in path.parts
     )
-    looked_up = r'environ\.(?:get|setdefault)\("(\w+)"|environ\["(\w+)"\]|"(\w+)" in environ'
+    looked_up = r'environ\.(?:get|setdefault)\("(\w+)"|environ\["(\w+)"\](?! = )|"(\w+)" in environ'
     read = {name for groups in re.findall(looked_up, sources) for name in groups if name}
     rows = table("Variables")
     assert {"NOTIFY_SOCKET", "PATH", "SUPERVISOR_ENABLED"} <= read, "the pattern above is out of date"
