@@ -149,10 +149,10 @@ def _own(
     stale: list[Discard] = []
     for record in records:
         try:
-            key, attrs = parse_name(record.name), parse_value(record.value)
+            if parse_value(record.value).public_ip != public_ip:
+                continue
+            key = parse_name(record.name)
         except Invalid:
-            continue
-        if attrs.public_ip != public_ip:
             continue
         if among.admits(key.ipv4) and _admits6(ipv6, key):
             found.append((key.ipv4 != previous, record.create_revision, Reuse(record, key.ipv4, key.ipv6)))

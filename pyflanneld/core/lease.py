@@ -19,7 +19,12 @@ TTL_S = 24 * 3600
 """How long a lease lives without renewal, in seconds: flannel's constant."""
 
 _A = TypeVar("_A", IPv4Address, IPv6Address)
-_NAME = re.compile(rb"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-f:]+)-(\d{1,3}))?")
+_OCTET = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_IPV4 = rb"(" + _OCTET + rb"(?:\." + _OCTET + rb"){3})"  # there is no other spelling of it
+_NAME = re.compile(_IPV4 + rb"-([12]?\d|3[0-2])(?:&([0-9a-f:]+)-(\d{1,3}))?")
+_AS_WRITTEN = re.compile(
+    rb'\{"PublicIP":"' + _IPV4 + rb'",(?:"PublicIPv6":null,)?"BackendType":"([A-Za-z0-9-]{1,64})"\}'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +81,17 @@ def parse_name(name: bytes) -> SubnetKey:
     try:
         if match is None:
             raise ValueError("no match")
-        ipv4 = IPv4Network((bytes(map(int, match[1].split(b"."))), int(match[2])))
+        ipv4 = IPv4Network((_packed(match[1]), int(match[2])))
         ipv6 = IPv6Network((match[3].decode(), int(match[4]))) if match[3] else None
     except ValueError as error:
         raise Invalid("bad_key", "key", name, 'a subnet such as "172.7.21.0-24"') from error
-    canonical = encode_name(ipv4, ipv6)
-    if canonical != name:
+    if ipv6 is not None and (canonical := encode_name(ipv4, ipv6)) != name:
         raise Invalid("bad_key", "key", name, f"its canonical spelling {canonical.decode()!r}")
     return SubnetKey(ipv4, ipv6)
+
+
+def _packed(ipv4: bytes) -> bytes:
+    return bytes(map(int, ipv4.split(b".")))
 
 
 def encode_value(attrs: LeaseAttrs, api: int = 3) -> bytes:
@@ -105,9 +113,14 @@ def encode_value(attrs: LeaseAttrs, api: int = 3) -> bytes:
 def parse_value(value: bytes) -> LeaseAttrs:
     """Read a lease's value, of any flannel version and backend; fields that we do not know are ignored.
 
+    Nearly all of them are IPv4 leases exactly as flannel writes them: those need no parser.
+
     Raises:
         Invalid: reasons ``"too_large"``, ``"not_json"``, ``"not_an_object"``, ``"bad_value"``.
     """
+    written = _AS_WRITTEN.fullmatch(value)
+    if written is not None:
+        return LeaseAttrs(IPv4Address(_packed(written[1])), written[2].decode())
     document = parse_object(value, "lease")
     public_ip = document.get("publicip")
     public_ipv6 = document.get("publicipv6")

@@ -220,7 +220,7 @@ class _Believed:
             return set()
         names = {**self._losers, **touched}
         subnets = {half for key in names.values() if key is not None and (half := key.half(self._version)) is not None}
-        beside = dict(self._at[start] for subnet in subnets for start in self._overlapping(subnet))
+        beside = dict(self._at[start] for subnet in subnets if self._at for start in self._overlapping(subnet))
         subnets.update(beside.values())
         names |= {name: entries[name].key for name in beside if name not in names}
         for name, key in names.items():

@@ -218,3 +218,24 @@ def test_an_ipv6_zone_is_refused(zone: str) -> None:
 def test_a_lease_lives_a_day() -> None:
     """The time to live is flannel's constant."""
     assert TTL_S == 86400
+
+
+SPOILERS = (b"", b"0", b"7", b".", b'"', b"\\", b"}")
+
+
+@given(strategies.lease_attrs(), st.sampled_from((2, 3)), st.sampled_from(SPOILERS), st.data())
+def test_what_needs_no_parser_says_what_the_parser_says(
+    attrs: LeaseAttrs, api: int, spoiler: bytes, data: st.DataObject
+) -> None:
+    """A value as flannel writes it, also one byte off, is the same with a blank behind it, which needs the parser."""
+    value = encode_value(attrs, api)
+    at = data.draw(st.integers(0, len(value)))
+    value = value[:at] + spoiler + value[at:]
+
+    def read(text: bytes) -> LeaseAttrs | str:
+        try:
+            return parse_value(text)
+        except Invalid as error:
+            return error.reason
+
+    assert read(value) == read(value + b" ")
