@@ -27,7 +27,7 @@ PROBLEMS: Mapping[str, str] = {
     "metrics.file_failed": "Check the directory of --metrics-textfile: does it exist, is it writable for this user?",
     "metrics.not_listening": "See who has that port (`ss -ltnp`), or give another --metrics-bind; it is tried again.",
     "operator.not_listening": "See who has an abstract socket of that name (`ss -lxp`); it is tried again.",
-    "probe.impossible": 'Let the daemon send ICMP: `sysctl net.ipv4.ping_group_range="0 2147483647"`; it is tried again.',
+    "probe.impossible": 'Let it send ICMP: `sysctl net.ipv4.ping_group_range="0 2147483647"`; it is tried again.',
     "probe.unanswered": "Look at that host, at its docker0, and at firewalls that drop ICMP: `pyflanneld peers`.",
     "route.conflict": "See `pyflanneld routes --diff`, and find out who put that route: when it goes, ours comes.",
     "route.failed": "ENETUNREACH: the gateway is not on this link. Else see `ip route get` for it, and `dmesg`.",
