@@ -92,20 +92,6 @@ def routes_request(protocol: int | None, version: int = 4) -> Request:
     return Request(RTM_GETROUTE, 0, header + _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, _RT_TABLE_MAIN))
 
 
-def way_request(address: IPv4Address) -> Request:
-    """Ask how a packet to *address* would leave."""
-    header = _RTMSG.pack(AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
-    return Request(RTM_GETROUTE, 0, header + _ADDRESS_ATTRIBUTE.pack(8, RTA_DST, address.packed))
-
-
-def decode_way(body: bytes) -> tuple[int, IPv4Address] | None:
-    """Return link and source address of the answer; ``None`` if nothing leaves this host. Raises ``ValueError``."""
-    told = read_route(body)
-    if told.kind != _RTN_UNICAST or not {RTA_OIF, RTA_PREFSRC} <= told.found.keys():
-        return None
-    return told.found[RTA_OIF], IPv4Address(ntohl(told.found[RTA_PREFSRC]))
-
-
 def change_message(change: RouteChange, protocol: int, scope: int, flags: int, sequence: int) -> bytes:
     """Return the message that asks for *change*.
 

@@ -90,7 +90,9 @@ class NetlinkKernel(Kernel):
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
         """Ask the kernel, policy rules included, how a packet of ours to *address* would leave."""
-        answer = await self._requests.ask(encoding.way_request(address), encoding.decode_way)
+        from pyflanneld.kernel.ways import decode_way, way_request  # late: it loads pyroute2
+
+        answer = await self._requests.ask(way_request(address), decode_way)
         if not isinstance(answer, Refusal):
             return answer
         if answer.errno in _NO_WAY:

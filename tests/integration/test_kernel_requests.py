@@ -12,7 +12,7 @@ import pytest
 
 from pyflanneld.core.routes import Create, KernelRoute, Route
 from pyflanneld.errors import KernelError
-from pyflanneld.kernel import encoding, frames
+from pyflanneld.kernel import encoding, frames, ways
 from pyflanneld.kernel.listing import Listing
 from pyflanneld.kernel.netlink import CHUNK, DUMP_ATTEMPTS, DumpRefused, RequestSocket, open_socket
 from pyflanneld.kernel.rtnl import NetlinkKernel
@@ -83,7 +83,7 @@ async def routes(requests: RequestSocket) -> tuple[KernelRoute, ...]:
 
 
 async def way(requests: RequestSocket, address: str) -> object:
-    return await requests.ask(encoding.way_request(IPv4Address(address)), encoding.decode_way)
+    return await requests.ask(ways.way_request(IPv4Address(address)), ways.decode_way)
 
 
 async def create(requests: RequestSocket, count: int, gateway: str = "192.168.77.2") -> dict[int, frames.Refusal]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyroute2 import IPBatch
 
 from pyflanneld.core.routes import Blackhole, Create, CreateBlackhole, Drop, KernelRoute, Replace, Route, RouteChange
-from pyflanneld.kernel import encoding, encoding6, frames, links
+from pyflanneld.kernel import encoding, encoding6, frames, links, ways
 from pyflanneld.kernel.frames import Malformed, Refusal
 
 OURS = 103
@@ -139,7 +139,7 @@ def test_nonsense_is_malformed(data: bytes) -> None:
     except ValueError:
         pass
     for read in (
-        encoding.decode_route, encoding6.decode_route, encoding.decode_way, links.decode_link, links.decode_address,
+        encoding.decode_route, encoding6.decode_route, ways.decode_way, links.decode_link, links.decode_address,
     ):
         with contextlib.suppress(ValueError):
             read(data)
