@@ -29,7 +29,7 @@ BENCH_PROGRAMS := $(DEMO_PROGRAMS) iptables:iptables
 TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd \
     zsh:zsh fish:fish mandoc:mandoc
 # A browser and Prometheus' own checks for the page and the metrics: some 160 MB to fetch, once.
-TEST_PROGRAMS += chromium:chromium chromedriver:chromium-driver fc-list:fontconfig promtool:prometheus
+TEST_PROGRAMS += chromium:chromium chromedriver:chromium-driver promtool:prometheus
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor prometheus:prometheus
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from aiohttp import web
 
-from pyflanneld.core.report import Report
 from pyflanneld.core.rows import PeerRow
 from pyflanneld.errors import KernelError
 from pyflanneld.http.listener import STREAM
@@ -119,7 +118,7 @@ class Stream:
             return self._moment
 
     async def _made(self, now_s: float, before: Moment | None) -> Moment:
-        report, events = _jsonable(self._told.source.status(self._told.level())), self._told.events()
+        report, events = asdict(self._told.source.status(self._told.level())), self._told.events()
         number = events[-1]["number"] if events else 0
         rows, rows_at_s = (before.rows, before.rows_at_s) if before else ({}, float("-inf"))
         if before is None or number != before.number or now_s - rows_at_s > PEERS_S:
@@ -140,10 +139,6 @@ async def _written(request: web.Request, response: web.StreamResponse, data: byt
             request.transport.abort()
         return False
     return True
-
-
-def _jsonable(report: Report) -> Mapping[str, Any]:
-    return asdict(report)
 
 
 def _by_id(rows: Sequence[PeerRow]) -> Rows:

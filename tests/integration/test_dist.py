@@ -100,10 +100,10 @@ def start(home: Path, *args: str, **environ: str) -> subprocess.CompletedProcess
     return subprocess.run(command, env=environ, cwd="/", capture_output=True, text=True, check=False)
 
 
-def ready() -> bool:
-    """Ask the health listener; this thread has to be inside the host's namespace."""
+def answers(where: str) -> bool:
+    """Say whether ``port/path`` is answered with 200; this thread has to be inside the host's namespace."""
     try:
-        with urllib.request.urlopen("http://127.0.0.1:2401/readyz", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{where}", timeout=2) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
@@ -121,7 +121,9 @@ def test_the_daemon_runs_from_the_archive_alone(host: Namespace, etcd: Member, h
         daemon = subprocess.Popen(host.command(*alone, *flags), cwd=home, stderr=stderr)
     try:
         with host.inside():
-            until(lambda: ready() or daemon.poll() is not None, f"ready; log: {log}", 30)
+            until(lambda: answers("2401/readyz") or daemon.poll() is not None, f"ready; log: {log}", 30)
+            until(lambda: answers("2402/"), "the page", 10)
+            until(lambda: answers("2402/metrics"), "the metrics", 10)
         assert daemon.poll() is None, log.read_text()
         assert not (Path(f"/proc/{daemon.pid}/root{ROOT}") / "pyproject.toml").exists()
         daemon.send_signal(signal.SIGTERM)

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 from ipaddress import IPv4Network
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -176,6 +178,13 @@ def test_as_many_series_for_many_peers_as_for_few() -> None:
         assert not [name for name in names if re.search(r"\d+\.\d+\.\d+\.\d+|script", name)]
 
     run(scenario())
+
+
+def test_the_library_is_not_loaded_before_the_first_scrape() -> None:
+    """Start-up and memory are not spent on hosts that nobody scrapes."""
+    program = "import sys, pyflanneld.telling, pyflanneld.http.monitor; print('prometheus_client' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_every_kind_of_problem_has_its_series() -> None:
