@@ -64,7 +64,7 @@ class _Probing:
     def _follow(self) -> None:
         """Learn of new peers, gateways and MTU."""
         view, mtu = self._node.view, self._node.link.mtu
-        if view is not None and self._seen != (view, mtu):
+        if view is not None and not (self._seen[0] is view and self._seen[1] == mtu):  # a view's peers go on changing
             self._seen = (view, mtu)
             self._table.follow(view.peers, mtu)
 
