@@ -26,6 +26,22 @@ async def serve(settings: Settings, log: Any) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.health import HealthServer
+
+    ports = context(settings, log)
+    daemon = Daemon(ports, watchdog_s=watchdog_interval_s(os.environ, os.getpid()))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(_close, ports.kernel.close)
+        stack.push_async_callback(_close, ports.registry.close)
+        if settings.healthz_port:
+            health = HealthServer(settings.healthz_ip, settings.healthz_port, daemon.health)
+            await health.start()
+            stack.push_async_callback(_close, health.stop)
+        stack.callback(ports.notifier.send, "STOPPING=1")
+        await daemon.run()
+
+
+def context(settings: Settings, log: Any) -> Any:
+    """Return the real ports and the settings, as the loops take them; the caller closes kernel and registry."""
     from pyflanneld.kernel.firewall import HostFirewall
     from pyflanneld.kernel.programs import Programs, program_directories
     from pyflanneld.kernel.rtnl import NetlinkKernel
@@ -33,25 +49,15 @@ async def serve(settings: Settings, log: Any) -> None:
     from pyflanneld.loops.problems import Problems
     from pyflanneld.registry.choice import build
 
-    clock, rng, notifier = SystemClock(), Random(), SdNotifier(os.environ)
-    etcd = build(settings.etcd_api, access(settings), rng=rng, log=log)
-    kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
-    context = Context(
-        registry=etcd, kernel=kernel, firewall=HostFirewall(Programs(program_directories(os.environ))),
+    clock, rng = SystemClock(), Random()
+    return Context(
+        registry=build(settings.etcd_api, access(settings), rng=rng, log=log),
+        kernel=NetlinkKernel(protocol=settings.route_protocol, log=log),
+        firewall=HostFirewall(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
-        notifier=notifier, rng=rng, log=log, options=options(settings),
+        notifier=SdNotifier(os.environ), rng=rng, log=log, options=options(settings),
         problems=Problems(clock, log), heart=Heart(clock),
     )
-    daemon = Daemon(context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()))
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(_close, kernel.close)
-        stack.push_async_callback(_close, etcd.close)
-        if settings.healthz_port:
-            health = HealthServer(settings.healthz_ip, settings.healthz_port, daemon.health)
-            await health.start()
-            stack.push_async_callback(_close, health.stop)
-        stack.callback(notifier.send, "STOPPING=1")
-        await daemon.run()
 
 
 async def _close(closing: Callable[[], Awaitable[None]]) -> None:

@@ -62,6 +62,12 @@ def _migrate(words: list[str]) -> int:
     return migrate(words)
 
 
+def _plan(words: list[str]) -> int:
+    from pyflanneld.commands.plan import main as plan
+
+    return plan(words)
+
+
 SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "docker-opts": _docker_opts, "lab": _lab, "leases": _leases, "migrate": _migrate,
+    "docker-opts": _docker_opts, "lab": _lab, "leases": _leases, "migrate": _migrate, "plan": _plan,
 }

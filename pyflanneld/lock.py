@@ -38,19 +38,25 @@ def hold(network: str, subnet_file: Path, *, patience_s: float = 0.0) -> Iterato
     Raises:
         AlreadyRunning: another process of this network namespace holds one of them; the message says which, and who.
     """
-    # The name itself is not resolved: writing replaces a symbolic link there, it does not follow it.
-    file = os.path.realpath(subnet_file.parent) + "/" + subnet_file.name
-    with (
-        _listen("network", network, "this etcd prefix and endpoints", patience_s),
-        _listen("file", file, f"the subnet file {file}", patience_s),
-    ):
+    (first, what), (second, other) = names(network, subnet_file).items()
+    with _listen(first, what, patience_s), _listen(second, other, patience_s):
         yield
 
 
+def names(network: str, subnet_file: Path) -> dict[str, str]:
+    """Return the names, without the zero byte that makes them abstract, and what each stands for."""
+    # The name itself is not resolved: writing replaces a symbolic link there, it does not follow it.
+    file = os.path.realpath(subnet_file.parent) + "/" + subnet_file.name
+    return {_name("network", network): "this etcd prefix and endpoints", _name("file", file): f"the subnet file {file}"}
+
+
+def _name(kind: str, key: str) -> str:
+    return f"pyflanneld/{kind}/{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}"  # there is room for 107 bytes
+
+
 @contextmanager
-def _listen(kind: str, key: str, what: str, patience_s: float) -> Iterator[None]:
-    # Hashed, because an abstract name has room for 107 bytes.
-    name = f"\0pyflanneld/{kind}/{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}"
+def _listen(plain: str, what: str, patience_s: float) -> Iterator[None]:
+    name = f"\0{plain}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             _bind(sock, name, patience_s)

@@ -51,6 +51,7 @@ Usage: pyflanneld [flags]            be the daemon
        pyflanneld lab ...            try it out: a cluster in network namespaces on this machine
        pyflanneld leases ...         list, reserve and release subnets
        pyflanneld migrate            copy configuration and leases from etcd's v2 API to v3
+       pyflanneld plan ...           say what the daemon would do here, and touch nothing
 
 Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
 """
@@ -144,6 +145,31 @@ def load_some(
     given = fill_in(on_line, environ, flags)
     ours = {flag.name for flag in FLAGS}
     return _checked({name: item for name, item in given.items() if name in ours}, environ), given
+
+
+def load_as_daemon(
+    argv: Sequence[str], environ: Mapping[str, str], *, title: str, own: Sequence[Flag]
+) -> tuple[Settings, dict[str, Given]]:
+    """Read a daemon's flags and variables, as ``load`` does, for a sub-command that has some flags of its *own*.
+
+    Returns:
+        The settings, and all flags as they were given.
+
+    Raises:
+        UsageError: as for ``load``.
+        SystemExit: 0, after ``--help`` was answered on stdout.
+    """
+    flags = (*own, *_ALL_FLAGS)
+    try:
+        on_line, rest = read_argv(argv, flags, FLANNELD_ONLY)
+    except HelpAsked:
+        sys.stdout.write(flaghelp.usage(title, (*own, *FLAGS)))
+        raise SystemExit(0) from None
+    refuse_words(rest, flags)
+    given = fill_in(on_line, environ, flags)
+    names = {flag.name for flag in _ALL_FLAGS}
+    ours, remarks = oldflags.settle({name: item for name, item in given.items() if name in names})
+    return _checked(ours, environ, remarks), given
 
 
 def _checked(given: Mapping[str, Given], environ: Mapping[str, str], remarks: tuple[str, ...] = ()) -> Settings:

@@ -1,4 +1,4 @@
-"""What is settled before there is a lease, and the node that comes of it. Writes nothing: ``plan`` goes this way too."""
+"""What is settled before there is a lease, and the node that comes of it. Nothing is written here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
