@@ -49,6 +49,12 @@ def _lab(words: list[str]) -> int:
     return lab(words)
 
 
+def _doctor(words: list[str]) -> int:
+    from pyflanneld.commands.doctor import main as doctor
+
+    return doctor(words)
+
+
 def _leases(words: list[str]) -> int:
     from pyflanneld.assembly import registry
     from pyflanneld.commands.leases import main as leases
@@ -69,5 +75,5 @@ def _plan(words: list[str]) -> int:
 
 
 SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "docker-opts": _docker_opts, "lab": _lab, "leases": _leases, "migrate": _migrate, "plan": _plan,
+    "docker-opts": _docker_opts, "doctor": _doctor, "lab": _lab, "leases": _leases, "migrate": _migrate, "plan": _plan,
 }

@@ -6,42 +6,13 @@ process that has just ended) is left out.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from pyflanneld.core.host import Listener, Process
+
 PROC = Path("/proc")
 _LISTEN = "0A"  # TCP_LISTEN, include/net/tcp_states.h
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process.
-
-    Attributes:
-        name: what the kernel calls it, at most 15 characters.
-        words: its command line.
-        supervised: supervisord has started it, or what started it.
-        leads: it leads a process group of its own.
-    """
-
-    pid: int
-    parent: int
-    name: str
-    words: tuple[str, ...]
-    supervised: bool = False
-    leads: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.name} (pid {self.pid})"
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """A TCP socket that listens; *holder* where that can be found out."""
-
-    address: str
-    holder: Process | None
 
 
 def processes() -> tuple[Process, ...]:

@@ -48,6 +48,7 @@ pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to 
 
 Usage: pyflanneld [flags]            be the daemon
        pyflanneld docker-opts ...    write Docker's options, as flannel's mk-docker-opts.sh does
+       pyflanneld doctor ...         examine this host, its etcd and its peers, and touch nothing
        pyflanneld lab ...            try it out: a cluster in network namespaces on this machine
        pyflanneld leases ...         list, reserve and release subnets
        pyflanneld migrate            copy configuration and leases from etcd's v2 API to v3

@@ -45,6 +45,7 @@ def state(lab: Lab, node: Node) -> dict[str, object]:
     store, folder = store_of(lab), node.subnet_file.parent
     return {
         "etcd": (store.revision(), store.leases(), store.kvs()),
+        "links": node.exec("sh", "-c", "ls /sys/class/net; cat /sys/class/net/*/mtu"),
         "routes": node.exec("ip", "-N", "-d", "route", "show", "table", "all"),
         "rules": node.exec("nft", "list", "ruleset"),
         "legacy tables": node.exec("sh", "-c", "cat /proc/net/ip_tables_names 2>/dev/null || true"),
@@ -60,7 +61,7 @@ def _changes(node: Node) -> Iterator[list[str]]:
     log = node.process.folder / f"monitor{next(_marks)}"
     with log.open("wb") as out:
         monitor = subprocess.Popen(
-            ["ip", "-n", node.namespace, "monitor", "link", "address", "route", "rule"], stdout=out
+            ["ip", "-n", node.namespace, "monitor", "address", "route", "rule"], stdout=out
         )
         try:
             _mark(node, log)

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pyflanneld import lock, proc
+from pyflanneld import proc
 from pyflanneld.commands.looking import only_looking
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint
 from pyflanneld.commands.preview import Preview, preview
+from pyflanneld.commands.running import daemon_here
 from pyflanneld.core.forecast import Act, Step, Trouble
 from pyflanneld.errors import UsageError
 from pyflanneld.flags import Flag, Kind
@@ -69,29 +70,16 @@ async def _look(settings: Settings) -> Preview:
 
 def _others(settings: Settings) -> list[Trouble]:
     """Say what runs here already that the daemon would meet at its start."""
-    running = serving(settings)
-    found = [Trouble(text) for text in running]
+    running = daemon_here(settings)
+    found = [Trouble(f"{running} already: this is what its next start would do")] if running else []
     go = [process for process in proc.processes() if process.name == GO_DAEMON]
     found += [Trouble(f"a Go flanneld runs here, {one}: stop it before the start") for one in go]
     taken = proc.tcp_listener(settings.healthz_ip, settings.healthz_port) if settings.healthz_port else None
-    if taken is not None and not running:
+    if taken is not None and running is None:
         by = f" by {taken.holder}" if taken.holder else ""
         text = f"the health port is in use{by}: {taken.address}; give another --healthz-port, or stop that"
         found.append(Trouble(text, blocks=taken.holder not in go))
     return found
-
-
-def serving(settings: Settings) -> list[str]:
-    """Say which pyflanneld runs here for this network or this subnet file."""
-    network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
-    found = []
-    for name, what in lock.names(network, settings.subnet_file).items():
-        number = proc.unix_listener(name)
-        if number is not None:
-            owner = proc.owner_of(number)
-            who = f" (pid {owner.pid})" if owner else ""
-            found.append(f"a pyflanneld{who} serves {what} already: this is what its next start would do")
-    return found[:1]
 
 
 def as_json(found: Preview) -> str:

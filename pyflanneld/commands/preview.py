@@ -5,7 +5,7 @@ It goes the daemon's own way and takes the daemon's own decisions, as far as the
 firewall.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -27,8 +27,9 @@ from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import TTL_S, SubnetKey, encode_name, encode_value
 from pyflanneld.core.netconf import NetworkConfig, SubnetRange
 from pyflanneld.core.ownership import OwnLease, Rewrite, confirmed, judge
+from pyflanneld.core.peers import View
 from pyflanneld.core.records import Record, Renewal, Snapshot
-from pyflanneld.core.routes import Drop, KernelRoute, plan
+from pyflanneld.core.routes import Drop, KernelRoute, Plan, Route, plan
 from pyflanneld.errors import FirewallError, ProgramMissing, PyflanneldError
 from pyflanneld.loops.acquire import Wish, decide
 from pyflanneld.loops.config import usable_config
@@ -58,7 +59,7 @@ class Preview:
         return any(step.act.changes for step in self.steps)
 
 
-class _Stopped(Exception):
+class Stopped(PyflanneldError):
     """The daemon would not get any further."""
 
 
@@ -67,8 +68,6 @@ async def preview(context: Context) -> Preview:
     found = Preview()
     try:
         await _join(context, found)
-    except _Stopped as why:
-        found.troubles.append(Trouble(str(why), blocks=True))
     except PyflanneldError as error:
         found.troubles.append(Trouble(str(error), blocks=True))
     return found
@@ -83,7 +82,7 @@ async def _join(context: Context, found: Preview) -> None:
     config, among = await _config(context, found)
     prospect = prepare(context, links, choice, config, among)
     leases = await context.registry.list_subnets()
-    lease = _lease(context, prospect.wish, leases, found)
+    lease = settle(context, prospect.wish, leases, found)
     node = prospect.node(context, lease)
     node.peers.apply(leases)
     _subnet_file(context, node, found)
@@ -97,11 +96,11 @@ async def _config(context: Context, found: Preview) -> tuple[NetworkConfig, Subn
     record = await context.registry.read_config()
     where = f"{context.registry.endpoint}, API v{context.registry.api}"
     if record.value is None:
-        raise _Stopped(f"there is no network configuration in etcd at {key} ({where}): the daemon would wait for one")
+        raise Stopped(f"there is no network configuration in etcd at {key} ({where}): the daemon would wait for one")
     try:
         config, among = usable_config(record.value, f"the network configuration at {key}")
     except Invalid as error:
-        raise _Stopped(f"the network configuration at {key} is not usable, the daemon would wait: {error}") from error
+        raise Stopped(f"the network configuration at {key} is not usable, the daemon would wait: {error}") from error
     networks = f"{among.network} in subnets of /{among.subnet_len}"
     if config.ipv6 is not None:
         networks += f", {config.ipv6.network} in /{config.ipv6.subnet_len}"
@@ -109,7 +108,7 @@ async def _config(context: Context, found: Preview) -> tuple[NetworkConfig, Subn
     return config, among
 
 
-def _lease(context: Context, wish: Wish, leases: Snapshot, found: Preview) -> OwnLease:
+def settle(context: Context, wish: Wish, leases: Snapshot, found: Preview) -> OwnLease:
     """Go through the choice of the lease; what would be deleted is left out of the next look, as it would be."""
     records: Sequence[Record] = leases.records
     while True:
@@ -126,7 +125,7 @@ def _lease(context: Context, wish: Wish, leases: Snapshot, found: Preview) -> Ow
                 found.steps.append(_claim_step(wish, records, SubnetKey(subnet, ipv6), refused))
                 return _hypothetical(context, wish, SubnetKey(subnet, ipv6))
             case Exhausted():
-                raise _Stopped(
+                raise Stopped(
                     f"{wish.among.network} has no free subnet left for this node ({len(records)} keys): "
                     "the daemon would wait for one"
                 )
@@ -175,23 +174,35 @@ def _subnet_file(context: Context, node: Node, found: Preview) -> None:
 
 
 async def _routes(context: Context, node: Node, found: Preview) -> None:
-    options = context.options
-    present: list[KernelRoute] = []
-    for network in node.networks:
-        present += await context.kernel.routes(version=network.version)
-    node.view = node.peers.view(ground_of(context, node))
-    found.troubles += peer_troubles(node.view)
-    desired = node.backend.desired_routes(node.view.peers, node.link.index)
-    todo = plan(
-        desired, present, protocol=options.route_protocol, networks=node.networks, frozen=node.view.frozen
-    )
+    protocol = context.options.route_protocol
+    present = await kernel_routes(context, node.networks)
+    view, desired, todo = wanted(context, node, present)
+    found.troubles += peer_troubles(view)
     idle = frozenset(drop.route.dst for drop in todo.drops)
-    owned = sum(route.protocol == options.route_protocol for route in present)
+    owned = sum(route.protocol == protocol for route in present)
     held = idle - node.guard.allow(idle, owned, context.clock.now_s())
-    found.steps += route_steps(todo, desired, present, node.links, protocol=options.route_protocol, held=held)
+    found.steps += route_steps(todo, desired, present, node.links, protocol=protocol, held=held)
     found.steps += _blackholes(context, node, present)
     if not node.link.up:
         found.troubles.append(Trouble(f"routes cannot be placed: {node.link.name} is down"))
+
+
+async def kernel_routes(context: Context, networks: Sequence[Network]) -> list[KernelRoute]:
+    """Return all routes of the families of *networks*."""
+    found: list[KernelRoute] = []
+    for network in networks:
+        found += await context.kernel.routes(version=network.version)
+    return found
+
+
+def wanted(
+    context: Context, node: Node, present: Sequence[KernelRoute]
+) -> tuple[View, Mapping[Network, Route], Plan]:
+    """Return what the peers' leases amount to here, the routes that they want, and how to get there."""
+    view = node.peers.view(ground_of(context, node))
+    desired = node.backend.desired_routes(view.peers, node.link.index)
+    protocol = context.options.route_protocol
+    return view, desired, plan(desired, present, protocol=protocol, networks=node.networks, frozen=view.frozen)
 
 
 def _blackholes(context: Context, node: Node, present: Sequence[KernelRoute]) -> list[Step]:
