@@ -28,6 +28,13 @@ def _sub_command(word: str) -> Callable[[list[str]], int]:
     return SUB_COMMANDS[word]
 
 
+def _config(words: list[str]) -> int:
+    from pyflanneld.assembly import registry
+    from pyflanneld.commands.config import main as config
+
+    return config(words, connect=registry)
+
+
 def _daemon(words: list[str]) -> int:
     from pyflanneld.settings import load  # late, like all that follows: each command needs only its own parts
 
@@ -75,5 +82,6 @@ def _plan(words: list[str]) -> int:
 
 
 SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "docker-opts": _docker_opts, "doctor": _doctor, "lab": _lab, "leases": _leases, "migrate": _migrate, "plan": _plan,
+    "config": _config, "docker-opts": _docker_opts, "doctor": _doctor, "lab": _lab, "leases": _leases,
+    "migrate": _migrate, "plan": _plan,
 }

@@ -11,12 +11,14 @@ import pytest
 
 from pyflanneld import lock, proc
 
+EVERY = "0.0.0.0"  # noqa: S104 - for a moment, and nothing is accepted
+
 
 @pytest.mark.parametrize(
     ("bound", "asked", "meets"),
     [
-        ("127.0.0.1", "127.0.0.1", True), ("127.0.0.1", "0.0.0.0", True), ("127.0.0.1", "127.0.0.2", False),
-        ("0.0.0.0", "127.0.0.1", True), ("::", "127.0.0.1", True), ("::1", "::1", True), ("::1", "127.0.0.1", False),
+        ("127.0.0.1", "127.0.0.1", True), ("127.0.0.1", EVERY, True), ("127.0.0.1", "127.0.0.2", False),
+        (EVERY, "127.0.0.1", True), ("::", "127.0.0.1", True), ("::1", "::1", True), ("::1", "127.0.0.1", False),
         ("127.0.0.1", "::", True),
     ],
 )  # fmt: skip
