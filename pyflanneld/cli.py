@@ -28,6 +28,12 @@ def _sub_command(word: str) -> Callable[[list[str]], int]:
     return SUB_COMMANDS[word]
 
 
+def _cleanup(words: list[str]) -> int:
+    from pyflanneld.commands.cleanup import main as cleanup
+
+    return cleanup(words)
+
+
 def _config(words: list[str]) -> int:
     from pyflanneld.assembly import registry
     from pyflanneld.commands.config import main as config
@@ -82,6 +88,6 @@ def _plan(words: list[str]) -> int:
 
 
 SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "config": _config, "docker-opts": _docker_opts, "doctor": _doctor, "lab": _lab, "leases": _leases,
-    "migrate": _migrate, "plan": _plan,
+    "cleanup": _cleanup, "config": _config, "docker-opts": _docker_opts, "doctor": _doctor, "lab": _lab,
+    "leases": _leases, "migrate": _migrate, "plan": _plan,
 }

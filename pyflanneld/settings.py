@@ -48,6 +48,7 @@ _TITLE = f"""\
 pyflanneld {__version__}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
 
 Usage: pyflanneld [flags]            be the daemon
+       pyflanneld cleanup ...        take away what the daemon has left on this host
        pyflanneld config ...         check, show and write the network configuration
        pyflanneld docker-opts ...    write Docker's options, as flannel's mk-docker-opts.sh does
        pyflanneld doctor ...         examine this host, its etcd and its peers, and touch nothing

@@ -47,7 +47,7 @@ def state(lab: Lab, node: Node) -> dict[str, object]:
         "etcd": (store.revision(), store.leases(), store.kvs()),
         "links": node.exec("sh", "-c", "ls /sys/class/net; cat /sys/class/net/*/mtu"),
         "routes": node.exec("ip", "-N", "-d", "route", "show", "table", "all"),
-        "rules": node.exec("nft", "list", "ruleset"),
+        "rules": node.exec("nft", "-s", "list", "ruleset"),
         "legacy tables": node.exec("sh", "-c", "cat /proc/net/ip_tables_names 2>/dev/null || true"),
         "files": {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.glob("*.env*")},
         "file": node.subnet_file.read_bytes() if node.subnet_file.exists() else None,

@@ -45,9 +45,7 @@ def only_looking(settings: Settings) -> Any:
 
     The caller closes its registry and its kernel.
     """
-    logs.configure(settings.log_format, 0)
-    silent = structlog.wrap_logger(None, processors=[_drop])
-    context = assembly.context(settings, silent)
+    context = assembly.context(settings, silent_log(settings))
     return replace(
         context,
         registry=Only(context.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live", "close"),
@@ -57,6 +55,12 @@ def only_looking(settings: Settings) -> Any:
         notifier=Only(None),
         rng=Random(),
     )
+
+
+def silent_log(settings: Settings) -> Any:
+    """Return a log that nobody reads: what matters, a command says itself."""
+    logs.configure(settings.log_format, 0)
+    return structlog.wrap_logger(None, processors=[_drop])
 
 
 def _drop(_logger: object, _method: str, _event: Mapping[str, object]) -> Any:

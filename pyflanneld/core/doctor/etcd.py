@@ -51,10 +51,15 @@ def _seen(member: Member) -> str:
 
 
 def _mend(facts: Facts, member: Member) -> str:
-    if member.fault in (Fault.CONFIG_DENIED, Fault.SUBNETS_DENIED):
-        grant = ("role", "grant-permission", "--prefix=true", "ROLE", "readwrite", f"{facts.asked.prefix}/")
-        return f"as root of etcd: {etcdctl(facts, *grant)}"
-    return _MENDS[member.fault] if member.fault else ""
+    prefix = facts.asked.prefix
+    match member.fault:
+        case Fault.CONFIG_DENIED:
+            grant = f"read {quoted(f'{prefix}/config')}"
+        case Fault.SUBNETS_DENIED:
+            grant = f"--prefix readwrite {quoted(f'{prefix}/subnets/')}"
+        case fault:
+            return _MENDS[fault] if fault else ""
+    return f"as etcd's root: etcdctl --user root role grant-permission ROLE {grant}"
 
 
 def version(facts: Facts) -> Finding:
