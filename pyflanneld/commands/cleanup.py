@@ -17,6 +17,7 @@ from typing import Any
 
 from pyflanneld import assembly, lock, proc
 from pyflanneld.commands.looking import only_looking, silent_log
+from pyflanneld.commands.ownflags import OWN, is_on, own_switch
 from pyflanneld.commands.plan import GO_DAEMON
 from pyflanneld.commands.running import daemon_here
 from pyflanneld.core.clearing import NotOurs, known_networks, our_lease, our_routes
@@ -46,13 +47,11 @@ any time.
 Exit codes: 0 nothing of ours is left, 1 something is, and the output says what, 2 wrong usage, 73 a pyflanneld runs
 here: stop it first.
 """
-_OWN = "this command"
-_RELEASE = Flag("release", Kind.BOOL, False, "Delete this host's lease and the subnet file too.", "", _OWN,
-                from_env=False)  # fmt: skip
-_DRY_RUN = Flag("dry-run", Kind.BOOL, False, "Only say what would be removed.", "", _OWN, from_env=False)
+_RELEASE = own_switch("release", "Delete this host's lease and the subnet file too.")
+_DRY_RUN = own_switch("dry-run", "Only say what would be removed.")
 _NETWORK = Flag(
     "network", Kind.STRINGS, (), "The cluster's network, where neither etcd nor the subnet file can tell.", "CIDR",
-    _OWN, from_env=False,
+    OWN, from_env=False,
 )  # fmt: skip
 
 
@@ -63,14 +62,14 @@ def main(words: Sequence[str]) -> int:
         UsageError: they cannot be understood.
     """
     settings, given = load_as_daemon(words, os.environ, title=TITLE, own=(_RELEASE, _DRY_RUN, _NETWORK))
-    named, dry_run = _networks(given["network"]), given["dry-run"].value is True
+    named, dry_run = _networks(given["network"]), is_on(given, _DRY_RUN)
     running = daemon_here(settings) if dry_run else None
     key = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
     try:
         if running is not None:
             raise AlreadyRunning(str(running))
         with nullcontext() if dry_run else lock.hold(key, settings.subnet_file):
-            return asyncio.run(_clean(settings, named, release=given["release"].value is True, dry_run=dry_run))
+            return asyncio.run(_clean(settings, named, release=is_on(given, _RELEASE), dry_run=dry_run))
     except AlreadyRunning as error:
         sys.stderr.write(f"pyflanneld cleanup: {error}: stop it first\n")
         return error.exit_code

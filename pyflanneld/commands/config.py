@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from pyflanneld import logs
 from pyflanneld.commands.output import GREEN, RED, YELLOW, Paint, columns
+from pyflanneld.commands.ownflags import OUTPUT, is_on, own_switch, wants_json
 from pyflanneld.core import configreview
 from pyflanneld.core.configreview import Effect, Fate
 from pyflanneld.core.invalid import Invalid
@@ -22,7 +23,6 @@ from pyflanneld.core.links import Link
 from pyflanneld.core.netconf import NetworkConfig
 from pyflanneld.core.records import ConfigRecord
 from pyflanneld.errors import KernelError, PyflanneldError, RegistryError, UnsupportedConfig, UsageError
-from pyflanneld.flags import Flag, Kind
 from pyflanneld.loops.config import usable_config
 from pyflanneld.options import ETCD, FLAGS
 from pyflanneld.ports import Configuration, Registry
@@ -41,11 +41,9 @@ nobody has changed the configuration meanwhile. Running daemons take a new one a
 
 Exit codes: 0 valid, shown, written, or there already; 1 not valid, none there, refused or failed; 2 wrong usage.
 """
-_OWN = "this command"
-_OUTPUT = Flag("output", Kind.STRING, "text", "text or json, for check and show.", "FORMAT", _OWN, from_env=False)
-_DRY_RUN = Flag("dry-run", Kind.BOOL, False, "Set: only say what would be done.", "", _OWN, from_env=False)
-_FORCE = Flag("force", Kind.BOOL, False, "Set: write it although live leases do not fit.", "", _OWN, from_env=False)
-_ALL = (_OUTPUT, _DRY_RUN, _FORCE, *(flag for flag in FLAGS if flag.group == ETCD))
+_DRY_RUN = own_switch("dry-run", "Set: only say what would be done.")
+_FORCE = own_switch("force", "Set: write it although live leases do not fit.")
+_ALL = (OUTPUT, _DRY_RUN, _FORCE, *(flag for flag in FLAGS if flag.group == ETCD))
 _MAX_BYTES = 64 * 1024
 
 
@@ -76,18 +74,16 @@ def main(words: Sequence[str], *, connect: Callable[[Settings], Store]) -> int:
         SystemExit: 0, after ``--help`` was answered.
     """
     plain, settings, given = load_words(words, os.environ, title=TITLE, flags=_ALL)
-    output = str(given["output"].value)
-    if output not in ("text", "json"):
-        raise UsageError(f"{given['output'].written}={output}: text or json is needed")
+    as_json = wants_json(given)
     logs.configure(settings.log_format, settings.verbosity)
     try:
         match plain:
             case ["check", file]:
-                return _tell(_review(file, _read(file), asyncio.run(_links())), output)
+                return _tell(_review(file, _read(file), asyncio.run(_links())), as_json=as_json)
             case ["show"]:
-                return asyncio.run(_show(settings, connect, output))
+                return asyncio.run(_show(settings, connect, as_json=as_json))
             case ["set", file]:
-                force, dry_run = given["force"].value is True, given["dry-run"].value is True
+                force, dry_run = is_on(given, _FORCE), is_on(given, _DRY_RUN)
                 return asyncio.run(_set(settings, connect, file, force=force, dry_run=dry_run))
     except (RegistryError, Refusal) as error:
         sys.stderr.write(f"pyflanneld config: {error}\n")
@@ -126,10 +122,10 @@ def _review(where: str, document: bytes, links: Sequence[Link]) -> Review:
     return Review(where, document, config, "", tuple(configreview.remarks(document, config, links)))
 
 
-def _tell(review: Review, output: str) -> int:
+def _tell(review: Review, *, as_json: bool) -> int:
     """Say what is known of a document; return the exit code."""
     facts = configreview.facts(review.config) if review.config else []
-    if output == "json":
+    if as_json:
         told: dict[str, Any] = {
             "valid": review.config is not None, "problem": review.problem or None, "remarks": list(review.remarks),
             "facts": dict(facts),
@@ -149,7 +145,7 @@ def _text(review: Review, facts: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def _show(settings: Settings, connect: Callable[[Settings], Store], output: str) -> int:
+async def _show(settings: Settings, connect: Callable[[Settings], Store], *, as_json: bool) -> int:
     store = connect(settings)
     try:
         record = await store.read_config()
@@ -158,16 +154,16 @@ async def _show(settings: Settings, connect: Callable[[Settings], Store], output
         await store.close()
     if record.value is None:
         raise Refusal(f"there is no network configuration at {where}")
-    if output != "json":
+    if not as_json:
         sys.stdout.write(record.value.decode(errors="backslashreplace").strip() + "\n")
-    return _tell(_review(where, record.value, await _links()), output)
+    return _tell(_review(where, record.value, await _links()), as_json=as_json)
 
 
 async def _set(
     settings: Settings, connect: Callable[[Settings], Store], file: str, *, force: bool, dry_run: bool
 ) -> int:
     review = _review(file, _read(file), await _links())
-    if _tell(review, "text"):
+    if _tell(review, as_json=False):
         return 1
     assert review.config is not None  # noqa: S101 - told as not usable otherwise
     store = connect(settings)

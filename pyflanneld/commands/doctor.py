@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pyflanneld.commands.facts import collect
 from pyflanneld.commands.looking import only_looking
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint
+from pyflanneld.commands.ownflags import OUTPUT, is_on, own_switch, wants_json
 from pyflanneld.core.doctor.checks import examine
 from pyflanneld.core.doctor.facts import Facts
 from pyflanneld.core.doctor.finding import Finding, Verdict, warn
-from pyflanneld.errors import UsageError
-from pyflanneld.flags import Flag, Kind
 from pyflanneld.settings import Settings, load_as_daemon
 
 TITLE = """\
@@ -28,10 +27,7 @@ why it matters and what mends it.
 Exit codes: 0 nothing is bad (there may be warnings), 1 something is bad, 2 wrong usage, an unusable certificate file
 included.
 """
-_OWN = "this command"
-_OUTPUT = Flag("output", Kind.STRING, "text", "text or json.", "FORMAT", _OWN, from_env=False)
-_ALL = Flag("all", Kind.BOOL, False, "Tell what is well or was skipped, too (json always does).", "", _OWN,
-            from_env=False)  # fmt: skip
+_ALL = own_switch("all", "Tell what is well or was skipped, too (json always does).")
 _COLOURS = {Verdict.OK: GREEN, Verdict.WARN: YELLOW, Verdict.BAD: RED, Verdict.SKIPPED: DIM}
 _WIDTH = 118
 
@@ -42,14 +38,11 @@ def main(words: Sequence[str]) -> int:
     Raises:
         UsageError: they cannot be understood.
     """
-    settings, given = load_as_daemon(words, os.environ, title=TITLE, own=(_OUTPUT, _ALL))
-    output = given["output"].value
-    if output not in ("text", "json"):
-        raise UsageError(f"{given['output'].written}={output}: text or json is needed")
+    settings, given = load_as_daemon(words, os.environ, title=TITLE, own=(OUTPUT, _ALL))
+    json_wanted = wants_json(given)
     found = examine(asyncio.run(_collect(settings)))
     found += [warn("settings", text, "the daemon says so at its start, too") for text in settings.warnings]
-    text = as_json(found) if output == "json" else as_text(found, Paint(sys.stdout), whole=given["all"].value is True)
-    sys.stdout.write(text)
+    sys.stdout.write(as_json(found) if json_wanted else as_text(found, Paint(sys.stdout), whole=is_on(given, _ALL)))
     return 1 if any(finding.verdict is Verdict.BAD for finding in found) else 0
 
 

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pyflanneld import proc
 from pyflanneld.commands.looking import only_looking
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint
+from pyflanneld.commands.ownflags import OUTPUT, wants_json
 from pyflanneld.commands.preview import Preview, preview
 from pyflanneld.commands.running import daemon_here
 from pyflanneld.core.forecast import Act, Step, Trouble
-from pyflanneld.errors import UsageError
-from pyflanneld.flags import Flag, Kind
 from pyflanneld.settings import Settings, load_as_daemon
 
 WOULD_CHANGE = 10
@@ -30,8 +29,6 @@ rule or file is written.
 Exit codes: 0 nothing would change, 10 something would change, 1 the daemon would not start or would wait (the output
 says why), 2 wrong usage.
 """
-_OWN = "this command"
-_OUTPUT = Flag("output", Kind.STRING, "text", "text or json.", "FORMAT", _OWN, from_env=False)
 _COLOURS = {
     Act.KEEP: DIM, Act.ADD: GREEN, Act.ADOPT: GREEN, Act.CHANGE: YELLOW, Act.REMOVE: RED, Act.LEAVE: YELLOW,
     Act.HOLD: YELLOW,
@@ -45,13 +42,11 @@ def main(words: Sequence[str]) -> int:
     Raises:
         UsageError: they cannot be understood.
     """
-    settings, given = load_as_daemon(words, os.environ, title=TITLE, own=(_OUTPUT,))
-    output = given["output"].value
-    if output not in ("text", "json"):
-        raise UsageError(f"{given['output'].written}={output}: text or json is needed")
+    settings, given = load_as_daemon(words, os.environ, title=TITLE, own=(OUTPUT,))
+    json_wanted = wants_json(given)
     found = asyncio.run(_look(settings))
     found.troubles += [Trouble(text) for text in settings.warnings]
-    sys.stdout.write(as_json(found) if output == "json" else as_text(found, Paint(sys.stdout)))
+    sys.stdout.write(as_json(found) if json_wanted else as_text(found, Paint(sys.stdout)))
     if not found.starts:
         return 1
     return WOULD_CHANGE if found.changes else 0

@@ -163,6 +163,6 @@ def bridge_netfilter(facts: Facts) -> Finding:
     if value is None:
         return ok("br_netfilter", "is not loaded: packets between containers of this host do not meet iptables")
     if value == "0" or forward_policy(facts).verdict.value != "bad":
-        return ok("br_netfilter", f"net.bridge.bridge-nf-call-iptables is {value}")
+        return ok("br_netfilter", f"net.bridge.bridge-nf-call-iptables is {value}, and nothing is dropped for it")
     why = "packets between containers of this host meet the policy DROP of FORWARD as well"
     return warn("br_netfilter", "net.bridge.bridge-nf-call-iptables is 1", why, "mend the FORWARD policy, see above")
