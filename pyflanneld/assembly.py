@@ -29,28 +29,12 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.port import health_port
-    from pyflanneld.kernel.firewall import HostFirewall
-    from pyflanneld.kernel.icmp import HostProber
-    from pyflanneld.kernel.programs import Programs, program_directories
-    from pyflanneld.kernel.rtnl import NetlinkKernel
-    from pyflanneld.loops.node import Context, Heart
-    from pyflanneld.loops.problems import Problems
-    from pyflanneld.registry.choice import build
     from pyflanneld.telling import Wish, tell
 
-    clock, rng, notifier = SystemClock(), Random(), SdNotifier(os.environ)
-    etcd = build(settings.etcd_api, access(settings), rng=rng, log=log)
-    kernel = NetlinkKernel(protocol=settings.route_protocol, log=log)
-    problems = Problems(clock, log)
-    context = Context(
-        registry=etcd, kernel=kernel, firewall=HostFirewall(Programs(program_directories(os.environ))),
-        subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
-        notifier=notifier, rng=rng, log=log, options=options(settings),
-        problems=problems, heart=Heart(clock), prober=HostProber() if settings.probe else None,
-    )
+    ports = context(settings, log)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(_close, kernel.close)
-        stack.push_async_callback(_close, etcd.close)
+        stack.push_async_callback(_close, ports.kernel.close)
+        stack.push_async_callback(_close, ports.registry.close)
         probes = None
         if settings.healthz_port:
             probes = stack.enter_context(health_port(settings.healthz_ip, settings.healthz_port))
@@ -58,9 +42,30 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
             probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
         )
-        stack.callback(notifier.send, "STOPPING=1")
-        beside = partial(tell, wish=wish, recent=recent, problems=problems)
-        await Daemon(context, watchdog_s=watchdog_interval_s(os.environ, os.getpid()), beside=beside).run()
+        stack.callback(ports.notifier.send, "STOPPING=1")
+        beside = partial(tell, wish=wish, recent=recent, problems=ports.problems)
+        await Daemon(ports, watchdog_s=watchdog_interval_s(os.environ, os.getpid()), beside=beside).run()
+
+
+def context(settings: Settings, log: Any) -> Any:
+    """Return the real ports and the settings, as the loops take them; the caller closes kernel and registry."""
+    from pyflanneld.kernel.firewall import HostFirewall
+    from pyflanneld.kernel.icmp import HostProber
+    from pyflanneld.kernel.programs import Programs, program_directories
+    from pyflanneld.kernel.rtnl import NetlinkKernel
+    from pyflanneld.loops.node import Context, Heart
+    from pyflanneld.loops.problems import Problems
+    from pyflanneld.registry.choice import build
+
+    clock, rng = SystemClock(), Random()
+    return Context(
+        registry=build(settings.etcd_api, access(settings), rng=rng, log=log),
+        kernel=NetlinkKernel(protocol=settings.route_protocol, log=log),
+        firewall=HostFirewall(Programs(program_directories(os.environ))),
+        subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
+        notifier=SdNotifier(os.environ), rng=rng, log=log, options=options(settings),
+        problems=Problems(clock, log), heart=Heart(clock), prober=HostProber() if settings.probe else None,
+    )
 
 
 async def _close(closing: Callable[[], Awaitable[None]]) -> None:

@@ -6,30 +6,22 @@ is in, lease, routes, rules and file stay.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from pyflanneld.backends import BACKENDS
-from pyflanneld.core.allocation import Demand6
-from pyflanneld.core.firewall import Family
-from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.health import Verdict
-from pyflanneld.core.links import Link
-from pyflanneld.core.netconf import SubnetRange6
-from pyflanneld.core.peers import PeerTable
 from pyflanneld.core.records import Snapshot
-from pyflanneld.loops.acquire import Wish, acquire
+from pyflanneld.loops.acquire import acquire
 from pyflanneld.loops.config import await_config
 from pyflanneld.loops.firewall import keep_firewall
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
-from pyflanneld.loops.link import check_public_ip, first_link
-from pyflanneld.loops.node import Context, Node, publish
+from pyflanneld.loops.join import prepare
+from pyflanneld.loops.link import first_link
+from pyflanneld.loops.node import Context, Node
 from pyflanneld.loops.observe import Observer
 from pyflanneld.loops.probe import keep_probing
 from pyflanneld.loops.reconcile import Reconciler
-from pyflanneld.loops.rules import check_programs
-from pyflanneld.loops.subnet_file import keep_file, remembered_network, remembered_subnet, remembered_subnet6
+from pyflanneld.loops.subnet_file import keep_file
 from pyflanneld.loops.watchers import watch_kernel, watch_process
 
 Beside = Callable[["Daemon"], Coroutine[Any, Any, None]]
@@ -85,36 +77,11 @@ class Daemon:
 
     async def _join(self) -> tuple[Node, Snapshot]:
         """Become a node of the network; return it, and the leases at that time."""
-        context = self._context
-        links, choice = await first_link(context)
-        config, among = await await_config(context)
-        families = [Family.IPV4] if config.ipv6 is None else [Family.IPV4, Family.IPV6]
-        check_programs(context, families, nft=config.nftables)
-        backend = BACKENDS[config.backend_type]
-        check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
-        attrs = publish(context.options, choice, backend, ipv6=config.ipv6 is not None)
-        assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses
-        underlay = [own.network for own in choice.link.addresses]
-        underlay += [IPv4Network(one) for one in context.options.protected]
-        network_before = remembered_network(context)
-        wish = Wish(
-            among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay),
-            ipv6=self._demand6(config.ipv6, choice.link),
-        )
-        lease, leases = await acquire(context, wish)
-        node = Node(
-            guard=WithdrawGuard(enabled=context.options.withdraw_guard),
-            among=among, backend=backend, nftables=config.nftables, network_before=network_before,
-            links=links, choice=choice, lease=lease, peers=PeerTable(lease.record.name), among6=config.ipv6,
-        )
-        return node, leases
-
-    def _demand6(self, among: SubnetRange6 | None, link: Link) -> Demand6 | None:
-        if among is None:
-            return None
-        underlay = [own.network for own in link.addresses6]
-        underlay += [IPv6Network(one) for one in self._context.options.protected6]
-        return Demand6(among, remembered_subnet6(self._context), tuple(underlay))
+        links, choice = await first_link(self._context)
+        config, among = await await_config(self._context)
+        prospect = prepare(self._context, links, choice, config, among)
+        lease, leases = await acquire(self._context, prospect.wish)
+        return prospect.node(self._context, lease), leases
 
     async def _announce(self, node: Node) -> None:
         """Say that we are ready when the rules are in place, the file is on disk and the first round is done."""

@@ -141,6 +141,19 @@ def read_argv(
     return found, words
 
 
+def read_mixed(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[dict[str, Given], list[str]]:
+    """Read flags wherever they stand among other words; return them and the words."""
+    found: dict[str, Given] = {}
+    plain: list[str] = []
+    rest = list(argv)
+    while rest:
+        given, rest = read_argv(rest, flags)
+        found.update(given)
+        plain += rest[:1]
+        rest = rest[1:]
+    return found, plain
+
+
 def fill_in(on_line: Mapping[str, Given], environ: Mapping[str, str], flags: Sequence[Flag]) -> dict[str, Given]:
     """Complete *on_line* from the environment and the defaults."""
     values = dict(on_line)

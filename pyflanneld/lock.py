@@ -51,17 +51,23 @@ def hold(network: str, subnet_file: Path, *, patience_s: float = 0.0) -> Iterato
     Raises:
         AlreadyRunning: another process of this network namespace holds one of them; the message says which, and who.
     """
-    file = file_key(subnet_file)
-    with (
-        _listen("network", network, "this etcd prefix and endpoints", patience_s),
-        _listen("file", file, f"the subnet file {file}", patience_s),
-    ):
+    (first, what), (second, other) = names(network, subnet_file).items()
+    with _listen(first, what, patience_s), _listen(second, other, patience_s):
         yield
 
 
+def names(network: str, subnet_file: Path) -> dict[str, str]:
+    """Return the names, without the zero byte that makes them abstract, and what each stands for."""
+    file = file_key(subnet_file)
+    return {
+        abstract_name("network", network)[1:]: "this etcd prefix and endpoints",
+        abstract_name("file", file)[1:]: f"the subnet file {file}",
+    }
+
+
 @contextmanager
-def _listen(kind: str, key: str, what: str, patience_s: float) -> Iterator[None]:
-    name = abstract_name(kind, key)
+def _listen(plain: str, what: str, patience_s: float) -> Iterator[None]:
+    name = f"\0{plain}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             _bind(sock, name, patience_s)

@@ -112,6 +112,14 @@ class Administration(Protocol):
         ...
 
 
+class Configuration(Protocol):
+    """What ``pyflanneld config`` does beside ``Registry``, whose promises about errors hold here too."""
+
+    async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
+        """Write the network configuration, provided that it is still as *seen*; say whether that was done."""
+        ...
+
+
 class Change(enum.Flag):
     """What a kernel notification was about."""
 

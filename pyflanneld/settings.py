@@ -5,7 +5,8 @@ Reads the command line, the environment and the files they name; imports nothing
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pyflanneld import __version__, credentials, flaghelp, oldflags
 from pyflanneld.core.invalid import shown
 from pyflanneld.errors import UsageError
-from pyflanneld.flags import Flag, Given, HelpAsked, fill_in, read_argv, refuse_words, unread_variables
+from pyflanneld.flags import Flag, Given, HelpAsked, fill_in, read_argv, read_mixed, refuse_words, unread_variables
 from pyflanneld.options import FLAGS, FLANNELD_ONLY
 from pyflanneld.settingtypes import (
     BridgeName,
@@ -119,11 +120,8 @@ def load(
         UsageError: one line that names the flag or variable as it was written, its value, and what would be right.
         SystemExit: 0, after ``--help`` or ``--version`` was answered on stdout.
     """
-    try:
+    with _helping(_TITLE.format(version=__version__, forms="\n       ".join(forms)), FLAGS):
         on_line, rest = read_argv(argv, _ALL_FLAGS, FLANNELD_ONLY)
-    except HelpAsked:
-        sys.stdout.write(flaghelp.usage(_TITLE.format(version=__version__, forms="\n       ".join(forms)), FLAGS))
-        raise SystemExit(0) from None
     if "version" in on_line and on_line["version"].value:  # before the environment is read, as in flanneld
         sys.stdout.write(f"pyflanneld {__version__}\n")
         raise SystemExit(0)
@@ -144,15 +142,47 @@ def load_some(
         UsageError: as for ``load``.
         SystemExit: 0, after ``--help`` was answered on stdout.
     """
+    words, settings, given = load_words(argv, environ, title=title, flags=flags)
+    refuse_words(words, flags)
+    return settings, given
+
+
+def load_words(
+    argv: Sequence[str], environ: Mapping[str, str], *, title: str, flags: Sequence[Flag]
+) -> tuple[list[str], Settings, dict[str, Given]]:
+    """Read the flags of a sub-command that takes words among them; return the words, and the rest as ``load_some``."""
+    with _helping(title, flags):
+        on_line, words = read_mixed(argv, flags)
+    given = fill_in(on_line, environ, flags)
+    ours = {flag.name for flag in FLAGS}
+    return words, _checked({name: item for name, item in given.items() if name in ours}, environ), given
+
+
+def load_as_daemon(
+    argv: Sequence[str], environ: Mapping[str, str], *, title: str, own: Sequence[Flag]
+) -> tuple[Settings, dict[str, Given]]:
+    """Read a daemon's flags and variables, as ``load`` does, for a sub-command that has some flags of its *own*.
+
+    Returns and raises as ``load_some``.
+    """
+    flags = (*own, *_ALL_FLAGS)
+    with _helping(title, (*own, *FLAGS)):
+        on_line, rest = read_argv(argv, flags, FLANNELD_ONLY)
+    refuse_words(rest, flags)
+    given = fill_in(on_line, environ, flags)
+    names = {flag.name for flag in _ALL_FLAGS}
+    ours, remarks = oldflags.settle({name: item for name, item in given.items() if name in names})
+    return _checked(ours, environ, remarks), given
+
+
+@contextmanager
+def _helping(title: str, flags: Sequence[Flag]) -> Iterator[None]:
+    """Answer ``--help`` where it is asked for, and end."""
     try:
-        on_line, rest = read_argv(argv, flags)
+        yield
     except HelpAsked:
         sys.stdout.write(flaghelp.usage(title, flags))
         raise SystemExit(0) from None
-    refuse_words(rest, flags)
-    given = fill_in(on_line, environ, flags)
-    ours = {flag.name for flag in FLAGS}
-    return _checked({name: item for name, item in given.items() if name in ours}, environ), given
 
 
 def _checked(given: Mapping[str, Given], environ: Mapping[str, str], remarks: tuple[str, ...] = ()) -> Settings:

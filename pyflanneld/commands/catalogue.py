@@ -55,6 +55,13 @@ def _parsed(module: str) -> Callable[[], Manual]:
     return lambda: Manual.of_parser(import_module(module).parser())
 
 
+def _config(words: list[str]) -> int:
+    from pyflanneld.assembly import registry
+    from pyflanneld.commands.config import main
+
+    return main(words, connect=registry)
+
+
 def _leases(words: list[str]) -> int:
     from pyflanneld.assembly import registry
     from pyflanneld.commands.leases import main
@@ -71,15 +78,19 @@ def _command(
 
 
 COMMANDS: tuple[Command, ...] = (
+    _command("cleanup", "...", "take away what the daemon has left on this host", flags="CLEANUP_FLAGS"),
     _command("completion", "SHELL", "print what completes command lines in bash, zsh or fish"),
+    _command("config", "...", "check, show and write the network configuration", run=_config, flags="CONFIG_FLAGS"),
     Command("docker-opts", "...", "write Docker's options, as flannel's mk-docker-opts.sh does",
             _main("pyflanneld.docker.command"), _parsed("pyflanneld.docker.command")),
+    _command("doctor", "...", "examine this host, its etcd and its peers, and touch nothing", flags="DOCTOR_FLAGS"),
     Command("lab", "...", "try it out: a cluster in network namespaces on this machine",
             _main("pyflanneld.lab.command"), _parsed("pyflanneld.lab.command")),
     _command("leases", "...", "list, reserve and release subnets", run=_leases, flags="LEASES_FLAGS"),
     _command("log-level", "[LEVEL]", "show or change how much the running daemon logs"),
     _command("migrate", "", "copy configuration and leases from etcd's v2 API to v3", flags="MIGRATE_FLAGS"),
     _command("peers", "", "list the peers that the running daemon knows, and what became of each"),
+    _command("plan", "...", "say what the daemon would do here, and touch nothing", flags="PLAN_FLAGS"),
     _command("routes", "[--diff]", "list the routes of the running daemon, or what is not as it should be"),
     _command("status", "", "what the running daemon does, what is wrong, and what to do about it"),
     _command("wait", "", "wait until the running daemon is ready"),

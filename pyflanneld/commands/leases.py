@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol, assert_never
 
-from pyflanneld import flaghelp, logs
+from pyflanneld import logs
 from pyflanneld.backends import BACKENDS
 from pyflanneld.commands import leasetable
 from pyflanneld.core import reservations
@@ -19,10 +19,10 @@ from pyflanneld.core.lease import LeaseAttrs, SubnetKey, encode_name, encode_val
 from pyflanneld.core.netconf import NetworkConfig, parse_config
 from pyflanneld.core.reservations import AlreadyReserved, MakeReservation, Refused, Reserve
 from pyflanneld.errors import PyflanneldError, RegistryError, UsageError
-from pyflanneld.flags import Flag, Given, HelpAsked, Kind, fill_in, read_argv
+from pyflanneld.flags import Flag, Given, Kind
 from pyflanneld.options import ETCD, FLAGS
 from pyflanneld.ports import Administration, Registry
-from pyflanneld.settings import Settings, load
+from pyflanneld.settings import Settings, load_words
 from pyflanneld.settingtypes import parse_public_ip, parse_public_ipv6
 
 TRIES = 5
@@ -49,8 +49,7 @@ _OUTPUT = Flag(
     choices=("table", "json"),
 )  # fmt: skip
 _FORCE = Flag("force", Kind.BOOL, False, "Release a live lease.", "", _OWN, from_env=False)
-_ETCD_FLAGS = tuple(flag for flag in FLAGS if flag.group == ETCD)
-LEASES_FLAGS = (_OUTPUT, _FORCE, *_ETCD_FLAGS)
+LEASES_FLAGS = (_OUTPUT, _FORCE, *(flag for flag in FLAGS if flag.group == ETCD))
 
 
 class Store(Registry, Administration, Protocol):
@@ -93,14 +92,10 @@ def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[
 
     Raises:
         UsageError: they cannot be understood.
+        SystemExit: 0, after ``--help`` was answered.
     """
-    try:
-        plain, given = _read(words)
-    except HelpAsked:
-        sys.stdout.write(flaghelp.usage(TITLE, LEASES_FLAGS))
-        return 0
-    order = _order(plain, fill_in(given, {}, (_OUTPUT, _FORCE)))
-    settings = _settings(given, environ)
+    plain, settings, given = load_words(words, environ, title=TITLE, flags=LEASES_FLAGS)
+    order = _order(plain, given)
     logs.configure(settings.log_format, settings.verbosity)
     try:
         asyncio.run(_carry_out(order, settings, connect))
@@ -108,31 +103,6 @@ def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[
         sys.stderr.write(f"pyflanneld leases: {error}\n")
         return 1
     return 0
-
-
-def _read(words: Sequence[str]) -> tuple[list[str], dict[str, Given]]:
-    """Split the command line into words and flags, wherever they stand."""
-    plain: list[str] = []
-    given: dict[str, Given] = {}
-    rest = list(words)
-    while rest:
-        found, rest = read_argv(rest, LEASES_FLAGS)
-        given.update(found)
-        plain += rest[:1]
-        rest = rest[1:]
-    return plain, given
-
-
-def _settings(given: Mapping[str, Given], environ: Mapping[str, str]) -> Settings:
-    """Return the daemon's settings as far as they concern etcd; a daemon's other variables do not matter here."""
-    names = {flag.name for flag in _ETCD_FLAGS}
-    argv = [f"--{name}={_text(item)}" for name, item in given.items() if name in names]
-    variables = {flag.env for flag in _ETCD_FLAGS}
-    return load(argv, {name: text for name, text in environ.items() if name in variables})
-
-
-def _text(item: Given) -> str:
-    return str(item.value).lower() if isinstance(item.value, bool) else str(item.value)
 
 
 def _order(plain: Sequence[str], own: Mapping[str, Given]) -> Order:

@@ -107,6 +107,12 @@ def choose(
     return Claim(subnet, refused or (f"IPv6: {refused6}" if refused6 else None), subnet6)
 
 
+def count_free(records: Sequence[Record], among: SubnetRange, underlay: Iterable[IPv4Network]) -> int:
+    """Return how many subnets ``choose`` could take."""
+    taken = _taken((key.ipv4 for key in _keys(records)), among.network, underlay)
+    return sum(1 for _ in free_subnets(among, taken))
+
+
 def _pick(
     among: SubnetRange, previous: IPv4Network | None, taken: Sequence[Network], rng: Random
 ) -> tuple[IPv4Network | None, str | None]:

@@ -12,6 +12,18 @@ BLACKHOLE_METRIC = 1_000_000
 """Behind the route of any bridge, whoever made it: the kernel's own have 0, network managers add up to 65,535."""
 
 
+_PROTOCOLS = {
+    0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 8: "gated", 9: "ra", 10: "mrt", 11: "zebra",
+    12: "bird", 13: "dnrouted", 14: "xorp", 15: "ntk", 16: "dhcp", 17: "mrouted", 18: "keepalived", 42: "babel",
+    186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 192: "eigrp",
+}  # fmt: skip
+
+
+def protocol_name(number: int) -> str:
+    """Return who marks routes so (include/uapi/linux/rtnetlink.h), or the number."""
+    return _PROTOCOLS.get(number, str(number))
+
+
 def usual_metric(dst: Network) -> int:
     """Return the metric of a route for which none is given, flannel's among them: the kernel makes 0 1024 for IPv6."""
     return 0 if dst.version == 4 else 1024

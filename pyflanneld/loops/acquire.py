@@ -1,9 +1,11 @@
 """Get a lease, at start and again when the key has vanished."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from itertools import count
+from random import Random
 
 from pyflanneld.core.allocation import Choice, Claim, Demand6, Discard, Exhausted, Reuse, choose
 from pyflanneld.core.backoff import around, backoff, race_pause_s
@@ -60,13 +62,17 @@ async def acquire(context: Context, wish: Wish) -> tuple[OwnLease, Snapshot]:
     raise AssertionError("unreachable: count() does not end")
 
 
+def decide(wish: Wish, records: Sequence[Record], rng: Random) -> Choice:
+    """Say what the *records* suggest."""
+    return choose(
+        records, wish.among, wish.attrs.public_ip,
+        previous=wish.previous, underlay=wish.underlay, rng=rng, ipv6=wish.ipv6,
+    )
+
+
 async def _try(context: Context, wish: Wish, snapshot: Snapshot) -> tuple[OwnLease | None, Wish]:
     """Do what the list suggests; ``None``: list again. What is wished for then may have changed."""
-    choice: Choice = choose(
-        snapshot.records, wish.among, wish.attrs.public_ip,
-        previous=wish.previous, underlay=wish.underlay, rng=context.rng, ipv6=wish.ipv6,
-    )
-    match choice:
+    match decide(wish, snapshot.records, context.rng):
         case Reuse(record=record, subnet=subnet, ipv6=ipv6):
             return await _reuse(context, wish, record, SubnetKey(subnet, ipv6)), wish
         case Discard(record=record, keep=keep):

@@ -66,17 +66,25 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
         context.problems.report("config", "config.missing", text)
         return None
     try:
-        config = parse_config(record.value)
-        among = _ipv4_range(config)
+        return usable_config(record.value, f"the network configuration at {key}")
     except Invalid as error:
         text = f"the network configuration at {key} is not usable: {error}"
         context.problems.report("config", "config.invalid", text, cause=str(error))
         return None
+
+
+def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange]:
+    """Read a document as the daemon does; *what* is its name in a message.
+
+    Raises:
+        Invalid: it cannot be used as it is.
+        UnsupportedConfig: it asks for a backend that we do not have.
+    """
+    config = parse_config(value)
+    among = _ipv4_range(config)
     if config.backend_type not in BACKENDS:
         supported = ", ".join(repr(name) for name in BACKENDS)
-        raise UnsupportedConfig(
-            f"the network configuration at {key} asks for the backend {config.backend_type!r}; supported: {supported}"
-        )
+        raise UnsupportedConfig(f"{what} asks for the backend {config.backend_type!r}; supported: {supported}")
     return config, among
 
 

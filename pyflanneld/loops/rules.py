@@ -5,7 +5,7 @@ one table of nft. ``loops/firewall.py`` says when.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyflanneld.core import iptables, nftables
@@ -90,20 +90,23 @@ class Job(ABC):
         Raises:
             FirewallError: ``ProgramMissing`` and ``Misread`` among them.
         """
-        plain = self._place.networks if take_over else ()
-        text = await self._look(plain)
+        text = await self.look(take_over=take_over)
         self.placed = not text
         if not text:
             return False
         await self._write(text)
         self.placed = True
-        if await self._look(plain):
+        if await self.look(take_over=take_over):
             raise Misread("they read back differently from what has just been written")
         return True
 
+    async def look(self, *, take_over: bool) -> str:
+        """Return the transaction that is needed, empty when all is well; *take_over* and errors as for ``keep``."""
+        return await self._needed(self._place.networks if take_over else ())
+
     @abstractmethod
-    async def _look(self, plain: Collection[Network]) -> str:
-        """Return the transaction that is needed, empty when all is well."""
+    async def _needed(self, plain: Collection[Network]) -> str:
+        """Return the transaction that is needed, rules of v0.11.0 about *plain* being left over."""
 
     @abstractmethod
     async def _write(self, text: str) -> None:
@@ -121,7 +124,7 @@ class IptablesJob(Job):
 
     program = "iptables"
 
-    async def _look(self, plain: Collection[Network]) -> str:
+    async def _needed(self, plain: Collection[Network]) -> str:
         firewall, family, (section,) = self._context.firewall, self._place.family, self._sections
         firewall.need_iptables(family)
         can_randomize = section == MASQUERADE and await firewall.can_randomize(family)
@@ -137,7 +140,7 @@ class NftJob(Job):
 
     program = "nft"
 
-    async def _look(self, plain: Collection[Network]) -> str:  # noqa: ARG002 - of iptables
+    async def _needed(self, plain: Collection[Network]) -> str:  # noqa: ARG002 - of iptables
         self._context.firewall.need_nft()
         wanted = {section: self._rules(section, can_randomize=True) for section in self._sections}
         return nftables.repair(self._place.family, await nft_table(self._context, self._place.family), wanted)
@@ -180,47 +183,106 @@ def check_programs(context: Context, families: Collection[Family], *, nft: bool)
         raise ProgramMissing(f"--ip-masq is asked for, but {error}; install it, or leave --ip-masq out") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Rules of ours that are to go.
+
+    Attributes:
+        text: the transaction.
+        where: table and chain, for the log.
+    """
+
+    program: str
+    family: Family
+    text: str
+    where: Mapping[str, str]
+
+
 async def remove_unasked(context: Context, node: Node) -> None:
     """Remove the rules of ours that nobody asks for now: in the other program, and of flags that are off.
 
     A program that is not there has none. Raises ``FirewallError``.
     """
     for place in places_of(node):
-        try:
-            context.firewall.need_iptables(place.family)
-            await _clear_iptables(context, node, place)
-        except ProgramMissing:
-            pass
-        try:
-            context.firewall.need_nft()
-            if not (node.nftables and asked_sections(context)):
-                await _clear_nft(context, place)
-        except ProgramMissing:
-            pass
+        for removal in await unasked(context, node, place):
+            await remove(context, removal)
+        if await forward_is_dropped(context, node, place):
+            context.log.warning("firewall.forward_dropped", problem=FORWARD_DROPPED)
 
 
-async def _clear_iptables(context: Context, node: Node, place: Place) -> None:
+async def remove(context: Context, removal: Removal) -> None:
+    """Remove them. Raises ``FirewallError``."""
+    if removal.program == "nft":
+        await context.firewall.load(removal.text)
+    else:
+        await context.firewall.restore(removal.family, removal.text)
+    context.log.info("firewall.removed", program=removal.program, **removal.where)
+
+
+async def unasked(context: Context, node: Node, place: Place) -> list[Removal]:
+    """Return the rules of ours that nobody asks for now; those that are asked for are taken to be in place."""
     asked = asked_sections(context)
-    unasked = [section for section in SECTIONS if node.nftables or section not in asked]
-    saved = await context.firewall.save(place.family, None) if unasked else ""
-    for section in unasked:
-        found = iptables.read(saved, section)
-        text = iptables.removal(section, found, place.networks, place.networks if section in asked else ())
+    sections = [section for section in SECTIONS if node.nftables or section not in asked]
+    found = await iptables_removals(context, place.family, place.networks, sections, asked)
+    if not (node.nftables and asked):
+        found += await nft_removals(context, place.family, place.networks)
+    return found
+
+
+async def iptables_removals(
+    context: Context,
+    family: Family,
+    networks: Sequence[Network],
+    sections: Collection[Section],
+    taken_over: Collection[Section] = (),
+) -> list[Removal]:
+    """Return the rules in iptables that are ours.
+
+    Args:
+        context: the ports.
+        family: of the networks.
+        networks: those that we may speak for.
+        sections: whose rules are to go.
+        taken_over: those of them where the rules of v0.11.0 are to go as well.
+    """
+    try:
+        context.firewall.need_iptables(family)
+    except ProgramMissing:
+        return []
+    saved = await context.firewall.save(family, None) if sections else ""
+    found = []
+    for section in sections:
+        plain = networks if section in taken_over else ()
+        text = iptables.removal(section, iptables.read(saved, section), networks, plain)
         if text:
-            await context.firewall.restore(place.family, text)
-            context.log.info("firewall.removed", program="iptables", table=section.table, chain=section.chain)
-        if section == FORWARD and section in asked and found.policy == "DROP":
-            context.log.warning("firewall.forward_dropped", problem=_DROPPED)
+            found.append(Removal("iptables", family, text, {"table": section.table, "chain": section.chain}))
+    return found
 
 
-async def _clear_nft(context: Context, place: Place) -> None:
-    found = await nft_table(context, place.family)
-    if found is not None and found.names(place.networks):
-        await context.firewall.load(nftables.removal(place.family) + "\n")
-        context.log.info("firewall.removed", program="nft", table=nftables.table_name(place.family))
+async def nft_removals(context: Context, family: Family, networks: Sequence[Network]) -> list[Removal]:
+    """Return our table in nft, if it is about one of *networks*."""
+    try:
+        context.firewall.need_nft()
+    except ProgramMissing:
+        return []
+    found = await nft_table(context, family)
+    if found is None or not found.names(networks):
+        return []
+    return [Removal("nft", family, nftables.removal(family) + "\n", {"table": nftables.table_name(family)})]
 
 
-_DROPPED = (
+async def forward_is_dropped(context: Context, node: Node, place: Place) -> bool:
+    """Say whether iptables drops what our rules, which are in nft, are to let through."""
+    if not node.nftables or FORWARD not in asked_sections(context):
+        return False
+    try:
+        context.firewall.need_iptables(place.family)
+    except ProgramMissing:
+        return False
+    return iptables.read(await context.firewall.save(place.family, None), FORWARD).policy == "DROP"
+
+
+FORWARD_DROPPED = (
     "iptables drops what no rule of its own accepts (the policy of FORWARD is DROP), and the accept rules that are set "
     "by nft cannot overrule that: take EnableNFTables out of the network configuration, or change the policy"
 )

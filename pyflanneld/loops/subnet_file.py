@@ -54,7 +54,7 @@ async def keep_file(context: Context, node: Node) -> None:
         context.heart.beat("file", 2 * CHECK_S)
         node.file_outdated.clear()
         try:
-            written = context.subnet_file.write(_text(context, node))
+            written = context.subnet_file.write(file_text(context, node))
         except OSError as error:
             node.file_written.clear()
             why = error.strerror or str(error)
@@ -70,7 +70,8 @@ async def keep_file(context: Context, node: Node) -> None:
         await set_within(node.file_outdated, CHECK_S)
 
 
-def _text(context: Context, node: Node) -> str:
+def file_text(context: Context, node: Node) -> str:
+    """Return what the file has to hold."""
     lease = node.lease
     ipv6 = (node.among6.network, lease.ipv6) if node.among6 is not None and lease.ipv6 is not None else None
     return render(node.among.network, lease.subnet, node.link.mtu, ip_masq=context.options.ip_masq, ipv6=ipv6)

@@ -18,13 +18,13 @@ from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.ports import Administration, Registry
+from pyflanneld.ports import Administration, Configuration, Registry
 
 LOOK_AGAIN_S: Final = 2.0
 _FIRST_WITH_V3: Final = (3,)
 
 
-class FullRegistry(Registry, Administration, Protocol):
+class FullRegistry(Registry, Administration, Configuration, Protocol):
     """A registry with all that it can do."""
 
 
@@ -161,6 +161,10 @@ class AutoRegistry:
     async def make_reservation(self, held: Record) -> Record | None:
         """Take the TTL of *held* away."""
         return await self._in_use.make_reservation(held)
+
+    async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
+        """Write the configuration to the API in use, if it is still as *seen*."""
+        return await self._in_use.write_config(value, seen=seen)
 
     def reconnect(self) -> None:
         """Use new connections from now on."""

@@ -28,7 +28,7 @@ from pyflanneld.core.lease import TTL_S
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.answers_v2 import COMPARE_FAILED, KEY_NOT_FOUND, Answer, Refused
+from pyflanneld.registry.answers_v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Answer, Refused
 from pyflanneld.registry.create_v2 import CreatorV2, read_record
 from pyflanneld.registry.http_v2 import Form, Http, HttpMember, Request
 from pyflanneld.registry.members import Members
@@ -229,6 +229,21 @@ class EtcdV2Registry:
     async def make_reservation(self, held: Record) -> Record | None:
         """Take the TTL of *held* away if nobody changed it."""
         return await self.rewrite_subnet(replace(held, lease_id=0), held.value)
+
+    async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
+        """Write ``<prefix>/config`` if it is still as *seen*."""
+        _, node = await self._get(self._tree.config)
+        there = None if node is None or node.directory else node.value.encode(errors="replace")
+        if there != seen.value or (node is not None and node.modified > seen.revision):
+            return False
+        guard: dict[str, str | int] = {"prevExist": "false"} if node is None else {"prevIndex": node.modified}
+        try:
+            await self._http.once(Request("PUT", self._tree.config, guard, {"value": value}))
+        except Refused as error:
+            if error.code in (*_NOT_OURS, KEY_EXISTS, NOT_A_FILE):
+                return False
+            raise
+        return True
 
     def reconnect(self) -> None:
         """Use new connections from now on."""

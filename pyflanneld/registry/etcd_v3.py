@@ -200,6 +200,22 @@ class EtcdV3Registry:
         """Take *held* off its etcd lease if nobody changed it; the lease is left to run out."""
         return await self.rewrite_subnet(replace(held, lease_id=0), held.value)
 
+    async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
+        """Write ``<prefix>/config`` if it is still as *seen*."""
+        key = self._keys.config
+        if seen.value is None:
+            same = [rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)]
+        else:
+            later = seen.revision + 1
+            same = [
+                rpc.Compare(key=key, target=rpc.Compare.VALUE, result=rpc.Compare.EQUAL, value=seen.value),
+                rpc.Compare(key=key, target=rpc.Compare.MOD, result=rpc.Compare.LESS, mod_revision=later),
+            ]
+        put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value))
+        request = rpc.TxnRequest(compare=same, success=[put])
+        response: Any = await self._caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
+        return bool(response.succeeded)
+
     def reconnect(self) -> None:
         """Use new connections from now on."""
         self._endpoints.reconnect()

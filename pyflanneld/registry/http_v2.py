@@ -64,7 +64,7 @@ class Http:
     def __init__(self, access: EtcdAccess, *, members: Members[HttpMember], timing: Timing) -> None:
         self.members = members
         self.timing = timing
-        self._tls = _tls_context(access)
+        self._tls = tls_context(access)
         self._headers = {"Authorization": _basic(access)} if access.username else {}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._old_sessions: list[aiohttp.ClientSession] = []
@@ -255,8 +255,8 @@ def _find_dead_peer(response: aiohttp.ClientResponse) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _tls_context(access: EtcdAccess) -> ssl.SSLContext | None:
-    """Return how https is spoken: the server is always verified, its name too."""
+def tls_context(access: EtcdAccess) -> ssl.SSLContext | None:
+    """Return how https is spoken, ``None`` for http: the server is always verified, its name too."""
     material = load_tls(access)
     if material is None:
         return None

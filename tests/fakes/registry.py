@@ -281,6 +281,17 @@ class FakeRegistry:
     async def make_reservation(self, held: Record) -> Record | None:
         return await self.rewrite_subnet(replace(held, lease_id=0), held.value)
 
+    # -- ports.Configuration
+
+    async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
+        await self._arrive()
+        record = self.etcd.state.keys.get(CONFIG)
+        if (record.value if record else None) != seen.value or (record and record.mod_revision > seen.revision):
+            return False
+        self.etcd.put_config(value)
+        self._reply()
+        return True
+
     def _left(self, lease_id: int) -> TimeToLive:
         lease = self.etcd.state.leases.get(lease_id)
         return TimeToLive(lease.ttl_s, lease.ttl_s) if lease else TimeToLive(0, 0)

@@ -12,8 +12,8 @@ ROOT = Path(pyflanneld.__file__).parent
 FILES = sorted(path for room in ("core", "backends") for path in (ROOT / room).rglob("*.py"))
 
 PURE_MODULES = {
-    "abc", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "heapq", "ipaddress",
-    "itertools", "json", "math", "operator", "re", "string", "types", "typing",
+    "abc", "base64", "bisect", "collections", "collections.abc", "dataclasses", "difflib", "enum", "functools",
+    "heapq", "ipaddress", "itertools", "json", "math", "operator", "re", "string", "types", "typing",
 }  # fmt: skip
 """What may be imported whole: modules without clock, chance, log, environment or files."""
 

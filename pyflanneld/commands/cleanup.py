@@ -1,0 +1,243 @@
+"""``pyflanneld cleanup``: takes away what a daemon that is no more has left on this host. Shell side.
+
+Only what carries our mark goes: routes of our protocol inside networks that are known to be ours, flannel's chains and
+table about these networks, and on demand the lease that address and subnet file say is this host's. Nothing is taken
+away under a daemon that runs: the command holds the daemon's lock while it works.
+"""
+
+import asyncio
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from pyflanneld import assembly, lock, proc
+from pyflanneld.commands.looking import only_looking, silent_log
+from pyflanneld.commands.ownflags import OWN, is_on, own_switch
+from pyflanneld.commands.plan import GO_DAEMON
+from pyflanneld.commands.running import daemon_here
+from pyflanneld.core.clearing import NotOurs, known_networks, our_lease, our_routes
+from pyflanneld.core.families import Network
+from pyflanneld.core.firewall import SECTIONS, Family
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.netconf import NetworkConfig, parse_config
+from pyflanneld.core.routes import Drop, KernelRoute
+from pyflanneld.core.subnetenv import previous_subnet
+from pyflanneld.errors import AlreadyRunning, FirewallError, PyflanneldError, RegistryError, UsageError
+from pyflanneld.flags import Flag, Given, Kind
+from pyflanneld.loops.link import first_link
+from pyflanneld.loops.node import Context
+from pyflanneld.loops.rules import Removal, iptables_removals, nft_removals, remove
+from pyflanneld.options import FLAGS
+from pyflanneld.settings import Settings, load_as_daemon
+
+TITLE = """\
+pyflanneld cleanup: takes away what the daemon has left on this host, once it is stopped.
+
+Usage: pyflanneld cleanup [--release] [--dry-run] [--network=CIDR] [flags]
+
+Give it the daemon's flags, or its FLANNELD_* variables. It removes routes with our protocol number inside the network
+(that which etcd or the subnet file names), and flannel's firewall rules about it. Routes of others stay. With --release
+it also deletes this host's lease and then the subnet file: the next start takes any free subnet. It may be repeated at
+any time.
+
+Exit codes: 0 nothing of ours is left, 1 something is, and the output says what, 2 wrong usage, 73 a pyflanneld runs
+here: stop it first.
+"""
+_RELEASE = own_switch("release", "Delete this host's lease and the subnet file too.")
+_DRY_RUN = own_switch("dry-run", "Only say what would be removed.")
+_NETWORK = Flag(
+    "network", Kind.STRINGS, (), "The cluster's network, where neither etcd nor the subnet file can tell.", "CIDR",
+    OWN, from_env=False,
+)  # fmt: skip
+CLEANUP_FLAGS = (_RELEASE, _DRY_RUN, _NETWORK, *FLAGS)
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what *words* (those after ``cleanup``) ask for; return the exit code.
+
+    Raises:
+        UsageError: they cannot be understood.
+    """
+    settings, given = load_as_daemon(words, os.environ, title=TITLE, own=(_RELEASE, _DRY_RUN, _NETWORK))
+    named, dry_run = _networks(given["network"]), is_on(given, _DRY_RUN)
+    running = daemon_here(settings) if dry_run else None
+    key = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
+    try:
+        if running is not None:
+            raise AlreadyRunning(str(running))
+        with nullcontext() if dry_run else lock.hold(key, settings.subnet_file):
+            return asyncio.run(_clean(settings, named, release=is_on(given, _RELEASE), dry_run=dry_run))
+    except AlreadyRunning as error:
+        sys.stderr.write(f"pyflanneld cleanup: {error}: stop it first\n")
+        return error.exit_code
+    except PyflanneldError as error:
+        sys.stderr.write(f"pyflanneld cleanup: {error}\n")
+        return 1
+
+
+def _networks(given: Given) -> tuple[Network, ...]:
+    texts = given.value if isinstance(given.value, tuple) else ()
+    try:
+        return tuple(ip_network(text) for text in texts)
+    except ValueError as error:
+        raise UsageError(f"{given.written}: {error}; a network such as 172.7.0.0/16 is needed") from None
+
+
+async def _clean(settings: Settings, named: Sequence[Network], *, release: bool, dry_run: bool) -> int:
+    context = only_looking(settings) if dry_run else assembly.context(settings, silent_log(settings))
+    cleaning = Cleaning(context, settings, dry_run=dry_run)
+    try:
+        config = await cleaning.config()
+        networks = known_networks(config, cleaning.subnet_text, named)
+        await cleaning.routes(networks)
+        await cleaning.rules(networks)
+        if release:
+            await cleaning.release()
+    finally:
+        await context.registry.close()
+        await context.kernel.close()
+    if not cleaning.removed and not cleaning.left:
+        _say("there is nothing of ours here")
+    return 1 if cleaning.left else 0
+
+
+class Cleaning:
+    """One run, told line by line.
+
+    Attributes:
+        removed: how many things have gone, or would go.
+        left: how many are still there that should not be.
+    """
+
+    def __init__(self, context: Context, settings: Settings, *, dry_run: bool) -> None:
+        self.removed = self.left = 0
+        self._context = context
+        self._settings = settings
+        self._dry_run = dry_run
+        self._etcd_trouble = ""
+        self.subnet_text = ""
+        with suppress(OSError, UnicodeDecodeError):
+            self.subnet_text = context.subnet_file.read() or ""
+
+    async def config(self) -> NetworkConfig | None:
+        """Return the network configuration, ``None`` where it cannot be had: the subnet file may know enough."""
+        try:
+            value = (await self._context.registry.read_config()).value
+            return parse_config(value) if value is not None else None
+        except RegistryError as error:
+            self._etcd_trouble = str(error)
+        except Invalid:
+            pass
+        return None
+
+    async def routes(self, networks: Sequence[Network]) -> None:
+        """Remove the routes with our mark inside *networks*, blackholes among them."""
+        protocol = self._settings.route_protocol
+        present: list[KernelRoute] = []
+        for version in sorted({network.version for network in networks} | {4}):  # a kernel may have no IPv6 at all
+            present += await self._context.kernel.routes(protocol=protocol, version=version)
+        names = {link.index: link.name for link in await self._context.kernel.links()}
+        ours, others = our_routes(present, protocol, networks)
+        changes = [Drop(route) for route in ours]
+        failed = await self._context.kernel.apply(changes) if changes and not self._dry_run else {}
+        for change in changes:
+            what = f"route {_shown(change.route, names)}"
+            if change in failed:
+                self._leave(what, f"the kernel refuses: {errno.errorcode.get(failed[change], failed[change])}")
+            else:
+                self._remove(what)
+        self._say_others(others, names, networks)
+
+    def _say_others(
+        self, others: Sequence[KernelRoute], names: dict[int, str], networks: Sequence[Network]
+    ) -> None:
+        for route in others if networks else ():
+            _say(f"left route {_shown(route, names)}: outside {', '.join(map(str, networks))}, another daemon's")
+        if not networks and others:
+            why = f"etcd cannot be asked ({self._etcd_trouble})" if self._etcd_trouble else "etcd names no network"
+            what = f"{len(others)} route{'s' if len(others) > 1 else ''} of protocol {self._settings.route_protocol}"
+            self._leave(what, f"{why}, nor does the subnet file: say which network with --network")
+
+    async def rules(self, networks: Sequence[Network]) -> None:
+        """Remove flannel's chains and table about *networks*."""
+        for family in Family:
+            theirs = [network for network in networks if Family.of(network) is family]
+            if not theirs:
+                continue
+            found: list[Removal] = []
+            try:
+                found = await iptables_removals(self._context, family, theirs, SECTIONS)
+                found += await nft_removals(self._context, family, theirs)
+            except FirewallError as error:
+                self._leave(f"firewall rules ({family.value})", str(error))
+            for removal in found:
+                await self._remove_rules(removal)
+
+    async def _remove_rules(self, removal: Removal) -> None:
+        what = f"rules {' '.join(removal.where.values())} in {removal.program} ({removal.family.value})"
+        go = next((process for process in proc.processes() if process.name == GO_DAEMON), None)
+        if go is not None:
+            _say(f"left {what}: a Go flanneld keeps them too, {go}")
+            return
+        try:
+            if not self._dry_run:
+                await remove(self._context, removal)
+            self._remove(what)
+        except FirewallError as error:
+            self._leave(what, str(error))
+
+    async def release(self) -> None:
+        """Delete our lease, if address and file say that it is ours, and then the file."""
+        try:
+            subnet = previous_subnet(self.subnet_text)
+            public_ip = self._settings.public_ip or (await first_link(self._context))[1].address
+            found = our_lease((await self._context.registry.list_subnets()).records, public_ip, subnet)
+        except (PyflanneldError, Invalid) as error:
+            return self._leave("the lease", str(error))
+        if isinstance(found, NotOurs):
+            if not found.gone:
+                return self._leave("the lease", found.why)
+            _say(f"gone the lease: {found.why}")
+        elif await self._delete(found.record):
+            self._remove(f"lease {found.subnet}")
+        else:
+            return self._leave(f"lease {found.subnet}", "somebody has changed it this moment; try again")
+        return self._remove_file()
+
+    async def _delete(self, record: Any) -> bool:
+        return self._dry_run or await self._context.registry.delete_subnet(record)
+
+    def _remove_file(self) -> None:
+        path = Path(self._settings.subnet_file)
+        try:
+            if not self._dry_run:
+                path.unlink()
+            self._remove(f"file {path}")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._leave(f"file {path}", error.strerror or str(error))
+
+    def _remove(self, what: str) -> None:
+        self.removed += 1
+        _say(f"{'would remove' if self._dry_run else 'removed'} {what}")
+
+    def _leave(self, what: str, why: str) -> None:
+        self.left += 1
+        _say(f"not removed {what}: {why}")
+
+
+def _shown(route: KernelRoute, names: dict[int, str]) -> str:
+    if route.blackhole:
+        return f"blackhole {route.dst}"
+    way = f" via {route.gateway}" if route.gateway else ""
+    return f"{route.dst}{way} dev {names.get(route.link_index, route.link_index)}"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,33 @@
+"""What runs on a host, as values."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process.
+
+    Attributes:
+        name: what the kernel calls it, at most 15 characters.
+        words: its command line.
+        supervised: supervisord has started it, or what started it.
+        leads: it leads a process group of its own.
+    """
+
+    pid: int
+    parent: int
+    name: str
+    words: tuple[str, ...] = ()
+    supervised: bool = False
+    leads: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP socket that listens; *holder* where that can be found out."""
+
+    address: str
+    holder: Process | None

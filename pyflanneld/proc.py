@@ -1,0 +1,113 @@
+"""What ``/proc`` tells about this host, for the commands that only look. Shell side: reads files, asks nobody.
+
+Processes are those of this network namespace, for it is what the daemon belongs to. What cannot be read (no root, a
+process that has just ended) is left out.
+"""
+
+import os
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from pyflanneld.core.host import Listener, Process
+
+PROC = Path("/proc")
+_LISTEN = "0A"  # TCP_LISTEN, include/net/tcp_states.h
+
+
+def processes() -> tuple[Process, ...]:
+    """Return the processes of this network namespace, without this one, in the order of their numbers."""
+    here = _namespace("self")
+    numbers = sorted(int(path.name) for path in PROC.iterdir() if path.name.isdigit())
+    found = (_process(pid) for pid in numbers if pid != os.getpid() and here == _namespace(str(pid)) is not None)
+    return tuple(process for process in found if process is not None)
+
+
+def _namespace(pid: str) -> str | None:
+    try:
+        return str((PROC / pid / "ns" / "net").readlink())
+    except OSError:
+        return None
+
+
+def _process(pid: int) -> Process | None:
+    folder = PROC / str(pid)
+    try:
+        name, _, rest = (folder / "stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+        fields = rest.split()
+        words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    supervised = "SUPERVISOR_ENABLED=" in _environment(folder)
+    return Process(pid, int(fields[1]), name, tuple(words[:-1]), supervised, int(fields[2]) == pid)
+
+
+def _environment(folder: Path) -> str:
+    try:
+        return (folder / "environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def tcp_listener(ip: IPv4Address | IPv6Address, port: int) -> Listener | None:
+    """Return who keeps *ip* and *port* from being listened on, as far as the tables of sockets tell."""
+    for table in ("tcp", "tcp6"):
+        for fields in _table(table):
+            address, _, number = fields[1].partition(":")
+            if fields[3] == _LISTEN and int(number, 16) == port and _meet(ip, _address(address)):
+                return Listener(f"{_address(address)}:{port}", owner_of(int(fields[9])))
+    return None
+
+
+def unix_listener(name: str) -> int | None:
+    """Return the socket's number of whoever listens on the abstract *name*; nobody notices the question."""
+    for fields in _table("unix"):
+        if fields[-1] == f"@{name}":
+            return int(fields[6])
+    return None
+
+
+def owner_of(socket_number: int) -> Process | None:
+    """Return the process that holds a socket."""
+    wanted = f"socket:[{socket_number}]"
+    for process in processes():
+        if any(wanted == target for target in _open_files(process.pid)):
+            return process
+    return None
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    try:
+        for path in (PROC / str(pid) / "fd").iterdir():
+            yield str(path.readlink())
+    except OSError:
+        return
+
+
+def _table(name: str) -> list[list[str]]:
+    """Return the lines of a table of sockets (Documentation/networking/proc_net_tcp.rst), without its head."""
+    try:
+        return [line.split() for line in (PROC / "net" / name).read_text(errors="replace").splitlines()[1:]]
+    except OSError:
+        return []
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """Read an address: words of 32 bits, each in the order of this machine's memory."""
+    words = [int(text[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(text), 8)]
+    return IPv4Address(words[0]) if len(words) == 1 else IPv6Address(b"".join(words))
+
+
+def _meet(wanted: IPv4Address | IPv6Address, there: IPv4Address | IPv6Address) -> bool:
+    """Say whether the one is in the way of the other: the same, or one of them is every address."""
+    if isinstance(there, IPv6Address) and there.ipv4_mapped is not None:
+        there = there.ipv4_mapped
+    return wanted == there or there.is_unspecified or (wanted.is_unspecified and wanted.version >= there.version)
+
+
+def sysctl(name: str) -> str | None:
+    """Return a kernel setting such as ``"net/ipv4/ip_forward"``; ``None`` where there is none."""
+    try:
+        return (PROC / "sys" / name).read_text(errors="replace").strip()
+    except OSError:
+        return None
