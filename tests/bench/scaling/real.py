@@ -337,7 +337,7 @@ async def _lost_leader(crew: Crew, rows: list[Row], break_s: float) -> Report:
 
 
 def run_check(
-    where: Path, *, nodes: int, members: int, quiet_s: float = 10.0, changes: int = 500, break_s: float = 30.0
+    where: Path, *, nodes: int, members: int, quiet_s: float = 10.0, changes: int = 200, break_s: float = 30.0
 ) -> Report:
     """Start an etcd of so many *members* with its data below *where*, and check the model on it."""
     logging.getLogger("asyncio").setLevel(logging.ERROR)
