@@ -32,6 +32,7 @@ def _sub_command(word: str) -> Callable[[list[str]], int]:
 
 def _daemon(words: list[str]) -> int:
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # looking for some reads about every package there is
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog loads it where it is; we use none of it
     gc.disable()  # until the first routes are placed: a start makes no garbage worth the search
     try:
         return _run_daemon(words)

@@ -1,7 +1,9 @@
 """Make the kernel's routes what the peers' leases say, and keep them so.
 
 Level-triggered: a wake-up says only "look again". A *look* reads links and routes afresh; it comes from kernel events
-and from a timer, because the kernel is silent about routes that go with a link. A *round* derives the whole desired
+and from a timer, because the kernel is silent about routes that go with a link. It tells that a route is deleted just
+before that is so, and a list is not held up by whoever changes one (Linux 6.9 and later): a look that was woken by
+routes and finds nothing is followed by another one. A *round* derives the whole desired
 state, compares it with what the kernel is known to have, and applies the difference; it comes after each look and
 whenever the peers have changed.
 
@@ -34,6 +36,7 @@ from pyflanneld.loops.waiting import set_within
 from pyflanneld.ports import Change
 
 SCAN_S = 10.0
+TOLD_EARLY_S = 0.1
 RETRY_S = 1.0
 LOOKS_BURST = 8
 LOOK_SPACING_S = 0.5
@@ -58,6 +61,7 @@ class Reconciler:
         self._ground: Ground | None = None
         self._ground_changed = True
         self._placeable = True
+        self._look_again = False
         self._blocked: Mapping[Network, KernelRoute] = {}
         self._failures: dict[PeerChange, int] = {}
         self._looks: deque[float] = deque(maxlen=LOOKS_BURST)
@@ -91,16 +95,16 @@ class Reconciler:
         self._looks.append(asyncio.get_running_loop().time())
         if node.kernel_dirty or self._context.clock.now_s() >= self._foreign_until_s:
             self._foreign = {}
-        only_routes = node.kernel_dirty and node.told == Change.ROUTES
+        told = node.told if node.kernel_dirty else Change(0)
         node.kernel_dirty = False
         self._journal.looking()
-        if not only_routes:
+        if told != Change.ROUTES:
             await self._look_at_links()
         read = await self._routes(self._context.options.route_protocol)
         await keep_blackhole(self._context, node, chain(*read))
-        if not (self._read and all(map(operator.is_, read, self._read))):
-            self._compare(read)
-            self._publish()
+        as_read = bool(self._read) and all(map(operator.is_, read, self._read))
+        found = not as_read and self._compare(read)
+        self._look_again = Change.ROUTES in told and not found
 
     async def _look_at_links(self) -> None:
         node, index = self._node, self._node.link.index
@@ -117,8 +121,8 @@ class Reconciler:
         kernel, networks = self._context.kernel, self._node.networks
         return [await kernel.routes(protocol=protocol, version=network.version) for network in networks]
 
-    def _compare(self, read: list[tuple[KernelRoute, ...]]) -> None:
-        """Take over our routes as they are now; what is not as it was believed is due."""
+    def _compare(self, read: list[tuple[KernelRoute, ...]]) -> bool:
+        """Take over our routes as they are now; what is not as it was believed is due. Say whether there is any."""
         believed, present = self._present, dict[Network, KernelRoute]()
         doubtful: set[Network] = set()
         for route in chain(*read):
@@ -135,6 +139,8 @@ class Reconciler:
         self._read, self._present = read, present
         self._now_due(different)
         self._journal.looked(different, believed, present)
+        self._publish()
+        return bool(different)
 
     def _concerns_us(self, route: KernelRoute) -> bool:
         networks = self._node.networks
@@ -146,7 +152,8 @@ class Reconciler:
 
     async def _rounds_until_next_look(self) -> None:
         """Do a round now and after each change of the peers, until it is time to look at the kernel again."""
-        scan_at, not_before = self._looks[-1] + SCAN_S, self._next_look_at()
+        scan_at = self._looks[-1] + (TOLD_EARLY_S if self._look_again else SCAN_S)
+        not_before = self._next_look_at()
         while True:
             self._context.heart.beat("routes", 2 * SCAN_S)
             await self._context.tally.timed(self._context.clock.now_s, self._round())

@@ -127,6 +127,10 @@ class FakeKernel(Kernel):
         del self._routes[dst, metric]
         self._tell_routes(dst)
 
+    def lose_route(self, dst: Network, *, metric: int = 0) -> None:
+        """Delete a route without telling of it. Raises ``KeyError``."""
+        del self._routes[dst, metric]
+
     def flush(self, protocol: int) -> None:
         """Delete all routes of *protocol*, as ``ip route flush proto`` does."""
         for route in self.table():

@@ -9,6 +9,7 @@ import pytest
 
 from pyflanneld.core.routes import BOOT, Drop, KernelRoute, Replace
 from pyflanneld.errors import RegistryUnavailable
+from pyflanneld.ports import Change
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
 from tests.fakes.registry import FakeEtcd
@@ -306,6 +307,22 @@ def test_deleted_route_is_repaired_at_once() -> None:
             node.kernel.delete_route(net(22))
             node.kernel.add_foreign(KernelRoute(net(22), IPv4Address("192.168.14.9"), 2, PROTOCOL, 0, True))
             assert await until(lambda: routes(node.kernel) == expected(22, 23), 2) < 0.1
+
+    run(scenario())
+
+
+def test_route_that_goes_after_the_kernel_has_told_of_it_is_repaired_soon() -> None:
+    """Linux tells of a deletion before it is done: a look in between finds nothing yet, and the next one comes soon."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED)
+        async with node.running():
+            await asyncio.sleep(20)
+            looks = node.kernel.calls["routes"]
+            node.kernel.wake(Change.ROUTES)
+            await until(lambda: node.kernel.calls["routes"] > looks, 1)
+            node.kernel.lose_route(net(22))
+            assert await until(lambda: routes(node.kernel) == expected(22, 23), 2) < 0.2
 
     run(scenario())
 
