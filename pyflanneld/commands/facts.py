@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import structlog
@@ -32,7 +33,7 @@ from pyflanneld.core.doctor.facts import (
 from pyflanneld.core.doctor.host import dropping_chains
 from pyflanneld.core.families import Network
 from pyflanneld.core.firewall import Family
-from pyflanneld.core.host import Process
+from pyflanneld.core.host import PolicyRule, Process
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import parse_value
 from pyflanneld.core.links import Choice, Link
@@ -70,6 +71,7 @@ async def collect(context: Context, settings: Settings) -> Facts:
     members = await _connect(settings)
     known |= await _config(context, settings, members)
     known |= await _standing(context, known.get("config"), known.get("choice"), known["links"])
+    known["policy_rules"] = await _policy_rules()
     known["rules"] = await _rules(context, known.get("config"))
     known["docker"] = _docker(known["processes"])
     known["sysctls"] = _sysctls(known.get("choice"))
@@ -180,8 +182,30 @@ async def _config(context: Context, settings: Settings, members: Sequence[Member
     except (RegistryError, Invalid, UnsupportedConfig) as error:
         known["config_trouble"] = f"{key}: {error}" if isinstance(error, Invalid) else str(error)
     known["api"] = context.registry.api
+    known["config_on_v2_too"] = known["api"] == 3 and settings.etcd_api == "auto" and await _on_v2_too(settings)
     known["members"] = await _rights(settings, members, known["api"])
     return known
+
+
+async def _on_v2_too(settings: Settings) -> bool:
+    """Say whether the v2 store holds a configuration as well; one that cannot be asked holds none."""
+    from pyflanneld.registry.etcd_v2 import EtcdV2Registry
+
+    store = EtcdV2Registry(assembly.access(settings), rng=Random(), log=structlog.get_logger("pyflanneld").bind())
+    try:
+        return (await store.read_config()).value is not None
+    except RegistryError:
+        return False
+    finally:
+        await store.close()
+
+
+async def _policy_rules() -> tuple[PolicyRule, ...]:
+    from pyflanneld.kernel.policy import policy_rules
+
+    with suppress(KernelError):
+        return await asyncio.to_thread(policy_rules)
+    return ()
 
 
 async def _rights(settings: Settings, members: Sequence[Member], api: int) -> tuple[Member, ...]:

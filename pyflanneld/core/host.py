@@ -1,6 +1,7 @@
 """What runs on a host, as values."""
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,25 @@ class Listener:
 
     address: str
     holder: Process | None
+
+
+MAIN_TABLE, LOCAL_TABLE = 254, 255
+"""Numbers of the kernel's routing tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """A rule that leads packets to a routing table (``ip rule``).
+
+    Attributes:
+        narrowed: it asks for more than addresses: a mark, an interface, a user, a port.
+    """
+
+    priority: int
+    table: int
+    source: IPv4Network
+    destination: IPv4Network
+    narrowed: bool
+
+    def __str__(self) -> str:
+        return f"rule {self.priority} (from {self.source} to {self.destination} lookup {self.table})"

@@ -101,7 +101,7 @@ def test_a_peer_off_the_link(cluster: Lab) -> None:
     code, findings = doctor(cluster, cluster.nodes[0])
     finding = only(findings)
     assert (code, finding["check"], finding["verdict"]) == (1, "peers", "bad")
-    assert "10.99.0.1 is not on the link" in finding["seen"]
+    assert "10.99.0.1 is no neighbour on the link" in finding["seen"]
 
 
 def test_a_foreign_route_in_the_way(site: Lab) -> None:
@@ -225,3 +225,16 @@ def test_for_people(cluster: Lab) -> None:
     assert lines[-1].endswith("--all tells everything")
     assert "ok      " not in done.stdout
     assert "\nok      " in command(node, "doctor", *daemon_flags(node), "--all").stdout
+
+
+def test_a_rule_past_the_main_table(cluster: Lab) -> None:
+    """A policy rule that leads packets for the network elsewhere is found, and the command shown mends it."""
+    node = cluster.nodes[0]
+    plant = "ip rule add from 172.7.0.0/16 lookup 100 priority 1000"
+    with planted(node, plant, undo="ip rule flush; ip rule add lookup main; ip rule add lookup default"):
+        code, findings = doctor(cluster, node)
+        found = only(findings)
+        assert (code, found["check"]) == (0, "policy rules")
+        assert "rule 1000 (from 172.7.0.0/16 to 0.0.0.0/0 lookup 100)" in found["seen"]
+        node.exec("sh", "-c", found["mend"])
+        assert wrong(doctor(cluster, node)[1]) == []

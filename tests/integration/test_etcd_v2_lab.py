@@ -12,6 +12,7 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.node import READY_TIMEOUT_S
 from pyflanneld.lab.run import run, until
+from tests.untouched import command
 
 pytestmark = [
     pytest.mark.netns,
@@ -116,3 +117,19 @@ def test_waits_on_both(lab: Lab) -> None:
     lab.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
     node.wait_ready()
     assert [entry["api"] for entry in logged(lab, "registry.chosen")] == [3]
+
+
+def test_two_networks_in_one_etcd(lab: Lab) -> None:
+    """A configuration in both stores is two networks: v3 counts, and ``doctor`` tells that there is another one."""
+    node = lab.nodes[0]
+
+    def stores() -> dict[str, Any]:
+        flags = (f"--etcd-endpoints={ENDPOINT}", f"--subnet-file={node.subnet_file}", "--iface=eth1")
+        done = command(node, "doctor", "--output=json", *flags)
+        findings = json.loads(done.stdout)["findings"]
+        return next(one for one in findings if one["check"] == "etcd stores")
+
+    assert stores()["verdict"] == "ok"
+    lab.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
+    told = stores()
+    assert (told["verdict"], told["mend"].count(f"etcdctl rm {PREFIX}/config")) == ("warn", 1)

@@ -27,13 +27,14 @@ from pyflanneld.core.doctor.facts import (
 )
 from pyflanneld.core.doctor.finding import Verdict, bad, ok
 from pyflanneld.core.doctor.words import delete_key, quoted
-from pyflanneld.core.host import Listener, Process
+from pyflanneld.core.host import Listener, PolicyRule, Process
 from pyflanneld.core.lease import SubnetKey
 from pyflanneld.core.links import Choice, Link
 from pyflanneld.core.peers import View
 from pyflanneld.core.routes import Create, KernelRoute, Plan, Route
 
 NETWORK = IPv4Network("172.7.0.0/16")
+EVERYWHERE = IPv4Network("0.0.0.0/0")
 OWN, PEER = IPv4Network("172.7.21.0/24"), IPv4Network("172.7.22.0/24")
 ETH1 = Link(2, "eth1", 1500, True, (IPv4Interface("192.168.14.21/24"),))
 URL = "http://192.168.14.12:2379"
@@ -284,3 +285,20 @@ def test_the_text() -> None:
     assert text.splitlines()[0] == "bad     b  broken"
     assert "fine" not in text
     assert "ok      a  fine" in as_text(found, Paint(sys.stderr), whole=True)
+
+
+RULE = PolicyRule(100, 7, EVERYWHERE, EVERYWHERE, narrowed=False)
+MAIN = PolicyRule(32766, 254, EVERYWHERE, EVERYWHERE, narrowed=False)
+
+
+@pytest.mark.parametrize(
+    ("rules", "verdict"),
+    [
+        ([MAIN], "ok"), ([RULE, MAIN], "warn"), ([MAIN, RULE], "ok"), ([replace(RULE, narrowed=True), MAIN], "warn"),
+        ([replace(RULE, table=255), MAIN], "ok"), ([replace(MAIN, narrowed=True), RULE], "warn"),
+        ([replace(RULE, destination=IPv4Network("10.99.0.0/16")), MAIN], "ok"),
+    ],
+)  # fmt: skip
+def test_policy_rules(rules: list[PolicyRule], verdict: str) -> None:
+    """What leads packets for the network to another table than main, and stands before it, is told."""
+    assert host.policy_rules(replace(FACTS, policy_rules=tuple(rules))).verdict.value == verdict

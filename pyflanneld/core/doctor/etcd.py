@@ -164,3 +164,15 @@ def configuration(facts: Facts) -> Finding:
         return skipped("configuration", "etcd cannot be asked")
     why = "the daemon waits until it is there and good"
     return bad("configuration", facts.config_trouble, why, "pyflanneld config set FILE (see docs/configuration.md)")
+
+
+def two_stores(facts: Facts) -> Finding:
+    """Say whether there is a second network beside ours, in etcd's v2 store."""
+    if facts.config is None:
+        return skipped("etcd stores", "no usable configuration")
+    if not facts.config_on_v2_too:
+        return ok("etcd stores", f"only the v{facts.api} store holds a network configuration, as far as can be seen")
+    key = f"{facts.asked.prefix}/config"
+    why = "hosts on v2 are a network of their own: no routes between them and this one, and subnets may be leased twice"
+    mend = f"if no host uses v2 any more: ETCDCTL_API=2 etcdctl rm {key}; else give all hosts the same --etcd-api"
+    return warn("etcd stores", "both the v3 and the v2 store hold a network configuration; v3 counts here", why, mend)

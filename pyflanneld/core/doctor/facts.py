@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.host import Listener, Process
+from pyflanneld.core.host import Listener, PolicyRule, Process
 from pyflanneld.core.lease import SubnetKey
 from pyflanneld.core.links import Choice, Link
 from pyflanneld.core.netconf import NetworkConfig
@@ -155,12 +155,14 @@ class Facts:
     members: tuple[Member, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     config: NetworkConfig | None = None
+    config_on_v2_too: bool = False
     config_trouble: str = ""
     standing: Standing | None = None
     links: Sequence[Link] = ()
     choice: Choice | None = None
     choice_trouble: str = ""
     routes: tuple[KernelRoute, ...] = ()
+    policy_rules: tuple[PolicyRule, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)
     processes: tuple[Process, ...] = ()
     daemon: Process | None = None

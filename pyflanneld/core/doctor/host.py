@@ -3,12 +3,15 @@
 import json
 from collections.abc import Iterator
 from ipaddress import IPv4Network
+from itertools import takewhile
 
 from pyflanneld.core import iptables
 from pyflanneld.core.doctor.facts import Facts
 from pyflanneld.core.doctor.finding import Finding, bad, ok, skipped, warn
+from pyflanneld.core.families import overlap
 from pyflanneld.core.firewall import FORWARD, Section
 from pyflanneld.core.forecast import overlap_troubles
+from pyflanneld.core.host import LOCAL_TABLE, MAIN_TABLE
 
 
 def interface(facts: Facts) -> Finding:
@@ -60,6 +63,21 @@ def reverse_path(facts: Facts) -> Finding:
     why = "packets that come in by one of them and would be answered by the other are dropped without a word"
     mend = f"sysctl -w net.ipv4.conf.{link.name}.rp_filter=2"
     return warn("rp_filter", f"strict on {link.name}, and {', '.join(twins)} is on the same network", why, mend)
+
+
+def policy_rules(facts: Facts) -> Finding:
+    """Say whether ``ip rule`` leads packets for the network past the main table, where our routes are."""
+    if facts.standing is None:
+        return skipped("policy rules", "the network is not known")
+    before_main = takewhile(lambda rule: rule.table != MAIN_TABLE or rule.narrowed, facts.policy_rules)
+    networks = facts.standing.networks
+    for rule in before_main:
+        if rule.table in (LOCAL_TABLE, MAIN_TABLE) or not any(overlap(rule.destination, net) for net in networks):
+            continue
+        why = f"packets for {networks[0]} that it fits are routed by table {rule.table}, which has no route of ours"
+        mend = f"ip rule add to {networks[0]} lookup main priority {max(rule.priority - 1, 1)}"
+        return warn("policy rules", f"{rule} comes before the main table", why, mend)
+    return ok("policy rules", "none leads packets for the network past the main table")
 
 
 def networkd(facts: Facts) -> Finding:
