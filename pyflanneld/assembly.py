@@ -50,7 +50,6 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
 def context(settings: Settings, log: Any) -> Any:
     """Return the real ports and the settings, as the loops take them; the caller closes kernel and registry."""
     from pyflanneld.kernel.firewall import HostFirewall
-    from pyflanneld.kernel.icmp import HostProber
     from pyflanneld.kernel.programs import Programs, program_directories
     from pyflanneld.kernel.rtnl import NetlinkKernel
     from pyflanneld.loops.node import Context, Heart
@@ -64,8 +63,14 @@ def context(settings: Settings, log: Any) -> Any:
         firewall=HostFirewall(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=SdNotifier(os.environ), rng=rng, log=log, options=options(settings),
-        problems=Problems(clock, log), heart=Heart(clock), prober=HostProber() if settings.probe else None,
+        problems=Problems(clock, log), heart=Heart(clock), prober=_prober() if settings.probe else None,
     )
+
+
+def _prober() -> Any:
+    from pyflanneld.kernel.icmp import HostProber
+
+    return HostProber()
 
 
 async def _close(closing: Callable[[], Awaitable[None]]) -> None:

@@ -4,9 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 
-from pyflanneld.commands.catalogue import COMMANDS, usage_lines
 from pyflanneld.errors import UsageError
 
 
@@ -22,12 +20,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
+def sub_commands() -> dict[str, Callable[[list[str]], int]]:
+    """Return what runs each sub-command, by its name."""
+    from pyflanneld.commands.catalogue import COMMANDS  # late, like all that follows: each needs only its own parts
+
+    return {command.name: command.run for command in COMMANDS}
+
+
 def _sub_command(word: str) -> Callable[[list[str]], int]:
-    if word not in SUB_COMMANDS:
-        near = get_close_matches(word, SUB_COMMANDS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(SUB_COMMANDS)}"
+    known = sub_commands()
+    if word not in known:
+        from difflib import get_close_matches
+
+        near = get_close_matches(word, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(known)}"
         raise UsageError(f"{word!r} is not a sub-command, and flags begin with '-'{hint}")
-    return SUB_COMMANDS[word]
+    return known[word]
 
 
 def _daemon(words: list[str]) -> int:
@@ -41,12 +49,15 @@ def _daemon(words: list[str]) -> int:
 
 
 def _run_daemon(words: list[str]) -> int:
-    from pyflanneld.settings import load  # late, like all that follows: each command needs only its own parts
+    from pyflanneld.settings import load
 
-    settings = load(words, os.environ, forms=usage_lines())
+    settings = load(words, os.environ, forms=_forms)
     from pyflanneld.process import run_daemon
 
     return run_daemon(settings)
 
 
-SUB_COMMANDS: dict[str, Callable[[list[str]], int]] = {command.name: command.run for command in COMMANDS}
+def _forms() -> list[str]:
+    from pyflanneld.commands.catalogue import usage_lines
+
+    return usage_lines()

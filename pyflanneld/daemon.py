@@ -6,24 +6,27 @@ is in, lease, routes, rules and file stay.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from pyflanneld.core.health import Verdict
 from pyflanneld.core.records import Snapshot
 from pyflanneld.loops.acquire import acquire
 from pyflanneld.loops.config import await_config
-from pyflanneld.loops.firewall import keep_firewall
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
 from pyflanneld.loops.join import prepare
 from pyflanneld.loops.link import first_link
-from pyflanneld.loops.node import Context, Node
-from pyflanneld.loops.observe import Observer
-from pyflanneld.loops.probe import keep_probing
+from pyflanneld.loops.node import Context, Node, verdict
 from pyflanneld.loops.reconcile import Reconciler
 from pyflanneld.loops.subnet_file import keep_file
+from pyflanneld.loops.waiting import set_within
 from pyflanneld.loops.watchers import watch_kernel, watch_process
 
+if TYPE_CHECKING:
+    from pyflanneld.loops.observe import Observer
+
+BEHIND_ROUTES_S = 0.5
 Beside = Callable[["Daemon"], Coroutine[Any, Any, None]]
 
 
@@ -36,7 +39,6 @@ class Daemon:
         beside: runs beside the loops from the beginning, whatever they wait for; gets the daemon.
 
     Attributes:
-        observer: what the daemon tells of itself.
         ready: set when it has been ready for the first time.
     """
 
@@ -45,12 +47,19 @@ class Daemon:
         self._watchdog_s = watchdog_s
         self._beside = beside
         self._node: Node | None = None
-        self.observer = Observer(context, lambda: self._node)
+        self._started_s = context.clock.now_s()
         self.ready = asyncio.Event()
 
     def health(self) -> Verdict:
         """Answer the probes."""
-        return self.observer.health()
+        return verdict(self._context, self._node)
+
+    @cached_property
+    def observer(self) -> "Observer":
+        """What the daemon tells of itself; made, and loaded, when somebody asks."""
+        from pyflanneld.loops.observe import Observer
+
+        return Observer(self._context, lambda: self._node, self._started_s)
 
     async def run(self) -> None:
         """Run until cancelled.
@@ -65,13 +74,15 @@ class Daemon:
                 tasks.create_task(self._beside(self), name="beside")
             node, leases = await self._join()
             self._node = node
-            tasks.create_task(keep_firewall(context, node), name="firewall")
+            tasks.create_task(_keep_firewall(context, node), name="firewall")
             tasks.create_task(keep_file(context, node), name="file")
             tasks.create_task(Follower(context, node, leases).run(), name="peers")
             tasks.create_task(Reconciler(context, node).run(), name="routes")
             tasks.create_task(hold_lease(context, node), name="lease")
             tasks.create_task(watch_kernel(context, node), name="kernel")
             if context.prober is not None:
+                from pyflanneld.loops.probe import keep_probing
+
                 tasks.create_task(keep_probing(context, node, context.prober), name="probe")
             tasks.create_task(self._announce(node), name="ready")
 
@@ -91,3 +102,11 @@ class Daemon:
         self.ready.set()
         self._context.notifier.send("READY=1")
         self._context.log.info("daemon.ready", subnet=str(node.lease.key), routes=node.present)
+
+
+async def _keep_firewall(context: Context, node: Node) -> None:
+    """Keep the rules, behind the first routes: loading the rules, and starting a program, takes longer than these."""
+    await set_within(node.reconciled, BEHIND_ROUTES_S)
+    from pyflanneld.loops.firewall import keep_firewall
+
+    await keep_firewall(context, node)

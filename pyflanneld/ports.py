@@ -7,14 +7,16 @@ import enum
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyflanneld.core.firewall import Family
 from pyflanneld.core.links import Link
 from pyflanneld.core.neighbours import Neighbour
-from pyflanneld.core.probing import Answer
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
 from pyflanneld.core.routes import KernelRoute, RouteChange
+
+if TYPE_CHECKING:
+    from pyflanneld.core.probing import Answer
 
 
 class Registry(Protocol):
@@ -244,7 +246,7 @@ class Prober(Protocol):
         """
         ...
 
-    def answers(self) -> Sequence[Answer]:
+    def answers(self) -> Sequence["Answer"]:
         """Return what has come for the probes since the last call, with the times at which it came."""
         ...
 

@@ -106,21 +106,25 @@ class Settings(BaseModel):
     warnings: tuple[str, ...] = ()
 
 
+def _daemon_form() -> Sequence[str]:
+    return ("pyflanneld [flags]",)
+
+
 def load(
-    argv: Sequence[str], environ: Mapping[str, str], *, forms: Sequence[str] = ("pyflanneld [flags]",)
+    argv: Sequence[str], environ: Mapping[str, str], *, forms: Callable[[], Sequence[str]] = _daemon_form
 ) -> Settings:
     """Read the settings from *argv* (without the program's name) and *environ*.
 
     Args:
         argv: the words of the command line.
         environ: the environment.
-        forms: the lines on how to use the program, for ``--help``.
+        forms: returns the lines on how to use the program, for ``--help``.
 
     Raises:
         UsageError: one line that names the flag or variable as it was written, its value, and what would be right.
         SystemExit: 0, after ``--help`` or ``--version`` was answered on stdout.
     """
-    with _helping(_TITLE.format(version=__version__, forms="\n       ".join(forms)), FLAGS):
+    with _helping(lambda: _TITLE.format(version=__version__, forms="\n       ".join(forms())), FLAGS):
         on_line, rest = read_argv(argv, _ALL_FLAGS, FLANNELD_ONLY)
     if "version" in on_line and on_line["version"].value:  # before the environment is read, as in flanneld
         sys.stdout.write(f"pyflanneld {__version__}\n")
@@ -151,7 +155,7 @@ def load_words(
     argv: Sequence[str], environ: Mapping[str, str], *, title: str, flags: Sequence[Flag]
 ) -> tuple[list[str], Settings, dict[str, Given]]:
     """Read the flags of a sub-command that takes words among them; return the words, and the rest as ``load_some``."""
-    with _helping(title, flags):
+    with _helping(lambda: title, flags):
         on_line, words = read_mixed(argv, flags)
     given = fill_in(on_line, environ, flags)
     ours = {flag.name for flag in FLAGS}
@@ -166,7 +170,7 @@ def load_as_daemon(
     Returns and raises as ``load_some``.
     """
     flags = (*own, *_ALL_FLAGS)
-    with _helping(title, (*own, *FLAGS)):
+    with _helping(lambda: title, (*own, *FLAGS)):
         on_line, rest = read_argv(argv, flags, FLANNELD_ONLY)
     refuse_words(rest, flags)
     given = fill_in(on_line, environ, flags)
@@ -176,12 +180,12 @@ def load_as_daemon(
 
 
 @contextmanager
-def _helping(title: str, flags: Sequence[Flag]) -> Iterator[None]:
+def _helping(title: Callable[[], str], flags: Sequence[Flag]) -> Iterator[None]:
     """Answer ``--help`` where it is asked for, and end."""
     try:
         yield
     except HelpAsked:
-        sys.stdout.write(flaghelp.usage(title, flags))
+        sys.stdout.write(flaghelp.usage(title(), flags))
         raise SystemExit(0) from None
 
 

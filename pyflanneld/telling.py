@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyflanneld import logs
 from pyflanneld.daemon import Daemon
 from pyflanneld.files import write_file
 from pyflanneld.logring import Recent
-from pyflanneld.loops.observe import Observer
 from pyflanneld.loops.problems import Problems
+
+if TYPE_CHECKING:
+    from pyflanneld.loops.observe import Observer
 
 BEGIN_S = 0.5
 RETRY_S = 10.0
@@ -49,7 +51,7 @@ class Wish:
 class Numbers:
     """The metrics as text; what makes it is loaded when somebody asks for the first time."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: "Observer") -> None:
         self._observer = observer
         self._metrics: Any = None
         self._registry: Any = None

@@ -49,6 +49,10 @@ class WithdrawGuard:
         """
         if not self._enabled:
             return idle
+        if not idle:  # the usual round: it takes nothing away
+            self._held = self._proved = frozenset()
+            self._suspicious = False
+            return idle
         self._held &= idle
         self._proved &= idle
         while self._recent and self._recent[0][0] < now_s - WINDOW_S:

@@ -26,13 +26,11 @@ from pyflanneld.core.backoff import backoff
 from pyflanneld.errors import FirewallError, ProgramMissing
 from pyflanneld.loops.node import Context, Node
 from pyflanneld.loops.rules import Job, Misread, jobs_of, remove_unasked
-from pyflanneld.loops.waiting import set_within
 
 ATTEMPT_S = 30.0
 RETRY_FIRST_S = 0.5
 MISREAD_CAP_S = 300.0
 REMOVAL_TRIES = 5
-BEHIND_ROUTES_S = 0.5
 REMOVAL_CAP_S = 30.0
 
 
@@ -40,7 +38,6 @@ async def keep_firewall(context: Context, node: Node) -> None:
     """Keep all rules for ever; ``node.rules_tried`` and ``node.rules_placed`` tell how far it has come."""
     keepers = [_Keeper(context, job) for job in jobs_of(context, node)]
     node.rules = [keeper.job for keeper in keepers]
-    await set_within(node.reconciled, BEHIND_ROUTES_S)  # starting a program takes longer than placing the routes
     async with asyncio.TaskGroup() as tasks:
         for keeper in keepers:
             tasks.create_task(keeper.run(), name=keeper.topic)

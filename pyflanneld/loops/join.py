@@ -6,7 +6,6 @@ from ipaddress import IPv4Network, IPv6Network
 
 from pyflanneld.backends import BACKENDS, Backend
 from pyflanneld.core.allocation import Demand6
-from pyflanneld.core.firewall import Family
 from pyflanneld.core.guard import WithdrawGuard
 from pyflanneld.core.links import Choice, Link
 from pyflanneld.core.netconf import NetworkConfig, SubnetRange, SubnetRange6
@@ -15,7 +14,6 @@ from pyflanneld.core.peers import PeerTable
 from pyflanneld.loops.acquire import Wish
 from pyflanneld.loops.link import check_public_ip
 from pyflanneld.loops.node import Context, Node, publish
-from pyflanneld.loops.rules import check_programs
 from pyflanneld.loops.subnet_file import remembered_network, remembered_subnet, remembered_subnet6
 
 
@@ -55,8 +53,10 @@ def prepare(
         PublicIpNotOnLink: an address to publish is not on the link, which this backend needs.
         LinkUnusable: the network is dual-stack, and the link has no IPv6 address to publish.
     """
-    families = [Family.IPV4] if config.ipv6 is None else [Family.IPV4, Family.IPV6]
-    check_programs(context, families, nft=config.nftables)
+    if context.options.ip_masq:
+        from pyflanneld.loops.rules import check_programs  # late: the routes need none of it
+
+        check_programs(context, ipv6=config.ipv6 is not None, nft=config.nftables)
     backend = BACKENDS[config.backend_type]
     check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
     attrs = publish(context.options, choice, backend, ipv6=config.ipv6 is not None)

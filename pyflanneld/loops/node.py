@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from random import Random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyflanneld.backends import Backend
 from pyflanneld.core.families import Network
@@ -19,12 +19,14 @@ from pyflanneld.core.links import Choice, Link, LinkPattern
 from pyflanneld.core.netconf import SubnetRange, SubnetRange6
 from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.peers import PeerTable, View
-from pyflanneld.core.reach import Reach
 from pyflanneld.core.routes import KernelRoute, PeerChange
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.loops.problems import Problems
 from pyflanneld.loops.tally import Tally
 from pyflanneld.ports import Change, Clock, Firewall, Kernel, Notifier, Prober, Registry, SubnetFile
+
+if TYPE_CHECKING:
+    from pyflanneld.core.reach import Reach
 
 MISSED_BEATS = 3
 DENIED_PAUSE_S = 5.0
@@ -177,7 +179,7 @@ class Node:
     view: View | None = None               # reconcile
     present: int = 0                       # reconcile: routes of ours in the kernel
     placed: Placed = field(default_factory=Placed)  # reconcile
-    probes: Mapping[IPv4Network, Reach] = field(default_factory=dict)  # probe loop: by peer's subnet; empty without
+    probes: Mapping[IPv4Network, "Reach"] = field(default_factory=dict)  # probe loop: by peer's subnet; empty without
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
     rules: Sequence[Rules] = ()            # firewall, once: what was asked for

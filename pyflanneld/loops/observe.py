@@ -57,12 +57,13 @@ class Observer:
     Args:
         context: the daemon's.
         current: its node, once there is one.
+        started_s: when it was started, on the clock's scale.
     """
 
-    def __init__(self, context: Context, current: Callable[[], Node | None]) -> None:
+    def __init__(self, context: Context, current: Callable[[], Node | None], started_s: float) -> None:
         self._context = context
         self._current = current
-        self._started_s = context.clock.now_s()
+        self._started_s = started_s
         self._kernel: _Kernel | None = None
         self._reading = asyncio.Lock()
 

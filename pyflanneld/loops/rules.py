@@ -166,19 +166,19 @@ async def nft_table(context: Context, family: Family) -> nftables.Table | None:
         raise FirewallError(f"nft's listing cannot be read: {error}") from error
 
 
-def check_programs(context: Context, families: Collection[Family], *, nft: bool) -> None:
-    """Find out whether masquerading is asked for that cannot be had.
+def check_programs(context: Context, *, ipv6: bool, nft: bool) -> None:
+    """Find out whether masquerading, which is asked for, can be had.
 
     Raises:
-        ProgramMissing: so it is.
+        ProgramMissing: it cannot.
     """
-    if not context.options.ip_masq:
-        return
     try:
         if nft:
             context.firewall.need_nft()
-        for family in () if nft else families:
-            context.firewall.need_iptables(family)
+            return
+        context.firewall.need_iptables(Family.IPV4)
+        if ipv6:
+            context.firewall.need_iptables(Family.IPV6)
     except ProgramMissing as error:
         raise ProgramMissing(f"--ip-masq is asked for, but {error}; install it, or leave --ip-masq out") from error
 

@@ -13,7 +13,7 @@ from pyflanneld.options import FLAGS
 
 def test_every_sub_command_has_an_entry() -> None:
     """What can be run is in the catalogue, with a summary of one line."""
-    assert set(cli.SUB_COMMANDS) == {command.name for command in COMMANDS}
+    assert set(cli.sub_commands()) == {command.name for command in COMMANDS}
     for command in COMMANDS:
         assert command.summary, command.name
         assert "\n" not in command.summary
