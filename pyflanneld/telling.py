@@ -30,22 +30,25 @@ BEGIN_S = 0.5
 RETRY_S = 10.0
 TEXTFILE_S = 15.0
 
+Bound = socket.socket
+"""A socket that listens already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What is to be told where.
 
     Attributes:
-        probes: the health port, bound; ``None``: there is none.
         socket: the abstract name of the operators' socket.
         metrics_bind: where the metrics and the page are served; ``None``: nowhere.
         metrics_textfile: the file for the metrics; ``None``: none.
+        probes: the health port, bound; ``None``: there is none.
     """
 
-    probes: socket.socket | None
     socket: str
     metrics_bind: tuple[IPv4Address | IPv6Address, int] | None
     metrics_textfile: Path | None
+    probes: Bound | None = None
 
 
 class Numbers:
@@ -90,7 +93,7 @@ async def tell(daemon: Daemon, *, wish: Wish, recent: Recent, problems: Problems
             tasks.create_task(_write(wish.metrics_textfile, numbers, outcome), name="metrics_file")
 
 
-async def _answer_probes(probes: socket.socket, daemon: Daemon) -> None:
+async def _answer_probes(probes: Bound, daemon: Daemon) -> None:
     http = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.health")
     ip, port = probes.getsockname()[:2]
     server = http.HealthServer(ip_address(ip), port, daemon.health)
