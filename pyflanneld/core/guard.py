@@ -58,14 +58,21 @@ class WithdrawGuard:
         while self._recent and self._recent[0][0] < now_s - WINDOW_S:
             self._recent.popleft()
         fresh = idle - self._held - self._proved
-        gone = frozenset().union(*(dsts for _, dsts in self._recent)) - idle  # not what could not be dropped yet
         suspicious, self._suspicious = self._suspicious, False
-        if fresh and (self._held or suspicious or _is_mass(len(fresh) + len(gone), present + len(gone))):
+        if fresh and (self._held or suspicious or self._are_many(fresh, idle, present)):
             self._hold(fresh, now_s)
             return self._proved
         if fresh:
             self._recent.append((now_s, fresh))
         return fresh | self._proved
+
+    def _are_many(self, fresh: frozenset[Network], idle: frozenset[Network], present: int) -> bool:
+        """Say whether *fresh* is a mass withdrawal, with what has gone lately."""
+        at_most = len(fresh) + sum(len(dsts) for _, dsts in self._recent)
+        if not _is_mass(at_most, present):  # the usual answer; which ones they were need not be known for it
+            return False
+        gone = frozenset().union(*(dsts for _, dsts in self._recent)) - idle  # not what could not be dropped yet
+        return _is_mass(len(fresh) + len(gone), present + len(gone))
 
     def _hold(self, fresh: frozenset[Network], now_s: float) -> None:
         self._held |= fresh
