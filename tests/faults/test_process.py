@@ -191,7 +191,7 @@ def test_f46_second_daemon(cluster: Lab, twin: Node, same: str) -> None:
     """A second daemon for the same network or the same file exits 73 at once; the first one does not notice."""
     node = cluster.nodes[0]
     kvs, pid, journal = store_of(cluster).kvs(), pid_of(node), Journal(node)
-    changes: dict[str, str | int | None] = {"healthz_port": 2402}
+    changes: dict[str, str | int | None] = {"healthz_port": 2411}
     if same != "file":
         changes["subnet_file"] = str(node.subnet_file if "file" in same else twin.subnet_file)
     else:
@@ -216,7 +216,7 @@ def test_f47_two_networks_on_one_host(cluster: Lab, twin: Node) -> None:
     both = cluster.gateways_for(node) | {"10.7.9.0/24": "192.168.14.99"}
     for _ in range(2):
         journal = Journal(twin)
-        launch(twin, etcd_prefix="/other", healthz_port=2402)
+        launch(twin, etcd_prefix="/other", healthz_port=2411, metrics_bind="127.0.0.1:2412")
         journal.wait("daemon.ready", timeout_s=15)
         node.wait_routes(both)
         assert node.stop() == 0
