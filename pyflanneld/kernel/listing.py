@@ -37,7 +37,8 @@ class Listing(Generic[T]):
                 decoded += [
                     known[body] if body in known else self._decode(body) for body in bodies[start : start + AT_ONCE]
                 ]
-                await asyncio.sleep(0)
+                if start + AT_ONCE < len(bodies):
+                    await asyncio.sleep(0)
             self._bodies, self._decoded = bodies, decoded
             values = tuple(value for value in decoded if value is not None)
             if values != self._values:  # some messages carry clocks: the rest of a lifetime, a bridge's timers

@@ -25,6 +25,7 @@ class RouteJournal:
         self._told = Change(0)
         self._link_index = node.link.index
         self._lost: dict[Network, Cause] = {}
+        self._untold: dict[Network, Cause] = {}
         self._waited: frozenset[Network] = frozenset()
 
     def looking(self) -> None:
@@ -44,6 +45,11 @@ class RouteJournal:
         )
         self._link_index = self._node.link.index
         self._lost = {dst: why for dst, why in self._lost.items() if dst not in present} | lost
+        self._untold = lost
+
+    def tell_losses(self) -> None:
+        """Log what the look before has found lost. Asked for after the repair: writing a line takes as long as that."""
+        lost, self._untold = self._untold, {}
         if lost:
             first = first_of(lost)
             self._context.log.warning(

@@ -156,7 +156,10 @@ class Reconciler:
         not_before = self._next_look_at()
         while True:
             self._context.heart.beat("routes", 2 * SCAN_S)
-            await self._context.tally.timed(self._context.clock.now_s, self._round())
+            try:
+                await self._context.tally.timed(self._context.clock.now_s, self._round())
+            finally:
+                self._journal.tell_losses()
             if self._failures:
                 scan_at = min(scan_at, asyncio.get_running_loop().time() + RETRY_S)
             if not await self._peers_change_first(scan_at, not_before):
