@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pyflanneld import flaghelp
 from pyflanneld.commands import daemons
 from pyflanneld.commands.daemons import SUBNET_FILE, Daemon, Refused
+from pyflanneld.commands.ownflags import OUTPUT, wants_json
 from pyflanneld.errors import NoDaemon, UsageError
-from pyflanneld.flags import Flag, Given, HelpAsked, Kind, fill_in, read_argv
+from pyflanneld.flags import Flag, Given, HelpAsked, fill_in, read_mixed
 
-OUTPUT = Flag("output", Kind.STRING, "text", "text or json.", "FORMAT", "this command", from_env=False)
 __all__ = ["OUTPUT", "SUBNET_FILE", "Order", "run"]
 
 
@@ -41,9 +41,7 @@ def run(
     if read is None:
         return 0
     plain, given = read
-    output = str(given["output"].value) if "output" in given else "text"
-    if output not in ("text", "json"):
-        raise UsageError(f"{given['output'].written}: {output!a} is not usable: text or json is needed")
+    output = "json" if OUTPUT.name in given and wants_json(given) else "text"
     try:
         return act(Order(daemons.chosen(given[SUBNET_FILE.name]), output, given, plain))
     except (NoDaemon, Refused) as error:
@@ -59,15 +57,8 @@ def read_or_help(
     Raises:
         UsageError: it is wrong.
     """
-    plain: list[str] = []
-    found: dict[str, Given] = {}
-    rest = list(words)
     try:
-        while rest:
-            some, rest = read_argv(rest, flags)
-            found.update(some)
-            plain += rest[:1]
-            rest = rest[1:]
+        found, plain = read_mixed(words, flags)
     except HelpAsked:
         sys.stdout.write(flaghelp.usage(title, flags))
         return None

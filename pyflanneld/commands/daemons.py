@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld import lock
+from pyflanneld.commands.ownflags import OWN
 from pyflanneld.errors import NoDaemon, PyflanneldError, UsageError
 from pyflanneld.flags import Flag, Given, Kind
 
 TIMEOUT_S = 5.0
 BUSY_S = 0.2
 _WHICH = "Which daemon: the one with this subnet file."
-SUBNET_FILE = Flag("subnet-file", Kind.STRING, "", _WHICH, "PATH", "this command", from_env=False)
+SUBNET_FILE = Flag("subnet-file", Kind.STRING, "", _WHICH, "PATH", OWN, from_env=False)
 _SOCKET = re.compile(r"@(pyflanneld/operator/[0-9a-f]{32})$")
 
 

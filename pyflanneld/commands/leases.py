@@ -13,6 +13,7 @@ from typing import Protocol, assert_never
 from pyflanneld import logs
 from pyflanneld.backends import BACKENDS
 from pyflanneld.commands import leasetable
+from pyflanneld.commands.ownflags import OWN, own_switch
 from pyflanneld.core import reservations
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import LeaseAttrs, SubnetKey, encode_name, encode_value
@@ -43,12 +44,11 @@ Reserving what that very node leases already takes the time to live away. Releas
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 """
 
-_OWN = "this command"
 _OUTPUT = Flag(
-    "output", Kind.STRING, "table", "table or json, for list.", "FORMAT", _OWN, from_env=False,
+    "output", Kind.STRING, "table", "table or json, for list.", "FORMAT", OWN, from_env=False,
     choices=("table", "json"),
 )  # fmt: skip
-_FORCE = Flag("force", Kind.BOOL, False, "Release a live lease.", "", _OWN, from_env=False)
+_FORCE = own_switch("force", "Release a live lease.")
 LEASES_FLAGS = (_OUTPUT, _FORCE, *(flag for flag in FLAGS if flag.group == ETCD))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from pyflanneld.commands.ownflags import OWN
 from pyflanneld.flags import Flag, Kind
 
 PROGRAM = "pyflanneld"
@@ -90,7 +91,7 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
         for name in {option.lstrip("-"): None for option in action.option_strings if option not in ("-h", "--help")}:
             yield Flag(
                 name, _kind(action), "" if action.nargs != 0 else False, (action.help or "") % vars(action),
-                _metavar(action), "this command", from_env=False, choices=tuple(map(str, action.choices or ())),
+                _metavar(action), OWN, from_env=False, choices=tuple(map(str, action.choices or ())),
             )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyflanneld.commands import asking
 from pyflanneld.commands.output import BOLD, GREEN, RED, YELLOW, Paint, columns
-from pyflanneld.flags import Flag, Kind
+from pyflanneld.commands.ownflags import own_switch
 
 TITLE = """\
 pyflanneld routes: the routes that the leases ask for, beside those that the kernel has.
@@ -16,7 +16,7 @@ Usage: pyflanneld routes [--diff] [--output=text|json] [--subnet-file=PATH]
 
 Exit codes: 0 done; with --diff: 0 nothing differs, 1 something does. 2 wrong usage or several daemons, 3 no daemon.
 """
-_DIFF = Flag("diff", Kind.BOOL, False, "Only what differs; the exit code tells.", "", "this command", from_env=False)
+_DIFF = own_switch("diff", "Only what differs; the exit code tells.")
 FLAGS = (_DIFF, asking.OUTPUT, asking.SUBNET_FILE)
 _HEAD = ("DESTINATION", "STATE", "WANTED", "KERNEL", "PROTO", "WHAT IT MEANS")
 _COLOURS = {"ok": GREEN, "held": YELLOW, "frozen": YELLOW, "unwanted": YELLOW}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from pyflanneld.commands import asking, daemons
+from pyflanneld.commands.ownflags import OWN
 from pyflanneld.errors import NoDaemon, UsageError
 from pyflanneld.flags import Flag, Kind
 
@@ -15,7 +16,7 @@ Usage: pyflanneld wait [--timeout=SECONDS] [--subnet-file=PATH]
 
 Exit codes: 0 ready, 1 not ready in time (says why), 2 wrong usage or several daemons, 3 no daemon in time.
 """
-_TIMEOUT = Flag("timeout", Kind.INT, 60, "How long to wait, in seconds.", "SECONDS", "this command", from_env=False)
+_TIMEOUT = Flag("timeout", Kind.INT, 60, "How long to wait, in seconds.", "SECONDS", OWN, from_env=False)
 FLAGS = (_TIMEOUT, asking.SUBNET_FILE)
 POLL_S = 0.2
 

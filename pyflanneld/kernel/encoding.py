@@ -48,7 +48,6 @@ _RTNH_F_ASKED_FOR = 0x02 | 0x04  # pervasive, onlink; the others tell a state
 _OUR_ATTRIBUTES = frozenset({RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE})
 _NUMBER_ATTRIBUTE = struct.Struct("=HHI")
 _NUMBER = struct.Struct("=I")
-_ADDRESS_ATTRIBUTE = struct.Struct("=HH4s")
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 _TEMPLATE = struct.Struct("=IHHII" "BBBBBBBBI" "HH4s" "HH4s" "HHI" "HHI")  # header, rtmsg, dst, gateway, link, table
