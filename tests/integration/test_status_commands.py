@@ -83,9 +83,13 @@ def test_a_neighbour_that_answered(cluster: Lab) -> None:
     """After a word with a peer, its row says that the kernel knows it."""
     node, peer, _ = cluster.nodes
     node.exec("ping", "-c1", "-W2", str(peer.address.ip))
-    row = next(row for row in ask(node, "peers", "--output=json").json if row["subnet"] == peer.subnet)
-    assert row["neighbour"] in ("reachable", "delay", "probe", "stale")
-    assert len(row["mac"]) == 17
+
+    def seen() -> Any:
+        return next(row for row in ask(node, "peers", "--output=json").json if row["subnet"] == peer.subnet)
+
+    until(lambda: seen()["neighbour"], "the neighbour in its row", 10)  # the kernel is read twice a second at most
+    assert seen()["neighbour"] in ("reachable", "delay", "probe", "stale")
+    assert len(seen()["mac"]) == 17
 
 
 def test_etcd_killed(cluster: Lab) -> None:
