@@ -44,10 +44,10 @@ demo: need-root demo-programs venv ## put up a cluster of 3 hosts on this machin
 	@$(BIN)/python -m pyflanneld lab demo
 
 test: need-root test-programs lint ## lint, types, then all tests: unit, contract, integration, faults (root)
-	@$(BIN)/python -m pytest $(wildcard tests/unit tests/contract tests/integration tests/faults)
+	@$(BIN)/python -m pytest -m "not thorough" $(wildcard tests/unit tests/contract tests/integration tests/faults)
 
 test-fast: lint ## lint, types, and the tests that need neither root nor etcd
-	@$(BIN)/python -m pytest -m "not etcd and not netns" $(or $(T),$(wildcard tests/unit tests/contract))
+	@$(BIN)/python -m pytest -m "not etcd and not netns and not thorough" $(or $(T),$(wildcard tests/unit tests/contract))
 
 test-all: need-root ## "make test" on every Python from 3.11 up that this machine has (root)
 	@done=" "
