@@ -97,7 +97,9 @@ class Daemon:
                 known, prospect = (config, among), prepare(self._context, links, choice, config, among)
             if (found := await acquire(self._context, prospect.wish)) is not None:
                 lease, leases = found
-                return prospect.node(self._context, lease), leases
+                node = prospect.node(self._context, lease)
+                node.lease_found = lease.record.create_revision <= leases.revision
+                return node, leases
 
     async def _announce(self, node: Node) -> None:
         """Say that we are ready when the rules are in place, the file is on disk and the first round is done."""

@@ -1,9 +1,11 @@
-"""Which subnet a node may take, rows F42, F43, F45 and F49 of the fault matrix, against a real etcd."""
+"""Which subnet a node may take, rows F40, F42, F43, F45 and F49 of the fault matrix, against a real etcd."""
 
 import asyncio
+import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
@@ -14,8 +16,12 @@ from pyflanneld.clock import SystemClock
 from pyflanneld.core.lease import LeaseAttrs, encode_value, parse_name
 from pyflanneld.core.netconf import parse_config
 from pyflanneld.core.ownership import OwnLease
+from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
+from pyflanneld.lab.measure import RouteMonitor
+from pyflanneld.lab.node import Node
+from pyflanneld.lab.run import until
 from pyflanneld.loops.acquire import Wish, acquire
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.etcd_v3 import EtcdV3Registry
@@ -23,6 +29,7 @@ from tests.bed import Journal, gateways, launch, lease_key, lease_value, store_o
 from tests.etcd import Etcd, running_etcd
 from tests.etcd_side import EtcdSide
 from tests.faults.conftest import Measured
+from tests.netns import Namespace
 from tests.polling import eventually
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
@@ -125,6 +132,91 @@ def test_f42_network_made_larger(site: Lab, measured: Measured) -> None:
     assert node.subnet == str(node.wish.network)
     assert node.env()["FLANNEL_NETWORK"] == "172.7.0.0/16"
     measured(f"ready {took_s:.1f} s after the network was made larger")
+
+
+# F40: one address, two hosts
+
+
+@contextmanager
+def way_to_etcd(host: Node, lab: Lab) -> Iterator[str]:
+    """Offer a laboratory's etcd on the loopback of a host of another one, with which it shares no wire."""
+    listening = threading.Event()
+    server: list[socket.socket] = []
+
+    def listen() -> None:
+        with Namespace(host.namespace).inside():
+            server.append(socket.create_server(("127.0.0.1", 0)))
+        listening.set()
+
+    def serve() -> None:
+        while True:
+            try:
+                near, _ = server[0].accept()
+            except OSError:
+                return
+            far = topology.connect(lab.etcd.namespace, "127.0.0.1", 2379, 5)
+            far.settimeout(None)
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=pump, args=(source, target), daemon=True).start()
+
+    threads = [threading.Thread(target=listen), threading.Thread(target=serve)]
+    threads[0].start()
+    listening.wait(10)
+    threads[1].start()
+    try:
+        yield f"http://127.0.0.1:{server[0].getsockname()[1]}"
+    finally:
+        server[0].shutdown(socket.SHUT_RDWR)
+        server[0].close()
+        for thread in threads:
+            thread.join(10)
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Carry bytes until one end closes, and close both."""
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    for sock in (source, target):
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
+
+
+MARGIN_MIN = 1439  # of 1440: a renewal every minute
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+def test_f40_two_hosts_with_one_address(cluster: Lab, make_lab: Callable[..., Lab], measured: Measured) -> None:
+    """A clone of a host on another wire, with the same address, finds the same lease: both say so after two renewals by
+    the other; the clone is not ready then, the first host and its peers notice nothing else."""
+    first, peer, _ = cluster.nodes
+    first.stop()
+    store_of(cluster).delete(lease_key(first.subnet))
+    launch(first, subnet_lease_renew_margin=MARGIN_MIN)
+    first.wait_ready()
+    peer.wait_routes(cluster.gateways_for(peer))
+    elsewhere = make_lab(1)
+    elsewhere.build()
+    clone, kvs = elsewhere.nodes[0], store_of(cluster).kvs()
+    assert clone.address == first.address
+    journals = [Journal(first), Journal(clone)]
+    with way_to_etcd(clone, cluster) as url, RouteMonitor(peer) as theirs, RouteMonitor(first) as ours:
+        time.sleep(25)  # until some time between two renewals: those at one moment look like one
+        began = time.monotonic()
+        launch(clone, etcd_endpoints=url, subnet_lease_renew_margin=MARGIN_MIN)
+        clone.wait_ready()
+        assert clone.subnet == first.subnet
+        for journal in journals:
+            journal.wait("lease.shared", timeout_s=400)
+        took_s = time.monotonic() - began
+        until(lambda: "192.168.14.21" in why_not_ready(clone), "the clone is not ready")
+        assert first.get("/readyz")[0] == 200
+        assert store_of(cluster).kvs() == kvs
+        assert ours.messages() == theirs.messages() == ()
+        clone.kill()
+    measured(f"told by both after {took_s:.0f} s, at a renewal a minute; the clone not ready, the first host untouched")
 
 
 # F43: keys of other shapes

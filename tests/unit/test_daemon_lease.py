@@ -270,6 +270,52 @@ def test_exhausted_network_is_said_and_waited_for() -> None:
     run(scenario())
 
 
+def test_two_hosts_with_one_address() -> None:
+    """Both say so after two renewals by the other; only the one that has found the lease is not ready. When the other
+    is gone, all is well again."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        first, second = FakeNode(etcd, env=PINNED), FakeNode(etcd, env=PINNED)
+        async with first.running():
+            await asyncio.sleep(100)  # they draw the same numbers, and would renew at the same moments
+            async with second.running():
+                assert len(held(etcd)) == 1
+                await until(lambda: first.log.count("lease.shared") and second.log.count("lease.shared"), 1500, 1)
+                assert first.ready
+                assert "192.168.14.21" in second.why_not
+                await asyncio.sleep(3600)
+                assert first.ready
+                assert not second.ready
+                assert first.log.count("daemon.failed") == 0
+            await until(lambda: "rival" not in first.problems.open(), 1500, 1)
+
+    run(scenario())
+
+
+def test_own_renewals_are_nobody_elses() -> None:
+    """A day with restarts, outages of etcd and new leaders, who begin every lease anew: no rival is seen."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        for hour in range(24):
+            async with node.running():
+                await asyncio.sleep(1800)
+                if hour % 3 == 0:
+                    node.registry.down = RegistryUnavailable("down")
+                    await asyncio.sleep(1200)
+                    node.registry.down = None
+                if hour % 4 == 0:
+                    etcd.leader += 1
+                    etcd.renewed_at_s.clear()
+                await asyncio.sleep(1800)
+                assert node.ready
+                assert node.log.count("lease.shared") == 0
+
+    run(scenario())
+
+
 def test_larger_network_helps_a_node_that_waits() -> None:
     """A node that has found no free subnet takes one of the network that the operator has made larger."""
 
