@@ -117,6 +117,7 @@ async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
         structlog.get_logger("pyflanneld").info("daemon.stopping", **why)
         for one in STOP_SIGNALS:
             loop.remove_signal_handler(one)
+            signal.signal(one, signal.SIG_DFL)  # of INT the loop would make an exception, with a traceback in the log
         task.cancel()
 
     for number in STOP_SIGNALS:
