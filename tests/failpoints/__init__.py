@@ -9,4 +9,4 @@ import sys
 
 COMMAND = (sys.executable, "-m", "tests.failpoints")
 PLAN = "PYFLANNELD_FAILPOINTS"
-PASSED = "PYFLANNELD_FAILPOINTS_PASSED"  # a file: the name of each point goes there when it is passed first
+PASSED = "PYFLANNELD_FAILPOINTS_PASSED"  # a file: each point, and the monotonic time when it is passed first

@@ -90,7 +90,7 @@ class Plan:
         number = self._passes[point] = self._passes.get(point, 0) + 1
         if number == 1 and self._passed is not None:
             with self._passed.open("a") as file:
-                file.write(f"{point}\n")
+                file.write(f"{point} {time.monotonic()}\n")
         action = self._actions.get(point)
         if action is None or not action.due(number):
             return False

@@ -46,7 +46,7 @@ def test_an_action_happens_at_its_passes(tmp_path: Path) -> None:
             met.append(0)
     assert met == [0, errno.EIO, errno.EIO, 0]
     assert [plan.reach("txn.reply") for _ in range(2)] == [True, False]
-    assert (tmp_path / "passed").read_text().split() == ["env.fsync", "txn.reply"]
+    assert [line.split()[0] for line in (tmp_path / "passed").read_text().splitlines()] == ["env.fsync", "txn.reply"]
 
 
 @pytest.mark.parametrize("target", HOOKS)
