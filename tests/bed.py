@@ -419,14 +419,18 @@ def wires(node: Node) -> str:
     return "\n".join([*sorted(lines), node.exec("nft", "list", "ruleset")])
 
 
-def keeper(request: pytest.FixtureRequest, nodes: int = 3, **env: str) -> Iterator[Keeper]:
-    """Have a laboratory of *nodes* hosts, whose daemons get this environment, until the generator is closed."""
+def keeper(request: pytest.FixtureRequest, nodes: int = 3, etcd: str = "etcd", **env: str) -> Iterator[Keeper]:
+    """Have a laboratory of *nodes* hosts, whose daemons get this environment, until the generator is closed.
+
+    *etcd* is the program: see ``tests.etcd.RELEASES``.
+    """
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     request.getfixturevalue("no_dead_labs")
     root = request.getfixturevalue("tmp_path_factory").mktemp("lab")
     daemon = ("env", *(f"{name}={value}" for name, value in env.items()), *DAEMON)
     with Lab(f"t{os.getpid()}-{next(_numbers)}", nodes, root, daemon) as lab:
+        lab.etcd.program = etcd
         yield Keeper(lab)
 
 
