@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from pyflanneld import __version__, lock, logs, parent
+from pyflanneld import __version__, lock, logs, parent, privileges
 from pyflanneld.assembly import serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.logrepeat import Repeats
@@ -27,6 +27,7 @@ def run_daemon(settings: Settings) -> int:
     """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
+    privileges.forbid_core_dumps()
     recent = Recent()
     logs.configure(settings.log_format, settings.verbosity, Repeats(time.monotonic), recent)
     log = structlog.get_logger("pyflanneld")
