@@ -20,6 +20,7 @@ import os
 import pwd
 import resource
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ _PRIVILEGED_PORTS = 1024
 
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS = 1, 2, 4, 8
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 23, 24, 38, 47
-_AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
+_AMBIENT_IS_SET, _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 1, 2, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _TASKS = Path("/proc/self/task")
 
@@ -137,12 +138,16 @@ def need_net_admin() -> None:
 
 
 def hand_on() -> None:
-    """Let the firewall programs have CAP_NET_ADMIN where the daemon is not root and nobody has seen to that."""
-    if os.geteuid() == 0:
+    """Let the firewall programs have CAP_NET_ADMIN where the daemon is not root and nobody has seen to that.
+
+    A system call filter may refuse it, as that of the unit, which has seen to it; elsewhere the programs will complain.
+    """
+    if os.geteuid() == 0 or _prctl(_PR_CAP_AMBIENT, _AMBIENT_IS_SET, CAP_NET_ADMIN):
         return
     effective, permitted, inheritable = _capabilities()
-    _set_capabilities(effective, permitted, inheritable | _ONLY)
-    _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, CAP_NET_ADMIN)
+    with suppress(OSError):
+        _set_capabilities(effective, permitted, inheritable | _ONLY)
+        _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, CAP_NET_ADMIN)
 
 
 def become(who: Account) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def test_without_the_capability_it_ends_at_once(site: Lab) -> None:
 
 
 def test_a_user_with_the_capability_needs_no_root(site: Lab) -> None:
-    """Started by a service manager that has done it all: works, and firewall programs get the capability too."""
+    """Started by a service manager that has done it all: works, and firewall programs have the capability too."""
     drop = (
         f"setpriv --reuid={UID} --regid={UID} --clear-groups --no-new-privs "
         "--bounding-set=-all,+net_admin --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin"
@@ -202,3 +203,16 @@ def test_the_end_of_the_start_script_is_still_noticed(site: Lab) -> None:
     node.kill()
     assert journal.wait("daemon.stopping", 20)["reason"] == "start script ended"
     assert journal.wait("daemon.stopped", 20)
+
+
+@pytest.mark.parametrize("handed_on", [True, False])
+def test_the_capability_is_handed_on_where_nobody_has_seen_to_that(handed_on: bool) -> None:
+    """A user who has it, but not for the programs that it starts: from then on these have it too."""
+    script = (
+        "import os, sys\nfrom pyflanneld import privileges as p\n"
+        f"p.become(p.Account('somebody', {UID}, {UID}))\np._prctl(47, 4)  # clear the ambient set\n"
+        f"{handed_on} and p.hand_on()\nos.execv('/bin/cat', ['cat', '/proc/self/status'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert fields(done.stdout)["CapEff"] == (NET_ADMIN if handed_on else f"{0:016x}")
+    assert fields(done.stdout)["Uid"].split() == [str(UID)] * 4
