@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from pyflanneld import lock
+from pyflanneld import lock, privileges
 from pyflanneld.clock import SystemClock
 from pyflanneld.files import SubnetEnvFile
 from pyflanneld.logring import Recent
@@ -33,13 +33,14 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
     from pyflanneld.http.port import health_port
     from pyflanneld.telling import Wish, log_state, tell
 
-    ports = context(settings, log)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(_close, ports.kernel.close)
-        stack.push_async_callback(_close, ports.registry.close)
         probes = None
         if settings.healthz_port:
             probes = stack.enter_context(health_port(settings.healthz_ip, settings.healthz_port))
+        privileges.restrict(settings, log)  # before anything that starts a thread
+        ports = context(settings, log)
+        stack.push_async_callback(_close, ports.kernel.close)
+        stack.push_async_callback(_close, ports.registry.close)
         wish = Wish(
             probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from pyflanneld import __version__, lock, logs, parent
+from pyflanneld import __version__, lock, logs, parent, privileges
 from pyflanneld.assembly import STATE_SIGNAL, serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.logrepeat import Repeats
@@ -28,6 +28,7 @@ def run_daemon(settings: Settings) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
     signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is something to tell
+    privileges.forbid_core_dumps()
     recent = Recent()
     logs.configure(settings.log_format, settings.verbosity, Repeats(time.monotonic), recent)
     log = structlog.get_logger("pyflanneld")

@@ -32,7 +32,7 @@ PROBLEMS: Mapping[str, str] = {
     "probe.unanswered": "Look at that host, at its docker0, and at firewalls that drop ICMP: `pyflanneld peers`.",
     "route.conflict": "See `pyflanneld routes --diff`, and find out who put that route: when it goes, ours comes.",
     "route.failed": "ENETUNREACH: the gateway is not on this link. Else see `ip route get` for it, and `dmesg`.",
-    "subnet_file.failed": "Check the directory: does it exist, is there room, is it writable for this user?",
+    "subnet_file.failed": "Check the directory: is it there, has it room, may this user write there, and not all?",
 }
 """By the log event of the problem."""
 
