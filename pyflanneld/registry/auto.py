@@ -171,8 +171,10 @@ class AutoRegistry:
         return await self._in_use.write_config(value, seen=seen)
 
     def reconnect(self) -> None:
-        """Use new connections from now on."""
-        self._in_use.reconnect()
+        """Use new connections from now on, to both APIs."""
+        self._v3.reconnect()
+        if self._made_v2 is not None:
+            self._made_v2.reconnect()
 
     async def close(self) -> None:
         """Close all connections, of both APIs."""

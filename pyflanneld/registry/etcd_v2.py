@@ -33,6 +33,7 @@ from pyflanneld.registry.create_v2 import CreatorV2, read_record
 from pyflanneld.registry.http_v2 import Form, Http, HttpMember, Request
 from pyflanneld.registry.members import Members
 from pyflanneld.registry.timing import Timing
+from pyflanneld.registry.tls import Tls
 from pyflanneld.registry.watch_v2 import LongPoll
 from pyflanneld.registry.wire_v2 import Node, Tree, parse_event
 
@@ -49,6 +50,7 @@ class EtcdV2Registry:
         rng: draws the endpoint to begin with.
         log: where events go; by default structlog's.
         timing: how long to wait for what.
+        tls: the certificates in use, where they are shared; otherwise read here.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
@@ -61,11 +63,12 @@ class EtcdV2Registry:
         rng: random.Random,
         log: FilteringBoundLogger | None = None,
         timing: Timing = _TIMING,
+        tls: Tls | None = None,
     ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.registry")
         self._tree = Tree.below(access.prefix)
         members = Members([HttpMember(url) for url in access.endpoints], rng=rng, log=self._log)
-        self._http = Http(access, members=members, timing=timing)
+        self._http = Http(access, members=members, timing=timing, tls=tls)
         self._creator = CreatorV2(
             self._http, self._tree, list_subnets=self.list_subnets, delete=self.delete_subnet, log=self._log
         )

@@ -25,7 +25,7 @@ from pyflanneld.registry.calls import Caller, Timing, keep_alive
 from pyflanneld.registry.channel import Endpoints
 from pyflanneld.registry.leases import Creator, read_record
 from pyflanneld.registry.reservations import create_without_ttl, time_left, times_to_live
-from pyflanneld.registry.tls import load_tls
+from pyflanneld.registry.tls import Tls
 from pyflanneld.registry.watch import Watch
 from pyflanneld.registry.wire import KeySpace
 
@@ -44,6 +44,7 @@ class EtcdV3Registry:
         rng: draws the endpoint to begin with.
         log: where events go; by default structlog's.
         timing: how long to wait for what.
+        tls: the certificates in use, where they are shared; otherwise read here.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
@@ -56,10 +57,11 @@ class EtcdV3Registry:
         rng: random.Random,
         log: FilteringBoundLogger | None = None,
         timing: Timing = _TIMING,
+        tls: Tls | None = None,
     ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.registry")
         self._keys = KeySpace.below(access.prefix)
-        self._endpoints = Endpoints(access.endpoints, load_tls(access), rng=rng, log=self._log)
+        self._endpoints = Endpoints(access.endpoints, tls or Tls(access), rng=rng, log=self._log)
         tokens = Tokens(access, rpc_timeout_s=timing.rpc_s, log=self._log)
         self._caller = Caller(self._endpoints, tokens, timing)
         self._creator = Creator(self._caller, self._keys, self._log)
