@@ -25,6 +25,7 @@ class SubnetEnvFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._leftover = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}")
+        self._synced = True
 
     def read(self) -> str | None:
         """Return the text, ``None`` when there is no file.
@@ -54,7 +55,7 @@ class SubnetEnvFile:
 
         Raises:
             PermissionError: everybody may write to the directory.
-            OSError: nothing has changed, and no temporary file is left.
+            OSError: the file is as it was, or has *text* which a power cut may take back; no temporary file is left.
         """
         data = text.encode()
         make_directories(self._path.parent)
@@ -62,8 +63,13 @@ class SubnetEnvFile:
             _refuse_everyones(at, self._path.parent)
             self._remove_leftovers(at)
             if self._holds(at, data):
+                if not self._synced:  # the last attempt may have failed behind its rename
+                    os.fsync(at)
+                    self._synced = True
                 return False
+            self._synced = False
             _replace(at, self._path.name, data, _FILE_MODE)
+            self._synced = True
         return True
 
     def _remove_leftovers(self, at: int) -> None:

@@ -28,6 +28,14 @@ def install(plan: Plan) -> None:
         setattr(owner, name, hook(getattr(owner, name), plan))
 
 
+def lease_for(ttl_s: int) -> None:
+    """Have leases live for *ttl_s*."""
+    for module in ("loops.acquire", "loops.hold"):
+        owner, name = place(f"{module}:TTL_S")
+        assert hasattr(owner, name)
+        setattr(owner, name, ttl_s)
+
+
 def place(target: str) -> tuple[Any, str]:
     """Return what holds ``module:name`` or ``module:class.name``, and the name there."""
     module, _, path = target.partition(":")

@@ -13,8 +13,8 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.run import until
-from tests.bed import Journal, gateways, launch, lease_key, lease_value, store_of
-from tests.failpoints import PASSED
+from tests.bed import Journal, gateways, launch, lease_key, lease_value, store_of, wait_exit
+from tests.failpoints import PASSED, TTL
 from tests.failpoints.plan import POINTS
 from tests.faults.conftest import Measured
 
@@ -192,7 +192,7 @@ def kill(host: Host, point: str) -> dict[str, str]:
     return gateways(host.node)
 
 
-def come_back(host: Host, before: dict[str, str]) -> None:
+def come_back(host: Host, before: dict[str, str], kills: int = 1) -> None:
     """Start after a kill, and see that nothing has moved that was right."""
     held = host.store.kvs(f"{PREFIX}/subnets/")
     file = host.node.subnet_file.read_bytes() if host.node.subnet_file.exists() else None
@@ -212,7 +212,7 @@ def come_back(host: Host, before: dict[str, str]) -> None:
         assert host.node.subnet_file.read_bytes() == file
     host.check_file()
     orphans = host.orphans()
-    assert len(orphans) <= 1
+    assert len(orphans) <= kills
     assert all(host.store.ttl(lease)[1] == TTL_S for lease in orphans)  # etcd lets it go then
 
 
@@ -225,3 +225,40 @@ def test_f76_killed_at_a_point(host: Host, point: str, measured: Measured) -> No
     assert point in host.passed()
     come_back(host, before)
     measured(f"at {point}: the same subnet, {len(before)} routes untouched or right, {len(host.orphans())} lease left")
+
+
+FOLLOWING = dict(zip(POINTS, (*POINTS[1:], POINTS[0]), strict=True))
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["again", "then the next"])
+@pytest.mark.parametrize("point", [pytest.param(point, marks=pytest.mark.thorough) for point in POINTS])
+def test_f76_killed_twice_in_a_row(host: Host, point: str, again: bool, measured: Measured) -> None:
+    """The next life is killed as well, at the same point or at another: the same holds after both."""
+    first_life(host, point)
+    kill(host, point)
+    second = point if again else FOLLOWING[point]
+    host.put_peers()
+    before = kill(host, second)
+    kills = 1 + (second in host.passed())
+    come_back(host, before, kills)
+    measured(f"at {point} and at {second}: the same subnet, {len(host.orphans())} leases left")
+
+
+@pytest.mark.thorough
+def test_f76_a_lease_that_is_left_over_runs_out(host: Host, measured: Measured) -> None:
+    """Killed between the grant of an etcd lease and the creation of the key: the lease is gone after its time to live,
+    and the key of the next life stays."""
+    short = {TTL: "5"}
+    launch(host.node, failpoints="grant=kill", env=short)
+    assert wait_exit(host.node) == -signal.SIGKILL
+    [orphan] = host.orphans()
+    began = time.monotonic()
+    launch(host.node, failpoints="", env=short)
+    host.node.wait_ready()
+    [key] = host.leases()
+    held = host.store.kv(key)
+    until(lambda: orphan not in host.store.leases(), "etcd lets the lease go", 30)
+    measured(f"the lease left over was gone after {time.monotonic() - began:.0f} s of its 5")
+    assert host.store.kv(key) == held
+    assert host.node.ready()
+    assert host.orphans() == []
