@@ -1,8 +1,10 @@
 """What etcd and the daemon count themselves, read from their metrics: the observers' second opinion."""
 
+import contextlib
 import re
 
 from pyflanneld.lab.node import Node
+from pyflanneld.lab.run import until
 from tests.bed import http_answer
 
 METRICS_PORT = 2402
@@ -36,5 +38,13 @@ def etcd_counters(namespace: str, port: int = 2379) -> Counters:
 
 
 def daemon_counters(node: Node) -> Counters:
-    """Ask a host's daemon."""
-    return Counters(http_answer(node.namespace, METRICS_PORT, b"GET /metrics HTTP/1.0\r\n\r\n").decode())
+    """Ask a host's daemon, which begins to tell its numbers a moment after it is ready."""
+    found: list[bytes] = []
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError):
+            found.append(http_answer(node.namespace, METRICS_PORT, b"GET /metrics HTTP/1.0\r\n\r\n"))
+        return bool(found)
+
+    until(answers, f"{node.name} tells its numbers", 10, 0.05)
+    return Counters(found[0].decode())

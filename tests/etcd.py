@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 START_S = 20.0
 
 
@@ -38,6 +40,8 @@ def _releases() -> dict[str, str]:
 
 
 RELEASES = _releases()
+EACH_RELEASE = [pytest.param(name, marks=[] if name == "3.4" else pytest.mark.thorough) for name in RELEASES]
+"""For fixtures: Debian's release always, others in the whole of the fault matrix."""
 
 
 def etcd_missing() -> str | None:

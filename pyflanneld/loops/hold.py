@@ -1,7 +1,7 @@
 """Hold the own lease: renew early and often, prove that it is ours, take it again when it has vanished."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, assert_never
@@ -40,7 +40,7 @@ async def hold_lease(context: Context, node: Node) -> None:
     Raises:
         LeaseLost: another node holds our subnet.
     """
-    waits, proved = backoff(1.0, RETRY_CAP_S, context.rng), True
+    waits, proved = _waits(context, node), True
     rival = await _look_out(context, node)
     while True:
         delay_s = around(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
@@ -53,7 +53,7 @@ async def hold_lease(context: Context, node: Node) -> None:
         if rival is not None:
             rival.renewed(proved=proved)
         if proved:
-            waits = backoff(1.0, RETRY_CAP_S, context.rng)
+            waits = _waits(context, node)
 
 
 async def _look_out(context: Context, node: Node) -> "Rival | None":
@@ -76,6 +76,11 @@ def interval_s(context: Context, node: Node) -> float:
     if node.lease.reserved:
         return RESERVED_INTERVAL_S
     return renewal_interval_s(node.lease.ttl_s, context.options.renew_margin_s)
+
+
+def _waits(context: Context, node: Node) -> Iterator[float]:
+    """Return the waits of an outage: a lease with a short life must not run out during one when etcd is back."""
+    return backoff(1.0, min(RETRY_CAP_S, interval_s(context, node)), context.rng)
 
 
 async def _verify(context: Context, node: Node) -> bool:

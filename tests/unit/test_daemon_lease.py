@@ -405,6 +405,25 @@ def test_suspend_is_noticed_and_the_lease_verified() -> None:
     run(scenario())
 
 
+def test_short_lease_is_tried_as_often_as_it_is_renewed() -> None:
+    """A lease that lives for 40 s is looked at every 4 s in an outage too: when etcd is back it does not run out while
+    the daemon still waits."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        etcd.put(OWN, value("192.168.14.21"), lease_id=etcd.grant(40))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            for _ in range(5):
+                node.registry.down = RegistryUnavailable("cut")
+                await asyncio.sleep(120)
+                assert not node.ready
+                node.registry.down = None
+                await until(lambda: node.ready, 5)
+
+    run(scenario())
+
+
 def test_key_that_claims_everything_costs_nobody_its_subnet() -> None:
     """A key such as 0.0.0.0-0 neither keeps a node from starting nor from taking its vanished key again."""
 
