@@ -5,6 +5,7 @@ Imports are late: ``--help``, usage errors and most commands need none of these 
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -23,13 +24,14 @@ from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings
 
 CLOSE_S = 1.0
+STATE_SIGNAL = signal.SIGUSR1
 
 
 async def serve(settings: Settings, log: Any, recent: Recent) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.port import health_port
-    from pyflanneld.telling import Wish, tell
+    from pyflanneld.telling import Wish, log_state, tell
 
     async with AsyncExitStack() as stack:
         probes = None
@@ -45,7 +47,9 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
         )
         stack.callback(ports.notifier.send, "STOPPING=1")
         beside = partial(tell, wish=wish, recent=recent, problems=ports.problems)
-        await Daemon(ports, watchdog_s=watchdog_interval_s(os.environ, os.getpid()), beside=beside).run()
+        daemon = Daemon(ports, watchdog_s=watchdog_interval_s(os.environ, os.getpid()), beside=beside)
+        asyncio.get_running_loop().add_signal_handler(STATE_SIGNAL, log_state, daemon, log)
+        await daemon.run()
 
 
 def context(settings: Settings, log: Any) -> Any:
