@@ -1,4 +1,4 @@
-"""The faults that are planted: flannel's own mistakes (``B`` and a number, see docs/planted-faults.md), and plausible ones.
+"""The faults that are planted: flannel's own mistakes (``B`` and a number), and plausible ones.
 
 Each is a text of the daemon's source, which must be there exactly once, and what stands in its place in the spoiled
 copy. The checks are listed from cheap to costly; the simulated world is always asked first.
@@ -360,7 +360,7 @@ PLANTS: tuple[Plant, ...] = (
         "files.py",
         "            os.fsync(fd)\n",
         "",
-        ("tests/unit/test_files.py", "tests/unit/test_files_crash.py"),
+        ("tests/unit/test_files.py",),
     ),
     Plant(
         "file in place", "subnet.env is written where it stands",
@@ -368,7 +368,7 @@ PLANTS: tuple[Plant, ...] = (
         '    temporary = f".{name}.{secrets.token_hex(8)}"\n'
         "    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC\n",
         "    temporary = name\n    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC\n",
-        ("tests/unit/test_files.py", "tests/unit/test_files_crash.py"),
+        ("tests/unit/test_files.py",),
     ),
     Plant(
         "confirmed too long", "the lease is believed beyond its end",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from itertools import pairwise
 
 from pyflanneld.core.docker import DockerVersion, Leased, options
 from pyflanneld.core.ground import Ground
@@ -134,7 +135,7 @@ def _check_routes(found: dict[str, str]) -> None:
         assert via != _number("192.168.1.10")
         spans.append((first, last))
     spans.sort()
-    assert all(one[1] < other[0] for one, other in zip(spans, spans[1:], strict=False)), "two routes overlap"
+    assert all(one[1] < other[0] for one, other in pairwise(spans)), "two routes overlap"
 
 
 def subnet_env(data: bytes) -> None:
@@ -177,7 +178,8 @@ def settings(data: bytes) -> None:
         assert text.isprintable(), ascii(text)
         assert len(text) < 2000, text
     except SystemExit as end:
-        assert end.code == 0
+        if end.code:
+            raise AssertionError(f"ended with {end.code}") from end
 
 
 def etcd_v2(data: bytes) -> None:
