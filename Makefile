@@ -27,7 +27,7 @@ BIN := $(VENV)/bin
 DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
 BENCH_PROGRAMS := $(DEMO_PROGRAMS) iptables:iptables
 TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd \
-    zsh:zsh fish:fish mandoc:mandoc faketime:faketime
+    zsh:zsh fish:fish mandoc:mandoc faketime:faketime tc:iproute2 strace:strace
 # A browser and Prometheus' own checks for the page and the metrics: some 160 MB to fetch, once.
 TEST_PROGRAMS += chromium:chromium chromedriver:chromium-driver promtool:prometheus
 # package:service that it would start now and at every boot

@@ -1,6 +1,7 @@
 """``--user`` for real: the kernel's word on what the daemon may do, and that all of its work is done with that."""
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -216,3 +217,28 @@ def test_the_capability_is_handed_on_where_nobody_has_seen_to_that(handed_on: bo
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert fields(done.stdout)["CapEff"] == (NET_ADMIN if handed_on else f"{0:016x}")
     assert fields(done.stdout)["Uid"].split() == [str(UID)] * 4
+
+
+@pytest.mark.parametrize("nftables", [False, True])
+def test_no_program_is_started_but_those_of_the_firewall(site: Lab, nftables: bool) -> None:
+    """Under strace, from the start through routes, rules, metrics and a stop: iptables' and nft, and no others."""
+    node, store = site.nodes[0], store_of(site)
+    if nftables:
+        store.put(f"{PREFIX}/config", CONFIG.replace("{", '{"EnableNFTables":true,', 1))
+    trace = node.process.folder / "trace"
+    strace = f'set -- strace -D -f -qq -e trace=execve,execveat -o {trace} -- "$@"'
+    journal = Journal(node)
+    launch(node, "--ip-masq", "--probe", metrics_textfile=str(node.process.folder / "x.prom"), prepare=strace)
+    journal.wait("daemon.ready", 60)
+    store.put(lease_key(PEER_SUBNET), lease_value(PEER))
+    until(lambda: gateways(node) == {PEER_SUBNET: PEER}, "the route is there", 20)
+    assert node.get("/readyz")[0] == 200
+    node.exec(*DAEMON, "status", f"--subnet-file={node.subnet_file}")
+    node.process.send(signal.SIGTERM)
+    assert wait_exit(node, 30) == 0
+    started = re.findall(r'execve(?:at)?\("([^"]+)".* = 0$', trace.read_text(), re.MULTILINE)
+    assert Path(started[0]).name.startswith("python"), "the daemon itself"
+    assert {Path(path).parent for path in started[1:]} <= {Path("/usr/sbin"), Path("/sbin")}
+    names = {Path(path).name for path in started[1:]}  # of both kinds: what the other has left is looked for
+    assert names <= {"iptables", "iptables-save", "iptables-restore", "nft"}
+    assert {"nft" if nftables else "iptables-restore"} <= names
