@@ -18,11 +18,15 @@ _INTEGER, _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME = 0x02, 0x30, 0x17, 0x18
 def spans(path: Path) -> tuple[tuple[float, float], ...]:
     """Return the first and the last second of each certificate in *path*; those that cannot be read are left out."""
     try:
-        text = path.read_text(encoding="ascii", errors="ignore")
+        return spans_of(path.read_bytes())
     except OSError:
         return ()
+
+
+def spans_of(pem: bytes) -> tuple[tuple[float, float], ...]:
+    """Return the first and the last second of each certificate in *pem*; those that cannot be read are left out."""
     found = []
-    for block in _PEM.findall(text):
+    for block in _PEM.findall(pem.decode("ascii", "ignore")):
         with suppress(ValueError, IndexError):
             found.append(span(ssl.PEM_cert_to_DER_cert(block)))
     return tuple(found)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import replace
 from itertools import count
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from pyflanneld.core.backoff import around, backoff, race_pause_s
 from pyflanneld.core.families import Network, inside, overlap
@@ -27,6 +27,9 @@ from pyflanneld.errors import LeaseLost, RegistryError
 from pyflanneld.loops.node import Context, Node, publish
 from pyflanneld.loops.waiting import set_within
 
+if TYPE_CHECKING:
+    from pyflanneld.loops.rival import Rival
+
 RETRY_CAP_S = 30.0
 RESERVED_INTERVAL_S = 300.0
 
@@ -38,14 +41,34 @@ async def hold_lease(context: Context, node: Node) -> None:
         LeaseLost: another node holds our subnet.
     """
     waits, proved = backoff(1.0, RETRY_CAP_S, context.rng), True
+    rival = await _look_out(context, node)
     while True:
         delay_s = around(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
         context.heart.beat("lease", delay_s + RETRY_CAP_S)
         await set_within(node.verify_lease, delay_s)
         node.verify_lease.clear()
+        if rival is not None:
+            await rival.look()
         proved = await _verify(context, node)
+        if rival is not None:
+            rival.renewed(proved=proved)
         if proved:
             waits = backoff(1.0, RETRY_CAP_S, context.rng)
+
+
+async def _look_out(context: Context, node: Node) -> "Rival | None":
+    """Return what looks out for another host with our address; ``None`` where renewals are too frequent for that.
+
+    It can wait until the first routes are placed.
+    """
+    await set_within(node.reconciled, 1.0)
+    from pyflanneld.loops.rival import SHORTEST_INTERVAL_S, Rival  # late: the routes need none of it
+
+    if interval_s(context, node) < SHORTEST_INTERVAL_S:
+        return None
+    rival = Rival(context, node)
+    await rival.look()
+    return rival
 
 
 def interval_s(context: Context, node: Node) -> float:
@@ -127,6 +150,7 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
             )
             context.problems.resolve("lease")
             context.tally.retaken += 1
+            node.lease_found = False
             context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
             return True
         await asyncio.sleep(race_pause_s(race, context.rng))

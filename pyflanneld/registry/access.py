@@ -23,6 +23,7 @@ class EtcdAccess:
         key_file: PEM file with its private key, not encrypted.
         username: the etcd user; ``None`` or empty when etcd asks for none.
         password: the user's password; never shown.
+        private_files: refuse a key that others than its owner can read.
     """
 
     endpoints: tuple[str, ...]
@@ -32,6 +33,7 @@ class EtcdAccess:
     key_file: Path | None = None
     username: str | None = None
     password: SecretStr | str | None = field(default=None, repr=False)
+    private_files: bool = False
 
     @property
     def secure(self) -> bool:

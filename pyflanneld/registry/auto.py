@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Administration, Configuration, Registry
 
@@ -150,6 +150,10 @@ class AutoRegistry:
         """Prolong the lease of *held*."""
         return await self._in_use.renew(held)
 
+    async def time_left(self, held: Record) -> TimeLeft | None:
+        """Return how long the lease of *held* still has."""
+        return await self._in_use.time_left(held)
+
     async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
         """Return how long the *records* with a TTL still have, by name."""
         return await self._in_use.times_to_live(records)
@@ -167,8 +171,10 @@ class AutoRegistry:
         return await self._in_use.write_config(value, seen=seen)
 
     def reconnect(self) -> None:
-        """Use new connections from now on."""
-        self._in_use.reconnect()
+        """Use new connections from now on, to both APIs."""
+        self._v3.reconnect()
+        if self._made_v2 is not None:
+            self._made_v2.reconnect()
 
     async def close(self) -> None:
         """Close all connections, of both APIs."""

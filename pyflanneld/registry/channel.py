@@ -20,7 +20,7 @@ from structlog.typing import FilteringBoundLogger
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.registry.access import grpc_target
 from pyflanneld.registry.members import Members
-from pyflanneld.registry.tls import TlsMaterial
+from pyflanneld.registry.tls import Tls
 
 _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -54,7 +54,7 @@ class Stubs:
 class Endpoint:
     """One etcd member, by the URL that the operator wrote."""
 
-    def __init__(self, url: str, tls: TlsMaterial | None) -> None:
+    def __init__(self, url: str, tls: Tls | None) -> None:
         self.url = url
         self._tls = tls
         self._stubs: Stubs | None = None
@@ -73,10 +73,11 @@ class Endpoint:
         return self._stubs
 
     def _open(self) -> Any:
-        if self._tls is None:
+        material = self._tls.material if self._tls else None
+        if material is None:
             return grpc.aio.insecure_channel(grpc_target(self.url), options=_OPTIONS)
         credentials = grpc.ssl_channel_credentials(
-            root_certificates=self._tls.ca, private_key=self._tls.key, certificate_chain=self._tls.cert
+            root_certificates=material.ca, private_key=material.key, certificate_chain=material.cert
         )
         return grpc.aio.secure_channel(grpc_target(self.url), credentials, options=_OPTIONS)
 
@@ -97,7 +98,7 @@ class Endpoints(Members[Endpoint]):
     """All members and the one in use."""
 
     def __init__(
-        self, urls: Sequence[str], tls: TlsMaterial | None, *, rng: random.Random, log: FilteringBoundLogger
+        self, urls: Sequence[str], tls: Tls | None, *, rng: random.Random, log: FilteringBoundLogger
     ) -> None:
         super().__init__([Endpoint(url, tls) for url in urls], rng=rng, log=log)
 

@@ -8,12 +8,15 @@ from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.ports import Registry
 from pyflanneld.registry.access import EtcdAccess
+from pyflanneld.registry.tls import Tls
 
 if TYPE_CHECKING:
     from pyflanneld.registry.etcd_v2 import EtcdV2Registry
 
 
-def build(api: str, access: EtcdAccess, *, rng: random.Random, log: FilteringBoundLogger) -> Registry:
+def build(
+    api: str, access: EtcdAccess, *, rng: random.Random, log: FilteringBoundLogger, tls: Tls | None = None
+) -> Registry:
     """Return the registry on an API.
 
     Args:
@@ -21,23 +24,26 @@ def build(api: str, access: EtcdAccess, *, rng: random.Random, log: FilteringBou
         access: where etcd is.
         rng: draws the endpoint to begin with.
         log: where events go.
+        tls: the certificates in use; by default read now. Both APIs share them.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
     """
+    tls = tls or Tls(access)
     if api == "3":
         from pyflanneld.registry.etcd_v3 import EtcdV3Registry
 
-        return EtcdV3Registry(access, rng=rng, log=log)
+        return EtcdV3Registry(access, rng=rng, log=log, tls=tls)
+    make_v2 = partial(_v2, access, rng=rng, log=log, tls=tls)
     if api == "2":
-        return _v2(access, rng=rng, log=log)
+        return make_v2()
     from pyflanneld.registry.auto import AutoRegistry
     from pyflanneld.registry.etcd_v3 import EtcdV3Registry
 
-    return AutoRegistry(EtcdV3Registry(access, rng=rng, log=log), partial(_v2, access, rng=rng, log=log), log=log)
+    return AutoRegistry(EtcdV3Registry(access, rng=rng, log=log, tls=tls), make_v2, log=log)
 
 
-def _v2(access: EtcdAccess, *, rng: random.Random, log: FilteringBoundLogger) -> "EtcdV2Registry":
+def _v2(access: EtcdAccess, *, rng: random.Random, log: FilteringBoundLogger, tls: Tls) -> "EtcdV2Registry":
     from pyflanneld.registry.etcd_v2 import EtcdV2Registry
 
-    return EtcdV2Registry(access, rng=rng, log=log)
+    return EtcdV2Registry(access, rng=rng, log=log, tls=tls)

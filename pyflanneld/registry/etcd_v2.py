@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.lease import TTL_S
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.answers_v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Answer, Refused
@@ -33,6 +33,7 @@ from pyflanneld.registry.create_v2 import CreatorV2, read_record
 from pyflanneld.registry.http_v2 import Form, Http, HttpMember, Request
 from pyflanneld.registry.members import Members
 from pyflanneld.registry.timing import Timing
+from pyflanneld.registry.tls import Tls
 from pyflanneld.registry.watch_v2 import LongPoll
 from pyflanneld.registry.wire_v2 import Node, Tree, parse_event
 
@@ -49,6 +50,7 @@ class EtcdV2Registry:
         rng: draws the endpoint to begin with.
         log: where events go; by default structlog's.
         timing: how long to wait for what.
+        tls: the certificates in use, where they are shared; otherwise read here.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
@@ -61,11 +63,12 @@ class EtcdV2Registry:
         rng: random.Random,
         log: FilteringBoundLogger | None = None,
         timing: Timing = _TIMING,
+        tls: Tls | None = None,
     ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.registry")
         self._tree = Tree.below(access.prefix)
         members = Members([HttpMember(url) for url in access.endpoints], rng=rng, log=self._log)
-        self._http = Http(access, members=members, timing=timing)
+        self._http = Http(access, members=members, timing=timing, tls=tls)
         self._creator = CreatorV2(
             self._http, self._tree, list_subnets=self.list_subnets, delete=self.delete_subnet, log=self._log
         )
@@ -215,6 +218,10 @@ class EtcdV2Registry:
     def _compared(self, method: str, held: Record, form: Form | None = None) -> Request:
         """Return a write that happens only if nobody has changed *held*."""
         return Request(method, self._tree.path(held.name), {"prevIndex": held.mod_revision}, form)
+
+    async def time_left(self, held: Record) -> TimeLeft | None:  # noqa: ARG002
+        """Return ``None``: v2 does not tell under which leader a time to live was counted."""
+        return None
 
     async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
         """Return how long the *records* with a TTL still have, by name; what was granted v2 does not tell: a day."""

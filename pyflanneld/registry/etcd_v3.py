@@ -17,15 +17,15 @@ import structlog
 from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.auth import Tokens
 from pyflanneld.registry.calls import Caller, Timing, keep_alive
 from pyflanneld.registry.channel import Endpoints
 from pyflanneld.registry.leases import Creator, read_record
-from pyflanneld.registry.reservations import create_without_ttl, times_to_live
-from pyflanneld.registry.tls import load_tls
+from pyflanneld.registry.reservations import create_without_ttl, time_left, times_to_live
+from pyflanneld.registry.tls import Tls
 from pyflanneld.registry.watch import Watch
 from pyflanneld.registry.wire import KeySpace
 
@@ -44,6 +44,7 @@ class EtcdV3Registry:
         rng: draws the endpoint to begin with.
         log: where events go; by default structlog's.
         timing: how long to wait for what.
+        tls: the certificates in use, where they are shared; otherwise read here.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
@@ -56,10 +57,11 @@ class EtcdV3Registry:
         rng: random.Random,
         log: FilteringBoundLogger | None = None,
         timing: Timing = _TIMING,
+        tls: Tls | None = None,
     ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.registry")
         self._keys = KeySpace.below(access.prefix)
-        self._endpoints = Endpoints(access.endpoints, load_tls(access), rng=rng, log=self._log)
+        self._endpoints = Endpoints(access.endpoints, tls or Tls(access), rng=rng, log=self._log)
         tokens = Tokens(access, rpc_timeout_s=timing.rpc_s, log=self._log)
         self._caller = Caller(self._endpoints, tokens, timing)
         self._creator = Creator(self._caller, self._keys, self._log)
@@ -187,6 +189,10 @@ class EtcdV3Registry:
         request = rpc.LeaseKeepAliveRequest(ID=lease_id)
         answer: Any = await self._caller.read(lambda stubs, how: keep_alive(stubs, how, request))
         return float(max(answer.TTL, 0))
+
+    async def time_left(self, held: Record) -> TimeLeft | None:
+        """Return how long the lease of *held* still has."""
+        return await time_left(self._caller, held.lease_id)
 
     async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
         """Return how long the *records* with a TTL still have, by name."""

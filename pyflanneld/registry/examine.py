@@ -30,8 +30,7 @@ from pyflanneld.registry.channel import Endpoint
 from pyflanneld.registry.etcd_v2 import EtcdV2Registry
 from pyflanneld.registry.etcd_v3 import EtcdV3Registry
 from pyflanneld.registry.failures import CALL_ERRORS
-from pyflanneld.registry.http_v2 import tls_context
-from pyflanneld.registry.tls import load_tls
+from pyflanneld.registry.tls import Tls
 
 DEADLINE_S: Final = 4.0
 _ANSWER_BYTES: Final = 64 * 1024
@@ -53,7 +52,7 @@ async def connect(access: EtcdAccess, url: str, *, deadline_s: float = DEADLINE_
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
     """
-    context = tls_context(access)
+    context = Tls(access).context()
     host, port = urlsplit(url).hostname or "", urlsplit(url).port or DEFAULT_PORT
     connected = False
     try:
@@ -139,7 +138,7 @@ async def rights(access: EtcdAccess, member: Member, api: int, log: FilteringBou
     alone = replace(access, endpoints=(member.url,))
     if api == 2:
         return await _reads(EtcdV2Registry(alone, rng=random.Random(), log=log), member)
-    endpoint = Endpoint(member.url, load_tls(alone))
+    endpoint = Endpoint(member.url, Tls(alone))
     try:
         token = await Tokens(alone, rpc_timeout_s=DEADLINE_S, log=log).current(endpoint)
     except RegistryError as error:

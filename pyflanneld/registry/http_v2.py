@@ -9,7 +9,6 @@ import asyncio
 import base64
 import contextlib
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,7 +23,7 @@ from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.answers_v2 import Answer, ApiMissing, Refused, checked, unavailable
 from pyflanneld.registry.members import Members
 from pyflanneld.registry.timing import Timing
-from pyflanneld.registry.tls import load_tls
+from pyflanneld.registry.tls import Tls
 
 Form = Mapping[str, bytes | str | int]
 T = TypeVar("T")
@@ -57,14 +56,22 @@ class Request:
 class Http:
     """Requests to the members of one cluster.
 
+    Args:
+        access: where it is.
+        members: which of them is in use.
+        timing: how long to wait.
+        tls: the certificates in use, where they are shared; otherwise read here.
+
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
     """
 
-    def __init__(self, access: EtcdAccess, *, members: Members[HttpMember], timing: Timing) -> None:
+    def __init__(
+        self, access: EtcdAccess, *, members: Members[HttpMember], timing: Timing, tls: Tls | None = None
+    ) -> None:
         self.members = members
         self.timing = timing
-        self._tls = tls_context(access)
+        self._tls = tls or Tls(access)
         self._headers = {"Authorization": _basic(access)} if access.username else {}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._old_sessions: list[aiohttp.ClientSession] = []
@@ -190,7 +197,7 @@ class Http:
             raise RegistryUnavailable(f"{self.members.current.url}: closed")
         if fresh not in self._sessions:
             self._sessions[fresh] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._tls or True, limit=0, force_close=fresh),
+                connector=aiohttp.TCPConnector(ssl=self._tls.context() or True, limit=0, force_close=fresh),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the deadlines are ours
                 headers=self._headers,
@@ -253,19 +260,6 @@ def _find_dead_peer(response: aiohttp.ClientResponse) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 2)):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def tls_context(access: EtcdAccess) -> ssl.SSLContext | None:
-    """Return how https is spoken, ``None`` for http: the server is always verified, its name too."""
-    material = load_tls(access)
-    if material is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=material.ca.decode("ascii", "ignore"))
-    if access.cert_file is not None:
-        context.load_cert_chain(access.cert_file, access.key_file)
-    return context
 
 
 def _basic(access: EtcdAccess) -> str:

@@ -18,7 +18,7 @@ from pyflanneld.registry.auth import Tokens
 from pyflanneld.registry.calls import Caller
 from pyflanneld.registry.channel import Endpoints
 from pyflanneld.registry.timing import Timing
-from pyflanneld.registry.tls import load_tls
+from pyflanneld.registry.tls import Tls
 from pyflanneld.registry.wire import KeySpace
 
 
@@ -32,7 +32,7 @@ class Importer:
     def __init__(self, access: EtcdAccess, *, rng: random.Random, log: FilteringBoundLogger) -> None:
         timing = Timing()
         self._keys = KeySpace.below(access.prefix)
-        self._endpoints = Endpoints(access.endpoints, load_tls(access), rng=rng, log=log)
+        self._endpoints = Endpoints(access.endpoints, Tls(access), rng=rng, log=log)
         self._caller = Caller(self._endpoints, Tokens(access, rpc_timeout_s=timing.rpc_s, log=log), timing)
 
     async def put_config(self, value: bytes) -> bool:

@@ -143,7 +143,8 @@ def test_every_exit_code_has_its_row() -> None:
 
 def test_every_signal_has_its_row() -> None:
     """Those that are handled; and of the others, the two that an operator may send."""
-    handled = {signal.Signals(number).name.removeprefix("SIG") for number in (*process.STOP_SIGNALS, parent.ENDED)}
+    numbers = (*process.STOP_SIGNALS, parent.ENDED, process.STATE_SIGNAL)
+    handled = {signal.Signals(number).name.removeprefix("SIG") for number in numbers}
     assert table("Signals").keys() == handled | {"HUP", "KILL"}
 
 
