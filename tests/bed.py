@@ -297,7 +297,7 @@ def kernel_state(node: Node) -> str:
         node.exec("ip", "-N", "-4", "route", "show", "table", "all"),
         node.exec("ip", "rule"),
         node.exec("ip", "neigh", "show", "nud", "permanent"),
-        node.exec("nft", "list", "ruleset"),
+        node.exec("nft", "-s", "list", "ruleset"),
         node.exec("sh", "-c", "grep -rs . /proc/sys/net/ipv4/conf /proc/sys/net/ipv4/ip_forward"),
     ]
     return "\n".join(line for line in "\n".join(parts).splitlines() if "proto 103" not in line)
@@ -416,7 +416,7 @@ def wires(node: Node) -> str:
     """Return what a test may have left on a host: addresses, foreign routes, firewall; without interface numbers."""
     links, routes = node.exec("ip", "-4", "-brief", "address"), node.exec("ip", "-N", "-4", "route")
     lines = [re.sub(r"@if\d+", "", line) for line in (links + routes).splitlines() if "proto 103" not in line]
-    return "\n".join([*sorted(lines), node.exec("nft", "list", "ruleset")])
+    return "\n".join([*sorted(lines), node.exec("nft", "-s", "list", "ruleset")])
 
 
 def keeper(request: pytest.FixtureRequest, nodes: int = 3, etcd: str = "etcd", **env: str) -> Iterator[Keeper]:
