@@ -7,6 +7,7 @@ Exit code 1 when a row does not hold, or has not been run.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"there is no row {', '.join(unknown)}")
     progress = Progress(ROWS, options.rows, say)
     elsewhere = [node for number in progress.results for node in ROWS[number].elsewhere]
+    os.environ["PYFLANNELD_OBSERVE"] = "1"
     began = time.monotonic()
     code = pytest.main([*QUIET, "tests/faults", *elsewhere], plugins=[progress])
     if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not options.rows:

@@ -1,5 +1,6 @@
 """The fixtures of the tests of the whole daemon, the observers of each of them, and the place for what is measured."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ __all__ = ["cluster", "cluster_keeper", "site", "site_keeper", "unguarded", "ung
 Measured = Callable[[str], None]
 Observe = Callable[..., None]
 WATCH = pytest.StashKey[Watch]()
+OBSERVED = bool(os.environ.get("PYFLANNELD_OBSERVE"))
+"""Whether each test is watched: ``make faults`` has it so. They cost time, which ``make test`` has little of."""
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture
 def observe(request: pytest.FixtureRequest) -> Observe:
     """Have a laboratory watched that the test has put up itself: ``observe(lab)``, once its wires are laid."""
-    return request.node.stash[WATCH].add
+    return request.node.stash[WATCH].add if OBSERVED else lambda *_, **__: None
 
 
 @pytest.fixture
@@ -71,6 +74,9 @@ def make_lab(make_lab: Callable[..., Lab], observe: Observe) -> Callable[..., La
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Function) -> Iterator[None]:
     """Watch the test, and judge what was seen. What it breaks by its nature, it says with the marker ``breaks``."""
+    if not OBSERVED:
+        yield
+        return
     watch = item.stash[WATCH]
     add_all(watch, item.funcargs)
     failed = True
