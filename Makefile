@@ -61,8 +61,9 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 	done
 	echo "== all tests passed on Python$$done"
 
-sim: venv ## run the simulated world: SEEDS=200 FIRST=0, or SEED=17 for the story of one
-	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED) --timeline,--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0))
+sim: venv ## run the simulated world: SEEDS=200 FIRST=0 JOBS=2, or SEED=17 for the story of one
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED) --timeline,--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0) \
+	    --jobs $(or $(JOBS),2))
 
 bench: need-root bench-programs venv ## measure speed and cost, beside ip -batch and other flanneld programs (root)
 	@$(BIN)/python -m tests.bench $(ARGS)
