@@ -27,6 +27,8 @@ def run_daemon(settings: Settings) -> int:
     """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
+    hangup = asyncio.Event()
+    signal.signal(signal.SIGHUP, partial(_hang_up, hangup))
     recent = Recent()
     logs.configure(settings.log_format, settings.verbosity, Repeats(time.monotonic), recent)
     log = structlog.get_logger("pyflanneld")
@@ -41,7 +43,7 @@ def run_daemon(settings: Settings) -> int:
         return 0
     try:
         with _alone(settings, log, patient=scripted):
-            asyncio.run(_until_signalled(serve(settings, log, recent)))
+            asyncio.run(_until_signalled(serve(settings, log, recent, hangup)))
     except UsageError:
         raise
     except Exception as raised:
@@ -58,6 +60,16 @@ def run_daemon(settings: Settings) -> int:
 def _stop_early(_number: int, _frame: FrameType | None) -> None:
     """Stop, as asked, while nothing has been touched yet."""
     raise SystemExit(0)
+
+
+def _hang_up(hangup: asyncio.Event, _number: int, _frame: FrameType | None) -> None:
+    """Have everything looked at anew. No handler of the loop's own, which would be gone before the process is."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        hangup.set()
+    else:
+        loop.call_soon_threadsafe(hangup.set)  # we may be anywhere in the loop's own code
 
 
 def _follow_start_script(log: Any) -> bool:
