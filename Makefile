@@ -27,13 +27,13 @@ BIN := $(VENV)/bin
 DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
 BENCH_PROGRAMS := $(DEMO_PROGRAMS) iptables:iptables
 TEST_PROGRAMS := $(DEMO_PROGRAMS) nft:nftables iptables:iptables supervisord:supervisor systemd-analyze:systemd \
-    zsh:zsh fish:fish mandoc:mandoc
+    zsh:zsh fish:fish mandoc:mandoc faketime:faketime tc:iproute2 strace:strace
 # A browser and Prometheus' own checks for the page and the metrics: some 160 MB to fetch, once.
 TEST_PROGRAMS += chromium:chromium chromedriver:chromium-driver promtool:prometheus
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor prometheus:prometheus
 
-.PHONY: help demo test test-fast test-all sim bench bench-scaling docs screenshots lock dist clean venv need-root
+.PHONY: help demo test test-fast test-all faults bite fuzz sim bench bench-scaling docs screenshots lock dist clean venv need-root
 .PHONY: demo-programs bench-programs test-programs lint
 
 help: ## list the targets
@@ -60,6 +60,15 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 	    done+="$$version "
 	done
 	echo "== all tests passed on Python$$done"
+
+faults: need-root test-programs venv ## run the fault matrix, a line per row, and write its table: ROWS="F20 F21" for some (root)
+	@$(BIN)/python -m tests.faults $(ROWS)
+
+bite: need-root test-programs venv ## plant one fault after another and see which check notices (ARGS="B08 guard": these)
+	@$(BIN)/python -m tests.bite $(ARGS)
+
+fuzz: venv ## search the parsers for inputs that break them (SECONDS=60 for each, TARGET=value: one)
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET))
 
 sim: venv ## run the simulated world: SEEDS=200 FIRST=0, or SEED=17 for the story of one
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED) --timeline,--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0))

@@ -5,6 +5,7 @@ Imports are late: ``--help``, usage errors and most commands need none of these 
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from pyflanneld import lock
+from pyflanneld import lock, privileges
 from pyflanneld.clock import SystemClock
 from pyflanneld.files import SubnetEnvFile
 from pyflanneld.logring import Recent
@@ -23,6 +24,7 @@ from pyflanneld.notify import SdNotifier, watchdog_interval_s
 from pyflanneld.settings import Settings
 
 CLOSE_S = 1.0
+STATE_SIGNAL = signal.SIGUSR1
 
 
 async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Event) -> None:
@@ -32,15 +34,16 @@ async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Ev
     """
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.port import health_port
-    from pyflanneld.telling import Wish, tell
+    from pyflanneld.telling import Wish, log_state, tell
 
-    ports = context(settings, log)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(_close, ports.kernel.close)
-        stack.push_async_callback(_close, ports.registry.close)
         probes = None
         if settings.healthz_port:
             probes = stack.enter_context(health_port(settings.healthz_ip, settings.healthz_port))
+        privileges.restrict(settings, log)  # before anything that starts a thread
+        ports = context(settings, log)
+        stack.push_async_callback(_close, ports.kernel.close)
+        stack.push_async_callback(_close, ports.registry.close)
         wish = Wish(
             probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
@@ -48,7 +51,9 @@ async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Ev
         stack.callback(ports.notifier.send, "STOPPING=1")
         beside = partial(tell, wish=wish, recent=recent, problems=ports.problems)
         watchdog_s = watchdog_interval_s(os.environ, os.getpid())
-        await Daemon(ports, watchdog_s=watchdog_s, beside=beside, hangup=hangup).run()
+        daemon = Daemon(ports, watchdog_s=watchdog_s, beside=beside, hangup=hangup)
+        asyncio.get_running_loop().add_signal_handler(STATE_SIGNAL, log_state, daemon, log)
+        await daemon.run()
 
 
 def context(settings: Settings, log: Any) -> Any:

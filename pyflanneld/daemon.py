@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyflanneld.core.health import Verdict
+from pyflanneld.core.netconf import NetworkConfig, SubnetRange
 from pyflanneld.core.records import Snapshot
 from pyflanneld.loops.acquire import acquire
 from pyflanneld.loops.certificates import keep_certificates
@@ -97,10 +98,16 @@ class Daemon:
     async def _join(self) -> tuple[Node, Snapshot]:
         """Become a node of the network; return it, and the leases at that time."""
         links, choice = await first_link(self._context)
-        config, among = await await_config(self._context)
-        prospect = prepare(self._context, links, choice, config, among)
-        lease, leases = await acquire(self._context, prospect.wish)
-        return prospect.node(self._context, lease), leases
+        known: tuple[NetworkConfig, SubnetRange] | None = None
+        while True:
+            config, among = await await_config(self._context)
+            if (config, among) != known:
+                known, prospect = (config, among), prepare(self._context, links, choice, config, among)
+            if (found := await acquire(self._context, prospect.wish)) is not None:
+                lease, leases = found
+                node = prospect.node(self._context, lease)
+                node.lease_found = lease.record.create_revision <= leases.revision
+                return node, leases
 
     async def _announce(self, node: Node) -> None:
         """Say that we are ready when the rules are in place, the file is on disk and the first round is done."""

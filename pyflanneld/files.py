@@ -25,6 +25,7 @@ class SubnetEnvFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._leftover = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}")
+        self._synced = True
 
     def read(self) -> str | None:
         """Return the text, ``None`` when there is no file.
@@ -53,15 +54,22 @@ class SubnetEnvFile:
             Whether anything had to be written.
 
         Raises:
-            OSError: nothing has changed, and no temporary file is left.
+            PermissionError: everybody may write to the directory.
+            OSError: the file is as it was, or has *text* which a power cut may take back; no temporary file is left.
         """
         data = text.encode()
-        _make_directories(self._path.parent)
+        make_directories(self._path.parent)
         with _directory(self._path.parent) as at:
+            _refuse_everyones(at, self._path.parent)
             self._remove_leftovers(at)
             if self._holds(at, data):
+                if not self._synced:  # the last attempt may have failed behind its rename
+                    os.fsync(at)
+                    self._synced = True
                 return False
+            self._synced = False
             _replace(at, self._path.name, data, _FILE_MODE)
+            self._synced = True
         return True
 
     def _remove_leftovers(self, at: int) -> None:
@@ -98,12 +106,22 @@ def write_file(path: Path, text: str) -> None:
         path.write_bytes(data)
         return
     path = path.resolve()
-    _make_directories(path.parent)
+    make_directories(path.parent)
     with _directory(path.parent) as at:
         if held is None:
             _replace(at, path.name, data, _FILE_MODE)
         else:
             _replace(at, path.name, data, stat.S_IMODE(held.st_mode), (held.st_uid, held.st_gid))
+
+
+def _refuse_everyones(at: int, path: Path) -> None:
+    """Raise ``PermissionError`` where anybody could put a file of his own in our file's place, for root to source.
+
+    With the sticky bit, as in /tmp, nobody can.
+    """
+    mode = os.fstat(at).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise PermissionError(errno.EPERM, f"everybody may write to its directory: chmod o-w {path}", str(path))
 
 
 def _replace(at: int, name: str, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
@@ -131,16 +149,19 @@ def _replace(at: int, name: str, data: bytes, mode: int, owner: tuple[int, int] 
 
 @contextmanager
 def _directory(path: Path) -> Iterator[int]:
-    # A symbolic link as the directory is followed: /opt/flannel of the usual installation is one.
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # A symbolic link as the directory is followed, once: /opt/flannel of the usual installation is one.
+    fd = os.open(path.resolve(), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def _make_directories(path: Path) -> None:
-    """Create *path* and its missing parents with mode 0755 whatever the umask, as Docker's side has to read there."""
+def make_directories(path: Path, owner: tuple[int, int] | None = None) -> None:
+    """Create *path* and its missing parents with mode 0755 whatever the umask, as Docker's side has to read there.
+
+    A *path* that had to be created belongs to *owner*, a user and a group; one that was there is left as it is.
+    """
     missing: list[Path] = []
     while not path.exists():
         missing.append(path)
@@ -148,6 +169,8 @@ def _make_directories(path: Path) -> None:
     for directory in reversed(missing):
         directory.mkdir(exist_ok=True)
         directory.chmod(_DIRECTORY_MODE)
+    if missing and owner is not None:
+        os.chown(missing[0], *owner)
 
 
 def _content(fd: int, limit: int) -> bytes | None:

@@ -231,6 +231,15 @@ FLAGS: tuple[Flag, ...] = (
         PROCESS,
     ),
     Flag(
+        "user",
+        Kind.STRING,
+        "",
+        "Started as root, become this user, by name or number, with CAP_NET_ADMIN alone; its directory has to hold the "
+        "subnet file.",
+        "USER[:GROUP]",
+        PROCESS,
+    ),
+    Flag(
         "log-format",
         Kind.STRING,
         "console",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from pyflanneld.core.firewall import Family
 from pyflanneld.core.links import Link
 from pyflanneld.core.neighbours import Neighbour
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.core.routes import KernelRoute, RouteChange
 
 if TYPE_CHECKING:
@@ -84,6 +84,10 @@ class Registry(Protocol):
 
     async def renew(self, held: Record) -> Renewal:
         """Prolong the lease of *held* without waking any watcher, and read its key back."""
+        ...
+
+    async def time_left(self, held: Record) -> TimeLeft | None:
+        """Return how long the lease of *held* still has; ``None`` where the API cannot tell that (v2)."""
         ...
 
     def reconnect(self) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import structlog
 
-from pyflanneld import __version__, lock, logs, parent
-from pyflanneld.assembly import serve
+from pyflanneld import __version__, lock, logs, parent, privileges
+from pyflanneld.assembly import STATE_SIGNAL, serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.logrepeat import Repeats
 from pyflanneld.logring import Recent
@@ -21,6 +21,7 @@ from pyflanneld.settings import Settings
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+RELOAD_SIGNAL = signal.SIGHUP
 
 
 def run_daemon(settings: Settings) -> int:
@@ -28,7 +29,9 @@ def run_daemon(settings: Settings) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
     hangup = asyncio.Event()
-    signal.signal(signal.SIGHUP, partial(_hang_up, hangup))
+    signal.signal(RELOAD_SIGNAL, partial(_hang_up, hangup))
+    signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is something to tell
+    privileges.forbid_core_dumps()
     recent = Recent()
     logs.configure(settings.log_format, settings.verbosity, Repeats(time.monotonic), recent)
     log = structlog.get_logger("pyflanneld")
@@ -128,6 +131,7 @@ async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
         structlog.get_logger("pyflanneld").info("daemon.stopping", **why)
         for one in STOP_SIGNALS:
             loop.remove_signal_handler(one)
+            signal.signal(one, signal.SIG_DFL)  # of INT the loop would make an exception, with a traceback in the log
         task.cancel()
 
     for number in STOP_SIGNALS:

@@ -19,6 +19,7 @@ from pyflanneld.errors import UsageError
 from pyflanneld.flags import Flag, Given, HelpAsked, fill_in, read_argv, read_mixed, refuse_words, unread_variables
 from pyflanneld.options import FLAGS, FLANNELD_ONLY
 from pyflanneld.settingtypes import (
+    Account,
     BridgeName,
     CanReach,
     Endpoints,
@@ -65,6 +66,7 @@ class Settings(BaseModel):
         healthz_port: 0 when there is to be no listener.
         metrics_bind: address and port of the metrics and the page; ``None``: no listener.
         verbosity: ``-v``.
+        user: whom to become, ``"NAME[:GROUP]"``; ``None``: nobody else.
         warnings: what the operator should mend although it works, one sentence each; to be logged at start.
     """
 
@@ -104,6 +106,7 @@ class Settings(BaseModel):
     metrics_textfile: OptionalPath = None
     log_format: LogFormat = "console"
     verbosity: Verbosity = 0
+    user: Account = None
     warnings: tuple[str, ...] = ()
 
 

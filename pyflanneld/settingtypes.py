@@ -226,6 +226,16 @@ def parse_name(value: object) -> str | None:
     return text
 
 
+def parse_account(value: object) -> str | None:
+    """Read a user of this host and, behind a colon, a group; empty is none."""
+    if value is None or value == "":
+        return None
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", text):
+        raise ValueError("a user by name or number is needed, with :GROUP behind it for another than its own group")
+    return text
+
+
 def _endpoint(item: str) -> str:
     scheme, found, rest = item.partition("://")
     if not found or scheme.lower() not in {"http", "https"}:
@@ -303,4 +313,5 @@ FilePath = Annotated[Path, BeforeValidator(parse_path)]
 OptionalPath = Annotated[Path | None, BeforeValidator(parse_optional_path)]
 LogFormat = Annotated[Literal["console", "json"], BeforeValidator(parse_log_format)]
 EtcdApi = Annotated[Literal["auto", "3", "2"], BeforeValidator(parse_etcd_api)]
+Account = Annotated[str | None, BeforeValidator(parse_account)]
 UserName = Annotated[str | None, BeforeValidator(parse_name)]

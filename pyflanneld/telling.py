@@ -11,7 +11,7 @@ import importlib
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -91,6 +91,11 @@ async def tell(daemon: Daemon, *, wish: Wish, recent: Recent, problems: Problems
         if wish.metrics_textfile is not None:
             outcome = partial(_no_file, problems, wish.metrics_textfile)
             tasks.create_task(_write(wish.metrics_textfile, numbers, outcome), name="metrics_file")
+
+
+def log_state(daemon: Daemon, log: Any) -> None:
+    """Write all that ``pyflanneld status`` would show into the log: for whoever has only the log and the process id."""
+    log.info("daemon.state", **asdict(daemon.observer.status(logs.level())))
 
 
 async def _answer_probes(probes: Bound, daemon: Daemon) -> None:

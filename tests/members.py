@@ -48,6 +48,13 @@ class Members:
                 return next(member for member in self.all if member.url == status["Endpoint"])
         raise AssertionError("no leader")
 
+    def move_leader(self, member: Member) -> None:
+        """Hand the leadership to a member; nothing if it leads already."""
+        leader = self.leader()
+        if leader is not member:
+            ids = {each["name"]: each["ID"] for each in self.store.json("member", "list")["members"]}
+            self.store.ctl(f"--endpoints={leader.url}", "move-leader", f"{ids[member.name]:x}")
+
     def restore(self) -> None:
         """Have every member running and serving again, whatever a test has done to it."""
         for member in self.all:

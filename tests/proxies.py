@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pyflanneld.lab.node import Node
 from tests.netns import Namespace
-from tests.proxy import TcpProxy
+from tests.proxy import Slow, TcpProxy
 
 
 class LossyPath:
@@ -35,6 +35,10 @@ class LossyPath:
     @mute_after.setter
     def mute_after(self, value: bytes | None) -> None:
         self._proxy.mute_after = value
+
+    def slow_down(self, slow: Slow | None) -> None:
+        """Let the server's words take long from now on; ``None``: no more."""
+        self._proxy.slow = slow
 
     def cut(self) -> None:
         """Reset every connection."""

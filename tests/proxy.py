@@ -6,14 +6,30 @@
         proxy.refuse = True         # reset all connections, new ones too, until False again
         proxy.mute = True           # swallow what the server says, until False again
         proxy.mute_after = b"x"     # do so as soon as the client has sent these bytes
+        proxy.slow = Slow(0.4, 1.2, 8000)   # what the server says comes so much later, and no faster
 """
 
 import asyncio
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """A long, thin line: each piece takes from *least_s* to *most_s*, and its length at *bytes_per_s* on top."""
+
+    least_s: float
+    most_s: float
+    bytes_per_s: float
+
+    def arrival_s(self, size_bytes: int, now_s: float, last_s: float) -> float:
+        """Return when a piece arrives that is sent now, behind one that arrives at *last_s*."""
+        return max(now_s + random.uniform(self.least_s, self.most_s), last_s) + size_bytes / self.bytes_per_s
 
 
 class TcpProxy:
@@ -27,6 +43,7 @@ class TcpProxy:
         self._handlers: set[asyncio.Task[None]] = set()
         self.mute = False
         self.mute_after: bytes | None = None
+        self.slow: Slow | None = None
         self.connections = 0
 
     @classmethod
@@ -102,12 +119,18 @@ class TcpProxy:
             back_writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, says_server: bool) -> None:
+        loop, last_s = asyncio.get_running_loop(), 0.0
         try:
             while data := await reader.read(65536):
                 if self.mute_after and not says_server and self.mute_after in data:
                     self.mute, self.mute_after = True, None
-                if not (says_server and self.mute):
-                    writer.write(data)
-                    await writer.drain()
+                if says_server and self.mute:
+                    continue
+                if says_server and self.slow:
+                    last_s = self.slow.arrival_s(len(data), loop.time(), last_s)
+                    loop.call_at(last_s, writer.write, data)
+                    continue
+                writer.write(data)
+                await writer.drain()
         except OSError:
             return

@@ -54,6 +54,14 @@ class TimeToLive:
     granted_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class TimeLeft:
+    """How long a lease still has, in seconds, as the etcd member said that was the leader in that term."""
+
+    left_s: float
+    leader: int
+
+
 PeerEvent = Snapshot | Put | Gone
 
 

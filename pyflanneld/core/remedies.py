@@ -19,6 +19,7 @@ PROBLEMS: Mapping[str, str] = {
     "guard.holding": "Look into etcd: were leases deleted or an old backup restored? Nodes that run put theirs back.",
     "kernel.failed": "Look at `dmesg` and at the capability CAP_NET_ADMIN; if it goes on, the daemon starts afresh.",
     "lease.exhausted": "Delete leases of hosts that are gone (`pyflanneld leases`), or make the network larger.",
+    "lease.shared": "Find the other host with that address (a clone?); give one of them another, and restart it.",
     "lease.unreadable": "Delete that key in etcd: this node writes it again, the same subnet.",
     "lease.vanished": "Nothing: it is taken again. If it happens often, look at etcd's clock and who deletes keys.",
     "link.address_missing": "Give the interface that address again, or start with another --public-ip.",
@@ -32,7 +33,7 @@ PROBLEMS: Mapping[str, str] = {
     "probe.unanswered": "Look at that host, at its docker0, and at firewalls that drop ICMP: `pyflanneld peers`.",
     "route.conflict": "See `pyflanneld routes --diff`, and find out who put that route: when it goes, ours comes.",
     "route.failed": "ENETUNREACH: the gateway is not on this link. Else see `ip route get` for it, and `dmesg`.",
-    "subnet_file.failed": "Check the directory: does it exist, is there room, is it writable for this user?",
+    "subnet_file.failed": "Check the directory: is it there, has it room, may this user write there, and not all?",
 }
 """By the log event of the problem."""
 

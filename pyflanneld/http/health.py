@@ -1,7 +1,7 @@
-"""The health listener: ``/healthz`` and ``/readyz``, in flannel's words. The sole user of aiohttp on the server side.
+"""The health listener: ``/healthz`` and ``/readyz``, in flannel's words.
 
 ``/healthz`` says whether the process should be restarted, ``/readyz`` whether the node can be trusted with traffic.
-What is true comes from *check*; nothing is decided here. Each answer closes its connection.
+What is true comes from *check*; nothing is decided here. Each connection has two seconds in all, and one answer.
 """
 
 import socket
@@ -11,10 +11,10 @@ from ipaddress import IPv4Address, IPv6Address
 from aiohttp import web
 
 from pyflanneld.core.health import Verdict
-from pyflanneld.http.port import CONNECTIONS, health_port
+from pyflanneld.http.listener import Listener
+from pyflanneld.http.port import health_port
 
-_STOP_S = 1.0
-_LINE_BYTES = 1024  # a probe's request line and each of its headers are far shorter
+_BODY_BYTES = 1024
 
 
 class HealthServer:
@@ -24,7 +24,7 @@ class HealthServer:
         self._ip = ip
         self._port = port
         self._check = check
-        self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
 
     @property
     def port(self) -> int:
@@ -35,28 +35,16 @@ class HealthServer:
         """Answer on *listening*, or else bind and listen, which raises as ``health_port`` does."""
         sock = listening or health_port(self._ip, self._port)
         self._port = sock.getsockname()[1]
-        app = web.Application(client_max_size=_LINE_BYTES)
+        app = web.Application(client_max_size=_BODY_BYTES)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        app.on_response_prepare.append(_close_after)
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            handle_signals=False,
-            keepalive_timeout=0.0,
-            lingering_time=0.0,
-            max_line_size=_LINE_BYTES,
-            max_field_size=_LINE_BYTES,
-            shutdown_timeout=_STOP_S,
-        )
-        await self._runner.setup()
-        await web.SockSite(self._runner, sock, backlog=CONNECTIONS).start()
+        self._listener = Listener(app, lambda: sock, answer_s=0.0)
+        await self._listener.start()
 
     async def stop(self) -> None:
         """Close the listener and the connections; stopping twice, or before the start, does nothing."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        if self._listener is not None:
+            await self._listener.stop()
 
     async def _healthz(self, request: web.Request) -> web.Response:
         verdict = self._check()
@@ -75,9 +63,3 @@ def _refusal(request: web.Request, words: str, reasons: Iterable[str]) -> web.Re
     """Answer 503 with flannel's *words*, and with ``?verbose`` the *reasons* on a line each."""
     lines = [words, *(" ".join(reason.split()) for reason in reasons if "verbose" in request.query)]
     return web.Response(status=503, text="\n".join(lines))
-
-
-async def _close_after(_request: web.Request, response: web.StreamResponse) -> None:
-    response.force_close()
-    response.headers["Connection"] = "close"  # the header that aiohttp would set was decided before this
-    response.headers.pop("Server", None)

@@ -24,6 +24,7 @@ from pyflanneld.http.stream import Stream
 
 CONNECTIONS = 32
 LINE_BYTES = 8190  # browsers send long headers, and the cookies of whatever else runs on this host
+REQUEST_BYTES = 4 * LINE_BYTES
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -79,7 +80,9 @@ def monitor_listener(
 ) -> Listener:
     """Return the listener for monitoring and browsers."""
     app = monitor_app(told, numbers, Stream(told))
-    return Listener(app, partial(bound, ip, port), connections=CONNECTIONS, line_bytes=LINE_BYTES)
+    return Listener(
+        app, partial(bound, ip, port), connections=CONNECTIONS, line_bytes=LINE_BYTES, request_bytes=REQUEST_BYTES
+    )
 
 
 def is_this_host(header: str) -> bool:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pyflanneld.errors import PortTaken, UsageError
 
 CONNECTIONS = 16
+WAITING = 1024  # in the kernel, at no cost of ours; those beyond would knock again after a second
 
 
 def bound(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
@@ -19,7 +20,7 @@ def bound(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
         if family == socket.AF_INET6 and ip.is_unspecified:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" serves IPv4 too, as in Go
         sock.bind((str(ip), port))
-        sock.listen(CONNECTIONS)  # already here: two sockets that only bind may share the address
+        sock.listen(WAITING)  # already here: two sockets that only bind may share the address
     except OSError:
         sock.close()
         raise

@@ -32,11 +32,13 @@ class Etcd:
 
     Attributes:
         flags: more flags for the next start, for example ``("--enable-v2=true",)``.
+        program: what to start, another release perhaps.
     """
 
     def __init__(self, namespace: str, folder: Path) -> None:
         self.namespace = namespace
         self.flags: tuple[str, ...] = ()
+        self.program = "etcd"
         self.process = Background(namespace, folder)
 
     def start(self) -> float:
@@ -46,7 +48,7 @@ class Etcd:
             LabError: it ended or did not answer in time.
         """
         self.process.start(
-            "etcd",
+            self.program,
             *("--name", "lab", "--data-dir", str(self.process.folder / "data")),
             *("--listen-client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", ENDPOINT),
             *("--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380"),

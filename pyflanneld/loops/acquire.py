@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 from itertools import count
 from random import Random
 
-from pyflanneld.core.allocation import Choice, Claim, Demand6, Discard, Exhausted, Reuse, choose
+from pyflanneld.core.allocation import Choice, Claim, Demand6, Discard, Exhausted, Reuse, choose, count_free
 from pyflanneld.core.backoff import around, backoff, race_pause_s
 from pyflanneld.core.lease import TTL_S, LeaseAttrs, SubnetKey, encode_name, encode_value
 from pyflanneld.core.netconf import SubnetRange
@@ -40,15 +40,23 @@ class Wish:
     ipv6: Demand6 | None = None
 
 
-async def acquire(context: Context, wish: Wish) -> tuple[OwnLease, Snapshot]:
-    """Return our lease, and the list of all leases that it was chosen from; waits as long as it takes."""
+async def acquire(context: Context, wish: Wish) -> tuple[OwnLease, Snapshot] | None:
+    """Return our lease, and the list of all leases that it was chosen from; waits for etcd as long as it takes.
+
+    Returns:
+        ``None``, after a pause, when no subnet is free: it is said, and the configuration may have changed meanwhile.
+    """
     waits = backoff(0.5, RETRY_CAP_S, context.rng)
     for race in count():
         context.heart.beat("acquire", BEAT_S)
         try:
             snapshot = await context.registry.list_subnets()
             context.registry_works("acquire")
-            lease, wish = await _try(context, wish, snapshot)
+            choice = decide(wish, snapshot.records, context.rng)
+            if isinstance(choice, Exhausted):
+                await _wait_for_a_free_one(context, wish, len(snapshot.records))
+                return None
+            lease, wish = await _try(context, wish, snapshot, choice)
         except RegistryError as error:
             # The outcome of a write may be unknown now: the next list shows it, as a lease with our address.
             context.registry_failed("acquire", error, blocks=True)
@@ -62,6 +70,18 @@ async def acquire(context: Context, wish: Wish) -> tuple[OwnLease, Snapshot]:
     raise AssertionError("unreachable: count() does not end")
 
 
+async def _wait_for_a_free_one(context: Context, wish: Wish, leases: int) -> None:
+    network = wish.among.network
+    if count_free((), wish.among, wish.underlay):
+        text = f"{network} has no free subnet left for this node; waiting for one"
+    else:
+        near = ", ".join(str(own) for own in wish.underlay if own.overlaps(network))
+        text = f"every subnet of {network} overlaps {near}, which this host needs itself; waiting for another network"
+    context.problems.report("subnet", "lease.exhausted", text, leases=leases)
+    await asyncio.sleep(around(EXHAUSTED_PAUSE_S, 0.2, context.rng))
+    context.heart.rest("acquire")
+
+
 def decide(wish: Wish, records: Sequence[Record], rng: Random) -> Choice:
     """Say what the *records* suggest."""
     return choose(
@@ -70,9 +90,11 @@ def decide(wish: Wish, records: Sequence[Record], rng: Random) -> Choice:
     )
 
 
-async def _try(context: Context, wish: Wish, snapshot: Snapshot) -> tuple[OwnLease | None, Wish]:
+async def _try(
+    context: Context, wish: Wish, snapshot: Snapshot, choice: Reuse | Discard | Claim
+) -> tuple[OwnLease | None, Wish]:
     """Do what the list suggests; ``None``: list again. What is wished for then may have changed."""
-    match decide(wish, snapshot.records, context.rng):
+    match choice:
         case Reuse(record=record, subnet=subnet, ipv6=ipv6):
             return await _reuse(context, wish, record, SubnetKey(subnet, ipv6)), wish
         case Discard(record=record, keep=keep):
@@ -83,11 +105,6 @@ async def _try(context: Context, wish: Wish, snapshot: Snapshot) -> tuple[OwnLea
             if refused is not None:
                 context.log.warning("lease.previous_refused", subnet=str(wish.previous), why=refused)
             return await _create(context, wish, snapshot, SubnetKey(subnet, ipv6)), wish
-        case Exhausted():
-            text = f"{wish.among.network} has no free subnet left for this node; waiting for one"
-            context.problems.report("subnet", "lease.exhausted", text, leases=len(snapshot.records))
-            await asyncio.sleep(around(EXHAUSTED_PAUSE_S, 0.2, context.rng))
-            return None, wish
 
 
 async def _reuse(context: Context, wish: Wish, record: Record, key: SubnetKey) -> OwnLease | None:

@@ -1,10 +1,10 @@
 """Hold the own lease: renew early and often, prove that it is ours, take it again when it has vanished."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import count
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from pyflanneld.core.backoff import around, backoff, race_pause_s
 from pyflanneld.core.families import Network, inside, overlap
@@ -27,6 +27,9 @@ from pyflanneld.errors import LeaseLost, RegistryError
 from pyflanneld.loops.node import Context, Node, publish
 from pyflanneld.loops.waiting import set_within
 
+if TYPE_CHECKING:
+    from pyflanneld.loops.rival import Rival
+
 RETRY_CAP_S = 30.0
 RESERVED_INTERVAL_S = 300.0
 
@@ -37,15 +40,35 @@ async def hold_lease(context: Context, node: Node) -> None:
     Raises:
         LeaseLost: another node holds our subnet.
     """
-    waits, proved = backoff(1.0, RETRY_CAP_S, context.rng), True
+    waits, proved = _waits(context, node), True
+    rival = await _look_out(context, node)
     while True:
         delay_s = around(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
         context.heart.beat("lease", delay_s + RETRY_CAP_S)
         await set_within(node.verify_lease, delay_s)
         node.verify_lease.clear()
+        if rival is not None:
+            await rival.look()
         proved = await _verify(context, node)
+        if rival is not None:
+            rival.renewed(proved=proved)
         if proved:
-            waits = backoff(1.0, RETRY_CAP_S, context.rng)
+            waits = _waits(context, node)
+
+
+async def _look_out(context: Context, node: Node) -> "Rival | None":
+    """Return what looks out for another host with our address; ``None`` where renewals are too frequent for that.
+
+    It can wait until the first routes are placed.
+    """
+    await set_within(node.reconciled, 1.0)
+    from pyflanneld.loops.rival import SHORTEST_INTERVAL_S, Rival  # late: the routes need none of it
+
+    if interval_s(context, node) < SHORTEST_INTERVAL_S:
+        return None
+    rival = Rival(context, node)
+    await rival.look()
+    return rival
 
 
 def interval_s(context: Context, node: Node) -> float:
@@ -53,6 +76,11 @@ def interval_s(context: Context, node: Node) -> float:
     if node.lease.reserved:
         return RESERVED_INTERVAL_S
     return renewal_interval_s(node.lease.ttl_s, context.options.renew_margin_s)
+
+
+def _waits(context: Context, node: Node) -> Iterator[float]:
+    """Return the waits of an outage: a lease with a short life must not run out during one when etcd is back."""
+    return backoff(1.0, min(RETRY_CAP_S, interval_s(context, node)), context.rng)
 
 
 async def _verify(context: Context, node: Node) -> bool:
@@ -127,6 +155,7 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
             )
             context.problems.resolve("lease")
             context.tally.retaken += 1
+            node.lease_found = False
             context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
             return True
         await asyncio.sleep(race_pause_s(race, context.rng))

@@ -175,6 +175,7 @@ class Node:
     choice: Choice                         # reconcile
     lease: OwnLease                        # lease loop
     peers: PeerTable                       # peers loop
+    lease_found: bool = False              # daemon, once: it was there at the start; lease loop: not when retaken
     among6: SubnetRange6 | None = None     # daemon, once; None in an IPv4-only network
     complete: bool = False                 # peers loop: a whole list has been folded in
     view: View | None = None               # reconcile

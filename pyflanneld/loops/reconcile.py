@@ -65,6 +65,7 @@ class Reconciler:
         self._blocked: Mapping[Network, KernelRoute] = {}
         self._failures: dict[PeerChange, int] = {}
         self._looks: deque[float] = deque(maxlen=LOOKS_BURST)
+        self._strikes = 0  # failures of netlink in a row
 
     async def run(self) -> None:
         """Reconcile for ever.
@@ -72,22 +73,18 @@ class Reconciler:
         Raises:
             KernelError: netlink has failed several times in a row; a fresh process is the cure.
         """
-        strikes = 0
         waits = backoff(0.2, 2.0, self._context.rng)
         while True:
             try:
                 await self._look()
                 await self._rounds_until_next_look()
             except KernelError as error:
-                strikes += 1
-                if strikes >= STRIKES:
+                self._strikes += 1
+                if self._strikes >= STRIKES:
                     raise
                 self._node.told |= Change.LINKS | Change.ROUTES
                 self._context.problems.report("kernel", "kernel.failed", f"netlink has failed: {error}")
                 await asyncio.sleep(next(waits))
-            else:
-                strikes = 0
-                self._context.problems.resolve("kernel")
 
     async def _look(self) -> None:
         """Read links and routes afresh; only the routes when the kernel has told of nothing else."""
@@ -160,6 +157,8 @@ class Reconciler:
                 await self._context.tally.timed(self._context.clock.now_s, self._round())
             finally:
                 self._journal.tell_losses()
+            self._strikes = 0
+            self._context.problems.resolve("kernel")
             if self._failures:
                 scan_at = min(scan_at, asyncio.get_running_loop().time() + RETRY_S)
             if not await self._peers_change_first(scan_at, not_before):

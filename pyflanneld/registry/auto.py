@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Administration, Configuration, Registry
 
@@ -149,6 +149,10 @@ class AutoRegistry:
     async def renew(self, held: Record) -> Renewal:
         """Prolong the lease of *held*."""
         return await self._in_use.renew(held)
+
+    async def time_left(self, held: Record) -> TimeLeft | None:
+        """Return how long the lease of *held* still has."""
+        return await self._in_use.time_left(held)
 
     async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
         """Return how long the *records* with a TTL still have, by name."""

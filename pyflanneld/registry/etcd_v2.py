@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.lease import TTL_S
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.answers_v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Answer, Refused
@@ -218,6 +218,10 @@ class EtcdV2Registry:
     def _compared(self, method: str, held: Record, form: Form | None = None) -> Request:
         """Return a write that happens only if nobody has changed *held*."""
         return Request(method, self._tree.path(held.name), {"prevIndex": held.mod_revision}, form)
+
+    async def time_left(self, held: Record) -> TimeLeft | None:  # noqa: ARG002
+        """Return ``None``: v2 does not tell under which leader a time to live was counted."""
+        return None
 
     async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
         """Return how long the *records* with a TTL still have, by name; what was granted v2 does not tell: a day."""

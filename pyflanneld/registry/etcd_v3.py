@@ -17,14 +17,14 @@ import structlog
 from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.auth import Tokens
 from pyflanneld.registry.calls import Caller, Timing, keep_alive
 from pyflanneld.registry.channel import Endpoints
 from pyflanneld.registry.leases import Creator, read_record
-from pyflanneld.registry.reservations import create_without_ttl, times_to_live
+from pyflanneld.registry.reservations import create_without_ttl, time_left, times_to_live
 from pyflanneld.registry.tls import Tls
 from pyflanneld.registry.watch import Watch
 from pyflanneld.registry.wire import KeySpace
@@ -189,6 +189,10 @@ class EtcdV3Registry:
         request = rpc.LeaseKeepAliveRequest(ID=lease_id)
         answer: Any = await self._caller.read(lambda stubs, how: keep_alive(stubs, how, request))
         return float(max(answer.TTL, 0))
+
+    async def time_left(self, held: Record) -> TimeLeft | None:
+        """Return how long the lease of *held* still has."""
+        return await time_left(self._caller, held.lease_id)
 
     async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
         """Return how long the *records* with a TTL still have, by name."""

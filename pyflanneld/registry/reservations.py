@@ -1,4 +1,4 @@
-"""What administration asks of etcd v3 and the daemon does not: times to live, and keys without one."""
+"""What is asked of etcd v3 on the side: times to live, and keys without one."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from aetcd import rpc
 
-from pyflanneld.core.records import Record, Snapshot, TimeToLive
+from pyflanneld.core.records import Record, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.registry.calls import Caller
 from pyflanneld.registry.leases import guarded_put
 from pyflanneld.registry.wire import KeySpace
@@ -42,6 +42,13 @@ async def _time_to_live(caller: Caller, lease_id: int) -> TimeToLive:
     request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
     answer: Any = await caller.read(lambda stubs, how: stubs.lease.LeaseTimeToLive(request, **how))
     return TimeToLive(float(max(answer.TTL, 0)), float(answer.grantedTTL))  # -1: there is no such lease any more
+
+
+async def time_left(caller: Caller, lease_id: int) -> TimeLeft:
+    """Return how long an etcd lease still has, and in which leader's term."""
+    request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
+    answer: Any = await caller.read(lambda stubs, how: stubs.lease.LeaseTimeToLive(request, **how))
+    return TimeLeft(float(max(answer.TTL, 0)), answer.header.raft_term)
 
 
 async def create_without_ttl(

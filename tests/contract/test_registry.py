@@ -496,6 +496,33 @@ class TestRenew:
         assert renewal.record.lease_id != held.lease_id
 
 
+class TestTimeLeft:
+    async def test_runs_down_and_is_whole_again(self, bench: Bench) -> None:
+        """What a lease still has is told with the leader's term, where the API tells it, and a renewal fills it up."""
+        held = await made(bench)
+        first = await bench.registry.time_left(held)
+        if bench.registry.api == 2:
+            assert first is None
+            return
+        await asyncio.sleep(2.1)
+        later = await bench.registry.time_left(held)
+        assert first is not None
+        assert later is not None
+        assert later.left_s < first.left_s - 1
+        await bench.registry.renew(held)
+        renewed = await bench.registry.time_left(held)
+        assert renewed is not None
+        assert DAY_S - 2 < renewed.left_s <= DAY_S
+        assert renewed.leader == later.leader == first.leader > 0
+
+    async def test_gone(self, bench: Bench) -> None:
+        """A lease that is no more has no time left."""
+        held = await made(bench)
+        await bench.revoke(held.lease_id)
+        left = await bench.registry.time_left(held)
+        assert (left is None) if bench.registry.api == 2 else (left is not None and left.left_s == 0)
+
+
 class TestReconnect:
     async def test_what_is_open_stays_open(self, bench: Bench) -> None:
         """New calls use a new connection; a watch that was open goes on telling."""

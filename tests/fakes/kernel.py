@@ -52,6 +52,7 @@ class FakeKernel(Kernel):
         self._monitors: list[_FakeMonitor] = []
         self._refusals: dict[Network, deque[int]] = {}
         self._failing_calls = 0
+        self._failing_only = ""
         self._last_links: tuple[Link, ...] = ()
         self._last_own: dict[int, tuple[KernelRoute, ...]] = {}
         self._neighbours: dict[int, list[Neighbour]] = {}
@@ -176,9 +177,14 @@ class FakeKernel(Kernel):
         """Forget what ``refuse`` has asked for."""
         self._refusals.clear()
 
-    def fail_calls(self, times: int = 1) -> None:
-        """Raise ``KernelError`` from the next calls of links, routes, route_to and apply, before anything is done."""
-        self._failing_calls = times
+    def fail_calls(self, times: int = 1, only: str = "") -> None:
+        """Raise ``KernelError`` from the next calls of links, routes, route_to and apply, before anything is done.
+
+        Args:
+            times: how many.
+            only: the one method whose calls fail; empty: all.
+        """
+        self._failing_calls, self._failing_only = times, only
 
     def lose_events(self) -> None:
         """Raise ``KernelError`` from every open ``changes``."""
@@ -192,7 +198,7 @@ class FakeKernel(Kernel):
     async def _called(self, name: str) -> None:
         self.calls[name] += 1
         await asyncio.sleep(0)
-        if self._failing_calls:
+        if self._failing_calls and self._failing_only in ("", name):
             self._failing_calls -= 1
             raise KernelError(f"{name}: told to fail")
 

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeToLive
+from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
 
 CONFIG = b"config"
@@ -62,6 +62,8 @@ class FakeEtcd:
 
     def __init__(self) -> None:
         self.state = State()
+        self.leader = 1
+        self.renewed_at_s: dict[int, float] = {}
         self._lease_ids = itertools.count(1001)
         self._watches: dict[_FakeWatch, None] = {}  # in the order of their opening, so that two runs are alike
 
@@ -101,6 +103,12 @@ class FakeEtcd:
         lease_id = next(self._lease_ids)
         self.state.leases[lease_id] = Lease(ttl_s)
         return lease_id
+
+    def time_left(self, lease_id: int) -> TimeLeft:
+        """Return what a lease still has; here it does not end by itself."""
+        now_s, lease = asyncio.get_running_loop().time(), self.state.leases.get(lease_id)
+        passed_s = now_s - self.renewed_at_s.setdefault(lease_id, now_s)
+        return TimeLeft(lease.ttl_s - passed_s if lease else 0.0, self.leader)
 
     def revoke(self, lease_id: int) -> None:
         """End a lease, and so the keys that hang on it: what revoking and expiring have in common."""
@@ -262,7 +270,12 @@ class FakeRegistry:
         if not held.lease_id:
             return Renewal(record, None)
         lease = self.etcd.state.leases.get(held.lease_id)
+        self.etcd.renewed_at_s[held.lease_id] = asyncio.get_running_loop().time()
         return Renewal(record, float(lease.ttl_s) if lease else 0.0)
+
+    async def time_left(self, held: Record) -> TimeLeft | None:
+        await self._arrive()
+        return self.etcd.time_left(held.lease_id)
 
     # -- ports.Administration
 

@@ -9,13 +9,15 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.run import until
 from tests.bed import Journal, gateways, launch, lease_key, lease_value, store_of, wait_answer, why_not_ready
+from tests.faults.conftest import Measured
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 NODES = 50
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(240)
-def test_f41_many_nodes_start_at_once(make_lab: Callable[..., Lab]) -> None:
+def test_f41_many_nodes_start_at_once(make_lab: Callable[..., Lab], measured: Measured) -> None:
     """All get a subnet of their own from an empty registry within 10 s of the configuration that they waited for: none
     overlaps, no etcd lease is left over, nobody fails, and each has a route to each other."""
     lab = make_lab(NODES)
@@ -45,3 +47,4 @@ def test_f41_many_nodes_start_at_once(make_lab: Callable[..., Lab]) -> None:
         until(lambda node=node: gateways(node) == lab.gateways_for(node), f"{node.name} has all routes", 30)
         Journal.whole(node).check()
     assert took < 10
+    measured(f"{NODES} subnets in {took:.1f} s, {NODES} etcd leases, no failure")

@@ -19,6 +19,7 @@ from tests.bed import (
     store_of,
     why_not_ready,
 )
+from tests.faults.conftest import Measured
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"
@@ -37,7 +38,7 @@ def of_ours(peer: Node) -> str:
 # F68, F67: routes
 
 
-def test_f68_route_deleted(unguarded: Lab) -> None:
+def test_f68_route_deleted(unguarded: Lab, measured: Measured) -> None:
     """A route deleted by hand is back in well under two seconds; nothing else is touched."""
     node, peer, _ = unguarded.nodes
     with RouteMonitor(node) as monitor:
@@ -47,6 +48,7 @@ def test_f68_route_deleted(unguarded: Lab) -> None:
         delay = delay_ms(monitor.messages(), peer.subnet)
     assert delay is not None
     assert delay < 1000 * REPAIR_S
+    measured(f"route back after {delay:.0f} ms")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_f68_route_deleted(unguarded: Lab) -> None:
      "unreachable proto 103", "nexthop via 192.168.14.22 nexthop via 192.168.14.99 proto 103"],
     ids=["gateway", "direct", "onlink", "unreachable", "multipath"],
 )
-def test_f68_route_modified(unguarded: Lab, change: str) -> None:
+def test_f68_route_modified(unguarded: Lab, change: str, measured: Measured) -> None:
     """A route of ours that somebody bends is straight again within two seconds, in one replace."""
     node, peer, _ = unguarded.nodes
     kind, _, rest = change.partition(" ") if change.startswith("unreachable") else ("", "", change)
@@ -63,11 +65,12 @@ def test_f68_route_modified(unguarded: Lab, change: str) -> None:
     with RouteMonitor(node) as monitor:
         node.exec("ip", "route", "replace", *([kind] if kind else []), peer.subnet, *words)
         node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
-        until(lambda: all_routes_to(node, peer.subnet) == [of_ours(peer)], "the route is as it was", REPAIR_S)
+        took_s = until(lambda: all_routes_to(node, peer.subnet) == [of_ours(peer)], "as it was", REPAIR_S)
         assert not any(message.deleted for message in monitor.messages())
+    measured(f"straight again after {took_s:.2f} s, never without a route")
 
 
-def test_f68_duplicate_with_a_metric(unguarded: Lab) -> None:
+def test_f68_duplicate_with_a_metric(unguarded: Lab, measured: Measured) -> None:
     """A route to the same subnet with another metric is another route, and left alone even if it bears our mark."""
     node, peer, _ = unguarded.nodes
     second = f"{peer.subnet} via {STRANGER} dev eth1 proto 103 metric 50"
@@ -76,10 +79,11 @@ def test_f68_duplicate_with_a_metric(unguarded: Lab) -> None:
     wanted = [of_ours(peer), second]
     until(lambda: all_routes_to(node, peer.subnet) == wanted, "ours is back, the other stays", REPAIR_S)
     node.exec("ip", "route", "del", *second.split())
+    measured("ours back, the duplicate untouched")
 
 
 @pytest.mark.parametrize("what", ["proto 103", "table main"])
-def test_f67_routes_flushed(unguarded: Lab, what: str) -> None:
+def test_f67_routes_flushed(unguarded: Lab, what: str, measured: Measured) -> None:
     """All routes flushed at once are back within two seconds, or as soon as the LAN is reachable again."""
     node = unguarded.nodes[0]
     node.exec("ip", "route", "flush", *what.split())
@@ -88,14 +92,15 @@ def test_f67_routes_flushed(unguarded: Lab, what: str) -> None:
         for own, link in ((node.address, "eth1"), (node.wish, "docker0")):
             connected = f"{own.network} dev {link} proto kernel scope link src {own.ip}"
             node.exec("ip", "route", "add", *connected.split())
-    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    took_s = node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    measured(f"all back after {took_s:.2f} s")
 
 
 # F69: foreign routes
 
 
 @pytest.mark.parametrize("foreign", ["static", "boot", "bird"])
-def test_f69_foreign_route_first(unguarded: Lab, foreign: str) -> None:
+def test_f69_foreign_route_first(unguarded: Lab, foreign: str, measured: Measured) -> None:
     """A foreign route where ours should be is left alone and reported, hinders no other route, and is followed by ours
     when it goes."""
     node = unguarded.nodes[0]
@@ -111,14 +116,16 @@ def test_f69_foreign_route_first(unguarded: Lab, foreign: str) -> None:
     assert all_routes_to(node, blocked) == there
     assert node.get("/readyz")[0] == 200
     node.exec("ip", "route", "del", blocked)
-    node.wait_routes(unguarded.gateways_for(node) | {free: STRANGER, blocked: STRANGER}, REPAIR_S)
+    everything = unguarded.gateways_for(node) | {free: STRANGER, blocked: STRANGER}
+    took_s = node.wait_routes(everything, REPAIR_S)
     assert len(journal.events("route.conflict")) == 1
     store.delete(lease_key(blocked))
     store.delete(lease_key(free))
     node.wait_routes(unguarded.gateways_for(node))
+    measured(f"left alone and told; ours {took_s:.2f} s after it had gone")
 
 
-def test_f69_foreign_route_in_the_place_of_ours(unguarded: Lab) -> None:
+def test_f69_foreign_route_in_the_place_of_ours(unguarded: Lab, measured: Measured) -> None:
     """Whoever replaces our route by one of his own keeps it; ours is back when it goes."""
     node, peer, other = unguarded.nodes
     journal = Journal(node)
@@ -128,10 +135,11 @@ def test_f69_foreign_route_in_the_place_of_ours(unguarded: Lab) -> None:
     assert all_routes_to(node, peer.subnet) == there
     assert gateways(node) == unguarded.gateways_for(node, [other])
     node.exec("ip", "route", "del", peer.subnet)
-    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    took_s = node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    measured(f"left alone and told; ours back {took_s:.2f} s after it had gone")
 
 
-def test_f69_foreign_route_survives_the_peers_end(unguarded: Lab) -> None:
+def test_f69_foreign_route_survives_the_peers_end(unguarded: Lab, measured: Measured) -> None:
     """When the peer leaves, the foreign route to its subnet stays."""
     node, store = unguarded.nodes[0], store_of(unguarded)
     subnet = "172.7.99.0/24"
@@ -143,6 +151,7 @@ def test_f69_foreign_route_survives_the_peers_end(unguarded: Lab) -> None:
     journal.wait("problem.resolved", topic="foreign")
     assert len(all_routes_to(node, subnet)) == 1
     node.exec("ip", "route", "del", subnet)
+    measured("still there when the peer had left")
 
 
 def test_routes_of_flanneld_are_taken_over(site: Lab) -> None:
@@ -170,7 +179,7 @@ def test_routes_of_flanneld_are_taken_over(site: Lab) -> None:
 # F62 to F66: links and addresses
 
 
-def test_f62_interface_down_and_up(unguarded: Lab) -> None:
+def test_f62_interface_down_and_up(unguarded: Lab, measured: Measured) -> None:
     """While the interface is down the daemon waits, with few words; its routes are back within two seconds after."""
     node, pid = unguarded.nodes[0], pid_of(unguarded.nodes[0])
     journal = Journal(node)
@@ -180,15 +189,16 @@ def test_f62_interface_down_and_up(unguarded: Lab) -> None:
     assert "eth1" in why_not_ready(node)
     assert gateways(node) == {}
     node.exec("ip", "link", "set", "eth1", "up")
-    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    took_s = node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
     until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
     assert len([event for event in journal.events() if event["level"] != "info"]) <= 3
     assert pid_of(node) == pid
     with Ping(node, unguarded.nodes[1]) as ping:
         until(lambda: len(ping.received()) >= 5, "packets flow")
+    measured(f"routes back {took_s:.2f} s after it was up")
 
 
-def test_f62_cable_pulled(unguarded: Lab) -> None:
+def test_f62_cable_pulled(unguarded: Lab, measured: Measured) -> None:
     """Carrier lost and found: no route is lost over it, and the pods talk again."""
     node, peer, _ = unguarded.nodes
     journal = Journal(node)
@@ -199,9 +209,10 @@ def test_f62_cable_pulled(unguarded: Lab) -> None:
     until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
     with Ping(node, peer) as ping:
         until(lambda: len(ping.received()) >= 5, "packets flow")
+    measured("no route lost; packets flow again")
 
 
-def test_f63_address_removed_and_back(unguarded: Lab) -> None:
+def test_f63_address_removed_and_back(unguarded: Lab, measured: Measured) -> None:
     """Without its address the interface does not serve: said, nothing published; all is well when it returns."""
     node, store = unguarded.nodes[0], store_of(unguarded)
     key = lease_key(node.subnet)
@@ -211,13 +222,14 @@ def test_f63_address_removed_and_back(unguarded: Lab) -> None:
     assert node.get("/healthz")[0] == 200
     assert store.kv(key) == held
     node.exec("ip", "address", "add", str(node.address), "dev", "eth1")
-    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    took_s = node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
     until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
     assert store.kv(key) == held
     assert journal.events("daemon.failed") == []
+    measured(f"lease untouched; routes back {took_s:.2f} s after the address")
 
 
-def test_f63_renumbered(site: Lab) -> None:
+def test_f63_renumbered(site: Lab, measured: Measured) -> None:
     """The interface gets another address: own routes are back in two seconds; the lease follows, on the same key and
     etcd lease, by a new connection to etcd; the peers replace their route in one step."""
     node, peer, _ = site.nodes
@@ -230,8 +242,8 @@ def test_f63_renumbered(site: Lab) -> None:
     before, pid = store.kv(lease_key(node.subnet)), pid_of(node)
     with RouteMonitor(peer) as monitor:
         node.exec("sh", "-c", "ip address flush dev eth1; ip address add 192.168.14.121/24 dev eth1")
-        node.wait_routes({peer.subnet: str(peer.address.ip)}, REPAIR_S)
-        peer.wait_routes({node.subnet: "192.168.14.121"}, 3)
+        own_s = node.wait_routes({peer.subnet: str(peer.address.ip)}, REPAIR_S)
+        theirs_s = peer.wait_routes({node.subnet: "192.168.14.121"}, 3)
         assert not any(message.deleted for message in monitor.messages())
     after = store.kv(lease_key(node.subnet))
     assert before is not None
@@ -242,9 +254,10 @@ def test_f63_renumbered(site: Lab) -> None:
     until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
     node.exec("sh", "-c", f"ip address flush dev eth1; ip address add {node.address} dev eth1")
     peer.wait_routes({node.subnet: str(node.address.ip)}, 3)
+    measured(f"own routes back after {own_s:.2f} s, the peer's replaced {theirs_s:.2f} s later, never without")
 
 
-def test_f64_interface_deleted_and_created_again(unguarded: Lab) -> None:
+def test_f64_interface_deleted_and_created_again(unguarded: Lab, measured: Measured) -> None:
     """A new interface of the old name, with another index, takes over within two seconds; lease and process stay."""
     node, pid = unguarded.nodes[0], pid_of(unguarded.nodes[0])
     held, journal = store_of(unguarded).kvs(), Journal(node)
@@ -253,26 +266,28 @@ def test_f64_interface_deleted_and_created_again(unguarded: Lab) -> None:
     journal.wait("link.missing")
     assert "eth1" in why_not_ready(node)
     topology.plug_in(unguarded.lan, node.namespace, node.address, node.name)
-    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    took_s = node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
     assert node.exec("cat", "/sys/class/net/eth1/ifindex") != index
     until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
     assert pid_of(node) == pid
     until(lambda: store_of(unguarded).kvs() == held, "the lease is untouched")
     with Ping(node, unguarded.nodes[1]) as ping:
         until(lambda: len(ping.received()) >= 5, "packets flow")
+    measured(f"routes on the new index after {took_s:.2f} s; lease and process the same")
 
 
-def test_f64_interface_renamed(unguarded: Lab) -> None:
+def test_f64_interface_renamed(unguarded: Lab, measured: Measured) -> None:
     """An interface of another name is not ours: said; routes are back as soon as it has its name again."""
     node, journal = unguarded.nodes[0], Journal(unguarded.nodes[0])
     node.exec("sh", "-c", "ip link set eth1 down; ip link set eth1 name lan7; ip link set lan7 up")
     journal.wait("link.missing")
     node.exec("sh", "-c", "ip link set lan7 down; ip link set lan7 name eth1; ip link set eth1 up")
-    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    took_s = node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
     leave_ready(unguarded)
+    measured(f"told; routes back {took_s:.2f} s after it had its name again")
 
 
-def test_f66_interface_flaps(unguarded: Lab) -> None:
+def test_f66_interface_flaps(unguarded: Lab, measured: Measured) -> None:
     """An interface that goes up and down thirty times in a row: the end counts, few words, no load."""
     node, journal = unguarded.nodes[0], Journal(unguarded.nodes[0])
     before = cpu_s(node)
@@ -280,8 +295,10 @@ def test_f66_interface_flaps(unguarded: Lab) -> None:
     node.exec("sh", "-c", f"for n in $(seq 30); do {flap}; done")
     node.wait_routes(unguarded.gateways_for(node), REPAIR_S + 1)
     until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S + 1)
-    assert cpu_s(node) - before < 1.0
-    assert len(journal.text().splitlines()) < 60
+    spent_s, lines = cpu_s(node) - before, len(journal.text().splitlines())
+    assert spent_s < 1.0
+    assert lines < 60
+    measured(f"30 flaps: {spent_s:.2f} s of processor time, {lines} log lines, then as before")
 
 
 def cpu_s(node: Node) -> float:

@@ -174,6 +174,18 @@ def test_f75_stopped_as_soon_as_it_can_listen(site: Lab) -> None:
         assert wait_exit(node, STOP_S) == 0
 
 
+def test_f75_a_second_signal_ends_it_at_once(site: Lab) -> None:
+    """Whoever sends a second signal, Ctrl-C too, does not wait for connections to be closed; no traceback is logged."""
+    journals = [Journal(node) for node in site.nodes]
+    for node, number in zip(site.nodes, SIGNALS, strict=True):
+        launch(node, failpoints=f"shutdown.close=signal:{number.name.removeprefix('SIG')}")
+    for node, journal, number in zip(site.nodes, journals, SIGNALS, strict=True):
+        node.wait_ready()
+        assert node.stop() == -number
+        assert journal.events("daemon.stopping")
+        assert not journal.events("daemon.stopped")
+
+
 # F46, F47: more than one on a host
 
 

@@ -191,45 +191,6 @@ def test_dead_endpoints_in_the_list(site: Lab) -> None:
     node.wait_routes({"172.7.99.0/24": "192.168.14.99"}, 2)
 
 
-BAD_CONFIGS = [
-    ("{", "JSON"),
-    ("[]", "object"),
-    ("$(reboot)", "JSON"),
-    ('{"Network":167772160,"Backend":{"Type":"host-gw"}}', "Network"),
-    ('{"Network":true,"Backend":{"Type":"host-gw"}}', "Network"),
-    ('{"Network":"172.7.0.0/33","Backend":{"Type":"host-gw"}}', "172.7.0.0/33"),
-    ('{"Network":"fd00::/64","Backend":{"Type":"host-gw"}}', "fd00::/64"),
-    ('{"Network":"172.7.0.0/16","SubnetLen":-1,"Backend":{"Type":"host-gw"}}', "SubnetLen"),
-    ('{"Network":"172.7.0.0/16","SubnetLen":1e3,"Backend":{"Type":"host-gw"}}', "SubnetLen"),
-    ('{"Network":"172.7.0.0/16","SubnetLen":"24","Backend":{"Type":"host-gw"}}', "SubnetLen"),
-    ('{"Network":"10.7.0.0/16","SubnetMin":"10.7.9.0","SubnetMax":"10.7.8.0","Backend":{"Type":"alloc"}}', "SubnetMin"),
-    ('{"Network":"172.7.0.0/16","SubnetMin":"172.7.9.1","Backend":{"Type":"host-gw"}}', "SubnetMin"),
-    ('{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fe80::/48","Backend":{"Type":"alloc"}}', "fe80"),
-]
-
-
-def test_f60_configuration_missing_then_bad_then_right(site: Lab) -> None:
-    """No or a bad configuration is waited out: the reason on ``/readyz``, and once in the log; a cure works at once."""
-    node, store = site.nodes[0], store_of(site)
-    journal = Journal(node)
-    store.delete(f"{PREFIX}/config")
-    launch(node)
-    wait_answer(node)
-    until(lambda: f"{PREFIX}/config" in why_not_ready(node), "the missing key is named")
-    for text, named in BAD_CONFIGS:
-        store.put(f"{PREFIX}/config", text)
-        until(lambda named=named: "not usable" in (why := why_not_ready(node)) and named in why, f"{text} is refused")
-    assert node.get("/healthz")[0] == 200
-    assert store.leases() == {}
-    assert len(journal.events("config.missing")) == 1
-    said = [event["problem"] for event in journal.events("config.invalid")]
-    assert len(said) == len(set(said))
-    store.put(f"{PREFIX}/config", '{"network":"172.7.0.0/16","BACKEND":{"type":"HOST-GW","Junk":[1]},"Other":{}}')
-    node.wait_ready(2)
-    assert node.subnet == "172.7.21.0/24"
-    assert len(journal.events("problem.resolved", topic="config")) == 1
-
-
 @pytest.mark.parametrize("backend", ['{"Type":"vxlan"}', None])
 def test_unsupported_backend(site: Lab, backend: str | None) -> None:
     """A backend other than host-gw, flannel's default too: an error that names the supported ones, exit 2, no lease."""
@@ -255,54 +216,7 @@ def test_unsupported_backend_comes_later(site: Lab) -> None:
     assert wait_exit(node) == 2
 
 
-def test_f42_network_exhausted(site: Lab) -> None:
-    """No free subnet: says so once, waits unready, and takes the first one that becomes free within 5 s."""
-    node, store = site.nodes[0], store_of(site)
-    store.put(f"{PREFIX}/config", '{"Network":"172.7.0.0/22","Backend":{"Type":"host-gw"}}')
-    for number in (1, 2, 3):
-        store.put(lease_key(f"172.7.{number}.0/24"), lease_value(f"192.168.14.{90 + number}"))
-    held = store.kvs(f"{PREFIX}/subnets/")
-    journal = Journal(node)
-    launch(node)
-    journal.wait("lease.exhausted", timeout_s=15)
-    assert node.get("/readyz")[0] == 503
-    assert "172.7.0.0/22 has no free subnet left" in why_not_ready(node)
-    assert store.kvs(f"{PREFIX}/subnets/") == held
-    store.delete(lease_key("172.7.2.0/24"))
-    node.wait_ready(5.5)
-    assert node.subnet == "172.7.2.0/24"
-    assert len(journal.events("lease.exhausted")) == 1
-    assert len(store.leases()) == 1
-
-
 # subnet.env
-
-
-USELESS_FILES = [
-    (b"\xff\xfe\x00\n", "subnet_file.ignored", "utf-8"),
-    (b"FLANNEL_SUBNET=$(reboot)\n", "subnet_file.ignored", "FLANNEL_SUBNET"),
-    (b"FLANNEL_SUBNET=10.9.8.1/24\n", "lease.previous_refused", "172.7.0.0/16"),
-    (b"FLANNEL_SUBNET=172.7.44.1/24\n", "lease.previous_refused", "taken"),
-]
-
-
-@pytest.mark.parametrize("useless", [USELESS_FILES[:2], USELESS_FILES[2:]], ids=["garbage", "no choice"])
-def test_f49_subnet_file_of_no_use(site: Lab, useless: list[tuple[bytes, str, str]]) -> None:
-    """A file that is garbage, of another network, or names a taken subnet is ignored with its reason, then replaced."""
-    store, taken = store_of(site), lease_key("172.7.44.0/24")
-    store.put(taken, lease_value("192.168.14.99"))
-    held = store.kv(taken)
-    cases = list(zip(site.nodes[:2], useless, strict=True))
-    journals = [Journal(node) for node, _ in cases]
-    for node, (text, _, _) in cases:
-        node.subnet_file.write_bytes(text)
-        launch(node)
-    for (node, (_, event, why)), journal in zip(cases, journals, strict=True):
-        node.wait_ready()
-        assert why in journal.wait(event)["why"]
-        assert node.env()["FLANNEL_NETWORK"] == "172.7.0.0/16"
-        assert node.subnet not in ("172.7.44.0/24", "10.9.8.0/24")
-    assert store.kv(taken) == held
 
 
 def test_f77_full_and_read_only_disk(site: Lab) -> None:

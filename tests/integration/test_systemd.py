@@ -10,12 +10,15 @@ import pytest
 
 from tests.etcd import Member, make_member
 from tests.netns import Namespace, namespace
+from tests.rights import NET_ADMIN
 from tests.systemd import PYTHON_ENVIRONMENT, Machine, booted, systemd_missing, until
 
-UNIT = Path(__file__).parents[2] / "systemd" / "pyflanneld.service"
+SHIPPED = Path(__file__).parents[2] / "systemd"
+UNIT, LEGACY, SYSUSERS = (SHIPPED / name for name in ("pyflanneld.service", "legacy-iptables.conf", "sysusers.conf"))
 HOST = "192.168.14.21"
 SERVICE = "pyflanneld.service"
 DEFAULTS = "/etc/default/pyflanneld"
+DROP_INS = f"/etc/systemd/system/{SERVICE}.d"
 SETTINGS = f"FLANNELD_ETCD_ENDPOINTS=http://{HOST}:2379\nFLANNELD_IFACE=eth1\n"
 CONFIG = '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
 PEER = '{"PublicIP":"192.168.14.22","PublicIPv6":null,"BackendType":"host-gw"}'
@@ -59,7 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         pytest.skip(f"systemd in namespaces needs {missing}")
     where = tmp_path_factory.mktemp("systemd")
     files = {f"/etc/systemd/system/{SERVICE}": UNIT.read_text(), DEFAULTS: SETTINGS}
-    files |= {f"/etc/systemd/system/{SERVICE}.d/adapted.conf": ADAPTED}
+    files |= {f"{DROP_INS}/adapted.conf": ADAPTED, "/etc/sysusers.d/pyflanneld.conf": SYSUSERS.read_text()}
     with contextlib.ExitStack() as stack:
         host = stack.enter_context(namespace())
         host.veth("eth1", f"{HOST}/24", peer="wire")
@@ -73,7 +76,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         etcd.wait_ready()
         for key, value in (("config", CONFIG), ("subnets/172.7.22.0-24", PEER)):
             host.run("etcdctl", f"--endpoints={url}", "put", f"/coreos.com/network/{key}", value)
-        yield Site(host, etcd, stack.enter_context(booted(where, files)))
+        site = Site(host, etcd, stack.enter_context(booted(where, files)))
+        site.machine.run("systemd-sysusers")
+        assert "pyflanneld" in site.machine.run("getent", "passwd", "pyflanneld")
+        yield site
 
 
 def status_of(pid: int, field: str) -> str:
@@ -94,15 +100,16 @@ def outside_pid(site: Site) -> int:
     raise LookupError(inner)
 
 
-def test_it_works_with_two_capabilities(site: Site) -> None:
-    """READY with the lease, the file and the route, although it may do nothing else; the status line says so."""
+def test_it_works_with_one_capability(site: Site) -> None:
+    """READY with the lease, the file and the route, by a user that may do nothing else; the status line says so."""
     site.settings()
     site.start()
     assert "172.7.22.0/24 via 192.168.14.22 dev eth1" in site.routes()
     assert "FLANNEL_SUBNET=172.7." in (site.machine.root / "run/flannel/subnet.env").read_text()
     assert "ready" in site.machine.show(SERVICE, "StatusText")
     pid = outside_pid(site)
-    assert {status_of(pid, name) for name in ("CapEff", "CapPrm", "CapBnd")} == {"0000000000003000"}
+    assert {status_of(pid, name) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {NET_ADMIN}
+    assert "0" not in status_of(pid, "Uid").split() + status_of(pid, "Gid").split()
     assert (status_of(pid, "NoNewPrivs"), status_of(pid, "Seccomp")) == ("1", "2")
     journal = site.journal()
     assert "daemon.ready" in journal
@@ -115,14 +122,26 @@ def rules_of(site: Site, form: str) -> list[str]:
     return [line for line in saved if line.startswith("-A")]
 
 
-@pytest.mark.parametrize("form", ["nft", "legacy"])
-def test_the_firewall_works_inside_the_restrictions(site: Site, form: str) -> None:
-    """Both forms of iptables set their rules: the lock's file can be written, all that they need is allowed."""
+@pytest.fixture(params=["nft", "legacy"])
+def form(site: Site, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Make one form of iptables the machine's own; with the legacy one comes the drop-in that it needs."""
     for name in ("iptables", "iptables-save", "iptables-restore"):
-        real = name.replace("iptables", f"iptables-{form}")
+        real = name.replace("iptables", f"iptables-{request.param}")
         site.machine.run("ln", "-sf", f"/usr/sbin/{real}", f"/etc/alternatives/{name}")
+    drop_in = site.machine.root / DROP_INS[1:] / LEGACY.name
+    if request.param == "legacy":
+        drop_in.write_text(LEGACY.read_text())
+    site.machine.run("systemctl", "daemon-reload")
+    yield request.param
+    drop_in.unlink(missing_ok=True)
+    site.machine.run("systemctl", "daemon-reload")
+
+
+def test_the_firewall_works_inside_the_restrictions(site: Site, form: str) -> None:
+    """Both forms of iptables set their rules, the legacy one with its drop-in: all that they need is allowed."""
     site.settings("FLANNELD_IP_MASQ=true\nFLANNELD_IPTABLES_RESYNC=1\n")
     site.start()
+    assert status_of(outside_pid(site), "CapBnd") == (NET_ADMIN if form == "nft" else "0000000000003000")
     rules = rules_of(site, form)
     assert "-j FLANNEL-POSTRTG" in "".join(rules)
     assert "-j FLANNEL-FWD" in "".join(rules)
@@ -143,6 +162,28 @@ def test_nft_works_inside_the_restrictions(site: Site) -> None:
         assert "chain postrtg" in site.host.run("nft", "list", "table", "ip", "flannel-ipv4")
     finally:
         site.host.run(*put, CONFIG)
+
+
+def test_a_key_of_roots_is_named_and_chown_mends_it(site: Site) -> None:
+    """The unit's user cannot read it: a usage error that says so. Given to that user it is used, and etcd is asked."""
+    place = "/etc/pyflanneld"
+    folder = site.machine.root / place[1:]
+    folder.mkdir()
+    files = ("-keyout", f"{folder}/client-key.pem", "-out", f"{folder}/client.pem")
+    site.host.run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", *files)
+    (folder / "client-key.pem").chmod(0o600)
+    (site.machine.root / DEFAULTS[1:]).write_text(
+        f"FLANNELD_ETCD_ENDPOINTS=https://{HOST}:9\nFLANNELD_IFACE=eth1\n"
+        f"FLANNELD_ETCD_CAFILE={place}/client.pem\nFLANNELD_ETCD_CERTFILE={place}/client.pem\nFLANNELD_ETCD_KEYFILE={place}/client-key.pem\n"
+    )
+    site.machine.run("systemctl", "restart", SERVICE)
+    assert site.machine.show(SERVICE, "ExecMainStatus") == "2"
+    refused = f"FLANNELD_ETCD_KEYFILE: '{place}/client-key.pem' is not usable: the file cannot be read: Permission"
+    assert refused in site.journal()
+    site.machine.run("chown", "pyflanneld", f"{place}/client-key.pem")
+    site.machine.run("systemctl", "restart", "--no-block", SERVICE)
+    until(lambda: "etcd.unavailable" in site.journal(), "etcd is asked")
+    site.machine.run("systemctl", "stop", SERVICE)
 
 
 def test_a_stop_is_orderly_and_leaves_everything(site: Site) -> None:

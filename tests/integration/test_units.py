@@ -68,7 +68,11 @@ def test_a_stop_keeps_the_file_and_a_usage_error_is_final() -> None:
         "RuntimeDirectoryPreserve=yes",
         "Restart=always",
         "RestartPreventExitStatus=2",
-        "CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW",
+        "User=pyflanneld",
+        "AmbientCapabilities=CAP_NET_ADMIN",
+        "CapabilityBoundingSet=CAP_NET_ADMIN",
+        "StateDirectory=pyflanneld",
+        "StateDirectoryMode=0700",
         "NoNewPrivileges=yes",
     ):
         assert line in lines

@@ -270,6 +270,92 @@ def test_exhausted_network_is_said_and_waited_for() -> None:
     run(scenario())
 
 
+def test_two_hosts_with_one_address() -> None:
+    """Both say so after two renewals by the other; only the one that has found the lease is not ready. When the other
+    is gone, all is well again."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        first, second = FakeNode(etcd, env=PINNED), FakeNode(etcd, env=PINNED)
+        async with first.running():
+            await asyncio.sleep(100)  # they draw the same numbers, and would renew at the same moments
+            async with second.running():
+                assert len(held(etcd)) == 1
+                await until(lambda: first.log.count("lease.shared") and second.log.count("lease.shared"), 1500, 1)
+                assert first.ready
+                assert "192.168.14.21" in second.why_not
+                await asyncio.sleep(3600)
+                assert first.ready
+                assert not second.ready
+                assert first.log.count("daemon.failed") == 0
+            await until(lambda: "rival" not in first.problems.open(), 1500, 1)
+
+    run(scenario())
+
+
+def test_own_renewals_are_nobody_elses() -> None:
+    """A day with restarts, outages of etcd and new leaders, who begin every lease anew: no rival is seen."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        for hour in range(24):
+            async with node.running():
+                await asyncio.sleep(1800)
+                if hour % 3 == 0:
+                    node.registry.down = RegistryUnavailable("down")
+                    await asyncio.sleep(1200)
+                    node.registry.down = None
+                if hour % 4 == 0:
+                    etcd.leader += 1
+                    etcd.renewed_at_s.clear()
+                await asyncio.sleep(1800)
+                assert node.ready
+                assert node.log.count("lease.shared") == 0
+
+    run(scenario())
+
+
+def test_larger_network_helps_a_node_that_waits() -> None:
+    """A node that has found no free subnet takes one of the network that the operator has made larger."""
+
+    async def scenario() -> None:
+        etcd = FakeEtcd()
+        etcd.put_config(b'{"Network":"10.9.0.0/24","Backend":{"Type":"host-gw"}}')  # three subnets of /26
+        for host, name in enumerate((b"10.9.0.64-26", b"10.9.0.128-26", b"10.9.0.192-26"), 30):
+            etcd.put(name, value(f"192.168.14.{host}"))
+        node = FakeNode(etcd, env="FLANNEL_SUBNET=nonsense\n")
+        async with node.running(ready=False):
+            await until(lambda: "no free subnet" in node.why_not, 5)
+            await asyncio.sleep(600)
+            etcd.put_config(b"{")
+            await until(lambda: "not usable" in node.why_not, 6)
+            etcd.put_config(b'{"Network":"10.8.0.0/15","Backend":{"Type":"host-gw"}}')
+            await until(lambda: node.ready, 6)
+            assert node.file.text is not None
+            assert "FLANNEL_NETWORK=10.8.0.0/15" in node.file.text
+            assert node.log.count("subnet_file.ignored") == 2, "once for each network"
+
+    run(scenario())
+
+
+def test_network_inside_the_lan_is_said_and_nothing_leased() -> None:
+    """Where every subnet overlaps the link's own network, no lease is taken; the reason names both."""
+
+    async def scenario() -> None:
+        etcd = FakeEtcd()
+        etcd.put_config(b'{"Network":"192.168.14.0/24","Backend":{"Type":"host-gw"}}')
+        node = FakeNode(etcd)
+        async with node.running(ready=False):
+            await until(lambda: "overlaps 192.168.14.0/24" in node.why_not, 5)
+            await asyncio.sleep(60)
+            assert etcd.records() == ()
+            etcd.put_config(b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}')
+            await until(lambda: node.ready, 6)
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("bad", [None, b"", b"[]", b'{"Network":"10.0.0.0/33"}', b'{"EnableIPv4":false}'])
 def test_missing_or_bad_configuration_is_waited_for(bad: bytes | None) -> None:
     """A missing or bad configuration is said at once and after 5, 15 and 35 minutes; a good one is taken at once."""
@@ -315,6 +401,25 @@ def test_suspend_is_noticed_and_the_lease_verified() -> None:
             await until(lambda: node.ready, 6)
             assert node.log.count("machine.resumed") == 1
             assert node.log.count("lease.retaken") == 0
+
+    run(scenario())
+
+
+def test_short_lease_is_tried_as_often_as_it_is_renewed() -> None:
+    """A lease that lives for 40 s is looked at every 4 s in an outage too: when etcd is back it does not run out while
+    the daemon still waits."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        etcd.put(OWN, value("192.168.14.21"), lease_id=etcd.grant(40))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            for _ in range(5):
+                node.registry.down = RegistryUnavailable("cut")
+                await asyncio.sleep(120)
+                assert not node.ready
+                node.registry.down = None
+                await until(lambda: node.ready, 5)
 
     run(scenario())
 

@@ -452,6 +452,22 @@ def test_dead_netlink_ends_the_run_for_a_fresh_process() -> None:
         run(scenario())
 
 
+def test_netlink_that_works_again_makes_ready_at_once() -> None:
+    """The node is ready again with the first round that goes well, not with the next look ten seconds later."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22), env=PINNED)
+        async with node.running():
+            node.kernel.fail_calls(2)
+            node.kernel.delete_route(net(22))
+            await until(lambda: not node.ready, 2)
+            assert await until(lambda: node.ready, 10.1) < 5
+            assert routes(node.kernel) == expected(22)
+            assert node.log.count("kernel.failed") == 1
+
+    run(scenario())
+
+
 def test_flapping_carrier_costs_two_looks_a_second() -> None:
     """Ten link changes a second for a minute lead to about two looks a second, and the end state is right."""
 

@@ -92,6 +92,41 @@ def test_a_linked_directory_is_followed(tmp_path: Path) -> None:
     assert (tmp_path / "flannel-1" / "subnet.env").read_text() == NEW
 
 
+@pytest.mark.parametrize(("mode", "fine"), [(0o777, False), (0o757, False), (0o1777, True), (0o775, True)])
+def test_a_directory_of_everybodys_is_refused(mode: int, fine: bool, tmp_path: Path) -> None:
+    """Root sources the file: nobody else may be able to put another in its place. The message has the remedy."""
+    (tmp_path / "flannel").mkdir()
+    (tmp_path / "flannel").chmod(mode)
+    file = SubnetEnvFile(tmp_path / "flannel" / "subnet.env")
+    if fine:
+        assert file.write(NEW)
+        return
+    with pytest.raises(PermissionError) as refused:
+        file.write(NEW)
+    assert refused.value.strerror == f"everybody may write to its directory: chmod o-w {tmp_path}/flannel"
+    assert names(tmp_path / "flannel") == []
+    (tmp_path / "flannel").chmod(0o755)
+    assert file.write(NEW)
+
+
+def test_a_directory_swapped_for_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the path and the opening of the directory nobody can lead the daemon elsewhere."""
+    (tmp_path / "flannel").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    real = os.open
+
+    def swapped(path: str, flags: int, *args: int, **kwargs: int) -> int:
+        if flags & os.O_DIRECTORY:
+            (tmp_path / "flannel").rmdir()
+            (tmp_path / "flannel").symlink_to("elsewhere")
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", swapped)
+    with pytest.raises(NotADirectoryError):
+        SubnetEnvFile(tmp_path / "flannel" / "subnet.env").write(NEW)
+    assert names(tmp_path / "elsewhere") == []
+
+
 def test_a_directory_in_its_place_is_an_error(tmp_path: Path) -> None:
     """It is neither read nor removed, and no temporary file stays."""
     (tmp_path / "subnet.env").mkdir()

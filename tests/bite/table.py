@@ -1,0 +1,48 @@
+"""Write ``docs/planted-faults.md``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.bite.__main__ import Result
+    from tests.bite.checks import Verdict
+
+_TOP = """\
+# Planted faults
+
+Do the checks bite? `make bite` answers that: it makes a copy of the daemon, plants one fault in it, asks the
+[simulated world](testing.md#the-simulated-world) and the tests of the room concerned, and goes on with the next one.
+A fault whose name begins with `B` and a number puts back a mistake that flannel v0.28.9 makes, or one of its kind; the
+others are mistakes that we could have made. Before it begins, all these checks have to pass on the daemon as it is.
+
+"""
+_BOTTOM = """
+"no": this kind of check does not see the fault; most of these live in a part that the other kind does not
+have (the simulated world has no gRPC, no log and no disk of its own). To add one: an entry in `tests/bite/plants.py`.
+`tests/unit/test_plants.py` fails when the text that a fault replaces is no longer there.
+"""
+
+
+def write(path: Path, results: "Sequence[Result]") -> None:
+    """Write the page."""
+    caught = sum(result.caught for result in results)
+    lines = [
+        f"Last full run: {len(results)} faults planted, {caught} caught, {len(results) - caught} not.\n",
+        "| fault | what the spoiled daemon does | simulated world | tests |",
+        "|---|---|---|---|",
+        *(_row(result) for result in results),
+    ]
+    path.write_text(_TOP + "\n".join(lines) + "\n" + _BOTTOM)
+
+
+def _row(result: "Result") -> str:
+    cells = (result.plant.name, result.plant.what, _cell(result.world), _cell(result.tests))
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(verdict: "Verdict") -> str:
+    if not verdict.caught:
+        return "no"
+    words = verdict.words if len(verdict.words) <= 90 else verdict.words[:89] + "…"
+    return "`" + words.replace("`", "'").replace("|", "/") + "`"

@@ -1,0 +1,215 @@
+"""etcd that fails in the middle of something, by kind of request: rows F08, F09 and F34 of the fault matrix."""
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pyflanneld.lab.cluster import Lab
+from pyflanneld.lab.etcd import PREFIX
+from pyflanneld.lab.measure import RouteMonitor
+from pyflanneld.lab.node import Node
+from pyflanneld.lab.run import until
+from tests.bed import (
+    Journal,
+    Keeper,
+    Store,
+    checked,
+    gateways,
+    keeper,
+    launch,
+    lease_key,
+    lease_value,
+    pid_of,
+    store_of,
+)
+from tests.faults.conftest import Measured
+from tests.meddler import Meddler, meddling
+
+pytestmark = [pytest.mark.etcd, pytest.mark.netns]
+STRANGER = "192.168.14.99"
+SUBNET = "172.7.99.0/24"
+STEPS = (
+    ("KV/Range config", "hold"),
+    ("KV/Range list", "hold"),
+    ("Lease/LeaseGrant", "hold"),
+    ("Lease/LeaseGrant", "swallow"),
+    ("KV/Txn", "hold"),
+    ("KV/Txn", "swallow"),
+    ("Watch/Watch", "hold"),  # one watch tells of our own key and of the peers'
+)
+MANY = 600  # keys, more than one page
+
+
+@pytest.fixture(scope="module")
+def steps_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
+    yield from keeper(request, len(STEPS))
+
+
+@pytest.fixture
+def steps(steps_keeper: Keeper) -> Iterator[Lab]:
+    """As many hosts as the start has steps, without a daemon."""
+    lab = steps_keeper.empty()
+    with checked(lab.nodes):
+        yield lab
+    steps_keeper.stop()
+
+
+@pytest.mark.parametrize("down_s", [2, pytest.param(60, marks=pytest.mark.thorough)])
+def test_f08_etcd_dies_at_each_step_of_the_start(steps: Lab, down_s: int, measured: Measured) -> None:
+    """Each host has come to another step when etcd is killed: all are alive, and ready when it is back, with one key
+    and one etcd lease each."""
+    nodes, store = steps.nodes, store_of(steps)
+    with meddling(steps, len(STEPS)) as meddler:
+        for path, (node, (kind, order)) in enumerate(zip(nodes, STEPS, strict=True)):
+            meddler.order({kind: order}, path)
+            launch(node, etcd_endpoints=meddler.url(path))
+        for path, (kind, _) in enumerate(STEPS):
+            until(lambda path=path, kind=kind: meddler.met(kind, path) > 0, f"n{path + 1} comes to {kind}", 30)
+        swallowed = [lease_key(nodes[STEPS.index(("KV/Txn", "swallow"))].wish.network)]
+        until(lambda: all(store.kv(key) for key in swallowed), "etcd has put the key", 10)
+        steps.etcd.stop(signal.SIGKILL)
+        meddler.order({})
+        down = time.monotonic()
+        until(lambda: time.monotonic() > down + down_s, "etcd has been away", down_s + 5, 0.1)
+        assert all(node.get("/healthz")[0] == 200 for node in nodes)
+        steps.etcd.start()
+        began = time.monotonic()
+        for node in nodes:
+            node.wait_ready(45)
+            node.wait_routes(steps.gateways_for(node), 45)
+        measured(f"etcd killed at {len(STEPS)} steps, back after {down_s} s; "
+                 f"all ready {time.monotonic() - began:.1f} s later")  # fmt: skip
+        own = [lease_key(node.wish.network) for node in nodes]
+        assert sorted(store.kvs(f"{PREFIX}/subnets/")) == sorted(own)
+        assert sorted(store.leases().values()) == sorted((key,) for key in own if store.kv(key))
+        assert all(node.stop() == 0 for node in nodes)
+
+
+class Crowd:
+    """A host behind a meddler, with more peers than fit into one page of a list."""
+
+    def __init__(self, lab: Lab, meddler: Meddler) -> None:
+        self.node: Node = lab.nodes[0]
+        self.store: Store = store_of(lab)
+        self.meddler = meddler
+        self.subnets = [f"172.7.{128 + number // 16}.{number % 16 * 16}/28" for number in range(MANY)]
+        self.wanted = dict.fromkeys(self.subnets, STRANGER)
+        value = lease_value(STRANGER).replace('"', '\\"')
+        self.store.txn(*(f'put "{lease_key(subnet)}" "{value}"' for subnet in self.subnets))
+
+    def own_lease(self, ttl_s: int) -> int:
+        """Leave a lease as from an earlier run, which is renewed often."""
+        lease = self.store.grant(ttl_s)
+        self.store.put(lease_key(self.node.wish.network), lease_value(self.node.address.ip), lease=lease)
+        return lease
+
+    def launch(self) -> None:
+        launch(self.node, etcd_endpoints=self.meddler.url())
+
+    def has_routes(self) -> bool:
+        return gateways(self.node) == self.wanted
+
+    def wait_routes(self, timeout_s: float = 30) -> None:
+        until(self.has_routes, "all routes are there", timeout_s, 0.2)
+
+
+@pytest.fixture
+def crowd(site: Lab) -> Iterator[Crowd]:
+    with meddling(site) as meddler:
+        crowd = Crowd(site, meddler)
+        yield crowd
+        if crowd.node.process.pid():
+            crowd.node.kill()
+
+
+@pytest.mark.thorough
+def test_f09_second_page_refused(crowd: Crowd, measured: Measured) -> None:
+    """While the further pages of a list are refused no part of it is believed: not at the start, nor later on."""
+    node, meddler = crowd.node, crowd.meddler
+    meddler.order({"KV/Range page": "refuse"})
+    journal = Journal(node)
+    crowd.launch()
+    until(lambda: meddler.met("KV/Range page") >= 2, "the second page is asked for, and again", 20)
+    assert gateways(node) == {}
+    assert node.get("/readyz")[0] == 503
+    assert node.get("/healthz")[0] == 200
+    assert journal.events("etcd.unavailable")
+    meddler.order({})
+    node.wait_ready()
+    crowd.wait_routes()
+    with RouteMonitor(node) as monitor:
+        meddler.order({"KV/Range page": "refuse", "Watch/Watch": "refuse"})
+        journal.wait("etcd.unavailable", timeout_s=10, loop="peers")
+        gone = crowd.subnets.pop()
+        crowd.store.delete(lease_key(gone))
+        asked = meddler.met("KV/Range page")
+        until(lambda: meddler.met("KV/Range page") >= asked + 2, "the second page is asked for, and again", 40)
+        assert monitor.messages() == ()
+        del crowd.wanted[gone]
+        meddler.order({})
+        crowd.wait_routes()
+        assert [message.text.split()[:2] for message in monitor.messages()] == [["Deleted", gone]]
+    measured(f"{MANY} peers; no route moved by {meddler.met('KV/Range page') - asked} halves of a list")
+
+
+@pytest.mark.parametrize(
+    ("kind", "orders"),
+    [
+        ("Lease/LeaseKeepAlive", {"Lease/LeaseKeepAlive": "refuse"}),
+        ("Watch/Watch", {"Watch/Watch": "refuse"}),
+        # Lists are asked for when a watch has ended.
+        pytest.param(
+            "KV/Range list", {"KV/Range list": "refuse", "Watch/Watch": "refuse"}, marks=pytest.mark.thorough
+        ),
+    ],
+    ids=["renewals", "watches", "lists"],
+)
+def test_f09_one_kind_of_request_refused(crowd: Crowd, kind: str, orders: dict[str, str], measured: Measured) -> None:
+    """With one kind of request refused no route moves and nobody is restarted; the rest goes on, and heals."""
+    node, meddler, store = crowd.node, crowd.meddler, crowd.store
+    lease = crowd.own_lease(8)
+    crowd.launch()
+    node.wait_ready()
+    crowd.wait_routes()
+    pid, asked = pid_of(node), meddler.met(kind)
+    with RouteMonitor(node) as monitor:
+        meddler.order(orders)
+        until(lambda: meddler.met(kind) >= asked + 2, "it is asked for in vain, and again", 30)
+        asked = meddler.met(kind) - asked
+        assert monitor.messages() == ()
+        assert node.get("/healthz")[0] == 200
+        meddler.order({})
+        store.put(lease_key(SUBNET), lease_value(STRANGER))
+        crowd.wanted[SUBNET] = STRANGER
+        crowd.wait_routes()
+        assert [message.text.split()[0] for message in monitor.messages()] == [SUBNET]
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", 40)
+    assert pid_of(node) == pid
+    kv = store.kv(lease_key(node.wish.network))
+    assert kv is not None
+    assert kv.lease == lease
+    measured(f"{kind} refused {asked} times: no route moved")
+
+
+def test_f34_keepalive_succeeds_for_a_revoked_lease(site: Lab, measured: Measured) -> None:
+    """etcd prolongs a lease that it has revoked, and the watch tells nothing: the key that is read in the same round
+    shows it, and the subnet is taken again."""
+    node, store = site.nodes[0], store_of(site)
+    key, lease = lease_key(node.wish.network), store.grant(8)
+    store.put(key, lease_value(node.address.ip), lease=lease)
+    with meddling(site) as meddler:
+        launch(node, etcd_endpoints=meddler.url())
+        node.wait_ready()
+        meddler.order({"Lease/LeaseKeepAlive": "believe 8", "Watch/Watch": "deaf"})
+        renewals = meddler.met("Lease/LeaseKeepAlive")
+        until(lambda: meddler.met("Lease/LeaseKeepAlive") > renewals, "an answer is forged", 10)
+        journal = Journal(node)
+        store.ctl("lease", "revoke", f"{lease:x}")
+        began = time.monotonic()
+        until(lambda: store.kv(key) is not None, "taken again", 5)
+        measured(f"taken again {time.monotonic() - began:.1f} s after the lease was revoked")
+        journal.wait("lease.retaken")
+        assert node.get("/readyz")[0] == 200
+        assert node.stop() == 0

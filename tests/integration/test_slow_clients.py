@@ -1,0 +1,175 @@
+"""The health port among clients that mean harm: row F80, and F81 as far as probes go. Each on real sockets."""
+
+import contextlib
+import http.client
+import itertools
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyflanneld.http.port import CONNECTIONS
+
+ATTACKERS = 500
+PROBES = 20
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(64))
+BEGINNINGS = (
+    b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ", HELLO, b"\0\xff" * 40, b"POST /healthz HTTP/1.1\r\nA",
+)  # fmt: skip
+# A server with few descriptors; with "full" all of them are taken when it says its port.
+SERVER = """
+import asyncio, contextlib, ipaddress, os, resource, sys
+from pyflanneld.core.health import Verdict
+from pyflanneld.http.health import HealthServer
+
+async def main(full):
+    server = HealthServer(ipaddress.ip_address("127.0.0.1"), 0, lambda: Verdict(live=True, not_ready=()))
+    await server.start()
+    await asyncio.sleep(0.1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    if full:
+        with contextlib.suppress(OSError):
+            while True:
+                os.open("/dev/null", os.O_RDONLY)
+    print(server.port, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main(sys.argv[1] == "full"))
+"""
+
+
+@contextlib.contextmanager
+def serving(how: str) -> Iterator[tuple[int, int]]:
+    """Run the server for the length of the block; give its port and its process id."""
+    command = [sys.executable, "-c", SERVER, how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline()), process.pid
+        finally:
+            process.kill()
+
+
+def probe(port: int) -> float:
+    """Return the seconds that an answer takes."""
+    began = time.monotonic()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/healthz")
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b"flanneld is running")
+    connection.close()
+    return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def attacked(port: int) -> Iterator[None]:
+    """Have many clients that begin a request and never end it; who is thrown out comes back after a moment."""
+    over = threading.Event()
+    beginnings = itertools.cycle(BEGINNINGS)
+
+    def attack() -> None:
+        clients: list[socket.socket] = []
+        while not over.is_set():
+            while len(clients) < ATTACKERS and not over.is_set():
+                clients.append(socket.create_connection(("127.0.0.1", port), 10))
+                with contextlib.suppress(OSError):
+                    clients[-1].sendall(next(beginnings))
+            over.wait(0.2)
+            clients = [client for client in clients if _trickled(client)]
+        for client in clients:
+            client.close()
+
+    attacker = threading.Thread(target=attack)
+    attacker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        attacker.join()
+
+
+def _trickled(client: socket.socket) -> bool:
+    """Send one byte more, as slow loris do; say whether the connection is still there."""
+    client.setblocking(False)
+    try:
+        client.send(b"x")
+        there = client.recv(1000) != b""
+    except BlockingIOError:
+        there = True
+    except OSError:
+        there = False
+    if not there:
+        client.close()
+    return there
+
+
+def sockets(pid: int) -> int:
+    """Return how many sockets a process has open."""
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += str(descriptor.readlink()).startswith("socket:")
+    return found
+
+
+def test_f80_probes_are_answered_among_500_slow_clients() -> None:
+    """Slow loris, garbage and TLS hellos hold at most sixteen connections; a probe waits for none of them."""
+    with serving("free") as (port, pid):
+        own = sockets(pid)
+        with attacked(port):
+            seconds, most = under_attack(port, pid)
+    assert statistics.median(seconds) < 1.0
+    assert CONNECTIONS - 4 < most - own <= CONNECTIONS + 2, "the attack has taken place; two may be on their way out"
+
+
+def under_attack(port: int, pid: int) -> tuple[list[float], int]:
+    seconds, most = [], 0
+    for _ in range(PROBES):
+        most = max(most, sockets(pid))
+        seconds.append(probe(port))
+        time.sleep(0.1)
+    return seconds, most
+
+
+def test_f81_probes_are_answered_without_descriptors() -> None:
+    """All descriptors of the process are taken: each probe still gets its answer, by the one that was kept."""
+    with serving("full") as (port, _):
+        for _ in range(PROBES):
+            probe(port)
+
+
+def test_f81_a_silent_client_does_not_keep_the_last_descriptor() -> None:
+    """One that has got the reserve and says nothing is thrown out for the next."""
+    with serving("full") as (port, _), contextlib.ExitStack() as silent:
+        for _ in range(5):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+        for _ in range(3):
+            probe(port)
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_f80_a_connection_has_two_seconds_in_all(beginning: bytes) -> None:
+    """However it begins, and although it goes on byte by byte: it is cut, and much sooner than a minute."""
+    with serving("free") as (port, _), socket.create_connection(("127.0.0.1", port), 20) as client:
+        client.sendall(beginning)
+        began = time.monotonic()
+        while _trickled(client):
+            time.sleep(0.2)
+            assert time.monotonic() - began < 20
+
+
+def test_f80_a_head_has_4_kib() -> None:
+    """Many headers, each of them short: no more than 4 KiB are read, and there is no answer to such a request."""
+    with serving("free") as (port, _), socket.create_connection(("127.0.0.1", port), 20) as client:
+        client.sendall(
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X%d: %s\r\n" % (n, b"y" * 90) for n in range(60))
+        )
+        client.sendall(b"\r\n")
+        assert b"200 OK" not in b"".join(iter(lambda: client.recv(4096), b""))
+        probe(port)

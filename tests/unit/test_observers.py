@@ -1,0 +1,354 @@
+"""The checks of the observers bite: each gets a history with one thing wrong, and says which invariant that breaks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bed import POISON
+from tests.observers import deeds, rtnl
+from tests.observers.checks_process import bad_env
+from tests.observers.deeds import FILE, RUN, SIGNAL, Deed
+from tests.observers.files import Folder
+from tests.observers.judge import counted, judge
+from tests.observers.record import (
+    DAEMON,
+    KERNEL,
+    OTHER,
+    Answer,
+    Change,
+    Finding,
+    Host,
+    OtherEvent,
+    Pulse,
+    Record,
+    RouteEvent,
+    Run,
+    Version,
+)
+from tests.sim.spec import address, network
+
+PREFIX = "/coreos.com/network"
+CONFIG = b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
+ENV = b"FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+FILE_PATH = "/tmp/lab/n1/subnet.env"  # noqa: S108
+LAN = 2
+
+
+def key(subnet: str) -> str:
+    return f"{PREFIX}/subnets/{subnet.replace('/', '-')}"
+
+
+def value(gateway: str) -> bytes:
+    return json.dumps({"PublicIP": gateway, "PublicIPv6": None, "BackendType": "host-gw"}).encode()
+
+
+def put(subnet: str, gateway: str, *, version: int = 1, lease: int = 7, revision: int = 10) -> Change:
+    return Change(5.0, key(subnet), value(gateway), revision, version, lease)
+
+
+def deleted(subnet: str) -> Change:
+    return Change(5.0, key(subnet), None, 11)
+
+
+def route(dst: str, gateway: str = "192.168.14.22", *, by: str = DAEMON, **changes: object) -> RouteEvent:
+    facts = {"deleted": False, "replaced": False, "table": 254, "protocol": 103, "link": LAN, "metric": 0} | changes
+    return RouteEvent(5.0, by, dst=network(dst), gateway=address(gateway), **facts)  # type: ignore[arg-type]
+
+
+def good() -> Record:
+    """A host that has its lease and its file, and two peers of which one has come just now."""
+    host = Host("n1", FILE_PATH)
+    host.addresses = {(address("192.168.14.21"), 24, LAN), (address("172.7.21.1"), 24, 3), (address("127.0.0.1"), 8, 1)}
+    host.routes = [route("172.7.22.0/24", by=OTHER), route("10.0.0.0/8", by=OTHER, protocol=4)]
+    host.route_events = [route("172.7.23.0/24", "192.168.14.23"), route("10.1.0.0/16", by=OTHER, protocol=4)]
+    host.versions = [Version(1.0, "there", ENV), Version(4.0, "renamed", ENV.replace(b"1500", b"1400"))]
+    host.answers = [Answer(5.0, "/readyz", 503, 0.001), Answer(5.2, "/healthz", 200, 0.001)]
+    host.runs = [Run(99, 0.0, 40 << 20, 20, 10, ended_s=9.0, code=0)]
+    host.log = '{"event":"daemon.started"}\n'
+    record = Record([host])
+    before = [Change(0.0, f"{PREFIX}/config", CONFIG, 1, 1), put("172.7.21.0/24", "192.168.14.21", revision=2)]
+    before.append(put("172.7.22.0/24", "192.168.14.22", lease=8, revision=3))
+    record.history.before = {change.key: change for change in before}
+    record.history.changes = [put("172.7.23.0/24", "192.168.14.23")]
+    record.deeds = (Deed(8.5, SIGNAL, ("99", "15")),)
+    return record
+
+
+def test_a_good_record_has_no_finding() -> None:
+    """Nothing is said where nothing is wrong, and what there was to judge is counted."""
+    assert judge(good()) == []
+    assert counted(good())["route messages"] == 2
+    assert counted(good())["changes in etcd"] == 1
+
+
+Spoil = Callable[[Record], object]
+
+
+def changes(*more: Change) -> Spoil:
+    return lambda record: record.history.changes.extend(more)
+
+
+def routes(*more: RouteEvent) -> Spoil:
+    return lambda record: record.hosts[0].route_events.extend(more)
+
+
+def version(content: bytes, how: str = "renamed") -> Spoil:
+    return lambda record: record.hosts[0].versions.append(Version(6.0, how, content))
+
+
+def run(**facts: object) -> Spoil:
+    def spoil(record: Record) -> None:
+        for name, fact in facts.items():
+            setattr(record.hosts[0].runs[0], name, fact)
+
+    return spoil
+
+
+def unasked(**facts: object) -> Spoil:
+    def spoil(record: Record) -> None:
+        record.deeds = ()
+        run(**facts)(record)
+
+    return spoil
+
+
+def log(line: str) -> Spoil:
+    return lambda record: setattr(record.hosts[0], "log", line + "\n")
+
+
+def lost_packet(record: Record) -> None:
+    record.hosts[0].route_events = record.hosts[0].route_events[:1]
+    record.history.changes = []
+    record.pulses = [Pulse(5.0, "n1", "n2", arrived=True), Pulse(5.1, "n1", "n2", arrived=False)]
+
+
+BAD: dict[str, tuple[str, Spoil]] = {
+    "a subnet outside of the network": ("I2", changes(put("172.8.1.0/24", "192.168.14.21"))),
+    "the first subnet, below SubnetMin": ("I2", changes(put("172.7.0.0/24", "192.168.14.21"))),
+    "a subnet of another length": ("I2", changes(put("172.7.64.0/25", "192.168.14.21"))),
+    "a subnet that overlaps another length": (
+        "I2", changes(put("172.7.96.0/22", "192.168.14.99", lease=0), put("172.7.97.0/24", "192.168.14.21"))
+    ),
+    "a key of another host written over": ("I3", changes(put("172.7.22.0/24", "192.168.14.21", version=2))),
+    "a key deleted by nobody": ("I3", changes(deleted("172.7.22.0/24"))),
+    "a foreign route deleted": ("I6", routes(route("10.0.0.0/8", protocol=4, deleted=True))),
+    "a foreign route replaced": (
+        "I6", routes(route("172.7.30.0/24", by=OTHER, protocol=4), route("172.7.30.0/24", replaced=True))
+    ),
+    "a boot route with another gateway replaced": (
+        "I6",
+        routes(route("172.7.30.0/24", "192.168.14.9", by=OTHER, protocol=3), route("172.7.30.0/24", replaced=True)),
+    ),
+    "a route without our protocol": ("I6", routes(route("172.7.30.0/24", protocol=3))),
+    "a route in another table": ("I6", routes(route("172.7.30.0/24", table=100))),
+    "an address touched": ("I6", lambda r: r.hosts[0].other_events.append(OtherEvent(5.0, DAEMON, "address"))),
+    "the default route": ("I7", routes(route("0.0.0.0/0"))),
+    "a route outside of the network": ("I7", routes(route("172.8.1.0/24"))),
+    "a route to the whole network": ("I7", routes(route("172.7.0.0/16"))),
+    "half of the own subnet": ("I7", routes(route("172.7.21.128/25"))),
+    "a gateway that is not on the link": ("I7", routes(route("172.7.30.0/24", "192.168.15.1"))),
+    "a gateway on another link": ("I7", routes(route("172.7.30.0/24", link=3))),
+    "ourselves as the gateway": ("I7", routes(route("172.7.30.0/24", "192.168.14.21"))),
+    "a multicast gateway": ("I7", routes(route("172.7.30.0/24", "224.0.0.1"))),
+    "a gateway inside of the subnet": ("I7", routes(route("172.7.30.0/24", "172.7.30.1"))),
+    "a packet lost for no reason": ("I13", lost_packet),
+    "half a file": ("I16", version(ENV[:60])),
+    "a file without an end": ("I16", version(ENV[:-1])),
+    "a file written in place": ("I16", version(ENV, "written")),
+    "a word that a shell would run": ("I16", version(ENV.replace(b"1500", b"$(reboot)"))),
+    "a subnet outside of the file's network": ("I16", version(ENV.replace(b"172.7.21", b"172.8.21"))),
+    "a slow end": ("I18", run(ended_s=20.0)),
+    "another status": ("I19", lambda r: r.hosts[0].answers.append(Answer(5.0, "/healthz", 500, 0.1))),
+    "exit code 0 of its own will": ("I20", unasked(code=0)),
+    "a crash": ("I20", run(code=-11)),
+    "an exit code that nobody knows": ("I20", unasked(code=3)),
+    "too much memory": ("I21", run(anon_bytes=70 << 20)),
+    "too many descriptors": ("I21", run(descriptors=100)),
+    "too many threads": ("I21", run(threads=40)),
+    "an endless line": ("I21", log("x" * 5000)),
+    "a password in the log": ("I22", log(f'{{"event":"x","y":"{POISON}"}}')),
+    "a password in an answer": ("I22", lambda r: r.hosts[0].answers.append(Answer(5.0, "/readyz", 503, 0.1, POISON))),
+    "an exception": ("I23", log("Traceback (most recent call last):")),
+    "an exception in an event": ("I23", log('{"event":"x","exception":"ValueError"}')),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_is_wrong_is_found(what: str) -> None:
+    """One thing wrong gives findings, of that invariant alone."""
+    invariant, spoil = BAD[what]
+    record = good()
+    spoil(record)
+    assert {finding.invariant for finding in judge(record)} == {invariant}
+
+
+def excuse(*words: Deed) -> Spoil:
+    return lambda record: setattr(record, "deeds", record.deeds + words)
+
+
+def run_of(*words: str, at_s: float = 4.9) -> Deed:
+    return Deed(at_s, RUN, words)
+
+
+EXCUSED: dict[str, tuple[str, Deed]] = {
+    "the test deletes the key": ("a key deleted by nobody", run_of("etcdctl", "del", "--", key("172.7.22.0/24"))),
+    "the test deletes all below": ("a key deleted by nobody", run_of("etcdctl", "del", "--prefix", PREFIX)),
+    "the test revokes the lease": ("a key deleted by nobody", run_of("etcdctl", "lease", "revoke", "8")),
+    "an operator's command": ("a key deleted by nobody", run_of("-m", "pyflanneld", "leases", "delete")),
+    "the test writes over the key": (
+        "a key of another host written over",
+        run_of("etcdctl", "put", "--", key("172.7.22.0/24"), value("192.168.14.21").decode()),
+    ),
+    "the test writes the file": ("a file written in place", Deed(5.9, FILE, (FILE_PATH,))),
+    "a shell writes the file": ("half a file", run_of("sh", "-c", f"echo >{FILE_PATH}", at_s=5.9)),
+    "the process was frozen": ("a slow end", Deed(8.6, SIGNAL, ("99", "19"))),
+    "the test killed it": ("a crash", Deed(8.6, SIGNAL, ("99", "11"))),
+    "the test loses packets": ("a packet lost for no reason", run_of("nft", "table inet cut")),
+}
+
+
+@pytest.mark.parametrize("what", EXCUSED)
+def test_what_the_test_does_itself_is_not_held_against_the_daemon(what: str) -> None:
+    """The same history is no finding when the test has done it."""
+    bad, deed = EXCUSED[what]
+    record = good()
+    BAD[bad][1](record)
+    assert judge(record) != []
+    excuse(deed)(record)
+    assert judge(record) == []
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        run_of("etcdctl", "del", "--", key("172.7.99.0/24")), run_of("etcdctl", "get", key("172.7.22.0/24")),
+        run_of("etcdctl", "lease", "revoke", "7"), run_of("-m", "pyflanneld", "--iface", "eth1"),
+        run_of("etcdctl", "del", "--", key("172.7.22.0/24"), at_s=20.0),
+    ],
+    ids=["another key", "a look", "another lease", "the daemon", "later"],
+)  # fmt: skip
+def test_what_the_test_does_otherwise_is_no_excuse(deed: Deed) -> None:
+    """A deletion is explained only by what can have deleted that key."""
+    record = good()
+    record.history.changes.append(deleted("172.7.22.0/24"))
+    excuse(deed)(record)
+    assert [finding.invariant for finding in judge(record)] == ["I3"]
+
+
+def test_a_host_may_write_its_own_key_again() -> None:
+    """Another address of the same host, and a spoiled value on the host's etcd lease, are its own to mend."""
+    record = good()
+    record.hosts[0].addresses.add((address("192.168.14.31"), 24, LAN))
+    record.history.changes += [
+        put("172.7.21.0/24", "192.168.14.31", version=2), Change(5, key("172.7.21.0/24"), b"spoiled", 12, 3, 7),
+        put("172.7.21.0/24", "192.168.14.31", version=4),
+    ]  # fmt: skip
+    assert judge(record) == []
+
+
+def test_a_route_of_the_go_daemon_may_be_taken_over() -> None:
+    """The same route without a mark may be replaced by one with ours."""
+    record = good()
+    routes(route("172.7.30.0/24", by=OTHER, protocol=3), route("172.7.30.0/24", replaced=True))(record)
+    assert judge(record) == []
+
+
+def test_a_subnet_that_another_has_got_may_be_routed() -> None:
+    """Between a loss and the new file, the peer that got our subnet is routed: its key says that it is not ours."""
+    record = good()
+    record.history.changes.append(put("172.7.21.0/24", "192.168.14.99", version=2))
+    routes(route("172.7.21.0/24", "192.168.14.99"))(record)
+    record.hosts[0].addresses.discard((address("172.7.21.1"), 24, 3))
+    assert judge(record) == []
+
+
+def test_monsters_are_read() -> None:
+    """No value of a key stops the checks."""
+    record = good()
+    for content in (b"[" * 100_000, b"\xff", b"", b"null", b'{"PublicIP":5}', b'{"Network":[]}'):
+        record.history.changes.append(Change(5.0, f"{PREFIX}/config", content, 12, 2))
+        record.history.changes.append(Change(5.0, key("172.7.99.0/24"), content, 12, 1))
+    assert judge(record) == []
+
+
+def test_a_finding_says_what_where() -> None:
+    """It is a line for people."""
+    assert str(Finding("I2", "n1", "created x")) == "I2 at n1: created x"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ENV, ENV.replace(b"false", b"true"),
+        b"FLANNEL_IPV6_NETWORK=2001:db8::/56\nFLANNEL_IPV6_SUBNET=2001:db8::1/64\nFLANNEL_MTU=9000\nFLANNEL_IPMASQ=true\n",
+    ],
+)  # fmt: skip
+def test_good_files(content: bytes) -> None:
+    """IPv4, IPv6, both flags."""
+    assert bad_env(content) == ""
+
+
+# What the observers see
+
+
+def test_deeds_are_heard() -> None:
+    """A program, a signal and a file are known without the test's help; what is only read is not."""
+    deeds.listen()
+    began = time.monotonic()
+    process = subprocess.Popen(["sleep", "60"])
+    os.kill(process.pid, signal.SIGTERM)
+    process.wait()
+    with Path(os.devnull).open("w"), Path("/proc/self/stat").open():
+        pass
+    heard = deeds.since(began)
+    assert (RUN, ("sleep", "60")) in [(deed.kind, deed.words) for deed in heard]
+    assert (SIGNAL, (str(process.pid), "15")) in [(deed.kind, deed.words) for deed in heard]
+    assert [deed.words for deed in heard if deed.kind == FILE] == [(os.devnull,)]
+    assert Record([], deeds=heard).signals(process.pid)[0][1] == signal.SIGTERM
+
+
+def test_every_content_of_a_file_is_seen(tmp_path: Path) -> None:
+    """Renamed into place, written in place, gone: each with its content; another file is none of it."""
+    host, path = Host("n1"), tmp_path / "subnet.env"
+    path.write_bytes(b"old")
+    folder = Folder(host, path)
+    try:
+        (tmp_path / "aside").write_bytes(b"new")
+        (tmp_path / "aside").rename(path)
+        folder.read()
+        with path.open("ab") as file:
+            file.write(b"er")
+        folder.read()
+        path.unlink()
+        folder.read()
+    finally:
+        folder.close()
+    assert [(each.how, each.content) for each in host.versions] == [
+        ("there", b"old"), ("renamed", b"new"), ("written", b"newer"), ("gone", None),
+    ]  # fmt: skip
+
+
+def test_a_route_message_is_read() -> None:
+    """Family, table, protocol, destination, gateway, link and metric of a message as the kernel sends it."""
+    number = (254).to_bytes(4, sys.byteorder)
+    words = {
+        rtnl.DST: bytes([172, 7, 22, 0]), rtnl.GATEWAY: bytes([192, 168, 14, 22]),
+        rtnl.OIF: (2).to_bytes(4, sys.byteorder), rtnl.TABLE: number, rtnl.PRIORITY: (5).to_bytes(4, sys.byteorder),
+    }  # fmt: skip
+    body = bytes([2, 24, 0, 0, 254, 103, 0, 1, 0, 0, 0, 0])
+    for kind, data in words.items():
+        body += (8).to_bytes(2, sys.byteorder) + kind.to_bytes(2, sys.byteorder) + data
+    [(kind, flags, port, payload)] = rtnl.messages(rtnl.HEADER.pack(16 + len(body), 24, 0x100, 1, 99) + body)
+    assert (kind, flags, port) == (24, 0x100, 99)
+    event = rtnl.route(payload, 1.0, KERNEL, deleted=False, replaced=True)
+    assert event == RouteEvent(
+        1.0, KERNEL, deleted=False, replaced=True, table=254, protocol=103, dst=network("172.7.22.0/24"),
+        gateway=address("192.168.14.22"), link=2, metric=5,
+    )  # fmt: skip
