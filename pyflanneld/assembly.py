@@ -27,8 +27,11 @@ CLOSE_S = 1.0
 STATE_SIGNAL = signal.SIGUSR1
 
 
-async def serve(settings: Settings, log: Any, recent: Recent) -> None:
-    """Build the real ports and run the daemon on them; the health port is bound before anything else is touched."""
+async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Event) -> None:
+    """Build the real ports and run the daemon on them; the health port is bound before anything else is touched.
+
+    *hangup* is set when certificates are to be read again, and everything to be looked at.
+    """
     from pyflanneld.daemon import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.http.port import health_port
     from pyflanneld.telling import Wish, log_state, tell
@@ -47,7 +50,8 @@ async def serve(settings: Settings, log: Any, recent: Recent) -> None:
         )
         stack.callback(ports.notifier.send, "STOPPING=1")
         beside = partial(tell, wish=wish, recent=recent, problems=ports.problems)
-        daemon = Daemon(ports, watchdog_s=watchdog_interval_s(os.environ, os.getpid()), beside=beside)
+        watchdog_s = watchdog_interval_s(os.environ, os.getpid())
+        daemon = Daemon(ports, watchdog_s=watchdog_s, beside=beside, hangup=hangup)
         asyncio.get_running_loop().add_signal_handler(STATE_SIGNAL, log_state, daemon, log)
         await daemon.run()
 
@@ -60,15 +64,18 @@ def context(settings: Settings, log: Any) -> Any:
     from pyflanneld.loops.node import Context, Heart
     from pyflanneld.loops.problems import Problems
     from pyflanneld.registry.choice import build
+    from pyflanneld.registry.tls import Tls
 
-    clock, rng = SystemClock(), Random()
+    clock, rng, where = SystemClock(), Random(), access(settings)
+    tls = Tls(where)
     return Context(
-        registry=build(settings.etcd_api, access(settings), rng=rng, log=log),
+        registry=build(settings.etcd_api, where, rng=rng, log=log, tls=tls),
         kernel=NetlinkKernel(protocol=settings.route_protocol, log=log),
         firewall=HostFirewall(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=SdNotifier(os.environ), rng=rng, log=log, options=options(settings),
         problems=Problems(clock, log), heart=Heart(clock), prober=_prober() if settings.probe else None,
+        certificates=tls if where.secure else None,
     )
 
 
@@ -99,7 +106,7 @@ def access(settings: Settings) -> Any:
     return EtcdAccess(
         endpoints=settings.etcd_endpoints, prefix=settings.etcd_prefix,
         ca_file=settings.etcd_cafile, cert_file=settings.etcd_certfile, key_file=settings.etcd_keyfile,
-        username=settings.etcd_username, password=settings.etcd_password,
+        username=settings.etcd_username, password=settings.etcd_password, private_files=settings.refuse_exposed_keys,
     )
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -41,6 +42,7 @@ def _sub_command(word: str) -> Callable[[list[str]], int]:
 def _daemon(words: list[str]) -> int:
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # looking for some reads about every package there is
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog loads it where it is; we use none of it
+    signal.signal(signal.SIGHUP, _wait)  # "process" has a better handler, as soon as it is loaded
     gc.disable()  # until the first routes are placed: a start makes no garbage worth the search
     try:
         return _run_daemon(words)
@@ -48,10 +50,15 @@ def _daemon(words: list[str]) -> int:
         gc.enable()
 
 
+def _wait(_number: int, _frame: object) -> None:
+    """Do nothing: the files that SIGHUP asks to read again are about to be read."""
+
+
 def _run_daemon(words: list[str]) -> int:
     from pyflanneld.settings import load
 
     settings = load(words, os.environ, forms=_forms)
+    os.environ.pop("FLANNELD_ETCD_PASSWORD", None)  # nothing that is started from here shall inherit it
     from pyflanneld.process import run_daemon
 
     return run_daemon(settings)

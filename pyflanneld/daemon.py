@@ -13,6 +13,7 @@ from pyflanneld.core.health import Verdict
 from pyflanneld.core.netconf import NetworkConfig, SubnetRange
 from pyflanneld.core.records import Snapshot
 from pyflanneld.loops.acquire import acquire
+from pyflanneld.loops.certificates import keep_certificates
 from pyflanneld.loops.config import await_config
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
@@ -38,15 +39,20 @@ class Daemon:
         context: the ports and the settings.
         watchdog_s: how often the service manager wants to hear from us, in seconds; ``None``: it does not.
         beside: runs beside the loops from the beginning, whatever they wait for; gets the daemon.
+        hangup: set to have certificates read again, and everything looked at.
 
     Attributes:
         ready: set when it has been ready for the first time.
     """
 
-    def __init__(self, context: Context, *, watchdog_s: float | None = None, beside: Beside | None = None) -> None:
+    def __init__(
+        self, context: Context, *, watchdog_s: float | None = None, beside: Beside | None = None,
+        hangup: asyncio.Event | None = None,
+    ) -> None:
         self._context = context
         self._watchdog_s = watchdog_s
         self._beside = beside
+        self._hangup = hangup or asyncio.Event()
         self._node: Node | None = None
         self._started_s = context.clock.now_s()
         self.ready = asyncio.Event()
@@ -71,6 +77,8 @@ class Daemon:
         context = self._context
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_process(context, lambda: self._node, self._watchdog_s), name="process")
+            looking = keep_certificates(context, lambda: self._node, self._hangup)
+            tasks.create_task(looking, name="certificates")
             if self._beside is not None:
                 tasks.create_task(self._beside(self), name="beside")
             node, leases = await self._join()

@@ -62,6 +62,14 @@ FLAGS: tuple[Flag, ...] = (
         ETCD,
     ),
     Flag(
+        "refuse-exposed-keys",
+        Kind.BOOL,
+        False,
+        "Refuse a client key or a password file that others than its owner can read; without it, a warning.",
+        "",
+        ETCD,
+    ),
+    Flag(
         "iface",
         Kind.STRINGS,
         (),

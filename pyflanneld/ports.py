@@ -259,6 +259,21 @@ class Prober(Protocol):
         ...
 
 
+class Certificates(Protocol):
+    """The certificate files with which we speak to etcd, as they are in use."""
+
+    def reload(self) -> bool:
+        """Take the files into use, for new connections, if they hold anything new; say whether they do.
+
+        Raises ``UsageError`` when they cannot be used; what was in use stays in use.
+        """
+        ...
+
+    def ends_s(self) -> Mapping[str, float]:
+        """Return until when each is good, in seconds since 1970, by the name of the flag that named it."""
+        ...
+
+
 class SubnetFile(Protocol):
     """``subnet.env`` on disk."""
 

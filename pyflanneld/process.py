@@ -21,12 +21,15 @@ from pyflanneld.settings import Settings
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+RELOAD_SIGNAL = signal.SIGHUP
 
 
 def run_daemon(settings: Settings) -> int:
     """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
+    hangup = asyncio.Event()
+    signal.signal(RELOAD_SIGNAL, partial(_hang_up, hangup))
     signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is something to tell
     privileges.forbid_core_dumps()
     recent = Recent()
@@ -43,7 +46,7 @@ def run_daemon(settings: Settings) -> int:
         return 0
     try:
         with _alone(settings, log, patient=scripted):
-            asyncio.run(_until_signalled(serve(settings, log, recent)))
+            asyncio.run(_until_signalled(serve(settings, log, recent, hangup)))
     except UsageError:
         raise
     except Exception as raised:
@@ -60,6 +63,16 @@ def run_daemon(settings: Settings) -> int:
 def _stop_early(_number: int, _frame: FrameType | None) -> None:
     """Stop, as asked, while nothing has been touched yet."""
     raise SystemExit(0)
+
+
+def _hang_up(hangup: asyncio.Event, _number: int, _frame: FrameType | None) -> None:
+    """Have everything looked at anew. No handler of the loop's own, which would be gone before the process is."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        hangup.set()
+    else:
+        loop.call_soon_threadsafe(hangup.set)  # we may be anywhere in the loop's own code
 
 
 def _follow_start_script(log: Any) -> bool:

@@ -82,6 +82,7 @@ class Settings(BaseModel):
     etcd_password: SecretStr | None = None
     etcd_password_file: OptionalPath = None
     allow_plaintext_auth: bool = False
+    refuse_exposed_keys: bool = False
     iface: Interfaces = ()
     iface_regex: Patterns = ()
     iface_can_reach: CanReach = None
@@ -196,6 +197,8 @@ def _checked(given: Mapping[str, Given], environ: Mapping[str, str], remarks: tu
     settings = _typed(given)
     _check_tls(settings, given)
     password = _check_auth(settings, given)
+    if settings.refuse_exposed_keys and (exposed := _exposed(settings, given)):
+        raise UsageError(f"{exposed[0]}, or leave --refuse-exposed-keys out")
     update = {"etcd_password": password, "warnings": remarks + _warnings(settings, given, environ)}
     return settings.model_copy(update=update)
 
@@ -325,13 +328,17 @@ def _look_at(item: Given, check: Callable[..., T], *paths: Path) -> T:
         raise _unusable(item, str(error)) from None
 
 
+def _exposed(settings: Settings, given: Mapping[str, Given]) -> list[str]:
+    """Return what to say of each secret file that others than its owner can read."""
+    files = {"etcd-keyfile": settings.etcd_keyfile, "etcd-password-file": settings.etcd_password_file}
+    told = {name: credentials.exposure(path) for name, path in files.items() if path}
+    return [f"{given[name].written}: {text}" for name, text in told.items() if text]
+
+
 def _warnings(settings: Settings, given: Mapping[str, Given], environ: Mapping[str, str]) -> tuple[str, ...]:
     strays = unread_variables(environ, _ALL_FLAGS)
     found = [f"{name} is set, but there is no such flag: it has no effect" for name in strays]
-    for name, path in (("etcd-keyfile", settings.etcd_keyfile), ("etcd-password-file", settings.etcd_password_file)):
-        exposed = credentials.exposure(path) if path else None
-        if exposed:
-            found.append(f"{given[name].written}: {exposed}")
+    found += _exposed(settings, given)
     if given["etcd-password"].in_argv and settings.etcd_password:
         found.append("--etcd-password on the command line can be read by everyone here; use --etcd-password-file")
     return tuple(found)

@@ -5,7 +5,7 @@ is not known (yet). Fields are only ever added: scripts read this.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.invalid import shown
@@ -86,6 +86,7 @@ class EtcdPart:
         lag_s: how old what we know of the peers may be.
         revision: the newest that was seen; 0 before the first list.
         event_s_ago: when a peer last changed.
+        certificates_left_s: for how long each file of certificates in use is still good, by its flag.
     """
 
     api: int
@@ -95,6 +96,7 @@ class EtcdPart:
     lag_s: float | None
     revision: int
     event_s_ago: float | None
+    certificates_left_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,9 @@ def _etcd(etcd: EtcdPart, tally: Tally, now_s: float) -> Iterator[Metric]:
     for name, text, ago_s in ages:
         if ago_s is not None:
             yield _gauge(name, text, {(): now_s - ago_s})
+    ends = {(flag,): round(now_s + left_s) for flag, left_s in etcd.certificates_left_s.items()}
+    yield _gauge("etcd_certificate_end_timestamp_seconds", "Until when a file of certificates in use is good.", ends,
+                 "file")  # fmt: skip
     yield _gauge("etcd_revision", "The newest revision of etcd that was seen.", {(): etcd.revision})
     yield _counter("watch_events", "Changes of keys that the watch has told of.", {(): tally.watch_events})
     lists = {(why,): tally.lists[why] for why in LISTS}

@@ -31,7 +31,9 @@ STATE_S = 5.0   # a sign of life too
 PEERS_S = 5.0   # what no event tells of: the neighbours' states
 SLOW_S = 10.0
 _MANY = 200
-_CLOCKS = frozenset({"uptime_s", "for_s", "left_s", "confirmed_s_ago", "heard_s_ago", "lag_s", "event_s_ago"})
+_CLOCKS = frozenset({
+    "uptime_s", "for_s", "left_s", "confirmed_s_ago", "heard_s_ago", "lag_s", "event_s_ago", "certificates_left_s",
+})  # fmt: skip
 
 Rows = Mapping[str, Mapping[str, Any]]
 

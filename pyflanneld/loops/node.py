@@ -23,7 +23,7 @@ from pyflanneld.core.routes import KernelRoute, PeerChange
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.loops.problems import Problems
 from pyflanneld.loops.tally import Tally
-from pyflanneld.ports import Change, Clock, Firewall, Kernel, Notifier, Prober, Registry, SubnetFile
+from pyflanneld.ports import Certificates, Change, Clock, Firewall, Kernel, Notifier, Prober, Registry, SubnetFile
 
 if TYPE_CHECKING:
     from pyflanneld.core.reach import Reach
@@ -119,6 +119,7 @@ class Context:
     heart: Heart
     tally: Tally = field(default_factory=Tally)
     prober: Prober | None = None  # there is one only with --probe
+    certificates: Certificates | None = None  # there are some only with https
 
     def registry_failed(self, loop: str, error: RegistryError, *, blocks: bool) -> None:
         """Report that *loop* cannot use etcd at the moment."""

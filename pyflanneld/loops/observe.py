@@ -7,6 +7,7 @@ thousands of peers are made on a thread, so that no loop waits for an operator's
 import asyncio
 import errno
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ from pyflanneld.core.rows import PeerRow, RouteRow, Sight, Wanted, peer_rows, ro
 from pyflanneld.loops.hold import interval_s
 from pyflanneld.loops.node import Context, Node, Placed, doubts, verdict
 from pyflanneld.loops.tally import Tally
+from pyflanneld.ports import Certificates
 
 KEEP_S = 0.5
 MANY = 200
@@ -158,6 +160,7 @@ class Observer:
             api=registry.api, endpoint=registry.endpoint, prefix=self._context.options.prefix,
             heard_s_ago=_ago(tally.heard_at_s, now_s), lag_s=_ago(tally.peers_at_s, now_s),
             revision=tally.revision, event_s_ago=_ago(tally.event_at_s, now_s),
+            certificates_left_s=_left(self._context.certificates),
         )
 
     def _routes(self, node: Node, wanted: int, lacking: set[Network]) -> RoutesPart:
@@ -205,6 +208,12 @@ def _network(node: Node) -> NetworkPart:
         backend=node.backend.name, subnet_len=among.subnet_len, subnet_min=str(among.subnet_min),
         subnet_max=str(among.subnet_max),
     )  # fmt: skip
+
+
+def _left(certificates: Certificates | None) -> dict[str, float]:
+    """Return for how long each file of certificates is still good; certificates go by the wall clock."""
+    ends_s = certificates.ends_s() if certificates else {}
+    return {flag: round(end_s - time.time(), 3) for flag, end_s in ends_s.items()}
 
 
 def _ago(at_s: float | None, now_s: float) -> float | None:

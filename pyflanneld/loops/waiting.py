@@ -3,8 +3,8 @@
 import asyncio
 
 
-async def set_within(event: asyncio.Event, timeout_s: float) -> bool:
-    """Wait for *event*, at most *timeout_s*; say whether it is set."""
+async def set_within(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait for *event*, at most *timeout_s* (``None``: without limit); say whether it is set."""
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()

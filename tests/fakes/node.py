@@ -12,6 +12,7 @@ from pyflanneld.daemon import Daemon
 from pyflanneld.loops.node import Context, Heart, Options
 from pyflanneld.loops.problems import Problems
 from pyflanneld.loops.tally import Tally
+from pyflanneld.ports import Certificates
 from tests.fakes.firewall import FakeFirewall
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.prober import FakeProber
@@ -79,6 +80,8 @@ class FakeNode:
             renew_margin_s=3600.0, withdraw_guard=guard, protected=frozenset({IPv4Address("192.168.14.12")}),
         )
         self.prober: FakeProber | None = None
+        self.certificates: Certificates | None = None
+        self.hangup = asyncio.Event()
         self.daemon: Daemon | None = None
         self.tally = Tally()
         self.problems = Problems(self.clock, self.log)
@@ -90,9 +93,9 @@ class FakeNode:
             registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
             clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
             problems=self.problems, heart=Heart(self.clock), tally=self.tally,
-            prober=self.prober,
+            prober=self.prober, certificates=self.certificates,
         )
-        self.daemon = Daemon(context, watchdog_s=30.0)
+        self.daemon = Daemon(context, watchdog_s=30.0, hangup=self.hangup)
         return self.daemon
 
     @property

@@ -1,5 +1,10 @@
 """https: who is trusted, what is verified, and which mistakes are told before anything is dialled."""
 
+import contextlib
+import socket
+import ssl
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +16,10 @@ from cryptography.hazmat.primitives import serialization
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable, UsageError
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+from pyflanneld.registry.timing import Timing
 from pyflanneld.registry.tls import load_tls
 from tests.etcd import Etcd, Files, etcd_missing, running_etcd
+from tests.registry_v2 import opened
 
 Connect = Callable[..., EtcdV3Registry]
 needs_etcd = pytest.mark.skipif(etcd_missing() is not None, reason=f"needs {etcd_missing()}")
@@ -155,6 +162,76 @@ class TestVerification:
             running.ctl("role", "revoke-permission", "flannel", "--prefix=true", "/net/", user="root:root")
             with pytest.raises(RegistryDenied):
                 await registry.list_subnets()
+
+
+class OldServer:
+    """A TLS server that speaks one version alone; counts the handshakes that came to their end."""
+
+    def __init__(self, files: Files, version: ssl.TLSVersion) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.set_ciphers("ALL:@SECLEVEL=0")  # what OpenSSL wants before it speaks TLS 1.1 at all
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._context.minimum_version = self._context.maximum_version = version
+        self._context.load_cert_chain(files.cert, files.key)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.handshakes = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), connection:
+                connection.settimeout(5)
+                with self._context.wrap_socket(connection, server_side=True):
+                    self.handshakes += 1
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.mark.parametrize("api", [3, 2])
+@pytest.mark.parametrize(("version", "accepted"), [
+    (ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True),
+])
+async def test_lowest_version(
+    ca: trustme.CA, tmp_path: Path, client: Files, connect: Connect, api: int, version: ssl.TLSVersion, accepted: bool
+) -> None:
+    """TLS 1.2 is the least that is spoken, on both APIs: with a server of the time before there is no handshake."""
+    server = OldServer(write_files(tmp_path / "server", ca, ca.issue_cert("127.0.0.1")), version)
+    timing = Timing(rpc_s=2, read_s=2)
+    try:
+        async with opened(server.url, ca_file=client.ca, timing=timing) as v2:
+            registry = connect(server.url, ca_file=client.ca, timing=timing) if api == 3 else v2
+            with pytest.raises(RegistryUnavailable):
+                await registry.read_config()
+        assert (server.handshakes > 0) == accepted
+    finally:
+        server.close()
+
+
+def test_the_old_server_speaks_with_old_clients(ca: trustme.CA, tmp_path: Path, client: Files) -> None:
+    """The server of the test above does speak TLS 1.1, with whoever wants to."""
+    server = OldServer(write_files(tmp_path / "server", ca, ca.issue_cert("127.0.0.1")), ssl.TLSVersion.TLSv1_1)
+    context = ssl.create_default_context(cafile=str(client.ca))
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    port = int(server.url.rpartition(":")[2])
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+        ):
+            assert secured.version() == "TLSv1.1"
+    finally:
+        server.close()
 
 
 class TestFiles:

@@ -1,14 +1,21 @@
-"""The passes of docs/procedures.md to new certificates and a new authority: in none of them is a host locked out."""
+"""New certificates: the passes of docs/procedures.md, in none of which a host is locked out, and files that change."""
 
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
 
-from pyflanneld.errors import RegistryError
+from pyflanneld.errors import RegistryError, RegistryUnavailable, UsageError
+from pyflanneld.registry.access import EtcdAccess
+from pyflanneld.registry.etcd_v2 import EtcdV2Registry
 from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+from pyflanneld.registry.timing import Timing
+from pyflanneld.registry.tls import Tls
 from tests.etcd import Etcd, Files, running_etcd
 
 pytestmark = pytest.mark.etcd
@@ -51,7 +58,8 @@ def rotation(tmp_path: Path) -> Iterator[Rotation]:
     server, host = files_in(tmp_path / "server"), files_in(tmp_path / "host")
     write(server, old.issue_cert("127.0.0.1"), old)
     write(host, old.issue_cert("node1"), old)
-    with running_etcd(tmp_path, server_files=server, client_files=host, client_cert_auth=True) as etcd:
+    v2 = ["--enable-v2=true"]
+    with running_etcd(tmp_path, server_files=server, client_files=host, client_cert_auth=True, args=v2) as etcd:
         yield Rotation(etcd, server, host, old, new)
 
 
@@ -91,3 +99,137 @@ async def test_a_pass_left_out(rotation: Rotation, connect: Connect) -> None:
     """Why there are three: a new certificate on etcd before the hosts believe in it locks them out."""
     rotation.serve(rotation.new, rotation.old, rotation.new)
     assert not await works(connect, rotation)
+
+
+# Files that change under a registry that runs
+
+
+@dataclass
+class Running:
+    """A registry with the files it was made from."""
+
+    tls: Tls
+    registry: EtcdV2Registry | EtcdV3Registry
+
+    async def works(self) -> bool:
+        try:
+            await self.registry.read_config()
+        except RegistryError:
+            return False
+        return True
+
+
+@pytest.fixture(params=[3, 2], ids=["v3", "v2"])
+async def running(request: pytest.FixtureRequest, rotation: Rotation) -> AsyncIterator[Running]:
+    """A registry on either API that has been in use."""
+    files = rotation.host
+    access = EtcdAccess(rotation.etcd.endpoints, "/net", files.ca, files.cert, files.key)
+    tls, kind = Tls(access), EtcdV3Registry if request.param == 3 else EtcdV2Registry
+    registry = kind(access, rng=random.Random(1), timing=Timing(rpc_s=1.5, read_s=3.0), tls=tls)
+    try:
+        await registry.read_config()
+        yield Running(tls, registry)
+    finally:
+        await registry.close()
+
+
+async def test_nothing_is_missed(running: Running, rotation: Rotation) -> None:
+    """The watch that is open goes on over the change of the certificate, and tells of every change; writes work."""
+    listed = await running.registry.list_subnets()
+    async with running.registry.watch_subnets(listed) as watch:
+        assert await anext(watch) == ()
+        write(rotation.host, rotation.old.issue_cert("node1-renewed"), rotation.old)
+        assert running.tls.reload()
+        running.registry.reconnect()
+        record = await running.registry.create_subnet(b"10.1.0.0-24", b"{}", ttl_s=60, listed=listed)
+        assert record is not None
+        [change] = await anext(watch)
+        assert getattr(change, "record", None) == record
+        assert (await running.registry.renew(record)).record is not None
+    assert not running.tls.reload(), "the same files are no news"
+
+
+async def test_the_new_certificate_is_the_one_shown(running: Running, rotation: Rotation) -> None:
+    """etcd believes the new authority alone, and the host's files follow: the next connection works."""
+    both = (rotation.old, rotation.new)
+    rotation.serve(rotation.old, rotation.new)
+    assert not await running.works(), "etcd no longer believes the old certificate"
+    write(rotation.host, rotation.new.issue_cert("node1"), *both)
+    assert running.tls.reload()
+    running.registry.reconnect()
+    assert await running.works()
+
+
+async def test_the_new_authority_is_believed(running: Running, rotation: Rotation) -> None:
+    """etcd has changed over first: nothing is said to it until the host's bundle has the new authority too."""
+    rotation.serve(rotation.new, rotation.old)
+    with pytest.raises(RegistryUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        await running.registry.read_config()
+    write(rotation.host, rotation.old.issue_cert("node1"), rotation.old, rotation.new)
+    assert running.tls.reload()
+    running.registry.reconnect()
+    assert await running.works()
+
+
+@pytest.mark.parametrize("broken", ["ca", "cert", "key"])
+@pytest.mark.parametrize("how", ["gone", "empty", "another"])
+async def test_files_that_cannot_be_used(running: Running, rotation: Rotation, broken: str, how: str) -> None:
+    """The former ones stay in use, for new connections too; the message names the file; what is mended is taken."""
+    file: Path = getattr(rotation.host, broken)
+    mended = spoil(rotation, file, how)
+    for _ in range(2):
+        with pytest.raises(UsageError) as told:
+            running.tls.reload()
+        assert str(file) in str(told.value)
+    running.registry.reconnect()
+    assert await running.works()
+    mended()
+    assert running.tls.reload()
+    running.registry.reconnect()
+    assert await running.works()
+
+
+def spoil(rotation: Rotation, file: Path, how: str) -> Callable[[], object]:
+    """Renew the host's files, all but *file*, which is spoilt; return what mends it."""
+    before = file.read_bytes()
+    write(rotation.host, rotation.old.issue_cert("node1-renewed"), rotation.old)
+    renewed = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif file == rotation.host.ca:
+        file.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    else:
+        file.write_bytes(before)
+    return partial(file.write_bytes, renewed)
+
+
+async def test_a_key_that_others_can_read(rotation: Rotation) -> None:
+    """Where that is refused, a new key with an open mode is not taken either."""
+    files = rotation.host
+    files.key.chmod(0o600)
+    access = EtcdAccess(rotation.etcd.endpoints, "/net", files.ca, files.cert, files.key, private_files=True)
+    tls = Tls(access)
+    write(files, rotation.old.issue_cert("node1-renewed"), rotation.old)
+    files.key.chmod(0o644)
+    with pytest.raises(UsageError, match=r"mode 0644.*chmod 600"):
+        tls.reload()
+    files.key.chmod(0o600)
+    assert tls.reload()
+
+
+async def test_until_when_they_are_good(rotation: Rotation) -> None:
+    """Of the client's certificates the first to end counts, of two authorities the last."""
+    files = rotation.host
+    write(files, rotation.old.issue_cert("node1"), rotation.old, rotation.new)
+    ends = Tls(EtcdAccess(rotation.etcd.endpoints, "/net", files.ca, files.cert, files.key)).ends_s()
+    assert ends.keys() == {"etcd-cafile", "etcd-certfile"}
+    assert ends["etcd-certfile"] == issued_until(files.cert)
+    assert ends["etcd-cafile"] == issued_until(files.ca)
+    assert not Tls(EtcdAccess(("http://192.0.2.1:2379",), "/net")).ends_s()
+
+
+def issued_until(file: Path) -> float:
+    """Return the last second of the first certificate in *file*, as another reader sees it."""
+    return x509.load_pem_x509_certificates(file.read_bytes())[0].not_valid_after_utc.timestamp()

@@ -7,6 +7,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from pyflanneld.http.metrics import registry_of, text_of
+from tests.fakes.certificates import FakeCertificates
 from tests.fakes.node import FakeNode
 from tests.fakes.virtual_time import run
 from tests.unit.test_metrics import PINNED, cluster
@@ -24,6 +25,7 @@ def told() -> dict[str, dict[str, set[str]]]:
 
     async def scenario() -> str:
         node = FakeNode(cluster(22), env=PINNED)
+        node.certificates = FakeCertificates()
         async with node.running():
             assert node.daemon is not None
             return text_of(registry_of(node.daemon.observer)).decode()

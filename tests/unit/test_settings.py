@@ -304,6 +304,22 @@ def test_an_exposed_key_is_a_warning_with_its_cure(certs: Path, tmp_path: Path) 
     )
 
 
+@pytest.mark.parametrize("which", ["etcd-keyfile", "etcd-password-file"])
+def test_an_exposed_file_is_refused_where_asked(certs: Path, tmp_path: Path, which: str) -> None:
+    """With --refuse-exposed-keys nothing starts until the file is its owner's alone."""
+    key, password = tmp_path / "key.pem", tmp_path / "password"
+    key.write_bytes((certs / "client-key.pem").read_bytes())
+    password.write_text("hush\n")
+    for file in (key, password):
+        file.chmod(0o600)
+    flags = [HTTPS, f"--etcd-certfile={certs}/client.pem", f"--etcd-keyfile={key}", "--refuse-exposed-keys"]
+    flags += ["--etcd-username=u", f"--etcd-password-file={password}"]
+    assert load(flags, {}).warnings == ()
+    exposed = key if which == "etcd-keyfile" else password
+    exposed.chmod(0o640)
+    assert refusal(*flags).startswith(f"--{which}: {exposed} can be read by group or others (mode 0640); chmod 600")
+
+
 def test_passwords_come_from_three_places(tmp_path: Path) -> None:
     """Flag, variable and file; the flag gets a warning, because everyone can read a command line."""
     file = tmp_path / "password"

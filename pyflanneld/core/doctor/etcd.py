@@ -133,7 +133,7 @@ def _file(facts: Facts, file: Certificate) -> Finding:
         return bad(check, seen, "is the clock of this host right?", f"date; {look}")
     if not good:
         seen, why = f"{file.path} has expired {_days(facts.now_s - ends)} ago", "etcd refuses it, or is refused with it"
-        return bad(check, seen, why, f"put a new one there and restart the daemon; {look}")
+        return bad(check, seen, why, f"put a new one there, which the daemon takes within a minute; {look}")
     if ends < facts.now_s + SOON_S:
         which = "" if len(file.spans) == 1 else f" (one of {len(file.spans)})"
         left = ends - facts.now_s
