@@ -13,8 +13,8 @@ from tests.raw_etcd import RawEtcd
 
 
 async def fill(raw: RawEtcd) -> None:
-    """Write until etcd takes no more."""
-    for _ in range(50):
+    """Write until etcd takes no more: it counts what it has when it commits, every 100 ms, and may take 60 before."""
+    for _ in range(1000):
         await raw.put(b"/filler", b"x" * 100_000)
 
 
