@@ -39,12 +39,14 @@ def etcd_counters(namespace: str, port: int = 2379) -> Counters:
 
 def daemon_counters(node: Node) -> Counters:
     """Ask a host's daemon, which begins to tell its numbers a moment after it is ready."""
-    found: list[bytes] = []
+    found: list[str] = []
 
     def answers() -> bool:
         with contextlib.suppress(OSError):
-            found.append(http_answer(node.namespace, METRICS_PORT, b"GET /metrics HTTP/1.0\r\n\r\n"))
+            answer = http_answer(node.namespace, METRICS_PORT, b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            found.append(answer.decode())
         return bool(found)
 
     until(answers, f"{node.name} tells its numbers", 10, 0.05)
-    return Counters(found[0].decode())
+    assert " 200 OK" in found[0].partition("\r\n")[0], found[0]
+    return Counters(found[0])
