@@ -70,8 +70,9 @@ bite: need-root test-programs venv ## plant one fault after another and see whic
 fuzz: venv ## search the parsers for inputs that break them (SECONDS=60 for each, TARGET=value: one)
 	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET))
 
-sim: venv ## run the simulated world: SEEDS=200 FIRST=0, or SEED=17 for the story of one
-	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED) --timeline,--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0))
+sim: venv ## run the simulated world: SEEDS=200 FIRST=0 JOBS=2, or SEED=17 for the story of one
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED) --timeline,--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0) \
+	    --jobs $(or $(JOBS),2))
 
 bench: need-root bench-programs venv ## measure speed and cost, beside ip -batch and other flanneld programs (root)
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -9,6 +9,7 @@ stood. A whole transaction takes effect at once or, when a rule to be deleted ha
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_network
 
 from pyflanneld.core.firewall import MARK, Network, Rule, Section, Side, is_old
@@ -67,6 +68,7 @@ def _lines_of(saved: str, table: str) -> Iterator[str]:
             yield line
 
 
+@lru_cache(maxsize=512)  # the same lines are read every few seconds
 def parse(line: str) -> Rule | None:
     """Read ``-A CHAIN …``, in any order of its options; ``None`` for a rule that flanneld cannot have written."""
     words = [found["bare"] or re.sub(r"\\(.)", r"\1", found["quoted"]) for found in _WORD.finditer(line)][2:]

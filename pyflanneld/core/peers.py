@@ -107,7 +107,7 @@ class PeerTable:
 
     def _replace(self, records: Iterable[Record]) -> bool:
         current = {record.name: record for record in records}
-        lost = [self._remove(name) for name in self._entries.keys() - current.keys()]
+        lost = [self._remove(name) for name in sorted(self._entries.keys() - current.keys())]
         changed = [self._put(record) for record in current.values()]
         return bool(lost) or any(changed)
 

@@ -1,37 +1,26 @@
-"""``python -m tests.sim``: run seeds, print the story of the first that fails, exit 1 if one does."""
+"""``python -m tests.sim``: run seeds, print the story of each that fails, exit 1 if one does."""
 
 import argparse
 import sys
-import time
 
-from tests.sim.world import Outcome, play
+from tests.sim.sweep import LINES, sweep, tell
+from tests.sim.world import play
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, metavar="N", help="how many (default: 200)")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="the first seed (default: 0)")
-    parser.add_argument("--seed", type=int, help="run this one only")
-    parser.add_argument("--timeline", action="store_true", help="tell the story also when all holds")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--seed", type=int, help="run this one only, and tell its story if it fails")
+    parser.add_argument("--timeline", action="store_true", help="with --seed: tell all of its story in any case")
     given = parser.parse_args()
-    seeds = range(given.first, given.first + given.seeds) if given.seed is None else [given.seed]
-    began, failed = time.monotonic(), []
-    for seed in seeds:
-        outcome = play(seed)
-        if outcome.violation or given.timeline:
-            tell(outcome)
-        if outcome.violation:
-            failed.append(seed)
-            if len(failed) >= 5:
-                break
-    print(f"{len(seeds)} seeds, {len(failed)} failed {failed or ''} in {time.monotonic() - began:.1f} s")
-    return 1 if failed else 0
-
-
-def tell(outcome: Outcome) -> None:
-    print(f"seed {outcome.seed}: {outcome.violation or 'all holds'}")
-    for line in outcome.timeline[-60:]:
-        print(f"  {line}")
+    if given.seed is None:
+        return sweep(range(given.first, given.first + given.seeds), given.jobs)
+    outcome = play(given.seed)
+    if given.timeline or outcome.violation:
+        tell(outcome, sys.maxsize if given.timeline else LINES)
+    return 1 if outcome.violation else 0
 
 
 if __name__ == "__main__":

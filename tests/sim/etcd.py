@@ -54,6 +54,15 @@ class SimEtcd(FakeEtcd):
         for lease_id in [one for one in self.state.leases if self._deadlines[one] <= _now()]:
             self.revoke(lease_id)
 
+    def until_next_end_s(self, at_most_s: float) -> float:
+        """Return how long it takes until the next lease ends; nobody can make one that ends before *at_most_s*."""
+        ends = [self._deadlines[lease_id] - _now() for lease_id in self.state.leases]
+        return max(0.1, min([at_most_s, *ends]))
+
+    def serve_others(self, writes: int) -> None:
+        """Let the revision grow as others write, outside of our prefix."""
+        self.state.revision += writes
+
     def restore(self, state: State) -> None:
         super().restore(state)
         self.elect()
@@ -196,6 +205,8 @@ class _SimWatch(_FakeWatch):
 
     async def __anext__(self) -> tuple[Put | Gone, ...]:
         await self._sim.awake.wait()
+        if not self._open:
+            await self._sim._arrive()
         way, rng = self._sim.way, self._sim._rng
         while True:
             changes = await super().__anext__()

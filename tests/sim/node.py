@@ -1,6 +1,7 @@
 """One host of the simulated world: a whole daemon on a kernel, a file and a client of etcd that may all misbehave."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,20 @@ from tests.sim.kernel import SimKernel
 
 TTL_S = 60
 _MARGIN_S = 3.0
+_RESYNC_S = 60.0  # nobody here touches the firewall
 _EXPECTED_ENDS = (LeaseLost, KernelError)
+
+
+class Events:
+    """A logger that only counts, by event."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def _note(self, event: str, **_: object) -> None:
+        self.counts[event] += 1
+
+    debug = info = warning = error = _note
 
 
 class SimNode(FakeNode):
@@ -40,7 +54,12 @@ class SimNode(FakeNode):
         self._held: set[spec.Net] = set()
         self._addresses = {spec.address(f"192.168.14.{self.host}")}
         self.kernel = SimKernel(lan(self.host), rng, self._judge)
-        self.options = replace(self.options, renew_margin_s=_MARGIN_S)
+        self.options = replace(self.options, renew_margin_s=_MARGIN_S, firewall_resync_s=_RESYNC_S)
+        self.log = self._events = Events()  # type: ignore[assignment]
+        self._lists: Counter[str] = Counter()
+        self._uncertain = False
+        self._retaken = 0
+        self._checked_file: str | None = None
         self.registry = self._client()
 
     def _client(self) -> SimRegistry:
@@ -66,6 +85,8 @@ class SimNode(FakeNode):
     def start(self) -> None:
         """Start the daemon, on a new client of etcd that reaches it as the old one did."""
         way = self.sim.way
+        self._lists += self.tally.lists
+        self._uncertain, self._retaken = False, 0
         self.registry = self._client()
         self.sim.set_way(way)
         self._task = asyncio.create_task(self.build().run(), name=self.name)
@@ -127,10 +148,27 @@ class SimNode(FakeNode):
         """Check what must hold at every moment. Raises ``Violation``."""
         if (lease := self.lease) is not None:
             self._held.add(lease)
-        if self.file.text is not None and self.file.writes:
+            self._count_doubt()
+        if self.file.text != self._checked_file:
             spec.check_file(self.file.text, self._held)
+            self._checked_file = self.file.text
         if self.ended is not None and not all(isinstance(leaf, _EXPECTED_ENDS) for leaf in _leaves(self.ended)):
             raise spec.Violation(f"I20, I23: {self.name} has ended with {self.ended!r}") from self.ended
+
+    def seen(self) -> Counter[str]:
+        """Return how often the daemon has logged what, and read a complete list for which reason."""
+        lists = self._lists + self.tally.lists
+        return self._events.counts + Counter({f"list: {why}": count for why, count in lists.items()})
+
+    def _count_doubt(self) -> None:
+        """Take note of a lease that nothing proves any more, and of what becomes of it."""
+        if not self.confirmed:
+            self._uncertain = True
+        elif self._uncertain:
+            self._uncertain = False
+            retaken = self.tally.retaken - self._retaken
+            self._events.counts["unproved lease: taken again" if retaken else "unproved lease: proved"] += 1
+        self._retaken = self.tally.retaken
 
     # What it does
 

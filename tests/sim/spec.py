@@ -9,6 +9,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 Net = tuple[int, int]
 
@@ -17,12 +18,14 @@ class Violation(AssertionError):
     """An invariant does not hold."""
 
 
+@lru_cache(maxsize=4096)
 def address(text: str) -> int:
     """Return an IPv4 address as a number."""
     parts = [int(part) for part in text.split(".")]
     return sum(part << shift for part, shift in zip(parts, (24, 16, 8, 0), strict=True))
 
 
+@lru_cache(maxsize=4096)
 def network(text: str) -> Net:
     """Return ``"a.b.c.d/len"`` as numbers."""
     first, length = text.split("/")
@@ -44,6 +47,7 @@ LOWEST, HIGHEST = address("172.7.1.0"), address("172.7.255.0")
 _NAME = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})-(\d{1,2})")
 
 
+@lru_cache(maxsize=4096)
 def read_name(name: bytes) -> Net | None:
     """Return the subnet that a key's name stands for, if it is one of the cluster's."""
     found = _NAME.fullmatch(name)
@@ -57,6 +61,7 @@ def read_name(name: bytes) -> Net | None:
     return (first, length) if aligned and contains(CLUSTER, (first, length)) else None
 
 
+@lru_cache(maxsize=4096)
 def read_value(value: bytes) -> tuple[int, str] | None:
     """Return gateway and backend of a lease's value, if it is one that a host of this LAN could have written."""
     try:

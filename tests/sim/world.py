@@ -4,20 +4,23 @@ Theory of operation. A seed chooses how many hosts there are, which kinds of tro
 After each step the safety invariants are checked (``spec``), at each write and each route at the moment it is made.
 Then all trouble ends, and within two complete lists everything must be as it should; and a restart must change nothing.
 
-Times are scaled: a lease lives for a minute instead of a day, so that hosts can be away for longer than that.
+Times are scaled: a lease lives for a minute instead of a day, so that hosts can be away for longer than that, and in
+most worlds complete lists come more often than every five minutes. Hosts take turns at listing as if there were many in
+some. Small and short worlds are many, large and long ones are few.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from random import Random
 from unittest import mock
 
 from pyflanneld.core.routes import KernelRoute
 from pyflanneld.errors import LeaseLost
-from pyflanneld.loops import acquire, hold
+from pyflanneld.loops import acquire, follow, hold
 from tests.fakes.kernel import PROTO_STATIC
 from tests.fakes.node import CONFIG, PROTOCOL, lan, value
 from tests.fakes.registry import SUBNETS
@@ -26,8 +29,12 @@ from tests.sim import spec
 from tests.sim.etcd import SimEtcd, Way
 from tests.sim.node import TTL_S, SimNode, _leaves
 
-STEPS = 40
-QUIET_S = 800.0  # two complete lists, and some
+HOSTS = (2, 2, 2, 3, 3, 3, 4, 4, 5, 7)
+STEPS = (10, 20, 20, 30, 40, 60)
+RELIST_S = (20.0, 60.0, 120.0, 300.0)
+ROUND_S = (0.0, 0.0, 5.0, 30.0)
+SETTLED_S = 2 * TTL_S + 10.0  # whatever was on its way has arrived: late writes, and leases that run out
+LOOK_S = 25.0
 JUNK = (b"", b"null", b"[]", b"{", b"\xff\x00", b'{"PublicIP":"127.0.0.1","BackendType":"host-gw"}', b"x" * 70000)
 STRANGE = (b"foo", b"172.7.21.0-24&fd00::-64", b"0.0.0.0-0", b"172.7.0.0-16", b"192.168.14.0-24", b"172.7.30.7-24")
 WAYS = (
@@ -43,11 +50,17 @@ class Outcome:
     Attributes:
         violation: what did not hold, ``None`` if all did.
         timeline: what happened, one line each.
+        troubles: the kinds of trouble that there were.
+        counts: how often each of them was made, and what the daemons did about it.
+        virtual_s: how long it lasted for those who live in it.
     """
 
     seed: int
     violation: str | None
     timeline: list[str]
+    troubles: frozenset[str] = frozenset()
+    counts: Counter[str] = field(default_factory=Counter)
+    virtual_s: float = 0.0
 
     @property
     def trace(self) -> str:
@@ -55,38 +68,64 @@ class Outcome:
         return "\n".join([*self.timeline, self.violation or "all holds"])
 
 
-def play(seed: int, *, steps: int = STEPS) -> Outcome:
+def play(seed: int) -> Outcome:
     """Run the world of one seed from beginning to end."""
-    world = World(seed, steps)
-    with _scaled():
+    world, violation = World(seed), None
+    with _scaled(world):
         try:
             run(world.story())
         except (AssertionError, RuntimeError) as error:
-            return Outcome(seed, f"{type(error).__name__}: {error}", world.timeline)
-    return Outcome(seed, None, world.timeline)
+            violation = f"{type(error).__name__}: {error}"
+    return Outcome(
+        seed, violation, world.timeline, frozenset(world.troubles), world.troubles + world.seen(), world.lasted_s
+    )
 
 
 @contextmanager
-def _scaled() -> Iterator[None]:
-    with mock.patch.object(acquire, "TTL_S", TTL_S), mock.patch.object(hold, "TTL_S", TTL_S):
+def _scaled(world: "World") -> Iterator[None]:
+    with (
+        mock.patch.object(acquire, "TTL_S", TTL_S),
+        mock.patch.object(hold, "TTL_S", TTL_S),
+        mock.patch.object(follow, "RELIST_S", world.relist_s),
+        mock.patch.object(follow, "list_round_s", return_value=world.round_s),
+    ):
         yield
 
 
 class World:
-    """The hosts, the cluster, and the trouble."""
+    """The hosts, the cluster, and the trouble.
 
-    def __init__(self, seed: int, steps: int) -> None:
+    Attributes:
+        steps: how often something happens.
+        relist_s: how often a host reads a complete list.
+        round_s: how long it takes until each host has had its turn at listing after a break.
+        thorough: whether peace lasts as long as it may, and not only until all is well.
+        tampered: somebody has taken a lease away from its holder, so that two may believe for a while to hold it.
+        troubles: how often each kind of trouble was made.
+        lasted_s: how long the world has lasted.
+    """
+
+    def __init__(self, seed: int) -> None:
         self.rng = Random(seed)
-        self.steps = steps
+        self.steps = self.rng.choice(STEPS)
+        self.relist_s = self.rng.choice(RELIST_S)
+        self.round_s = self.rng.choice(ROUND_S)
+        self.thorough = self.rng.random() < 0.125
         self.timeline: list[str] = []
         self.history = spec.History()
         self.tampered = False
         self.nodes: list[SimNode] = []
+        self.troubles: Counter[str] = Counter()
+        self.lasted_s = 0.0
         self._violations: list[BaseException] = []
 
     def say(self, text: str) -> None:
         """Take note of what happened."""
         self.timeline.append(f"{asyncio.get_running_loop().time() - 1000:9.3f} {text}")
+
+    def seen(self) -> Counter[str]:
+        """Return what the daemons have gone through."""
+        return sum((node.seen() for node in self.nodes), Counter[str]())
 
     async def story(self) -> None:
         """Trouble, then peace, then a restart. Raises ``Violation``, or whatever else went wrong."""
@@ -94,7 +133,7 @@ class World:
         self.etcd = SimEtcd(self._remember)
         self.etcd.put_config(CONFIG)
         self.backup = self.etcd.backup()
-        for number in range(1, self.rng.randint(2, 5) + 1):
+        for number in range(1, self.rng.choice(HOSTS) + 1):
             self.nodes.append(SimNode(self.etcd, number, Random(self.rng.random()), self.history, self.say))
             if self.rng.random() < 0.7:
                 self.nodes[-1].start()
@@ -108,6 +147,7 @@ class World:
                 node.thaw()
                 await node.stop()
             clock.cancel()
+            self.lasted_s = asyncio.get_running_loop().time() - 1000
 
     def _unhandled(self, _loop: object, context: dict[str, object]) -> None:
         error = context.get("exception")
@@ -116,7 +156,7 @@ class World:
 
     async def _expire_leases(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self.etcd.until_next_end_s(at_most_s=TTL_S / 2))
             self.etcd.expire()
 
     def _remember(self) -> None:
@@ -134,7 +174,9 @@ class World:
     async def _trouble(self) -> None:
         kinds = [kind for kind in TROUBLES if self.rng.random() < 0.5] or [TROUBLES[0]]
         for _ in range(self.steps):
-            self.rng.choice(kinds)(self)
+            kind = self.rng.choice(kinds)
+            self.troubles[kind.__name__] += 1
+            kind(self)
             for _ in range(self.rng.choice((1, 1, 2, 4))):
                 await asyncio.sleep(self.rng.choice((0.0, 0.05, 0.5, 2.0, 7.0, 20.0)))
                 self.check()
@@ -152,14 +194,34 @@ class World:
             said = spec.read_value(record.value)
             if spec.read_name(record.name) is None or said is None or said[1] != "host-gw":
                 self.etcd.delete(record.name)
-        for _ in range(int(QUIET_S / 50)):
-            await asyncio.sleep(50)
+        await self._settle(2 * (1.2 * self.relist_s + self.round_s) + 80 + SETTLED_S)
+
+    async def _settle(self, within_s: float) -> None:
+        """Let all come right within that time, and see that it stays so for a while; in some worlds to its end."""
+        began, right = asyncio.get_running_loop().time(), 0
+        while (passed_s := asyncio.get_running_loop().time() - began) < within_s:
+            await asyncio.sleep(LOOK_S)
             self.check()
-            for node in self.nodes:
-                if not node.running:
-                    self._expect_reason(node)
-                    node.start()
-        self._check_converged()
+            self._start_again()
+            right = right + 1 if self._trouble_left() is None else 0
+            if not self.thorough and passed_s >= SETTLED_S and right >= SETTLED_S / LOOK_S:
+                return
+        if (left := self._trouble_left()) is not None:
+            raise left
+
+    def _start_again(self) -> None:
+        """Do what a service manager does."""
+        for node in self.nodes:
+            if not node.running:
+                self._expect_reason(node)
+                node.start()
+
+    def _trouble_left(self) -> spec.Violation | None:
+        try:
+            self._check_converged()
+        except spec.Violation as left:
+            return left
+        return None
 
     def _heal(self, node: SimNode) -> None:
         node.thaw()
@@ -258,11 +320,12 @@ class World:
         self.etcd.elect()
 
     def compact(self) -> None:
-        """Forget the history."""
+        """Forget the history, which others make longer too."""
         self.say("etcd is compacted")
-        self.etcd.compact()
         if self.rng.random() < 0.5:
             self.etcd.cut_watches()
+        self.etcd.serve_others(self.rng.choice((0, 1, 100)))
+        self.etcd.compact()
 
     def back_up_or_restore(self) -> None:
         """Take a backup, or go back to it."""
