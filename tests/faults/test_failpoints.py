@@ -180,6 +180,15 @@ def test_f75_asked_for_its_state_at_every_point(host: Host, measured: Measured) 
     measured(f"USR1: {len(told)} times the state in the log")
 
 
+def test_f75_hung_up_at_every_point(host: Host, measured: Measured) -> None:
+    """HUP at each of the points in one life, the first long before the loops: all is looked at anew, nothing ends."""
+    journal = Journal(host.node)
+    assert host.live(";".join(f"{point}=signal:HUP" for point in POINTS)) == 0
+    told = journal.events("daemon.reloaded")
+    assert len(told) >= 3  # signals that come at once are one
+    measured(f"HUP: {len(told)} times all was looked at anew")
+
+
 # F76: killed at each point
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import trustme
-from cryptography import x509
 
 from pyflanneld.errors import RegistryError, RegistryUnavailable, UsageError
 from pyflanneld.registry.access import EtcdAccess
@@ -16,6 +15,7 @@ from pyflanneld.registry.etcd_v2 import EtcdV2Registry
 from pyflanneld.registry.etcd_v3 import EtcdV3Registry
 from pyflanneld.registry.timing import Timing
 from pyflanneld.registry.tls import Tls
+from tests.certificates import end_of, files_in, write
 from tests.etcd import Etcd, Files, running_etcd
 
 pytestmark = pytest.mark.etcd
@@ -38,18 +38,6 @@ class Rotation:
         write(self.server, ca.issue_cert("127.0.0.1"), *trusted)
         for member in self.etcd.members:
             member.restart()
-
-
-def write(files: Files, cert: trustme.LeafCert, *trusted: trustme.CA) -> None:
-    """Put a certificate with its key, and the authorities to believe in, into *files*."""
-    files.ca.write_bytes(b"".join(ca.cert_pem.bytes() for ca in trusted))
-    files.cert.write_bytes(b"".join(pem.bytes() for pem in cert.cert_chain_pems))
-    files.key.write_bytes(cert.private_key_pem.bytes())
-
-
-def files_in(folder: Path) -> Files:
-    folder.mkdir()
-    return Files(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
 
 
 @pytest.fixture
@@ -225,11 +213,6 @@ async def test_until_when_they_are_good(rotation: Rotation) -> None:
     write(files, rotation.old.issue_cert("node1"), rotation.old, rotation.new)
     ends = Tls(EtcdAccess(rotation.etcd.endpoints, "/net", files.ca, files.cert, files.key)).ends_s()
     assert ends.keys() == {"etcd-cafile", "etcd-certfile"}
-    assert ends["etcd-certfile"] == issued_until(files.cert)
-    assert ends["etcd-cafile"] == issued_until(files.ca)
+    assert ends["etcd-certfile"] == end_of(files.cert)
+    assert ends["etcd-cafile"] == end_of(files.ca)
     assert not Tls(EtcdAccess(("http://192.0.2.1:2379",), "/net")).ends_s()
-
-
-def issued_until(file: Path) -> float:
-    """Return the last second of the first certificate in *file*, as another reader sees it."""
-    return x509.load_pem_x509_certificates(file.read_bytes())[0].not_valid_after_utc.timestamp()
