@@ -16,7 +16,7 @@ from datetime import datetime
 import pytest
 
 from tests.faults import report
-from tests.faults.progress import OTHER, Progress, Result, say
+from tests.faults.progress import OTHER, Progress, say
 from tests.faults.rows import ROOT, ROWS
 
 QUIET = ("-qq", "-p", "no:cacheprovider", "-o", "addopts=--strict-markers --strict-config")
@@ -35,18 +35,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     code = pytest.main([*QUIET, "tests/faults", *elsewhere], plugins=[progress])
     if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not options.rows:
-        write(progress.results, time.monotonic() - began)
+        write(progress, time.monotonic() - began)
     for number, result in progress.results.items():
         if not result.tests:
             say(progress.line(number))
     return int(code) or int(progress.failed)
 
 
-def write(results: dict[str, Result], took_s: float) -> None:
+def write(progress: Progress, took_s: float) -> None:
     """Write the table of a whole run."""
-    rows = {number: result for number, result in results.items() if number != OTHER}
-    summary = report.summary(rows, took_s, datetime.now().astimezone().date())
-    report.put(f"{summary}\n{report.table(ROWS, rows)}")
+    rows = {number: result for number, result in progress.results.items() if number != OTHER}
+    summary = report.summary(rows, progress.whole, took_s, datetime.now().astimezone().date())
+    report.put(report.SIMULATED, report.simulated(ROWS))
+    report.put(report.FAULTS, f"{summary}\n{report.table(ROWS, rows)}")
     say(f"written: {report.PAGE.relative_to(ROOT)}")
 
 

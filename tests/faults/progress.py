@@ -1,8 +1,10 @@
 """What a run of the fault matrix says while it runs: a line per row, as soon as the row's last test has ended."""
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,8 @@ class Result:
         skipped: whether a test was skipped.
         took_s: how long they took, with all that had to be put up for them.
         measured: what they measured, in their words, each once.
+        observed: how much the observers had to judge.
+        blind: why they could not see all of etcd's history, and of how many tests.
     """
 
     waiting: set[str] = field(default_factory=set)
@@ -31,6 +35,8 @@ class Result:
     skipped: bool = False
     took_s: float = 0.0
     measured: list[str] = field(default_factory=list)
+    observed: Counter[str] = field(default_factory=Counter)
+    blind: Counter[str] = field(default_factory=Counter)
 
     @property
     def verdict(self) -> str:
@@ -45,12 +51,19 @@ class Result:
         self.skipped |= report.skipped
         if report.failed:
             self.failed.append(f"{report.nodeid.rpartition('::')[2]}: {first_words(report)}")
-        for name, value in report.user_properties:
-            if report.when == "teardown" and name == "measured" and value not in self.measured:
-                self.measured.append(str(value))
         if report.when == "teardown":
             self.waiting.discard(report.nodeid)
             self.tests += 1
+            self._take(report.user_properties)
+
+    def _take(self, properties: Iterable[tuple[str, Any]]) -> None:
+        for name, value in properties:
+            if name == "measured" and value not in self.measured:
+                self.measured.append(str(value))
+            elif name == "observed":
+                self.observed.update(value)
+            elif name == "blind":
+                self.blind[value] += 1
 
 
 def first_words(report: pytest.TestReport) -> str:
@@ -73,6 +86,7 @@ class Progress:
         self.results: dict[str, Result] = {number: Result() for number in rows if not wanted or number in wanted}
         self._say = say
         self._rows_of: dict[str, tuple[str, ...]] = {}
+        self.whole = Result()  # of each test once, whatever rows it is for
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Keep the tests that are wanted, each once, and remember which rows they are for."""
@@ -96,6 +110,7 @@ class Progress:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Add what a phase of a test brought, and print the rows that are complete with it."""
+        self.whole.add(report)
         for number in self._rows_of.get(report.nodeid, ()):
             result = self.results[number]
             result.add(report)

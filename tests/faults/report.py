@@ -12,7 +12,7 @@ from tests.faults.progress import HOLDS, Result
 from tests.faults.rows import ROOT, Row
 
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
+FAULTS, SIMULATED = "faults", "simulated"  # the marks of the page
 HEAD = "| row | fault | flanneld | pyflanneld | measured | verdict |\n|---|---|---|---|---|---|\n"
 PHRASES = 3  # of what was measured; a row with many tests would fill the page
 
@@ -39,12 +39,27 @@ def table(rows: Mapping[str, Row], results: Mapping[str, Result]) -> str:
     return "\n".join(parts)
 
 
-def summary(results: Mapping[str, Result], took_s: float, on: date) -> str:
-    """Return the sentence above the tables."""
+def summary(results: Mapping[str, Result], whole: Result, took_s: float, on: date) -> str:
+    """Return the sentences above the tables: on the rows, on the observers, and on what these could not see."""
     held = sum(result.verdict == HOLDS for result in results.values())
-    tests = sum(result.tests for result in results.values())
     where = f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}, etcd {etcd_version()}"
-    return f"{on.isoformat()}: {held} of {len(results)} rows hold; {tests} tests, {took_s / 60:.0f} minutes; {where}.\n"
+    tests = f"{whole.tests} tests, {took_s / 60:.0f} minutes"
+    lines = [f"{on.isoformat()}: {held} of {len(results)} rows hold; {tests}; {where}."]
+    if whole.observed:
+        seen = ", ".join(f"{count:,} {what}" for what, count in whole.observed.items())
+        lines.append(f"The observers have judged {seen}.")
+    for why, count in group_blind(whole.blind).items():
+        lines.append(f"They could not see all of etcd's history in {count} tests: {why}.")
+    return "\n".join(lines) + "\n"
+
+
+def group_blind(blind: Mapping[str, int]) -> dict[str, int]:
+    """Return the reasons with their counts, whatever revisions they speak of."""
+    grouped: dict[str, int] = {}
+    for why, count in blind.items():
+        reason = re.sub(r"revisions \d+ to \d+", "revisions", why)
+        grouped[reason] = grouped.get(reason, 0) + count
+    return grouped
 
 
 def etcd_version() -> str:
@@ -54,10 +69,22 @@ def etcd_version() -> str:
     return found[1] if found else "of unknown version"
 
 
-def put(text: str, page: Path = PAGE) -> None:
-    """Put the tables into the page, between the marks."""
-    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page.name}: the marks {BEGIN} and {END} are missing")
-    page.write_text(f"{before}{BEGIN}\n{text}{END}{after}", "utf-8")
+def simulated(rows: Mapping[str, Row]) -> str:
+    """Return the list of what is not real, and why."""
+    return "".join(f"* {row.number}: {row.simulated}.\n" for row in rows.values() if row.simulated)
+
+
+def parts(mark: str, page: Path) -> tuple[str, str, str]:
+    """Return what stands before, between and behind two marks of a page."""
+    begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+    before, found, rest = page.read_text("utf-8").partition(begin)
+    between, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page.name}: the marks of {mark} are missing")
+    return before + begin, between, end + after
+
+
+def put(mark: str, text: str, page: Path = PAGE) -> None:
+    """Put a text into the page, between its marks."""
+    before, _, after = parts(mark, page)
+    page.write_text(before + text + after, "utf-8")

@@ -71,7 +71,7 @@ def _insane(event: RouteEvent, host: Host, networks: list[Net], record: Record) 
         return "no subnet"
     if networks and not any(contains(net, event.dst) and net != event.dst for net in networks):
         return "not inside the network"
-    if any(overlap(event.dst, own) and not _lost(own, host, record) for own in own_subnets(host, event.at_s)):
+    if any(overlap(event.dst, own) and _held(own, host, record) for own in own_subnets(host, event.at_s)):
         return "overlaps the own subnet"
     addresses = {number for number, _, _ in host.addresses}
     own = {number for number, length, _ in host.addresses if not contains(event.dst, (number, length))}
@@ -89,12 +89,13 @@ def _insane(event: RouteEvent, host: Host, networks: list[Net], record: Record) 
     return ""
 
 
-def _lost(own: Net, host: Host, record: Record) -> bool:
-    """Say whether another host has got a subnet that the file still names: the file is the last to change."""
+def _held(own: Net, host: Host, record: Record) -> bool:
+    """Say whether a subnet in the file is the host's: not a mere wish, nor one that another host has got since."""
     ours = {dotted(number) for number, _, _ in host.addresses}
     changes = [*record.history.before.values(), *record.history.changes]
     mine = [change for change in changes if (found := subnet_of(change.key)) and found[1] == own]
-    return any(change.value is not None and owner_of(change.value) not in ours for change in mine)
+    owners = [owner_of(change.value) in ours for change in mine if change.value is not None]
+    return bool(owners) and all(owners)
 
 
 def own_subnets(host: Host, at_s: float) -> list[Net]:

@@ -5,7 +5,8 @@ import signal
 from collections.abc import Iterator
 
 from tests.bed import POISON
-from tests.observers.deeds import RUN
+from tests.failpoints import PLAN
+from tests.observers.deeds import RUN, Deed
 from tests.observers.record import Finding, Host, Record, Run, Version
 from tests.sim.spec import contains, network
 
@@ -79,7 +80,7 @@ def _end(run: Run, host: Host, record: Record) -> Iterator[Finding]:
         return
     sent = record.signals(run.pid)
     asked = [at_s for at_s, number in sent if number in STOPPING]
-    others = any(deed.kind == RUN and {"kill", "pkill"} & set(deed.words) for deed in record.deeds)
+    others = any(_ends_processes(deed, host) for deed in record.deeds)
     frozen = any(number in (signal.SIGSTOP, signal.SIGKILL) for _, number in sent)
     if asked and not frozen and run.ended_s - asked[0] > STOP_S + NOTICED_S:
         yield Finding("I18", host.name, f"ended {run.ended_s - asked[0]:.1f} s after it was told to")
@@ -89,6 +90,14 @@ def _end(run: Run, host: Host, record: Record) -> Iterator[Finding]:
         yield Finding("I20", host.name, "ended with 0 though nobody had told it to end")
     if run.code not in CODES and not (run.code < 0 and any(number == -run.code for _, number in sent)):
         yield Finding("I20", host.name, f"ended with {run.code}")
+
+
+def _ends_processes(deed: Deed, host: Host) -> bool:
+    """Say whether a program was run that sends signals, or this host's daemon with failpoints that do."""
+    if deed.kind != RUN:
+        return False
+    plans = [word for word in deed.words if word.startswith(f"{PLAN}=")] if deed.names(host.subnet_file) else []
+    return bool({"kill", "pkill"} & set(deed.words)) or any("signal:" in plan or "=kill" in plan for plan in plans)
 
 
 def _size(run: Run, host: Host, peers: int) -> Iterator[Finding]:

@@ -211,6 +211,10 @@ class Watch:
         except BaseException as error:
             self._error = error
 
+    def records(self) -> list[Record]:
+        """Return what has been seen so far, but for what is read at the end."""
+        return [lab.record for lab in self._labs.values()]
+
     def finish(self) -> list[Record]:
         """Stop watching and return what was seen of each laboratory."""
         try:

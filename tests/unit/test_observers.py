@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.bed import POISON
+from tests.failpoints import PLAN
 from tests.observers import deeds, rtnl
 from tests.observers.checks_process import bad_env
 from tests.observers.deeds import FILE, RUN, SIGNAL, Deed
@@ -209,6 +210,7 @@ EXCUSED: dict[str, tuple[str, Deed]] = {
     "the test writes the file": ("a file written in place", Deed(5.9, FILE, (FILE_PATH,))),
     "a shell writes the file": ("half a file", run_of("sh", "-c", f"echo >{FILE_PATH}", at_s=5.9)),
     "the process was frozen": ("a slow end", Deed(8.6, SIGNAL, ("99", "19"))),
+    "a failpoint ends it": ("exit code 0 of its own will", run_of(f"{PLAN}=ready=signal:TERM", f"-f={FILE_PATH}")),
     "the test killed it": ("a crash", Deed(8.6, SIGNAL, ("99", "11"))),
     "the test loses packets": ("a packet lost for no reason", run_of("nft", "table inet cut")),
 }
@@ -266,6 +268,15 @@ def test_a_subnet_that_another_has_got_may_be_routed() -> None:
     record.history.changes.append(put("172.7.21.0/24", "192.168.14.99", version=2))
     routes(route("172.7.21.0/24", "192.168.14.99"))(record)
     record.hosts[0].addresses.discard((address("172.7.21.1"), 24, 3))
+    assert judge(record) == []
+
+
+def test_a_wish_is_no_subnet() -> None:
+    """What the file names before the host has a lease may be somebody else's, and be routed."""
+    record = good()
+    del record.history.before[key("172.7.21.0/24")]
+    record.hosts[0].addresses.discard((address("172.7.21.1"), 24, 3))
+    routes(route("172.7.0.0/17", "192.168.14.99"))(record)
     assert judge(record) == []
 
 
