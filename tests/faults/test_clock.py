@@ -19,7 +19,6 @@ import trustme
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS, CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
 from tests.bed import Journal, Store, gateways, launch, lease_key, lease_value, pid_of, store_of, wait_exit
 from tests.counters import daemon_counters, etcd_counters
@@ -111,11 +110,10 @@ def years_away(journal: Journal) -> set[int]:
 
 def jump_about(clock: FakedClock, length_s: float) -> int:
     """Jump a hundred times a second; return how often."""
-    end_s = time.monotonic() + length_s
-    for jumps, offset in enumerate(itertools.cycle(("+10y", "-10y", "+1h", "-1h", "+0"))):
-        if time.monotonic() > end_s:
-            break
-        clock.move(offset)
+    end_s, jumps, offsets = time.monotonic() + length_s, 0, itertools.cycle(("+10y", "-10y", "+1h", "-1h", "+0"))
+    while time.monotonic() < end_s:
+        clock.move(next(offsets))
+        jumps += 1
         time.sleep(0.01)
     clock.move("+0")
     return jumps

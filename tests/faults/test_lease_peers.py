@@ -1,41 +1,45 @@
 """Peers that move to another address or another backend: rows F27 and F28 of the fault matrix."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.etcd import ADDRESS
+from pyflanneld.lab.etcd import ADDRESS, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import Journal, cut_off, lease_key, lease_value, store_of
+from tests.bed import Journal, Store, cut_off, lease_key, lease_value, store_of
 from tests.faults.conftest import Measured
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 ETCD = str(ADDRESS.ip)
-STRANGER, SUBNET = "192.168.14.99", "172.7.99.0/24"
+STRANGER, SUBNET, JUNK = "192.168.14.99", "172.7.99.0/24", f"{PREFIX}/subnets/junk"
 SECOND = "192.168.14.122"  # the moving peer's other address
-Meanwhile = Callable[[Node], AbstractContextManager[None]]
+Meanwhile = Callable[[Node, Store], AbstractContextManager[None]]
 
 
 @contextmanager
-def connected(_node: Node) -> Iterator[None]:
+def connected(_node: Node, _store: Store) -> Iterator[None]:
     yield
 
 
 @contextmanager
-def disconnected(node: Node) -> Iterator[None]:
+def disconnected(node: Node, store: Store) -> Iterator[None]:
     """Cut the host off, so that it learns of the change later."""
     journal = Journal(node)
     with cut_off(node, ETCD, refused=True):
-        yield
+        store.put(JUNK, "")  # something to acknowledge, which makes the loss known
         journal.wait("etcd.unavailable", timeout_s=25)
+        yield
+    journal.wait("problem.resolved", timeout_s=25)
+    store.delete(JUNK)
 
 
 @contextmanager
-def stopped(node: Node) -> Iterator[None]:
+def stopped(node: Node, _store: Store) -> Iterator[None]:
     """Have no daemon while the change is made."""
     node.kill()
     yield
@@ -59,9 +63,11 @@ def test_f27_peer_moves_to_another_address(cluster: Lab, meanwhile: Meanwhile, m
     with Ping(node, peer) as ping, RouteMonitor(node) as monitor:
         until(lambda: bool(ping.received()), "traffic")
         for gateway in (SECOND, str(peer.address.ip)):
-            with meanwhile(node):
+            with meanwhile(node, store):
                 store.put(key, lease_value(gateway), lease=kv.lease)
-            took_s.append(node.wait_routes(cluster.gateways_for(node) | {peer.subnet: gateway}, 30))
+                put_at_s = time.monotonic()
+            node.wait_routes(cluster.gateways_for(node) | {peer.subnet: gateway}, 30)
+            took_s.append(time.monotonic() - put_at_s)
         messages = monitor.messages()
         assert [message.deleted for message in messages] == [False, False]
         assert [message.text.split()[:3] for message in messages] == [
