@@ -62,7 +62,12 @@ class Meddler:
 
     def met(self, kind: str, path: int = 0) -> int:
         """Return how many requests of a kind have come on a path; those of an open stream count as one."""
-        return self._process.log.read_text().splitlines().count(f"{path} {kind}")
+        return self.all_met(path).count(kind)
+
+    def all_met(self, path: int = 0) -> list[str]:
+        """Return the kinds of all requests that have come on a path, in order."""
+        lines = self._process.log.read_text().rpartition("\n")[0].splitlines()
+        return [line.removeprefix(f"{path} ") for line in lines if line.startswith(f"{path} ")]
 
 
 @contextlib.contextmanager

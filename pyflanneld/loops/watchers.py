@@ -8,7 +8,7 @@ from pyflanneld.errors import KernelError
 from pyflanneld.loops.node import Context, Node, start_over, verdict
 from pyflanneld.ports import Change
 
-TICK_S = 5.0
+TICK_S = 1.0
 SUSPEND_S = 5.0
 EVENTS_RETRY_CAP_S = 5.0
 

@@ -42,7 +42,7 @@ def test_f13_compaction_while_disconnected(cluster: Lab, measured: Measured) -> 
     with RouteMonitor(node) as monitor:
         with cut_off(node, ETCD, refused=True):
             store.put(JUNK, "")  # something to acknowledge, which makes the loss known
-            journal.wait("etcd.unavailable", timeout_s=10)
+            journal.wait("etcd.unavailable", timeout_s=25)
             store.put(lease_key(moved), lease_value(OTHER))
             store.put(lease_key(fresh), lease_value(STRANGER))
             store.delete(lease_key(gone))
@@ -78,7 +78,7 @@ def test_f14_compaction_at_the_very_next_revision(site: Lab, crowd: int, measure
     with RouteMonitor(node) as monitor:
         with cut_off(node, ETCD, refused=True):
             store.delete(lease_key(gone))
-            journal.wait("etcd.unavailable", timeout_s=10)
+            journal.wait("etcd.unavailable", timeout_s=25)
             assert store.revision() == known + 1
             store.ctl("compact", "--physical", str(known + 1))
         took_s = until(lambda: gone not in gateways(node), "the deletion is known", 30, 0.1)

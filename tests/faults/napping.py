@@ -1,0 +1,41 @@
+"""The daemon on a machine that seems to have slept: ``$NAP`` names a file with the seconds that it was asleep for.
+
+    python -m tests.faults.napping PYTHON -m pyflanneld FLAGS...
+
+What a sleep shows itself by is that the clock that goes on (``CLOCK_BOOTTIME``) is ahead of the one that stops. Nothing
+else is changed. A machine that really slept could not run a test.
+"""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from pyflanneld import clock
+
+NAP = Path(os.environ["NAP"])
+
+
+def nap_s() -> float:
+    return float(NAP.read_text()) if NAP.exists() else 0.0
+
+
+class NappingClock(clock.SystemClock):
+    """The daemon's clock, ahead by the nap."""
+
+    def now_s(self) -> float:
+        return super().now_s() + nap_s()
+
+    def suspended_s(self) -> float:
+        return super().suspended_s() + nap_s()
+
+
+def main() -> None:
+    """Put the clock in, and run the daemon."""
+    clock.SystemClock = NappingClock  # type: ignore[misc]
+    sys.argv = ["pyflanneld", *sys.argv[4:]]
+    runpy.run_module("pyflanneld", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
