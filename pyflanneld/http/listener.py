@@ -9,6 +9,7 @@ in the kernel. One descriptor is kept in reserve: when the process has no more, 
 """
 
 import asyncio
+import logging
 import math
 import socket
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 from aiohttp.typedefs import Handler
 
 from pyflanneld.http.port import CONNECTIONS, WAITING
@@ -30,6 +33,11 @@ _IGNORED_BYTES = 256 * 1024  # read and forgotten behind these: whoever still se
 _STOP_S = 0.5
 _SWEEP_S = 0.5
 _PAUSE_S = 0.05
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Say whether aiohttp logs a defect of ours; nonsense from clients, who may be anybody, would fill the log."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 class _Client(asyncio.Protocol):
@@ -115,6 +123,7 @@ class Listener:
         self._listening = sock = self._bind()
         try:
             sock.listen(WAITING)
+            server_logger.addFilter(_is_ours)
             self._runner = web.AppRunner(
                 self._app, access_log=None, handle_signals=False, keepalive_timeout=0.0, lingering_time=0.0,
                 max_line_size=self._line_bytes, max_field_size=self._line_bytes, shutdown_timeout=_STOP_S,
