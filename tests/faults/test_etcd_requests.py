@@ -158,13 +158,14 @@ def test_f09_second_page_refused(crowd: Crowd, measured: Measured) -> None:
     ("kind", "orders"),
     [
         ("Lease/LeaseKeepAlive", {"Lease/LeaseKeepAlive": "refuse"}),
+        ("Lease/LeaseTimeToLive", {"Lease/LeaseTimeToLive": "refuse"}),
         ("Watch/Watch", {"Watch/Watch": "refuse"}),
         # Lists are asked for when a watch has ended.
         pytest.param(
             "KV/Range list", {"KV/Range list": "refuse", "Watch/Watch": "refuse"}, marks=pytest.mark.thorough
         ),
     ],
-    ids=["renewals", "watches", "lists"],
+    ids=["renewals", "times to live", "watches", "lists"],
 )
 def test_f09_one_kind_of_request_refused(crowd: Crowd, kind: str, orders: dict[str, str], measured: Measured) -> None:
     """With one kind of request refused no route moves and nobody is restarted; the rest goes on, and heals."""

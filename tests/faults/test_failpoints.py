@@ -1,4 +1,4 @@
-"""What happens at a failpoint: the points themselves, and rows F75 and F76 of the fault matrix at each of them."""
+"""What happens at a failpoint: the points themselves, and rows F48, F75 and F76 at each of them."""
 
 import signal
 import time
@@ -271,3 +271,42 @@ def test_f76_a_lease_that_is_left_over_runs_out(host: Host, measured: Measured) 
     assert host.store.kv(key) == held
     assert host.node.ready()
     assert host.orphans() == []
+
+
+# F48: an outcome that nobody knows
+
+
+@pytest.mark.parametrize("lost", ["txn.reply", "grant", "list_page", "config_read"])
+def test_f48_a_reply_to_the_creation_is_lost(host: Host, lost: str, measured: Measured) -> None:
+    """etcd has done it and the daemon does not hear of that: it reads before it acts, so that there is one subnet on
+    one etcd lease, written once."""
+    began = time.monotonic()
+    launch(host.node, failpoints=f"{lost}=drop")
+    host.node.wait_ready()
+    measured(f"reply of {lost} lost: ready after {time.monotonic() - began:.1f} s, one subnet, no lease left over")
+    [key] = host.leases()
+    held = host.store.kv(key)
+    assert held is not None
+    assert held.version == 1
+    assert list(host.store.leases().values()) == [(key,)]
+    assert host.node.stop() == 0
+    assert host.store.kv(key) == held
+    assert list(host.store.leases().values()) == [(key,)]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_f48_a_reply_to_the_renewal_is_lost(host: Host, times: int, measured: Measured) -> None:
+    """The keep-alive of the second life is answered and the answer lost: the lease is never revoked, the key not
+    written again, no route moves."""
+    assert host.live("") == 0
+    [key] = host.leases()
+    held, routes = host.store.kv(key), gateways(host.node)
+    failing = "drop" if times == 1 else f"errno:ETIMEDOUT*{times}"  # asked elsewhere, and later again
+    with RouteMonitor(host.node) as monitor:
+        launch(host.node, failpoints=f"{RENEWAL}={failing}")
+        host.node.wait_ready()
+        assert monitor.messages() == ()
+    assert gateways(host.node) == routes
+    assert host.store.kv(key) == held
+    assert list(host.store.leases().values()) == [(key,)]
+    measured(f"{times} renewals without an answer: the same key on the same lease, no route moved")

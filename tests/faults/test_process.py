@@ -1,5 +1,6 @@
 """Signals in every phase, second daemons, the service manager, logs: rows F17, F46, F47, F65 and F75 to F77."""
 
+import contextlib
 import signal
 import socket
 import threading
@@ -29,6 +30,7 @@ from tests.bed import (
     wait_exit,
     why_not_ready,
 )
+from tests.faults.conftest import Measured
 from tests.proxies import lossy_path
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
@@ -199,7 +201,7 @@ def twin(cluster: Lab) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("same", ["network and file", "network", "file"])
-def test_f46_second_daemon(cluster: Lab, twin: Node, same: str) -> None:
+def test_f46_second_daemon(cluster: Lab, twin: Node, same: str, measured: Measured) -> None:
     """A second daemon for the same network or the same file exits 73 at once; the first one does not notice."""
     node = cluster.nodes[0]
     kvs, pid, journal = store_of(cluster).kvs(), pid_of(node), Journal(node)
@@ -210,8 +212,10 @@ def test_f46_second_daemon(cluster: Lab, twin: Node, same: str) -> None:
         changes |= {"subnet_file": str(node.subnet_file), "etcd_prefix": "/other"}
     said = Journal(twin)
     with RouteMonitor(node) as monitor:
+        began = time.monotonic()
         launch(twin, **changes)
         assert wait_exit(twin) == 73
+        measured(f"exit 73 after {time.monotonic() - began:.1f} s; the first has the same key, routes and process")
         assert monitor.messages() == ()
     [failed] = said.events("daemon.failed")
     assert f"pid {pid}" in failed["error"]
@@ -220,7 +224,7 @@ def test_f46_second_daemon(cluster: Lab, twin: Node, same: str) -> None:
     assert node.get("/readyz")[0] == 200
 
 
-def test_f47_two_networks_on_one_host(cluster: Lab, twin: Node) -> None:
+def test_f47_two_networks_on_one_host(cluster: Lab, twin: Node, measured: Measured) -> None:
     """A daemon for another network runs beside: each has its routes, and neither sweeps those of the other."""
     node, store = cluster.nodes[0], store_of(cluster)
     store.put("/other/config", CONFIG.replace("172.7.", "10.7."))
@@ -238,6 +242,7 @@ def test_f47_two_networks_on_one_host(cluster: Lab, twin: Node) -> None:
         assert twin.stop() == 0
         assert gateways(node) == both
     assert twin.env()["FLANNEL_NETWORK"] == "10.7.0.0/16"
+    measured(f"each restarted twice: {len(both)} routes of both networks, none swept")
     node.exec("ip", "route", "del", "10.7.9.0/24")
     store.ctl("del", "--prefix", "/other")
 
@@ -260,6 +265,22 @@ class Manager:
             self.told.append(self._sock.recv(4096).decode())
             if self.told[-1].startswith(start):
                 return self.told[-1]
+
+    def listen(self, seconds: float) -> list[str]:
+        """Return the messages of this time; all of it is waited for."""
+        heard: list[str] = []
+        until_s = time.monotonic() + seconds
+        while (left_s := until_s - time.monotonic()) > 0:
+            self._sock.settimeout(left_s)
+            with contextlib.suppress(TimeoutError):
+                heard.append(self._sock.recv(4096).decode())
+        self._sock.settimeout(10)
+        return heard
+
+    def drain(self) -> None:
+        """Forget what was said before now."""
+        while self.listen(0.5):
+            pass
 
     def close(self) -> None:
         self._sock.close()
@@ -339,10 +360,11 @@ def test_password_on_the_command_line(site: Lab) -> None:
 # F65: the file
 
 
-def test_f65_mtu_changes(cluster: Lab) -> None:
+def test_f65_mtu_changes(cluster: Lab, measured: Measured) -> None:
     """A new MTU is in ``subnet.env`` within two seconds; whoever reads meanwhile sees whole files only."""
     node = cluster.nodes[0]
     texts: set[bytes] = set()
+    slowest_s, journal = 0.0, Journal(node)
     done = threading.Event()
 
     def read_on() -> None:
@@ -354,7 +376,8 @@ def test_f65_mtu_changes(cluster: Lab) -> None:
     try:
         for mtu in (1400, 9000, 1500):
             node.exec("ip", "link", "set", "eth1", "mtu", str(mtu))
-            until(lambda mtu=mtu: node.env().get("FLANNEL_MTU") == str(mtu), f"MTU {mtu} is in the file", 2)
+            took_s = until(lambda mtu=mtu: node.env().get("FLANNEL_MTU") == str(mtu), f"MTU {mtu} is in the file", 2)
+            slowest_s = max(slowest_s, took_s)
     finally:
         done.set()
         reader.join()
@@ -364,4 +387,6 @@ def test_f65_mtu_changes(cluster: Lab) -> None:
     }
     assert len(texts) > 1
     assert texts <= expected
+    assert [event["now"] for event in journal.events("link.mtu_changed")] == [1400, 9000, 1500]
+    measured(f"in the file after {slowest_s * 1000:.0f} ms at most; {len(texts)} texts read meanwhile, all whole")
     leave_ready(cluster)

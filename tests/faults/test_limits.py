@@ -1,0 +1,201 @@
+"""No descriptors, no memory, no turn of the event loop: rows F81 to F83 of the fault matrix."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyflanneld.lab import topology
+from pyflanneld.lab.cluster import Lab
+from pyflanneld.lab.measure import RouteMonitor
+from pyflanneld.lab.node import HEALTH_PORT, Node
+from pyflanneld.lab.run import until
+from tests.bed import gateways, launch, lease_key, lease_value, pid_of, store_of
+from tests.faults.conftest import Measured
+from tests.faults.test_process import Manager
+
+pytestmark = [pytest.mark.etcd, pytest.mark.netns]
+FIRST, SECOND = {"172.7.98.0/24": "192.168.14.98"}, {"172.7.99.0/24": "192.168.14.99"}
+DESCRIPTORS = 24
+FLOOD = 100
+CAGE_BYTES = 32 << 20
+STILL_S = 20
+WATCHDOG_S = 1.0
+
+
+def add_peer(lab: Lab, peer: dict[str, str]) -> None:
+    for subnet, gateway in peer.items():
+        store_of(lab).put(lease_key(subnet), lease_value(gateway))
+
+
+@contextlib.contextmanager
+def hitless(lab: Lab, node: Node) -> Iterator[None]:
+    """Restart the daemon after the block, and see that lease, file and routes have not moved."""
+    kvs, file, routes = store_of(lab).kvs(), node.subnet_file.read_bytes(), gateways(node)
+    with RouteMonitor(node) as monitor:
+        yield
+        assert gateways(node) == routes
+        launch(node)
+        node.wait_ready()
+        assert monitor.messages() == ()
+    assert store_of(lab).kvs() == kvs
+    assert node.subnet_file.read_bytes() == file
+
+
+# F81
+
+
+def test_f81_no_descriptors_left(site: Lab, measured: Measured) -> None:
+    """With few descriptors, all of them taken by clients: the peers are followed as before, and when the clients have
+    gone, probes are answered."""
+    node = site.nodes[0]
+    add_peer(site, FIRST)
+    launch(node, prepare=f"ulimit -n {DESCRIPTORS}")
+    node.wait_ready()
+    node.wait_routes(FIRST)
+    pid, held = pid_of(node), len(list(Path(f"/proc/{pid_of(node)}/fd").iterdir()))
+    with contextlib.ExitStack() as stack:
+        for _ in range(FLOOD):
+            with contextlib.suppress(OSError):
+                stack.enter_context(topology.connect(node.namespace, "127.0.0.1", HEALTH_PORT, 0.2))
+        add_peer(site, SECOND)
+        node.wait_routes(FIRST | SECOND, 10)
+        assert pid_of(node) == pid
+    until(node.ready, "probes are answered again", 15)
+    measured(f"uses {held} of {DESCRIPTORS} descriptors; {FLOOD} clients: peers followed, probes answered afterwards")
+    assert node.stop() == 0
+
+
+# F82
+
+
+class Cage:
+    """A control group with little memory, of whichever version the machine has."""
+
+    def __init__(self, name: str) -> None:
+        first = Path("/sys/fs/cgroup/memory")
+        self._folder = (first if first.is_dir() else Path("/sys/fs/cgroup")) / name
+        self._limit = "memory.limit_in_bytes" if first.is_dir() else "memory.max"
+
+    def build(self) -> bool:
+        """Make it; say whether that was possible."""
+        try:
+            self._folder.mkdir()
+            (self._folder / self._limit).write_text(str(CAGE_BYTES))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
+            return False
+        return True
+
+    def put(self, pid: int) -> None:
+        (self._folder / "cgroup.procs").write_text(str(pid))
+
+    def starve(self) -> subprocess.Popen[bytes]:
+        """Start a program in it that takes all memory that it can get, and that the kernel must not kill."""
+        enter = f"echo $$ >{self._folder}/cgroup.procs; echo -1000 >/proc/self/oom_score_adj; exec tail /dev/zero"
+        return subprocess.Popen(["sh", "-c", enter], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def remove(self) -> None:
+        until(lambda: not (self._folder / "cgroup.procs").read_text(), "the cage is empty", 10)
+        self._folder.rmdir()
+
+
+def test_f82_killed_for_memory(site: Lab, measured: Measured) -> None:
+    """The kernel kills the daemon because memory has run out: no route moves, then or at the next start."""
+    node, cage = site.nodes[0], Cage(f"pyflanneld-{site.name}")
+    add_peer(site, FIRST)
+    launch(node)
+    node.wait_ready()
+    node.wait_routes(FIRST)
+    with hitless(site, node):
+        if not cage.build():
+            node.kill()
+            measured("simulated by SIGKILL, for want of memory control groups: no route moved")
+            return
+        try:
+            cage.put(pid_of(node))
+            with cage.starve() as eater:
+                try:
+                    until(lambda: node.process.pid() is None, "the kernel kills the daemon", 30)
+                finally:
+                    eater.kill()
+        finally:
+            cage.remove()
+        assert node.process.exit_code() == -signal.SIGKILL
+    measured("killed by the kernel for memory, and started again: no route moved")
+
+
+# F83
+
+
+@contextlib.contextmanager
+def managed(lab: Lab) -> Iterator[tuple[Manager, dict[str, str]]]:
+    """Give a service manager that listens, and the environment that makes a daemon tell it."""
+    path = Path("/run") / f"{lab.name}.notify"
+    manager = Manager(path)
+    try:
+        yield manager, {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": str(int(WATCHDOG_S * 1_000_000))}
+    finally:
+        manager.close()
+        path.unlink()
+
+
+def second_life(lab: Lab, node: Node, failpoints: str, env: dict[str, str] | None = None) -> None:
+    """Start a daemon that finds its lease and a peer: the first event of its watch is what the test does next."""
+    add_peer(lab, FIRST)
+    launch(node)
+    node.wait_ready()
+    assert node.stop() == 0
+    launch(node, failpoints=failpoints, env=env)
+
+
+def unanswered(node: Node) -> bool:
+    """Say whether a probe gets no answer within a second."""
+    try:
+        return node.get("/healthz", timeout_s=1.0)[0] != 200
+    except OSError:
+        return True
+
+
+@pytest.mark.thorough
+def test_f83_the_loop_stands_still(site: Lab, measured: Measured) -> None:
+    """The event loop hangs: no probe is answered and the watchdog starves; killed by its manager for that and started
+    again, it has moved no route."""
+    node = site.nodes[0]
+    with managed(site) as (manager, env):
+        second_life(site, node, f"watch.event=sleep:{STILL_S}", env)
+        manager.wait("READY=1")
+        manager.wait("WATCHDOG=1")
+        node.wait_routes(FIRST)
+        add_peer(site, SECOND)
+        until(lambda: unanswered(node), "the loop stands still", 10)
+        manager.drain()
+        heard = manager.listen(5 * WATCHDOG_S)
+        assert unanswered(node)
+        assert heard == []
+        assert gateways(node) == FIRST
+        store_of(site).delete(lease_key("172.7.99.0/24"))  # so that the next life finds what this one knew
+        with hitless(site, node):
+            assert node.process.stop(signal.SIGABRT) == -signal.SIGABRT  # as systemd does
+    measured(f"loop blocked: probes unanswered, no sign of life in {5 * WATCHDOG_S:.0f} s; restart moved no route")
+
+
+def test_f83_the_loop_goes_on(site: Lab, measured: Measured) -> None:
+    """A loop that stood still for a few seconds, and was not killed for it, catches up by itself."""
+    node = site.nodes[0]
+    second_life(site, node, "watch.event=sleep:4")
+    node.wait_ready()
+    node.wait_routes(FIRST)
+    add_peer(site, SECOND)
+    until(lambda: unanswered(node), "the loop stands still", 10)
+    began = time.monotonic()
+    node.wait_routes(FIRST | SECOND, 20)
+    until(node.ready, "probes are answered", 5)
+    measured(f"blocked for 4 s: all done {time.monotonic() - began:.1f} s after it was seen")
+    assert os.path.exists(f"/proc/{pid_of(node)}")  # noqa: PTH110 - the same process
