@@ -171,7 +171,7 @@ class Reconciler:
             due = not_before if node.kernel_dirty else scan_at
             if loop.time() >= due:
                 return False
-            if node.peers_changed:
+            if node.peers_changed and node.complete:  # until then a round has nothing to do
                 return True
             await set_within(node.routes_wake, due - loop.time())
             node.routes_wake.clear()

@@ -7,7 +7,10 @@ from random import Random
 
 import pytest
 
-from pyflanneld.core.routes import BOOT, Drop, KernelRoute, Replace
+from pyflanneld.core.lease import TTL_S
+from pyflanneld.core.peers import PeerTable
+from pyflanneld.core.records import Record, Renewal
+from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, Replace
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Change
 from tests.fakes.kernel import FakeKernel
@@ -120,6 +123,67 @@ def test_watch_that_breaks_takes_nothing_away() -> None:
             node.registry.down = None
             await until(lambda: routes(node.kernel) == expected(22, 23, 25), 31)
             assert len(node.kernel.applied) == before + 2
+
+    run(scenario())
+
+
+def test_new_routes_come_before_old_ones_go() -> None:
+    """A subnet that was split while the watch was down is reached all the time: its halves are put, then it goes."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 24)
+        node = FakeNode(etcd, env=PINNED, guard=False)
+        async with node.running():
+            before = len(node.kernel.applied)
+            node.registry.down = RegistryUnavailable("cut")
+            etcd.delete(name(24))
+            for half in (b"172.7.24.0-25", b"172.7.24.128-25"):
+                etcd.put(half, value("192.168.14.24"))
+            node.registry.down = None
+            await until(lambda: len(node.kernel.applied) == before + 3, 31)
+            assert [type(change) for change in node.kernel.applied[before:]] == [Create, Create, Drop]
+
+    run(scenario())
+
+
+def test_nothing_is_withdrawn_while_the_own_lease_is_in_doubt() -> None:
+    """With the last proof of our lease too old, a peer that goes keeps its route; it goes with the next proof."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23)
+        node = FakeNode(etcd, env=PINNED, guard=False)
+        async with node.running():
+            renew = node.registry.renew
+
+            async def refused(_held: Record) -> Renewal:
+                raise RegistryUnavailable("no keep-alive")
+
+            node.registry.renew = refused  # type: ignore[method-assign]
+            await asyncio.sleep(TTL_S + 600)
+            assert "not been confirmed" in node.why_not
+            etcd.delete(name(23))
+            etcd.put(name(24), value("192.168.14.24"))
+            await until(lambda: "172.7.24.0/24" in routes(node.kernel), 2)
+            await asyncio.sleep(60)
+            assert routes(node.kernel) == expected(22, 23, 24)
+            node.registry.renew = renew  # type: ignore[method-assign]
+            await until(lambda: routes(node.kernel) == expected(22, 24), 60)
+
+    run(scenario())
+
+
+def test_nothing_is_swept_before_a_complete_list_is_known() -> None:
+    """As long as no whole list has been folded in, an empty table of peers takes no route away."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED, guard=False)
+        async with node.running():
+            state = node.daemon._node if node.daemon else None
+            assert state is not None
+            state.complete, state.peers = False, PeerTable(name(21))
+            state.wake_routes(peers=True, kernel=True)
+            await asyncio.sleep(30)
+            assert routes(node.kernel) == expected(22, 23)
 
     run(scenario())
 
