@@ -285,11 +285,19 @@ PLANTS: tuple[Plant, ...] = (
         ("tests/unit/test_status.py", "tests/unit/test_daemon_routes.py", "tests/unit/test_daemon_lease.py"),
     ),
     Plant(
-        "B41 ready without the file", "the node is ready although its subnet file could not be written",
-        "loops/node.py",
-        "    if not node.file_written.is_set():\n",
-        "    if not node.rules_placed.is_set():\n",
-        ("tests/unit/test_daemon_lease.py", "tests/unit/test_daemon_routes.py", "tests/unit/test_status.py"),
+        "B41 ready without the file", "a subnet file that cannot be written is a warning, and the node is ready",
+        "loops/subnet_file.py",
+        '            context.problems.report("file", "subnet_file.failed", text, cause=why)\n',
+        '            context.problems.report("file", "subnet_file.failed", text, blocks=False, cause=why)\n'
+        "            node.file_written.set()\n",
+        ROUTES,
+    ),
+    Plant(
+        "B41 ready too early", "the service manager is told that the node is ready before the file is written",
+        "daemon.py",
+        "        await node.file_written.wait()\n",
+        "",
+        ROUTES,
     ),
     Plant(
         "B42 no bound", "a value of any size is read",
