@@ -52,7 +52,10 @@ async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Ev
         beside = partial(tell, wish=wish, recent=recent, problems=ports.problems)
         watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         daemon = Daemon(ports, watchdog_s=watchdog_s, beside=beside, hangup=hangup)
-        asyncio.get_running_loop().add_signal_handler(STATE_SIGNAL, log_state, daemon, log)
+        # No handler of the loop's own: it would be gone before the process is, and the signal would end that.
+        soon = partial(asyncio.get_running_loop().call_soon_threadsafe, log_state, daemon, log)
+        signal.signal(STATE_SIGNAL, lambda *_: soon())
+        stack.callback(signal.signal, STATE_SIGNAL, signal.SIG_IGN)
         await daemon.run()
 
 

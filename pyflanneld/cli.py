@@ -42,7 +42,8 @@ def _sub_command(word: str) -> Callable[[list[str]], int]:
 def _daemon(words: list[str]) -> int:
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # looking for some reads about every package there is
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog loads it where it is; we use none of it
-    signal.signal(signal.SIGHUP, _wait)  # "process" has a better handler, as soon as it is loaded
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, _wait)  # "process" has better handlers, as soon as it is loaded
     gc.disable()  # until the first routes are placed: a start makes no garbage worth the search
     try:
         return _run_daemon(words)
@@ -51,7 +52,7 @@ def _daemon(words: list[str]) -> int:
 
 
 def _wait(_number: int, _frame: object) -> None:
-    """Do nothing: the files that SIGHUP asks to read again are about to be read."""
+    """Do nothing: the files that SIGHUP asks to read again are about to be read, and there is no state to tell yet."""
 
 
 def _run_daemon(words: list[str]) -> int:
