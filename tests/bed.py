@@ -18,6 +18,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -31,7 +32,8 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.node import DAEMON, HEALTH_PORT, Node
 from pyflanneld.lab.run import LabError, until
-from tests.failpoints import COMMAND, PLAN
+from tests.etcd import RELEASES
+from tests.failpoints import PLAN
 
 TREE = Path(__file__).parents[1]
 REPAIR_S = 2.0  # what a kernel event may take to be repaired
@@ -169,6 +171,7 @@ def launch(
     env: Mapping[str, str] | None = None,
     prepare: str = "",
     failpoints: str | None = None,
+    program: str = "pyflanneld",
     **changes: str | int | None,
 ) -> None:
     """Start a node's daemon, with the usual flags changed as given; does not wait.
@@ -178,7 +181,8 @@ def launch(
         more: further arguments.
         env: more environment.
         prepare: shell commands to run before, in the process's own mount namespace.
-        failpoints: what is to happen at which point, see ``tests.failpoints.plan``; ``None``: the daemon as shipped.
+        failpoints: what is to happen at which point, see ``tests.failpoints.plan``.
+        program: a module of the tests that changes something in the daemon and runs it; by default it is as shipped.
         changes: flags with ``_`` for ``-``; ``None`` leaves one out.
     """
     usual: dict[str, str | int | None] = {
@@ -190,11 +194,12 @@ def launch(
         "log_format": "json",
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in (usual | changes).items() if value is not None]
-    pointed = {} if failpoints is None else {PLAN: failpoints, "PYTHONPATH": str(TREE)}
-    variables = [f"{name}={value}" for name, value in (pointed | dict(env or {})).items()]
-    daemon = DAEMON if failpoints is None else COMMAND
+    if failpoints is not None:
+        program, env = "tests.failpoints", {PLAN: failpoints} | dict(env or {})
+    ours = {} if program == "pyflanneld" else {"PYTHONPATH": str(TREE)}
+    variables = [f"{name}={value}" for name, value in (ours | dict(env or {})).items()]
     setup = ["sh", "-c", f'{prepare}; exec "$@"', "sh"] if prepare else []
-    node.process.start("env", *variables, *setup, *daemon, *flags, *more)
+    node.process.start("env", *variables, *setup, sys.executable, "-m", program, *flags, *more)
 
 
 def pid_of(node: Node) -> int:
@@ -435,8 +440,14 @@ def keeper(request: pytest.FixtureRequest, nodes: int = 3, etcd: str = "etcd", *
 
 
 @pytest.fixture(scope="module")
-def cluster_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
-    yield from keeper(request)
+def etcd_release(request: pytest.FixtureRequest) -> str:
+    """Which etcd the laboratories have: Debian's, unless a module asks for each one (``ON_EACH_RELEASE``)."""
+    return str(getattr(request, "param", "3.4"))
+
+
+@pytest.fixture(scope="module")
+def cluster_keeper(request: pytest.FixtureRequest, etcd_release: str) -> Iterator[Keeper]:
+    yield from keeper(request, etcd=RELEASES[etcd_release])
 
 
 @pytest.fixture(scope="module")
@@ -445,8 +456,8 @@ def unguarded_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
 
 
 @pytest.fixture(scope="module")
-def site_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
-    yield from keeper(request)
+def site_keeper(request: pytest.FixtureRequest, etcd_release: str) -> Iterator[Keeper]:
+    yield from keeper(request, etcd=RELEASES[etcd_release])
 
 
 @pytest.fixture

@@ -5,9 +5,6 @@
 ``plan`` says what can happen, ``hooks`` where the points are.
 """
 
-import sys
-
-COMMAND = (sys.executable, "-m", "tests.failpoints")
 PLAN = "PYFLANNELD_FAILPOINTS"
 TTL = "PYFLANNELD_FAILPOINTS_TTL_S"  # of its leases, in the place of a day
 PASSED = "PYFLANNELD_FAILPOINTS_PASSED"  # a file: each point, and the monotonic time when it is passed first

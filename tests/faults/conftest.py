@@ -9,12 +9,12 @@ import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.node import Node
-from tests.bed import Keeper, cluster, cluster_keeper, site, site_keeper, unguarded, unguarded_keeper
+from tests.bed import Keeper, cluster, cluster_keeper, etcd_release, site, site_keeper, unguarded, unguarded_keeper
 from tests.members import Members
 from tests.observers.judge import counted, judge
 from tests.observers.watch import Watch
 
-__all__ = ["cluster", "cluster_keeper", "site", "site_keeper", "unguarded", "unguarded_keeper"]
+__all__ = ["cluster", "cluster_keeper", "etcd_release", "site", "site_keeper", "unguarded", "unguarded_keeper"]
 
 Measured = Callable[[str], None]
 Observe = Callable[..., None]

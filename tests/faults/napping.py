@@ -1,17 +1,16 @@
 """The daemon on a machine that seems to have slept: ``$NAP`` names a file with the seconds that it was asleep for.
 
-    python -m tests.faults.napping PYTHON -m pyflanneld FLAGS...
+    python -m tests.faults.napping FLAGS...
 
 What a sleep shows itself by is that the clock that goes on (``CLOCK_BOOTTIME``) is ahead of the one that stops. Nothing
 else is changed. A machine that really slept could not run a test.
 """
 
 import os
-import runpy
 import sys
 from pathlib import Path
 
-from pyflanneld import clock
+from pyflanneld import cli, clock
 
 NAP = Path(os.environ["NAP"])
 
@@ -30,12 +29,11 @@ class NappingClock(clock.SystemClock):
         return super().suspended_s() + nap_s()
 
 
-def main() -> None:
+def main() -> int:
     """Put the clock in, and run the daemon."""
     clock.SystemClock = NappingClock  # type: ignore[misc]
-    sys.argv = ["pyflanneld", *sys.argv[4:]]
-    runpy.run_module("pyflanneld", run_name="__main__", alter_sys=True)
+    return cli.main()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

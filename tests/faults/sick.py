@@ -1,6 +1,6 @@
 """The daemon with a netlink that can be made sick while it runs, by the words in the file ``$SICK``.
 
-    python -m tests.faults.sick PYTHON -m pyflanneld FLAGS...
+    python -m tests.faults.sick FLAGS...
 
     fail ENOMEM 2                    the next two requests (dumps or batches) fail so; without a number, all
     deaf 2                           they get lost on the way to the kernel
@@ -11,7 +11,6 @@
 
 import errno
 import os
-import runpy
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pyflanneld import cli
 from pyflanneld.core.routes import PeerChange
 from pyflanneld.kernel import monitor, netlink, rtnl
 from pyflanneld.kernel.frames import Refusal
@@ -84,14 +84,13 @@ class SickRequests(netlink.RequestSocket):
         return 0 if name is None else int(getattr(errno, name))
 
 
-def main() -> None:
+def main() -> int:
     """Put the sick parts in, and run the daemon."""
     rtnl.RequestSocket = partial(SickRequests, Ailment(Path(os.environ["SICK"])))  # type: ignore[assignment, attr-defined]
     if buffer := os.environ.get("SICK_EVENTS"):
         monitor.RECEIVE_BUFFER = int(buffer)
-    sys.argv = ["pyflanneld", *sys.argv[4:]]
-    runpy.run_module("pyflanneld", run_name="__main__", alter_sys=True)
+    return cli.main()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

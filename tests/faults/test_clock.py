@@ -6,7 +6,6 @@ says. What etcd, the kernel and these tests see stays as it is. A sleep is the w
 
 import itertools
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +28,6 @@ from tests.members import Members, three_members
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 ETCD = str(ADDRESS.ip)
-TREE = Path(__file__).parents[2]
 STRANGER, OTHER = "192.168.14.99", "192.168.14.98"
 SUBNET, KEY = "172.7.99.0/24", lease_key("172.7.99.0/24")
 YEAR = timedelta(days=365)
@@ -206,14 +204,13 @@ class Sleeper:
         self.node, self.store, self.meddler = lab.nodes[0], store_of(lab), meddler
         self._nap = lab.folder / "nap"
         self._nap.unlink(missing_ok=True)
-        self._env = {"NAP": str(self._nap), "PYTHONPATH": str(TREE)}
+        self._env = {"NAP": str(self._nap)}
         self.key = lease_key(self.node.wish.network)
 
     def start(self) -> None:
         """Start the daemon with one peer, and wait until it is ready."""
         self.store.put(KEY, lease_value(STRANGER))
-        wrapped = f'exec {sys.executable} -m tests.faults.napping "$@"'
-        launch(self.node, env=self._env, prepare=wrapped, etcd_endpoints=self.meddler.url())
+        launch(self.node, env=self._env, program="tests.faults.napping", etcd_endpoints=self.meddler.url())
         self.node.wait_ready()
         self.node.wait_routes({SUBNET: STRANGER})
 

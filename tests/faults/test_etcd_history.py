@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,24 +10,14 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS, CONFIG, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.run import until
-from tests.bed import Journal, Keeper, cut_off, gateways, keeper, launch, lease_key, lease_value, pid_of, store_of
-from tests.etcd import EACH_RELEASE, RELEASES
+from tests.bed import Journal, cut_off, gateways, launch, lease_key, lease_value, pid_of, store_of
+from tests.etcd import ON_EACH_RELEASE
 from tests.faults.conftest import Measured
 
-pytestmark = [pytest.mark.etcd, pytest.mark.netns]
+pytestmark = [pytest.mark.etcd, pytest.mark.netns, ON_EACH_RELEASE]
 ETCD = str(ADDRESS.ip)
 STRANGER, OTHER = "192.168.14.99", "192.168.14.98"
 JUNK = f"{PREFIX}/subnets/junk"
-
-
-@pytest.fixture(scope="module", params=EACH_RELEASE)
-def cluster_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
-    yield from keeper(request, etcd=RELEASES[request.param])
-
-
-@pytest.fixture(scope="module", params=EACH_RELEASE)
-def site_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
-    yield from keeper(request, etcd=RELEASES[request.param])
 
 
 def test_f13_compaction_while_disconnected(cluster: Lab, measured: Measured) -> None:

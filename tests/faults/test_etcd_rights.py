@@ -17,10 +17,8 @@ from pyflanneld.lab.run import run, until
 from tests.bed import (
     POISON,
     Journal,
-    Keeper,
     Store,
     gateways,
-    keeper,
     launch,
     lease_key,
     lease_value,
@@ -29,20 +27,15 @@ from tests.bed import (
     why_not_ready,
 )
 from tests.counters import etcd_counters
-from tests.etcd import EACH_RELEASE, RELEASES
+from tests.etcd import ON_EACH_RELEASE
 from tests.faults.conftest import Measured
 
-pytestmark = [pytest.mark.etcd, pytest.mark.netns]
+pytestmark = [pytest.mark.etcd, pytest.mark.netns, ON_EACH_RELEASE]
 STRANGER = "192.168.14.99"
 SUBNET, KEY = "172.7.99.0/24", lease_key("172.7.99.0/24")
 ROOT = "root:administrator"
 TTL_S = 3604  # a renewal every 4 s, for they begin an hour before the end
 QUOTA_BYTES = 16 << 20
-
-
-@pytest.fixture(scope="module", params=EACH_RELEASE)
-def site_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
-    yield from keeper(request, etcd=RELEASES[request.param])
 
 
 def root_of(lab: Lab) -> Store:

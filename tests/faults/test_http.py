@@ -2,10 +2,8 @@
 
 import contextlib
 import http.client
-import itertools
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +27,7 @@ from tests.bed import (
     store_of,
     wait_exit,
 )
+from tests.crowd import BEGINNINGS, HELLO, Crowd
 from tests.faults.conftest import Measured
 from tests.netns import Namespace
 from tests.untouched import untouched
@@ -37,15 +36,6 @@ pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 CLIENTS = 500
 CONNECTIONS = 2 * 16  # that the daemon holds at once, and those that it is just letting go
 PROBES = 30
-HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(64))
-BEGINNINGS = {
-    "nothing": b"",
-    "half a line": b"GET /hea",
-    "half a head": b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ",
-    "TLS": HELLO,
-    "garbage": b"\0\xff\x80" * 40,
-    "a body that does not come": b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n",
-}
 
 
 # F79: the port is taken
@@ -97,62 +87,6 @@ def steady(node: Node) -> None:
     until(lambda: counts.append(descriptors(node)) or counts[-10:] == [counts[-1]] * 10, "steady", 15, poll_s=0.1)
 
 
-class Crowd:
-    """Clients that begin a request and never end it; whoever is thrown out comes back."""
-
-    def __init__(self, node: Node, count: int = CLIENTS) -> None:
-        self._node = node
-        self._count = count
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._press)
-        self.opened = 0
-
-    def __enter__(self) -> "Crowd":
-        self._thread.start()
-        deadline_s = time.monotonic() + 20
-        while self.opened < self._count:
-            assert time.monotonic() < deadline_s, "the crowd does not get to the door"
-            time.sleep(0.05)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _press(self) -> None:
-        clients: list[socket.socket] = []
-        beginnings = itertools.cycle(BEGINNINGS.values())
-        with Namespace(self._node.namespace).inside(), contextlib.ExitStack() as stack:
-            while not self._over.is_set():
-                while len(clients) < self._count and not self._over.is_set():
-                    clients.append(stack.enter_context(self._client(next(beginnings))))
-                    self.opened += 1
-                clients = [client for client in clients if not _thrown_out(client)]
-                self._over.wait(0.02)
-
-    def _client(self, beginning: bytes) -> socket.socket:
-        client = socket.socket()
-        client.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            client.connect(("127.0.0.1", HEALTH_PORT))
-        with contextlib.suppress(OSError):
-            client.send(beginning)  # not connected yet: then it says nothing, which is a beginning too
-        return client
-
-
-def _thrown_out(client: socket.socket) -> bool:
-    """Say whether the server has ended the connection; what it says is read and forgotten."""
-    try:
-        ended = client.recv(65536) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        ended = True
-    if ended:
-        client.close()
-    return ended
-
-
 @pytest.fixture
 def node(site: Lab) -> Iterator[Node]:
     """A host whose daemon is ready and has a peer."""
@@ -171,7 +105,7 @@ def test_f80_slow_clients_in_a_crowd(site: Lab, node: Node, measured: Measured) 
     followed as before, and nothing is left of them afterwards."""
     before, store = descriptors(node), store_of(site)
     most, times = 0, []
-    with Crowd(node) as crowd:
+    with Crowd(HEALTH_PORT, CLIENTS, Namespace(node.namespace).inside()) as crowd:
         for number in range(PROBES):
             times.append(probe(node, "/readyz" if number % 2 else "/healthz"))
             most = max(most, descriptors(node))

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,11 +12,9 @@ from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
 from tests.bed import (
     Journal,
-    Keeper,
     Kv,
     Store,
     gateways,
-    keeper,
     launch,
     lease_key,
     lease_value,
@@ -27,22 +24,12 @@ from tests.bed import (
     wait_exit,
 )
 from tests.counters import etcd_counters
-from tests.etcd import EACH_RELEASE, RELEASES
+from tests.etcd import ON_EACH_RELEASE
 from tests.faults.conftest import Measured
 from tests.proxies import lossy_path
 
-pytestmark = [pytest.mark.etcd, pytest.mark.netns]
+pytestmark = [pytest.mark.etcd, pytest.mark.netns, ON_EACH_RELEASE]
 STRANGER = "192.168.14.99"
-
-
-@pytest.fixture(scope="module", params=EACH_RELEASE)
-def cluster_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
-    yield from keeper(request, etcd=RELEASES[request.param])
-
-
-@pytest.fixture(scope="module", params=EACH_RELEASE)
-def site_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
-    yield from keeper(request, etcd=RELEASES[request.param])
 
 
 def own(lab: Lab, node: Node) -> Kv | None:

@@ -25,24 +25,19 @@ from tests.bed import (
     store_of,
     wait_exit,
 )
-from tests.etcd import EACH_RELEASE, RELEASES
+from tests.etcd import ON_EACH_RELEASE, RELEASES
 from tests.faults.conftest import Measured
 
-pytestmark = [pytest.mark.etcd, pytest.mark.netns]
+pytestmark = [pytest.mark.etcd, pytest.mark.netns, ON_EACH_RELEASE]
 ETCD = str(ADDRESS.ip)
 STRANGER = "192.168.14.99"
 TTL_S = 4
 TEN = 10
 
 
-@pytest.fixture(scope="module", params=EACH_RELEASE)
-def cluster_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
-    yield from keeper(request, etcd=RELEASES[request.param])
-
-
-@pytest.fixture(scope="module", params=EACH_RELEASE)
-def ten_keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
-    yield from keeper(request, TEN, etcd=RELEASES[request.param])
+@pytest.fixture(scope="module")
+def ten_keeper(request: pytest.FixtureRequest, etcd_release: str) -> Iterator[Keeper]:
+    yield from keeper(request, TEN, etcd=RELEASES[etcd_release])
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -37,7 +36,6 @@ pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"
 PEERS = {f"172.7.{number}.0/24": STRANGER for number in range(90, 95)}
 VICTIM = "172.7.90.0/24"
-TREE = Path(__file__).parents[2]
 
 
 class Patient:
@@ -46,14 +44,14 @@ class Patient:
     def __init__(self, lab: Lab, **env: str) -> None:
         self.node, self.store = lab.nodes[0], store_of(lab)
         self._file = lab.folder / "sick"
-        self._env = {"SICK": str(self._file), "PYTHONPATH": str(TREE), **env}
+        self._env = {"SICK": str(self._file), **env}
         self.heal()
         for subnet, gateway in PEERS.items():
             self.store.put(lease_key(subnet), lease_value(gateway))
 
     def start(self) -> None:
         """Start the daemon, and wait until it is ready and has its routes."""
-        launch(self.node, env=self._env, prepare=f'exec {sys.executable} -m tests.faults.sick "$@"')
+        launch(self.node, env=self._env, program="tests.faults.sick")
         self.node.wait_ready()
         self.node.wait_routes(PEERS)
 

@@ -11,10 +11,10 @@ import pytest
 from pyflanneld.registry.access import EtcdAccess
 from pyflanneld.registry.calls import Timing
 from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.bed import cluster, cluster_keeper, site, site_keeper
+from tests.bed import cluster, cluster_keeper, etcd_release, site, site_keeper
 from tests.fakes.scripted_etcd import ScriptedEtcd
 
-__all__ = ["cluster", "cluster_keeper", "site", "site_keeper"]
+__all__ = ["cluster", "cluster_keeper", "etcd_release", "site", "site_keeper"]
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 import contextlib
 import http.client
-import itertools
 import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +13,10 @@ from pathlib import Path
 import pytest
 
 from pyflanneld.http.port import CONNECTIONS
+from tests.crowd import BEGINNINGS, Crowd, trickled
 
 ATTACKERS = 500
 PROBES = 20
-HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(64))
-BEGINNINGS = (
-    b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ", HELLO, b"\0\xff" * 40, b"POST /healthz HTTP/1.1\r\nA",
-)  # fmt: skip
 # A server with few descriptors; with "full" all of them are taken when it says its port.
 SERVER = """
 import asyncio, contextlib, ipaddress, os, resource, sys
@@ -67,48 +62,6 @@ def probe(port: int) -> float:
     return time.monotonic() - began
 
 
-@contextlib.contextmanager
-def attacked(port: int) -> Iterator[None]:
-    """Have many clients that begin a request and never end it; who is thrown out comes back after a moment."""
-    over = threading.Event()
-    beginnings = itertools.cycle(BEGINNINGS)
-
-    def attack() -> None:
-        clients: list[socket.socket] = []
-        while not over.is_set():
-            while len(clients) < ATTACKERS and not over.is_set():
-                clients.append(socket.create_connection(("127.0.0.1", port), 10))
-                with contextlib.suppress(OSError):
-                    clients[-1].sendall(next(beginnings))
-            over.wait(0.2)
-            clients = [client for client in clients if _trickled(client)]
-        for client in clients:
-            client.close()
-
-    attacker = threading.Thread(target=attack)
-    attacker.start()
-    try:
-        yield
-    finally:
-        over.set()
-        attacker.join()
-
-
-def _trickled(client: socket.socket) -> bool:
-    """Send one byte more, as slow loris do; say whether the connection is still there."""
-    client.setblocking(False)
-    try:
-        client.send(b"x")
-        there = client.recv(1000) != b""
-    except BlockingIOError:
-        there = True
-    except OSError:
-        there = False
-    if not there:
-        client.close()
-    return there
-
-
 def sockets(pid: int) -> int:
     """Return how many sockets a process has open."""
     found = 0
@@ -122,7 +75,7 @@ def test_f80_probes_are_answered_among_500_slow_clients() -> None:
     """Slow loris, garbage and TLS hellos hold at most sixteen connections; a probe waits for none of them."""
     with serving("free") as (port, pid):
         own = sockets(pid)
-        with attacked(port):
+        with Crowd(port, ATTACKERS):
             seconds, most = under_attack(port, pid)
     assert statistics.median(seconds) < 1.0
     assert CONNECTIONS - 4 < most - own <= CONNECTIONS + 2, "the attack has taken place; two may be on their way out"
@@ -153,13 +106,13 @@ def test_f81_a_silent_client_does_not_keep_the_last_descriptor() -> None:
             probe(port)
 
 
-@pytest.mark.parametrize("beginning", BEGINNINGS)
+@pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
 def test_f80_a_connection_has_two_seconds_in_all(beginning: bytes) -> None:
     """However it begins, and although it goes on byte by byte: it is cut, and much sooner than a minute."""
     with serving("free") as (port, _), socket.create_connection(("127.0.0.1", port), 20) as client:
         client.sendall(beginning)
         began = time.monotonic()
-        while _trickled(client):
+        while trickled(client):
             time.sleep(0.2)
             assert time.monotonic() - began < 20
 

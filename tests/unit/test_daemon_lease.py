@@ -252,14 +252,20 @@ def test_fifty_nodes_at_once_get_fifty_subnets() -> None:
     run(scenario())
 
 
+def full_cluster() -> FakeEtcd:
+    """Return a cluster whose network has three subnets of /26, all of them leased."""
+    etcd = FakeEtcd()
+    etcd.put_config(b'{"Network":"10.9.0.0/24","Backend":{"Type":"host-gw"}}')
+    for host, name in enumerate((b"10.9.0.64-26", b"10.9.0.128-26", b"10.9.0.192-26"), 30):
+        etcd.put(name, value(f"192.168.14.{host}"))
+    return etcd
+
+
 def test_exhausted_network_is_said_and_waited_for() -> None:
     """Without a free subnet the node says so, waits, and takes the first that is freed within five seconds."""
 
     async def scenario() -> None:
-        etcd = FakeEtcd()
-        etcd.put_config(b'{"Network":"10.9.0.0/24","Backend":{"Type":"host-gw"}}')  # three subnets of /26
-        for host, name in enumerate((b"10.9.0.64-26", b"10.9.0.128-26", b"10.9.0.192-26"), 30):
-            etcd.put(name, value(f"192.168.14.{host}"))
+        etcd = full_cluster()
         node = FakeNode(etcd)
         async with node.running(ready=False):
             await until(lambda: "no free subnet" in node.why_not, 5)
@@ -320,10 +326,7 @@ def test_larger_network_helps_a_node_that_waits() -> None:
     """A node that has found no free subnet takes one of the network that the operator has made larger."""
 
     async def scenario() -> None:
-        etcd = FakeEtcd()
-        etcd.put_config(b'{"Network":"10.9.0.0/24","Backend":{"Type":"host-gw"}}')  # three subnets of /26
-        for host, name in enumerate((b"10.9.0.64-26", b"10.9.0.128-26", b"10.9.0.192-26"), 30):
-            etcd.put(name, value(f"192.168.14.{host}"))
+        etcd = full_cluster()
         node = FakeNode(etcd, env="FLANNEL_SUBNET=nonsense\n")
         async with node.running(ready=False):
             await until(lambda: "no free subnet" in node.why_not, 5)
