@@ -6,6 +6,7 @@ known to exist is there from the start, with 0, so that a rate or an alert has s
 Import it late: prometheus_client costs start-up time, and many hosts are never scraped.
 """
 
+import asyncio
 import platform
 import resource
 import time
@@ -87,6 +88,8 @@ class _ProcessCollector(Collector):
         yield _gauge("process_open_fds", "Open files and sockets.", {(): sum(1 for _ in _FDS.iterdir())})
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         yield _gauge("process_max_fds", "How many files and sockets may be open.", {(): limit})
+        yield _gauge("process_tasks", "Tasks of the event loop, with those that make this answer.",
+                     {(): len(asyncio.all_tasks())})  # fmt: skip
 
 
 def registry_of(counted: Counted) -> CollectorRegistry:

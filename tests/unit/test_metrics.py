@@ -61,6 +61,22 @@ def test_a_healthy_node() -> None:
     run(scenario())
 
 
+def test_tasks_are_counted() -> None:
+    """Each task of the loop that has not ended, and no other."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22), env=PINNED)
+        async with node.running():
+            before = samples(node)["process_tasks"]
+            assert before > 4
+            task = asyncio.create_task(asyncio.sleep(1))
+            assert samples(node)["process_tasks"] == before + 1
+            await task
+            assert samples(node)["process_tasks"] == before
+
+    run(scenario())
+
+
 def test_before_there_is_a_node() -> None:
     """A daemon that waits for etcd answers too: live, not ready, no lease and no routes to tell of."""
 
