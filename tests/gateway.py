@@ -12,10 +12,11 @@ from pyflanneld.lab import topology
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key and its new value; ``None``: it is deleted."""
+    """A key and its new value, with the etcd lease that it hangs on (0: none); value ``None``: it is deleted."""
 
     key: str
     value: str | None
+    lease: int = 0
 
 
 def change_all(namespace: str, addresses: Sequence[str], changes: Sequence[Change]) -> None:
@@ -36,7 +37,7 @@ def _make(namespace: str, address: str, changes: Sequence[Change]) -> None:
         for change in changes:
             body = {"key": base64.b64encode(change.key.encode()).decode()}
             if change.value is not None:
-                body["value"] = base64.b64encode(change.value.encode()).decode()
+                body |= {"value": base64.b64encode(change.value.encode()).decode(), "lease": str(change.lease)}
             path = "/v3/kv/deleterange" if change.value is None else "/v3/kv/put"
             connection.request("POST", path, json.dumps(body))
             answer = connection.getresponse()

@@ -21,12 +21,16 @@ MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: its points in the order of x; *dashed* for a second quantity of the same contender, *colour* shared."""
+    """One line: its points in the order of x; *dashed* for a second quantity of the same contender, *colour* shared.
+
+    *marked* is for points that stand for themselves; hundreds of samples over time are a line alone.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
     colour: int | None = None
+    marked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ def _line(one: Series, points: Sequence[tuple[float, float]], x: Axis, y: Axis, 
         return []
     path = "L".join(f"{x.at(px):.1f} {y.at(py):.1f}" for px, py in points)
     dash = ' stroke-dasharray="6 4"' if one.dashed else ""
-    marks = "".join(_mark(mark, x.at(px), y.at(py)) for px, py in points)
+    marks = "".join(_mark(mark, x.at(px), y.at(py)) for px, py in points if one.marked)
     fill = "#ffffff" if one.dashed else colour
     return [
         f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>',

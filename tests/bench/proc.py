@@ -41,6 +41,16 @@ def resident_bytes(pid: int) -> int:
     return _field(Path(f"/proc/{pid}/status"), "VmRSS") * 1024
 
 
+def threads(pid: int) -> int:
+    """Return how many threads a process has."""
+    return _field(Path(f"/proc/{pid}/status"), "Threads")
+
+
+def descriptors(pid: int) -> int:
+    """Return how many files and sockets a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names alone
+
+
 def _field(path: Path, name: str) -> int:
     line = next(line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1])

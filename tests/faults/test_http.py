@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from tests.bed import (
     store_of,
     wait_exit,
 )
+from tests.bench.proc import descriptors
 from tests.crowd import BEGINNINGS, HELLO, Crowd
 from tests.faults.conftest import Measured
 from tests.netns import Namespace
@@ -77,14 +77,10 @@ def probe(node: Node, path: str = "/healthz") -> float:
         return time.monotonic() - began
 
 
-def descriptors(node: Node) -> int:
-    return len(os.listdir(f"/proc/{pid_of(node)}/fd"))  # noqa: PTH208 - names alone
-
-
 def steady(node: Node) -> None:
     """Wait until the daemon has opened all that it keeps open; the listeners come behind the first routes."""
-    counts: list[int] = []
-    until(lambda: counts.append(descriptors(node)) or counts[-10:] == [counts[-1]] * 10, "steady", 15, poll_s=0.1)
+    counts, pid = [], pid_of(node)
+    until(lambda: counts.append(descriptors(pid)) or counts[-10:] == [counts[-1]] * 10, "steady", 15, poll_s=0.1)
 
 
 @pytest.fixture
@@ -103,12 +99,12 @@ def node(site: Lab) -> Iterator[Node]:
 def test_f80_slow_clients_in_a_crowd(site: Lab, node: Node, measured: Measured) -> None:
     """500 clients that never end their request: probes are answered meanwhile, few connections are held, etcd is
     followed as before, and nothing is left of them afterwards."""
-    before, store = descriptors(node), store_of(site)
+    before, store = descriptors(pid_of(node)), store_of(site)
     most, times = 0, []
     with Crowd(HEALTH_PORT, CLIENTS, Namespace(node.namespace).inside()) as crowd:
         for number in range(PROBES):
             times.append(probe(node, "/readyz" if number % 2 else "/healthz"))
-            most = max(most, descriptors(node))
+            most = max(most, descriptors(pid_of(node)))
         store.put(lease_key("172.7.99.0/24"), lease_value("192.168.14.99"))
         node.wait_routes({"172.7.98.0/24": "192.168.14.98", "172.7.99.0/24": "192.168.14.99"}, 10)
         assert crowd.opened >= CLIENTS
@@ -117,7 +113,7 @@ def test_f80_slow_clients_in_a_crowd(site: Lab, node: Node, measured: Measured) 
     assert most - before <= CONNECTIONS
     assert median_ms < 1000
     assert max(times) < 5
-    until(lambda: descriptors(node) <= before, "the daemon has let go of all connections", 15)
+    until(lambda: descriptors(pid_of(node)) <= before, "the daemon has let go of all connections", 15)
 
 
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
