@@ -33,7 +33,7 @@ TEST_PROGRAMS += chromium:chromium chromedriver:chromium-driver promtool:prometh
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor prometheus:prometheus
 
-.PHONY: help demo test test-fast test-all faults bite fuzz sim bench bench-scaling docs screenshots lock dist clean venv need-root
+.PHONY: help demo test test-fast test-all faults bite fuzz sim soak bench bench-scaling docs screenshots lock dist clean venv need-root
 .PHONY: demo-programs bench-programs test-programs lint
 
 help: ## list the targets
@@ -73,6 +73,9 @@ fuzz: venv ## search the parsers for inputs that break them (SECONDS=60 for each
 sim: venv ## run the simulated world: SEEDS=200 FIRST=0 JOBS=2, or SEED=17 for the story of one
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED) --timeline,--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0) \
 	    --jobs $(or $(JOBS),2))
+
+soak: need-root test-programs venv ## trouble for MINUTES=20 on a cluster with 1,000 peers: what does it leave behind? SEED=17 (root)
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: need-root bench-programs venv ## measure speed and cost, beside ip -batch and other flanneld programs (root)
 	@$(BIN)/python -m tests.bench $(ARGS)
