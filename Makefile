@@ -74,7 +74,7 @@ sim: venv ## run the simulated world: SEEDS=200 FIRST=0 JOBS=2, or SEED=17 for t
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED) --timeline,--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0) \
 	    --jobs $(or $(JOBS),2))
 
-soak: need-root test-programs venv ## trouble for MINUTES=20 on a cluster with 1,000 peers: what does it leave behind? SEED=17 (root)
+soak: need-root test-programs venv ## one fault after the other for MINUTES=20, SEED=17: is all right after each, and does nothing grow? (root)
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: need-root bench-programs venv ## measure speed and cost, beside ip -batch and other flanneld programs (root)

@@ -50,11 +50,12 @@ class Quantity:
         """Return the limit in words."""
         share = f" + {self.limit.share:.0%}" if self.limit.share else ""
         trend = "" if self.limit.per_day is None else f", {self.limit.per_day:g} in a day"
+        trend += f" from a rise of {self.limit.tooth:g} on" if self.limit.tooth else ""
         return f"{self.limit.rise:g}{share}{trend}"
 
 
 QUANTITIES = (
-    Quantity("memory, MiB", "memory_mib", Limit(rise=4.0, per_day=64.0)),
+    Quantity("memory, MiB", "memory_mib", Limit(rise=4.0, per_day=32.0, tooth=1.5)),
     Quantity("descriptors", "descriptors", Limit(rise=1.0, per_day=96.0)),
     Quantity("threads", "threads", Limit(rise=1.0, per_day=96.0)),
     Quantity("tasks", "tasks", Limit(rise=1.0, per_day=96.0)),

@@ -5,7 +5,8 @@ The first quarter of the time is warm-up and does not count. Of the rest, two nu
 * the *rise*: the median of the last quarter less that of the second one. It shows a step, whenever that came.
 * the *trend*: the median of the slopes between all pairs of samples (Theil and Sen), which single outliers do not move,
   told as what it would be in a day. It shows a leak. It counts only as far as it is more than noise: over the time that
-  is judged, it must be more than the samples scatter about it (twice the median distance), or else it is 0.
+  is judged, it must be more than the samples scatter about it (twice the median distance), or else it is 0. And the
+  rise must be more than what is known to come and go, such as the garbage between two rounds of Python's collector.
 
 A longer run finds smaller leaks: the same noise is then less in a day.
 """
@@ -32,11 +33,13 @@ class Limit:
         rise: between the second quarter and the last, in the quantity's unit.
         share: so much of the second quarter's median is allowed besides; for what goes up and down by chance.
         per_day: the trend, in the unit; ``None``: none is looked at.
+        tooth: what comes and goes, in the unit: without a rise of more than this there is no trend.
     """
 
     rise: float
     share: float = 0.0
     per_day: float | None = None
+    tooth: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def judge(points: Points, limit: Limit) -> Flatness:
     faults = []
     if late - early > limit.rise + limit.share * early:
         faults.append("the last quarter is higher than the second")
-    if limit.per_day is not None and trend > limit.per_day:
+    if limit.per_day is not None and trend > limit.per_day and late - early > limit.tooth:
         faults.append("it grows all the time")
     return Flatness(early, late, trend, tuple(faults))
 

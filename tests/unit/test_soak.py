@@ -158,10 +158,10 @@ def test_a_run_without_a_finding() -> None:
 
 
 def test_a_leak_is_a_complaint() -> None:
-    """Two MiB in twenty minutes are too much in a day; the report names host and quantity."""
-    found = report.verdict(story(leak_mib=2))
+    """Four MiB in twenty minutes are too much in a day; the report names host and quantity."""
+    found = report.verdict(story(leak_mib=4))
     assert found.complaints == ["n1: memory, MiB: it grows all the time"]
-    assert "* n1: memory, MiB: it grows all the time" in report.text(story(leak_mib=2), found, DAY)
+    assert "* n1: memory, MiB: it grows all the time" in report.text(story(leak_mib=4), found, DAY)
 
 
 def test_a_fault_that_makes_the_log_long_is_a_complaint() -> None:
@@ -172,7 +172,7 @@ def test_a_fault_that_makes_the_log_long_is_a_complaint() -> None:
 
 def test_a_short_run_says_nothing_of_flatness() -> None:
     """Not even that it was flat."""
-    found = report.verdict(story(leak_mib=2, minutes=5))
+    found = report.verdict(story(leak_mib=4, minutes=5))
     assert found.complaints == []
     assert "too short" in report.text(story(minutes=5), found, DAY)
 
