@@ -22,13 +22,14 @@ def write(namespace: str, changes: Sequence[Change], over: threading.Event) -> N
     """
     ways = [[address] for address in ADDRESSES]
     give_up_at = time.monotonic() + GIVE_UP_S
-    while time.monotonic() < give_up_at:
+    while not over.is_set():
         for addresses in ways if len(changes) == 1 else (ADDRESSES, *ways):
             with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
-                return change_all(namespace, addresses, changes)
-        if over.wait(AGAIN_S):
-            return None
-    raise TimeoutError(f"etcd has taken no change for {GIVE_UP_S:g} s")
+                change_all(namespace, addresses, changes)
+                return
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"etcd has taken no change for {GIVE_UP_S:g} s")
+        over.wait(AGAIN_S)
 
 
 class Churn:

@@ -66,7 +66,11 @@ def kill_all(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
 def freeze_all(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
     for member in site.members.all:
         member.pause()
-    site.wait_s(rng.uniform(4, 10))
+    try:
+        site.wait_s(rng.uniform(4, 10))
+    finally:
+        for member in site.members.all:
+            member.resume()
     site.members.restore()
 
 
