@@ -132,7 +132,8 @@ def summary(story: Story, found: Verdict, on: date) -> str:
 
 def text(story: Story, found: Verdict, on: date) -> str:
     """Return the whole report, without the plots."""
-    return "\n".join(part + "\n" for part in (summary(story, found, on), flat_table(found), fault_table(story)) if part)
+    parts = (summary(story, found, on), flat_table(found), fault_table(story))
+    return "\n".join(part.rstrip() + "\n" for part in parts if part)
 
 
 # Plots
@@ -149,6 +150,11 @@ def charts(story: Story) -> Iterator[tuple[str, Chart]]:
     for name, title, unit, quantities in plots:
         series = [line for quantity in quantities for line in _lines(story, quantity, named=len(quantities) > 1)]
         yield name, Chart(f"{title}, {story.peers:,} peers", "minutes", unit, series, log_x=False, log_y=False)
+
+
+def pictures(story: Story) -> str:
+    """Return the links of the page to the plots."""
+    return "".join(f"![{chart.title}](images/{name}.svg)\n" for name, chart in charts(story))
 
 
 def _lines(story: Story, quantity: Quantity, *, named: bool) -> Iterator[Series]:
@@ -178,6 +184,6 @@ def write_plots(story: Story, folder: Path) -> None:
 
 def write_docs(story: Story, found: Verdict, on: date, say: Callable[[str], None]) -> None:
     """Renew docs/soak.md and its plots."""
-    put(MARK, f"{text(story, found, on)}", PAGE)
+    put(MARK, f"{text(story, found, on)}\n{pictures(story)}", PAGE)
     write_plots(story, IMAGES)
     say(f"written: {PAGE.relative_to(ROOT)}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any, Self
 
 from pyflanneld.lab.run import LabError
 from tests.bed import Journal
@@ -51,6 +52,13 @@ class Story:
     peers: int
     deeds: list[Deed] = field(default_factory=list)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> Self:
+        """Return the story that ``dataclasses.asdict`` has made a document of. Raises ``TypeError`` for another one."""
+        deeds = [Deed(**deed) for deed in document["deeds"]]
+        samples = {host: [Sample(**one) for one in found] for host, found in document["samples"].items()}
+        return cls(document["seed"], document["peers"], deeds, samples)
 
     @property
     def lasted_s(self) -> float:

@@ -1,6 +1,8 @@
 """The parts of the soak that need no cluster: what is done, what the peers write, what the report says."""
 
 import inspect
+import json
+import re
 from dataclasses import replace
 from datetime import date
 from itertools import islice
@@ -178,9 +180,10 @@ def test_a_short_run_says_nothing_of_flatness() -> None:
 
 
 def test_the_page_has_its_place(tmp_path: Path) -> None:
-    """docs/soak.md has the marks that the report is put between, and shows each plot."""
+    """docs/soak.md has the marks that the report is put between; each plot is shown; samples read back."""
     page = report.PAGE.read_text("utf-8")
     assert page.count("<!-- soak -->\n") == page.count("<!-- /soak -->") == 1
     report.write(story(), tmp_path)
+    assert Story.read(json.loads((tmp_path / "soak.json").read_text())) == story()
     assert {path.name for path in tmp_path.glob("*.svg")} == {f"{name}.svg" for name, _ in report.charts(story())}
-    assert (tmp_path / "soak.json").stat().st_size > 0
+    assert re.findall(r"images/(.*)\.svg", report.pictures(story())) == [name for name, _ in report.charts(story())]
