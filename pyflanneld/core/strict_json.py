@@ -13,21 +13,24 @@ MAX_BYTES = 64 * 1024
 MAX_BRACKETS = 256
 
 
-def parse_object(data: bytes, field: str) -> dict[str, object]:
+def parse_object(
+    data: bytes, field: str, *, max_bytes: int = MAX_BYTES, max_brackets: int = MAX_BRACKETS
+) -> dict[str, object]:
     """Return the JSON object in *data* with its top-level names in lower case.
 
     Args:
-        data: UTF-8 text, at most ``MAX_BYTES`` long, with at most ``MAX_BRACKETS`` opening brackets (which bounds
-            the nesting without a parser of our own).
+        data: UTF-8 text.
         field: what to call this text in an error.
+        max_bytes: how long it may be.
+        max_brackets: how many opening brackets it may have, which bounds the nesting without a parser of our own.
 
     Raises:
         Invalid: reason ``"too_large"``, ``"not_json"`` or ``"not_an_object"``.
     """
-    if len(data) > MAX_BYTES:
-        raise Invalid("too_large", field, f"{len(data)} bytes", f"at most {MAX_BYTES} bytes")
-    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
-        raise Invalid("too_large", field, data, f"at most {MAX_BRACKETS} objects and lists")
+    if len(data) > max_bytes:
+        raise Invalid("too_large", field, f"{len(data)} bytes", f"at most {max_bytes} bytes")
+    if data.count(b"[") + data.count(b"{") > max_brackets:
+        raise Invalid("too_large", field, data, f"at most {max_brackets} objects and lists")
     try:
         document = _DECODER.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors

@@ -302,8 +302,8 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B42 no bound", "a value of any size is read",
         "core/strict_json.py",
-        "    if len(data) > MAX_BYTES:\n",
-        "    if len(data) > MAX_BYTES**2:\n",
+        "    if len(data) > max_bytes:\n",
+        "    if len(data) > max_bytes**2:\n",
         ("tests/unit/test_strict_json.py", "tests/unit/test_lease.py"),
     ),
     Plant(
