@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import parse_name, parse_value
 from pyflanneld.core.records import Record
-from pyflanneld.core.strict_json import parse_object
+from pyflanneld.core.strict_json import brackets, parse_object
 
 FORMAT = 1
 MAX_BYTES = 8 * 1024 * 1024
 MAX_BRACKETS = 4 * 65536
 """A peer has two: its own, and that of its value."""
+MAX_VALUE_BYTES = 512
+"""A peer's longer value is not kept: flannel's take a third of that, and one host must not fill the file of all."""
 NOT_KEPT = -1
 """Stands for the etcd lease of a peer's key, which changes without any news and is not kept."""
 _FIELDS = ("format", "saved_at", "lease_end", "prefix", "api", "cluster", "revision", "config", "own", "peers")
@@ -85,8 +87,9 @@ def encode(state: LastGood) -> bytes:
         ],
     }  # fmt: skip
     data = json.dumps(document, separators=(",", ":")).encode() + b"\n"
-    if len(data) > MAX_BYTES:
-        raise Invalid("too_large", "peers", f"{len(data)} bytes", f"at most {MAX_BYTES} bytes in all")
+    if len(data) > MAX_BYTES or brackets(data) > MAX_BRACKETS:  # decode would refuse it
+        what = f"{len(data)} bytes, {brackets(data)} objects and lists"
+        raise Invalid("too_large", "peers", what, f"at most {MAX_BYTES} bytes and {MAX_BRACKETS} objects and lists")
     return data
 
 

@@ -29,7 +29,7 @@ def parse_object(
     """
     if len(data) > max_bytes:
         raise Invalid("too_large", field, f"{len(data)} bytes", f"at most {max_bytes} bytes")
-    if data.count(b"[") + data.count(b"{") > max_brackets:
+    if brackets(data) > max_brackets:
         raise Invalid("too_large", field, data, f"at most {max_brackets} objects and lists")
     try:
         document = _DECODER.decode(data.decode("utf-8"))
@@ -38,6 +38,11 @@ def parse_object(
     if not isinstance(document, dict):
         raise Invalid("not_an_object", field, data, "a JSON object in UTF-8, such as flannel writes")
     return {name.lower(): value for name, value in document.items()}
+
+
+def brackets(data: bytes) -> int:
+    """Return how many objects and lists *data* can have at most."""
+    return data.count(b"[") + data.count(b"{")
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lastgood import LastGood, as_kept
+from pyflanneld.core.lastgood import MAX_VALUE_BYTES, LastGood, as_kept
 from pyflanneld.core.peers import View
 from pyflanneld.errors import LeaseLost
 from pyflanneld.loops.node import Context, Node
@@ -98,11 +98,12 @@ def last_good(context: Context, node: Node) -> LastGood:
     assert view is not None  # noqa: S101 - as said
     left_s = lease.confirmed_until_s - context.clock.now_s()
     doubted = view.quarantined.keys() | view.foreign_backends
+    peers = (record for record in node.peers.records() if record.name not in doubted)
     return LastGood(
         saved_at_s=wall_s, lease_end_s=None if lease.reserved else wall_s + left_s,
         prefix=context.options.prefix, api=context.registry.api,
         cluster_id=node.cluster_id, revision=node.revision, config=node.config, own=lease.record,
-        peers=tuple(as_kept(record) for record in node.peers.records() if record.name not in doubted),
+        peers=tuple(as_kept(peer) for peer in peers if len(peer.value) <= MAX_VALUE_BYTES),
     )  # fmt: skip
 
 
