@@ -12,6 +12,7 @@ from io import StringIO
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import pairwise
 
+from pyflanneld.core import lastgood
 from pyflanneld.core.docker import DockerVersion, Leased, options
 from pyflanneld.core.ground import Ground
 from pyflanneld.core.invalid import Invalid
@@ -240,7 +241,20 @@ def _number(dotted: str) -> int:
     return total
 
 
+def state(data: bytes) -> None:
+    """What is saved for a boot without etcd: what is read is written the same, and its peers are judged as any."""
+    try:
+        read = lastgood.decode(data)
+    except Invalid:
+        return
+    assert lastgood.decode(lastgood.encode(read)) == read
+    config(read.config)
+    table = PeerTable(b"10.5.34.0-24")
+    table.apply(Snapshot(read.peers, read.revision, read.cluster_id))
+    _check_routes({str(dst): str(gateway) for dst, gateway in table.view(GROUND).peers.items()})
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
-    for target in (key, value, config, peers, subnet_env, settings, etcd_v2, netlink, log)
+    for target in (key, value, config, peers, subnet_env, settings, etcd_v2, netlink, log, state)
 }
