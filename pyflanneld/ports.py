@@ -10,13 +10,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Protocol
 
 from pyflanneld.core.firewall import Family
-from pyflanneld.core.lastgood import LastGood
 from pyflanneld.core.links import Link
 from pyflanneld.core.neighbours import Neighbour
 from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.core.routes import KernelRoute, RouteChange
 
 if TYPE_CHECKING:
+    from pyflanneld.core.lastgood import LastGood
     from pyflanneld.core.probing import Answer
 
 
@@ -295,15 +295,15 @@ class LastGoodFile(Protocol):
         """Where it is, for messages."""
         ...
 
-    async def read(self) -> LastGood | None:
+    async def read(self) -> "LastGood | None":
         """Return it, ``None`` when there is none. Raises ``OSError``, and ``Invalid`` for what is no such state."""
         ...
 
-    async def write(self, state: LastGood) -> None:
+    async def write(self, state: "LastGood") -> None:
         """Put *state* there, atomically and durably. Raises ``OSError``, and ``Invalid`` when it is too large."""
         ...
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """Remove it, and write no more: the lease is another node's. Raises ``OSError``."""
         ...
 

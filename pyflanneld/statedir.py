@@ -41,9 +41,12 @@ class StateFile:
         """Put *state* there, atomically and durably; create the directory (0755) if it is missing."""
         await asyncio.to_thread(self._write, state)
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """Remove the file, and write no more."""
-        with self._writing:
+        await asyncio.to_thread(self._forget)
+
+    def _forget(self) -> None:
+        with self._writing:  # behind a write that is under way
             self._forgotten = True
             with suppress(FileNotFoundError), open_directory(self._directory) as at:
                 os.unlink(NAME, dir_fd=at)

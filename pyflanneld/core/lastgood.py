@@ -31,7 +31,7 @@ class LastGood:
     """What a node knew while its lease was confirmed.
 
     Attributes:
-        saved_at_s: when that was, in seconds since 1970.
+        saved_at_s: until when etcd was heard to say so, in seconds since 1970.
         lease_end_s: when the own lease ends if nobody renews it, in seconds since 1970; ``None`` for a reservation.
         prefix: ``--etcd-prefix``.
         api: the API of etcd that it was read through, 2 or 3.

@@ -1,7 +1,8 @@
 """Save what a boot without etcd would go by, while it is known to be good (``--state-dir``).
 
 Level-triggered: every few seconds it looks whether anything is new, and what has changed meanwhile is saved at once.
-Where nothing changes, it is saved again now and then, because it is only as good as its age. It is good while our lease
+Where nothing changes, it is saved again now and then, because it is only as good as its age, which counts from when
+etcd last said so. It is good while our lease
 is confirmed, the list was complete, and the withdrawal guard holds nothing back; keys that are not believed are left
 out. A disk that fails is a problem, and no loop waits for it.
 """
@@ -21,6 +22,7 @@ from pyflanneld.ports import LastGoodFile
 SPACING_S = 5.0
 REFRESH_S = 3600.0
 RETRY_CAP_S = 300.0
+FORGET_S = 2.0
 TOPIC = "last_good"
 
 
@@ -54,7 +56,7 @@ class _Keeper:
         if not _is_good(node, now_s) or not self._may_be_new(node):
             return SPACING_S
         view, state = node.view, last_good(self._context, node)
-        if self._saved is None or state.tells_news(self._saved) or self._is_old(state):
+        if self._saved is None or state.tells_news(self._saved) or self._is_old(self._saved):
             try:
                 await self._file.write(state)
             except (OSError, Invalid) as error:
@@ -70,15 +72,12 @@ class _Keeper:
         saved = self._saved
         if saved is None or node.view is not self._view or node.lease.record != saved.own:
             return True
-        return self._context.clock.wall_s() - saved.saved_at_s >= self._refresh_s()
+        return self._is_old(saved)
 
-    def _is_old(self, state: LastGood) -> bool:
-        assert self._saved is not None  # noqa: S101 - the caller has looked
-        return not 0 <= state.saved_at_s - self._saved.saved_at_s < self._refresh_s()
-
-    def _refresh_s(self) -> float:
-        """Return when the same is saved again, in seconds: what is left of a short lease matters sooner."""
-        return max(SPACING_S, min(REFRESH_S, self._node.lease.ttl_s / 24))
+    def _is_old(self, saved: LastGood) -> bool:
+        """Say whether *saved* is to be saved again for its age, or because the clock was set back since."""
+        age_s = known_at_s(self._context, self._node) - saved.saved_at_s
+        return not -SPACING_S <= age_s < max(SPACING_S, min(REFRESH_S, self._node.lease.ttl_s / 24))
 
     def _report(self, error: OSError | Invalid) -> None:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -92,6 +91,12 @@ def _is_good(node: Node, now_s: float) -> bool:
     return node.complete and node.view is not None and now_s <= node.lease.confirmed_until_s and not held
 
 
+def known_at_s(context: Context, node: Node) -> float:
+    """Return until when both the own lease and the peers were known to be so, in seconds since 1970."""
+    known_s = min(node.lease.confirmed_at_s, context.tally.peers_at_s or 0.0)
+    return context.clock.wall_s() - (context.clock.now_s() - known_s)
+
+
 def last_good(context: Context, node: Node) -> LastGood:
     """Return what there is to save; the node has its first view."""
     lease, view, wall_s = node.lease, node.view, context.clock.wall_s()
@@ -100,7 +105,7 @@ def last_good(context: Context, node: Node) -> LastGood:
     doubted = view.quarantined.keys() | view.foreign_backends
     peers = (record for record in node.peers.records() if record.name not in doubted)
     return LastGood(
-        saved_at_s=wall_s, lease_end_s=None if lease.reserved else wall_s + left_s,
+        saved_at_s=known_at_s(context, node), lease_end_s=None if lease.reserved else wall_s + left_s,
         prefix=context.options.prefix, api=context.registry.api,
         cluster_id=node.cluster_id, revision=node.revision, config=node.config, own=lease.record,
         peers=tuple(as_kept(peer) for peer in peers if len(peer.value) <= MAX_VALUE_BYTES),
@@ -114,7 +119,8 @@ async def forget_when_lost(context: Context, node: Node, holding: Coroutine[Any,
     except LeaseLost:
         if context.last_good is not None:
             try:
-                context.last_good.forget()
-            except OSError as error:
+                async with asyncio.timeout(FORGET_S):
+                    await context.last_good.forget()
+            except OSError as error:  # TimeoutError is one
                 context.log.warning("last_good.not_removed", subnet=str(node.lease.subnet), error=str(error))
         raise

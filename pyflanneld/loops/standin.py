@@ -130,6 +130,8 @@ class StandIn:
             return
         for loop in context.heart.loops() - self._loops_before:
             context.heart.rest(loop)
+        for rules in before.rules:  # the node may ask for others
+            context.problems.resolve(f"firewall {rules.name}")
         if leases.cluster_id != state.cluster_id or leases.revision < state.revision:
             node.guard.distrust()
         was, now = (before.networks, before.lease.key), (node.networks, node.lease.key)

@@ -83,7 +83,7 @@ class MemoryState:
             self.data = encode(state)
             self.writes += 1
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         self.data, self.forgotten = None, True
 
 

@@ -106,10 +106,10 @@ def test_what_is_forgotten_is_gone_for_good(tmp_path: Path) -> None:
     async def scenario() -> None:
         file = StateFile(tmp_path)
         await file.write(STATE)
-        file.forget()
+        await file.forget()
         await file.write(NEWER)
-        file.forget()
-        StateFile(tmp_path / "nowhere").forget()
+        await file.forget()
+        await StateFile(tmp_path / "nowhere").forget()
 
     asyncio.run(scenario())
     assert list(tmp_path.iterdir()) == []
