@@ -57,20 +57,26 @@ class StandIn:
 
     async def run(self, tend: Callable[[asyncio.TaskGroup, Node], None]) -> None:
         """Stand in when it is time for that, until cancelled: *tend* starts the loops that keep this host right."""
-        context, waits = self._context, backoff(RETRY_FIRST_S, RETRY_CAP_S, self._context.rng)
-        await asyncio.sleep(PATIENCE_S)
-        while self._node is None:
-            if etcd_is_away(context):
-                try:
-                    self._state, self._node = await self._restored()
-                    break
-                except Unusable as error:
-                    text = f"the state in {self._file.path} is not used: {error}; waiting for etcd"
-                    context.problems.report(TOPIC, "last_good.unusable", text, blocks=False, cause=str(error))
-            await asyncio.sleep(next(waits))  # somebody may set the clock, for instance
-        self._begin(self._node)
+        node, waits = None, backoff(RETRY_FIRST_S, RETRY_CAP_S, self._context.rng)
+        pause_s = PATIENCE_S
+        while node is None:
+            await asyncio.sleep(pause_s)
+            pause_s = next(waits)  # somebody may set the clock, for instance
+            node = await self._try()
+        self._begin(node)
         async with asyncio.TaskGroup() as tasks:
-            tend(tasks, self._node)
+            tend(tasks, node)
+
+    async def _try(self) -> Node | None:
+        """Return a node where one is needed and can be had."""
+        if not etcd_is_away(self._context):
+            return None
+        try:
+            self._state, self._node = await self._restored()
+        except Unusable as error:
+            text = f"the state in {self._file.path} is not used: {error}; waiting for etcd"
+            self._context.problems.report(TOPIC, "last_good.unusable", text, blocks=False, cause=str(error))
+        return self._node
 
     def _begin(self, node: Node) -> None:
         saved_at = _utc(node.saved_at_s or 0.0)
