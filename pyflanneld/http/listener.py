@@ -32,12 +32,15 @@ _REQUEST_BYTES = 4096
 _IGNORED_BYTES = 256 * 1024  # read and forgotten behind these: whoever still sends would not see the refusal
 _STOP_S = 0.5
 _SWEEP_S = 0.5
+_HALF_S = 0.05  # for what has come with the end of sending to be read
 _PAUSE_S = 0.05
+# They send what is no request, an "Expect" that cannot be repeated, or are gone before "100 Continue".
+_THEIRS = (HttpProcessingError, UnicodeEncodeError, ConnectionError)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Say whether aiohttp logs a defect of ours; nonsense from clients, who may be anybody, would fill the log."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+    """Say whether aiohttp logs a defect of ours; what clients do, who may be anybody, would fill the log."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], _THEIRS)
 
 
 class _Client(asyncio.Protocol):
@@ -76,6 +79,15 @@ class _Client(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Pass it on."""
         self.inner.resume_writing()
+
+    def eof_received(self) -> bool:
+        """Answer whoever stops sending when it has asked, as some kinds of ``nc`` do; a stream ends."""
+        asyncio.get_running_loop().call_later(_HALF_S, self._end_unless_asked)
+        return not math.isinf(self.until_s)
+
+    def _end_unless_asked(self) -> None:
+        if not self.asked:
+            self.cut()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End."""
