@@ -48,13 +48,15 @@ class _Client(asyncio.Protocol):
 
     Attributes:
         until_s: when its time is up.
-        asked: its request is complete.
+        asked: the head of its request is complete.
+        mute: it sends no more; that it goes away is not seen.
     """
 
     def __init__(self, inner: Any, gone: Callable[["_Client"], None], *, until_s: float, most_bytes: int) -> None:
         self.inner = inner
         self.until_s = until_s
         self.asked = False
+        self.mute = False
         self._gone = gone
         self._left_bytes = most_bytes
         self._transport: Any = None
@@ -82,6 +84,7 @@ class _Client(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Answer whoever stops sending when it has asked, as some kinds of ``nc`` do; a stream ends."""
+        self.mute = True
         asyncio.get_running_loop().call_later(_HALF_S, self._end_unless_asked)
         return not math.isinf(self.until_s)
 
@@ -217,7 +220,8 @@ class Listener:
         """Give whoever has asked the time to take the answer."""
         if (client := self._clients.get(request.protocol)) is not None:
             client.asked = True
-            client.until_s = max(client.until_s, asyncio.get_running_loop().time() + self._answer_s)
+            answer_s = HEAD_S if client.mute else self._answer_s
+            client.until_s = max(client.until_s, asyncio.get_running_loop().time() + answer_s)
         return await handler(request)
 
     async def _answering(self, request: web.Request, response: web.StreamResponse) -> None:
