@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz.search TARGET PROGRAM [libFuzzer's options] [folders]``: one search, in the process that it ends.
+"""``python -m tests.fuzz.search TARGET PROGRAM [libFuzzer options] [folders]``: one search, and the end of the process.
 
 PROGRAM is how to run the same again, with other options.
 """
