@@ -1,4 +1,4 @@
-"""JSON from etcd, read so that no text can hurt us and Go's reading of it is matched.
+"""JSON from outside, read so that no text can hurt us and Go's reading of it is matched.
 
 Go's ``encoding/json`` matches the names of known fields without regard to case and lets the last one win; so do we.
 Beyond that we are stricter: size, nesting, NaN and huge numbers are refused here, types by those who read the fields.
@@ -34,9 +34,9 @@ def parse_object(
     try:
         document = _DECODER.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise Invalid("not_json", field, data, "a JSON object in UTF-8, such as flannel writes") from error
+        raise Invalid("not_json", field, data, "a JSON object in UTF-8") from error
     if not isinstance(document, dict):
-        raise Invalid("not_an_object", field, data, "a JSON object in UTF-8, such as flannel writes")
+        raise Invalid("not_an_object", field, data, "a JSON object in UTF-8")
     return {name.lower(): value for name, value in document.items()}
 
 

@@ -33,6 +33,7 @@ from pyflanneld.kernel.frames import frames, verdict
 from pyflanneld.logsafe import MAX_CHARS, escaped, safe, trace_lines
 from pyflanneld.registry.wire_v2 import Tree, parse_event
 from pyflanneld.settings import load
+from tests.fuzz.http import PROBE, PROBE_S, SILENT_S, check_answer, doors
 
 Target = Callable[[bytes], None]
 
@@ -219,6 +220,15 @@ def _unless_malformed(read: Callable[..., object], *given: object) -> None:
         return
 
 
+def http(data: bytes) -> None:
+    """A request at one of the three doors: an answer or none, no defect of ours; and the next one is answered."""
+    served = doors()
+    served.defects.clear()
+    check_answer(served.ask(data[:1], data[1:], SILENT_S))
+    assert not served.defects, served.defects
+    assert served.ask(data[:1], PROBE, PROBE_S).startswith(b"HTTP/1.1 ")
+
+
 def log(data: bytes) -> None:
     """What goes into the log: one line, printable, of bounded length, and no secret."""
     text = data.decode("utf-8", "surrogateescape")
@@ -256,5 +266,5 @@ def state(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     target.__name__: target
-    for target in (key, value, config, peers, subnet_env, settings, etcd_v2, netlink, log, state)
+    for target in (key, value, config, peers, subnet_env, settings, etcd_v2, netlink, http, log, state)
 }
