@@ -1,6 +1,8 @@
 """A host boots while etcd is down, row F85 of the fault matrix: it goes by what it has saved until etcd confirms it."""
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,16 +42,20 @@ def restart(node: Node, directory: Path) -> None:
 
 
 def reboot_without_etcd(cluster: Lab, directory: Path) -> tuple[Journal, float]:
-    """Take etcd away and all that a reboot of the first host takes, and boot it; return its log and the time."""
-    node = cluster.nodes[0]
+    """Take etcd away, and reboot the first host; return its log, and the time of its start."""
     cluster.etcd.stop()
+    return reboot(cluster.nodes[0], directory), time.monotonic()
+
+
+def reboot(node: Node, directory: Path) -> Journal:
+    """Take all that a reboot takes, and boot; return the log."""
     node.kill()
     node.exec("sh", "-c", "ip route flush proto 103; nft flush ruleset")
     node.subnet_file.unlink()
     assert gateways(node) == {}
     journal = Journal(node)
     node.start("--state-dir", str(directory))
-    return journal, time.monotonic()
+    return journal
 
 
 def test_f85_a_host_boots_while_etcd_is_down(cluster: Lab, state: Path, measured: Measured) -> None:
@@ -93,6 +99,23 @@ def test_f85_what_changed_meanwhile_is_done_when_etcd_is_back(cluster: Lab, stat
     node.wait_routes(held | {PEER: PEER_AT}, 45)
     node.wait_ready(15)
     store_of(cluster).delete(lease_key(PEER))
+
+
+def test_f85_an_etcd_that_hangs_is_no_better(cluster: Lab, state: Path) -> None:
+    """Connections are taken and nothing is answered: the same, and the same way back."""
+    node = cluster.nodes[0]
+    held, etcd = gateways(node), cluster.etcd.process.pid()
+    assert etcd is not None
+    os.kill(etcd, signal.SIGSTOP)
+    try:
+        journal = reboot(node, state.parent)
+        journal.wait("last_good.restored", timeout_s=15)
+        assert gateways(node) == held
+    finally:
+        os.kill(etcd, signal.SIGCONT)
+    node.wait_ready(45)
+    assert journal.events("last_good.confirmed", subnet=node.subnet)
+    assert not journal.events("route.dropped")
 
 
 @pytest.mark.parametrize(
