@@ -13,6 +13,7 @@ from pyflanneld.core.health import Verdict
 from pyflanneld.core.links import Choice, Link
 from pyflanneld.core.netconf import NetworkConfig, SubnetRange
 from pyflanneld.core.records import Snapshot
+from pyflanneld.late import load
 from pyflanneld.loops.acquire import acquire
 from pyflanneld.loops.certificates import keep_certificates
 from pyflanneld.loops.config import await_config
@@ -153,6 +154,7 @@ class Daemon:
 async def _keep_firewall(context: Context, node: Node) -> None:
     """Keep the rules, behind the first routes: loading the rules, and starting a program, takes longer than these."""
     await set_within(node.reconciled, BEHIND_ROUTES_S)
+    await load("pyflanneld.loops.firewall")
     from pyflanneld.loops.firewall import keep_firewall
 
     await keep_firewall(context, node)
