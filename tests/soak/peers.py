@@ -74,6 +74,7 @@ class Peers:
     def rewrite(self) -> list[Change]:
         """Write every peer as it should be, after somebody deleted all keys; the junk is gone."""
         self._junk.clear()
+        self._settled.clear()
         return [self._put(subnet) for subnet in self.routes]
 
     def keys(self) -> set[str]:

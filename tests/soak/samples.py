@@ -91,7 +91,8 @@ class Sampler:
 
     def _look(self, node: Node) -> Sample:
         pid, log = pid_of(node), self._logs[node.name]
-        tasks = tasks_of(node)
+        told = scrape(node)
+        tasks = told.total("pyflanneld_process_tasks") or None if told else None
         log.look()
         return Sample(
             self._now_s(), proc.resident_bytes(pid) / MIB, proc.descriptors(pid), proc.threads(pid), tasks,
@@ -99,10 +100,9 @@ class Sampler:
         )  # fmt: skip
 
 
-def tasks_of(node: Node) -> int | None:
-    """Return how many tasks the daemon says that it has; ``None`` when it is stopped or busy."""
+def scrape(node: Node) -> Counters | None:
+    """Return what the daemon tells of itself now; ``None`` when it does not answer, being stopped or busy."""
     try:
-        answer = http_answer(node.namespace, METRICS_PORT, SCRAPE)
+        return Counters(http_answer(node.namespace, METRICS_PORT, SCRAPE).decode())
     except OSError:
         return None
-    return Counters(answer.decode()).total("pyflanneld_process_tasks") or None

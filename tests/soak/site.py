@@ -14,6 +14,7 @@ from tests.bed import gateways, launch, lease_key, pid_of
 from tests.members import ADDRESSES, Members, add_member_hosts, three_members
 from tests.soak.churn import Churn
 from tests.soak.peers import CONFIG, Peers
+from tests.soak.samples import scrape
 
 HOSTS = 2
 ETCD_LEASES = 10
@@ -43,7 +44,10 @@ class Site:
         time.sleep(seconds * self.pace)
 
     def settle(self, bound_s: float) -> float:
-        """Wait until etcd holds what was written and the hosts have exactly those routes; return the seconds it took.
+        """Wait until etcd holds what was written, both daemons have seen it and the hosts have exactly those routes.
+
+        That the routes are right is not enough: they may be so because a daemon knows nothing of what has happened.
+        Returns the seconds that it took.
 
         Raises:
             LabError: not within *bound_s*; with what is missing and what is too much. Or a daemon has ended.
@@ -73,12 +77,16 @@ class Site:
             raise LabError("a daemon is not the one that was started")
         keys = peers.keys() | {lease_key(node.subnet) for node in self.lab.nodes}
         try:
-            found = set(self.members.store.kvs(f"{PREFIX}/subnets/"))
+            found = self.members.store.kvs(f"{PREFIX}/subnets/")
         except RuntimeError as error:
             return f"etcd: {error}"
-        if said := difference("etcd", keys, found):
+        if said := difference("etcd", keys, set(found)):
             return said
+        newest = max(kv.mod_revision for kv in found.values())
         for node in self.lab.nodes:
+            told = scrape(node)
+            if told is None or told.total("pyflanneld_etcd_revision") < newest:
+                return f"{node.name}: has not seen revision {newest}"
             wanted = {f"{dst} via {via}" for dst, via in (self.lab.gateways_for(node) | peers.routes).items()}
             if said := difference(node.name, wanted, {f"{dst} via {via}" for dst, via in gateways(node).items()}):
                 return said

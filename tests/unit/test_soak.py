@@ -108,6 +108,8 @@ def test_only_what_everybody_has_seen_turns_into_nonsense() -> None:
     """A value that is nonsense before the daemons have seen a good one would leave them without a route."""
     crowd = peers()
     changes = crowd.begin() + [change for _ in range(500) for change in crowd.churn()]
+    crowd.settled()
+    changes += crowd.rewrite() + [change for _ in range(500) for change in crowd.churn()]  # nobody has seen these
     assert not [change for change in changes if change.lease and change.value in JUNK]  # junk keys have none
 
 
