@@ -17,6 +17,7 @@ from pyflanneld.late import load
 from pyflanneld.loops.acquire import acquire
 from pyflanneld.loops.certificates import keep_certificates
 from pyflanneld.loops.config import await_config
+from pyflanneld.loops.configwatch import watch_config
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
 from pyflanneld.loops.join import prepare
@@ -85,6 +86,7 @@ class Daemon:
                 tasks.create_task(self._beside(self), name="beside")
             node, leases = await self._join()
             tasks.create_task(Follower(context, node, leases).run(), name="peers")
+            tasks.create_task(watch_config(context, node), name="config")
             holding = hold_lease(context, node)
             if context.last_good is not None:
                 from pyflanneld.loops.lastgood import forget_when_lost, keep_last_good
