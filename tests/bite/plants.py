@@ -459,8 +459,8 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "lost lease saved", "a lease that another node has stays what a boot without etcd goes by",
         "loops/lastgood.py",
-        "                    await context.last_good.forget()\n",
-        "                    pass\n",
+        "            await file.forget()\n",
+        "            pass\n",
         STAND_IN,
     ),
     Plant(
