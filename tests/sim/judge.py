@@ -16,6 +16,31 @@ FEW, WINDOW_S = 3, 5.0
 EEXIST = 17
 
 
+class GuardRule:
+    """The withdrawal guard, said naively: most routes go only when two lists some time apart lack them.
+
+    And none goes on the word of an older history alone.
+    """
+
+    def __init__(self) -> None:
+        self._unproved: deque[tuple[float, spec.Net]] = deque()  # dropped lately, and no two lists had lacked it
+
+    def check(
+        self, drops: Sequence[spec.Net], host: spec.Host, told: Told, *, believed: int, now_s: float
+    ) -> None:
+        """Judge *drops*, all of one moment, of somebody who knows of *believed* routes of its own."""
+        while self._unproved and self._unproved[0][0] < now_s - WINDOW_S:
+            self._unproved.popleft()
+        fresh = [subnet for subnet in drops if not told.proved_twice(subnet, host)]
+        gone = {subnet for _, subnet in self._unproved} - set(drops)
+        going, before = len(fresh) + len(gone), believed + len(gone)
+        if fresh and going > FEW and going * 2 > before:
+            raise spec.Violation(f"guard: {going} of {before} routes are dropped on the word of one list")
+        if any(told.only_an_older_history_lacks(subnet, host) for subnet in fresh):
+            raise spec.Violation("guard: routes are dropped on the word of an older history")
+        self._unproved.extend((now_s, subnet) for subnet in fresh)
+
+
 class RouteJudge:
     """``kernel.Judge`` for one node."""
 
@@ -23,7 +48,7 @@ class RouteJudge:
         self._node = node
         self._protocol = protocol
         self._before = Verdict({}, set())
-        self._unproved: deque[tuple[float, spec.Net]] = deque()  # dropped lately, and no two lists had lacked it
+        self._guard = GuardRule()
 
     def asked(self, changes: Sequence[RouteChange], *, again: bool) -> None:
         """I9: what is put was told, and what is dropped was not; and most routes go only when two lists lack them."""
@@ -42,23 +67,10 @@ class RouteJudge:
                 gateway = spec.address(str(change.route.gateway))
                 if not any(gateway in one.may.get(subnet, ()) for one in allowed):
                     raise spec.Violation(f"I9: {self._node.name} puts {change.route}, which it was never told")
+        if drops and not self._node.proved:
+            raise spec.Violation(f"I9: {self._node.name} drops routes while nothing proves its own lease")
         if drops:
-            self._check_drops(drops, host, told)
-
-    def _check_drops(self, drops: Sequence[spec.Net], host: spec.Host, told: Told) -> None:
-        node, now_s = self._node, self._node.clock.now_s()
-        if not node.proved:
-            raise spec.Violation(f"I9: {node.name} drops routes while nothing proves its own lease")
-        while self._unproved and self._unproved[0][0] < now_s - WINDOW_S:
-            self._unproved.popleft()
-        fresh = [subnet for subnet in drops if not told.proved_twice(subnet, host)]
-        gone = {subnet for _, subnet in self._unproved} - set(drops)
-        going, before = len(fresh) + len(gone), node.believed() + len(gone)
-        if fresh and going > FEW and going * 2 > before:
-            raise spec.Violation(f"guard: {node.name} drops {going} of {before} routes on the word of one list")
-        if any(told.only_an_older_history_lacks(subnet, host) for subnet in fresh):
-            raise spec.Violation(f"guard: {node.name} drops routes on the word of an older history")
-        self._unproved.extend((now_s, subnet) for subnet in fresh)
+            self._guard.check(drops, host, told, believed=self._node.believed(), now_s=self._node.clock.now_s())
 
     def made(self, change: RouteChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
         """I6, I7, I8: what is put is sound, and in nobody's way, and never too late."""

@@ -162,6 +162,10 @@ class SimNode(FakeNode):
         """Take note of an address of its own."""
         self._addresses.add(spec.address(f"192.168.14.{host}"))
 
+    def owns(self, said: tuple[int, str] | None) -> bool:
+        """Say whether what a lease says is said of this host."""
+        return said is not None and said[0] in self._addresses
+
     def freeze(self) -> None:
         """Stop the process in its tracks, at its next call to anything."""
         self.sim.awake.clear()

@@ -108,10 +108,11 @@ def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
     return routes
 
 
-def own_elsewhere(keys: Iterable[Key], host: Host) -> set[Net]:
-    """Return the subnets other than its own that are said to be the host's: a route from before may stay there."""
-    named = {read_name(key.name) for key in keys if (read_value(key.value) or (0,))[0] == host.address}
-    return {subnet for subnet in named if subnet is not None and subnet != host.own}
+def beside_own_elsewhere(routes: Mapping[Net, int], keys: Iterable[Key], host: Host) -> dict[Net, int]:
+    """Return *routes* but those that overlap another subnet said to be the host's own: a route from before may stay."""
+    named = [read_name(key.name) for key in keys if (read_value(key.value) or (0,))[0] == host.address]
+    own = [subnet for subnet in named if subnet is not None and subnet != host.own]
+    return {subnet: gateway for subnet, gateway in routes.items() if not any(overlap(subnet, one) for one in own)}
 
 
 class History:
@@ -183,6 +184,7 @@ def check_disjoint(owners: Mapping[str, Net]) -> None:
                 raise Violation(f"I1: {one} and {other} both hold {owners[one]}")
 
 
+@lru_cache(maxsize=4096)
 def file_subnet(text: str) -> Net:
     """Return the subnet that the file names. Raises ``Violation`` (I16) unless it is whole."""
     lines = [line.partition("=") for line in text.splitlines()]

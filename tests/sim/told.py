@@ -35,10 +35,12 @@ class Verdict:
     Attributes:
         may: routes that may be put, destination to gateways.
         keep: destinations whose routes must not be dropped.
+        sure: destinations of *may* that have to be put, for their value is a good one and nothing is in their way.
     """
 
     may: dict[Net, set[int]]
     keep: set[Net]
+    sure: set[Net] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,13 @@ class Told:
         self._keys[record.name] = Seen(record.create_revision, record.mod_revision, record.value, good)
 
     def verdict(self, host: Host) -> Verdict:
-        """Say what *host* may do about its routes."""
+        """Say what *host* may do about its routes.
+
+        The last good one of an unreadable value may be none: it was good when it was told, and not when it was judged.
+        """
         may: dict[Net, set[int]] = {}
         keep: set[Net] = set()
+        sure: set[Net] = set()
         for name, seen in sorted(self._keys.items(), key=lambda item: (item[1].created, item[0])):
             subnet, said = read_name(name), read_value(seen.value)
             if subnet is None or overlap(subnet, host.own) or overlap(subnet, LAN):
@@ -113,11 +119,12 @@ class Told:
             older = [other for other in may if overlap(other, subnet)]
             if not gateways or (not readable and not older):
                 keep.add(subnet)
-            if gateways and not any(other in keep for other in older):
+            if gateways and not any(other in sure for other in older):
                 may[subnet] = gateways | may.get(subnet, set())
-                if not older:
+                if readable and not older:
                     keep.add(subnet)
-        return Verdict(may, keep)
+                    sure.add(subnet)
+        return Verdict(may, keep, sure)
 
     def proved_twice(self, subnet: Net, host: Host) -> bool:
         """Say whether two lists some time apart, and all between them, lack *subnet*."""

@@ -212,14 +212,19 @@ class World:
         for node in self.nodes:
             self._heal(node)
         await asyncio.sleep(1.0)  # who is just about to fail does so
+        self._tidy_up()
         for node in self.nodes:
             if not node.running:
                 node.start()
-        for record in self.etcd.records():
-            said = spec.read_value(record.value)
-            if spec.read_name(record.name) is None or said is None or said[1] != "host-gw":
-                self.etcd.delete(record.name)
         await self._settle(2 * (1.2 * self.relist_s + self.round_s) + 80 + SETTLED_S)
+
+    def _tidy_up(self) -> None:
+        """Delete what is no lease, and what is reserved for a host that holds another one."""
+        for record in self.etcd.records():
+            subnet, said = spec.read_name(record.name), spec.read_value(record.value)
+            others = any(node.running and node.owns(said) and node.lease != subnet for node in self.nodes)
+            if subnet is None or said is None or said[1] != "host-gw" or (record.lease_id == 0 and others):
+                self.etcd.delete(record.name)
 
     async def _settle(self, within_s: float) -> None:
         """Let all come right within that time, and see that it stays so for a while; in some worlds to its end."""
@@ -273,9 +278,9 @@ class World:
         for node in self.nodes:
             if not node.ready:
                 raise spec.Violation(f"liveness: {node.name} is not ready: {node.why_not}")
-            expected = spec.wanted(keys, node.as_host())
-            doubtful = spec.own_elsewhere(keys, node.as_host())
-            routes = {subnet: gateway for subnet, gateway in node.routes().items() if subnet not in doubtful}
+            host = node.as_host()
+            expected = spec.beside_own_elsewhere(spec.wanted(keys, host), keys, host)
+            routes = spec.beside_own_elsewhere(node.routes(), keys, host)
             if routes != expected:
                 raise spec.Violation(f"I5: {node.name} has [{_shown(routes)}] and not [{_shown(expected)}]")
             if node.sure_for_s() < TTL_S / 2:
