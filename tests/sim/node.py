@@ -278,7 +278,10 @@ class SimNode(FakeNode):
 
     def _check_written_file(self, text: str) -> None:
         """I17: what is written is the lease that is held."""
-        if spec.file_subnet(text) != self._believed_lease():
+        lease = self._believed_lease()
+        if lease is not None:
+            self._held.add(lease)
+        if spec.file_subnet(text) != lease:
             raise spec.Violation(f"I17: {self.name} writes {text!r} without that lease")
 
     def _told_manager(self, state: str) -> None:

@@ -52,6 +52,12 @@ class Listed:
     older: bool
 
 
+def _unusable(keys: Iterable[Key], subnet: Net, host: Host) -> bool:
+    """Say whether a key stands for *subnet* whose value tells nothing of it: it takes nothing away."""
+    values = [read_value(key.value) for key in keys if read_name(key.name) == subnet]
+    return any(said is None or said[0] == host.address for said in values)
+
+
 class Told:
     """All that one daemon knows, from its start on."""
 
@@ -134,13 +140,13 @@ class Told:
     def only_an_older_history_lacks(self, subnet: Net, host: Host) -> bool:
         """Say whether *subnet* went with a list from an older history, and no event has told of it since."""
         lacking = self._lacking(subnet, host)
-        return bool(lacking) and lacking[-1].older and self._event_s.get(subnet, 0.0) <= lacking[-1].at_s
+        return bool(lacking) and lacking[-1].older and self._event_s.get(subnet, 0.0) < lacking[-1].at_s
 
     def _lacking(self, subnet: Net, host: Host) -> list[Listed]:
         """Return the latest lists as far back as none of them has *subnet*, the latest first."""
         found: list[Listed] = []
         for one in reversed(self._lists):
-            if subnet in wanted(one.keys, host):
+            if subnet in wanted(one.keys, host) or _unusable(one.keys, subnet, host):
                 break
             found.append(one)
         return found
