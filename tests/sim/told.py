@@ -102,14 +102,15 @@ class Told:
 
     def _see(self, record: Record, known: Seen | None) -> None:
         said, good = read_value(record.value), known.good if known is not None else set()
-        if said is not None:
-            good = good | {said[0]} if said[1] == "host-gw" else set()
+        if said is not None and said[1] == "host-gw":
+            good = good | {said[0]}
         self._keys[record.name] = Seen(record.create_revision, record.mod_revision, record.value, good)
 
     def verdict(self, host: Host) -> Verdict:
         """Say what *host* may do about its routes.
 
-        The last good one of an unreadable value may be none: it was good when it was told, and not when it was judged.
+        Which one is the last good one of an unreadable value is not sure, nor that there is one: values that came and
+        went between two looks were never judged.
         """
         may: dict[Net, set[int]] = {}
         keep: set[Net] = set()
@@ -140,7 +141,8 @@ class Told:
     def only_an_older_history_lacks(self, subnet: Net, host: Host) -> bool:
         """Say whether *subnet* went with a list from an older history, and no event has told of it since."""
         lacking = self._lacking(subnet, host)
-        return bool(lacking) and lacking[-1].older and self._event_s.get(subnet, 0.0) < lacking[-1].at_s
+        known = 0 < len(lacking) < LISTS_KEPT  # who knows what was before them
+        return known and lacking[-1].older and self._event_s.get(subnet, 0.0) < lacking[-1].at_s
 
     def _lacking(self, subnet: Net, host: Host) -> list[Listed]:
         """Return the latest lists as far back as none of them has *subnet*, the latest first."""

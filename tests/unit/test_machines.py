@@ -85,7 +85,7 @@ class RoutesMachine(RuleBasedStateMachine):
         self.told, self.guard_rule = Told(), GuardRule()
         self.revision, self.current, self.broken = 0, True, True
         self.kernel: dict[tuple[IPv4Network, int], KernelRoute] = {}
-        self.paused = False
+        self.paused, self.believed = False, set[spec.Net]()
         self.take(self.lists[0])
 
     # What others write into etcd
@@ -254,6 +254,9 @@ class RoutesMachine(RuleBasedStateMachine):
             assert gateway in verdict.may.get(subnet, ()), f"nobody told of {subnet} via {gateway}"
             spec.check_put(subnet, gateway, self.host)
         assert verdict.sure <= peers.keys()
+        still = self.believed & verdict.may.keys() & verdict.keep
+        assert still <= peers.keys(), "a value that cannot be read takes nothing away"
+        self.believed = set(peers)
         frozen = {spec.network(str(dst)) for dst in view.frozen}
         assert verdict.keep <= peers.keys() | frozen
         keys = [as_key(record) for record in self.etcd.records()]
