@@ -13,10 +13,12 @@ from pyflanneld.core.health import Verdict
 from pyflanneld.core.links import Choice, Link
 from pyflanneld.core.netconf import NetworkConfig, SubnetRange
 from pyflanneld.core.records import Snapshot
+from pyflanneld.errors import LeaseLost
 from pyflanneld.late import load
 from pyflanneld.loops.acquire import acquire
 from pyflanneld.loops.certificates import keep_certificates
 from pyflanneld.loops.config import await_config
+from pyflanneld.loops.configwatch import watch_config
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
 from pyflanneld.loops.join import prepare
@@ -26,6 +28,7 @@ from pyflanneld.loops.reconcile import Reconciler
 from pyflanneld.loops.subnet_file import keep_file
 from pyflanneld.loops.waiting import set_within
 from pyflanneld.loops.watchers import watch_kernel, watch_process
+from pyflanneld.ports import LastGoodFile
 
 if TYPE_CHECKING:
     from pyflanneld.loops.observe import Observer
@@ -85,14 +88,11 @@ class Daemon:
                 tasks.create_task(self._beside(self), name="beside")
             node, leases = await self._join()
             tasks.create_task(Follower(context, node, leases).run(), name="peers")
-            holding = hold_lease(context, node)
-            if context.last_good is not None:
-                from pyflanneld.loops.lastgood import forget_when_lost, keep_last_good
-
-                tasks.create_task(keep_last_good(context, node, context.last_good), name="last_good")
-                holding = forget_when_lost(context, node, holding)
-            tasks.create_task(holding, name="lease")
+            tasks.create_task(watch_config(context, node), name="config")
+            tasks.create_task(_hold(context, node), name="lease")
             self._tend(tasks, node)
+            if context.last_good is not None:
+                tasks.create_task(_save(context, node, context.last_good), name="last_good")
 
     def _tend(self, tasks: asyncio.TaskGroup, node: Node) -> None:
         """Start the loops that keep this host right for *node*."""
@@ -114,6 +114,7 @@ class Daemon:
         links, choice = await first_link(context)
         if context.last_good is None:
             return await self._lease(links, choice)
+        await load("pyflanneld.loops.standin")
         from pyflanneld.loops.standin import StandIn
 
         stand_in = StandIn(context, context.last_good, links, choice)
@@ -149,6 +150,28 @@ class Daemon:
             log.info("daemon.ready", subnet=subnet, routes=node.present)
         else:
             log.info("last_good.restored", subnet=subnet, routes=node.present)
+
+
+async def _hold(context: Context, node: Node) -> None:
+    """Hold the lease; when it is another node's, no later boot may go by what was saved of it."""
+    try:
+        await hold_lease(context, node)
+    except LeaseLost:
+        if context.last_good is not None:
+            from pyflanneld.loops.lastgood import forget
+
+            await forget(context, node, context.last_good)
+        raise
+
+
+async def _save(context: Context, node: Node, file: LastGoodFile) -> None:
+    """Keep what a boot without etcd goes by, from when the node is ready: the routes need none of it."""
+    await node.file_written.wait()
+    await node.reconciled.wait()
+    await load("pyflanneld.loops.lastgood")
+    from pyflanneld.loops.lastgood import keep_last_good
+
+    await keep_last_good(context, node, file)
 
 
 async def _keep_firewall(context: Context, node: Node) -> None:

@@ -36,8 +36,14 @@ class WithdrawGuard:
         return self._held
 
     def distrust(self) -> None:
-        """Hold whatever the next list withdraws: it comes from another cluster or an older history."""
+        """Hold whatever the next list withdraws: it comes from another cluster or an older history.
+
+        What lists have said before proves nothing in this history.
+        """
         self._suspicious = True
+        self._held |= self._proved
+        self._proved = frozenset()
+        self._agreed = 0
 
     def allow(self, idle: frozenset[Network], present: int, now_s: float) -> frozenset[Network]:
         """Return those of *idle* (routes that nothing wants) that may go now.
@@ -81,6 +87,8 @@ class WithdrawGuard:
 
     def told(self, now_s: float) -> None:
         """Take note that a complete list has been applied; ``allow`` after it lets go of what is wanted again."""
+        if self._suspicious:  # it is the list that is not trusted itself, or nothing was looked at since
+            self._last_told_s = now_s
         if not self._held or now_s - self._last_told_s < LIST_SPACING_S:
             return
         self._agreed += 1

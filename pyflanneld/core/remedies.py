@@ -8,6 +8,7 @@ from collections.abc import Mapping
 PROBLEMS: Mapping[str, str] = {
     "blackhole.failed": "Look for another blackhole or unreachable route of that destination with `ip route show`.",
     "certificates.unusable": "Correct the file that it names: it is read again within a minute, or at once on SIGHUP.",
+    "config.changed": "Put the former configuration back (`pyflanneld config`), or restart the daemon for the new one.",
     "config.invalid": "Write a corrected configuration to that key in etcd; it is taken within a second.",
     "config.missing": "Write the network configuration to that key, or correct --etcd-prefix and --etcd-endpoints.",
     "docker.bridge_differs": "Start Docker with the options of `pyflanneld docker-opts`, and so restart it.",

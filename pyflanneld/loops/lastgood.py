@@ -2,20 +2,16 @@
 
 Level-triggered: every few seconds it looks whether anything is new, and what has changed meanwhile is saved at once.
 Where nothing changes, it is saved again now and then, because it is only as good as its age, which counts from when
-etcd last said so. It is good while our lease
-is confirmed, the list was complete, and the withdrawal guard holds nothing back; keys that are not believed are left
-out. A disk that fails is a problem, and no loop waits for it.
+etcd last said so. It is good while our lease is confirmed, the list was complete, and the withdrawal guard holds
+nothing back; keys that are not believed are left out. A disk that fails is a problem, and no loop waits for it.
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lastgood import MAX_VALUE_BYTES, LastGood, as_kept
 from pyflanneld.core.peers import View
-from pyflanneld.errors import LeaseLost
 from pyflanneld.loops.node import Context, Node
 from pyflanneld.ports import LastGoodFile
 
@@ -27,9 +23,7 @@ TOPIC = "last_good"
 
 
 async def keep_last_good(context: Context, node: Node, file: LastGoodFile) -> None:
-    """Keep the file true for ever, from the moment when the node is ready."""
-    await node.file_written.wait()
-    await node.reconciled.wait()
+    """Keep the file true for ever; the node is ready."""
     await _Keeper(context, node, file).run()
 
 
@@ -112,15 +106,10 @@ def last_good(context: Context, node: Node) -> LastGood:
     )  # fmt: skip
 
 
-async def forget_when_lost(context: Context, node: Node, holding: Coroutine[Any, Any, None]) -> None:
-    """Do *holding*; when the lease is another node's, no later boot may go by what was saved."""
+async def forget(context: Context, node: Node, file: LastGoodFile) -> None:
+    """Have the file gone, and no more of it written; a disk that does not answer is not waited for."""
     try:
-        await holding
-    except LeaseLost:
-        if context.last_good is not None:
-            try:
-                async with asyncio.timeout(FORGET_S):
-                    await context.last_good.forget()
-            except OSError as error:  # TimeoutError is one
-                context.log.warning("last_good.not_removed", subnet=str(node.lease.subnet), error=str(error))
-        raise
+        async with asyncio.timeout(FORGET_S):
+            await file.forget()
+    except OSError as error:  # TimeoutError is one
+        context.log.warning("last_good.not_removed", subnet=str(node.lease.subnet), error=str(error))

@@ -74,6 +74,7 @@ class Reconciler:
             KernelError: netlink has failed several times in a row; a fresh process is the cure.
         """
         waits = backoff(0.2, 2.0, self._context.rng)
+        self._context.heart.beat("routes", 2 * SCAN_S)  # the first look counts too
         while True:
             try:
                 await self._look()

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.contract.registry_bench import Bench, EtcdBench, EtcdV2Bench, FakeBench
+from tests.contract.registry_bench import Bench, EtcdBench, EtcdV2Bench, FakeBench, SimBench
 from tests.etcd import Etcd, etcd_missing, running_etcd
 
+IN_MEMORY = {"fake": FakeBench, "sim": SimBench}
 _prefixes = itertools.count(1)
 
 
@@ -19,10 +20,10 @@ def contract_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
         yield etcd
 
 
-@pytest.fixture(params=["fake", *(pytest.param(name, marks=pytest.mark.etcd) for name in ("etcd", "etcd-v2"))])
+@pytest.fixture(params=[*IN_MEMORY, *(pytest.param(name, marks=pytest.mark.etcd) for name in ("etcd", "etcd-v2"))])
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    if request.param == "fake":
-        fake = FakeBench()
+    if request.param in IN_MEMORY:
+        fake = IN_MEMORY[request.param]()
         yield fake
         await fake.close()
         return

@@ -18,6 +18,7 @@ from tests.polling import eventually
 from tests.proxy import TcpProxy
 from tests.raw_etcd import RawEtcd
 from tests.raw_etcd_v2 import RawEtcdV2
+from tests.sim.etcd import SimEtcd, SimRegistry
 
 DAY_S = 86_400
 
@@ -109,7 +110,7 @@ class FakeBench(Bench):
     """The bench on ``FakeEtcd``."""
 
     def __init__(self) -> None:
-        self.etcd = FakeEtcd()
+        self.etcd: FakeEtcd = FakeEtcd()
         self.registry: FakeRegistry = FakeRegistry(self.etcd)
 
     @property
@@ -151,6 +152,20 @@ class FakeBench(Bench):
 
     async def close(self) -> None:
         await self.registry.close()
+
+
+class SimBench(FakeBench):
+    """The bench on the etcd of the simulated world, which answers after a while, and whose leases run out."""
+
+    def __init__(self) -> None:
+        self.etcd = self._cluster = SimEtcd()
+        self.registry = self._client()
+
+    def _client(self) -> SimRegistry:
+        return SimRegistry(self._cluster, random.Random(1))
+
+    def another(self) -> Registry:
+        return self._client()
 
 
 class EtcdBench(Bench):

@@ -25,7 +25,7 @@ from pyflanneld.core.routes import (
 from pyflanneld.kernel.rtnl import NetlinkKernel
 from pyflanneld.kernel.scopes import SPREAD_FROM
 from pyflanneld.ports import Change, Kernel
-from tests.fakes.kernel import FakeKernel
+from tests.contract.in_memory import KERNELS, MakeKernel
 from tests.netns import Namespace, namespace
 
 OURS, STATIC = 103, 4
@@ -77,10 +77,10 @@ class Bed(abc.ABC):
 
 
 class FakeBed(Bed):
-    def __init__(self) -> None:
+    def __init__(self, make: MakeKernel) -> None:
         bare = Link(index=2, name=PEER, mtu=1500, up=True, addresses=())
         link = Link(index=3, name=LINK, mtu=1500, up=True, addresses=(IPv4Interface(ADDRESS),))
-        self.kernel = self.fake = FakeKernel(bare, link, protocol=OURS)
+        self.kernel = self.fake = make(bare, link, protocol=OURS)
         self._link = link
 
     def _change(self, link: Link) -> None:
@@ -140,11 +140,11 @@ class RealBed(Bed):
         self._namespace.ip(f"address delete {address} dev {LINK}")
 
 
-@pytest.fixture(params=["fake", *(pytest.param(real, marks=pytest.mark.netns) for real in ("real", "real, spread"))])
+@pytest.fixture(params=[*KERNELS, *(pytest.param(real, marks=pytest.mark.netns) for real in ("real", "real, spread"))])
 async def bed(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
-    """Each kind of kernel: the fake; a real one; a real one that holds so many routes that it spreads the scopes."""
-    if request.param == "fake":
-        yield FakeBed()
+    """Each kind of kernel: those in memory; a real one; one that holds so many routes that it spreads the scopes."""
+    if request.param in KERNELS:
+        yield FakeBed(KERNELS[request.param])
         return
     with namespace() as made, made.inside():
         real = RealBed(made, spread_from=SPREAD_FROM if request.param == "real" else 0)

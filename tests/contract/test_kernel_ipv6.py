@@ -20,6 +20,7 @@ from pyflanneld.core.routes import (
 )
 from pyflanneld.kernel.rtnl import NetlinkKernel
 from pyflanneld.ports import Change, Kernel
+from tests.contract.in_memory import KERNELS, MakeKernel
 from tests.contract.test_kernel import ADDRESS, LINK, NETWORK, OURS, PEER, STATIC, next_of, until
 from tests.fakes.kernel import FakeKernel, Link
 from tests.netns import Namespace, namespace
@@ -32,7 +33,7 @@ DST = IPv6Network("fd00:5:0:1::/64")
 class Bed6:
     """A kernel with one cable that has an IPv6 address, and the hand of an administrator."""
 
-    def __init__(self, inside: Namespace | None) -> None:
+    def __init__(self, inside: Namespace | None, make: MakeKernel = FakeKernel) -> None:
         self._inside = inside
         self.kernel: Kernel
         if inside is not None:
@@ -41,7 +42,7 @@ class Bed6:
             inside.ip(f"address add {ADDRESS6} dev {LINK} nodad")
             return
         link = Link(3, LINK, 1500, True, (IPv4Interface(ADDRESS),), addresses6=(IPv6Interface(ADDRESS6),))
-        self.kernel = self.fake = FakeKernel(Link(2, PEER, 1500, True, ()), link, protocol=OURS)
+        self.kernel = self.fake = make(Link(2, PEER, 1500, True, ()), link, protocol=OURS)
 
     async def index(self) -> int:
         return next(link.index for link in await self.kernel.links() if link.name == LINK)
@@ -76,10 +77,10 @@ class Bed6:
         return [route for route in await self.kernel.routes(version=6) if route.dst == dst]
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.netns)])
+@pytest.fixture(params=[*KERNELS, pytest.param("real", marks=pytest.mark.netns)])
 async def bed(request: pytest.FixtureRequest) -> AsyncIterator[Bed6]:
-    if request.param == "fake":
-        yield Bed6(None)
+    if request.param in KERNELS:
+        yield Bed6(None, KERNELS[request.param])
         return
     with namespace() as made, made.inside():
         real = Bed6(made)

@@ -12,6 +12,7 @@ from pyflanneld.kernel import neighbours
 from pyflanneld.kernel.frames import Malformed
 from pyflanneld.kernel.rtnl import NetlinkKernel
 from pyflanneld.ports import Kernel
+from tests.contract.in_memory import KERNELS, MakeKernel
 from tests.fakes.kernel import FakeKernel
 from tests.netns import Namespace, namespace
 
@@ -21,7 +22,7 @@ NEAR, FAR, MAC = "192.168.77.2", "fd00:77::2", "02:00:00:00:00:02"
 class Bed:
     """A kernel with two cables, ``eth0`` and ``eth1``, and the hand of an administrator."""
 
-    def __init__(self, inside: Namespace | None) -> None:
+    def __init__(self, inside: Namespace | None, make: MakeKernel = FakeKernel) -> None:
         self._inside = inside
         self.kernel: Kernel
         if inside is not None:
@@ -31,7 +32,7 @@ class Bed:
             return
         both = (IPv4Interface("192.168.77.1/24"),), frozenset[IPv4Address](), (IPv6Interface("fd00:77::1/64"),)
         eth0 = Link(3, "eth0", 1500, True, *both)
-        self.kernel = self.fake = FakeKernel(eth0, Link(5, "eth1", 1500, True, (IPv4Interface("192.168.78.1/24"),)))
+        self.kernel = self.fake = make(eth0, Link(5, "eth1", 1500, True, (IPv4Interface("192.168.78.1/24"),)))
 
     async def index(self, name: str) -> int:
         return next(link.index for link in await self.kernel.links() if link.name == name)
@@ -45,10 +46,10 @@ class Bed:
         self.fake.meet(await self.index(link), Neighbour(parsed, state, mac))
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.netns)])
+@pytest.fixture(params=[*KERNELS, pytest.param("real", marks=pytest.mark.netns)])
 async def bed(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
-    if request.param == "fake":
-        yield Bed(None)
+    if request.param in KERNELS:
+        yield Bed(None, KERNELS[request.param])
         return
     with namespace() as made, made.inside():
         real = Bed(made)

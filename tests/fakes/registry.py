@@ -406,7 +406,10 @@ class _FakeWatch:
 
     def _changes(self) -> tuple[Put | Gone, ...]:
         self._position, events = self._etcd.events(self._since.revision, self._position)
-        return tuple(_change(event) for event in events if event.key.startswith(self._prefix))
+        return tuple(_change(event) for event in events if self._is_ours(event.key))
+
+    def _is_ours(self, key: bytes) -> bool:
+        return key.startswith(SUBNETS) if self._prefix == SUBNETS else key == self._prefix
 
 
 def _change(event: Event) -> Put | Gone:

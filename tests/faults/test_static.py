@@ -13,7 +13,7 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import Journal, gateways, lease_key, lease_value, leave_ready, store_of, why_not_ready
+from tests.bed import Journal, gateways, lease_key, lease_value, leave_ready, store_of, wait_exit, why_not_ready
 from tests.faults.conftest import Measured
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
@@ -116,6 +116,16 @@ def test_f85_an_etcd_that_hangs_is_no_better(cluster: Lab, state: Path) -> None:
     node.wait_ready(45)
     assert journal.events("last_good.confirmed", subnet=node.subnet)
     assert not journal.events("route.dropped")
+
+
+def test_f85_a_lost_lease_is_not_gone_by(cluster: Lab, state: Path) -> None:
+    """Whose subnet is another host's ends with 75, and takes what it has saved along."""
+    node, store = cluster.nodes[0], store_of(cluster)
+    key = lease_key(node.subnet)
+    store.put(key, lease_value(PEER_AT))
+    assert wait_exit(node) == 75
+    assert not state.exists()
+    store.delete(key)
 
 
 @pytest.mark.parametrize(

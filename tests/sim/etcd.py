@@ -3,21 +3,28 @@
 ``SimEtcd`` adds time to ``FakeEtcd``: leases end by themselves, a new leader gives all of them their full time again.
 ``SimRegistry`` adds the way there. What it may do is what a deadline leaves open: a write whose reply is lost, one that
 happens after its caller has given up, a watch that repeats events, is late, or silently loses one (etcd 3.4 before
-3.4.31 does).
+3.4.31 does), travels back in time (before 3.4.25), and a member that has fallen behind.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
 
 from pyflanneld.core.records import Gone, Put, Record, Renewal, Snapshot
-from pyflanneld.errors import RegistryUnavailable
-from tests.fakes.registry import SUBNETS, FakeEtcd, FakeRegistry, State, _FakeWatch
+from pyflanneld.errors import HistoryChanged, RegistryUnavailable
+from tests.fakes.registry import SUBNETS, Event, FakeEtcd, FakeRegistry, State, _FakeWatch
+from tests.sim.told import Told
 
 DEADLINE_S = 5.0
 LATE_S = 20.0
+BEHIND = 6
+"""By how many changes, at most, a member has fallen behind."""
+
+HOLDER, FOLLOWER = "lease", "peers"
+"""The daemon's tasks that hold the lease and follow the peers: what the first lists is not for the routes."""
 
 T = TypeVar("T")
 Note = Callable[[str, Record | None, Record | None], None]
@@ -25,12 +32,19 @@ Note = Callable[[str, Record | None, Record | None], None]
 
 
 class SimEtcd(FakeEtcd):
-    """The cluster, with time; *changed* is called after each change of its state."""
+    """The cluster, with time; *changed* is called after each change of its state, *ending* before a lease runs out.
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    Attributes:
+        silent: changes reach no watch, ever.
+    """
+
+    def __init__(self, changed: Callable[[], None] | None = None, ending: Callable[[int], None] | None = None) -> None:
         super().__init__()
+        self.silent = False
         self._deadlines: dict[int, float] = {}
-        self._changed = changed
+        self._changed = changed or (lambda: None)
+        self._ending = ending or (lambda _: None)
+        self._past: deque[Snapshot] = deque(maxlen=BEHIND)
 
     def grant(self, ttl_s: int) -> int:
         lease_id = super().grant(ttl_s)
@@ -52,6 +66,7 @@ class SimEtcd(FakeEtcd):
     def expire(self) -> None:
         """End the leases whose time is over."""
         for lease_id in [one for one in self.state.leases if self._deadlines[one] <= _now()]:
+            self._ending(lease_id)
             self.revoke(lease_id)
 
     def until_next_end_s(self, at_most_s: float) -> float:
@@ -63,13 +78,20 @@ class SimEtcd(FakeEtcd):
         """Let the revision grow as others write, outside of our prefix."""
         self.state.revision += writes
 
+    def snapshot_behind(self, rng: Random) -> Snapshot:
+        """Return the subnets as a member has them that has fallen behind, or is just catching up."""
+        return rng.choice((self.snapshot(), *self._past))
+
     def restore(self, state: State) -> None:
         super().restore(state)
         self.elect()
+        self._past.clear()
         self._changed()
 
-    def _tell(self, event: object) -> None:
-        super()._tell(event)  # type: ignore[arg-type]
+    def _tell(self, event: Event) -> None:
+        if not self.silent:
+            super()._tell(event)
+        self._past.append(self.snapshot())
         self._changed()
 
 
@@ -94,6 +116,9 @@ class Way:
     repeats_event: float = 0.0
     loses_event: float = 0.0
     delays_event_s: float = 0.0
+    travels: float = 0.0
+    behind: float = 0.0
+    fails_renewal: float = 0.0
 
 
 class _Signed:
@@ -118,10 +143,17 @@ class _Signed:
 
 
 class SimRegistry(FakeRegistry):
-    """One node's client."""
+    """One node's client.
 
-    def __init__(self, etcd: SimEtcd, rng: Random, note: Note) -> None:
-        super().__init__(_Signed(etcd, note))  # type: ignore[arg-type]
+    Attributes:
+        told: what the loop that follows the peers has been told through it.
+        clock_s: the time of those who are told.
+    """
+
+    def __init__(self, etcd: SimEtcd, rng: Random, note: Note | None = None) -> None:
+        super().__init__(_Signed(etcd, note) if note else etcd)  # type: ignore[arg-type]
+        self.told = Told()
+        self.clock_s: Callable[[], float] = _now
         self._cluster = etcd
         self._rng = rng
         self._late: set[asyncio.Task[None]] = set()
@@ -156,6 +188,23 @@ class SimRegistry(FakeRegistry):
             raise RegistryUnavailable("sim: unreachable")
         super().check()
 
+    async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
+        listed = await super().list_subnets(elsewhere=elsewhere)
+        if self.way.behind and self._rng.random() < self.way.behind:
+            listed = self._cluster.snapshot_behind(self._rng)
+        self._tell_of(listed)
+        return listed
+
+    def _tell_of(self, listed: Snapshot) -> None:
+        """Take note of a list, if it is one for the routes: those of the start come to nothing but for the last."""
+        task = asyncio.current_task()
+        loop = "" if task is None else task.get_name()
+        if loop == HOLDER:
+            return
+        if loop != FOLLOWER:
+            self.told = Told()
+        self.told.take_list(listed, self.clock_s())
+
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         write = super().create_subnet
         return await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed))
@@ -169,6 +218,8 @@ class SimRegistry(FakeRegistry):
         return await self._perhaps_late(lambda: write(held))
 
     async def renew(self, held: Record) -> Renewal:
+        if self._rng.random() < self.way.fails_renewal:
+            raise RegistryUnavailable("sim: leases are not served")
         seen = await super().renew(held)
         self._cluster.prolong(held.lease_id)
         self._reply()
@@ -195,13 +246,14 @@ class SimRegistry(FakeRegistry):
 
 
 class _SimWatch(_FakeWatch):
-    """A watch that is late, repeats events, or loses one without a sign."""
+    """A watch that is late, repeats events, goes back in time, or loses an event without a sign."""
 
     def __init__(
         self, registry: SimRegistry, since: Snapshot, prefix: bytes, siblings: "dict[_FakeWatch, None]"
     ) -> None:
         super().__init__(registry, since, prefix, siblings)
         self._sim = registry
+        self._told: deque[Put | Gone] = deque(maxlen=BEHIND)
 
     async def __anext__(self) -> tuple[Put | Gone, ...]:
         await self._sim.awake.wait()
@@ -214,5 +266,15 @@ class _SimWatch(_FakeWatch):
                 await asyncio.sleep(rng.uniform(0, way.delays_event_s))
             kept = tuple(change for change in changes if rng.random() >= way.loses_event)
             again = tuple(change for change in kept if rng.random() < way.repeats_event)
+            old = tuple(change for change in self._told if rng.random() < way.travels) if kept and way.travels else ()
             if kept or not changes:
-                return kept + again
+                self._told.extend(kept)
+                events = kept + again + old
+                if self._prefix == SUBNETS:
+                    self._sim.told.take_events(events, self._sim.clock_s())
+                return events
+
+    def _begin(self) -> tuple[()]:
+        if self._sim.way.behind and self._sim._rng.random() < self._sim.way.behind:
+            raise HistoryChanged("sim: this member is behind")
+        return super()._begin()

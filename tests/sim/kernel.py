@@ -1,25 +1,45 @@
-"""A kernel that watches the daemon's hands: each change is checked at the moment at which it is made."""
+"""A kernel that watches the daemon's hands: each change is checked when it is asked for, and when it is made."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from random import Random
+from typing import Protocol
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.links import Link
 from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, RouteChange, usual_metric
+from pyflanneld.ports import Change
 from tests.fakes.kernel import FakeKernel
 
-Judge = Callable[[RouteChange, KernelRoute | None], None]
-"""Told of each change that the daemon is about to make, and of the route that stands there."""
+EARLY_S = 0.05
+"""Linux tells that a route is deleted before it is: by less than this."""
+
+
+class Judge(Protocol):
+    """Told of what the daemon does to the routes."""
+
+    def asked(self, changes: Sequence[RouteChange], *, again: bool) -> None:
+        """Look at what it is about to do; *again*: in the same round, having looked at all routes."""
+        ...
+
+    def made(self, change: RouteChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
+        """Look at a change that is made, the route that stood there, and what was dropped just before."""
+        ...
+
+    def refused(self, refusals: Mapping[RouteChange, int]) -> None:
+        """Look at what it says right after it was refused something."""
+        ...
 
 
 class SimKernel(FakeKernel):
-    """``FakeKernel`` with delays, and with a judge."""
+    """``FakeKernel`` with delays, and with a judge; one that is given none judges nothing."""
 
-    def __init__(self, link: Link, rng: Random, judge: Judge) -> None:
-        super().__init__(link)
+    def __init__(self, *links: Link, rng: Random, judge: Judge | None = None, protocol: int = 103) -> None:
+        super().__init__(*links, protocol=protocol)
         self._rng = rng
         self._judge = judge
+        self._dropped: list[Network] = []
+        self._looked_at_all = False
         self.awake = asyncio.Event()
         self.awake.set()
 
@@ -29,13 +49,44 @@ class SimKernel(FakeKernel):
             await asyncio.sleep(self._rng.uniform(0, 0.01))
         await super()._called(name)
 
+    async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
+        found = await super().routes(protocol=protocol, version=version)
+        self._looked_at_all |= protocol is None
+        if self._rng.random() < 0.05:  # what changes meanwhile is not in it
+            await asyncio.sleep(self._rng.uniform(0, 0.02))
+        return found
+
+    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+        judge, again, self._looked_at_all = self._judge, self._looked_at_all, False
+        if judge is not None:
+            judge.asked(changes, again=again)
+        self._dropped = []
+        refusals = await super().apply(changes)
+        if judge is not None and refusals:
+            asyncio.get_running_loop().call_soon(judge.refused, refusals)
+        return refusals
+
     def _apply(self, change: RouteChange) -> int:
         there = self.standing(change.route.dst)
         result = super()._apply(change)
-        if result == 0 and isinstance(change, Create | Replace | Drop):
-            self._judge(change, there)
+        if result == 0 and self._judge is not None and isinstance(change, Create | Replace | Drop):
+            self._judge.made(change, there, self._dropped)
+            if isinstance(change, Drop):
+                self._dropped.append(change.route.dst)
         return result
 
     def standing(self, dst: Network) -> KernelRoute | None:
         """Return the route for *dst* with the usual metric."""
         return self._routes.get((dst, usual_metric(dst)))
+
+    def lose_route_early(self, dst: Network) -> None:
+        """Tell that a route is gone, and take it away only then."""
+        self.wake(Change.ROUTES)
+        asyncio.get_running_loop().call_later(EARLY_S, self._routes.pop, (dst, usual_metric(dst)), None)
+
+    def reboot(self, link: Link) -> None:
+        """Begin with nothing but a link, as a machine that was switched on."""
+        for index in list(self._links):
+            del self._links[index]
+        self._routes.clear()
+        self.set_link(link)

@@ -1,6 +1,7 @@
-"""One host of the simulated world: a whole daemon on a kernel, a file and a client of etcd that may all misbehave."""
+"""One host of the simulated world: a whole daemon on a kernel, a disk and a client of etcd that may all misbehave."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,17 +9,20 @@ from dataclasses import replace
 from random import Random
 
 from pyflanneld.core.records import Record
-from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, Replace, RouteChange
 from pyflanneld.errors import KernelError, LeaseLost
 from tests.fakes.node import PROTOCOL, FakeNode, lan
 from tests.sim import spec
+from tests.sim.disk import Killed, SimFile
 from tests.sim.etcd import SimEtcd, SimRegistry
+from tests.sim.judge import RouteJudge
 from tests.sim.kernel import SimKernel
 
 TTL_S = 60
 _MARGIN_S = 3.0
 _RESYNC_S = 60.0  # nobody here touches the firewall
-_EXPECTED_ENDS = (LeaseLost, KernelError)
+_EXPECTED_ENDS = (LeaseLost, KernelError, Killed)
+_READY = "READY=1"
+_STOPPED_S = 75.0  # what the routes loop may take, threefold, and the time until it looks at the kernel at all
 
 
 class Events:
@@ -33,15 +37,27 @@ class Events:
     debug = info = warning = error = _note
 
 
+class CheckedFile(SimFile):
+    """A file that shows what is written before it stands there."""
+
+    def __init__(self, check: Callable[[str], None]) -> None:
+        super().__init__()
+        self._check = check
+
+    def write(self, text: str) -> bool:
+        self._check(text)
+        return super().write(text)
+
+
 class SimNode(FakeNode):
-    """A host. Its daemon starts, stops, dies and starts again; kernel and file stay.
+    """A host. Its daemon starts, stops, dies and starts again; kernel and disk stay.
 
     Attributes:
         ended: why the daemon has ended by itself; ``None`` while it runs or when it was stopped.
     """
 
     def __init__(
-        self, etcd: SimEtcd, number: int, rng: Random, history: spec.History, say: Callable[[str], None]
+        self, etcd: SimEtcd, number: int, rng: Random, history: spec.History, tell: Callable[[str], None]
     ) -> None:
         super().__init__(etcd, 20 + number)
         self.name = f"n{number}"
@@ -49,21 +65,31 @@ class SimNode(FakeNode):
         self._etcd = etcd
         self._rng = rng
         self._history = history
-        self._say = say
+        self._tell = tell
         self._task: asyncio.Task[None] | None = None
+        self._dying: asyncio.Task[None] | None = None
         self._held: set[spec.Net] = set()
         self._addresses = {spec.address(f"192.168.14.{self.host}")}
-        self.kernel = SimKernel(lan(self.host), rng, self._judge)
+        self.kernel = SimKernel(lan(self.host), rng=rng, judge=RouteJudge(self, PROTOCOL))
+        self.file = self.disk_file = CheckedFile(self._check_written_file)  # type: ignore[assignment]
+        self.manager.send = self._told_manager  # type: ignore[method-assign]
         self.options = replace(self.options, renew_margin_s=_MARGIN_S, firewall_resync_s=_RESYNC_S)
         self.log = self._events = Events()  # type: ignore[assignment]
         self._lists: Counter[str] = Counter()
         self._uncertain = False
         self._retaken = 0
-        self._checked_file: str | None = None
+        self._hung_at_s = self._joined_s = math.inf
+        self._checked_file: bytes | None = None
         self.registry = self._client()
 
+    def say(self, text: str) -> None:
+        """Tell the world what this host does."""
+        self._tell(f"{self.name} {text}")
+
     def _client(self) -> SimRegistry:
-        return SimRegistry(self._etcd, self._rng, self._wrote)
+        client = SimRegistry(self._etcd, self._rng, self._wrote)
+        client.clock_s = self.clock.now_s
+        return client
 
     @property
     def sim(self) -> SimRegistry:
@@ -83,15 +109,19 @@ class SimNode(FakeNode):
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Start the daemon, on a new client of etcd that reaches it as the old one did."""
+        """Start the daemon, on a client of etcd that reaches it as the old one did; not before the old one is gone."""
+        if self._dying is not None and not self._dying.done():
+            return
         way = self.sim.way
         self._lists += self.tally.lists
         self._uncertain, self._retaken = False, 0
+        self.disk_file.disk.revive()
         self.registry = self._client()
         self.sim.set_way(way)
         self._task = asyncio.create_task(self.build().run(), name=self.name)
         self._task.add_done_callback(self._end)
         self.ended = None
+        self._joined_s = math.inf
 
     def _end(self, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
@@ -99,39 +129,107 @@ class SimNode(FakeNode):
             return
         assert isinstance(error, Exception)
         self.ended = error
-        self._say(f"{self.name} has ended: {_leaves(error)}")
+        leaves = _leaves(error)
+        self.say(f"has ended: {leaves}")
+        lease = self._believed_lease()
+        if lease is None or not any(isinstance(leaf, LeaseLost) for leaf in leaves):
+            return
+        if not self._history.took(lease, self._published()):
+            raise spec.Violation(f"I20: {self.name} gave up {lease}, which nobody had taken: {leaves}")
+
+    def kill(self) -> None:
+        """End the process; there is nothing that stopping does and killing does not."""
+        self._dying, self._task = self._task, None
+        if self._dying is not None:
+            self._dying.cancel()
 
     async def stop(self) -> None:
-        """Stop the daemon, or kill it: there is nothing that one does and the other does not."""
+        """End the process and wait for its end."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             with suppress(asyncio.CancelledError, ExceptionGroup):
                 await task
 
+    def lose_power(self) -> None:
+        """Switch the machine off and on: the disk may have lost something, the kernel all."""
+        self.kill()
+        self.disk_file.disk.lose_power(self._rng)
+        address = self._rng.choice(sorted(self._addresses))
+        self.fib.reboot(lan(address & 255))
+
+    def has_address(self, host: int) -> None:
+        """Take note of an address of its own."""
+        self._addresses.add(spec.address(f"192.168.14.{host}"))
+
+    def owns(self, said: tuple[int, str] | None) -> bool:
+        """Say whether what a lease says is said of this host."""
+        return said is not None and said[0] in self._addresses
+
     def freeze(self) -> None:
         """Stop the process in its tracks, at its next call to anything."""
         self.sim.awake.clear()
         self.fib.awake.clear()
 
+    def hang(self) -> None:
+        """Let the kernel never answer; no deadline is known to it, as it were."""
+        self.fib.awake.clear()
+        self._hung_at_s = asyncio.get_running_loop().time()
+
     def thaw(self) -> None:
         """Let it go on."""
+        self._hung_at_s = math.inf
         self.sim.awake.set()
         self.fib.awake.set()
 
     # What is looked at
 
+    def _believed_lease(self) -> spec.Net | None:
+        node = self.daemon._node if self.daemon is not None else None
+        return spec.network(str(node.lease.subnet)) if node is not None else None
+
+    def _published(self) -> set[int]:
+        """Return the address that the lease carries, and the one that it should."""
+        assert self.daemon is not None
+        assert self.daemon._node is not None
+        return {self.as_host().address, spec.address(str(self.daemon._node.lease.public_ip))}
+
     @property
     def lease(self) -> spec.Net | None:
         """The subnet that the daemon holds, as far as it knows."""
-        node = self.daemon._node if self.daemon is not None and self.running else None
-        return spec.network(str(node.lease.subnet)) if node is not None else None
+        return self._believed_lease() if self.running else None
+
+    @property
+    def proved(self) -> bool:
+        """Whether what the daemon knows is proof that the lease is its own at this moment."""
+        node = self.daemon._node if self.daemon is not None else None
+        return node is not None and self.clock.now_s() <= node.lease.confirmed_until_s
 
     @property
     def confirmed(self) -> bool:
-        """Whether the daemon may believe that the lease is its own at this moment."""
+        """Whether there is a daemon that may believe that the lease is its own."""
+        return self.running and self.proved
+
+    def sure_for_s(self) -> float:
+        """Return for how long the daemon may believe in its lease without a renewal."""
         node = self.daemon._node if self.daemon is not None else None
-        return self.running and node is not None and self.clock.now_s() <= node.lease.confirmed_until_s
+        return node.lease.confirmed_until_s - self.clock.now_s() if node is not None else 0.0
+
+    def believes_in(self, lease_id: int) -> bool:
+        """Say whether the daemon takes this etcd lease for its own, and for alive."""
+        node = self.daemon._node if self.daemon is not None else None
+        return self.confirmed and node is not None and node.lease.record.lease_id == lease_id
+
+    def believed(self) -> int:
+        """Return how many routes of its own the daemon knows of."""
+        node = self.daemon._node if self.daemon is not None else None
+        return node.present if node is not None else 0
+
+    @property
+    def reserved(self) -> bool:
+        """Whether the lease has no end."""
+        node = self.daemon._node if self.daemon is not None else None
+        return node is not None and node.lease.reserved
 
     def as_host(self) -> spec.Host:
         """Return what decides about its peers."""
@@ -149,11 +247,46 @@ class SimNode(FakeNode):
         if (lease := self.lease) is not None:
             self._held.add(lease)
             self._count_doubt()
-        if self.file.text != self._checked_file:
-            spec.check_file(self.file.text, self._held)
-            self._checked_file = self.file.text
+            self._check_node()
+        content = self.disk_file.disk.content
+        if content != self._checked_file:
+            spec.check_file(self.disk_file.text, self._held)
+            self._checked_file = content
         if self.ended is not None and not all(isinstance(leaf, _EXPECTED_ENDS) for leaf in _leaves(self.ended)):
             raise spec.Violation(f"I20, I23: {self.name} has ended with {self.ended!r}") from self.ended
+
+    def _check_node(self) -> None:
+        assert self.daemon is not None
+        assert self.daemon._node is not None
+        node = self.daemon._node
+        if node.view is not None and node.lease.record.name in node.view.quarantined:
+            raise spec.Violation(f"readiness: {self.name} doubts its own lease, as if it were a peer's")
+        now_s = asyncio.get_running_loop().time()
+        self._joined_s = min(self._joined_s, now_s)
+        if now_s > max(self._hung_at_s, self._joined_s) + _STOPPED_S and self.daemon.health().live:
+            raise spec.Violation(f"I19: {self.name} says that it lives, while the kernel has not answered it")
+        if self.ready:
+            self._check_published("is ready")
+            if node.guard.held:
+                raise spec.Violation(f"readiness: {self.name} is ready although the guard holds routes")
+
+    def _check_published(self, what: str) -> None:
+        """I17, I41: nobody hears that the node is ready before the file is there, and about its lease."""
+        text, lease = self.disk_file.text, self._believed_lease()
+        if text is None or spec.file_subnet(text) != lease:
+            raise spec.Violation(f"I17: {self.name} {what} while the file says {text!r}")
+
+    def _check_written_file(self, text: str) -> None:
+        """I17: what is written is the lease that is held."""
+        lease = self._believed_lease()
+        if lease is not None:
+            self._held.add(lease)
+        if spec.file_subnet(text) != lease:
+            raise spec.Violation(f"I17: {self.name} writes {text!r} without that lease")
+
+    def _told_manager(self, state: str) -> None:
+        if state == _READY:
+            self._check_published("says that it is ready")
 
     def seen(self) -> Counter[str]:
         """Return how often the daemon has logged what, and read a complete list for which reason."""
@@ -173,44 +306,25 @@ class SimNode(FakeNode):
     # What it does
 
     def _wrote(self, what: str, before: Record | None, after: Record | None) -> None:
-        self._say(f"{self.name} {what} {(after or before or _NOTHING).name!r}")
+        self.say(f"{what} {(after or before or _NOTHING).name!r}")
         keys = self._history.now
         if before is None and after is not None:
             self._held.add(spec.read_name(after.name) or (0, 0))
-            spec.check_created(spec.Key(after.name, after.value, after.create_revision), keys)
+            spec.check_created(as_key(after), keys)
         elif before is not None:
             node = self.daemon._node if self.daemon is not None else None
             same_lease = node is not None and before.lease_id not in (0, None) and (
                 node.lease.record.lease_id == before.lease_id
             )
-            key = spec.Key(before.name, before.value, before.create_revision)
-            spec.check_written(key, same_lease, self._addresses)
-
-    def _judge(self, change: RouteChange, there: KernelRoute | None) -> None:
-        host = self.as_host()
-        subnet = spec.network(str(change.route.dst))
-        match change:
-            case Create(route) | Replace(route):
-                gateway = spec.address(str(route.gateway))
-                self._say(f"{self.name} puts {route.dst} via {route.gateway}")
-                spec.check_put(subnet, gateway, host)
-                if there is not None and there.protocol != PROTOCOL and not _is_go_leftover(there, route):
-                    raise spec.Violation(f"I6: {self.name} put {route} over {there}")
-            case Drop(held):
-                self._say(f"{self.name} drops {held.dst} via {held.gateway}")
-                if held.protocol != PROTOCOL:
-                    raise spec.Violation(f"I6: {self.name} dropped {held}")
-                if not self._history.proves(subnet, spec.address(str(held.gateway)), host):
-                    raise spec.Violation(f"I9: {self.name} dropped {held.dst} without proof")
+            spec.check_written(as_key(before), after.value if after else None, same_lease, self._addresses)
 
 
 _NOTHING = Record(b"nothing", b"", 0, 0, 0)
 
 
-def _is_go_leftover(there: KernelRoute, route: object) -> bool:
-    return there.protocol == BOOT and (there.dst, there.gateway, there.link_index) == (
-        route.dst, route.gateway, route.link_index  # type: ignore[attr-defined]
-    )
+def as_key(record: Record) -> spec.Key:
+    """Return a record as the specification knows it."""
+    return spec.Key(record.name, record.value, record.create_revision, record.lease_id != 0)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -7,7 +7,7 @@ of the invariants in docs/reliability.md.
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -42,20 +42,21 @@ def overlap(one: Net, other: Net) -> bool:
     return contains(one, other) or contains(other, one)
 
 
-CLUSTER, LAN = network("172.7.0.0/16"), network("192.168.14.0/24")
-LOWEST, HIGHEST = address("172.7.1.0"), address("172.7.255.0")
-_NAME = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})-(\d{1,2})")
+CLUSTER, LAN = network("192.168.0.0/18"), network("192.168.14.0/24")
+LOWEST, HIGHEST = address("192.168.1.0"), address("192.168.40.0")
+_NAME = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})-(\d{1,2})(&fd00::-64)?")
 
 
 @lru_cache(maxsize=4096)
 def read_name(name: bytes) -> Net | None:
-    """Return the subnet that a key's name stands for, if it is one of the cluster's."""
+    """Return the subnet that a key's name stands for, if it is one of the cluster's; of a dual-stack name its half."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None
-    numbers = [int(part) for part in found.groups()]
+    numbers = [int(part) for part in found.groups()[:5]]
     first, length = sum(part << shift for part, shift in zip(numbers, (24, 16, 8, 0), strict=False)), numbers[4]
-    if b"%d.%d.%d.%d-%d" % tuple(numbers) != name or max(numbers[:4]) > 255 or not 17 <= length <= 30:
+    spelled = b"%d.%d.%d.%d-%d" % tuple(numbers) + (found[6] or b"")
+    if spelled != name or max(numbers[:4]) > 255 or not CLUSTER[1] < length <= 30:
         return None
     aligned = first % (1 << (32 - length)) == 0
     return (first, length) if aligned and contains(CLUSTER, (first, length)) else None
@@ -84,6 +85,7 @@ class Key:
     name: bytes
     value: bytes
     created: int
+    leased: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,22 +101,24 @@ def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
     routes: dict[Net, int] = {}
     for key in sorted(keys, key=lambda key: (key.created, key.name)):
         subnet, said = read_name(key.name), read_value(key.value)
-        if subnet is None or said is None or said[1] != "host-gw" or overlap(subnet, host.own):
+        if subnet is None or said is None or said[1] != "host-gw" or overlap(subnet, host.own) or overlap(subnet, LAN):
             continue
         if said[0] != host.address and not any(overlap(subnet, other) for other in routes):
             routes[subnet] = said[0]
     return routes
 
 
-def unreadable(keys: Iterable[Key], subnet: Net) -> bool:
-    """Say whether a key stands for *subnet* whose value says nothing."""
-    return any(read_name(key.name) == subnet and read_value(key.value) is None for key in keys)
+def beside_own_elsewhere(routes: Mapping[Net, int], keys: Iterable[Key], host: Host) -> dict[Net, int]:
+    """Return *routes* but those that overlap another subnet said to be the host's own: a route from before may stay."""
+    named = [read_name(key.name) for key in keys if (read_value(key.value) or (0,))[0] == host.address]
+    own = [subnet for subnet in named if subnet is not None and subnet != host.own]
+    return {subnet: gateway for subnet, gateway in routes.items() if not any(overlap(subnet, one) for one in own)}
 
 
 class History:
-    """What etcd has held, and when; only as far back as a route may be removed for it."""
+    """What etcd has held, and when; only as far back as anything is judged by it."""
 
-    KEPT_S = 900.0
+    KEPT_S = 60.0
 
     def __init__(self) -> None:
         self._states: deque[tuple[float, tuple[Key, ...]]] = deque([(0.0, ())])
@@ -130,17 +134,18 @@ class History:
         while len(self._states) > 1 and self._states[1][0] < now_s - self.KEPT_S:
             self._states.popleft()
 
-    def proves(self, subnet: Net, gateway: int, host: Host) -> bool:
-        """Say whether at any time a route to *subnet* over *gateway* was unwanted for a reason that counts (I9)."""
+    def took(self, subnet: Net, addresses: Collection[int]) -> bool:
+        """Say whether lately another key than its own claimed a part of *subnet*, or its own had another address."""
         return any(
-            wanted(keys, host).get(subnet) != gateway and not unreadable(keys, subnet) for _, keys in self._states
-        )
+            overlap(claimed, subnet) and (claimed != subnet or (read_value(key.value) or (0,))[0] not in addresses)
+            for _, keys in self._states for key in keys if (claimed := read_name(key.name)) is not None
+        )  # fmt: skip
 
 
 def check_created(new: Key, others: Iterable[Key]) -> None:
     """I2: a created key is one of the leasable subnets and overlaps none that is there."""
     subnet = read_name(new.name)
-    if subnet is None or subnet[1] != 24 or not LOWEST <= subnet[0] <= HIGHEST:
+    if subnet is None or subnet[1] != 24 or not LOWEST <= subnet[0] <= HIGHEST or overlap(subnet, LAN):
         raise Violation(f"I2: created {new.name!r}, which is no leasable subnet")
     for other in others:
         claimed = read_name(other.name)
@@ -148,16 +153,23 @@ def check_created(new: Key, others: Iterable[Key]) -> None:
             raise Violation(f"I2: created {new.name!r} beside {other.name!r}")
 
 
-def check_written(before: Key, same_lease: bool, addresses: Iterable[int]) -> None:
-    """I3: a key is changed or deleted only by the one whose address it carries, or whose lease it hangs on."""
+def check_written(before: Key, after: bytes | None, same_lease: bool, addresses: Collection[int]) -> None:
+    """I3: a key is changed or deleted only by the one whose address it carries, or whose lease it hangs on.
+
+    I10: what is there already is not written again; and what an operator has reserved is not deleted (*after* is None).
+    """
     said = read_value(before.value)
     if not same_lease and (said is None or said[0] not in addresses):
         raise Violation(f"I3: wrote {before.name!r}, which says {before.value[:80]!r}")
+    if after == before.value:
+        raise Violation(f"I10: wrote {before.name!r} again as it was")
+    if after is None and not before.leased:
+        raise Violation(f"I3: deleted {before.name!r}, which is a reservation")
 
 
 def check_put(subnet: Net, gateway: int, host: Host) -> None:
     """I7: no route leads outside the cluster's network, into the own subnet, or over a gateway that is not one."""
-    if not contains(CLUSTER, subnet) or subnet == CLUSTER or overlap(subnet, host.own):
+    if not contains(CLUSTER, subnet) or subnet == CLUSTER or overlap(subnet, host.own) or overlap(subnet, LAN):
         raise Violation(f"I7: put a route to {subnet}")
     if not is_host(gateway) or gateway == host.address:
         raise Violation(f"I7: put a route over {gateway}")
@@ -172,13 +184,26 @@ def check_disjoint(owners: Mapping[str, Net]) -> None:
                 raise Violation(f"I1: {one} and {other} both hold {owners[one]}")
 
 
-def check_file(text: str | None, held: Iterable[Net]) -> None:
-    """I16: the file is absent, or whole and about a lease that was held."""
-    if text is None:
-        return
-    values = dict(line.split("=", 1) for line in text.splitlines())
-    if list(values) != ["FLANNEL_NETWORK", "FLANNEL_SUBNET", "FLANNEL_MTU", "FLANNEL_IPMASQ"] or text[-1] != "\n":
+@lru_cache(maxsize=4096)
+def file_subnet(text: str) -> Net:
+    """Return the subnet that the file names. Raises ``Violation`` (I16) unless it is whole."""
+    lines = [line.partition("=") for line in text.splitlines()]
+    if [name for name, _, _ in lines] != list(_FIELDS) or not text.endswith("\n"):
+        raise Violation(f"I16: the file says {text!r}")
+    values = {name: value for name, _, value in lines}
+    if not all(re.fullmatch(pattern, values[name]) for name, pattern in _FIELDS.items()):
         raise Violation(f"I16: the file says {text!r}")
     first, length = network(values["FLANNEL_SUBNET"])
-    if (first - 1, length) not in set(held):
-        raise Violation(f"I16: the file is about {values['FLANNEL_SUBNET']}, which was never held")
+    return first - 1, length
+
+
+def check_file(text: str | None, held: Collection[Net]) -> None:
+    """I16: the file is absent, or whole and about a lease that was held."""
+    if text is not None and (subnet := file_subnet(text)) not in held:
+        raise Violation(f"I16: the file is about {subnet}, which was never held")
+
+
+_SUBNET = r"\d+\.\d+\.\d+\.\d+/\d+"
+_FIELDS = {
+    "FLANNEL_NETWORK": _SUBNET, "FLANNEL_SUBNET": _SUBNET, "FLANNEL_MTU": r"\d+", "FLANNEL_IPMASQ": "true|false",
+}  # fmt: skip

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
 
-from tests.sim.world import TROUBLES, Outcome, play
+from tests.sim.troubles import TROUBLES
+from tests.sim.world import Outcome, play
 
 LINES = 60
 """A page: how much of a story is told."""

@@ -591,6 +591,21 @@ def test_watchdog_is_fed_only_while_every_loop_turns() -> None:
     run(scenario())
 
 
+def test_a_first_look_that_never_ends_is_no_life() -> None:
+    """A kernel that does not answer from the very start is seen, as one is that falls silent later."""
+
+    async def scenario() -> None:
+        etcd = cluster(22)
+        etcd.put(name(21), value("192.168.14.21"))
+        node = FakeNode(etcd, env=PINNED)
+        node.kernel.routes = lambda **_: asyncio.sleep(1e9, ())  # type: ignore[assignment, method-assign]
+        async with node.running(ready=False):
+            await until(lambda: node.daemon is not None and not node.daemon.health().live, 120)
+            assert "the routes loop has stopped turning" in node.why_not
+
+    run(scenario())
+
+
 def test_peers_are_followed_in_the_middle_of_a_link_storm() -> None:
     """While links flap on and on, a new peer's route and the repair of another take no longer than half a second."""
 

@@ -80,6 +80,23 @@ def test_a_list_too_early_does_not_count() -> None:
     assert guard.allow(lost, 9, 120.0) == lost
 
 
+def test_a_list_from_an_older_history_proves_nothing() -> None:
+    """It is no second opinion, whenever it comes, and what earlier lists had proved is not proved in this history."""
+    guard, lost = holding(9)
+    guard.told(110.0)
+    guard.distrust()
+    guard.told(120.0)
+    assert guard.allow(lost, 9, 120.0) == NONE
+    for now_s in (130.0, 140.0):
+        guard.told(now_s)
+    guard.distrust()  # before anybody has looked
+    guard.told(150.0)
+    assert guard.allow(lost, 9, 150.0) == NONE
+    for now_s in (160.0, 170.0):
+        guard.told(now_s)
+    assert guard.allow(lost, 9, 170.0) == lost
+
+
 def test_lists_before_the_loss_do_not_count() -> None:
     """Proof begins with the loss."""
     guard, lost = WithdrawGuard(), nets(range(9))

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from tests.sim.sweep import Sum, sweep
-from tests.sim.world import TROUBLES, Outcome, play
+from tests.sim.troubles import TROUBLES
+from tests.sim.world import Outcome, play
 
 SEEDS = range(60)
 ALIKE = range(60, 72)

@@ -1,0 +1,112 @@
+"""Judges what one daemon does to its routes, at the moment at which it asks for it and at the moment it is done."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pyflanneld.core.families import Network
+from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, Replace, RouteChange
+from tests.sim import spec
+from tests.sim.told import Told, Verdict
+
+if TYPE_CHECKING:
+    from tests.sim.node import SimNode
+
+FEW, WINDOW_S = 3, 5.0
+EEXIST = 17
+
+
+class GuardRule:
+    """The withdrawal guard, said naively: most routes go only when two lists some time apart lack them.
+
+    And none goes on the word of an older history alone.
+    """
+
+    def __init__(self) -> None:
+        self._unproved: deque[tuple[float, spec.Net]] = deque()  # dropped lately, and no two lists had lacked it
+
+    def check(
+        self, drops: Sequence[spec.Net], host: spec.Host, told: Told, *, believed: int, now_s: float
+    ) -> None:
+        """Judge *drops*, all of one moment, of somebody who knows of *believed* routes of its own."""
+        while self._unproved and self._unproved[0][0] < now_s - WINDOW_S:
+            self._unproved.popleft()
+        fresh = [subnet for subnet in drops if not told.proved_twice(subnet, host)]
+        gone = {subnet for _, subnet in self._unproved} - set(drops)
+        going, before = len(fresh) + len(gone), believed + len(gone)
+        if fresh and going > FEW and going * 2 > before:
+            raise spec.Violation(f"guard: {going} of {before} routes are dropped on the word of one list")
+        if any(told.only_an_older_history_lacks(subnet, host) for subnet in fresh):
+            raise spec.Violation("guard: routes are dropped on the word of an older history")
+        self._unproved.extend((now_s, subnet) for subnet in fresh)
+
+
+class RouteJudge:
+    """``kernel.Judge`` for one node."""
+
+    def __init__(self, node: "SimNode", protocol: int) -> None:
+        self._node = node
+        self._protocol = protocol
+        self._before = Verdict({}, set())
+        self._guard = GuardRule()
+
+    def asked(self, changes: Sequence[RouteChange], *, again: bool) -> None:
+        """I9: what is put was told, and what is dropped was not; and most routes go only when two lists lack them."""
+        host, told = self._node.as_host(), self._node.sim.told
+        verdict = told.verdict(host)
+        allowed = [verdict, self._before] if again else [verdict]
+        self._before = verdict
+        drops = []
+        for change in changes:
+            subnet = spec.network(str(change.route.dst))
+            if isinstance(change, Drop):
+                drops.append(subnet)
+                if all(subnet in one.keep for one in allowed):
+                    raise spec.Violation(f"I9: {self._node.name} drops {change.route} without proof")
+            elif isinstance(change, Create | Replace):
+                gateway = spec.address(str(change.route.gateway))
+                if not any(gateway in one.may.get(subnet, ()) for one in allowed):
+                    raise spec.Violation(f"I9: {self._node.name} puts {change.route}, which it was never told")
+        if drops and not self._node.proved:
+            raise spec.Violation(f"I9: {self._node.name} drops routes while nothing proves its own lease")
+        if drops:
+            self._guard.check(drops, host, told, believed=self._node.believed(), now_s=self._node.clock.now_s())
+
+    def made(self, change: RouteChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
+        """I6, I7, I8: what is put is sound, and in nobody's way, and never too late."""
+        node = self._node
+        match change:
+            case Create(route) | Replace(route):
+                node.say(f"puts {route.dst} via {route.gateway}")
+                subnet = spec.network(str(route.dst))
+                spec.check_put(subnet, spec.address(str(route.gateway)), node.as_host())
+                if there is not None and there.protocol != self._protocol and not _is_go_leftover(there, route):
+                    raise spec.Violation(f"I6: {node.name} put {route} over {there}")
+                if any(spec.overlap(subnet, spec.network(str(gone))) for gone in dropped):
+                    raise spec.Violation(f"I8: {node.name} put {route} after a drop had left its place empty")
+            case Drop(held):
+                node.say(f"drops {held.dst} via {held.gateway}")
+                if held.protocol != self._protocol:
+                    raise spec.Violation(f"I6: {node.name} dropped {held}")
+
+    def refused(self, refusals: Mapping[RouteChange, int]) -> None:
+        """What the kernel refuses is not believed to be there, and stands against readiness."""
+        node = self._node
+        if not node.running or node.daemon is None or node.daemon._node is None:
+            return
+        present = node.daemon._node.placed.present
+        for change, code in refusals.items():
+            if isinstance(change, Create) and change.route.dst in present and not self._stands(change.route.dst):
+                raise spec.Violation(f"I5: {node.name} believes in {change.route}, which was refused")
+            if code != EEXIST and EEXIST not in refusals.values() and node.ready:
+                raise spec.Violation(f"readiness: {node.name} is ready although {change.route} was refused: {code}")
+
+    def _stands(self, dst: Network) -> bool:
+        there = self._node.fib.standing(dst)
+        return there is not None and there.protocol == self._protocol
+
+
+def _is_go_leftover(there: KernelRoute, route: object) -> bool:
+    return there.protocol == BOOT and (there.dst, there.gateway, there.link_index) == (
+        route.dst, route.gateway, route.link_index  # type: ignore[attr-defined]
+    )

@@ -1,0 +1,154 @@
+"""What one daemon has been told by etcd, and what it may make of it: said naively, key by key.
+
+A daemon is told lists and events. Whatever the way to etcd did to them, that is all that it can know; so what it does
+to its routes is judged by these (I9), and not by what etcd holds. An event that is older than what was told of its key
+before says nothing. A value that cannot be read leaves the last good one standing, or, where there never was one,
+whatever route there is.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pyflanneld.core.records import Gone, Put, Record, Snapshot
+from tests.sim.spec import LAN, Host, Key, Net, overlap, read_name, read_value, wanted
+
+LISTS_KEPT = 8
+APART_S = 9.9
+"""How far apart two lists are that prove something together: ten seconds, and a little for rounding."""
+
+
+@dataclass
+class Seen:
+    """A key as it was told of last; *good* are the gateways that its values have named in this daemon's life."""
+
+    created: int
+    revision: int
+    value: bytes
+    good: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be done.
+
+    Attributes:
+        may: routes that may be put, destination to gateways.
+        keep: destinations whose routes must not be dropped.
+        sure: destinations of *may* that have to be put, for their value is a good one and nothing is in their way.
+    """
+
+    may: dict[Net, set[int]]
+    keep: set[Net]
+    sure: set[Net] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A complete list: when it came, what it held, and whether it was from an older history than what came before."""
+
+    at_s: float
+    keys: tuple[Key, ...]
+    older: bool
+
+
+def _unusable(keys: Iterable[Key], subnet: Net, host: Host) -> bool:
+    """Say whether a key stands for *subnet* whose value tells nothing of it: it takes nothing away."""
+    values = [read_value(key.value) for key in keys if read_name(key.name) == subnet]
+    return any(said is None or said[0] == host.address for said in values)
+
+
+class Told:
+    """All that one daemon knows, from its start on."""
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, Seen] = {}
+        self._gone: dict[bytes, int] = {}
+        self._revision, self._cluster_id = 0, 0
+        self._listed = 0
+        self._lists: deque[Listed] = deque(maxlen=LISTS_KEPT)
+        self._event_s: dict[Net, float] = {}
+
+    def take_list(self, snapshot: Snapshot, now_s: float) -> None:
+        """Take note of a complete list."""
+        older = bool(self._lists) and (
+            snapshot.revision < self._revision or snapshot.cluster_id != self._cluster_id
+        )
+        self._revision, self._cluster_id, self._listed = snapshot.revision, snapshot.cluster_id, snapshot.revision
+        before, self._keys = self._keys, {}
+        self._gone.clear()
+        for record in snapshot.records:
+            self._see(record, before.get(record.name))
+        keys = tuple(Key(record.name, record.value, record.create_revision) for record in snapshot.records)
+        self._lists.append(Listed(now_s, keys, older))
+
+    def take_events(self, events: Iterable[Put | Gone], now_s: float) -> None:
+        """Take note of what a watch has delivered."""
+        for event in events:
+            name = event.name if isinstance(event, Gone) else event.record.name
+            revision = event.revision if isinstance(event, Gone) else event.record.mod_revision
+            self._revision = max(self._revision, revision)
+            known = self._keys.get(name)
+            told = known.revision if known is not None else self._gone.get(name, 0)
+            if revision <= max(told, self._listed):
+                continue
+            if (subnet := read_name(name)) is not None:
+                self._event_s[subnet] = now_s
+            if isinstance(event, Put):
+                self._see(event.record, known)
+            else:
+                self._keys.pop(name, None)
+                self._gone[name] = revision
+
+    def _see(self, record: Record, known: Seen | None) -> None:
+        said, good = read_value(record.value), known.good if known is not None else set()
+        if said is not None and said[1] == "host-gw":
+            good = good | {said[0]}
+        self._keys[record.name] = Seen(record.create_revision, record.mod_revision, record.value, good)
+
+    def verdict(self, host: Host) -> Verdict:
+        """Say what *host* may do about its routes.
+
+        Which one is the last good one of an unreadable value is not sure, nor that there is one: values that came and
+        went between two looks were never judged.
+        """
+        may: dict[Net, set[int]] = {}
+        keep: set[Net] = set()
+        sure: set[Net] = set()
+        for name, seen in sorted(self._keys.items(), key=lambda item: (item[1].created, item[0])):
+            subnet, said = read_name(name), read_value(seen.value)
+            if subnet is None or overlap(subnet, host.own) or overlap(subnet, LAN):
+                continue
+            if said is not None and said[1] != "host-gw":
+                continue
+            readable = said is not None and said[0] != host.address
+            gateways = {said[0]} if said is not None and readable else seen.good - {host.address}
+            older = [other for other in may if overlap(other, subnet)]
+            if not gateways or (not readable and not older):
+                keep.add(subnet)
+            if gateways and not any(other in sure for other in older):
+                may[subnet] = gateways | may.get(subnet, set())
+                if readable and not older:
+                    keep.add(subnet)
+                    sure.add(subnet)
+        return Verdict(may, keep, sure)
+
+    def proved_twice(self, subnet: Net, host: Host) -> bool:
+        """Say whether two lists some time apart, and all between them, lack *subnet*."""
+        lacking = self._lacking(subnet, host)
+        return bool(lacking) and lacking[0].at_s - lacking[-1].at_s >= APART_S
+
+    def only_an_older_history_lacks(self, subnet: Net, host: Host) -> bool:
+        """Say whether *subnet* went with a list from an older history, and no event has told of it since."""
+        lacking = self._lacking(subnet, host)
+        known = 0 < len(lacking) < LISTS_KEPT  # who knows what was before them
+        return known and lacking[-1].older and self._event_s.get(subnet, 0.0) < lacking[-1].at_s
+
+    def _lacking(self, subnet: Net, host: Host) -> list[Listed]:
+        """Return the latest lists as far back as none of them has *subnet*, the latest first."""
+        found: list[Listed] = []
+        for one in reversed(self._lists):
+            if subnet in wanted(one.keys, host) or _unusable(one.keys, subnet, host):
+                break
+            found.append(one)
+        return found
