@@ -188,11 +188,11 @@ class SimNode(FakeNode):
         node = self.daemon._node if self.daemon is not None else None
         return spec.network(str(node.lease.subnet)) if node is not None else None
 
-    def _published(self) -> set[int]:
-        """Return the address that the lease carries, and the one that it should."""
+    def _published(self) -> int:
+        """Return the address that the lease carries."""
         assert self.daemon is not None
         assert self.daemon._node is not None
-        return {self.as_host().address, spec.address(str(self.daemon._node.lease.public_ip))}
+        return spec.address(str(self.daemon._node.lease.public_ip))
 
     @property
     def lease(self) -> spec.Net | None:
