@@ -79,7 +79,16 @@ def context(settings: Settings, log: Any) -> Any:
         notifier=SdNotifier(os.environ), rng=rng, log=log, options=options(settings),
         problems=Problems(clock, log), heart=Heart(clock), prober=_prober() if settings.probe else None,
         certificates=tls if where.secure else None,
+        last_good=_last_good(settings),
     )
+
+
+def _last_good(settings: Settings) -> Any:
+    if settings.state_dir is None:
+        return None
+    from pyflanneld.statedir import StateFile
+
+    return StateFile(settings.state_dir)
 
 
 def _prober() -> Any:
@@ -127,7 +136,7 @@ def options(settings: Settings) -> Any:
         forward_rules=settings.iptables_forward_rules, firewall_resync_s=settings.iptables_resync_s,
         blackhole=settings.ip_blackhole_route,
         public_ipv6=settings.public_ipv6, protected6=_etcd_addresses(settings, IPv6Address),
-        probe_interval_s=settings.probe_interval_s,
+        probe_interval_s=settings.probe_interval_s, etcd_api=settings.etcd_api,
     )
 
 

@@ -15,6 +15,10 @@ class SystemClock:
         """Return how many seconds the machine has slept since boot."""
         return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
+    def wall_s(self) -> float:
+        """Return the time of day in seconds since 1970."""
+        return time.time()
+
     async def sleep(self, delay_s: float) -> None:
         """Wait *delay_s* seconds of running time; a nap of the machine in between makes it longer."""
         await asyncio.sleep(delay_s)

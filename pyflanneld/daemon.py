@@ -5,16 +5,20 @@ is in, lease, routes, rules and file stay.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyflanneld.core.health import Verdict
+from pyflanneld.core.links import Choice, Link
 from pyflanneld.core.netconf import NetworkConfig, SubnetRange
 from pyflanneld.core.records import Snapshot
+from pyflanneld.errors import LeaseLost
+from pyflanneld.late import load
 from pyflanneld.loops.acquire import acquire
 from pyflanneld.loops.certificates import keep_certificates
 from pyflanneld.loops.config import await_config
+from pyflanneld.loops.configwatch import watch_config
 from pyflanneld.loops.follow import Follower
 from pyflanneld.loops.hold import hold_lease
 from pyflanneld.loops.join import prepare
@@ -24,6 +28,7 @@ from pyflanneld.loops.reconcile import Reconciler
 from pyflanneld.loops.subnet_file import keep_file
 from pyflanneld.loops.waiting import set_within
 from pyflanneld.loops.watchers import watch_kernel, watch_process
+from pyflanneld.ports import LastGoodFile
 
 if TYPE_CHECKING:
     from pyflanneld.loops.observe import Observer
@@ -82,22 +87,46 @@ class Daemon:
             if self._beside is not None:
                 tasks.create_task(self._beside(self), name="beside")
             node, leases = await self._join()
-            self._node = node
-            tasks.create_task(_keep_firewall(context, node), name="firewall")
-            tasks.create_task(keep_file(context, node), name="file")
             tasks.create_task(Follower(context, node, leases).run(), name="peers")
-            tasks.create_task(Reconciler(context, node).run(), name="routes")
-            tasks.create_task(hold_lease(context, node), name="lease")
-            tasks.create_task(watch_kernel(context, node), name="kernel")
-            if context.prober is not None:
-                from pyflanneld.loops.probe import keep_probing
+            tasks.create_task(watch_config(context, node), name="config")
+            tasks.create_task(_hold(context, node), name="lease")
+            self._tend(tasks, node)
+            if context.last_good is not None:
+                tasks.create_task(_save(context, node, context.last_good), name="last_good")
 
-                tasks.create_task(keep_probing(context, node, context.prober), name="probe")
-            tasks.create_task(self._announce(node), name="ready")
+    def _tend(self, tasks: asyncio.TaskGroup, node: Node) -> None:
+        """Start the loops that keep this host right for *node*."""
+        context = self._context
+        self._node = node
+        tasks.create_task(_keep_firewall(context, node), name="firewall")
+        tasks.create_task(keep_file(context, node), name="file")
+        tasks.create_task(Reconciler(context, node).run(), name="routes")
+        tasks.create_task(watch_kernel(context, node), name="kernel")
+        if context.prober is not None:
+            from pyflanneld.loops.probe import keep_probing
+
+            tasks.create_task(keep_probing(context, node, context.prober), name="probe")
+        tasks.create_task(self._announce(node), name="ready")
 
     async def _join(self) -> tuple[Node, Snapshot]:
-        """Become a node of the network; return it, and the leases at that time."""
-        links, choice = await first_link(self._context)
+        """Become a node of the network; return it, and the leases at that time. Meanwhile another may stand in."""
+        context = self._context
+        links, choice = await first_link(context)
+        if context.last_good is None:
+            return await self._lease(links, choice)
+        await load("pyflanneld.loops.standin")
+        from pyflanneld.loops.standin import StandIn
+
+        stand_in = StandIn(context, context.last_good, links, choice)
+        async with asyncio.TaskGroup() as tasks:
+            standing_in = tasks.create_task(stand_in.run(self._tend), name="stand_in")
+            node, leases = await self._lease(links, choice)
+            standing_in.cancel()
+        stand_in.hand_over(node, leases)
+        return node, leases
+
+    async def _lease(self, links: Sequence[Link], choice: Choice) -> tuple[Node, Snapshot]:
+        """Wait for a configuration and a lease."""
         known: tuple[NetworkConfig, SubnetRange] | None = None
         while True:
             config, among = await await_config(self._context)
@@ -110,18 +139,45 @@ class Daemon:
                 return node, leases
 
     async def _announce(self, node: Node) -> None:
-        """Say that we are ready when the rules are in place, the file is on disk and the first round is done."""
+        """Tell when the rules are in place, the file is on disk and the first round is done: Docker can be started."""
         await node.rules_placed.wait()
         await node.file_written.wait()
         await node.reconciled.wait()
         self.ready.set()
         self._context.notifier.send("READY=1")
-        self._context.log.info("daemon.ready", subnet=str(node.lease.key), routes=node.present)
+        subnet, log = str(node.lease.key), self._context.log
+        if node.saved_at_s is None:
+            log.info("daemon.ready", subnet=subnet, routes=node.present)
+        else:
+            log.info("last_good.restored", subnet=subnet, routes=node.present)
+
+
+async def _hold(context: Context, node: Node) -> None:
+    """Hold the lease; when it is another node's, no later boot may go by what was saved of it."""
+    try:
+        await hold_lease(context, node)
+    except LeaseLost:
+        if context.last_good is not None:
+            from pyflanneld.loops.lastgood import forget
+
+            await forget(context, node, context.last_good)
+        raise
+
+
+async def _save(context: Context, node: Node, file: LastGoodFile) -> None:
+    """Keep what a boot without etcd goes by, from when the node is ready: the routes need none of it."""
+    await node.file_written.wait()
+    await node.reconciled.wait()
+    await load("pyflanneld.loops.lastgood")
+    from pyflanneld.loops.lastgood import keep_last_good
+
+    await keep_last_good(context, node, file)
 
 
 async def _keep_firewall(context: Context, node: Node) -> None:
     """Keep the rules, behind the first routes: loading the rules, and starting a program, takes longer than these."""
     await set_within(node.reconciled, BEHIND_ROUTES_S)
+    await load("pyflanneld.loops.firewall")
     from pyflanneld.loops.firewall import keep_firewall
 
     await keep_firewall(context, node)

@@ -24,7 +24,6 @@ class SubnetEnvFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._leftover = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}")
         self._synced = True
 
     def read(self) -> str | None:
@@ -38,7 +37,7 @@ class SubnetEnvFile:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block us
         except FileNotFoundError:
             return None
-        data = _content(fd, _MAX_BYTES + 1)
+        data = content_of(fd, _MAX_BYTES + 1)
         if data is None:
             raise OSError(errno.EINVAL, "not a regular file", str(self._path))
         if len(data) > _MAX_BYTES:
@@ -59,25 +58,18 @@ class SubnetEnvFile:
         """
         data = text.encode()
         make_directories(self._path.parent)
-        with _directory(self._path.parent) as at:
+        with open_directory(self._path.parent) as at:
             _refuse_everyones(at, self._path.parent)
-            self._remove_leftovers(at)
+            remove_leftovers(at, self._path.name)
             if self._holds(at, data):
                 if not self._synced:  # the last attempt may have failed behind its rename
                     os.fsync(at)
                     self._synced = True
                 return False
             self._synced = False
-            _replace(at, self._path.name, data, _FILE_MODE)
+            replace_file(at, self._path.name, data, _FILE_MODE)
             self._synced = True
         return True
-
-    def _remove_leftovers(self, at: int) -> None:
-        """Remove temporary files of a process that was killed while writing; the lock keeps a second one away."""
-        for name in os.listdir(at):
-            if self._leftover.fullmatch(name):
-                with suppress(OSError):
-                    os.unlink(name, dir_fd=at)
 
     def _holds(self, at: int, data: bytes) -> bool:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -85,7 +77,7 @@ class SubnetEnvFile:
             fd = os.open(self._path.name, flags, dir_fd=at)
         except OSError:
             return False  # absent, a symbolic link, unreadable: writing will show whether that is a problem
-        return _content(fd, len(data) + 1) == data
+        return content_of(fd, len(data) + 1) == data
 
 
 def write_file(path: Path, text: str) -> None:
@@ -107,11 +99,11 @@ def write_file(path: Path, text: str) -> None:
         return
     path = path.resolve()
     make_directories(path.parent)
-    with _directory(path.parent) as at:
+    with open_directory(path.parent) as at:
         if held is None:
-            _replace(at, path.name, data, _FILE_MODE)
+            replace_file(at, path.name, data, _FILE_MODE)
         else:
-            _replace(at, path.name, data, stat.S_IMODE(held.st_mode), (held.st_uid, held.st_gid))
+            replace_file(at, path.name, data, stat.S_IMODE(held.st_mode), (held.st_uid, held.st_gid))
 
 
 def _refuse_everyones(at: int, path: Path) -> None:
@@ -124,8 +116,17 @@ def _refuse_everyones(at: int, path: Path) -> None:
         raise PermissionError(errno.EPERM, f"everybody may write to its directory: chmod o-w {path}", str(path))
 
 
-def _replace(at: int, name: str, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """Put *data* in the place of *name* in the open directory *at*."""
+def remove_leftovers(at: int, name: str) -> None:
+    """Remove temporary files of a process that was killed while writing *name*; the lock keeps a second one away."""
+    leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}")
+    for found in os.listdir(at):
+        if leftover.fullmatch(found):
+            with suppress(OSError):
+                os.unlink(found, dir_fd=at)
+
+
+def replace_file(at: int, name: str, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Put *data* in the place of *name* in the open directory *at*, atomically and durably. Raises ``OSError``."""
     temporary = f".{name}.{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600, dir_fd=at)
@@ -148,7 +149,8 @@ def _replace(at: int, name: str, data: bytes, mode: int, owner: tuple[int, int] 
 
 
 @contextmanager
-def _directory(path: Path) -> Iterator[int]:
+def open_directory(path: Path) -> Iterator[int]:
+    """Hold a directory open for the length of the block, so that nothing can be swapped in between."""
     # A symbolic link as the directory is followed, once: /opt/flannel of the usual installation is one.
     fd = os.open(path.resolve(), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -173,7 +175,7 @@ def make_directories(path: Path, owner: tuple[int, int] | None = None) -> None:
         os.chown(missing[0], *owner)
 
 
-def _content(fd: int, limit: int) -> bytes | None:
+def content_of(fd: int, limit: int) -> bytes | None:
     """Return up to *limit* bytes of a regular file, ``None`` for anything else; close *fd*."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

@@ -122,6 +122,15 @@ FLAGS: tuple[Flag, ...] = (
         NETWORK,
     ),
     Flag(
+        "state-dir",
+        Kind.STRING,
+        "",
+        "Directory where the last good state is kept, from which subnet file, routes and rules are restored when the "
+        "host boots while etcd cannot be used. Without it, none is kept.",
+        "DIR",
+        NETWORK,
+    ),
+    Flag(
         "docker-bridge",
         Kind.STRING,
         "docker0",

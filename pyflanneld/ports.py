@@ -16,6 +16,7 @@ from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Sn
 from pyflanneld.core.routes import KernelRoute, RouteChange
 
 if TYPE_CHECKING:
+    from pyflanneld.core.lastgood import LastGood
     from pyflanneld.core.probing import Answer
 
 
@@ -286,8 +287,29 @@ class SubnetFile(Protocol):
         ...
 
 
+class LastGoodFile(Protocol):
+    """The last good state on disk."""
+
+    @property
+    def path(self) -> str:
+        """Where it is, for messages."""
+        ...
+
+    async def read(self) -> "LastGood | None":
+        """Return it, ``None`` when there is none. Raises ``OSError``, and ``Invalid`` for what is no such state."""
+        ...
+
+    async def write(self, state: "LastGood") -> None:
+        """Put *state* there, atomically and durably. Raises ``OSError``, and ``Invalid`` when it is too large."""
+        ...
+
+    async def forget(self) -> None:
+        """Remove it, and write no more: the lease is another node's. Raises ``OSError``."""
+        ...
+
+
 class Clock(Protocol):
-    """Time that goes on while the machine sleeps (CLOCK_BOOTTIME)."""
+    """Time that goes on while the machine sleeps (CLOCK_BOOTTIME), and the time of day."""
 
     def now_s(self) -> float:
         """Return seconds since boot, suspended time included."""
@@ -295,6 +317,10 @@ class Clock(Protocol):
 
     def suspended_s(self) -> float:
         """Return how long the machine has slept since boot, as far as the clocks can tell."""
+        ...
+
+    def wall_s(self) -> float:
+        """Return the time of day in seconds since 1970; somebody may set it at any moment."""
         ...
 
 

@@ -89,7 +89,8 @@ def _need_files(settings: Settings, who: str) -> None:
 def _written(settings: Settings) -> list[tuple[str, Path]]:
     """Return the flags that name files which are written, and the directories of these."""
     files = (("subnet-file", settings.subnet_file), ("metrics-textfile", settings.metrics_textfile))
-    return [(flag, path.parent) for flag, path in files if path is not None]
+    found = [(flag, path.parent) for flag, path in files if path is not None]
+    return found if settings.state_dir is None else [*found, ("state-dir", settings.state_dir)]
 
 
 def forbid_core_dumps() -> None:

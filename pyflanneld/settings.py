@@ -29,6 +29,7 @@ from pyflanneld.settingtypes import (
     ListenIp,
     LogFormat,
     MetricsBind,
+    OptionalDirectory,
     OptionalPath,
     Patterns,
     Port,
@@ -90,6 +91,7 @@ class Settings(BaseModel):
     public_ipv6: PublicIpv6 = None
     subnet_file: FilePath = Path("/run/flannel/subnet.env")
     subnet_lease_renew_margin_s: float = Field(default=3600.0, ge=60.0, le=1439 * 60.0)
+    state_dir: OptionalDirectory = None
     docker_bridge: BridgeName = "docker0"
     route_protocol: RouteProtocol = 103
     withdraw_guard: bool = True

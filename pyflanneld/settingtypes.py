@@ -202,6 +202,17 @@ def parse_optional_path(value: object) -> Path | None:
     return None if value is None or value == "" else parse_path(value)
 
 
+def parse_optional_directory(value: object) -> Path | None:
+    """Read the path of a directory, a slash at its end or not; empty is none."""
+    if value is None or value == "":
+        return None
+    text = str(value) if isinstance(value, Path) else _text(value)
+    path = Path(text)
+    if "\0" in text or path.name in {"", ".."}:
+        raise ValueError("the path of a directory is needed, and not of / or a parent")
+    return path
+
+
 def parse_log_format(value: object) -> str:
     """Read ``console`` or ``json``."""
     if value not in {"console", "json"}:
@@ -311,6 +322,7 @@ Verbosity = Annotated[int, BeforeValidator(parse_verbosity)]
 RouteProtocol = Annotated[int, BeforeValidator(parse_route_protocol)]
 FilePath = Annotated[Path, BeforeValidator(parse_path)]
 OptionalPath = Annotated[Path | None, BeforeValidator(parse_optional_path)]
+OptionalDirectory = Annotated[Path | None, BeforeValidator(parse_optional_directory)]
 LogFormat = Annotated[Literal["console", "json"], BeforeValidator(parse_log_format)]
 EtcdApi = Annotated[Literal["auto", "3", "2"], BeforeValidator(parse_etcd_api)]
 Account = Annotated[str | None, BeforeValidator(parse_account)]

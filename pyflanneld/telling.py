@@ -7,7 +7,6 @@ after the start, but behind the first routes, for it takes a while to load.
 
 import asyncio
 import gc
-import importlib
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pyflanneld import logs
 from pyflanneld.daemon import Daemon
 from pyflanneld.files import write_file
+from pyflanneld.late import load
 from pyflanneld.logring import Recent
 from pyflanneld.loops.problems import Problems
 
@@ -62,7 +62,7 @@ class Numbers:
     async def text(self) -> tuple[bytes, str]:
         """Return the metrics and their content type."""
         if self._registry is None:
-            self._metrics = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.metrics")
+            self._metrics = await load("pyflanneld.http.metrics", on_thread=True)
             self._registry = self._metrics.registry_of(self._observer)
         return self._metrics.text_of(self._registry), self._metrics.CONTENT_TYPE
 
@@ -77,8 +77,8 @@ async def tell(daemon: Daemon, *, wish: Wish, recent: Recent, problems: Problems
     async with asyncio.TaskGroup() as tasks:
         if wish.probes is not None:
             tasks.create_task(_answer_probes(wish.probes, daemon), name="probes")
-        await asyncio.to_thread(importlib.import_module, "pyflanneld.http.monitor")
-        from pyflanneld.http.monitor import monitor_listener  # loaded by now, and no loop has waited for it
+        await load("pyflanneld.http.monitor", on_thread=True)
+        from pyflanneld.http.monitor import monitor_listener
         from pyflanneld.http.operator import Told, operator_listener
 
         told = Told(daemon.observer, level=logs.level, set_level=logs.set_level, events=recent.events)
@@ -99,7 +99,7 @@ def log_state(daemon: Daemon, log: Any) -> None:
 
 
 async def _answer_probes(probes: Bound, daemon: Daemon) -> None:
-    http = await asyncio.to_thread(importlib.import_module, "pyflanneld.http.health")
+    http = await load("pyflanneld.http.health", on_thread=True)
     ip, port = probes.getsockname()[:2]
     server = http.HealthServer(ip_address(ip), port, daemon.health)
     await server.start(probes)

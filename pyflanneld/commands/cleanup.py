@@ -34,6 +34,7 @@ from pyflanneld.loops.node import Context
 from pyflanneld.loops.rules import Removal, iptables_removals, nft_removals, remove
 from pyflanneld.options import FLAGS
 from pyflanneld.settings import Settings, load_as_daemon
+from pyflanneld.statedir import NAME as LAST_GOOD
 
 TITLE = """\
 pyflanneld cleanup: takes away what the daemon has left on this host, once it is stopped.
@@ -41,9 +42,9 @@ pyflanneld cleanup: takes away what the daemon has left on this host, once it is
 Usage: pyflanneld cleanup [--release] [--dry-run] [--network=CIDR] [flags]
 
 Give it the daemon's flags, or its FLANNELD_* variables. It removes routes with our protocol number inside the network
-(that which etcd or the subnet file names), and flannel's firewall rules about it. Routes of others stay. With --release
-it also deletes this host's lease and then the subnet file: the next start takes any free subnet. It may be repeated at
-any time.
+(that which etcd or the subnet file names), flannel's firewall rules about it, and what is kept in --state-dir. Routes
+of others stay. With --release it also deletes this host's lease and then the subnet file: the next start takes any
+free subnet. It may be repeated at any time.
 
 Exit codes: 0 nothing of ours is left, 1 something is, and the output says what, 2 wrong usage, 73 a pyflanneld runs
 here: stop it first.
@@ -96,6 +97,8 @@ async def _clean(settings: Settings, named: Sequence[Network], *, release: bool,
         networks = known_networks(config, cleaning.subnet_text, named)
         await cleaning.routes(networks)
         await cleaning.rules(networks)
+        if settings.state_dir is not None:
+            cleaning.file(settings.state_dir / LAST_GOOD)
         if release:
             await cleaning.release()
     finally:
@@ -207,15 +210,17 @@ class Cleaning:
             self._remove(f"lease {found.subnet}")
         else:
             return self._leave(f"lease {found.subnet}", "somebody has changed it this moment; try again")
-        return self._remove_file()
+        return self.file(Path(self._settings.subnet_file))
 
     async def _delete(self, record: Any) -> bool:
         return self._dry_run or await self._context.registry.delete_subnet(record)
 
-    def _remove_file(self) -> None:
-        path = Path(self._settings.subnet_file)
+    def file(self, path: Path) -> None:
+        """Remove a file, if it is there."""
         try:
-            if not self._dry_run:
+            if self._dry_run:
+                path.lstat()
+            else:
                 path.unlink()
             self._remove(f"file {path}")
         except FileNotFoundError:

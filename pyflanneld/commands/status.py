@@ -62,6 +62,7 @@ def _facts(report: Mapping[str, Any], paint: Paint) -> list[str]:
     facts = [
         ("daemon", f"pyflanneld {report['version']}, pid {report['pid']}, up {span(report['uptime_s'])}"),
         ("etcd", _etcd(report["etcd"])),
+        ("goes by", _saved(report.get("unconfirmed_s"))),
         ("interface", _link(report["link"])),
         ("network", _network(report["network"])),
         ("lease", _lease(report["lease"])),
@@ -86,6 +87,10 @@ def _etcd(etcd: Mapping[str, Any]) -> str:
     if etcd["revision"]:
         parts.append(f"revision {etcd['revision']}, peers as of {span(etcd['lag_s'])} ago")
     return ", ".join(parts)
+
+
+def _saved(age_s: float | None) -> str:
+    return "" if age_s is None else f"what it saved {span(age_s)} ago, unconfirmed"
 
 
 def _link(link: Mapping[str, Any] | None) -> str:

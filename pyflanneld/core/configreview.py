@@ -146,6 +146,12 @@ def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]
     return [f"{name}: {before_} -> {after_}" for name, before_, after_ in pairs if before_ != after_]
 
 
+def misfits(key: SubnetKey, before: NetworkConfig, after: NetworkConfig) -> list[str]:
+    """Return what moves a node that holds *key* when it starts anew, one line each; none: it stays as it is."""
+    same_kind = (networks_of(before), before.backend_type) == (networks_of(after), after.backend_type)
+    return [] if same_kind and _fits(key, after) else differences(before, after)
+
+
 def crowded(effects_: Sequence[Effect], config: NetworkConfig) -> str | None:
     """Say that there would be fewer subnets than hosts that hold one now; ``None`` when there is room."""
     among = config.ipv4

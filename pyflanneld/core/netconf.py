@@ -69,6 +69,7 @@ class NetworkConfig:
         ipv6: ``None`` unless ``EnableIPv6`` is true.
         backend_type: lower case, for example ``"host-gw"``.
         backend_options: the other members of ``Backend``, as they came.
+        document: the text that all of this was read from.
     """
 
     ipv4: SubnetRange | None
@@ -76,6 +77,7 @@ class NetworkConfig:
     backend_type: str
     backend_options: Mapping[str, object] = field(hash=False)
     nftables: bool
+    document: bytes = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ def parse_config(data: bytes) -> NetworkConfig:
         backend_type=backend_type,
         backend_options=options,
         nftables=_boolean(document, "EnableNFTables", False),
+        document=data,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 PROBLEMS: Mapping[str, str] = {
     "blackhole.failed": "Look for another blackhole or unreachable route of that destination with `ip route show`.",
     "certificates.unusable": "Correct the file that it names: it is read again within a minute, or at once on SIGHUP.",
+    "config.changed": "Put the former configuration back (`pyflanneld config`), or restart the daemon for the new one.",
     "config.invalid": "Write a corrected configuration to that key in etcd; it is taken within a second.",
     "config.missing": "Write the network configuration to that key, or correct --etcd-prefix and --etcd-endpoints.",
     "docker.bridge_differs": "Start Docker with the options of `pyflanneld docker-opts`, and so restart it.",
@@ -18,6 +19,9 @@ PROBLEMS: Mapping[str, str] = {
     "firewall.program_missing": "Install the program, or switch those rules off by their flag.",
     "guard.holding": "Look into etcd: were leases deleted or an old backup restored? Nodes that run put theirs back.",
     "kernel.failed": "Look at `dmesg` and at the capability CAP_NET_ADMIN; if it goes on, the daemon starts afresh.",
+    "last_good.failed": "Check the directory of --state-dir: is it there, has it room, may this user write there?",
+    "last_good.in_use": "Bring etcd back: until then others may take the subnet, and new peers have no route here.",
+    "last_good.unusable": "Bring etcd back; this start waits for it. If the clock is wrong, set it: it is read again.",
     "lease.exhausted": "Delete leases of hosts that are gone (`pyflanneld leases`), or make the network larger.",
     "lease.shared": "Find the other host with that address (a clone?); give one of them another, and restart it.",
     "lease.unreadable": "Delete that key in etcd: this node writes it again, the same subnet.",

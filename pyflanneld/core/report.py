@@ -152,7 +152,11 @@ class GuardPart:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it; the parts are ``None`` until the daemon has come that far."""
+    """All of it; the parts are ``None`` until the daemon has come that far.
+
+    Attributes:
+        unconfirmed_s: how old is what the node goes by while etcd cannot be used; ``None``: etcd has told it all.
+    """
 
     version: str
     pid: int
@@ -171,6 +175,7 @@ class Report:
     firewall: tuple[RulesPart, ...] | None
     file: FilePart
     guard: GuardPart | None
+    unconfirmed_s: float | None = None
 
 
 def lease_part(lease: OwnLease, now_s: float, renew_interval_s: float) -> LeasePart:

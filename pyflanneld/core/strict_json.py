@@ -1,4 +1,4 @@
-"""JSON from etcd, read so that no text can hurt us and Go's reading of it is matched.
+"""JSON from outside, read so that no text can hurt us and Go's reading of it is matched.
 
 Go's ``encoding/json`` matches the names of known fields without regard to case and lets the last one win; so do we.
 Beyond that we are stricter: size, nesting, NaN and huge numbers are refused here, types by those who read the fields.
@@ -13,28 +13,36 @@ MAX_BYTES = 64 * 1024
 MAX_BRACKETS = 256
 
 
-def parse_object(data: bytes, field: str) -> dict[str, object]:
+def parse_object(
+    data: bytes, field: str, *, max_bytes: int = MAX_BYTES, max_brackets: int = MAX_BRACKETS
+) -> dict[str, object]:
     """Return the JSON object in *data* with its top-level names in lower case.
 
     Args:
-        data: UTF-8 text, at most ``MAX_BYTES`` long, with at most ``MAX_BRACKETS`` opening brackets (which bounds
-            the nesting without a parser of our own).
+        data: UTF-8 text.
         field: what to call this text in an error.
+        max_bytes: how long it may be.
+        max_brackets: how many opening brackets it may have, which bounds the nesting without a parser of our own.
 
     Raises:
         Invalid: reason ``"too_large"``, ``"not_json"`` or ``"not_an_object"``.
     """
-    if len(data) > MAX_BYTES:
-        raise Invalid("too_large", field, f"{len(data)} bytes", f"at most {MAX_BYTES} bytes")
-    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
-        raise Invalid("too_large", field, data, f"at most {MAX_BRACKETS} objects and lists")
+    if len(data) > max_bytes:
+        raise Invalid("too_large", field, f"{len(data)} bytes", f"at most {max_bytes} bytes")
+    if brackets(data) > max_brackets:
+        raise Invalid("too_large", field, data, f"at most {max_brackets} objects and lists")
     try:
         document = _DECODER.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise Invalid("not_json", field, data, "a JSON object in UTF-8, such as flannel writes") from error
+        raise Invalid("not_json", field, data, "a JSON object in UTF-8") from error
     if not isinstance(document, dict):
-        raise Invalid("not_an_object", field, data, "a JSON object in UTF-8, such as flannel writes")
+        raise Invalid("not_an_object", field, data, "a JSON object in UTF-8")
     return {name.lower(): value for name, value in document.items()}
+
+
+def brackets(data: bytes) -> int:
+    """Return how many objects and lists *data* can have at most."""
+    return data.count(b"[") + data.count(b"{")
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:

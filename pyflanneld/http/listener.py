@@ -32,12 +32,15 @@ _REQUEST_BYTES = 4096
 _IGNORED_BYTES = 256 * 1024  # read and forgotten behind these: whoever still sends would not see the refusal
 _STOP_S = 0.5
 _SWEEP_S = 0.5
+_HALF_S = 0.05  # for what has come with the end of sending to be read
 _PAUSE_S = 0.05
+# They send what is no request, an "Expect" that cannot be repeated, or are gone before "100 Continue".
+_THEIRS = (HttpProcessingError, UnicodeEncodeError, ConnectionError)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Say whether aiohttp logs a defect of ours; nonsense from clients, who may be anybody, would fill the log."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+    """Say whether aiohttp logs a defect of ours; what clients do, who may be anybody, would fill the log."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], _THEIRS)
 
 
 class _Client(asyncio.Protocol):
@@ -45,13 +48,15 @@ class _Client(asyncio.Protocol):
 
     Attributes:
         until_s: when its time is up.
-        asked: its request is complete.
+        asked: the head of its request is complete.
+        mute: it sends no more; that it goes away is not seen.
     """
 
     def __init__(self, inner: Any, gone: Callable[["_Client"], None], *, until_s: float, most_bytes: int) -> None:
         self.inner = inner
         self.until_s = until_s
         self.asked = False
+        self.mute = False
         self._gone = gone
         self._left_bytes = most_bytes
         self._transport: Any = None
@@ -76,6 +81,16 @@ class _Client(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Pass it on."""
         self.inner.resume_writing()
+
+    def eof_received(self) -> bool:
+        """Answer whoever stops sending when it has asked, as some kinds of ``nc`` do; a stream ends."""
+        self.mute = True
+        asyncio.get_running_loop().call_later(_HALF_S, self._end_unless_asked)
+        return not math.isinf(self.until_s)
+
+    def _end_unless_asked(self) -> None:
+        if not self.asked:
+            self.cut()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End."""
@@ -205,7 +220,8 @@ class Listener:
         """Give whoever has asked the time to take the answer."""
         if (client := self._clients.get(request.protocol)) is not None:
             client.asked = True
-            client.until_s = max(client.until_s, asyncio.get_running_loop().time() + self._answer_s)
+            answer_s = HEAD_S if client.mute else self._answer_s
+            client.until_s = max(client.until_s, asyncio.get_running_loop().time() + answer_s)
         return await handler(request)
 
     async def _answering(self, request: web.Request, response: web.StreamResponse) -> None:

@@ -189,6 +189,9 @@ def _rest(report: Report, tally: Tally) -> Iterator[Metric]:
     placed = {(one.rules,): one.placed for one in report.firewall or ()}
     yield _gauge("firewall_rules_in_place", "1 while the rules are as they should be.", placed, "rules")
     yield _counter("firewall_repairs", "How often rules were not as they had been left.", {(): tally.firewall_repairs})
+    yield _gauge("unconfirmed", "1 while the node goes by what it has saved, as etcd cannot be used.",
+                 {(): report.unconfirmed_s is not None})  # fmt: skip
+    yield _gauge("saved_state_age_seconds", "How old that is; else 0.", {(): report.unconfirmed_s or 0.0})
     yield _gauge("subnet_file_written", "1 when the subnet file is on disk.", {(): report.file.written})
 
 

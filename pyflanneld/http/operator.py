@@ -19,8 +19,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from pyflanneld.core.health import Verdict
+from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.report import Report
 from pyflanneld.core.rows import PeerRow, RouteRow
+from pyflanneld.core.strict_json import parse_object
 from pyflanneld.errors import KernelError
 from pyflanneld.http.listener import STREAM, Listener
 
@@ -84,8 +86,8 @@ def operator_app(told: Told, *, may_change: Callable[[web.Request], bool]) -> we
         if not may_change(request):
             raise web.HTTPForbidden(text="only root and the daemon's own user may change its log level")
         try:
-            told.set_level(str((await request.json())["level"]))
-        except (ValueError, KeyError, TypeError) as error:
+            told.set_level(_level(await request.read()))
+        except (ValueError, web.RequestPayloadError) as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         return await level(request)
 
@@ -134,6 +136,14 @@ async def unavailable(request: web.Request, handler: Handler) -> web.StreamRespo
         return await handler(request)
     except KernelError as error:
         raise web.HTTPServiceUnavailable(text=f"the kernel cannot be read: {error}") from error
+
+
+def _level(body: bytes) -> str:
+    """Return the level that a request asks for. Raises ``Invalid``."""
+    name = parse_object(body, "the body").get("level")
+    if not isinstance(name, str):
+        raise Invalid("no_level", "level", name, 'the name of a level, as in {"level": "debug"}')
+    return name
 
 
 async def _answer(value: object) -> web.Response:

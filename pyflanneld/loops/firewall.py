@@ -50,7 +50,8 @@ async def keep_firewall(context: Context, node: Node) -> None:
         node.rules_placed.set()
         for keeper in keepers:
             await keeper.settled.wait()
-        await _remove(context, node)
+        if node.saved_at_s is None:  # what is only saved takes nothing away
+            await _remove(context, node)
 
 
 class _Keeper:

@@ -81,6 +81,7 @@ class Follower:
             )
             self._why = "history_changed"
         self._cluster_id, self._revision = snapshot.cluster_id, snapshot.revision
+        node.cluster_id, node.revision = snapshot.cluster_id, snapshot.revision
         self._context.tally.listed(self._why, snapshot.revision, self._context.clock.now_s())
         self._round_s = list_round_s(len(snapshot.records))
         node.peers.apply(snapshot)

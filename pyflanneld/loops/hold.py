@@ -24,6 +24,7 @@ from pyflanneld.core.ownership import (
 )
 from pyflanneld.core.records import Snapshot
 from pyflanneld.errors import LeaseLost, RegistryError
+from pyflanneld.late import load
 from pyflanneld.loops.node import Context, Node, publish
 from pyflanneld.loops.waiting import set_within
 
@@ -62,7 +63,8 @@ async def _look_out(context: Context, node: Node) -> "Rival | None":
     It can wait until the first routes are placed.
     """
     await set_within(node.reconciled, 1.0)
-    from pyflanneld.loops.rival import SHORTEST_INTERVAL_S, Rival  # late: the routes need none of it
+    await load("pyflanneld.loops.rival")
+    from pyflanneld.loops.rival import SHORTEST_INTERVAL_S, Rival
 
     if interval_s(context, node) < SHORTEST_INTERVAL_S:
         return None

@@ -39,7 +39,7 @@ class Prospect:
             guard=WithdrawGuard(enabled=context.options.withdraw_guard),
             among=self.wish.among, backend=self.backend, nftables=self.config.nftables,
             network_before=self.network_before, links=self.links, choice=self.choice, lease=lease,
-            peers=PeerTable(lease.record.name), among6=self.config.ipv6,
+            peers=PeerTable(lease.record.name), among6=self.config.ipv6, config=self.config.document,
         )
 
 

@@ -23,7 +23,18 @@ from pyflanneld.core.routes import KernelRoute, PeerChange
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.loops.problems import Problems
 from pyflanneld.loops.tally import Tally
-from pyflanneld.ports import Certificates, Change, Clock, Firewall, Kernel, Notifier, Prober, Registry, SubnetFile
+from pyflanneld.ports import (
+    Certificates,
+    Change,
+    Clock,
+    Firewall,
+    Kernel,
+    LastGoodFile,
+    Notifier,
+    Prober,
+    Registry,
+    SubnetFile,
+)
 
 if TYPE_CHECKING:
     from pyflanneld.core.reach import Reach
@@ -55,6 +66,7 @@ class Options:
         blackhole: ``--ip-blackhole-route``.
         public_ipv6: ``--public-ipv6``; ``None``: the link's own.
         probe_interval_s: ``--probe-interval``.
+        etcd_api: ``--etcd-api``.
     """
 
     prefix: str
@@ -76,6 +88,7 @@ class Options:
     public_ipv6: IPv6Address | None = None
     protected6: frozenset[IPv6Address] = frozenset()
     probe_interval_s: float = 30.0
+    etcd_api: str = "auto"
 
 
 class Heart:
@@ -92,6 +105,10 @@ class Heart:
     def rest(self, loop: str) -> None:
         """Say that *loop* has done its work and will not beat any more."""
         self._due.pop(loop, None)
+
+    def loops(self) -> frozenset[str]:
+        """Return the loops that have a next beat due."""
+        return frozenset(self._due)
 
     def stopped(self) -> list[str]:
         """Return the loops that should have said something by now. Time spent asleep does not count."""
@@ -120,6 +137,7 @@ class Context:
     tally: Tally = field(default_factory=Tally)
     prober: Prober | None = None  # there is one only with --probe
     certificates: Certificates | None = None  # there are some only with https
+    last_good: LastGoodFile | None = None  # there is one only with --state-dir
 
     def registry_failed(self, loop: str, error: RegistryError, *, blocks: bool) -> None:
         """Report that *loop* cannot use etcd at the moment."""
@@ -177,6 +195,10 @@ class Node:
     peers: PeerTable                       # peers loop
     lease_found: bool = False              # daemon, once: it was there at the start; lease loop: not when retaken
     among6: SubnetRange6 | None = None     # daemon, once; None in an IPv4-only network
+    config: bytes = b""                    # daemon, once: the network configuration as it was read
+    saved_at_s: float | None = None        # stand-in, once: when what it goes by was saved; None: etcd has told it
+    cluster_id: int = 0                    # peers loop: where the last list came from
+    revision: int = 0                      # peers loop: of the last list
     complete: bool = False                 # peers loop: a whole list has been folded in
     view: View | None = None               # reconcile
     present: int = 0                       # reconcile: routes of ours in the kernel

@@ -102,6 +102,7 @@ class Observer:
             firewall=_rules(node) if node else None,
             file=FilePart(context.options.subnet_file, node is not None and node.file_written.is_set()),
             guard=GuardPart(context.options.withdraw_guard, len(node.guard.held)) if node else None,
+            unconfirmed_s=_ago(node.saved_at_s, context.clock.wall_s()) if node else None,
         )  # fmt: skip
 
     async def peers(self) -> tuple[PeerRow, ...]:

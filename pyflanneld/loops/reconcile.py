@@ -211,10 +211,14 @@ class Reconciler:
         node, options = self._node, self._context.options
         assert node.view is not None  # noqa: S101 - _round has just made it
         desired = node.backend.desired_routes(_only(self._due, node.view.peers), node.link.index)
+        frozen: Collection[Network] = node.view.frozen
+        if node.saved_at_s is not None:  # routes of ours that are there were put by a run that knew more
+            desired = {dst: route for dst, route in desired.items() if dst not in self._present}
+            frozen = self._present
         present, foreign = _only(self._due, self._present), _only(self._due, self._foreign)
         return plan(
             desired, chain(present.values(), foreign.values()),
-            protocol=options.route_protocol, networks=node.networks, frozen=node.view.frozen,
+            protocol=options.route_protocol, networks=node.networks, frozen=frozen,
         )
 
     async def _place(self, todo: Plan) -> None:

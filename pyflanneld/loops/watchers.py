@@ -59,4 +59,5 @@ def _status(node: Node | None, not_ready: tuple[str, ...]) -> str:
     trouble = f"not ready: {not_ready[0]}" if not_ready else "ready"
     if node is None:
         return trouble
-    return f"{node.lease.key} of {node.among.network}, {node.present} peer routes by {node.link.name}; {trouble}"
+    held = f"{node.lease.key} of {node.among.network}" + (", unconfirmed" if node.saved_at_s is not None else "")
+    return f"{held}, {node.present} peer routes by {node.link.name}; {trouble}"

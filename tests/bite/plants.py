@@ -12,6 +12,7 @@ ROUTES = ("tests/unit/test_routes.py", "tests/unit/test_daemon_routes.py", "test
 LEASE = ("tests/unit/test_ownership.py", "tests/unit/test_daemon_lease.py", "tests/unit/test_allocation.py")
 GUARD = ("tests/unit/test_guard.py", "tests/unit/test_daemon_relist.py")
 FOLLOW = ("tests/unit/test_daemon_relist.py", "tests/unit/test_daemon_routes.py")
+STAND_IN = ("tests/unit/test_standin.py",)
 ETCD = ("tests/contract/test_registry.py", "tests/integration/test_etcd_create.py")
 
 
@@ -302,8 +303,8 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B42 no bound", "a value of any size is read",
         "core/strict_json.py",
-        "    if len(data) > MAX_BYTES:\n",
-        "    if len(data) > MAX_BYTES**2:\n",
+        "    if len(data) > max_bytes:\n",
+        "    if len(data) > max_bytes**2:\n",
         ("tests/unit/test_strict_json.py", "tests/unit/test_lease.py"),
     ),
     Plant(
@@ -441,5 +442,47 @@ PLANTS: tuple[Plant, ...] = (
         "        self._now_due(different)\n",
         "        self._now_due(())\n",
         ROUTES,
+    ),
+    Plant(
+        "saved lease has run out", "a boot without etcd goes by a lease that may be another node's by now",
+        "loops/standin.py",
+        "    if state.lease_end_s is not None and state.lease_end_s <= now_s:\n",
+        "    if state.lease_end_s is not None and state.lease_end_s <= 0:\n",
+        STAND_IN,
+    ),
+    Plant(
+        "saved for another", "a boot without etcd goes by what was saved for another address",
+        "loops/standin.py",
+        "    if parse_value(state.own.value) != attrs:\n",
+        "    if parse_value(state.own.value).backend_type != attrs.backend_type:\n",
+        STAND_IN,
+    ),
+    Plant(
+        "saved word counts", "a route of ours is replaced because an older file says so",
+        "loops/reconcile.py",
+        "            desired = {dst: route for dst, route in desired.items() if dst not in self._present}\n",
+        "",
+        STAND_IN,
+    ),
+    Plant(
+        "held peers not saved", "what the withdraw guard holds back is gone from what a boot without etcd goes by",
+        "loops/lastgood.py",
+        "    held = bool(node.guard.held) or not node.link.up",
+        "    held = not node.link.up",
+        STAND_IN,
+    ),
+    Plant(
+        "lost lease saved", "a lease that another node has stays what a boot without etcd goes by",
+        "loops/lastgood.py",
+        "            await file.forget()\n",
+        "            pass\n",
+        STAND_IN,
+    ),
+    Plant(
+        "saved anew in an outage", "what was saved counts from when it was written, not from when etcd said it",
+        "loops/lastgood.py",
+        "    return context.clock.wall_s() - (context.clock.now_s() - known_s)\n",
+        "    return context.clock.wall_s()\n",
+        STAND_IN,
     ),
 )

@@ -2,7 +2,7 @@
 
 A step of etcd passes its point when the answer is there, but for ``txn.sent``: the request is on its way, and nobody
 can say whether it arrives. A change of a route passes its point before the kernel hears of it; changes go to the kernel
-one by one, so that a batch can end in the middle. The steps of a file are those of ``files._replace``.
+one by one, so that a batch can end in the middle. The steps of a file are those of ``files.replace_file``.
 """
 
 import asyncio

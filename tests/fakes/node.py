@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface
 from random import Random
 
+from pyflanneld.core.lastgood import LastGood, decode, encode
 from pyflanneld.core.lease import LeaseAttrs, encode_value
 from pyflanneld.core.links import Link
 from pyflanneld.daemon import Daemon
@@ -52,6 +53,40 @@ class MemoryFile:
         return changed
 
 
+class MemoryState:
+    """``ports.LastGoodFile`` in memory; ``broken`` is raised while it is set."""
+
+    path = "/var/lib/pyflanneld/last-good.json"
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.writes = self.tries = 0
+        self.broken: OSError | None = None
+        self.forgotten = False
+
+    @property
+    def state(self) -> LastGood:
+        """What is saved."""
+        assert self.data is not None
+        return decode(self.data)
+
+    async def read(self) -> LastGood | None:
+        if self.broken:
+            raise self.broken
+        return None if self.data is None else decode(self.data)
+
+    async def write(self, state: LastGood) -> None:
+        self.tries += 1
+        if self.broken:
+            raise self.broken
+        if not self.forgotten:
+            self.data = encode(state)
+            self.writes += 1
+
+    async def forget(self) -> None:
+        self.data, self.forgotten = None, True
+
+
 class Manager:
     """``ports.Notifier`` that remembers."""
 
@@ -81,6 +116,7 @@ class FakeNode:
         )
         self.prober: FakeProber | None = None
         self.certificates: Certificates | None = None
+        self.state: MemoryState | None = None
         self.hangup = asyncio.Event()
         self.daemon: Daemon | None = None
         self.tally = Tally()
@@ -93,7 +129,7 @@ class FakeNode:
             registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
             clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
             problems=self.problems, heart=Heart(self.clock), tally=self.tally,
-            prober=self.prober, certificates=self.certificates,
+            prober=self.prober, certificates=self.certificates, last_good=self.state,
         )
         self.daemon = Daemon(context, watchdog_s=30.0, hangup=self.hangup)
         return self.daemon

@@ -69,12 +69,16 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self._slept_s = 0.0
+        self.boot_at_s = 1_700_000_000.0  # the time of day when the clock stood at 0
 
     def now_s(self) -> float:
         return asyncio.get_running_loop().time() + self._slept_s
 
     def suspended_s(self) -> float:
         return self._slept_s
+
+    def wall_s(self) -> float:
+        return self.now_s() + self.boot_at_s
 
     def sleep_machine(self, seconds: float) -> None:
         """Let the machine sleep: the clock goes on, timers do not."""

@@ -69,7 +69,7 @@ class Result:
 def first_words(report: pytest.TestReport) -> str:
     """Return the line that says why a test failed."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    return (crash.message if crash else str(report.longrepr)).strip().split("\n")[0][:300]
+    return " ".join((crash.message if crash else str(report.longrepr)).split())[:400]
 
 
 class Progress:

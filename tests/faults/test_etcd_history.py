@@ -166,7 +166,7 @@ def test_f19_endpoint_leads_to_an_empty_cluster(cluster: Lab, measured: Measured
     with RouteMonitor(node) as monitor:
         etcd.stop()
         data.rename(data.with_name("right"))
-        etcd.flags = ("--initial-cluster-token=another",)
+        etcd.flags = ("--initial-cluster-token=a-third",)  # another id than any restored one
         etcd.start()
         for each, journal in zip(cluster.nodes, journals, strict=True):
             journal.wait("guard.holding", timeout_s=45)

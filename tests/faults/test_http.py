@@ -145,10 +145,11 @@ def test_f80_whoever_does_not_end_is_thrown_out(node: Node, beginning: bytes) ->
         (b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 200, {b"200"}),  # the first alone is answered
         (b"GET /../../etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n", {b"404", b"400"}),
         (b"DELETE /healthz HTTP/1.1\r\nHost: a\r\n\r\n", {b"405"}),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nExpect: \xee\r\n\r\n", {b"417", b"500"}),
     ],
     ids=(
         "long header", "long line", "many headers", "TLS", "garbage", "HTTP/0.9", "HTTP/2", "pipelining", "path",
-        "method",
+        "method", "expectation",
     ),
 )  # fmt: skip
 def test_f80_a_bad_request(node: Node, request_: bytes, codes: set[bytes]) -> None:

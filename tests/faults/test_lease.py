@@ -363,22 +363,38 @@ def test_f33_peers_removed_while_the_daemon_is_down(cluster: Lab, measured: Meas
     store.txn(*(f'del "{lease_key(subnet)}"' for subnet in stay))
 
 
-def test_f44_configuration_changed_at_run_time(cluster: Lab) -> None:
-    """A configuration that changes, breaks or vanishes under a running cluster moves nothing in it."""
+def test_f44_configuration_changed_at_run_time(cluster: Lab, measured: Measured) -> None:
+    """A configuration that moves, breaks or vanishes under a running cluster changes nothing in it: each host is told
+    of within seconds, and not ready until it fits again. What leaves its subnet as it is disturbs nobody."""
     node, store = cluster.nodes[0], store_of(cluster)
-    before = store.kvs(f"{PREFIX}/subnets/")
+    before, slowest_s = store.kvs(f"{PREFIX}/subnets/"), 0.0
+    journal = Journal(node)
+    unfit = [
+        CONFIG.replace("172.7.", "10.7."), CONFIG.replace("host-gw", "vxlan"), "{",
+        CONFIG.replace("{", '{"SubnetLen":25,', 1), CONFIG.replace("{", '{"SubnetMin":"172.7.100.0",', 1), None,
+    ]  # fmt: skip
     with RouteMonitor(node) as monitor:
-        for text in ('{"Network":"10.0.0.0/16","Backend":{"Type":"host-gw"}}', CONFIG.replace("host-gw", "vxlan"), "{"):
-            store.put(f"{PREFIX}/config", text)
-        store.delete(f"{PREFIX}/config")
+        for text in unfit:
+            store.put(f"{PREFIX}/config", text) if text is not None else store.delete(f"{PREFIX}/config")
+            for each in cluster.nodes:
+                slowest_s = max(slowest_s, until(lambda each=each: each.get("/readyz")[0] == 503, "not ready", 5))
+                assert "does not fit this node any more" in each.get("/readyz?verbose")[1]
+                assert each.get("/healthz")[0] == 200
+            store.put(f"{PREFIX}/config", CONFIG)
+            for each in cluster.nodes:
+                until(lambda each=each: each.get("/readyz")[0] == 200, "ready again", 5)
+        store.put(f"{PREFIX}/config", CONFIG.replace("{", '{"SubnetMax":"172.7.250.0",', 1))
+        until(lambda: len(journal.events("config.fits")) > len(unfit), "the other bounds are taken note of", 5)
         store.put(lease_key("172.7.99.0/24"), lease_value(STRANGER))  # the daemon goes on working
         node.wait_routes(cluster.gateways_for(node) | {"172.7.99.0/24": STRANGER})
         store.delete(lease_key("172.7.99.0/24"))
         node.wait_routes(cluster.gateways_for(node))
         assert {m.text.removeprefix("Deleted ").split()[0] for m in monitor.messages()} == {"172.7.99.0/24"}
     assert store.kvs(f"{PREFIX}/subnets/") == before
-    assert all(each.get("/healthz")[0] == 200 for each in cluster.nodes)
+    assert all(each.get("/readyz")[0] == 200 for each in cluster.nodes)
+    assert len(journal.events("config.changed")) == len(unfit)
     store.put(f"{PREFIX}/config", CONFIG)
+    measured(f"{len(unfit)} changes that do not fit: not ready after {slowest_s:.2f} s at most, no route moved")
 
 
 def test_f44_network_moved_between_two_runs(site: Lab) -> None:

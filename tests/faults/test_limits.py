@@ -71,6 +71,23 @@ def test_f81_no_descriptors_left(site: Lab, measured: Measured) -> None:
     assert node.stop() == 0
 
 
+def test_f81_no_descriptors_left_at_the_start(site: Lab, measured: Measured) -> None:
+    """The clients are there first: what the daemon loads behind the first routes cannot be opened for a while."""
+    node = site.nodes[0]
+    add_peer(site, FIRST)
+    launch(node, prepare=f"ulimit -n {DESCRIPTORS}")
+    node.wait_routes(FIRST)
+    with contextlib.ExitStack() as stack:
+        for _ in range(FLOOD):
+            with contextlib.suppress(OSError):
+                stack.enter_context(topology.connect(node.namespace, "127.0.0.1", HEALTH_PORT, 0.2))
+        add_peer(site, SECOND)
+        node.wait_routes(FIRST | SECOND, 10)
+    until(node.ready, "ready", 15)
+    measured(f"{FLOOD} clients from the first moment: peers followed, ready afterwards")
+    assert node.stop() == 0
+
+
 # F82
 
 

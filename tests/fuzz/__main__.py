@@ -38,7 +38,10 @@ def search(target: str, seconds: int) -> bool:
         if run.returncode:
             _tell(target, run.stdout)
             return False
-        _fuzzer(target, "-merge=1", str(least), str(found), folder=folder, timeout_s=seconds + SLACK_S)
+        merged = _fuzzer(target, "-merge=1", str(least), str(found), folder=folder, timeout_s=seconds + SLACK_S)
+        if merged.returncode or not any(least.iterdir()):
+            _tell(target, merged.stdout)
+            return False
         kept = {path.read_bytes() for path in least.iterdir()} | set(known)
     corpus.save(target, list(kept))
     print(f"{target}: held for {seconds} s, {len(kept)} inputs kept ({len(known)} before)", flush=True)
@@ -47,8 +50,12 @@ def search(target: str, seconds: int) -> bool:
 
 def _fuzzer(target: str, *words: str, folder: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
     limits = (f"-max_len={corpus.LONGEST_BYTES}", "-timeout=5", "-rss_limit_mb=1024", f"-artifact_prefix={folder}/")
+    # The search runs itself anew to merge, by the name that it was run by; so this is one program.
+    program = Path(folder, target)
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.fuzz.search {target} "$0" "$@"\n')
+    program.chmod(0o755)
     return subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.search", target, *limits, *words],
+        [str(program), *limits, *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout_s, check=False,
     )
 

@@ -1,4 +1,7 @@
-"""``python -m tests.fuzz.search TARGET [libFuzzer's options] [folders]``: one search, in the process that it ends."""
+"""``python -m tests.fuzz.search TARGET PROGRAM [libFuzzer options] [folders]``: one search, and the end of the process.
+
+PROGRAM is how to run the same again, with other options.
+"""
 
 import sys
 
@@ -8,6 +11,6 @@ with atheris.instrument_imports(include=["pyflanneld"]):
     from tests.fuzz.targets import TARGETS
 
 if __name__ == "__main__":
-    target = TARGETS[sys.argv.pop(1)]
-    atheris.Setup(sys.argv, target)
+    target = TARGETS[sys.argv[1]]
+    atheris.Setup(sys.argv[2:], target)
     atheris.Fuzz()

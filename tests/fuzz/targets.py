@@ -12,6 +12,7 @@ from io import StringIO
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import pairwise
 
+from pyflanneld.core import lastgood
 from pyflanneld.core.docker import DockerVersion, Leased, options
 from pyflanneld.core.ground import Ground
 from pyflanneld.core.invalid import Invalid
@@ -32,6 +33,7 @@ from pyflanneld.kernel.frames import frames, verdict
 from pyflanneld.logsafe import MAX_CHARS, escaped, safe, trace_lines
 from pyflanneld.registry.wire_v2 import Tree, parse_event
 from pyflanneld.settings import load
+from tests.fuzz.http import PROBE, PROBE_S, SILENT_S, check_answer, doors
 
 Target = Callable[[bytes], None]
 
@@ -218,6 +220,15 @@ def _unless_malformed(read: Callable[..., object], *given: object) -> None:
         return
 
 
+def http(data: bytes) -> None:
+    """A request at one of the three doors: an answer or none, no defect of ours; and the next one is answered."""
+    served = doors()
+    served.defects.clear()
+    check_answer(served.ask(data[:1], data[1:], SILENT_S))
+    assert not served.defects, served.defects
+    assert served.ask(data[:1], PROBE, PROBE_S).startswith(b"HTTP/1.1 ")
+
+
 def log(data: bytes) -> None:
     """What goes into the log: one line, printable, of bounded length, and no secret."""
     text = data.decode("utf-8", "surrogateescape")
@@ -240,7 +251,20 @@ def _number(dotted: str) -> int:
     return total
 
 
+def state(data: bytes) -> None:
+    """What is saved for a boot without etcd: what is read is written the same, and its peers are judged as any."""
+    try:
+        read = lastgood.decode(data)
+    except Invalid:
+        return
+    assert lastgood.decode(lastgood.encode(read)) == read
+    config(read.config)
+    table = PeerTable(b"10.5.34.0-24")
+    table.apply(Snapshot(read.peers, read.revision, read.cluster_id))
+    _check_routes({str(dst): str(gateway) for dst, gateway in table.view(GROUND).peers.items()})
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
-    for target in (key, value, config, peers, subnet_env, settings, etcd_v2, netlink, log)
+    for target in (key, value, config, peers, subnet_env, settings, etcd_v2, netlink, http, log, state)
 }

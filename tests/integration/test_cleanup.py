@@ -1,6 +1,7 @@
 """``pyflanneld cleanup`` in the lab: what is ours goes, all else stays, and it can be said twice."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,19 @@ def ran(site: Lab, *flags: str) -> Node:
     node.wait_ready()
     node.stop()
     return node
+
+
+def test_what_was_saved_for_a_boot_without_etcd_goes_too(site: Lab, tmp_path: Path) -> None:
+    """When its directory is named; the directory itself stays."""
+    saved = tmp_path / "last-good.json"
+    node = ran(site, f"--state-dir={tmp_path}")
+    assert saved.exists()
+    dry = cleanup(node, "--dry-run", f"--state-dir={tmp_path}")
+    assert f"would remove file {saved}\n" in dry.stdout
+    assert saved.exists()
+    assert f"removed file {saved}\n" in cleanup(node, f"--state-dir={tmp_path}").stdout
+    assert list(tmp_path.iterdir()) == []
+    assert cleanup(node, f"--state-dir={tmp_path}").stdout == NOTHING
 
 
 def foreign(node: Node) -> str:

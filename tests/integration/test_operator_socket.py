@@ -154,6 +154,28 @@ async def test_the_level_is_changed_by_root_and_the_own_user() -> None:
         assert (level.name, await ask(name, "/log-level")) == ("debug", {"level": "debug"})
 
 
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ("Content-Encoding: gzip", b"[]"),
+        ("Content-Type: application/json; charset=nonsense", b"\xff"),
+        ("Content-Type: application/json", b"[" * 1000),
+        ("Content-Type: application/json", b"not json"),
+    ],
+    ids=["coding", "charset", "depth", "text"],
+)
+async def test_a_body_that_cannot_be_read_is_a_bad_request(headers: str, body: bytes) -> None:
+    """It is the client's fault and not ours: no defect is logged, and the next one is served."""
+    async with serving() as name:
+        sock = await connected(name)
+        head = f"POST /log-level HTTP/1.1\r\nHost: x\r\n{headers}\r\nContent-Length: {len(body)}\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(sock, head.encode() + body)
+        answer = await asyncio.get_running_loop().sock_recv(sock, 1 << 16)
+        assert answer.startswith(b"HTTP/1.1 400 "), answer
+        assert await ask(name, "/log-level") == {"level": "info"}
+        sock.close()
+
+
 @pytest.mark.netns
 async def test_another_user_may_read_and_change_nothing() -> None:
     """By the kernel's word about who connects, not by anything that the client says."""

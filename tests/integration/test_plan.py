@@ -90,7 +90,7 @@ def test_routes_of_ours_that_are_wrong_or_idle(site: Lab) -> None:
     }
     assert [t["text"] for t in said["troubles"]] == [
         "the lease 172.7.40.0-24 is not believed (not_json): lease: b'junk' is not usable: "
-        "a JSON object in UTF-8, such as flannel writes"
+        "a JSON object in UTF-8"
     ]
 
 

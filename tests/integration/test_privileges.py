@@ -31,7 +31,7 @@ from tests.rights import NET_ADMIN, UID, USER, fields, inside, launch_as_user, s
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-FILE, METRICS = "/run/flannel/subnet.env", "/run/flannel/node.prom"
+FILE, METRICS, STATE = "/run/flannel/subnet.env", "/run/flannel/node.prom", "/run/pyflanneld/state"
 PEER, PEER_SUBNET = "192.168.14.99", "172.7.99.0/24"
 # Stands before iptables-save in PATH and notes down with what rights it was started.
 NOTING = (
@@ -65,7 +65,8 @@ def test_the_whole_work_is_done_with_one_capability(site: Lab, nftables: bool) -
     store.put(lease_key(PEER_SUBNET), lease_value(PEER))
     if nftables:
         store.put(f"{PREFIX}/config", CONFIG.replace("{", '{"EnableNFTables":true,', 1))
-    with running(node, "--ip-masq", "--probe", metrics_textfile=METRICS, prepare=NOTING) as journal:
+    told = {"metrics_textfile": METRICS, "state_dir": STATE}
+    with running(node, "--ip-masq", "--probe", prepare=NOTING, **told) as journal:
         journal.wait("daemon.ready", 20)
         for found in threads(pid_of(node)):
             only_net_admin(found)
@@ -84,6 +85,8 @@ def everything_is_told(node: Node) -> None:
     assert inside(node, FILE).stat().st_uid == UID
     assert "FLANNEL_SUBNET=172.7." in inside(node, FILE).read_text()
     until(inside(node, METRICS).exists, "the metrics are written", 20)
+    until(inside(node, f"{STATE}/last-good.json").exists, "the last good state is written", 20)
+    assert inside(node, f"{STATE}/last-good.json").stat().st_uid == inside(node, STATE).stat().st_uid == UID
     assert b"pyflanneld_ready 1" in http_answer(
         node.namespace, 2402, b"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
     )

@@ -117,6 +117,16 @@ def test_f80_a_connection_has_two_seconds_in_all(beginning: bytes) -> None:
             assert time.monotonic() - began < 20
 
 
+def test_a_client_that_stops_sending_gets_its_answer() -> None:
+    """Some kinds of ``nc`` close their half when they have asked; one that has not asked is not waited for."""
+    with serving("free") as (port, _):
+        for said, expected in ((b"GET /healthz HTTP/1.0\r\n\r\n", b"flanneld is running"), (b"GET /hea", b"")):
+            with socket.create_connection(("127.0.0.1", port), 20) as client:
+                client.sendall(said)
+                client.shutdown(socket.SHUT_WR)
+                assert b"".join(iter(lambda client=client: client.recv(4096), b"")).endswith(expected)
+
+
 def test_f80_a_head_has_4_kib() -> None:
     """Many headers, each of them short: no more than 4 KiB are read, and there is no answer to such a request."""
     with serving("free") as (port, _), socket.create_connection(("127.0.0.1", port), 20) as client:

@@ -89,7 +89,7 @@ def judge(record: Record) -> Iterator[Finding]:
     for change in history.before.values():
         _learn(change, configs)
         leases.setdefault(ours.get(owner_of(change.value), ""), set()).add(change.lease)
-    for change in history.changes:
+    for change in history.news():
         if change.value is None:
             if (gone := keys.pop(change.key, None)) and (why := _unexplained(gone, change, record)):
                 yield Finding("I3", "etcd", why)

@@ -56,6 +56,7 @@ class Watcher:
         for kv in answer.get("kvs", ()):
             change = _change(time.monotonic(), kv, deleted=False)
             self.history.before[change.key] = change
+        self.history.began_at = self._seen
 
     def end(self) -> None:
         """Stop watching."""
@@ -148,6 +149,7 @@ class Watcher:
         if self._is_another_history(header):
             self._seen, self._cluster = 0, header["cluster_id"]
             self.history.blind = ""
+            self.history.retold.append(len(self.history.changes))
             return False
         if result.get("canceled"):
             return self._canceled(result)

@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tests.observers.deeds import Deed
 
@@ -28,11 +29,31 @@ class History:
         before: the keys that were there at the start.
         changes: in their order.
         blind: why something may be missing; empty when the history is complete.
+        began_at: the revision at the start.
+        retold: where in the changes another history begins, which is told from its first revision on.
     """
 
     before: dict[str, Change] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     blind: str = ""
+    began_at: int = 0
+    retold: list[int] = field(default_factory=list)
+
+    def news(self) -> list[Change]:
+        """Return the changes without what another history tells of the time before the start.
+
+        It does so when it comes from a backup: then it knows a key that was there, on the same etcd lease.
+        """
+        found = self.changes[: self.retold[0]] if self.retold else list(self.changes)
+        for first, last in pairwise((*self.retold, None)):
+            told = self.changes[first:last]
+            known = any(each.lease and self._was_there(each) for each in told)
+            found += [each for each in told if not known or each.mod_revision > self.began_at]
+        return found
+
+    def _was_there(self, change: Change) -> bool:
+        before = self.before.get(change.key)
+        return before is not None and (before.mod_revision, before.lease) == (change.mod_revision, change.lease)
 
 
 @dataclass(frozen=True, slots=True)

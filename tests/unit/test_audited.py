@@ -22,6 +22,7 @@ AUDITED = {
     "commands/catalogue.py": {"import_module"},     # of the names that stand in it
     "docker/version.py": {"subprocess"},            # a command of the operator's: asks Docker for its version
     "kernel/programs.py": {"create_subprocess"},    # the daemon's firewall programs, and no others
+    "late.py": {"import_module"},                   # of constants: see the test below
     "lab/command.py": {"execvp"},                   # the laboratory, which no daemon loads: ip, etcd, the daemon itself
     "lab/measure.py": {"subprocess"},
     "lab/process.py": {"subprocess"},
@@ -93,6 +94,17 @@ def test_a_file_does_nothing_that_is_not_audited(path: Path) -> None:
     """No program is started, no C called, no code made of data, except where the list above says so and why."""
     name = path.relative_to(ROOT).as_posix()
     assert set(found(path.read_text("utf-8"))) == AUDITED.get(name, set())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_is_loaded_late_is_named_there(path: Path) -> None:
+    """No name of a module comes from anywhere else."""
+    tree = ast.parse(path.read_text("utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    if "pyflanneld.late" in {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}:
+        loads = [call.args[0] for call in calls if _name(call.func) == "load"]
+        assert loads
+        assert all(isinstance(name, ast.Constant) for name in loads)
 
 
 def test_the_list_names_files_that_there_are() -> None:

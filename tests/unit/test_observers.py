@@ -244,6 +244,18 @@ def test_what_the_test_does_otherwise_is_no_excuse(deed: Deed) -> None:
     assert [finding.invariant for finding in judge(record)] == ["I3"]
 
 
+@pytest.mark.parametrize("lease", [8, 9])
+def test_what_a_backup_tells_of_the_past_is_no_news(lease: int) -> None:
+    """Another history that knows a lease of this one is its past; one that does not is all new."""
+    record = good()
+    record.history.began_at = 12
+    record.history.before[key("172.7.30.0/24")] = put("172.7.30.0/24", "192.168.14.30", lease=8, revision=9)
+    record.history.retold = [len(record.history.changes)]
+    record.history.changes += [put("172.7.30.0/24", "192.168.14.30", lease=lease, revision=9), deleted("172.7.30.0/24")]
+    found = [finding.what for finding in judge(record)]
+    assert found == ([] if lease == 8 else [f"{key('172.7.30.0/24')} was deleted, and not by the test"])
+
+
 def test_a_host_may_write_its_own_key_again() -> None:
     """Another address of the same host, and a spoiled value on the host's etcd lease, are its own to mend."""
     record = good()

@@ -1,0 +1,139 @@
+"""The doors that anybody may knock at: the real listeners in a loop of their own, and one client that says anything.
+
+A door is chosen by the first byte: ``h`` the probes, ``m`` monitoring and browsers, anything else the operators'
+commands, which root may ask to change something.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+from functools import cache, partial
+from ipaddress import IPv4Address
+
+from aiohttp.log import server_logger
+
+from pyflanneld.core.health import Verdict
+from pyflanneld.core.report import EtcdPart, FilePart, Report
+from pyflanneld.core.rows import PeerRow, RouteRow
+from pyflanneld.http.health import HealthServer
+from pyflanneld.http.listener import Listener
+from pyflanneld.http.monitor import monitor_app
+from pyflanneld.http.operator import Told, abstract_socket, operator_listener
+from pyflanneld.http.stream import Stream
+
+# 500 without a logged defect is aiohttp's own answer to an Expect header that it cannot repeat.
+STATUSES = {200, 400, 404, 405, 413, 417, 421, 500, 503}
+SILENT_S = 0.25
+PROBE_S = 10.0
+PROBE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_LINE = re.compile(rb"HTTP/\d\.\d (\d{3}) [A-Za-z '-]+")
+_HEADER = re.compile(rb"[A-Za-z-]+: [\x20-\x7e]*")
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Source:
+    """A daemon that has just started, as the answers tell of it."""
+
+    def health(self) -> Verdict:
+        """Return a verdict."""
+        return Verdict(live=True, not_ready=("starting",))
+
+    def status(self, log_level: str) -> Report:
+        """Return a report."""
+        return Report(
+            version="1", pid=os.getpid(), uptime_s=1.0, log_level=log_level, live=True, ready=False,
+            not_ready=("starting",), findings=(), etcd=EtcdPart(3, "http://e:2379", "/p", None, None, 0, None),
+            link=None, network=None, lease=None, peers=None, routes=None, firewall=None,
+            file=FilePart("/run/x.env", False), guard=None,
+        )  # fmt: skip
+
+    async def peers(self) -> tuple[PeerRow, ...]:
+        """Return no rows."""
+        return ()
+
+    async def routes(self) -> tuple[RouteRow, ...]:
+        """Return no rows."""
+        return ()
+
+
+class Doors:
+    """The listeners, until the process ends.
+
+    Attributes:
+        defects: what aiohttp has logged as a defect of ours.
+    """
+
+    def __init__(self) -> None:
+        self.defects: list[str] = []
+        self._loop = asyncio.new_event_loop()
+        self._level = "info"
+        self._names: dict[bytes, str | int] = {}
+        handler = logging.Handler()
+        handler.emit = lambda record: self.defects.append(f"{record.getMessage()}: {record.exc_info}")  # type: ignore[method-assign]
+        server_logger.addHandler(handler)
+        self._loop.run_until_complete(self._open())
+
+    def ask(self, door: bytes, request: bytes, within_s: float) -> bytes:
+        """Send a request and nothing more, and return all that comes back within that time."""
+        return self._loop.run_until_complete(self._ask(self._names.get(door, self._names[b"o"]), request, within_s))
+
+    async def _open(self) -> None:
+        source = Source()
+        told = Told(source, lambda: self._level, self._set_level, lambda: ({"event": "daemon.ready"},))
+        health = HealthServer(IPv4Address("127.0.0.1"), 0, source.health)
+        operator, monitor = (f"\0pyflanneld/fuzz/{secrets.token_hex(16)}" for _ in range(2))
+        app = monitor_app(told, _numbers, Stream(told))
+        await health.start()
+        await operator_listener(told, operator).start()
+        await Listener(app, partial(abstract_socket, monitor)).start()
+        self._names = {b"h": health.port, b"o": operator, b"m": monitor}
+        self._kept = (health, app)
+
+    def _set_level(self, name: str) -> None:
+        if name not in _LEVELS:
+            raise ValueError("this is no level")
+        self._level = name
+
+    async def _ask(self, name: str | int, request: bytes, within_s: float) -> bytes:
+        streams = asyncio.open_unix_connection(name) if isinstance(name, str) else asyncio.open_connection(
+            "127.0.0.1", name
+        )  # fmt: skip
+        reader, writer = await streams
+        try:
+            async with asyncio.timeout(within_s):
+                writer.write(request)
+                writer.write_eof()
+                return await reader.read()
+        except (ConnectionError, TimeoutError):
+            return b""  # it has said too much, or its body is not complete
+        finally:
+            writer.transport.abort()
+
+
+async def _numbers() -> tuple[bytes, str]:
+    return b"up 1\n", "text/plain; version=0.0.4"
+
+
+def check_answer(answer: bytes) -> None:
+    """One answer or none; of the kinds that HTTP has; every line of its head printable."""
+    answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if not answer:
+        return
+    head, _, _ = answer.partition(b"\r\n\r\n")
+    first, *headers = head.split(b"\r\n")
+    line = _LINE.fullmatch(first)
+    assert line is not None, first
+    assert int(line[1]) in STATUSES, first
+    assert all(map(_HEADER.fullmatch, headers)), headers
+    named = {name.lower(): said for name, _, said in (header.partition(b": ") for header in headers)}
+    if line[1] != b"400":  # aiohttp answers what is no request by itself
+        assert named.get(b"connection") == b"close", headers
+        assert b"server" not in named
+
+
+@cache
+def doors() -> Doors:
+    """Return the doors, opened once."""
+    return Doors()
