@@ -230,6 +230,27 @@ PLANTS: tuple[Plant, ...] = (
         LEASE,
     ),
     Plant(
+        "B31 configuration unwatched", "a configuration that does not fit the node any more is not told",
+        "loops/configwatch.py",
+        "    if why:\n",
+        "    if why and node.config is None:\n",
+        ("tests/unit/test_daemon_config.py",),
+    ),
+    Plant(
+        "B31 network followed", "a change of the configuration that fits nobody any more is let pass as one that does",
+        "core/configreview.py",
+        "    return [] if same_kind and _fits(key, after) else differences(before, after)\n",
+        "    return [] if same_kind or _fits(key, after) else differences(before, after)\n",
+        ("tests/unit/test_daemon_config.py",),
+    ),
+    Plant(
+        "late module missed", "a module that cannot be opened for want of descriptors ends the daemon",
+        "late.py",
+        "        except OSError:\n            await asyncio.sleep(RETRY_S)\n",
+        "        except OSError:\n            raise\n",
+        ("tests/unit/test_late.py",),
+    ),
+    Plant(
         "B32 underlay", "the subnet of the host's own LAN may be leased",
         "core/allocation.py",
         " if not inside(network, net)] + list(underlay)\n",
