@@ -20,7 +20,6 @@ from tests.sim.node import TTL_S, SimNode
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-NO_SPACE = OSError(28, "No space left on device")
 OTHERS = 100
 """Where the addresses of hosts begin that are not ours to look into, such as those of Go daemons."""
 THIRDS = 16
@@ -313,7 +312,7 @@ def spoil_disk(world: "World") -> None:
     if world.rng.random() < 0.5:
         disk.dies_at = step
     else:
-        disk.full, disk.fails_at = (NO_SPACE, step) if disk.full is None else (None, 0)
+        disk.full, disk.fails_at = (False, 0) if disk.full else (True, step)
     world.say(f"{node.name}: its disk is {'full' if disk.full else 'well'}, dies at {disk.dies_at}")
     _rewrite_file(node)
 
