@@ -41,7 +41,6 @@ class WithdrawGuard:
         What lists have said before proves nothing in this history.
         """
         self._suspicious = True
-        self._held |= self._proved
         self._proved = frozenset()
         self._agreed = 0
 

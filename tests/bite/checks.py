@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SEEDS = 60
+SEEDS = 150
 SIM_S, TESTS_S = 300.0, 600.0
 _LINE_CHARS = 110
 

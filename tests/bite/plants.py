@@ -365,6 +365,21 @@ PLANTS: tuple[Plant, ...] = (
         GUARD,
     ),
     Plant(
+        "older history agrees", "a list from an older history counts as a second opinion about a mass withdrawal",
+        "core/guard.py",
+        "        if self._suspicious:  # it is the list that is not trusted itself, or nothing was looked at since\n"
+        "            self._last_told_s = now_s\n",
+        "",
+        GUARD,
+    ),
+    Plant(
+        "first look unseen", "a kernel that never answers the first look is not noticed",
+        "loops/reconcile.py",
+        '        self._context.heart.beat("routes", 2 * SCAN_S)  # the first look counts too\n',
+        "",
+        ROUTES,
+    ),
+    Plant(
         "time travel", "an event that is older than what is known is believed",
         "core/peers.py",
         "                return record.mod_revision > self._known_at(record.name) and self._put(record)\n",

@@ -91,9 +91,9 @@ class SimBed:
         if isinstance(error, Killed):
             disk.dies_at = step
         else:
-            disk.full, disk.fails_at = FULL, step
+            disk.full, disk.fails_at = True, step
         yield
-        disk.full = disk.dies_at = None
+        disk.full, disk.dies_at = False, None
 
     def names(self) -> list[str]:
         return sorted(self._file.disk.listdir(0))

@@ -50,6 +50,16 @@ def hitless(lab: Lab, node: Node) -> Iterator[None]:
 # F81
 
 
+@contextlib.contextmanager
+def flooded(node: Node) -> Iterator[None]:
+    """Have more clients at the health port than the daemon has descriptors for."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(FLOOD):
+            with contextlib.suppress(OSError):
+                stack.enter_context(topology.connect(node.namespace, "127.0.0.1", HEALTH_PORT, 0.2))
+        yield
+
+
 def test_f81_no_descriptors_left(site: Lab, measured: Measured) -> None:
     """With few descriptors, all of them taken by clients: the peers are followed as before, and when the clients have
     gone, probes are answered."""
@@ -59,10 +69,7 @@ def test_f81_no_descriptors_left(site: Lab, measured: Measured) -> None:
     node.wait_ready()
     node.wait_routes(FIRST)
     pid, held = pid_of(node), len(list(Path(f"/proc/{pid_of(node)}/fd").iterdir()))
-    with contextlib.ExitStack() as stack:
-        for _ in range(FLOOD):
-            with contextlib.suppress(OSError):
-                stack.enter_context(topology.connect(node.namespace, "127.0.0.1", HEALTH_PORT, 0.2))
+    with flooded(node):
         add_peer(site, SECOND)
         node.wait_routes(FIRST | SECOND, 10)
         assert pid_of(node) == pid
@@ -77,10 +84,7 @@ def test_f81_no_descriptors_left_at_the_start(site: Lab, measured: Measured) -> 
     add_peer(site, FIRST)
     launch(node, prepare=f"ulimit -n {DESCRIPTORS}")
     node.wait_routes(FIRST)
-    with contextlib.ExitStack() as stack:
-        for _ in range(FLOOD):
-            with contextlib.suppress(OSError):
-                stack.enter_context(topology.connect(node.namespace, "127.0.0.1", HEALTH_PORT, 0.2))
+    with flooded(node):
         add_peer(site, SECOND)
         node.wait_routes(FIRST | SECOND, 10)
     until(node.ready, "ready", 15)

@@ -6,7 +6,6 @@ commands, which root may ask to change something.
 
 import asyncio
 import logging
-import os
 import re
 import secrets
 from functools import cache, partial
@@ -14,14 +13,12 @@ from ipaddress import IPv4Address
 
 from aiohttp.log import server_logger
 
-from pyflanneld.core.health import Verdict
-from pyflanneld.core.report import EtcdPart, FilePart, Report
-from pyflanneld.core.rows import PeerRow, RouteRow
 from pyflanneld.http.health import HealthServer
 from pyflanneld.http.listener import Listener
 from pyflanneld.http.monitor import monitor_app
 from pyflanneld.http.operator import Told, abstract_socket, operator_listener
 from pyflanneld.http.stream import Stream
+from tests.fakes.source import FakeSource
 
 # 500 without a logged defect is aiohttp's own answer to an Expect header that it cannot repeat.
 STATUSES = {200, 400, 404, 405, 413, 417, 421, 500, 503}
@@ -31,31 +28,6 @@ PROBE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _LINE = re.compile(rb"HTTP/\d\.\d (\d{3}) [A-Za-z '-]+")
 _HEADER = re.compile(rb"[A-Za-z-]+: [\x20-\x7e]*")
 _LEVELS = ("debug", "info", "warning", "error")
-
-
-class Source:
-    """A daemon that has just started, as the answers tell of it."""
-
-    def health(self) -> Verdict:
-        """Return a verdict."""
-        return Verdict(live=True, not_ready=("starting",))
-
-    def status(self, log_level: str) -> Report:
-        """Return a report."""
-        return Report(
-            version="1", pid=os.getpid(), uptime_s=1.0, log_level=log_level, live=True, ready=False,
-            not_ready=("starting",), findings=(), etcd=EtcdPart(3, "http://e:2379", "/p", None, None, 0, None),
-            link=None, network=None, lease=None, peers=None, routes=None, firewall=None,
-            file=FilePart("/run/x.env", False), guard=None,
-        )  # fmt: skip
-
-    async def peers(self) -> tuple[PeerRow, ...]:
-        """Return no rows."""
-        return ()
-
-    async def routes(self) -> tuple[RouteRow, ...]:
-        """Return no rows."""
-        return ()
 
 
 class Doors:
@@ -80,7 +52,7 @@ class Doors:
         return self._loop.run_until_complete(self._ask(self._names.get(door, self._names[b"o"]), request, within_s))
 
     async def _open(self) -> None:
-        source = Source()
+        source = FakeSource()
         told = Told(source, lambda: self._level, self._set_level, lambda: ({"event": "daemon.ready"},))
         health = HealthServer(IPv4Address("127.0.0.1"), 0, source.health)
         operator, monitor = (f"\0pyflanneld/fuzz/{secrets.token_hex(16)}" for _ in range(2))

@@ -97,7 +97,7 @@ class Zsh:
         setup = (
             "PS1=''; unsetopt zle_bracketed_paste prompt_sp; autoload -Uz compinit; compinit -u -D; "
             f"source {script('zsh', folder)}; cd {folder}; "
-            'show() { zle -I; print -r -- "<$BUFFER>" }; zle -N show; '
+            'show() { zle -I; print -r -- "<$BUFFER>"; BUFFER="" }; zle -N show; '
             "bindkey '^X' show; bindkey '^I' complete-word; print re''ady\n"
         )
         os.write(self._terminal, setup.encode())
@@ -111,8 +111,8 @@ class Zsh:
         return said
 
     def completed(self, line: str) -> str:
-        """Return what ``Tab`` makes of *line*."""
-        os.write(self._terminal, f"\x15pyflanneld {line}\t\x18".encode())
+        """Return what ``Tab`` makes of *line*. ``show`` clears it: to the terminal, Ctrl-U may come at a bad moment."""
+        os.write(self._terminal, f"pyflanneld {line}\t\x18".encode())
         said = self.read_until(">")
         return said[said.rindex("<") + 1 : said.rindex(">")].removeprefix("pyflanneld ")
 

@@ -3,7 +3,6 @@
 import asyncio
 import http.client
 import json
-import os
 import secrets
 import socket
 import subprocess
@@ -16,43 +15,12 @@ from typing import Any
 import pytest
 
 from pyflanneld.commands.daemons import Daemon, Refused
-from pyflanneld.core.health import Verdict
-from pyflanneld.core.report import EtcdPart, FilePart, Report
-from pyflanneld.core.rows import PeerRow, RouteRow
 from pyflanneld.errors import KernelError
 from pyflanneld.http import listener
 from pyflanneld.http.listener import CONNECTIONS
 from pyflanneld.http.operator import Told, operator_app, operator_listener, root_or_own_user
 from pyflanneld.logring import Recent
-
-ROUTE = RouteRow("172.7.22.0/24", "ok", "192.168.14.22", "eth1", "192.168.14.22", "eth1", 103, "")
-
-
-class Source:
-    """A daemon that waits for etcd, with as many routes as the test wants."""
-
-    def __init__(self, rows: int = 1, error: KernelError | None = None) -> None:
-        self._rows = rows
-        self._error = error
-
-    def health(self) -> Verdict:
-        return Verdict(live=True, not_ready=("starting",))
-
-    def status(self, log_level: str) -> Report:
-        return Report(
-            version="1", pid=os.getpid(), uptime_s=1.0, log_level=log_level, live=True, ready=False,
-            not_ready=("starting",), findings=(), etcd=EtcdPart(3, "http://e:2379", "/p", None, None, 0, None),
-            link=None, network=None, lease=None, peers=None, routes=None, firewall=None,
-            file=FilePart("/run/x.env", False), guard=None,
-        )  # fmt: skip
-
-    async def peers(self) -> tuple[PeerRow, ...]:
-        return ()
-
-    async def routes(self) -> tuple[RouteRow, ...]:
-        if self._error:
-            raise self._error
-        return (ROUTE,) * self._rows
+from tests.fakes.source import FakeSource
 
 
 class Level:
@@ -69,12 +37,12 @@ class Level:
 
 
 @asynccontextmanager
-async def serving(source: Source | None = None, level: Level | None = None) -> AsyncIterator[str]:
+async def serving(source: FakeSource | None = None, level: Level | None = None) -> AsyncIterator[str]:
     """Serve, and return the socket's name without its NUL."""
     name, level, recent = f"pyflanneld/test/{secrets.token_hex(16)}", level or Level(), Recent()
     recent(None, "info", {"level": "info", "event": "daemon.ready", "timestamp": "T", "routes": 2})
     recent(None, "debug", {"level": "debug", "event": "watch.due", "timestamp": "T"})
-    told = Told(source or Source(), level=level.get, set_level=level.set, events=recent.events)
+    told = Told(source or FakeSource(), level=level.get, set_level=level.set, events=recent.events)
     served = operator_listener(told, "\0" + name)
     await served.start()
     try:
@@ -130,13 +98,13 @@ async def test_it_answers_before_there_is_a_node() -> None:
 
 async def test_thousands_of_rows_come_whole() -> None:
     """And the loop turns meanwhile."""
-    async with serving(Source(rows=8000)) as name:
+    async with serving(FakeSource(rows=8000)) as name:
         assert len(await ask(name, "/routes")) == 8000
 
 
 async def test_a_kernel_that_cannot_be_read_is_said() -> None:
     """503 with the reason; the next question is answered."""
-    async with serving(Source(error=KernelError("no answer within 2 s"))) as name:
+    async with serving(FakeSource(error=KernelError("no answer within 2 s"))) as name:
         with pytest.raises(Refused, match="the kernel cannot be read: no answer within 2 s"):
             await ask(name, "/routes")
         assert await ask(name, "/peers") == []
@@ -202,7 +170,7 @@ async def test_over_another_kind_of_socket_nothing_can_be_changed() -> None:
     from aiohttp.test_utils import TestClient, TestServer
 
     level = Level()
-    told = Told(Source(), level=level.get, set_level=level.set, events=tuple)
+    told = Told(FakeSource(), level=level.get, set_level=level.set, events=tuple)
     async with TestClient(TestServer(operator_app(told, may_change=root_or_own_user))) as client:
         assert (await client.post("/log-level", json={"level": "debug"})).status == 403
         assert (await client.get("/status")).status == 200
@@ -225,7 +193,7 @@ async def test_silent_connections_are_cut_and_make_room() -> None:
 async def test_a_client_that_does_not_take_its_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds its connection for seconds, not for ever."""
     monkeypatch.setattr(listener, "ANSWER_S", 1.0)
-    async with serving(Source(rows=50_000)) as name:
+    async with serving(FakeSource(rows=50_000)) as name:
         sock = await connected(name)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await asyncio.get_running_loop().sock_sendall(sock, b"GET /routes HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -294,7 +262,7 @@ async def test_a_stop_waits_for_nobody() -> None:
 async def test_a_taken_name_is_an_error_of_the_start() -> None:
     """The caller hears of it, and nothing is left open."""
     async with serving() as name:
-        told = Told(Source(), level=Level().get, set_level=Level().set, events=tuple)
+        told = Told(FakeSource(), level=Level().get, set_level=Level().set, events=tuple)
         second = operator_listener(told, "\0" + name)
         with pytest.raises(OSError, match="in use"):
             await second.start()

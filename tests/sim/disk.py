@@ -30,12 +30,12 @@ class SimDisk:
     """One directory: it stands in the place of ``os`` for ``pyflanneld.files``.
 
     Attributes:
-        full: what each write fails with at the step *fails_at*, while it is set.
+        full: each write fails behind the step *fails_at*, for want of space.
         dies_at: the step at which the process dies, counted from now on; ``None``: it does not.
     """
 
     def __init__(self, text: str | None = None) -> None:
-        self.full: OSError | None = None
+        self.full = False
         self.fails_at = 0
         self.dies_at: int | None = None
         self._dead = False
@@ -164,8 +164,8 @@ class SimDisk:
         if self._dead:
             raise Killed
         self._step += 1
-        if self.full is not None and self._step > self.fails_at:
-            raise self.full
+        if self.full and self._step > self.fails_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class SimFile:

@@ -190,17 +190,17 @@ class SimRegistry(FakeRegistry):
 
     async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
         listed = await super().list_subnets(elsewhere=elsewhere)
-        if self.way.behind and self._rng.random() < self.way.behind:
-            listed = self._cluster.snapshot_behind(self._rng)
-        self._tell_of(listed)
-        return listed
-
-    def _tell_of(self, listed: Snapshot) -> None:
-        """Take note of a list, if it is one for the routes: those of the start come to nothing but for the last."""
         task = asyncio.current_task()
         loop = "" if task is None else task.get_name()
-        if loop == HOLDER:
-            return
+        if loop == HOLDER:  # to give a lease up it takes what etcd says now, as all lists should be
+            return listed
+        if self.way.behind and self._rng.random() < self.way.behind:
+            listed = self._cluster.snapshot_behind(self._rng)
+        self._tell_of(listed, loop)
+        return listed
+
+    def _tell_of(self, listed: Snapshot, loop: str) -> None:
+        """Take note of a list for the routes; of those of the start all come to nothing but the last."""
         if loop != FOLLOWER:
             self.told = Told()
         self.told.take_list(listed, self.clock_s())

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, Replace, RouteChange
+from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, Replace, Route, RouteChange
 from tests.sim import spec
 from tests.sim.told import Told, Verdict
 
@@ -52,6 +52,9 @@ class RouteJudge:
 
     def asked(self, changes: Sequence[RouteChange], *, again: bool) -> None:
         """I9: what is put was told, and what is dropped was not; and most routes go only when two lists lack them."""
+        if self._node.stands_in:
+            self._check_stand_in(changes)
+            return
         host, told = self._node.as_host(), self._node.sim.told
         verdict = told.verdict(host)
         allowed = [verdict, self._before] if again else [verdict]
@@ -71,6 +74,13 @@ class RouteJudge:
             raise spec.Violation(f"I9: {self._node.name} drops routes while nothing proves its own lease")
         if drops:
             self._guard.check(drops, host, told, believed=self._node.believed(), now_s=self._node.clock.now_s())
+
+    def _check_stand_in(self, changes: Sequence[RouteChange]) -> None:
+        """I9: what is only saved adds what is missing, takes nothing away, and was told once."""
+        for change in changes:
+            told = isinstance(change, Create) and _named(change.route) in self._node.told_before
+            if not told:
+                raise spec.Violation(f"I9: {self._node.name} asks for {change} by what it has saved")
 
     def made(self, change: RouteChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
         """I6, I7, I8: what is put is sound, and in nobody's way, and never too late."""
@@ -92,18 +102,24 @@ class RouteJudge:
     def refused(self, refusals: Mapping[RouteChange, int]) -> None:
         """What the kernel refuses is not believed to be there, and stands against readiness."""
         node = self._node
-        if not node.running or node.daemon is None or node.daemon._node is None:
+        if not node.running or node.daemon is None or node.daemon._node is None or node.stands_in:
             return
-        present = node.daemon._node.placed.present
+        present, wanted = node.daemon._node.placed.present, node.sim.told.verdict(node.as_host()).sure
         for change, code in refusals.items():
             if isinstance(change, Create) and change.route.dst in present and not self._stands(change.route.dst):
                 raise spec.Violation(f"I5: {node.name} believes in {change.route}, which was refused")
+            if spec.network(str(change.route.dst)) not in wanted:  # by now
+                continue
             if code != EEXIST and EEXIST not in refusals.values() and node.ready:
                 raise spec.Violation(f"readiness: {node.name} is ready although {change.route} was refused: {code}")
 
     def _stands(self, dst: Network) -> bool:
         there = self._node.fib.standing(dst)
         return there is not None and there.protocol == self._protocol
+
+
+def _named(route: Route) -> tuple[spec.Net, int]:
+    return spec.network(str(route.dst)), spec.address(str(route.gateway))
 
 
 def _is_go_leftover(there: KernelRoute, route: object) -> bool:

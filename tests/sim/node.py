@@ -10,7 +10,7 @@ from random import Random
 
 from pyflanneld.core.records import Record
 from pyflanneld.errors import KernelError, LeaseLost
-from tests.fakes.node import PROTOCOL, FakeNode, lan
+from tests.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 from tests.sim import spec
 from tests.sim.disk import Killed, SimFile
 from tests.sim.etcd import SimEtcd, SimRegistry
@@ -18,6 +18,8 @@ from tests.sim.judge import RouteJudge
 from tests.sim.kernel import SimKernel
 
 TTL_S = 60
+STATES = 0.5
+"""How many of the hosts save their last good state."""
 _MARGIN_S = 3.0
 _RESYNC_S = 60.0  # nobody here touches the firewall
 _EXPECTED_ENDS = (LeaseLost, KernelError, Killed)
@@ -54,6 +56,7 @@ class SimNode(FakeNode):
 
     Attributes:
         ended: why the daemon has ended by itself; ``None`` while it runs or when it was stopped.
+        told_before: subnets and gateways that earlier daemons here were told of.
     """
 
     def __init__(
@@ -62,6 +65,9 @@ class SimNode(FakeNode):
         super().__init__(etcd, 20 + number)
         self.name = f"n{number}"
         self.ended: Exception | None = None
+        self.told_before: set[tuple[spec.Net, int]] = set()
+        if rng.random() < STATES:
+            self.state = MemoryState()
         self._etcd = etcd
         self._rng = rng
         self._history = history
@@ -79,6 +85,7 @@ class SimNode(FakeNode):
         self._uncertain = False
         self._retaken = 0
         self._hung_at_s = self._joined_s = math.inf
+        self._judged: object = None
         self._checked_file: bytes | None = None
         self.registry = self._client()
 
@@ -115,13 +122,20 @@ class SimNode(FakeNode):
         way = self.sim.way
         self._lists += self.tally.lists
         self._uncertain, self._retaken = False, 0
+        self.told_before |= self.sim.told.named
+        if self.state is not None:
+            self.state.forgotten = False
         self.disk_file.disk.revive()
         self.registry = self._client()
         self.sim.set_way(way)
         self._task = asyncio.create_task(self.build().run(), name=self.name)
         self._task.add_done_callback(self._end)
         self.ended = None
-        self._joined_s = math.inf
+
+    def start_unless_running(self) -> None:
+        """Start the daemon if there is none."""
+        if not self.running:
+            self.start()
 
     def _end(self, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
@@ -188,11 +202,11 @@ class SimNode(FakeNode):
         node = self.daemon._node if self.daemon is not None else None
         return spec.network(str(node.lease.subnet)) if node is not None else None
 
-    def _published(self) -> set[int]:
-        """Return the address that the lease carries, and the one that it should."""
+    def _published(self) -> int:
+        """Return the address that the lease carries."""
         assert self.daemon is not None
         assert self.daemon._node is not None
-        return {self.as_host().address, spec.address(str(self.daemon._node.lease.public_ip))}
+        return spec.address(str(self.daemon._node.lease.public_ip))
 
     @property
     def lease(self) -> spec.Net | None:
@@ -224,6 +238,12 @@ class SimNode(FakeNode):
         """Return how many routes of its own the daemon knows of."""
         node = self.daemon._node if self.daemon is not None else None
         return node.present if node is not None else 0
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether the daemon goes by what it has saved, for it cannot reach etcd."""
+        node = self.daemon._node if self.daemon is not None else None
+        return node is not None and node.saved_at_s is not None
 
     @property
     def reserved(self) -> bool:
@@ -262,11 +282,14 @@ class SimNode(FakeNode):
         if node.view is not None and node.lease.record.name in node.view.quarantined:
             raise spec.Violation(f"readiness: {self.name} doubts its own lease, as if it were a peer's")
         now_s = asyncio.get_running_loop().time()
-        self._joined_s = min(self._joined_s, now_s)
+        if node is not self._judged:
+            self._judged, self._joined_s = node, now_s
         if now_s > max(self._hung_at_s, self._joined_s) + _STOPPED_S and self.daemon.health().live:
             raise spec.Violation(f"I19: {self.name} says that it lives, while the kernel has not answered it")
         if self.ready:
             self._check_published("is ready")
+            if self.stands_in:
+                raise spec.Violation(f"readiness: {self.name} is ready by what it has saved")
             if node.guard.held:
                 raise spec.Violation(f"readiness: {self.name} is ready although the guard holds routes")
 

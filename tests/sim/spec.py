@@ -134,10 +134,10 @@ class History:
         while len(self._states) > 1 and self._states[1][0] < now_s - self.KEPT_S:
             self._states.popleft()
 
-    def took(self, subnet: Net, addresses: Collection[int]) -> bool:
-        """Say whether lately another key than its own claimed a part of *subnet*, or its own had another address."""
+    def took(self, subnet: Net, published: int) -> bool:
+        """Say whether lately another key than its own claimed a part of *subnet*, or its own another address."""
         return any(
-            overlap(claimed, subnet) and (claimed != subnet or (read_value(key.value) or (0,))[0] not in addresses)
+            overlap(claimed, subnet) and (claimed != subnet or (read_value(key.value) or (0,))[0] != published)
             for _, keys in self._states for key in keys if (claimed := read_name(key.name)) is not None
         )  # fmt: skip
 

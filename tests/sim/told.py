@@ -59,9 +59,14 @@ def _unusable(keys: Iterable[Key], subnet: Net, host: Host) -> bool:
 
 
 class Told:
-    """All that one daemon knows, from its start on."""
+    """All that one daemon knows, from its start on.
+
+    Attributes:
+        named: every subnet and gateway that it was told of, whatever became of them.
+    """
 
     def __init__(self) -> None:
+        self.named: set[tuple[Net, int]] = set()
         self._keys: dict[bytes, Seen] = {}
         self._gone: dict[bytes, int] = {}
         self._revision, self._cluster_id = 0, 0
@@ -104,6 +109,8 @@ class Told:
         said, good = read_value(record.value), known.good if known is not None else set()
         if said is not None and said[1] == "host-gw":
             good = good | {said[0]}
+            if (subnet := read_name(record.name)) is not None:
+                self.named.add((subnet, said[0]))
         self._keys[record.name] = Seen(record.create_revision, record.mod_revision, record.value, good)
 
     def verdict(self, host: Host) -> Verdict:

@@ -1,5 +1,6 @@
 """The trouble that a world may have, one kind each: a function that makes some more of it, where the dice say."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -19,10 +20,10 @@ from tests.sim.node import TTL_S, SimNode
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-NO_SPACE = OSError(28, "No space left on device")
 OTHERS = 100
 """Where the addresses of hosts begin that are not ours to look into, such as those of Go daemons."""
 THIRDS = 16
+BOOT_S = 1.0
 JUNK = (b"", b"null", b"[]", b"{", b"\xff\x00", b'{"PublicIP":"127.0.0.1","BackendType":"host-gw"}', b"x" * 70000)
 STRANGE = (
     b"foo", b"192.168.45.0-24&fd00::-64", b"x192.168.46.0-24", b"192.168.47.0-24x", b"192.168.30.7-24",
@@ -74,6 +75,15 @@ def lose_power(world: "World") -> None:
     node = world.some()
     world.say(f"{node.name} has no power")
     node.lose_power()
+
+
+def boot_in_outage(world: "World") -> None:
+    """Switch a machine off, and on again while it does not reach etcd."""
+    node = world.some()
+    world.say(f"{node.name} boots without etcd")
+    node.sim.set_way(Way(world.rng.choice(("cut", "refused"))))
+    node.lose_power()
+    asyncio.get_running_loop().call_later(BOOT_S, node.start_unless_running)
 
 
 def change_way(world: "World") -> None:
@@ -302,7 +312,7 @@ def spoil_disk(world: "World") -> None:
     if world.rng.random() < 0.5:
         disk.dies_at = step
     else:
-        disk.full, disk.fails_at = (NO_SPACE, step) if disk.full is None else (None, 0)
+        disk.full, disk.fails_at = (False, 0) if disk.full else (True, step)
     world.say(f"{node.name}: its disk is {'full' if disk.full else 'well'}, dies at {disk.dies_at}")
     _rewrite_file(node)
 
@@ -336,7 +346,7 @@ def _name(first: int, length: int) -> bytes:
 
 
 TROUBLES: tuple[Callable[["World"], None], ...] = (
-    start_or_stop, freeze, hang, sleep_machine, lose_power, change_way, etcd_down, elect, compact, back_up_or_restore,
-    revoke, delete_keys, put_junk, claim, take_over, reserve, other_peer, touch_route, touch_link, renumber, refuse,
-    spoil_disk,
+    start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, elect, compact,
+    back_up_or_restore, revoke, delete_keys, put_junk, claim, take_over, reserve, other_peer, touch_route, touch_link,
+    renumber, refuse, spoil_disk,
 )  # fmt: skip

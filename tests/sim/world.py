@@ -26,7 +26,7 @@ from tests.fakes.virtual_time import run
 from tests.sim import spec
 from tests.sim.etcd import SimEtcd, Way
 from tests.sim.node import TTL_S, SimNode, _leaves, as_key
-from tests.sim.troubles import NO_SPACE, TROUBLES, other_peer
+from tests.sim.troubles import TROUBLES, other_peer
 
 HOSTS = (2, 2, 2, 3, 3, 3, 4, 4, 5, 7)
 STEPS = (10, 20, 20, 30, 40, 60)
@@ -135,7 +135,7 @@ class World:
         for number in range(1, self.rng.choice(HOSTS) + 1):
             self.nodes.append(SimNode(self.etcd, number, Random(self.rng.random()), self.history, self.say))
             if self.rng.random() < 0.1:
-                self.nodes[-1].disk_file.disk.full = NO_SPACE
+                self.nodes[-1].disk_file.disk.full = True
             if self.rng.random() < 0.7:
                 self.nodes[-1].start()
         for _ in range(self.rng.choice((0, 0, 3, 6))):
@@ -256,7 +256,7 @@ class World:
     def _heal(self, node: SimNode) -> None:
         node.thaw()
         node.sim.set_way(Way())
-        node.disk_file.disk.full = node.disk_file.disk.dies_at = None
+        node.disk_file.disk.full, node.disk_file.disk.dies_at = False, None
         node.kernel.fail_calls(0)
         node.kernel.no_more_refusals()
         link = next(iter(node.fib._links.values()), None)

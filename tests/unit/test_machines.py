@@ -249,6 +249,7 @@ class RoutesMachine(RuleBasedStateMachine):
     def check_view(self, view: View) -> None:
         """The peers are those that were told; and those of etcd as it is, if nothing was lost and all can be read."""
         peers = {spec.network(str(dst)): spec.address(str(gateway)) for dst, gateway in view.peers.items()}
+        assert encode_name(OWN) not in view.quarantined, "our own lease is no doubtful peer"
         verdict = self.told.verdict(self.host)
         for subnet, gateway in peers.items():
             assert gateway in verdict.may.get(subnet, ()), f"nobody told of {subnet} via {gateway}"
