@@ -61,8 +61,8 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 	done
 	echo "== all tests passed on Python$$done"
 
-faults: need-root test-programs venv ## run the fault matrix, a line per row, and write its table: ROWS="F20 F21" for some (root)
-	@$(BIN)/python -m tests.faults $(ROWS)
+faults: need-root test-programs venv ## run the fault matrix, a line per row, and write its table: ROWS="F20 F21" for some, AMEND=1: and put these into it (root)
+	@$(BIN)/python -m tests.faults $(if $(AMEND),--amend) $(ROWS)
 
 bite: need-root test-programs venv ## plant one fault after another and see which check notices (ARGS="B08 guard": these)
 	@$(BIN)/python -m tests.bite $(ARGS)

@@ -146,7 +146,7 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
             return False  # somebody put it there: look at it again
         rival = _overlapping(snapshot, key, node.networks)
         if rival is not None:
-            raise LeaseLost(f"our subnet {key} overlaps {rival}, which was leased after our lease had vanished")
+            raise LeaseLost(f"our lease has vanished, and our subnet {key} overlaps {rival}, which is in etcd")
         sent_at_s = context.clock.now_s()
         record = await context.registry.create_subnet(
             name, encode_value(attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot

@@ -91,7 +91,8 @@ def judge(record: Record) -> Iterator[Finding]:
         leases.setdefault(ours.get(owner_of(change.value), ""), set()).add(change.lease)
     for change in history.news():
         if change.value is None:
-            if (gone := keys.pop(change.key, None)) and (why := _unexplained(gone, change, record)):
+            gone = keys.pop(change.key, None)
+            if gone and not _given_back(gone, ours, configs) and (why := _unexplained(gone, change, record)):
                 yield Finding("I3", "etcd", why)
             continue
         _learn(change, configs)
@@ -143,6 +144,14 @@ def _takeover(
     theirs = owner_of(before.value)
     if ours.get(theirs) != host and before.lease not in leases - {0}:
         yield Finding("I3", host, f"wrote over {change.key}, which was {theirs or 'nobody'}'s")
+
+
+def _given_back(gone: Change, ours: Mapping[str, str], configs: Mapping[str, list[Config]]) -> bool:
+    """Say whether a host of ours may have deleted its own key: one that the network, as it is now, has no place for."""
+    found = subnet_of(gone.key)
+    if found is None or owner_of(gone.value) not in ours or not configs.get(found[0]):
+        return False
+    return not configs[found[0]][-1].admits(found[1])
 
 
 def _unexplained(gone: Change, change: Change, record: Record) -> str:

@@ -256,6 +256,18 @@ def test_what_a_backup_tells_of_the_past_is_no_news(lease: int) -> None:
     assert found == ([] if lease == 8 else [f"{key('172.7.30.0/24')} was deleted, and not by the test"])
 
 
+@pytest.mark.parametrize("network", ["172.7.0.0/16", "10.7.0.0/16"])
+def test_a_host_may_give_back_what_the_network_has_no_place_for(network: str) -> None:
+    """Its own key, and not while it fits."""
+    record = good()
+    moved = json.dumps({"Network": network, "Backend": {"Type": "host-gw"}}).encode()
+    record.history.before[key("172.7.29.0/24")] = put("172.7.29.0/24", "192.168.14.21")
+    record.history.changes += [Change(5.0, f"{PREFIX}/config", moved, 11, 2), deleted("172.7.29.0/24")]
+    found = [finding.what for finding in judge(record)]
+    reproach = f"{key('172.7.29.0/24')} was deleted, and not by the test"
+    assert (reproach in found) == (network == "172.7.0.0/16")
+
+
 def test_a_host_may_write_its_own_key_again() -> None:
     """Another address of the same host, and a spoiled value on the host's etcd lease, are its own to mend."""
     record = good()
