@@ -64,7 +64,7 @@ test-all: need-root ## "make test" on every Python from 3.11 up that this machin
 faults: need-root test-programs venv ## run the fault matrix, a line per row, and write its table: ROWS="F20 F21" for some, AMEND=1: and put these into it (root)
 	@$(BIN)/python -m tests.faults $(if $(AMEND),--amend) $(ROWS)
 
-bite: need-root test-programs venv ## plant one fault after another and see which check notices (ARGS="B08 guard": these)
+bite: need-root test-programs venv ## plant one fault after another and see which check notices (ARGS="B08 guard": these; ARGS="--amend B08": into the page)
 	@$(BIN)/python -m tests.bite $(ARGS)
 
 fuzz: venv ## search the parsers for inputs that break them (SECONDS=60 for each, TARGET=value: one)

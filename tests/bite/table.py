@@ -26,14 +26,26 @@ have (the simulated world has no gRPC and no log). To add one: an entry in `test
 
 def write(path: Path, results: "Sequence[Result]") -> None:
     """Write the page."""
-    caught = sum(result.caught for result in results)
-    lines = [
-        f"Last full run: {len(results)} faults planted, {caught} caught, {len(results) - caught} not.\n",
-        "| fault | what the spoiled daemon does | simulated world | tests |",
-        "|---|---|---|---|",
-        *(_row(result) for result in results),
-    ]
-    path.write_text(_TOP + "\n".join(lines) + "\n" + _BOTTOM)
+    rows = [_row(result) for result in results]
+    _put(path, rows, "")
+
+
+def amend(path: Path, results: "Sequence[Result]") -> None:
+    """Replace the rows of faults that were planted again, and say so; the page has a row for each."""
+    again = {f"| {result.plant.name} |": _row(result) for result in results}
+    lines = [line for line in path.read_text().splitlines() if line.startswith("| ")][1:]
+    for start in again:
+        if not any(line.startswith(start) for line in lines):
+            raise ValueError(f"{path.name} has no row {start}: it takes a whole run")
+    rows = [next((row for start, row in again.items() if line.startswith(start)), line) for line in lines]
+    _put(path, rows, f" Planted again since: {', '.join(result.plant.name for result in results)}.")
+
+
+def _put(path: Path, rows: Sequence[str], more: str) -> None:
+    missed = sum(row.endswith("| no | no |") for row in rows)
+    head = f"Last full run: {len(rows)} faults planted, {len(rows) - missed} caught, {missed} not.{more}\n\n"
+    table = "| fault | what the spoiled daemon does | simulated world | tests |\n|---|---|---|---|\n"
+    path.write_text(_TOP + head + table + "\n".join(rows) + "\n" + _BOTTOM)
 
 
 def _row(result: "Result") -> str:
