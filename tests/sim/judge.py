@@ -50,6 +50,10 @@ class RouteJudge:
         self._before = Verdict({}, set())
         self._guard = GuardRule()
 
+    def begin(self) -> None:
+        """A daemon starts: what the one before it has dropped lately is not known to it."""
+        self._guard = GuardRule()
+
     def asked(self, changes: Sequence[RouteChange], *, again: bool) -> None:
         """I9: what is put was told, and what is dropped was not; and most routes go only when two lists lack them."""
         if self._node.stands_in:

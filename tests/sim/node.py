@@ -76,7 +76,8 @@ class SimNode(FakeNode):
         self._dying: asyncio.Task[None] | None = None
         self._held: set[spec.Net] = set()
         self._addresses = {spec.address(f"192.168.14.{self.host}")}
-        self.kernel = SimKernel(lan(self.host), rng=rng, judge=RouteJudge(self, PROTOCOL))
+        self._judge = RouteJudge(self, PROTOCOL)
+        self.kernel = SimKernel(lan(self.host), rng=rng, judge=self._judge)
         self.file = self.disk_file = CheckedFile(self._check_written_file)  # type: ignore[assignment]
         self.manager.send = self._told_manager  # type: ignore[method-assign]
         self.options = replace(self.options, renew_margin_s=_MARGIN_S, firewall_resync_s=_RESYNC_S)
@@ -125,6 +126,7 @@ class SimNode(FakeNode):
         self.told_before |= self.sim.told.named
         if self.state is not None:
             self.state.forgotten = False
+        self._judge.begin()
         self.disk_file.disk.revive()
         self.registry = self._client()
         self.sim.set_way(way)
