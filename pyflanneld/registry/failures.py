@@ -38,8 +38,9 @@ _DENIAL_TEXT_CODES: Final = frozenset(
     {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNKNOWN}
 )
 
-# What gRPC's core says when the server ends the connection right after a good TLS handshake, and what that means.
-_TLS_REJECTED: Final = "TSI_DATA_CORRUPTED"
+# What gRPC's core says when the server ends the connection right after a good TLS handshake, or within it by an alert
+# about our certificate, whichever is noticed first; and what that means.
+_TLS_REJECTED: Final = ("TSI_DATA_CORRUPTED", "ALERT_BAD_CERTIFICATE", "ALERT_CERTIFICATE_", "ALERT_UNKNOWN_CA")
 _TLS_REJECTED_HINT: Final = "the server closed the TLS connection: it may demand a client certificate, or another one"
 
 # What a call on a gRPC channel may raise. InvalidStateError: writing to a stream that the server has ended.
@@ -75,7 +76,7 @@ def _from_status(code: Any, details: str, endpoint: str) -> RegistryError:
     text = f"{endpoint}: {details or code.name} ({code.name})"
     if code in _DENIAL_CODES or (code in _DENIAL_TEXT_CODES and is_denial(details)):
         return RegistryDenied(text)
-    if _TLS_REJECTED in details:
+    if any(sign in details for sign in _TLS_REJECTED):
         return RegistryUnavailable(f"{text}; {_TLS_REJECTED_HINT}")
     if code not in _ANSWERS:
         return RegistryUnavailable(text)
