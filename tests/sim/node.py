@@ -75,6 +75,7 @@ class SimNode(FakeNode):
         self._task: asyncio.Task[None] | None = None
         self._dying: asyncio.Task[None] | None = None
         self._held: set[spec.Net] = set()
+        self._granted: set[int] = set()  # the etcd leases that its keys were created on
         self._addresses = {spec.address(f"192.168.14.{self.host}")}
         self._judge = RouteJudge(self, PROTOCOL)
         self.kernel = SimKernel(lan(self.host), rng=rng, judge=self._judge)
@@ -335,11 +336,12 @@ class SimNode(FakeNode):
         keys = self._history.now
         if before is None and after is not None:
             self._held.add(spec.read_name(after.name) or (0, 0))
+            self._granted.add(after.lease_id)
             spec.check_created(as_key(after), keys)
         elif before is not None:
             node = self.daemon._node if self.daemon is not None else None
-            same_lease = node is not None and before.lease_id not in (0, None) and (
-                node.lease.record.lease_id == before.lease_id
+            same_lease = before.lease_id in self._granted - {0} or (
+                node is not None and node.lease.record.lease_id == before.lease_id != 0
             )
             spec.check_written(as_key(before), after.value if after else None, same_lease, self._addresses)
 
