@@ -40,6 +40,7 @@ class SimKernel(FakeKernel):
         self._judge = judge
         self._dropped: list[Network] = []
         self._looked_at_all = False
+        self._unseen: set[Network] = set()  # where others have put a route since the last look
         self.awake = asyncio.Event()
         self.awake.set()
 
@@ -51,6 +52,7 @@ class SimKernel(FakeKernel):
 
     async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
         found = await super().routes(protocol=protocol, version=version)
+        self._unseen.clear()
         self._looked_at_all |= protocol is None
         if self._rng.random() < 0.05:  # what changes meanwhile is not in it
             await asyncio.sleep(self._rng.uniform(0, 0.02))
@@ -66,8 +68,15 @@ class SimKernel(FakeKernel):
             asyncio.get_running_loop().call_soon(judge.refused, refusals)
         return refusals
 
+    def add_foreign(self, route: KernelRoute) -> None:
+        """Put a route as somebody else does."""
+        self._unseen.add(route.dst)
+        super().add_foreign(route)
+
     def _apply(self, change: RouteChange) -> int:
         there = self.standing(change.route.dst)
+        if change.route.dst in self._unseen:  # nobody looks and puts in one step
+            there = None
         result = super()._apply(change)
         if result == 0 and self._judge is not None and isinstance(change, Create | Replace | Drop):
             self._judge.made(change, there, self._dropped)
