@@ -59,7 +59,7 @@ class SubnetEnvFile:
         data = text.encode()
         make_directories(self._path.parent)
         with open_directory(self._path.parent) as at:
-            _refuse_everyones(at, self._path.parent)
+            refuse_everyones(at, self._path.parent, sticky_will_do=True)
             remove_leftovers(at, self._path.name)
             if self._holds(at, data):
                 if not self._synced:  # the last attempt may have failed behind its rename
@@ -106,13 +106,13 @@ def write_file(path: Path, text: str) -> None:
             replace_file(at, path.name, data, stat.S_IMODE(held.st_mode), (held.st_uid, held.st_gid))
 
 
-def _refuse_everyones(at: int, path: Path) -> None:
+def refuse_everyones(at: int, path: Path, *, sticky_will_do: bool) -> None:
     """Raise ``PermissionError`` where anybody could put a file of his own in our file's place, for root to source.
 
-    With the sticky bit, as in /tmp, nobody can.
+    With the sticky bit, as in /tmp, nobody can; but where there is no file yet, anybody can put one.
     """
     mode = os.fstat(at).st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    if mode & stat.S_IWOTH and not (sticky_will_do and mode & stat.S_ISVTX):
         raise PermissionError(errno.EPERM, f"everybody may write to its directory: chmod o-w {path}", str(path))
 
 

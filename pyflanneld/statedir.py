@@ -13,7 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from pyflanneld.core.lastgood import MAX_BYTES, LastGood, decode, encode
-from pyflanneld.files import content_of, make_directories, open_directory, remove_leftovers, replace_file
+from pyflanneld.files import (
+    content_of,
+    make_directories,
+    open_directory,
+    refuse_everyones,
+    remove_leftovers,
+    replace_file,
+)
 
 NAME = "last-good.json"
 _MODE = 0o600
@@ -55,7 +62,7 @@ class StateFile:
     def _read(self) -> LastGood | None:
         try:
             with open_directory(self._directory) as at:
-                _refuse_everyones(at, self._directory)
+                refuse_everyones(at, self._directory, sticky_will_do=False)
                 fd = os.open(NAME, _FLAGS, dir_fd=at)
                 _refuse_foreign(fd, self.path)
                 data = content_of(fd, MAX_BYTES + 1)
@@ -72,15 +79,9 @@ class StateFile:
                 return
             make_directories(self._directory)
             with open_directory(self._directory) as at:
-                _refuse_everyones(at, self._directory)
+                refuse_everyones(at, self._directory, sticky_will_do=False)
                 remove_leftovers(at, NAME)
                 replace_file(at, NAME, data, _MODE)
-
-
-def _refuse_everyones(at: int, path: Path) -> None:
-    """Raise ``PermissionError`` where anybody could put a file of his own there, sticky bit or not."""
-    if os.fstat(at).st_mode & stat.S_IWOTH:
-        raise PermissionError(errno.EPERM, f"everybody may write to its directory: chmod o-w {path}", str(path))
 
 
 def _refuse_foreign(fd: int, path: str) -> None:

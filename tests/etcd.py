@@ -41,9 +41,9 @@ def _releases() -> dict[str, str]:
 
 RELEASES = _releases()
 EACH_RELEASE = [pytest.param(name, marks=[] if name == "3.4" else pytest.mark.thorough) for name in RELEASES]
+"""For fixtures: Debian's release always, others in the whole of the fault matrix."""
 ON_EACH_RELEASE = pytest.mark.parametrize("etcd_release", EACH_RELEASE, indirect=True, scope="module")
 """The mark of a module whose laboratories (``tests/bed.py``) come with each release in turn."""
-"""For fixtures: Debian's release always, others in the whole of the fault matrix."""
 
 
 def etcd_missing() -> str | None:

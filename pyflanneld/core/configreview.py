@@ -124,17 +124,9 @@ def effects(records: Iterable[Record], config: NetworkConfig) -> list[Effect]:
 def _fate(reading: Reading, config: NetworkConfig) -> Fate:
     if reading.key is None or reading.attrs is None:
         return Fate.UNREADABLE
-    if _fits(reading.key, config):
+    if config.admits(reading.key.ipv4, reading.key.ipv6):
         return Fate.STAYS
     return Fate.MOVES if reading.record.lease_id else Fate.STUCK
-
-
-def _fits(key: SubnetKey, config: NetworkConfig) -> bool:
-    if config.ipv4 is None or not config.ipv4.admits(key.ipv4):
-        return False
-    if config.ipv6 is None or key.ipv6 is None:
-        return config.ipv6 is None and key.ipv6 is None
-    return config.ipv6.admits(key.ipv6)
 
 
 def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]:
@@ -149,7 +141,7 @@ def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]
 def misfits(key: SubnetKey, before: NetworkConfig, after: NetworkConfig) -> list[str]:
     """Return what moves a node that holds *key* when it starts anew, one line each; none: it stays as it is."""
     same_kind = (networks_of(before), before.backend_type) == (networks_of(after), after.backend_type)
-    return [] if same_kind and _fits(key, after) else differences(before, after)
+    return [] if same_kind and after.admits(key.ipv4, key.ipv6) else differences(before, after)
 
 
 def crowded(effects_: Sequence[Effect], config: NetworkConfig) -> str | None:

@@ -79,6 +79,14 @@ class NetworkConfig:
     nftables: bool
     document: bytes = field(default=b"", compare=False)
 
+    def admits(self, ipv4: IPv4Network, ipv6: IPv6Network | None) -> bool:
+        """Say whether a lease of these two halves is one that the network has: with an IPv6 half where it has IPv6."""
+        if self.ipv4 is None or not self.ipv4.admits(ipv4):
+            return False
+        if self.ipv6 is None or ipv6 is None:
+            return self.ipv6 is None and ipv6 is None
+        return self.ipv6.admits(ipv6)
+
 
 @dataclass(frozen=True, slots=True)
 class _Family:

@@ -17,7 +17,7 @@ from math import inf
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid, shown
 from pyflanneld.core.lastgood import LastGood
-from pyflanneld.core.lease import TTL_S, LeaseAttrs, SubnetKey, parse_name, parse_value
+from pyflanneld.core.lease import TTL_S, LeaseAttrs, parse_name, parse_value
 from pyflanneld.core.links import Choice, Link
 from pyflanneld.core.ownership import OwnLease
 from pyflanneld.core.records import Snapshot
@@ -110,8 +110,9 @@ class StandIn:
             prospect = prepare(self._context, self._links, self._choice, config, among)
         except (Invalid, PyflanneldError) as error:
             raise Unusable(str(error)) from error
-        if not _admits(prospect, parse_name(state.own.name)):
-            raise Unusable(f"its lease {parse_name(state.own.name)} does not fit the network {among.network}")
+        key = parse_name(state.own.name)
+        if not config.admits(key.ipv4, key.ipv6):
+            raise Unusable(f"its lease {key} does not fit the network {among.network}")
         return prospect
 
     def _as_node(self, state: LastGood, prospect: Prospect) -> Node:
@@ -154,13 +155,6 @@ def etcd_is_away(context: Context) -> bool:
     """Say whether etcd has not answered yet, or has failed since."""
     failing = any(topic.startswith("etcd:") for topic in context.problems.open())
     return failing or context.tally.heard_at_s is None
-
-
-def _admits(prospect: Prospect, key: SubnetKey) -> bool:
-    among6 = prospect.config.ipv6
-    if not prospect.wish.among.admits(key.ipv4) or (key.ipv6 is None) != (among6 is None):
-        return False
-    return key.ipv6 is None or among6 is None or among6.admits(key.ipv6)
 
 
 def _check_origin(state: LastGood, options: Options, attrs: LeaseAttrs) -> None:

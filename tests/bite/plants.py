@@ -239,8 +239,8 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B31 network followed", "a change of the configuration that fits nobody any more is let pass as one that does",
         "core/configreview.py",
-        "    return [] if same_kind and _fits(key, after) else differences(before, after)\n",
-        "    return [] if same_kind or _fits(key, after) else differences(before, after)\n",
+        "    return [] if same_kind and after.admits(key.ipv4, key.ipv6) else differences(before, after)\n",
+        "    return [] if same_kind or after.admits(key.ipv4, key.ipv6) else differences(before, after)\n",
         ("tests/unit/test_daemon_config.py",),
     ),
     Plant(

@@ -26,12 +26,11 @@ def _with_line(text: str, row: Row, line: str) -> str:
     before, found, rest = text.partition(f"| {row.number} |")
     if found:
         return before + line + rest.partition("\n")[2]
-    group = row.group if row.group == "etcd" else row.group[0].upper() + row.group[1:]
-    before, _, rest = text.partition(f"### {group}\n\n{report.HEAD}")
-    if not _:
+    before, beginning, rest = text.partition(report.beginning(row.group))
+    if not beginning:
         raise ValueError(f"the page has no table for {row.group}; it takes a whole run")
     lines, gap, behind = rest.partition("\n\n")
-    return f"{before}{_}{lines.rstrip()}\n{line.rstrip()}{gap or chr(10)}{behind}"
+    return f"{before}{beginning}{lines.rstrip()}\n{line.rstrip()}{gap or chr(10)}{behind}"
 
 
 def _with_note(text: str, results: Mapping[str, Result], on: date) -> str:

@@ -33,10 +33,15 @@ def table(rows: Mapping[str, Row], results: Mapping[str, Result]) -> str:
     """Return a table for each group of rows, under its heading."""
     parts = []
     for group, members in groupby(rows.values(), lambda row: row.group):
-        heading = group[0].upper() + group[1:] if group != "etcd" else group
         lines = "".join(line(row, results[row.number]) for row in members)
-        parts.append(f"### {heading}\n\n{HEAD}{lines}")
+        parts.append(f"{beginning(group)}{lines}")
     return "\n".join(parts)
+
+
+def beginning(group: str) -> str:
+    """Return what stands above the rows of a group."""
+    heading = group[0].upper() + group[1:] if group != "etcd" else group
+    return f"### {heading}\n\n{HEAD}"
 
 
 def summary(results: Mapping[str, Result], whole: Result, took_s: float, on: date) -> str:
