@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from pyflanneld.core.lease import TTL_S
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.run import LabError, until
@@ -18,7 +19,6 @@ from tests.soak.samples import scrape
 
 HOSTS = 2
 ETCD_LEASES = 10
-TTL_S = 24 * 3600
 LOOK_S = 0.2
 SHOWN = 3
 START_S = 60.0
