@@ -3,6 +3,7 @@
 #   PYTHON=/path/to/python3.12   the interpreter (default: the first of 3.11 or later that is found)
 #   VENV=folder                  the virtual environment (default: .venv; .venv-3.12 when PYTHON is given)
 #   T=tests/unit/test_x.py       for "make test-fast": only these tests
+#   WORKERS=8                    how many tests run at the same time (default: two for each core; 0: one after the other)
 #   ARGS="--quick --only start"  for "make bench"; --help lists them
 
 SHELL := /bin/bash
@@ -22,6 +23,10 @@ else
 VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 endif
 BIN := $(VENV)/bin
+
+# Most tests wait rather than work. A file is run as a whole: its tests may share an etcd.
+WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+PARALLEL := $(if $(filter-out 0,$(WORKERS)),--numprocesses=$(WORKERS) --dist=loadfile)
 
 # program:Debian's package that brings it
 DEMO_PROGRAMS := ip:iproute2 etcd:etcd-server etcdctl:etcd-client ping:iputils-ping
@@ -44,10 +49,10 @@ demo: need-root demo-programs venv ## put up a cluster of 3 hosts on this machin
 	@$(BIN)/python -m pyflanneld lab demo
 
 test: need-root test-programs lint ## lint, types, then all tests: unit, contract, integration, faults (root)
-	@$(BIN)/python -m pytest -m "not thorough" $(wildcard tests/unit tests/contract tests/integration tests/faults)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not thorough" $(wildcard tests/unit tests/contract tests/integration tests/faults)
 
 test-fast: lint ## lint, types, and the tests that need neither root nor etcd
-	@$(BIN)/python -m pytest -m "not etcd and not netns and not thorough" $(or $(T),$(wildcard tests/unit tests/contract))
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not etcd and not netns and not thorough" $(or $(T),$(wildcard tests/unit tests/contract))
 
 test-all: need-root ## "make test" on every Python from 3.11 up that this machine has (root)
 	@done=" "
@@ -88,7 +93,7 @@ bench-scaling: demo-programs venv ## a large cluster: model, simulation, and 200
 
 screenshots: need-root demo-programs venv ## make the pictures of the page in docs/images anew (root)
 	@$(call require,chromium:chromium chromedriver:chromium-driver pngquant:pngquant)
-	$(BIN)/python -m tests.screenshots
+	$(BIN)/python -m tests.support.lab.screenshots
 
 lock: venv ## resolve requirements*.txt anew, with hashes (UPGRADE=1: to the newest versions)
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq uv

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pyflanneld.commands.manpage import page
-from pyflanneld.settings import flag_table_markdown
+from pyflanneld.config.settings import flag_table_markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -56,11 +56,11 @@ def _wait(_number: int, _frame: object) -> None:
 
 
 def _run_daemon(words: list[str]) -> int:
-    from pyflanneld.settings import load
+    from pyflanneld.config.settings import load
 
     settings = load(words, os.environ, forms=_forms)
     os.environ.pop("FLANNELD_ETCD_PASSWORD", None)  # nothing that is started from here shall inherit it
-    from pyflanneld.process import run_daemon
+    from pyflanneld.daemon.process import run_daemon
 
     return run_daemon(settings)
 

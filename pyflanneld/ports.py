@@ -9,15 +9,15 @@ from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Protocol
 
-from pyflanneld.core.firewall import Family
-from pyflanneld.core.links import Link
-from pyflanneld.core.neighbours import Neighbour
-from pyflanneld.core.records import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
-from pyflanneld.core.routes import KernelRoute, RouteChange
+from pyflanneld.core.etcd_types import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
+from pyflanneld.core.firewall.rules import Family
+from pyflanneld.core.link.neighbours import Neighbour
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.routes.plan import KernelRoute, RouteChange
 
 if TYPE_CHECKING:
-    from pyflanneld.core.lastgood import LastGood
-    from pyflanneld.core.probing import Answer
+    from pyflanneld.core.lease.saved_state import LastGood
+    from pyflanneld.core.probe.table import Answer
 
 
 class Registry(Protocol):

@@ -6,7 +6,7 @@ from typing import Protocol
 from pyflanneld.backends.alloc import Alloc
 from pyflanneld.backends.host_gw import HostGw
 from pyflanneld.core.families import Address, Network
-from pyflanneld.core.routes import Route
+from pyflanneld.core.routes.plan import Route
 
 
 class Backend(Protocol):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pyflanneld.core.families import Address, Network
-from pyflanneld.core.routes import Route
+from pyflanneld.core.routes.plan import Route
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,15 +56,15 @@ def _parsed(module: str) -> Callable[[], Manual]:
 
 
 def _config(words: list[str]) -> int:
-    from pyflanneld.assembly import registry
     from pyflanneld.commands.config import main
+    from pyflanneld.daemon.wiring import registry
 
     return main(words, connect=registry)
 
 
 def _leases(words: list[str]) -> int:
-    from pyflanneld.assembly import registry
     from pyflanneld.commands.leases import main
+    from pyflanneld.daemon.wiring import registry
 
     return main(words, os.environ, connect=registry)
 
@@ -73,7 +73,7 @@ def _command(
     name: str, arguments: str, summary: str, *, run: Callable[[list[str]], int] | None = None, flags: str = "FLAGS"
 ) -> Command:
     """Return a command of this room, in the module of its name."""
-    module = f"pyflanneld.commands.{name.replace('-', '')}"
+    module = f"pyflanneld.commands.{name.replace('-', '_')}"
     return Command(name, arguments, summary, run or _main(module), _titled(module, flags))
 
 
@@ -82,8 +82,9 @@ COMMANDS: tuple[Command, ...] = (
     _command("completion", "SHELL", "print what completes command lines in bash, zsh or fish"),
     _command("config", "...", "check, show and write the network configuration", run=_config, flags="CONFIG_FLAGS"),
     Command("docker-opts", "...", "write Docker's options, as flannel's mk-docker-opts.sh does",
-            _main("pyflanneld.docker.command"), _parsed("pyflanneld.docker.command")),
-    _command("doctor", "...", "examine this host, its etcd and its peers, and touch nothing", flags="DOCTOR_FLAGS"),
+            _main("pyflanneld.commands.docker_opts"), _parsed("pyflanneld.commands.docker_opts")),
+    Command("doctor", "...", "examine this host, its etcd and its peers, and touch nothing",
+            _main("pyflanneld.commands.doctor.main"), _titled("pyflanneld.commands.doctor.main", "DOCTOR_FLAGS")),
     Command("lab", "...", "try it out: a cluster in network namespaces on this machine",
             _main("pyflanneld.lab.command"), _parsed("pyflanneld.lab.command")),
     _command("leases", "...", "list, reserve and release subnets", run=_leases, flags="LEASES_FLAGS"),

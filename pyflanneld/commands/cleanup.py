@@ -15,26 +15,27 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from pyflanneld import assembly, lock, proc
-from pyflanneld.commands.looking import only_looking, silent_log
-from pyflanneld.commands.ownflags import OWN, is_on, own_switch
+from pyflanneld.commands.common_flags import OWN, is_on, own_switch
 from pyflanneld.commands.plan import GO_DAEMON
-from pyflanneld.commands.running import daemon_here
-from pyflanneld.core.clearing import NotOurs, known_networks, our_lease, our_routes
+from pyflanneld.commands.read_only_ports import only_looking, silent_log
+from pyflanneld.commands.running_daemon import daemon_here
+from pyflanneld.config.flags import FLAGS
+from pyflanneld.config.go_flags import Flag, Given, Kind
+from pyflanneld.config.settings import Settings, load_as_daemon
 from pyflanneld.core.families import Network
-from pyflanneld.core.firewall import SECTIONS, Family
+from pyflanneld.core.firewall.rules import SECTIONS, Family
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.netconf import NetworkConfig, parse_config
-from pyflanneld.core.routes import Drop, KernelRoute
-from pyflanneld.core.subnetenv import previous_subnet
+from pyflanneld.core.lease.cleanup_rules import NotOurs, known_networks, our_lease, our_routes
+from pyflanneld.core.lease.subnet_env import previous_subnet
+from pyflanneld.core.network.config import NetworkConfig, parse_config
+from pyflanneld.core.routes.plan import Drop, KernelRoute
+from pyflanneld.daemon import wiring
 from pyflanneld.errors import AlreadyRunning, FirewallError, PyflanneldError, RegistryError, UsageError
-from pyflanneld.flags import Flag, Given, Kind
-from pyflanneld.loops.link import first_link
-from pyflanneld.loops.node import Context
-from pyflanneld.loops.rules import Removal, iptables_removals, nft_removals, remove
-from pyflanneld.options import FLAGS
-from pyflanneld.settings import Settings, load_as_daemon
-from pyflanneld.statedir import NAME as LAST_GOOD
+from pyflanneld.state.node import Context
+from pyflanneld.system import lock, procfs
+from pyflanneld.system.state_file import NAME as LAST_GOOD
+from pyflanneld.tasks.firewall.jobs import Removal, iptables_removals, nft_removals, remove
+from pyflanneld.tasks.link import first_link
 
 TITLE = """\
 pyflanneld cleanup: takes away what the daemon has left on this host, once it is stopped.
@@ -90,7 +91,7 @@ def _networks(given: Given) -> tuple[Network, ...]:
 
 
 async def _clean(settings: Settings, named: Sequence[Network], *, release: bool, dry_run: bool) -> int:
-    context = only_looking(settings) if dry_run else assembly.context(settings, silent_log(settings))
+    context = only_looking(settings) if dry_run else wiring.context(settings, silent_log(settings))
     cleaning = Cleaning(context, settings, dry_run=dry_run)
     try:
         config = await cleaning.config()
@@ -183,7 +184,7 @@ class Cleaning:
 
     async def _remove_rules(self, removal: Removal) -> None:
         what = f"rules {' '.join(removal.where.values())} in {removal.program} ({removal.family.value})"
-        go = next((process for process in proc.processes() if process.name == GO_DAEMON), None)
+        go = next((process for process in procfs.processes() if process.name == GO_DAEMON), None)
         if go is not None:
             _say(f"left {what}: a Go flanneld keeps them too, {go}")
             return

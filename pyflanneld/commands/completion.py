@@ -6,8 +6,8 @@ The scripts are made from the declarations and hold all words themselves: comple
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from pyflanneld.config.go_flags import Flag
 from pyflanneld.errors import UsageError
-from pyflanneld.flags import Flag
 
 FLAGS: tuple[Flag, ...] = ()
 TITLE = """\

@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pyflanneld import logs
+from pyflanneld.commands.common_flags import OUTPUT, is_on, own_switch, wants_json
 from pyflanneld.commands.output import GREEN, RED, YELLOW, Paint, columns
-from pyflanneld.commands.ownflags import OUTPUT, is_on, own_switch, wants_json
-from pyflanneld.core import configreview
-from pyflanneld.core.configreview import Effect, Fate
+from pyflanneld.config.flags import ETCD, FLAGS
+from pyflanneld.config.settings import Settings, load_words
+from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.links import Link
-from pyflanneld.core.netconf import NetworkConfig
-from pyflanneld.core.records import ConfigRecord
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.network import review as configreview
+from pyflanneld.core.network.config import NetworkConfig
+from pyflanneld.core.network.review import Effect, Fate
 from pyflanneld.errors import KernelError, PyflanneldError, RegistryError, UnsupportedConfig, UsageError
-from pyflanneld.loops.config import usable_config
-from pyflanneld.options import ETCD, FLAGS
+from pyflanneld.logs import setup
 from pyflanneld.ports import Configuration, Registry
-from pyflanneld.settings import Settings, load_words
+from pyflanneld.tasks.network import usable_config
 
 TITLE = """\
 pyflanneld config: the network configuration in etcd.
@@ -75,7 +75,7 @@ def main(words: Sequence[str], *, connect: Callable[[Settings], Store]) -> int:
     """
     plain, settings, given = load_words(words, os.environ, title=TITLE, flags=CONFIG_FLAGS)
     as_json = wants_json(given)
-    logs.configure(settings.log_format, settings.verbosity)
+    setup.configure(settings.log_format, settings.verbosity)
     try:
         match plain:
             case ["check", file]:
@@ -103,7 +103,7 @@ def _read(file: str) -> bytes:
 
 async def _links() -> tuple[Link, ...]:
     """Return this host's links, nothing where they cannot be asked for."""
-    from pyflanneld.kernel.rtnl import NetlinkKernel
+    from pyflanneld.netlink.kernel import NetlinkKernel
 
     kernel = NetlinkKernel(protocol=103)  # any: nothing is put here
     try:

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol, assert_never
 
-from pyflanneld import logs
 from pyflanneld.backends import BACKENDS
-from pyflanneld.commands import leasetable
-from pyflanneld.commands.ownflags import OWN, own_switch
-from pyflanneld.core import reservations
+from pyflanneld.commands import lease_table
+from pyflanneld.commands.common_flags import OWN, own_switch
+from pyflanneld.config.flags import ETCD, FLAGS
+from pyflanneld.config.go_flags import Flag, Given, Kind
+from pyflanneld.config.settings import Settings, load_words
+from pyflanneld.config.types import parse_public_ip, parse_public_ipv6
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease import LeaseAttrs, SubnetKey, encode_name, encode_value
-from pyflanneld.core.netconf import NetworkConfig, parse_config
-from pyflanneld.core.reservations import AlreadyReserved, MakeReservation, Refused, Reserve
+from pyflanneld.core.lease import reservations
+from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, encode_name, encode_value
+from pyflanneld.core.lease.reservations import AlreadyReserved, MakeReservation, Refused, Reserve
+from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.errors import PyflanneldError, RegistryError, UsageError
-from pyflanneld.flags import Flag, Given, Kind
-from pyflanneld.options import ETCD, FLAGS
+from pyflanneld.logs import setup
 from pyflanneld.ports import Administration, Registry
-from pyflanneld.settings import Settings, load_words
-from pyflanneld.settingtypes import parse_public_ip, parse_public_ipv6
 
 TRIES = 5
 
@@ -96,7 +96,7 @@ def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[
     """
     plain, settings, given = load_words(words, environ, title=TITLE, flags=LEASES_FLAGS)
     order = _order(plain, given)
-    logs.configure(settings.log_format, settings.verbosity)
+    setup.configure(settings.log_format, settings.verbosity)
     try:
         asyncio.run(_carry_out(order, settings, connect))
     except (RegistryError, Refusal) as error:
@@ -181,8 +181,8 @@ async def _carry_out(order: Order, settings: Settings, connect: Callable[[Settin
 async def _list(store: Store, output: str) -> None:
     records = (await store.list_subnets()).records
     left = await store.times_to_live(records)
-    rows = [leasetable.row(reservations.read(record), left.get(record.name)) for record in records]
-    sys.stdout.write(leasetable.as_json(rows) if output == "json" else leasetable.as_table(rows))
+    rows = [lease_table.row(reservations.read(record), left.get(record.name)) for record in records]
+    sys.stdout.write(lease_table.as_json(rows) if output == "json" else lease_table.as_table(rows))
 
 
 async def _reserve(store: Store, order: Reservation, prefix: str) -> None:

@@ -11,9 +11,9 @@ from itertools import groupby
 
 from pyflanneld import __version__
 from pyflanneld.commands.catalogue import COMMANDS, Command
-from pyflanneld.flaghelp import default_text
-from pyflanneld.flags import Flag, Kind
-from pyflanneld.options import ETCD, FLAGS
+from pyflanneld.config.flags import ETCD, FLAGS
+from pyflanneld.config.go_flags import Flag, Kind
+from pyflanneld.config.usage import default_text
 
 _COLUMNS = 70
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from pyflanneld.commands.ownflags import OWN
-from pyflanneld.flags import Flag, Kind
+from pyflanneld.commands.common_flags import OWN
+from pyflanneld.config.go_flags import Flag, Kind
 
 PROGRAM = "pyflanneld"
 

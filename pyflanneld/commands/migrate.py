@@ -16,14 +16,14 @@ from typing import Any
 
 import structlog
 
-from pyflanneld import logs
-from pyflanneld.assembly import access
+from pyflanneld.config.flags import ETCD, FLAGS
+from pyflanneld.config.go_flags import Flag, Kind
+from pyflanneld.config.settings import load_some
 from pyflanneld.core.invalid import shown
-from pyflanneld.core.migration import Fate, OldKey, Step, plan, same_config
+from pyflanneld.core.lease.migration import Fate, OldKey, Step, plan, same_config
+from pyflanneld.daemon.wiring import access
 from pyflanneld.errors import RegistryError
-from pyflanneld.flags import Flag, Kind
-from pyflanneld.options import ETCD, FLAGS
-from pyflanneld.settings import load_some
+from pyflanneld.logs import setup
 
 TITLE = """\
 pyflanneld migrate: copies the network configuration and the leases from etcd's v2 API to its v3 API.
@@ -44,7 +44,7 @@ _VERIFY_SLACK_S = 60
 def main(words: Sequence[str]) -> int:
     """Run ``pyflanneld migrate`` with these arguments and return the exit code."""
     settings, given = load_some(words, os.environ, title=TITLE, flags=MIGRATE_FLAGS)
-    logs.configure("console", 0)
+    setup.configure("console", 0)
     _say(f"from etcd v2 to v3 at {', '.join(settings.etcd_endpoints)}, below {settings.etcd_prefix}")
     try:
         return asyncio.run(_migrate(access(settings), dry_run=given["dry-run"].value is True))
@@ -64,9 +64,9 @@ class _Stores:
 
 
 async def _migrate(access: Any, *, dry_run: bool) -> int:
-    from pyflanneld.registry.etcd_v2 import EtcdV2Registry
-    from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-    from pyflanneld.registry.importing import Importer
+    from pyflanneld.etcd.v2.registry import EtcdV2Registry
+    from pyflanneld.etcd.v3.importer import Importer
+    from pyflanneld.etcd.v3.registry import EtcdV3Registry
 
     rng, log = Random(), structlog.get_logger("pyflanneld")
     async with AsyncExitStack() as stack:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyflanneld.commands import asking
+from pyflanneld.commands import daemon_query
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, span
 
 TITLE = """\
@@ -15,17 +15,17 @@ Usage: pyflanneld peers [--output=text|json] [--subnet-file=PATH]
 
 Exit codes: 0 every peer is routed, 1 some are not or are quarantined, 2 wrong usage or several daemons, 3 no daemon.
 """
-FLAGS = (asking.OUTPUT, asking.SUBNET_FILE)
+FLAGS = (daemon_query.OUTPUT, daemon_query.SUBNET_FILE)
 _HEAD = ("SUBNET", "PUBLIC IP", "STATE", "ROUTE", "ON LINK", "NEIGHBOUR", "PROBE")
 _COLOURS = {"routed": GREEN, "known": GREEN, "other_backend": YELLOW}
 
 
 def main(words: Sequence[str]) -> int:
     """Show the peers; return the exit code."""
-    return asking.run("peers", words, TITLE, FLAGS, _show)
+    return daemon_query.run("peers", words, TITLE, FLAGS, _show)
 
 
-def _show(order: asking.Order) -> int:
+def _show(order: daemon_query.Order) -> int:
     rows = order.daemon.get("/peers")
     text = json.dumps(rows, indent=2) + "\n" if order.output == "json" else as_text(rows, Paint(sys.stdout))
     sys.stdout.write(text)

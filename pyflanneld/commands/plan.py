@@ -6,15 +6,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pyflanneld import proc
-from pyflanneld.commands.looking import only_looking
+from pyflanneld.commands.common_flags import OUTPUT, wants_json
+from pyflanneld.commands.dry_run import Preview, preview
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint
-from pyflanneld.commands.ownflags import OUTPUT, wants_json
-from pyflanneld.commands.preview import Preview, preview
-from pyflanneld.commands.running import daemon_here
-from pyflanneld.core.forecast import Act, Step, Trouble
-from pyflanneld.options import FLAGS
-from pyflanneld.settings import Settings, load_as_daemon
+from pyflanneld.commands.read_only_ports import only_looking
+from pyflanneld.commands.running_daemon import daemon_here
+from pyflanneld.config.flags import FLAGS
+from pyflanneld.config.settings import Settings, load_as_daemon
+from pyflanneld.core.status.dry_run import Act, Step, Trouble
+from pyflanneld.system import procfs
 
 WOULD_CHANGE = 10
 
@@ -69,9 +69,9 @@ def _others(settings: Settings) -> list[Trouble]:
     """Say what runs here already that the daemon would meet at its start."""
     running = daemon_here(settings)
     found = [Trouble(f"{running} already: this is what its next start would do")] if running else []
-    go = [process for process in proc.processes() if process.name == GO_DAEMON]
+    go = [process for process in procfs.processes() if process.name == GO_DAEMON]
     found += [Trouble(f"a Go flanneld runs here, {one}: stop it before the start") for one in go]
-    taken = proc.tcp_listener(settings.healthz_ip, settings.healthz_port) if settings.healthz_port else None
+    taken = procfs.tcp_listener(settings.healthz_ip, settings.healthz_port) if settings.healthz_port else None
     if taken is not None and running is None:
         by = f" by {taken.holder}" if taken.holder else ""
         text = f"the health port is in use{by}: {taken.address}; give another --healthz-port, or stop that"

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyflanneld.commands import asking
+from pyflanneld.commands import daemon_query
+from pyflanneld.commands.common_flags import own_switch
 from pyflanneld.commands.output import BOLD, GREEN, RED, YELLOW, Paint, columns
-from pyflanneld.commands.ownflags import own_switch
 
 TITLE = """\
 pyflanneld routes: the routes that the leases ask for, beside those that the kernel has.
@@ -17,7 +17,7 @@ Usage: pyflanneld routes [--diff] [--output=text|json] [--subnet-file=PATH]
 Exit codes: 0 done; with --diff: 0 nothing differs, 1 something does. 2 wrong usage or several daemons, 3 no daemon.
 """
 _DIFF = own_switch("diff", "Only what differs; the exit code tells.")
-FLAGS = (_DIFF, asking.OUTPUT, asking.SUBNET_FILE)
+FLAGS = (_DIFF, daemon_query.OUTPUT, daemon_query.SUBNET_FILE)
 _HEAD = ("DESTINATION", "STATE", "WANTED", "KERNEL", "PROTO", "WHAT IT MEANS")
 _COLOURS = {"ok": GREEN, "held": YELLOW, "frozen": YELLOW, "unwanted": YELLOW}
 _MEANING = {
@@ -34,10 +34,10 @@ _MEANING = {
 
 def main(words: Sequence[str]) -> int:
     """Show the routes; return the exit code."""
-    return asking.run("routes", words, TITLE, FLAGS, _show)
+    return daemon_query.run("routes", words, TITLE, FLAGS, _show)
 
 
-def _show(order: asking.Order) -> int:
+def _show(order: daemon_query.Order) -> int:
     diff = order.given["diff"].value is True
     rows = [row for row in order.daemon.get("/routes") if not diff or row["state"] != "ok"]
     text = json.dumps(rows, indent=2) + "\n" if order.output == "json" else as_text(rows, Paint(sys.stdout), diff=diff)

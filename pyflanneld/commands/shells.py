@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyflanneld.commands.catalogue import COMMANDS
-from pyflanneld.flags import Flag, Kind
-from pyflanneld.options import FLAGS
+from pyflanneld.config.flags import FLAGS
+from pyflanneld.config.go_flags import Flag, Kind
 
 _HELP = Flag("help", Kind.BOOL, False, "Print help and exit.", from_env=False)
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyflanneld.commands import asking
+from pyflanneld.commands import daemon_query
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, span
 
 TITLE = """\
@@ -17,15 +17,15 @@ It asks the running daemon over a local socket, and works with etcd down.
 
 Exit codes: 0 ready, 1 not ready, 2 wrong usage or several daemons, 3 no daemon.
 """
-FLAGS = (asking.OUTPUT, asking.SUBNET_FILE)
+FLAGS = (daemon_query.OUTPUT, daemon_query.SUBNET_FILE)
 
 
 def main(words: Sequence[str]) -> int:
     """Show the status; return the exit code."""
-    return asking.run("status", words, TITLE, FLAGS, _show)
+    return daemon_query.run("status", words, TITLE, FLAGS, _show)
 
 
-def _show(order: asking.Order) -> int:
+def _show(order: daemon_query.Order) -> int:
     report = order.daemon.get("/status")
     if order.output == "json":
         sys.stdout.write(json.dumps(report, indent=2) + "\n")

@@ -4,10 +4,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pyflanneld.commands import asking, daemons
-from pyflanneld.commands.ownflags import OWN
+from pyflanneld.commands import daemon_client, daemon_query
+from pyflanneld.commands.common_flags import OWN
+from pyflanneld.config.go_flags import Flag, Kind
 from pyflanneld.errors import NoDaemon, UsageError
-from pyflanneld.flags import Flag, Kind
 
 TITLE = """\
 pyflanneld wait: waits until the daemon of this host is ready; also for a daemon that has yet to start.
@@ -17,13 +17,13 @@ Usage: pyflanneld wait [--timeout=SECONDS] [--subnet-file=PATH]
 Exit codes: 0 ready, 1 not ready in time (says why), 2 wrong usage or several daemons, 3 no daemon in time.
 """
 _TIMEOUT = Flag("timeout", Kind.INT, 60, "How long to wait, in seconds.", "SECONDS", OWN, from_env=False)
-FLAGS = (_TIMEOUT, asking.SUBNET_FILE)
+FLAGS = (_TIMEOUT, daemon_query.SUBNET_FILE)
 POLL_S = 0.2
 
 
 def main(words: Sequence[str]) -> int:
     """Wait; return the exit code."""
-    read = asking.read_or_help("wait", words, TITLE, FLAGS)
+    read = daemon_query.read_or_help("wait", words, TITLE, FLAGS)
     if read is None:
         return 0
     given = read[1]
@@ -33,8 +33,8 @@ def main(words: Sequence[str]) -> int:
     give_up_at = time.monotonic() + timeout.value
     while True:
         try:
-            health = daemons.chosen(given[asking.SUBNET_FILE.name]).get("/health")
-        except (NoDaemon, daemons.Refused) as error:
+            health = daemon_client.chosen(given[daemon_query.SUBNET_FILE.name]).get("/health")
+        except (NoDaemon, daemon_client.Refused) as error:
             code, why = error.exit_code, str(error)
         else:
             if health["ready"]:

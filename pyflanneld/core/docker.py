@@ -21,7 +21,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from typing import Self
 
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.links import Link
+from pyflanneld.core.link.selection import Link
 
 EXTRA_PREFIX = "DOCKER_OPT_"
 _BRIDGE = "com.docker.network.bridge."

@@ -10,9 +10,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from aiohttp import web
 
-from pyflanneld.core.health import Verdict
+from pyflanneld.core.status.health import Verdict
+from pyflanneld.http.bound_port import health_port
 from pyflanneld.http.listener import Listener
-from pyflanneld.http.port import health_port
 
 _BODY_BYTES = 1024
 

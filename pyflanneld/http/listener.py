@@ -21,8 +21,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
 from aiohttp.typedefs import Handler
 
-from pyflanneld.http.port import CONNECTIONS, WAITING
-from pyflanneld.http.reserve import NO_DESCRIPTOR, Reserve
+from pyflanneld.http.bound_port import CONNECTIONS, WAITING
+from pyflanneld.http.spare_descriptor import NO_DESCRIPTOR, Reserve
 
 HEAD_S = 2.0
 ANSWER_S = 10.0

@@ -20,10 +20,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from pyflanneld.core.causes import REPAIRS, Cause
-from pyflanneld.core.remedies import PROBLEMS, QUARANTINED
-from pyflanneld.core.report import EtcdPart, LeasePart, PeersPart, Report, RoutesPart
-from pyflanneld.loops.tally import DROP, KINDS, LISTS, PUT, Durations, Tally
+from pyflanneld.core.routes.change_reasons import REPAIRS, Cause
+from pyflanneld.core.status.hints import PROBLEMS, QUARANTINED
+from pyflanneld.core.status.report import EtcdPart, LeasePart, PeersPart, Report, RoutesPart
+from pyflanneld.state.counters import DROP, KINDS, LISTS, PUT, Durations, Tally
 
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 
@@ -35,7 +35,7 @@ LOOPS = ("config", "acquire", "lease", "peers")
 
 
 class Counted(Protocol):
-    """Where the numbers come from; ``loops.observe.Observer`` is one."""
+    """Where the numbers come from; ``daemon.status_source.Observer`` is one."""
 
     @property
     def tally(self) -> Tally:

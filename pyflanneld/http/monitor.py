@@ -17,9 +17,9 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from pyflanneld.http.bound_port import bound
 from pyflanneld.http.listener import Listener
 from pyflanneld.http.operator import Told, add_reports, unavailable
-from pyflanneld.http.port import bound
 from pyflanneld.http.stream import Stream
 
 CONNECTIONS = 32

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from pyflanneld.core.health import Verdict
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.report import Report
-from pyflanneld.core.rows import PeerRow, RouteRow
+from pyflanneld.core.status.health import Verdict
+from pyflanneld.core.status.report import Report
+from pyflanneld.core.status.table_view import PeerRow, RouteRow
 from pyflanneld.core.strict_json import parse_object
 from pyflanneld.errors import KernelError
 from pyflanneld.http.listener import STREAM, Listener
@@ -31,7 +31,7 @@ _MANY = 200
 
 
 class Source(Protocol):
-    """Who answers; ``loops.observe.Observer`` does. Reading the kernel raises ``KernelError``."""
+    """Who answers; ``daemon.status_source.Observer`` does. Reading the kernel raises ``KernelError``."""
 
     def health(self) -> Verdict:
         """Return what the probes are told."""

@@ -19,11 +19,11 @@ from typing import Any
 
 from aiohttp import web
 
-from pyflanneld.core.rows import PeerRow
+from pyflanneld.core.status.table_view import PeerRow
 from pyflanneld.errors import KernelError
 from pyflanneld.http.listener import STREAM
 from pyflanneld.http.operator import Told
-from pyflanneld.loops.waiting import set_within
+from pyflanneld.state.wakeup import set_within
 
 CLIENTS = 8
 LOOK_S = 0.5

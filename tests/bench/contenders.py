@@ -18,7 +18,7 @@ from pyflanneld.lab.run import clean_environment
 from pyflanneld.lab.topology import connect
 from tests.bench.leases import NETWORK, Peer
 from tests.bench.results import FLOOR, OURS, STATIC, NotMeasuredError
-from tests.netns import Namespace
+from tests.support.network.namespaces import Namespace
 
 HEALTH_PORT = 2401
 STOP_S = 10.0

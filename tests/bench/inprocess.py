@@ -5,16 +5,16 @@ import time
 from ipaddress import IPv4Interface
 
 from pyflanneld.backends import BACKENDS
-from pyflanneld.core.ground import Ground
-from pyflanneld.core.peers import PeerTable
-from pyflanneld.core.records import Record, Snapshot
-from pyflanneld.core.routes import plan
-from pyflanneld.kernel.rtnl import NetlinkKernel
+from pyflanneld.core.etcd_types import Record, Snapshot
+from pyflanneld.core.peers.table import PeerTable
+from pyflanneld.core.peers.validation import Ground
+from pyflanneld.core.routes.plan import plan
+from pyflanneld.netlink.kernel import NetlinkKernel
 from tests.bench.bench import Bench
 from tests.bench.leases import LAN, NETWORK, measured_host, peer
 from tests.bench.results import FLOOR, OURS
 from tests.bench.site import PROTOCOL, SPARE_HOST, ip_batch
-from tests.netns import Namespace
+from tests.support.network.namespaces import Namespace
 
 ME = measured_host(SPARE_HOST)
 HOST_GW = BACKENDS["host-gw"]

@@ -10,7 +10,7 @@ The peers are keys in etcd and gateways on the LAN; nobody stands behind them, a
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from pyflanneld.core.lease import LeaseAttrs, encode_name, encode_value
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value
 
 NETWORK = IPv4Network("10.0.0.0/8")
 CONFIG = '{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"host-gw"}}'

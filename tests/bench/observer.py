@@ -21,7 +21,7 @@ from typing import Self
 
 from tests.bench.leases import NETWORK
 from tests.bench.results import NotMeasuredError
-from tests.netns import Namespace
+from tests.support.network.namespaces import Namespace
 
 GROUPS = 0x1 | 0x40  # RTMGRP_LINK, RTMGRP_IPV4_ROUTE
 RECEIVE_BUFFER_BYTES = 256 << 20  # a message takes about 1 kB of it

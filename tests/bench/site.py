@@ -18,8 +18,8 @@ from tests.bench.contenders import Contender, Daemon
 from tests.bench.leases import ETCD, LAN, Peer, measured_host, peer
 from tests.bench.observer import Observer
 from tests.bench.store import Client, Store
-from tests.etcd import Member, make_member
-from tests.netns import Namespace, namespace
+from tests.support.etcd.server import Member, make_member
+from tests.support.network.namespaces import Namespace, namespace
 
 FOLDER = "pyflanneld-bench-"
 ETCD_URL = f"http://{ETCD}:2379"

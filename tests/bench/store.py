@@ -13,11 +13,11 @@ import aiohttp
 import grpc
 from aetcd import rpc
 
-from pyflanneld.core.lease import TTL_S
+from pyflanneld.core.lease.codec import TTL_S
 from tests.bench.leases import CONFIG, Peer, peer
 from tests.bench.work import Work, parse_counters, work
-from tests.raw_etcd import RawEtcd
-from tests.raw_etcd_v2 import RawEtcdV2
+from tests.support.etcd.client import RawEtcd
+from tests.support.etcd.client_v2 import RawEtcdV2
 
 PER_TXN = 128  # what etcd takes by default
 AT_ONCE = 16

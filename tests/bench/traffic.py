@@ -15,7 +15,7 @@ from tests.bench.bench import DEADLINE_S, Bench
 from tests.bench.leases import Peer, measured_host, newcomer
 from tests.bench.results import STATIC
 from tests.bench.site import PROTOCOL, Rig, ip_batch
-from tests.netns import Namespace, namespace
+from tests.support.network.namespaces import Namespace, namespace
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("packets.py")))
 MTU = 1500

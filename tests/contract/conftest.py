@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.contract.registry_bench import Bench, EtcdBench, EtcdV2Bench, FakeBench, SimBench
-from tests.etcd import Etcd, etcd_missing, running_etcd
+from tests.support.etcd.server import Etcd, etcd_missing, running_etcd
 
 IN_MEMORY = {"fake": FakeBench, "sim": SimBench}
 _prefixes = itertools.count(1)

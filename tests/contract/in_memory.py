@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from random import Random
 
-from tests.fakes.kernel import FakeKernel
 from tests.sim.kernel import SimKernel
+from tests.support.fakes.kernel import FakeKernel
 
 MakeKernel = Callable[..., FakeKernel]
 KERNELS: Mapping[str, MakeKernel] = {"fake": FakeKernel, "sim": partial(SimKernel, rng=Random(1))}

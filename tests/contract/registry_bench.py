@@ -7,18 +7,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pyflanneld.core.records import Record, Snapshot
+from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryUnavailable
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v2.registry import EtcdV2Registry
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from pyflanneld.ports import Registry
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v2 import EtcdV2Registry
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.fakes.registry import FakeEtcd, FakeRegistry
-from tests.polling import eventually
-from tests.proxy import TcpProxy
-from tests.raw_etcd import RawEtcd
-from tests.raw_etcd_v2 import RawEtcdV2
 from tests.sim.etcd import SimEtcd, SimRegistry
+from tests.support.etcd.client import RawEtcd
+from tests.support.etcd.client_v2 import RawEtcdV2
+from tests.support.fakes.registry import FakeEtcd, FakeRegistry
+from tests.support.network.tcp_proxy import TcpProxy
+from tests.support.polling import eventually
 
 DAY_S = 86_400
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pyflanneld.core.records import Record
+from pyflanneld.core.etcd_types import Record
 from pyflanneld.ports import Administration
 from tests.contract.registry_bench import DAY_S, Bench
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.core import iptables, nftables
-from pyflanneld.core.firewall import FORWARD, MASQUERADE, SECTIONS, Family, Network, Rule, Section, section_rules
-from pyflanneld.core.iptables import Chains, read, render
+from pyflanneld.core.firewall import iptables, nft
+from pyflanneld.core.firewall.iptables import Chains, read, render
+from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Network, Rule, Section, section_rules
 from pyflanneld.errors import FirewallError, ProgramMissing
-from pyflanneld.kernel.firewall import HostFirewall
-from pyflanneld.kernel.programs import Programs
+from pyflanneld.firewall.command_runner import Programs
+from pyflanneld.firewall.host import HostFirewall
 from pyflanneld.ports import Firewall
-from tests.fakes.firewall import FakeFirewall
-from tests.firewall import FORMS, form_directory
-from tests.netns import Namespace, namespace
+from tests.support.fakes.firewall import FakeFirewall
+from tests.support.network.firewall_host import FORMS, form_directory
+from tests.support.network.namespaces import Namespace, namespace
 
 PLACES: dict[Family, tuple[Network, Network]] = {
     Family.IPV4: (IPv4Network("10.5.0.0/16"), IPv4Network("10.5.34.0/24")),
@@ -196,9 +196,9 @@ async def test_random_ports_are_known(bed: Bed) -> None:
 class TestNft:
     WANTED = pytest.mark.parametrize("sections", [SECTIONS, (FORWARD,), (MASQUERADE,)], ids=len)
 
-    async def table(self, bed: Bed, family: Family) -> nftables.Table | None:
-        listing = await bed.firewall.list_table(family, nftables.table_name(family))
-        return None if listing is None else nftables.read(listing)
+    async def table(self, bed: Bed, family: Family) -> nft.Table | None:
+        listing = await bed.firewall.list_table(family, nft.table_name(family))
+        return None if listing is None else nft.read(listing)
 
     @WANTED
     @pytest.mark.parametrize("random_fully", [True, False])
@@ -206,39 +206,39 @@ class TestNft:
         self, bed: Bed, family: Family, sections: tuple[Section, ...], random_fully: bool
     ) -> None:
         """After the plan's transaction the next plan is empty; so it is when another table was there before."""
-        await bed.firewall.load(nftables.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
+        await bed.firewall.load(nft.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
         wanted = {section: rules_of(family, section, random_fully=random_fully) for section in sections}
-        await bed.firewall.load(nftables.repair(family, None, wanted))
+        await bed.firewall.load(nft.repair(family, None, wanted))
         found = await self.table(bed, family)
-        assert found == nftables.expected(wanted)
-        assert nftables.repair(family, found, wanted) == ""
+        assert found == nft.expected(wanted)
+        assert nft.repair(family, found, wanted) == ""
 
     async def test_absence_and_removal(self, bed: Bed, family: Family) -> None:
         """A table that is not there is told as such; removing it works whether or not it is there."""
         assert await self.table(bed, family) is None
         wanted = {FORWARD: rules_of(family, FORWARD)}
-        await bed.firewall.load(nftables.repair(family, None, wanted))
+        await bed.firewall.load(nft.repair(family, None, wanted))
         other = next(one for one in Family if one is not family)
         assert await self.table(bed, other) is None
         for _ in range(2):
-            await bed.firewall.load(nftables.removal(family) + "\n")
+            await bed.firewall.load(nft.removal(family) + "\n")
             assert await self.table(bed, family) is None
 
     async def test_all_or_nothing(self, bed: Bed, family: Family) -> None:
         """A text that is wrong at its end changes nothing."""
         wanted = {FORWARD: rules_of(family, FORWARD)}
-        await bed.firewall.load(nftables.repair(family, None, wanted))
-        word = nftables.family_word(family)
+        await bed.firewall.load(nft.repair(family, None, wanted))
+        word = nft.family_word(family)
         with pytest.raises(FirewallError, match="No such file"):
-            await bed.firewall.load(f"{nftables.removal(family)}\ndelete table {word} nowhere\n")
-        assert await self.table(bed, family) == nftables.expected(wanted)
+            await bed.firewall.load(f"{nft.removal(family)}\ndelete table {word} nowhere\n")
+        assert await self.table(bed, family) == nft.expected(wanted)
 
     async def test_the_listing_is_one_tables(self, bed: Bed, family: Family) -> None:
         """It is JSON that names our table alone."""
-        await bed.firewall.load(nftables.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
-        listing = await bed.firewall.list_table(family, nftables.table_name(family))
+        await bed.firewall.load(nft.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
+        listing = await bed.firewall.list_table(family, nft.table_name(family))
         tables = [item["table"]["name"] for item in json.loads(listing or "")["nftables"] if "table" in item]
-        assert tables == [nftables.table_name(family)]
+        assert tables == [nft.table_name(family)]
 
 
 async def test_what_is_missing_is_told(bed: Bed) -> None:

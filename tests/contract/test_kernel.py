@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.core.links import Link
-from pyflanneld.core.routes import (
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.routes.plan import (
     BLACKHOLE_METRIC,
     Blackhole,
     Create,
@@ -22,11 +22,11 @@ from pyflanneld.core.routes import (
     Route,
     RouteChange,
 )
-from pyflanneld.kernel.rtnl import NetlinkKernel
-from pyflanneld.kernel.scopes import SPREAD_FROM
+from pyflanneld.netlink.kernel import NetlinkKernel
+from pyflanneld.netlink.route_scope import SPREAD_FROM
 from pyflanneld.ports import Change, Kernel
 from tests.contract.in_memory import KERNELS, MakeKernel
-from tests.netns import Namespace, namespace
+from tests.support.network.namespaces import Namespace, namespace
 
 OURS, STATIC = 103, 4
 NETWORK = IPv4Network("10.5.0.0/16")

@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 
 import pytest
 
-from pyflanneld.core.routes import (
+from pyflanneld.core.routes.plan import (
     BLACKHOLE_METRIC,
     Blackhole,
     Create,
@@ -18,12 +18,12 @@ from pyflanneld.core.routes import (
     Route,
     RouteChange,
 )
-from pyflanneld.kernel.rtnl import NetlinkKernel
+from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.ports import Change, Kernel
 from tests.contract.in_memory import KERNELS, MakeKernel
 from tests.contract.test_kernel import ADDRESS, LINK, NETWORK, OURS, PEER, STATIC, next_of, until
-from tests.fakes.kernel import FakeKernel, Link
-from tests.netns import Namespace, namespace
+from tests.support.fakes.kernel import FakeKernel, Link
+from tests.support.network.namespaces import Namespace, namespace
 
 NETWORK6 = IPv6Network("fd00:5::/48")
 ADDRESS6 = "fd00:77::1/64"

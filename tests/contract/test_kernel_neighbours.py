@@ -6,15 +6,15 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 import pytest
 
-from pyflanneld.core.links import Link
-from pyflanneld.core.neighbours import STATES, Neighbour
-from pyflanneld.kernel import neighbours
-from pyflanneld.kernel.frames import Malformed
-from pyflanneld.kernel.rtnl import NetlinkKernel
+from pyflanneld.core.link.neighbours import STATES, Neighbour
+from pyflanneld.core.link.selection import Link
+from pyflanneld.netlink import neighbours
+from pyflanneld.netlink.frames import Malformed
+from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.ports import Kernel
 from tests.contract.in_memory import KERNELS, MakeKernel
-from tests.fakes.kernel import FakeKernel
-from tests.netns import Namespace, namespace
+from tests.support.fakes.kernel import FakeKernel
+from tests.support.network.namespaces import Namespace, namespace
 
 NEAR, FAR, MAC = "192.168.77.2", "fd00:77::2", "02:00:00:00:00:02"
 

@@ -8,12 +8,12 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from pyflanneld.core.probing import Answer, Echo, Refusal
-from pyflanneld.kernel.icmp import HostProber
+from pyflanneld.core.probe.table import Answer, Echo, Refusal
 from pyflanneld.ports import Prober
-from tests.fakes.prober import FakeProber, Way
-from tests.netns import Namespace, namespace
-from tests.polling import eventually
+from pyflanneld.system.prober import HostProber
+from tests.support.fakes.prober import FakeProber, Way
+from tests.support.network.namespaces import Namespace, namespace
+from tests.support.polling import eventually
 
 NEAR, GONE, UNROUTED = map(IPv4Address, ("10.9.0.2", "10.9.0.99", "203.0.113.1"))
 NARROW, HOLE = map(IPv4Address, ("10.9.1.2", "10.9.2.2"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.core.records import Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.etcd_types import Gone, Put, Record, Renewal, Snapshot
 from pyflanneld.errors import HistoryChanged, RegistryUnavailable, RevisionCompacted
 from tests.contract.registry_bench import DAY_S, Bench, subnet_name
-from tests.polling import eventually
+from tests.support.polling import eventually
 
 A, B, C = b"10.1.0.0-24", b"10.2.0.0-24", b"10.3.0.0-24"
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from pyflanneld import files
-from pyflanneld.files import SubnetEnvFile
 from pyflanneld.ports import SubnetFile
+from pyflanneld.system import atomic_files
+from pyflanneld.system.atomic_files import SubnetEnvFile
 from tests.sim.disk import STEPS, Killed, SimDisk, SimFile
 
 OLD, NEW = "FLANNEL_MTU=1400\n", "FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
@@ -47,7 +47,7 @@ class RealBed:
     @contextmanager
     def ending_at(self, step: int, error: Exception) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(files, "os", _Counted(step, error))
+            patch.setattr(atomic_files, "os", _Counted(step, error))
             yield
 
     def names(self) -> list[str]:

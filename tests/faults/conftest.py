@@ -9,10 +9,19 @@ import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.node import Node
-from tests.bed import Keeper, cluster, cluster_keeper, etcd_release, site, site_keeper, unguarded, unguarded_keeper
-from tests.members import Members
-from tests.observers.judge import counted, judge
-from tests.observers.watch import Watch
+from tests.support.lab.etcd_members import Members
+from tests.support.lab.testbed import (
+    Keeper,
+    cluster,
+    cluster_keeper,
+    etcd_release,
+    site,
+    site_keeper,
+    unguarded,
+    unguarded_keeper,
+)
+from tests.support.observers.judge import counted, judge
+from tests.support.observers.watch import Watch
 
 __all__ = ["cluster", "cluster_keeper", "etcd_release", "site", "site_keeper", "unguarded", "unguarded_keeper"]
 

@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from pyflanneld import cli, clock
+from pyflanneld import cli
+from pyflanneld.system import clock
 
 NAP = Path(os.environ["NAP"])
 

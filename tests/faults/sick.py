@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld import cli
-from pyflanneld.core.routes import PeerChange
-from pyflanneld.kernel import monitor, netlink, rtnl
-from pyflanneld.kernel.frames import Refusal
+from pyflanneld.core.routes.plan import PeerChange
+from pyflanneld.netlink import kernel, monitor
+from pyflanneld.netlink import socket as netlink
+from pyflanneld.netlink.frames import Refusal
 
 
 class Ailment:
@@ -86,7 +87,7 @@ class SickRequests(netlink.RequestSocket):
 
 def main() -> int:
     """Put the sick parts in, and run the daemon."""
-    rtnl.RequestSocket = partial(SickRequests, Ailment(Path(os.environ["SICK"])))  # type: ignore[assignment, attr-defined]
+    kernel.RequestSocket = partial(SickRequests, Ailment(Path(os.environ["SICK"])))  # type: ignore[assignment, attr-defined]
     if buffer := os.environ.get("SICK_EVENTS"):
         monitor.RECEIVE_BUFFER = int(buffer)
     return cli.main()

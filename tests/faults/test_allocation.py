@@ -8,8 +8,17 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.run import until
-from tests.bed import Journal, gateways, launch, lease_key, lease_value, store_of, wait_answer, why_not_ready
 from tests.faults.conftest import Measured
+from tests.support.lab.testbed import (
+    Journal,
+    gateways,
+    launch,
+    lease_key,
+    lease_value,
+    store_of,
+    wait_answer,
+    why_not_ready,
+)
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 NODES = 50

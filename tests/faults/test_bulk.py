@@ -12,7 +12,8 @@ from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor, delay_ms
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.faults.conftest import Measured
+from tests.support.lab.testbed import (
     REPAIR_S,
     Journal,
     Store,
@@ -24,8 +25,7 @@ from tests.bed import (
     pid_of,
     store_of,
 )
-from tests.faults.conftest import Measured
-from tests.netns import Namespace
+from tests.support.network.namespaces import Namespace
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns, pytest.mark.thorough]
 STRANGER = "192.168.14.99"

@@ -19,12 +19,22 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS, CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.run import until
-from tests.bed import Journal, Store, gateways, launch, lease_key, lease_value, pid_of, store_of, wait_exit
-from tests.counters import daemon_counters, etcd_counters
-from tests.etcd import Files
 from tests.faults.conftest import Measured
-from tests.meddler import Meddler, meddling
-from tests.members import Members, three_members
+from tests.support.etcd.counters import daemon_counters, etcd_counters
+from tests.support.etcd.grpc_proxy import Meddler, meddling
+from tests.support.etcd.server import Files
+from tests.support.lab.etcd_members import Members, three_members
+from tests.support.lab.testbed import (
+    Journal,
+    Store,
+    gateways,
+    launch,
+    lease_key,
+    lease_value,
+    pid_of,
+    store_of,
+    wait_exit,
+)
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 ETCD = str(ADDRESS.ip)

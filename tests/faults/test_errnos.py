@@ -6,11 +6,11 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from pyflanneld.core.routes import Drop
-from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from pyflanneld.core.routes.plan import Drop
 from tests.faults.conftest import Measured
+from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 ERRNOS = [
     errno.EBUSY, errno.EEXIST, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENODEV, errno.ENETDOWN, errno.EINVAL,

@@ -5,8 +5,8 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.run import until
-from tests.bed import REPAIR_S, Journal, gateways, lease_key, lease_value, pid_of, store_of
 from tests.faults.conftest import Measured
+from tests.support.lab.testbed import REPAIR_S, Journal, gateways, lease_key, lease_value, pid_of, store_of
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"

@@ -10,9 +10,9 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS, CONFIG, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.run import until
-from tests.bed import Journal, cut_off, gateways, launch, lease_key, lease_value, pid_of, store_of
-from tests.etcd import ON_EACH_RELEASE
 from tests.faults.conftest import Measured
+from tests.support.etcd.server import ON_EACH_RELEASE
+from tests.support.lab.testbed import Journal, cut_off, gateways, launch, lease_key, lease_value, pid_of, store_of
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns, ON_EACH_RELEASE]
 ETCD = str(ADDRESS.ip)

@@ -12,13 +12,24 @@ from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import run, until
-from tests.bed import Journal, Keeper, checked, cut_off, gateways, keeper, launch, lease_key, lease_value, pid_of
-from tests.counters import daemon_counters
 from tests.faults.conftest import Measured
-from tests.gateway import Change, change_all
-from tests.members import ADDRESSES, Members, add_member_hosts, three_members
-from tests.proxies import lossy_path
-from tests.proxy import Slow
+from tests.support.etcd.bulk_writer import Change, change_all
+from tests.support.etcd.counters import daemon_counters
+from tests.support.lab.etcd_members import ADDRESSES, Members, add_member_hosts, three_members
+from tests.support.lab.lossy_path import lossy_path
+from tests.support.lab.testbed import (
+    Journal,
+    Keeper,
+    checked,
+    cut_off,
+    gateways,
+    keeper,
+    launch,
+    lease_key,
+    lease_value,
+    pid_of,
+)
+from tests.support.network.tcp_proxy import Slow
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyflanneld.core.lease import TTL_S
+from pyflanneld.core.lease.codec import TTL_S
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.faults.conftest import Measured
+from tests.support.etcd.grpc_proxy import Meddler, meddling
+from tests.support.lab.testbed import (
     Journal,
     Keeper,
     Store,
@@ -26,8 +28,6 @@ from tests.bed import (
     pid_of,
     store_of,
 )
-from tests.faults.conftest import Measured
-from tests.meddler import Meddler, meddling
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"

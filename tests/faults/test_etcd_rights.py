@@ -14,7 +14,10 @@ from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import run, until
-from tests.bed import (
+from tests.faults.conftest import Measured
+from tests.support.etcd.counters import etcd_counters
+from tests.support.etcd.server import ON_EACH_RELEASE
+from tests.support.lab.testbed import (
     POISON,
     Journal,
     Store,
@@ -26,9 +29,6 @@ from tests.bed import (
     store_of,
     why_not_ready,
 )
-from tests.counters import etcd_counters
-from tests.etcd import ON_EACH_RELEASE
-from tests.faults.conftest import Measured
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns, ON_EACH_RELEASE]
 STRANGER = "192.168.14.99"

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.core.lease import TTL_S
-from pyflanneld.core.subnetenv import previous_subnet
+from pyflanneld.core.lease.codec import TTL_S
+from pyflanneld.core.lease.subnet_env import previous_subnet
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.run import until
-from tests.bed import Journal, gateways, launch, lease_key, lease_value, store_of, wait_exit
-from tests.failpoints import PASSED, TTL
-from tests.failpoints.plan import POINTS
 from tests.faults.conftest import Measured
+from tests.support.failpoints import PASSED, TTL
+from tests.support.failpoints.plan import POINTS
+from tests.support.lab.testbed import Journal, gateways, launch, lease_key, lease_value, store_of, wait_exit
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER, OTHER = "192.168.14.99", "192.168.14.98"

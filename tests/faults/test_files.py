@@ -15,8 +15,8 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import Journal, gateways, launch, lease_key, lease_value, pid_of, store_of, why_not_ready
 from tests.faults.conftest import Measured
+from tests.support.lab.testbed import Journal, gateways, launch, lease_key, lease_value, pid_of, store_of, why_not_ready
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 PEER = {"172.7.99.0/24": "192.168.14.99"}

@@ -14,7 +14,9 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS
 from pyflanneld.lab.node import HEALTH_PORT, Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.bench.proc import descriptors
+from tests.faults.conftest import Measured
+from tests.support.lab.testbed import (
     Journal,
     Packets,
     gateways,
@@ -26,11 +28,9 @@ from tests.bed import (
     store_of,
     wait_exit,
 )
-from tests.bench.proc import descriptors
-from tests.crowd import BEGINNINGS, HELLO, Crowd
-from tests.faults.conftest import Measured
-from tests.netns import Namespace
-from tests.untouched import untouched
+from tests.support.lab.untouched import untouched
+from tests.support.network.hostile_clients import BEGINNINGS, HELLO, Crowd
+from tests.support.network.namespaces import Namespace
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 CLIENTS = 500

@@ -12,25 +12,25 @@ from random import Random
 
 import pytest
 
-from pyflanneld.clock import SystemClock
-from pyflanneld.core.lease import LeaseAttrs, encode_value, parse_name
-from pyflanneld.core.netconf import parse_config
-from pyflanneld.core.ownership import OwnLease
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_name
+from pyflanneld.core.lease.ownership import OwnLease
+from pyflanneld.core.network.config import parse_config
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from pyflanneld.loops.acquire import Wish, acquire
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.bed import Journal, gateways, launch, lease_key, lease_value, store_of, why_not_ready
-from tests.etcd import Etcd, running_etcd
-from tests.etcd_side import EtcdSide
+from pyflanneld.system.clock import SystemClock
+from pyflanneld.tasks.lease.acquire import Wish, acquire
 from tests.faults.conftest import Measured
-from tests.netns import Namespace
-from tests.polling import eventually
+from tests.support.etcd.participant import EtcdSide
+from tests.support.etcd.server import Etcd, running_etcd
+from tests.support.lab.testbed import Journal, gateways, launch, lease_key, lease_value, store_of, why_not_ready
+from tests.support.network.namespaces import Namespace
+from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"

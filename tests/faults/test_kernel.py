@@ -7,7 +7,8 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.measure import Ping, RouteMonitor, delay_ms
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.faults.conftest import Measured
+from tests.support.lab.testbed import (
     REPAIR_S,
     Journal,
     gateways,
@@ -19,7 +20,6 @@ from tests.bed import (
     store_of,
     why_not_ready,
 )
-from tests.faults.conftest import Measured
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"

@@ -10,7 +10,11 @@ from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor, delay_ms
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.faults.conftest import Measured
+from tests.support.etcd.counters import etcd_counters
+from tests.support.etcd.server import ON_EACH_RELEASE
+from tests.support.lab.lossy_path import lossy_path
+from tests.support.lab.testbed import (
     Journal,
     Kv,
     Store,
@@ -23,10 +27,6 @@ from tests.bed import (
     store_of,
     wait_exit,
 )
-from tests.counters import etcd_counters
-from tests.etcd import ON_EACH_RELEASE
-from tests.faults.conftest import Measured
-from tests.proxies import lossy_path
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns, ON_EACH_RELEASE]
 STRANGER = "192.168.14.99"

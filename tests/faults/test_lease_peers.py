@@ -11,8 +11,8 @@ from pyflanneld.lab.etcd import ADDRESS, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import Journal, Store, cut_off, lease_key, lease_value, store_of
 from tests.faults.conftest import Measured
+from tests.support.lab.testbed import Journal, Store, cut_off, lease_key, lease_value, store_of
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 ETCD = str(ADDRESS.ip)

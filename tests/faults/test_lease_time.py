@@ -11,7 +11,9 @@ from pyflanneld.lab.etcd import ADDRESS, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.faults.conftest import Measured
+from tests.support.etcd.server import ON_EACH_RELEASE, RELEASES
+from tests.support.lab.testbed import (
     Journal,
     Keeper,
     checked,
@@ -25,8 +27,6 @@ from tests.bed import (
     store_of,
     wait_exit,
 )
-from tests.etcd import ON_EACH_RELEASE, RELEASES
-from tests.faults.conftest import Measured
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns, ON_EACH_RELEASE]
 ETCD = str(ADDRESS.ip)

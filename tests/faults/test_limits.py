@@ -15,9 +15,9 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import HEALTH_PORT, Node
 from pyflanneld.lab.run import until
-from tests.bed import gateways, launch, lease_key, lease_value, pid_of, store_of
 from tests.faults.conftest import Measured
 from tests.faults.test_process import Manager
+from tests.support.lab.testbed import gateways, launch, lease_key, lease_value, pid_of, store_of
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 FIRST, SECOND = {"172.7.98.0/24": "192.168.14.98"}, {"172.7.99.0/24": "192.168.14.99"}

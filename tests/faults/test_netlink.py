@@ -11,26 +11,17 @@ from pathlib import Path
 import pytest
 
 from pyflanneld.errors import KernelError
-from pyflanneld.kernel.frames import Request
-from pyflanneld.kernel.netlink import RequestSocket
-from pyflanneld.kernel.rtnl import NetlinkKernel
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ENDPOINT
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import DAEMON, Node
 from pyflanneld.lab.run import until
-from tests.bed import (
-    REPAIR_S,
-    Journal,
-    launch,
-    lease_key,
-    lease_value,
-    pid_of,
-    store_of,
-    wait_exit,
-)
+from pyflanneld.netlink.frames import Request
+from pyflanneld.netlink.kernel import NetlinkKernel
+from pyflanneld.netlink.socket import RequestSocket
 from tests.faults.conftest import Measured
-from tests.netns import Namespace, namespace
+from tests.support.lab.testbed import REPAIR_S, Journal, launch, lease_key, lease_value, pid_of, store_of, wait_exit
+from tests.support.network.namespaces import Namespace, namespace
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"

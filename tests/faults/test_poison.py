@@ -13,7 +13,8 @@ from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.faults.conftest import Measured
+from tests.support.lab.testbed import (
     Journal,
     gateways,
     launch,
@@ -24,7 +25,6 @@ from tests.bed import (
     wait_answer,
     why_not_ready,
 )
-from tests.faults.conftest import Measured
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER, PEER, KEY = "192.168.14.99", "172.7.99.0/24", lease_key("172.7.99.0/24")

@@ -15,7 +15,9 @@ from pyflanneld.lab.etcd import ADDRESS, CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.faults.conftest import Measured
+from tests.support.lab.lossy_path import lossy_path
+from tests.support.lab.testbed import (
     POISON,
     Journal,
     cut_off,
@@ -30,8 +32,6 @@ from tests.bed import (
     wait_exit,
     why_not_ready,
 )
-from tests.faults.conftest import Measured
-from tests.proxies import lossy_path
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STOP_S = 5.0

@@ -13,8 +13,17 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import Journal, gateways, lease_key, lease_value, leave_ready, store_of, wait_exit, why_not_ready
 from tests.faults.conftest import Measured
+from tests.support.lab.testbed import (
+    Journal,
+    gateways,
+    lease_key,
+    lease_value,
+    leave_ready,
+    store_of,
+    wait_exit,
+    why_not_ready,
+)
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 PEER_AT, PEER = "192.168.14.99", "172.7.99.0/24"

@@ -18,7 +18,11 @@ from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import DAEMON, Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.faults.conftest import Measured
+from tests.support.etcd.counters import daemon_counters
+from tests.support.etcd.server import Files
+from tests.support.lab.etcd_members import ADDRESSES, three_members
+from tests.support.lab.testbed import (
     POISON,
     Journal,
     Keeper,
@@ -33,13 +37,9 @@ from tests.bed import (
     wait_answer,
     why_not_ready,
 )
-from tests.certificates import believe, end_of, self_signed, show, write
-from tests.counters import daemon_counters
-from tests.etcd import Files
-from tests.faults.conftest import Measured
-from tests.members import ADDRESSES, three_members
-from tests.netns import Namespace
-from tests.tls_site import ETCD, KEY, STRANGER, SUBNET, TlsSite, undisturbed
+from tests.support.network.namespaces import Namespace
+from tests.support.tls.certificates import believe, end_of, self_signed, show, write
+from tests.support.tls.site import ETCD, KEY, STRANGER, SUBNET, TlsSite, undisturbed
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 FAKETIME = "usr/lib/*/faketime/libfaketimeMT.so.1"

@@ -18,7 +18,7 @@ from pyflanneld.http.listener import Listener
 from pyflanneld.http.monitor import monitor_app
 from pyflanneld.http.operator import Told, abstract_socket, operator_listener
 from pyflanneld.http.stream import Stream
-from tests.fakes.source import FakeSource
+from tests.support.fakes.source import FakeSource
 
 # 500 without a logged defect is aiohttp's own answer to an Expect header that it cannot repeat.
 STATUSES = {200, 400, 404, 405, 413, 417, 421, 500, 503}

@@ -12,27 +12,21 @@ from io import StringIO
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import pairwise
 
-from pyflanneld.core import lastgood
+from pyflanneld.config.settings import load
 from pyflanneld.core.docker import DockerVersion, Leased, options
-from pyflanneld.core.ground import Ground
+from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease import encode_name, encode_value, parse_name, parse_value
-from pyflanneld.core.netconf import parse_config
-from pyflanneld.core.peers import PeerTable
-from pyflanneld.core.records import Gone, Put, Record, Snapshot
-from pyflanneld.core.subnetenv import (
-    assignments,
-    previous_network,
-    previous_subnet,
-    previous_subnet6,
-    render,
-)
+from pyflanneld.core.lease import saved_state
+from pyflanneld.core.lease.codec import encode_name, encode_value, parse_name, parse_value
+from pyflanneld.core.lease.subnet_env import assignments, previous_network, previous_subnet, previous_subnet6, render
+from pyflanneld.core.network.config import parse_config
+from pyflanneld.core.peers.table import PeerTable
+from pyflanneld.core.peers.validation import Ground
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted, UsageError
-from pyflanneld.kernel import encoding, encoding6, links
-from pyflanneld.kernel.frames import frames, verdict
-from pyflanneld.logsafe import MAX_CHARS, escaped, safe, trace_lines
-from pyflanneld.registry.wire_v2 import Tree, parse_event
-from pyflanneld.settings import load
+from pyflanneld.etcd.v2.keyspace import Tree, parse_event
+from pyflanneld.logs.sanitise import MAX_CHARS, escaped, safe, trace_lines
+from pyflanneld.netlink import links, routes, routes6
+from pyflanneld.netlink.frames import frames, verdict
 from tests.fuzz.http import PROBE, PROBE_S, SILENT_S, check_answer, doors
 
 Target = Callable[[bytes], None]
@@ -206,7 +200,7 @@ def netlink(data: bytes) -> None:
         found = list(frames(data))
     except ValueError:
         found = [(24, 0, 0, 0, data)]
-    readers = (encoding.decode_route, encoding6.decode_route, links.decode_link, links.decode_address)
+    readers = (routes.decode_route, routes6.decode_route, links.decode_link, links.decode_address)
     for kind, flags, _, _, body in found:
         for read in readers:
             _unless_malformed(read, body)
@@ -254,10 +248,10 @@ def _number(dotted: str) -> int:
 def state(data: bytes) -> None:
     """What is saved for a boot without etcd: what is read is written the same, and its peers are judged as any."""
     try:
-        read = lastgood.decode(data)
+        read = saved_state.decode(data)
     except Invalid:
         return
-    assert lastgood.decode(lastgood.encode(read)) == read
+    assert saved_state.decode(saved_state.encode(read)) == read
     config(read.config)
     table = PeerTable(b"10.5.34.0-24")
     table.apply(Snapshot(read.peers, read.revision, read.cluster_id))

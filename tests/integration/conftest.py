@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.calls import Timing
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.bed import cluster, cluster_keeper, etcd_release, site, site_keeper
-from tests.fakes.scripted_etcd import ScriptedEtcd
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.fakes.scripted_etcd import ScriptedEtcd
+from tests.support.lab.testbed import cluster, cluster_keeper, etcd_release, site, site_keeper
 
 __all__ = ["cluster", "cluster_keeper", "etcd_release", "site", "site_keeper"]
 

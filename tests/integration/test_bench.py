@@ -17,7 +17,7 @@ from pyflanneld.lab.run import until
 from tests.bench.leases import peer
 from tests.bench.observer import Observer, Seen
 from tests.bench.site import FOLDER
-from tests.netns import PREFIX, RUN, Namespace, namespace
+from tests.support.network.namespaces import PREFIX, RUN, Namespace, namespace
 
 pytestmark = [
     pytest.mark.etcd,

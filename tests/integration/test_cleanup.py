@@ -8,9 +8,9 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.node import Node
-from tests.bed import gateways, launch, lease_key, lease_value, store_of
-from tests.planted import process_named
-from tests.untouched import command, daemon_flags, untouched
+from tests.support.lab.planted import process_named
+from tests.support.lab.testbed import gateways, launch, lease_key, lease_value, store_of
+from tests.support.lab.untouched import command, daemon_flags, untouched
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 NOTHING = "there is nothing of ours here\n"

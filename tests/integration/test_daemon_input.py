@@ -14,7 +14,7 @@ from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import HEALTH_PORT, Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.support.lab.testbed import (
     Journal,
     Packets,
     gateways,
@@ -28,7 +28,7 @@ from tests.bed import (
     wait_exit,
     why_not_ready,
 )
-from tests.netns import Namespace
+from tests.support.network.namespaces import Namespace
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 ETCD = "192.168.14.12"

@@ -8,7 +8,7 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.run import until
-from tests.bed import REPAIR_S, Journal, gateways, launch, lease_key, lease_value, leave_ready, store_of
+from tests.support.lab.testbed import REPAIR_S, Journal, gateways, launch, lease_key, lease_value, leave_ready, store_of
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 SUBNET, KEY = "172.7.99.0/24", lease_key("172.7.99.0/24")

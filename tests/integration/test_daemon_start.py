@@ -9,7 +9,16 @@ from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import Ping
 from pyflanneld.lab.node import HEALTH_PORT
 from pyflanneld.lab.run import until
-from tests.bed import Journal, gateways, http_answer, kernel_state, launch, lease_key, lease_value, store_of
+from tests.support.lab.testbed import (
+    Journal,
+    gateways,
+    http_answer,
+    kernel_state,
+    launch,
+    lease_key,
+    lease_value,
+    store_of,
+)
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 

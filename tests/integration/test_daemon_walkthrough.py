@@ -15,9 +15,18 @@ from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import Ping
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import Keeper, gateways, keeper, lease_key, lease_value, wait_answer, wait_exit, why_not_ready
-from tests.etcd import Files
-from tests.members import Members, three_members
+from tests.support.etcd.server import Files
+from tests.support.lab.etcd_members import Members, three_members
+from tests.support.lab.testbed import (
+    Keeper,
+    gateways,
+    keeper,
+    lease_key,
+    lease_value,
+    wait_answer,
+    wait_exit,
+    why_not_ready,
+)
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 SCRIPT = Path(__file__).parents[2] / "supervisor" / "flanneld.sh"

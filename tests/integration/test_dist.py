@@ -17,9 +17,9 @@ from types import ModuleType
 
 import pytest
 
-from tests.etcd import Member, make_member
-from tests.netns import Namespace, namespace
-from tests.systemd import until
+from tests.support.etcd.server import Member, make_member
+from tests.support.network.namespaces import Namespace, namespace
+from tests.support.programs.systemd import until
 
 ROOT = Path(__file__).parents[2]
 BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import pytest
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.run import until
-from tests.netns import Namespace, namespace
+from tests.support.network.namespaces import Namespace, namespace
 
 TOOL = (sys.executable, "-m", "pyflanneld", "docker-opts")
 ENV = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.74.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"

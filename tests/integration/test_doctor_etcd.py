@@ -11,10 +11,10 @@ import pytest
 import structlog
 import trustme
 
-from pyflanneld import certificates
 from pyflanneld.cli import main
-from tests.etcd import Etcd, Files, etcd_missing, running_etcd
+from pyflanneld.system import x509
 from tests.integration.test_etcd_tls import write_files
+from tests.support.etcd.server import Etcd, Files, etcd_missing, running_etcd
 
 pytestmark = [
     pytest.mark.etcd,
@@ -192,8 +192,8 @@ def test_the_dates_are_those_of_the_certificates(tmp_path: Path) -> None:
         2061, 1, 2, 3, 4, 5, tzinfo=datetime.UTC
     )
     files = write_files(tmp_path / "some", ca, ca.issue_cert("a", not_before=begin, not_after=end))
-    assert certificates.spans(files.cert) == ((begin.timestamp(), end.timestamp()),)
-    assert len(certificates.spans(files.ca)) == 1
+    assert x509.spans(files.cert) == ((begin.timestamp(), end.timestamp()),)
+    assert len(x509.spans(files.ca)) == 1
     (tmp_path / "junk").write_text("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n")
-    assert certificates.spans(tmp_path / "junk") == ()
-    assert certificates.spans(tmp_path / "absent") == ()
+    assert x509.spans(tmp_path / "junk") == ()
+    assert x509.spans(tmp_path / "absent") == ()

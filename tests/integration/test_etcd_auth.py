@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from pyflanneld.core.records import Record, Snapshot
+from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.etcd import Etcd, etcd_missing, running_etcd
-from tests.polling import eventually
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.etcd.server import Etcd, etcd_missing, running_etcd
+from tests.support.polling import eventually
 
 pytestmark = [
     pytest.mark.etcd,

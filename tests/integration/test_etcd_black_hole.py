@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd import Member, etcd_missing, make_member
-from tests.netns import Namespace, namespace
+from tests.support.etcd.server import Member, etcd_missing, make_member
+from tests.support.network.namespaces import Namespace, namespace
 
 pytestmark = [
     pytest.mark.etcd,
@@ -27,8 +27,8 @@ LEFT_WITHIN_S = 20.0
 NODE = """
 import asyncio, random, sys
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
 
 def say(*words):
     print(*words, flush=True)

@@ -11,12 +11,12 @@ import pytest
 import structlog
 from aetcd import rpc
 
-from pyflanneld.core.records import Record, Snapshot
+from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
-from pyflanneld.registry.calls import Timing
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, key_value, never
-from tests.polling import eventually
+from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, key_value, never
+from tests.support.polling import eventually
 
 SINCE = Snapshot((), revision=10, cluster_id=CLUSTER)
 HELD = Record(b"a", b"{}", create_revision=3, mod_revision=5, lease_id=77)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyflanneld.core.records import Put, Record, Snapshot
+from pyflanneld.core.etcd_types import Put, Record, Snapshot
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.etcd import Etcd, Member, etcd_missing, running_etcd
-from tests.polling import eventually
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.etcd.server import Etcd, Member, etcd_missing, running_etcd
+from tests.support.polling import eventually
 
 pytestmark = [
     pytest.mark.etcd,

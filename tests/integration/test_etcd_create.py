@@ -1,4 +1,4 @@
-"""Lost replies and lost races of creating a subnet (``pyflanneld.registry.leases``): against a scripted server."""
+"""Lost replies and lost races of creating a subnet (``pyflanneld.etcd.v3.leases``): against a scripted server."""
 
 import asyncio
 import time
@@ -9,12 +9,12 @@ import grpc
 import pytest
 from aetcd import rpc
 
-from pyflanneld.core.records import Record, Snapshot
+from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
-from pyflanneld.registry.calls import Timing
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, key_value, never
-from tests.polling import eventually
+from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, key_value, never
+from tests.support.polling import eventually
 
 SINCE = Snapshot((), revision=10, cluster_id=CLUSTER)
 SHORT = Timing(rpc_s=0.5, read_s=1.0)
@@ -23,7 +23,7 @@ Connect = Callable[..., EtcdV3Registry]
 
 
 class TestCreate:
-    """Lost replies and lost races (see ``pyflanneld.registry.leases``)."""
+    """Lost replies and lost races (see ``pyflanneld.etcd.v3.leases``)."""
 
     @staticmethod
     def story(scripted: ScriptedEtcd) -> None:

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from pyflanneld.core.records import Put, Record
+from pyflanneld.core.etcd_types import Put, Record
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from pyflanneld.registry.timing import Timing
-from tests.etcd import Etcd, etcd_missing, free_ports, read_metrics, running_etcd
-from tests.polling import eventually
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.etcd.server import Etcd, etcd_missing, free_ports, read_metrics, running_etcd
+from tests.support.polling import eventually
 
 pytestmark = [
     pytest.mark.etcd,

@@ -7,9 +7,9 @@ import grpc
 import pytest
 
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.etcd import etcd_missing, running_etcd
-from tests.raw_etcd import RawEtcd
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.etcd.client import RawEtcd
+from tests.support.etcd.server import etcd_missing, running_etcd
 
 
 async def fill(raw: RawEtcd) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.core.records import Put, Record
+from pyflanneld.core.etcd_types import Put, Record
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.calls import Timing
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.etcd import Etcd, etcd_missing, running_etcd
-from tests.polling import eventually
-from tests.proxy import TcpProxy
-from tests.raw_etcd import RawEtcd
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.etcd.client import RawEtcd
+from tests.support.etcd.server import Etcd, etcd_missing, running_etcd
+from tests.support.network.tcp_proxy import TcpProxy
+from tests.support.polling import eventually
 
 pytestmark = [
     pytest.mark.etcd,

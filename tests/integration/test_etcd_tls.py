@@ -14,12 +14,12 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable, UsageError
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from pyflanneld.registry.timing import Timing
-from pyflanneld.registry.tls import load_tls
-from tests.etcd import Etcd, Files, etcd_missing, running_etcd
-from tests.registry_v2 import opened
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.tls import load_tls
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.etcd.registries import opened
+from tests.support.etcd.server import Etcd, Files, etcd_missing, running_etcd
 
 Connect = Callable[..., EtcdV3Registry]
 needs_etcd = pytest.mark.skipif(etcd_missing() is not None, reason=f"needs {etcd_missing()}")

@@ -11,11 +11,11 @@ import pytest
 import structlog
 from aetcd import rpc
 
-from pyflanneld.core.records import Snapshot
+from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.errors import RegistryDenied
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, refused_creation
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, refused_creation
 
 SINCE = Snapshot((), revision=10, cluster_id=CLUSTER)
 PASSWORD = "sentinel-of-a-password"  # noqa: S105

@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 import structlog
 
-from pyflanneld.core.lease import TTL_S, LeaseAttrs, encode_value
-from pyflanneld.core.records import Gone, Put, Record, Snapshot
+from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
+from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, encode_value
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.answers_v2 import ApiMissing
-from pyflanneld.registry.create_v2 import CreatorV2
-from pyflanneld.registry.etcd_v2 import EtcdV2Registry
-from pyflanneld.registry.http_v2 import Http, HttpMember
-from pyflanneld.registry.members import Members
-from pyflanneld.registry.timing import Timing
-from pyflanneld.registry.wire_v2 import Tree
-from tests.etcd import Etcd, etcd_missing, running_etcd
-from tests.polling import eventually
-from tests.proxy import TcpProxy
-from tests.raw_etcd_v2 import RawEtcdV2
-from tests.registry_v2 import SHORT, opened
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.members import Members
+from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.v2.create import CreatorV2
+from pyflanneld.etcd.v2.http import Http, HttpMember
+from pyflanneld.etcd.v2.keyspace import Tree
+from pyflanneld.etcd.v2.registry import EtcdV2Registry
+from pyflanneld.etcd.v2.responses import ApiMissing
+from tests.support.etcd.client_v2 import RawEtcdV2
+from tests.support.etcd.registries import SHORT, opened
+from tests.support.etcd.server import Etcd, etcd_missing, running_etcd
+from tests.support.network.tcp_proxy import TcpProxy
+from tests.support.polling import eventually
 
 pytestmark = [
     pytest.mark.etcd,

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 import pytest
 
-from pyflanneld.core.lease import TTL_S
-from pyflanneld.core.records import Put, Record, Snapshot
+from pyflanneld.core.etcd_types import Put, Record, Snapshot
+from pyflanneld.core.lease.codec import TTL_S
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.registry.etcd_v2 import EtcdV2Registry
-from tests.etcd import Etcd, Member, etcd_missing, running_etcd
-from tests.polling import eventually
-from tests.raw_etcd_v2 import RawEtcdV2
-from tests.registry_v2 import SHORT, opened
+from pyflanneld.etcd.v2.registry import EtcdV2Registry
+from tests.support.etcd.client_v2 import RawEtcdV2
+from tests.support.etcd.registries import SHORT, opened
+from tests.support.etcd.server import Etcd, Member, etcd_missing, running_etcd
+from tests.support.polling import eventually
 
 pytestmark = [
     pytest.mark.etcd,

@@ -12,7 +12,7 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.node import READY_TIMEOUT_S
 from pyflanneld.lab.run import run, until
-from tests.untouched import command
+from tests.support.lab.untouched import command
 
 pytestmark = [
     pytest.mark.netns,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd import Etcd, etcd_missing, running_etcd
-from tests.raw_etcd import RawEtcd
-from tests.raw_etcd_v2 import RawEtcdV2
+from tests.support.etcd.client import RawEtcd
+from tests.support.etcd.client_v2 import RawEtcdV2
+from tests.support.etcd.server import Etcd, etcd_missing, running_etcd
 
 pytestmark = [
     pytest.mark.etcd,

@@ -11,9 +11,9 @@ import pytest
 import trustme
 
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable, UsageError
-from tests.etcd import Etcd, Files, etcd_missing, running_etcd
 from tests.integration.test_etcd_tls import write_files
-from tests.registry_v2 import opened
+from tests.support.etcd.registries import opened
+from tests.support.etcd.server import Etcd, Files, etcd_missing, running_etcd
 
 pytestmark = [
     pytest.mark.etcd,

@@ -9,12 +9,20 @@ import grpc
 import pytest
 from aetcd import rpc
 
-from pyflanneld.core.records import Gone, Put, Snapshot
+from pyflanneld.core.etcd_types import Gone, Put, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable, RevisionCompacted
-from pyflanneld.registry.calls import Timing
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, WatchStream, header, key_value, refused_creation
-from tests.polling import eventually
+from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.fakes.scripted_etcd import (
+    CLUSTER,
+    Refusal,
+    ScriptedEtcd,
+    WatchStream,
+    header,
+    key_value,
+    refused_creation,
+)
+from tests.support.polling import eventually
 
 SINCE = Snapshot((), revision=10, cluster_id=CLUSTER)
 SHORT = Timing(rpc_s=0.5, read_s=1.0, progress_s=0.3, silence_s=0.6)

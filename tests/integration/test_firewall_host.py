@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.node import CONFIG, FakeNode
-from tests.fakes.registry import FakeEtcd
-from tests.firewall import FORMS, NFT_CONFIG, RESYNC_S, Crossing, crossing
-from tests.polling import eventually
+from tests.support.fakes.node import CONFIG, FakeNode
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.network.firewall_host import FORMS, NFT_CONFIG, RESYNC_S, Crossing, crossing
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.netns
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.node import CONFIG, FakeNode
-from tests.firewall import (
+from tests.support.fakes.node import CONFIG, FakeNode
+from tests.support.network.firewall_host import (
     DUAL_CONFIG,
     DUAL_NFT_CONFIG,
     FORMS,
@@ -28,7 +28,7 @@ from tests.firewall import (
     Way,
     crossing,
 )
-from tests.polling import eventually
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.netns
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.core.firewall import FORWARD, Family
-from pyflanneld.core.iptables import Chains, read
+from pyflanneld.core.firewall.iptables import Chains, read
+from pyflanneld.core.firewall.rules import FORWARD, Family
 from pyflanneld.errors import FirewallError, ProgramMissing
-from pyflanneld.kernel import firewall as kernel_firewall
-from pyflanneld.kernel.firewall import HostFirewall
-from pyflanneld.kernel.programs import Programs, program_directories
-from tests.firewall import form_directory
-from tests.netns import namespace
-from tests.polling import eventually
+from pyflanneld.firewall import host as kernel_firewall
+from pyflanneld.firewall.command_runner import Programs, program_directories
+from pyflanneld.firewall.host import HostFirewall
+from tests.support.network.firewall_host import form_directory
+from tests.support.network.namespaces import namespace
+from tests.support.polling import eventually
 
 Install = Callable[[str, str], Path]
 LOCK = Path("/run/xtables.lock")

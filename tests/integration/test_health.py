@@ -9,10 +9,10 @@ from ipaddress import IPv4Address, IPv6Address
 import aiohttp
 import pytest
 
-from pyflanneld.core.health import Verdict
+from pyflanneld.core.status.health import Verdict
 from pyflanneld.errors import PortTaken, UsageError
+from pyflanneld.http.bound_port import bound
 from pyflanneld.http.health import HealthServer
-from pyflanneld.http.port import bound
 
 LOCAL = IPv4Address("127.0.0.1")
 READY = Verdict(live=True, not_ready=())

@@ -19,16 +19,16 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 import pyflanneld
-from pyflanneld.core.links import Link
-from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, Route
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.routes.plan import Create, Drop, KernelRoute, Replace, Route
 from pyflanneld.errors import KernelError
-from pyflanneld.kernel import encoding, frames, links
-from pyflanneld.kernel.links import addresses_request, links_request
-from pyflanneld.kernel.monitor import GROUPS, Monitor
-from pyflanneld.kernel.netlink import RequestSocket, open_socket
-from pyflanneld.kernel.rtnl import NetlinkKernel
+from pyflanneld.netlink import frames, links, routes
+from pyflanneld.netlink.kernel import NetlinkKernel
+from pyflanneld.netlink.links import addresses_request, links_request
+from pyflanneld.netlink.monitor import GROUPS, Monitor
+from pyflanneld.netlink.socket import RequestSocket, open_socket
 from pyflanneld.ports import Change
-from tests.netns import Namespace, namespace, until_up
+from tests.support.network.namespaces import Namespace, namespace, until_up
 
 pytestmark = pytest.mark.netns
 OURS = 103
@@ -161,10 +161,10 @@ async def test_reads_routes_as_pyroute2_does(bed: Bed) -> None:
     bed.namespace.ip("route add 0.0.0.0/0 via 192.168.77.3")
     bed.namespace.ip("route add blackhole 10.5.2.0/24")
     bed.namespace.ip("route add 10.5.3.0/24 via 192.168.77.2 scope 37")
-    messages = await bodies(encoding.routes_request(None))
+    messages = await bodies(routes.routes_request(None))
     assert len(messages) == 5
     for message in messages:
-        ours, theirs = encoding.decode_route(message), by_pyroute2(rtmsg, message)
+        ours, theirs = routes.decode_route(message), by_pyroute2(rtmsg, message)
         assert ours is not None
         assert str(ours.dst) == str(IPv4Network((theirs.get("dst") or 0, theirs["dst_len"])))
         assert (str(ours.gateway) if ours.gateway else None) == theirs.get("gateway")
@@ -377,8 +377,8 @@ async def test_without_rights(bed: Bed) -> None:
     program = f"""
 import asyncio
 from ipaddress import IPv4Address, IPv4Network
-from pyflanneld.core.routes import Create, Route
-from pyflanneld.kernel.rtnl import NetlinkKernel
+from pyflanneld.core.routes.plan import Create, Route
+from pyflanneld.netlink.kernel import NetlinkKernel
 
 async def main():
     kernel = NetlinkKernel(protocol={OURS})

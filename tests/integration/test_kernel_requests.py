@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.core.routes import Create, KernelRoute, Route
+from pyflanneld.core.routes.plan import Create, KernelRoute, Route
 from pyflanneld.errors import KernelError
-from pyflanneld.kernel import encoding, frames, ways
-from pyflanneld.kernel.listing import Listing
-from pyflanneld.kernel.netlink import CHUNK, DUMP_ATTEMPTS, DumpRefused, RequestSocket, open_socket
-from pyflanneld.kernel.rtnl import NetlinkKernel
-from tests.netns import Namespace, namespace
+from pyflanneld.netlink import frames, route_lookup
+from pyflanneld.netlink import routes as encoding
+from pyflanneld.netlink.dump_cache import Listing
+from pyflanneld.netlink.kernel import NetlinkKernel
+from pyflanneld.netlink.socket import CHUNK, DUMP_ATTEMPTS, DumpRefused, RequestSocket, open_socket
+from tests.support.network.namespaces import Namespace, namespace
 
 pytestmark = pytest.mark.netns
 OURS = 103
@@ -83,7 +84,7 @@ async def routes(requests: RequestSocket) -> tuple[KernelRoute, ...]:
 
 
 async def way(requests: RequestSocket, address: str) -> object:
-    return await requests.ask(ways.way_request(IPv4Address(address)), ways.decode_way)
+    return await requests.ask(route_lookup.way_request(IPv4Address(address)), route_lookup.decode_way)
 
 
 async def create(requests: RequestSocket, count: int, gateway: str = "192.168.77.2") -> dict[int, frames.Refusal]:

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from pyflanneld.cli import main
-from tests.etcd import Etcd, etcd_missing, running_etcd
+from tests.support.etcd.server import Etcd, etcd_missing, running_etcd
 
 pytestmark = pytest.mark.etcd
 CONFIG = '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns import Namespace, namespace
+from tests.support.network.namespaces import Namespace, namespace
 
 pytestmark = pytest.mark.netns
 MATCH, WAY = "first match of --iface-regex=", "is the kernel's way to --iface-can-reach="

@@ -25,8 +25,8 @@ from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import run, until
-from tests import udp_stream
-from tests.bed import Journal, Store, store_of
+from tests.support.lab.testbed import Journal, Store, store_of
+from tests.support.network import udp_stream
 
 pytestmark = [
     pytest.mark.netns,

@@ -14,13 +14,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from pyflanneld.daemon.servers import Numbers, Wish, tell
 from pyflanneld.http import listener, stream
 from pyflanneld.http.monitor import CONNECTIONS, is_this_host, monitor_listener
 from pyflanneld.http.operator import Told
-from pyflanneld.logring import Recent
-from pyflanneld.telling import Numbers, Wish, tell
-from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, value
-from tests.fakes.registry import FakeEtcd
+from pyflanneld.logs.buffer import Recent
+from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
+from tests.support.fakes.registry import FakeEtcd
 
 LOCAL = IPv4Address("127.0.0.1")
 
@@ -346,7 +346,7 @@ async def telling(wish: Wish) -> AsyncIterator[FakeNode]:
 
 async def test_a_taken_port_is_a_warning_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The node stays ready, says so with a remedy, and serves as soon as the port is free."""
-    monkeypatch.setattr("pyflanneld.telling.RETRY_S", 0.1)
+    monkeypatch.setattr("pyflanneld.daemon.servers.RETRY_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = int(taken.getsockname()[1])
         async with telling(Wish("\0pyflanneld-test/taken", (LOCAL, port), None)) as node:

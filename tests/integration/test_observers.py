@@ -10,10 +10,10 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.run import until
-from tests.bed import lease_key, lease_value, store_of
-from tests.observers.judge import judge
-from tests.observers.record import DAEMON, OTHER, Record
-from tests.observers.watch import Watch
+from tests.support.lab.testbed import lease_key, lease_value, store_of
+from tests.support.observers.judge import judge
+from tests.support.observers.record import DAEMON, OTHER, Record
+from tests.support.observers.watch import Watch
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"

@@ -13,8 +13,8 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.node import DAEMON
 from pyflanneld.lab.run import until
-from tests.bed import Journal, gateways, launch, lease_key, lease_value, store_of
-from tests.docblocks import ROOT, blocks
+from tests.support.doc_blocks import ROOT, blocks
+from tests.support.lab.testbed import Journal, gateways, launch, lease_key, lease_value, store_of
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.commands.daemons import Daemon, Refused
+from pyflanneld.commands.daemon_client import Daemon, Refused
 from pyflanneld.errors import KernelError
 from pyflanneld.http import listener
 from pyflanneld.http.listener import CONNECTIONS
 from pyflanneld.http.operator import Told, operator_app, operator_listener, root_or_own_user
-from pyflanneld.logring import Recent
-from tests.fakes.source import FakeSource
+from pyflanneld.logs.buffer import Recent
+from tests.support.fakes.source import FakeSource
 
 
 class Level:

@@ -8,8 +8,8 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.node import Node
-from tests.bed import Keeper, lease_key, lease_value, store_of
-from tests.browser import Browser, browser
+from tests.support.lab.testbed import Keeper, lease_key, lease_value, store_of
+from tests.support.programs.browser import Browser, browser
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 PAGE = "http://127.0.0.1:2402/"

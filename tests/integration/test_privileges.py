@@ -13,7 +13,8 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.node import DAEMON, Node
 from pyflanneld.lab.run import until
-from tests.bed import (
+from tests.support.lab.rights import NET_ADMIN, UID, USER, fields, inside, launch_as_user, status, threads
+from tests.support.lab.testbed import (
     CONFIG,
     PREFIX,
     Journal,
@@ -27,7 +28,6 @@ from tests.bed import (
     wait_answer,
     wait_exit,
 )
-from tests.rights import NET_ADMIN, UID, USER, fields, inside, launch_as_user, status, threads
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -213,7 +213,7 @@ def test_the_end_of_the_start_script_is_still_noticed(site: Lab) -> None:
 def test_the_capability_is_handed_on_where_nobody_has_seen_to_that(handed_on: bool) -> None:
     """A user who has it, but not for the programs that it starts: from then on these have it too."""
     script = (
-        "import os, sys\nfrom pyflanneld import privileges as p\n"
+        "import os, sys\nfrom pyflanneld.system import privileges as p\n"
         f"p.become(p.Account('somebody', {UID}, {UID}))\np._prctl(47, 4)  # clear the ambient set\n"
         f"{handed_on} and p.hand_on()\nos.execv('/bin/cat', ['cat', '/proc/self/status'])"
     )

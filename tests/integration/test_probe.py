@@ -10,8 +10,8 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import Journal, gateways, launch
-from tests.netns import namespace
+from tests.support.lab.testbed import Journal, gateways, launch
+from tests.support.network.namespaces import namespace
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 
@@ -84,7 +84,7 @@ def test_a_narrow_path(make_lab: Callable[..., Lab]) -> None:
 def test_a_user_without_rights() -> None:
     """Neither form of probe needs a capability: they work for a user who has none."""
     code = (
-        "import os, time; from ipaddress import IPv4Address; from pyflanneld.kernel.icmp import HostProber\n"
+        "import os, time; from ipaddress import IPv4Address; from pyflanneld.system.prober import HostProber\n"
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "prober = HostProber(); print(prober.open()); prober.send(1, IPv4Address('127.0.0.1'), 60)\n"
         "found = []; end = time.monotonic() + 5\n"

@@ -10,7 +10,7 @@ from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.node import Node
 from pyflanneld.lab.run import until
-from tests.bed import lease_key, store_of
+from tests.support.lab.testbed import lease_key, store_of
 
 ROOT = Path(__file__).parents[2]
 PORT = 2402

@@ -4,7 +4,7 @@
 import pytest
 
 from tests.bench.scaling.real import Report, run_check
-from tests.etcd import etcd_missing
+from tests.support.etcd.server import etcd_missing
 
 pytestmark = [
     pytest.mark.etcd,

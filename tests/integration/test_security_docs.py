@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.core.records import Record
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from tests.docblocks import ROOT, blocks
-from tests.etcd import Etcd, etcd_missing, running_etcd
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.doc_blocks import ROOT, blocks
+from tests.support.etcd.server import Etcd, etcd_missing, running_etcd
 
 pytestmark = [
     pytest.mark.etcd,

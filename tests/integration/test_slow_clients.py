@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.http.port import CONNECTIONS
-from tests.crowd import BEGINNINGS, Crowd, trickled
+from pyflanneld.http.bound_port import CONNECTIONS
+from tests.support.network.hostile_clients import BEGINNINGS, Crowd, trickled
 
 ATTACKERS = 500
 PROBES = 20
 # A server with few descriptors; with "full" all of them are taken when it says its port.
 SERVER = """
 import asyncio, contextlib, ipaddress, os, resource, sys
-from pyflanneld.core.health import Verdict
+from pyflanneld.core.status.health import Verdict
 from pyflanneld.http.health import HealthServer
 
 async def main(full):

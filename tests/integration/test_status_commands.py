@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from pyflanneld import lock
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ENDPOINT
 from pyflanneld.lab.node import DAEMON, Node
 from pyflanneld.lab.process import Background
 from pyflanneld.lab.run import attempt, clean_environment, until
-from tests.bed import Journal, launch, lease_key, lease_value, pid_of, store_of
+from pyflanneld.system import lock
+from tests.support.lab.testbed import Journal, launch, lease_key, lease_value, pid_of, store_of
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pyflanneld import lock
-from tests.etcd import Member, make_member
-from tests.netns import Namespace, namespace
-from tests.systemd import until
+from pyflanneld.system import lock
+from tests.support.etcd.server import Member, make_member
+from tests.support.network.namespaces import Namespace, namespace
+from tests.support.programs.systemd import until
 
 ROOT = Path(__file__).parents[2]
 HOST = "192.168.14.21"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd import Member, make_member
-from tests.netns import Namespace, namespace
-from tests.rights import NET_ADMIN
-from tests.systemd import PYTHON_ENVIRONMENT, Machine, booted, systemd_missing, until
+from tests.support.etcd.server import Member, make_member
+from tests.support.lab.rights import NET_ADMIN
+from tests.support.network.namespaces import Namespace, namespace
+from tests.support.programs.systemd import PYTHON_ENVIRONMENT, Machine, booted, systemd_missing, until
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
 UNIT, LEGACY, SYSUSERS = (SHIPPED / name for name in ("pyflanneld.service", "legacy-iptables.conf", "sysusers.conf"))

@@ -10,13 +10,13 @@ import pytest
 import trustme
 
 from pyflanneld.errors import RegistryError, RegistryUnavailable, UsageError
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v2 import EtcdV2Registry
-from pyflanneld.registry.etcd_v3 import EtcdV3Registry
-from pyflanneld.registry.timing import Timing
-from pyflanneld.registry.tls import Tls
-from tests.certificates import end_of, files_in, write
-from tests.etcd import Etcd, Files, running_etcd
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.tls import Tls
+from pyflanneld.etcd.v2.registry import EtcdV2Registry
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from tests.support.etcd.server import Etcd, Files, running_etcd
+from tests.support.tls.certificates import end_of, files_in, write
 
 pytestmark = pytest.mark.etcd
 

@@ -20,9 +20,9 @@ import trustme
 
 from pyflanneld.lab import topology
 from pyflanneld.lab.run import until
-from tests.bed import Store
-from tests.etcd import Member, make_member
-from tests.netns import Namespace, namespace
+from tests.support.etcd.server import Member, make_member
+from tests.support.lab.testbed import Store
+from tests.support.network.namespaces import Namespace, namespace
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""A simulated disk below the real ``files.py``: processes die between two steps, and power fails.
+"""A simulated disk below the real ``system/atomic_files.py``: processes die between two steps, and power fails.
 
 A process that is killed leaves what it has done so far. When the power fails, of all that was not synced any part may
 be lost: of a file's bytes any but the first few, or all of them zeros; of the changes of the directory any selection.
@@ -13,8 +13,8 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from pyflanneld import files
-from pyflanneld.files import SubnetEnvFile
+from pyflanneld.system import atomic_files
+from pyflanneld.system.atomic_files import SubnetEnvFile
 
 _NAME = "subnet.env"
 _DIRECTORY = 1000
@@ -27,7 +27,7 @@ class Killed(Exception):
 
 
 class SimDisk:
-    """One directory: it stands in the place of ``os`` for ``pyflanneld.files``.
+    """One directory: it stands in the place of ``os`` for ``pyflanneld.system.atomic_files``.
 
     Attributes:
         full: each write fails behind the step *fails_at*, for want of space.
@@ -201,7 +201,7 @@ class _on:
         self._disk = disk
 
     def __enter__(self) -> None:
-        files.os = self._disk
+        atomic_files.os = self._disk
 
     def __exit__(self, *_: object) -> None:
-        files.os = os
+        atomic_files.os = os

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
 
-from pyflanneld.core.records import Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.etcd_types import Gone, Put, Record, Renewal, Snapshot
 from pyflanneld.errors import HistoryChanged, RegistryUnavailable
-from tests.fakes.registry import SUBNETS, Event, FakeEtcd, FakeRegistry, State, _FakeWatch
 from tests.sim.told import Told
+from tests.support.fakes.registry import SUBNETS, Event, FakeEtcd, FakeRegistry, State, _FakeWatch
 
 DEADLINE_S = 5.0
 LATE_S = 20.0

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, Replace, Route, RouteChange
 from tests.sim import spec
 from tests.sim.told import Told, Verdict
 

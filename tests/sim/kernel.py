@@ -6,10 +6,10 @@ from random import Random
 from typing import Protocol
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.links import Link
-from pyflanneld.core.routes import Create, Drop, KernelRoute, Replace, RouteChange, usual_metric
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.routes.plan import Create, Drop, KernelRoute, Replace, RouteChange, usual_metric
 from pyflanneld.ports import Change
-from tests.fakes.kernel import FakeKernel
+from tests.support.fakes.kernel import FakeKernel
 
 EARLY_S = 0.05
 """Linux tells that a route is deleted before it is: by less than this."""

@@ -8,14 +8,14 @@ from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
-from pyflanneld.core.records import Record
+from pyflanneld.core.etcd_types import Record
 from pyflanneld.errors import KernelError, LeaseLost
-from tests.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 from tests.sim import spec
 from tests.sim.disk import Killed, SimFile
 from tests.sim.etcd import SimEtcd, SimRegistry
 from tests.sim.judge import RouteJudge
 from tests.sim.kernel import SimKernel
+from tests.support.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 
 TTL_S = 60
 STATES = 0.5

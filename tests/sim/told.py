@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pyflanneld.core.records import Gone, Put, Record, Snapshot
+from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from tests.sim.spec import LAN, Host, Key, Net, overlap, read_name, read_value, wanted
 
 LISTS_KEPT = 8

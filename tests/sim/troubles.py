@@ -6,16 +6,16 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
-from pyflanneld.core.links import Link
-from pyflanneld.core.records import Record
-from pyflanneld.core.routes import KernelRoute
-from tests.fakes.kernel import PROTO_STATIC
-from tests.fakes.node import PROTOCOL, value
-from tests.fakes.registry import SUBNETS
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.routes.plan import KernelRoute
 from tests.sim import spec
 from tests.sim.disk import STEPS
 from tests.sim.etcd import Way
 from tests.sim.node import TTL_S, SimNode
+from tests.support.fakes.kernel import PROTO_STATIC
+from tests.support.fakes.node import PROTOCOL, value
+from tests.support.fakes.registry import SUBNETS
 
 if TYPE_CHECKING:
     from tests.sim.world import World

@@ -19,14 +19,16 @@ from random import Random
 from unittest import mock
 
 from pyflanneld.errors import LeaseLost
-from pyflanneld.loops import acquire, follow, hold, watchers
-from tests.fakes.kernel import PROTO_STATIC
-from tests.fakes.node import lan
-from tests.fakes.virtual_time import run
+from pyflanneld.tasks import host as watchers
+from pyflanneld.tasks import peers
+from pyflanneld.tasks.lease import acquire, renew
 from tests.sim import spec
 from tests.sim.etcd import SimEtcd, Way
 from tests.sim.node import TTL_S, SimNode, _leaves, as_key
 from tests.sim.troubles import TROUBLES, other_peer
+from tests.support.fakes.kernel import PROTO_STATIC
+from tests.support.fakes.node import lan
+from tests.support.fakes.virtual_time import run
 
 HOSTS = (2, 2, 2, 3, 3, 3, 4, 4, 5, 7)
 STEPS = (10, 20, 20, 30, 40, 60)
@@ -83,10 +85,10 @@ def play(seed: int) -> Outcome:
 def _scaled(world: "World") -> Iterator[None]:
     with (
         mock.patch.object(acquire, "TTL_S", TTL_S),
-        mock.patch.object(hold, "TTL_S", TTL_S),
+        mock.patch.object(renew, "TTL_S", TTL_S),
         mock.patch.object(watchers, "TICK_S", TICK_S),
-        mock.patch.object(follow, "RELIST_S", world.relist_s),
-        mock.patch.object(follow, "list_round_s", return_value=world.round_s),
+        mock.patch.object(peers, "RELIST_S", world.relist_s),
+        mock.patch.object(peers, "list_round_s", return_value=world.round_s),
     ):
         yield
 

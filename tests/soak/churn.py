@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from tests.gateway import Change, change_all
-from tests.members import ADDRESSES
 from tests.soak.peers import Peers
+from tests.support.etcd.bulk_writer import Change, change_all
+from tests.support.lab.etcd_members import ADDRESSES
 
 GIVE_UP_S = 90.0
 AGAIN_S = 0.2

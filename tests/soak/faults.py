@@ -11,13 +11,13 @@ from random import Random
 
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.node import HEALTH_PORT, Node
-from tests.bed import cut_off, gateways, lease_key
-from tests.crowd import Crowd
 from tests.faults.test_netlink import churn as route_churn
-from tests.members import ADDRESSES
-from tests.netns import Namespace
 from tests.soak.peers import CONFIG, GATEWAYS
 from tests.soak.site import TTL_S, Site
+from tests.support.lab.etcd_members import ADDRESSES
+from tests.support.lab.testbed import cut_off, gateways, lease_key
+from tests.support.network.hostile_clients import Crowd
+from tests.support.network.namespaces import Namespace
 
 KERNEL_S, ETCD_S, GUARD_S = 12.0, 40.0, 60.0
 """How long all may take to be right again: by kernel events or a scan; by a new connection; by more complete lists."""

@@ -9,8 +9,8 @@ from itertools import islice
 from random import Random
 
 from pyflanneld.lab.etcd import PREFIX
-from tests.bed import lease_key, lease_value
-from tests.gateway import Change
+from tests.support.etcd.bulk_writer import Change
+from tests.support.lab.testbed import lease_key, lease_value
 
 CONFIG = '{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
 POOL = IPv4Network("10.64.0.0/10")  # no daemon takes its own subnet from there: it takes one of the first hundred

@@ -8,10 +8,10 @@ from random import Random
 from typing import Any, Self
 
 from pyflanneld.lab.run import LabError
-from tests.bed import Journal
 from tests.soak.faults import Fault, decks
 from tests.soak.samples import Sample, Sampler
 from tests.soak.site import Site
+from tests.support.lab.testbed import Journal
 
 QUIET_S = 4.0  # between two faults, at most
 SAMPLE_S = 3.0

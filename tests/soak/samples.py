@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from pyflanneld.lab.node import Node
-from tests.bed import http_answer, pid_of
 from tests.bench import proc
-from tests.counters import METRICS_PORT, Counters
+from tests.support.etcd.counters import METRICS_PORT, Counters
+from tests.support.lab.testbed import http_answer, pid_of
 
 MIB = float(1 << 20)
 SCRAPE = b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n"

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from pyflanneld.core.lease import TTL_S
+from pyflanneld.core.lease.codec import TTL_S
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.run import LabError, until
-from tests.bed import gateways, launch, lease_key, pid_of
-from tests.members import ADDRESSES, Members, add_member_hosts, three_members
 from tests.soak.churn import Churn
 from tests.soak.peers import CONFIG, Peers
 from tests.soak.samples import scrape
+from tests.support.lab.etcd_members import ADDRESSES, Members, add_member_hosts, three_members
+from tests.support.lab.testbed import gateways, launch, lease_key, pid_of
 
 HOSTS = 2
 ETCD_LEASES = 10

@@ -9,12 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.allocation import CHOICES, Choice, Claim, Demand6, Discard, Exhausted, Reuse, choose, free_subnets
-from pyflanneld.core.lease import encode_name
-from pyflanneld.core.netconf import SubnetRange, SubnetRange6
-from pyflanneld.core.records import Record
-from tests import strategies
-from tests.strategies import lease, raw
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.lease.allocation import (
+    CHOICES,
+    Choice,
+    Claim,
+    Demand6,
+    Discard,
+    Exhausted,
+    Reuse,
+    choose,
+    free_subnets,
+)
+from pyflanneld.core.lease.codec import encode_name
+from pyflanneld.core.network.config import SubnetRange, SubnetRange6
+from tests.support import strategies
+from tests.support.strategies import lease, raw
 
 OWN = IPv4Address("192.168.1.10")
 RANGE = SubnetRange(IPv4Network("10.5.0.0/16"), 24, IPv4Address("10.5.1.0"), IPv4Address("10.5.255.0"))

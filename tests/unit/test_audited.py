@@ -20,16 +20,16 @@ OF_OS = ("exec", "fork", "popen", "posix_spawn", "spawn", "startfile", "system")
 
 AUDITED = {
     "commands/catalogue.py": {"import_module"},     # of the names that stand in it
-    "docker/version.py": {"subprocess"},            # a command of the operator's: asks Docker for its version
-    "kernel/programs.py": {"create_subprocess"},    # the daemon's firewall programs, and no others
-    "late.py": {"import_module"},                   # of constants: see the test below
+    "system/docker_version.py": {"subprocess"},            # a command of the operator's: asks Docker for its version
+    "firewall/command_runner.py": {"create_subprocess"},    # the daemon's firewall programs, and no others
+    "state/lazy_import.py": {"import_module"},                   # of constants: see the test below
     "lab/command.py": {"execvp"},                   # the laboratory, which no daemon loads: ip, etcd, the daemon itself
     "lab/measure.py": {"subprocess"},
     "lab/process.py": {"subprocess"},
     "lab/run.py": {"subprocess"},
     "lab/topology.py": {"ctypes"},                  # setns
-    "parent.py": {"ctypes"},                        # prctl, for the end of a start script
-    "privileges.py": {"ctypes"},                    # prctl, capget and capset
+    "system/start_script.py": {"ctypes"},                        # prctl, for the end of a start script
+    "system/privileges.py": {"ctypes"},                    # prctl, capget and capset
 }  # fmt: skip
 """What each may, and why."""
 
@@ -101,7 +101,7 @@ def test_what_is_loaded_late_is_named_there(path: Path) -> None:
     """No name of a module comes from anywhere else."""
     tree = ast.parse(path.read_text("utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
-    if "pyflanneld.late" in {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}:
+    if "pyflanneld.state.lazy_import" in {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}:
         loads = [call.args[0] for call in calls if _name(call.func) == "load"]
         assert loads
         assert all(isinstance(name, ast.Constant) for name in loads)

@@ -8,7 +8,7 @@ import pytest
 from pyflanneld import cli
 from pyflanneld.commands.catalogue import COMMANDS, Command
 from pyflanneld.commands.manual import Form, Manual
-from pyflanneld.options import FLAGS
+from pyflanneld.config.flags import FLAGS
 
 
 def test_every_sub_command_has_an_entry() -> None:
@@ -55,14 +55,14 @@ def test_the_catalogue_loads_no_command() -> None:
     loaded = set(done.stdout.split())
     assert loaded <= {
         "pyflanneld.cli", "pyflanneld.commands", "pyflanneld.commands.catalogue", "pyflanneld.commands.manual",
-        "pyflanneld.errors", "pyflanneld.flags", "pyflanneld.core", "pyflanneld.core.invalid",
+        "pyflanneld.errors", "pyflanneld.config.go_flags", "pyflanneld.core", "pyflanneld.core.invalid",
     }  # fmt: skip
 
 
 def test_choices_are_what_the_settings_take() -> None:
     """Each listed value is accepted, and another one refused."""
+    from pyflanneld.config.settings import load
     from pyflanneld.errors import UsageError
-    from pyflanneld.settings import load
 
     listed = [flag for flag in FLAGS if flag.choices]
     assert {flag.name for flag in listed} >= {"etcd-api", "log-format"}

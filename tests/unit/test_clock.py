@@ -9,7 +9,7 @@ import pytest
 SLEPT_S = 100_000
 SCRIPT = """
 import time
-from pyflanneld.clock import SystemClock
+from pyflanneld.system.clock import SystemClock
 clock = SystemClock()
 print(clock.now_s() - time.monotonic(), clock.suspended_s())
 """

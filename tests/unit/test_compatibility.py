@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld import backends, cli, errors, oldflags, options, parent, process
-from pyflanneld.core import netconf, subnetenv
+from pyflanneld import backends, cli, errors
+from pyflanneld.config import deprecated, flags
+from pyflanneld.core.lease import subnet_env
+from pyflanneld.core.network import config as netconf
 from pyflanneld.core.strict_json import parse_object
+from pyflanneld.daemon import process
 from pyflanneld.http.monitor import monitor_app
 from pyflanneld.http.operator import Told
 from pyflanneld.http.stream import Stream
+from pyflanneld.system import start_script
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
@@ -51,10 +55,10 @@ def written(name: str) -> str:
 
 def test_every_flag_has_its_row() -> None:
     """Those that work, those that are accepted, refused, or to come; and no others."""
-    ours = {written(flag.name) for flag in options.FLAGS}
-    retired = {written(flag.name) for flag in oldflags.RETIRED}
-    kubernetes = {written(flag.name) for flag in oldflags.KUBERNETES}
-    later = {written(name) for name in options.FLANNELD_ONLY}
+    ours = {written(flag.name) for flag in flags.FLAGS}
+    retired = {written(flag.name) for flag in deprecated.RETIRED}
+    kubernetes = {written(flag.name) for flag in deprecated.KUBERNETES}
+    later = {written(name) for name in flags.FLANNELD_ONLY}
     rows = table("Flags")
     assert rows.keys() == ours | retired | kubernetes | later
     assert {name for name in ours if rows[name] in MISSING} == set()
@@ -124,7 +128,7 @@ def test_every_backend_has_its_row() -> None:
 def test_every_key_of_the_subnet_file_has_its_row() -> None:
     """What is written."""
     ipv6 = (IPv6Network("2001:db8:42::/56"), IPv6Network("2001:db8:42:7::/64"))
-    text = subnetenv.render(IPv4Network("10.5.0.0/16"), IPv4Network("10.5.34.0/24"), 1500, ipv6=ipv6)
+    text = subnet_env.render(IPv4Network("10.5.0.0/16"), IPv4Network("10.5.34.0/24"), 1500, ipv6=ipv6)
     rows = table("Keys of the subnet file")
     keys = [line.partition("=")[0] for line in text.splitlines()]
     assert [name for name, verdict in rows.items() if verdict not in MISSING] == keys
@@ -143,7 +147,7 @@ def test_every_exit_code_has_its_row() -> None:
 
 def test_every_signal_has_its_row() -> None:
     """Those that are handled; and the one that nobody can handle."""
-    numbers = (*process.STOP_SIGNALS, process.RELOAD_SIGNAL, parent.ENDED, process.STATE_SIGNAL)
+    numbers = (*process.STOP_SIGNALS, process.RELOAD_SIGNAL, start_script.ENDED, process.STATE_SIGNAL)
     handled = {signal.Signals(number).name.removeprefix("SIG") for number in numbers}
     assert table("Signals").keys() == handled | {"KILL"}
 

@@ -7,12 +7,12 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from pyflanneld.core.links import Link
-from pyflanneld.core.routes import BLACKHOLE_METRIC, Create, KernelRoute, Route
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.routes.plan import BLACKHOLE_METRIC, Create, KernelRoute, Route
 from pyflanneld.errors import PublicIpNotOnLink
-from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 ALLOC = b'{"Network":"172.7.0.0/16","Backend":{"Type":"alloc"}}'
 PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"

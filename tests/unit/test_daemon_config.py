@@ -3,9 +3,9 @@
 import pytest
 
 from pyflanneld.errors import RegistryUnavailable
-from tests.fakes.node import CONFIG, FakeNode
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.node import CONFIG, FakeNode
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 UNFIT = {
     "network": CONFIG.replace(b"172.7.", b"10.7."),

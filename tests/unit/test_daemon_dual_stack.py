@@ -6,11 +6,11 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 import pytest
 
-from pyflanneld.core.routes import BLACKHOLE_METRIC, KernelRoute
+from pyflanneld.core.routes.plan import BLACKHOLE_METRIC, KernelRoute
 from pyflanneld.errors import LeaseLost, LinkUnusable, PublicIpNotOnLink
-from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 DUAL = (
     b'{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"2001:cafe:42::/56","Backend":{"Type":"host-gw"}}'

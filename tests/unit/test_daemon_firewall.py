@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.core.firewall import Family
+from pyflanneld.core.firewall.rules import Family
 from pyflanneld.errors import FirewallError, ProgramMissing
-from tests.fakes.firewall import FakeFirewall
-from tests.fakes.node import CONFIG, FakeNode
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.firewall import FakeFirewall
+from tests.support.fakes.node import CONFIG, FakeNode
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"
 NFT_CONFIG = CONFIG.replace(b'{"Network"', b'{"EnableNFTables":true,"Network"')

@@ -5,11 +5,11 @@ from ipaddress import IPv4Interface
 
 import pytest
 
-from pyflanneld.core.links import Link
+from pyflanneld.core.link.selection import Link
 from pyflanneld.errors import LeaseLost, RegistryUnavailable, UnsupportedConfig
-from tests.fakes.node import CONFIG, FakeNode, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.node import CONFIG, FakeNode, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 PINNED = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
 OWN = b"172.7.21.0-24"

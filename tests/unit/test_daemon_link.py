@@ -5,12 +5,12 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from pyflanneld import goregex
-from pyflanneld.core.links import Link
-from pyflanneld.core.routes import KernelRoute
-from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from pyflanneld.config import go_regex
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.routes.plan import KernelRoute
+from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 NOWHERE = IPv4Network("0.0.0.0/0")
 PEER = b"172.7.22.0-24"
@@ -51,7 +51,7 @@ def own_values(etcd: FakeEtcd) -> list[bytes]:
     [
         ({}, "192.168.14.21", "has the default route"),
         ({"can_reach": GATEWAY}, "192.168.99.7", f"is the kernel's way to --iface-can-reach={GATEWAY}"),
-        ({"link_patterns": (goregex.parse("99"),)}, "192.168.99.7", "first match of --iface-regex=99"),
+        ({"link_patterns": (go_regex.parse("99"),)}, "192.168.99.7", "first match of --iface-regex=99"),
         ({"public_ip": IPv4Address("192.168.99.7")}, "192.168.99.7", "carries --public-ip=192.168.99.7"),
     ],
 )
@@ -118,7 +118,7 @@ def test_an_address_that_changes_is_published_anew() -> None:
 
     async def scenario() -> None:
         etcd = cluster()
-        node = node_of(etcd, link_patterns=(goregex.parse("^eth1$"),))
+        node = node_of(etcd, link_patterns=(go_regex.parse("^eth1$"),))
         async with node.running():
             node.kernel.set_link(lan(31))
             await until(lambda: b"192.168.14.31" in own_values(etcd)[0], 5)

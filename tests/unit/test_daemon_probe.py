@@ -5,12 +5,12 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
-from pyflanneld.core.probing import MAX_RATE
-from pyflanneld.core.reach import State
-from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, value
-from tests.fakes.prober import FakeProber, Way
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from pyflanneld.core.probe.reachability import State
+from pyflanneld.core.probe.table import MAX_RATE
+from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
+from tests.support.fakes.prober import FakeProber, Way
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 PEER = IPv4Network("172.7.22.0/24")
 HOST, BRIDGE = IPv4Address("192.168.14.22"), IPv4Address("172.7.22.1")

@@ -9,13 +9,13 @@ from random import Random
 from typing import Any
 
 from pyflanneld.core.backoff import list_round_s
-from pyflanneld.core.lease import encode_name
-from pyflanneld.core.records import Snapshot
+from pyflanneld.core.etcd_types import Snapshot
+from pyflanneld.core.lease.codec import encode_name
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable
-from tests.etcd_side import EtcdSide
-from tests.fakes.node import value
-from tests.fakes.registry import FakeEtcd, FakeRegistry
-from tests.fakes.virtual_time import VirtualClock, run, until
+from tests.support.etcd.participant import EtcdSide
+from tests.support.fakes.node import value
+from tests.support.fakes.registry import FakeEtcd, FakeRegistry
+from tests.support.fakes.virtual_time import VirtualClock, run, until
 
 NEW = b"10.200.0.0-24"
 

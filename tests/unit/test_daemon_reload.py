@@ -3,10 +3,10 @@
 import pytest
 
 from pyflanneld.errors import RegistryUnavailable
-from tests.fakes.certificates import FakeCertificates
-from tests.fakes.node import CONFIG, FakeNode, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.certificates import FakeCertificates
+from tests.support.fakes.node import CONFIG, FakeNode, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 
 class Site:

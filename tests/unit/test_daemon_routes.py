@@ -7,16 +7,16 @@ from random import Random
 
 import pytest
 
-from pyflanneld.core.lease import TTL_S
-from pyflanneld.core.peers import PeerTable
-from pyflanneld.core.records import Record, Renewal
-from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, Replace
+from pyflanneld.core.etcd_types import Record, Renewal
+from pyflanneld.core.lease.codec import TTL_S
+from pyflanneld.core.peers.table import PeerTable
+from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, Replace
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Change
-from tests.fakes.kernel import FakeKernel
-from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.kernel import FakeKernel
+from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"
 

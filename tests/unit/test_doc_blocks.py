@@ -10,13 +10,13 @@ from contextlib import nullcontext
 
 import pytest
 
-from pyflanneld import settings
 from pyflanneld.cli import main
 from pyflanneld.commands.catalogue import COMMANDS
+from pyflanneld.config import settings
+from pyflanneld.config.flags import FLANNELD_ONLY
+from pyflanneld.config.go_flags import Flag, HelpAsked, fill_in, read_argv, refuse_words
 from pyflanneld.errors import UsageError
-from pyflanneld.flags import Flag, HelpAsked, fill_in, read_argv, refuse_words
-from pyflanneld.options import FLANNELD_ONLY
-from tests.docblocks import PAGES, Block, all_blocks, inline
+from tests.support.doc_blocks import PAGES, Block, all_blocks, inline
 
 BLOCKS = all_blocks()
 SCRIPTS = [block for block in BLOCKS if block.script]
@@ -129,7 +129,7 @@ def test_python_is_python(block: Block) -> None:
 
 def test_the_network_configurations_are_ones() -> None:
     """Each document that is put at ``…/config`` can be used by the daemon."""
-    from pyflanneld.core.netconf import parse_config
+    from pyflanneld.core.network.config import parse_config
 
     documents = [found for block in SCRIPTS for found in re.findall(r"network/config\s+'(\{.*?\})'", block.script)]
     assert len(documents) >= 5

@@ -5,13 +5,13 @@ from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
 
+from pyflanneld.config.settings import load
 from pyflanneld.core.docker import bridge_complaint
-from pyflanneld.core.links import Link
+from pyflanneld.core.link.selection import Link
 from pyflanneld.errors import UsageError
-from pyflanneld.settings import load
-from tests.fakes.node import CONFIG, FakeNode, lan
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.node import CONFIG, FakeNode, lan
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 SUBNET = IPv4Network("172.7.21.0/24")
 PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"

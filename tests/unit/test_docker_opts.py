@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyflanneld.commands import docker_opts
 from pyflanneld.core import docker
 from pyflanneld.core.docker import DockerVersion, Leased
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.docker import command, version
-from pyflanneld.files import write_file
+from pyflanneld.system import docker_version
+from pyflanneld.system.atomic_files import write_file
 
 ENV = {
     "FLANNEL_NETWORK": "10.1.0.0/16",
@@ -35,13 +36,13 @@ Tool = Callable[..., int]
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     """Run docker-opts from subnet.env to out.env in an empty environment; no Docker is installed."""
     for name in ("FLANNEL_", "DOCKER_OPT"):
-        for variable in [known for known in command.os.environ if known.startswith(name)]:
+        for variable in [known for known in docker_opts.os.environ if known.startswith(name)]:
             monkeypatch.delenv(variable)
-    monkeypatch.setattr(version, "installed", lambda: None)
+    monkeypatch.setattr(docker_version, "installed", lambda: None)
     (tmp_path / "subnet.env").write_text("".join(f"{name}={value}\n" for name, value in ENV.items()))
 
     def run(*argv: str) -> int:
-        return command.main(["-f", f"{tmp_path}/subnet.env", "-d", f"{tmp_path}/out.env", *argv])
+        return docker_opts.main(["-f", f"{tmp_path}/subnet.env", "-d", f"{tmp_path}/out.env", *argv])
 
     return run
 

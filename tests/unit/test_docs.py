@@ -7,9 +7,9 @@ import pytest
 
 from pyflanneld.commands import manpage
 from pyflanneld.commands.catalogue import COMMANDS
-from pyflanneld.flaghelp import default_text
-from pyflanneld.options import FLAGS
-from pyflanneld.settings import flag_table_markdown
+from pyflanneld.config.flags import FLAGS
+from pyflanneld.config.settings import flag_table_markdown
+from pyflanneld.config.usage import default_text
 
 ROOT = Path(__file__).parents[2]
 

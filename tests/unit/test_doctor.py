@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.commands.doctor import as_text
-from pyflanneld.commands.facts import networkd_settings
-from pyflanneld.commands.output import Paint
-from pyflanneld.core.doctor import docker, etcd, host, others, peers
-from pyflanneld.core.doctor.checks import examine
-from pyflanneld.core.doctor.facts import (
+from pyflanneld.commands.doctor.checks import conflicts, docker, etcd, host, peers
+from pyflanneld.commands.doctor.checks.table import examine
+from pyflanneld.commands.doctor.collector import networkd_settings
+from pyflanneld.commands.doctor.finding import Verdict, bad, ok
+from pyflanneld.commands.doctor.host_facts import (
     Asked,
     Certificate,
     Docker,
@@ -25,13 +24,14 @@ from pyflanneld.core.doctor.facts import (
     Rules,
     Standing,
 )
-from pyflanneld.core.doctor.finding import Verdict, bad, ok
-from pyflanneld.core.doctor.words import delete_key, quoted
+from pyflanneld.commands.doctor.main import as_text
+from pyflanneld.commands.doctor.shell_quoting import delete_key, quoted
+from pyflanneld.commands.output import Paint
 from pyflanneld.core.host import Listener, PolicyRule, Process
-from pyflanneld.core.lease import SubnetKey
-from pyflanneld.core.links import Choice, Link
-from pyflanneld.core.peers import View
-from pyflanneld.core.routes import Create, KernelRoute, Plan, Route
+from pyflanneld.core.lease.codec import SubnetKey
+from pyflanneld.core.link.selection import Choice, Link
+from pyflanneld.core.peers.table import View
+from pyflanneld.core.routes.plan import Create, KernelRoute, Plan, Route
 
 NETWORK = IPv4Network("172.7.0.0/16")
 EVERYWHERE = IPv4Network("0.0.0.0/0")
@@ -244,18 +244,19 @@ def test_start_script() -> None:
     """A shell between supervisor and the daemon is a warning that names the script."""
     script = Process(10, 1, "sh", ("/bin/sh", "/opt/flanneld.sh"), supervised=True)
     behind = Process(11, 10, "python3", ("python3", "-m", "pyflanneld"), supervised=True, leads=False)
-    one = others.start_script(replace(FACTS, processes=(script, behind)))
+    one = conflicts.start_script(replace(FACTS, processes=(script, behind)))
     assert one.verdict is Verdict.WARN
     assert "/opt/flanneld.sh" in one.mend
-    assert others.start_script(replace(FACTS, processes=(replace(behind, leads=True),))).verdict is Verdict.OK
+    assert conflicts.start_script(replace(FACTS, processes=(replace(behind, leads=True),))).verdict is Verdict.OK
 
 
 def test_health_port() -> None:
     """Not ready is bad, in the daemon's own words; so is somebody else on the port."""
     listener = Listener("0.0.0.0:2401", Process(9, 1, "nginx"))
-    assert others.health_port(replace(FACTS, health=Health(listener))).seen == "0.0.0.0:2401 is in use by nginx (pid 9)"
+    taken = conflicts.health_port(replace(FACTS, health=Health(listener)))
+    assert taken.seen == "0.0.0.0:2401 is in use by nginx (pid 9)"
     waits = Health(listener, False, "flanneld is not ready yet\nthe lease is gone")
-    one = others.health_port(replace(FACTS, health=waits, daemon_runs=True))
+    one = conflicts.health_port(replace(FACTS, health=waits, daemon_runs=True))
     assert (one.verdict, one.seen) == (Verdict.BAD, "flanneld is not ready yet / the lease is gone")
 
 

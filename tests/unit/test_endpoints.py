@@ -3,8 +3,8 @@
 from random import Random
 
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.registry.channel import Endpoints
-from tests.fakes.virtual_time import Journal
+from pyflanneld.etcd.v3.channel import Endpoints
+from tests.support.fakes.virtual_time import Journal
 
 URLS = ("http://192.0.2.1:2379", "http://192.0.2.2:2379", "http://192.0.2.3:2379")
 DOWN = RegistryUnavailable("no answer")

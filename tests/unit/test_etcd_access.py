@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from pyflanneld.registry.access import EtcdAccess, grpc_target
-from pyflanneld.registry.wire import KeySpace
+from pyflanneld.etcd.access import EtcdAccess, grpc_target
+from pyflanneld.etcd.v3.keyspace import KeySpace
 
 
 @pytest.mark.parametrize(
@@ -58,5 +58,5 @@ def test_secure() -> None:
 
 def test_settings_need_no_grpc() -> None:
     """Saying where etcd is does not load gRPC: ``pyflanneld --help`` stays quick."""
-    code = "import sys, pyflanneld.registry.access; sys.exit('grpc' in sys.modules)"
+    code = "import sys, pyflanneld.etcd.access; sys.exit('grpc' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

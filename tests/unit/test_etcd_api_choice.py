@@ -6,9 +6,9 @@ import pytest
 import structlog
 
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
-from pyflanneld.registry.answers_v2 import ApiMissing
-from pyflanneld.registry.auto import AutoRegistry
-from tests.fakes.registry import FakeEtcd, FakeRegistry
+from pyflanneld.etcd.discovery import AutoRegistry
+from pyflanneld.etcd.v2.responses import ApiMissing
+from tests.support.fakes.registry import FakeEtcd, FakeRegistry
 
 CONFIG = b'{"Network":"10.0.0.0/8"}'
 
@@ -59,7 +59,7 @@ async def test_chosen_by_the_configuration(both: Both, in3: bool, in2: bool, api
 
 async def test_waits_for_either(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a configuration both are looked at again and again, and the first that gets one is taken."""
-    monkeypatch.setattr("pyflanneld.registry.auto.LOOK_AGAIN_S", 0.001)
+    monkeypatch.setattr("pyflanneld.etcd.discovery.LOOK_AGAIN_S", 0.001)
     config = await both.auto.read_config()
     assert config.value is None
     async with asyncio.timeout(5), both.auto.watch_config(config.revision) as ticks:

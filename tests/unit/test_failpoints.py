@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.failpoints.hooks import HOOKS, place
-from tests.failpoints.plan import POINTS, Action, Plan, parse
+from tests.support.failpoints.hooks import HOOKS, place
+from tests.support.failpoints.plan import POINTS, Action, Plan, parse
 
 
 def test_a_plan_names_points_and_actions() -> None:

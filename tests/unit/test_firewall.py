@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyflanneld
-from pyflanneld.core import nftables
-from pyflanneld.core.firewall import FORWARD, MASQUERADE, SECTIONS, Family, Rule, Section, Side, section_rules
-from pyflanneld.core.iptables import Chains, parse, read, removal, render, repair
-from tests.fakes.firewall import FakeFirewall
+from pyflanneld.core.firewall import nft
+from pyflanneld.core.firewall.iptables import Chains, parse, read, removal, render, repair
+from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Rule, Section, Side, section_rules
+from tests.support.fakes.firewall import FakeFirewall
 
 N, S = IPv4Network("10.5.0.0/16"), IPv4Network("10.5.34.0/24")
 N6, S6 = IPv6Network("2001:cafe:42::/56"), IPv6Network("2001:cafe:42:7::/64")
@@ -113,7 +113,7 @@ class TestTexts:
     def test_nft(self) -> None:
         """One table, replaced as a whole; the rules are those of iptables, flannel's names and comments around them."""
         wanted = {section: rules_of(section) for section in SECTIONS}
-        assert nftables.repair(Family.IPV4, None, wanted) == """\
+        assert nft.repair(Family.IPV4, None, wanted) == """\
 add table ip flannel-ipv4
 delete table ip flannel-ipv4
 table ip flannel-ipv4 {
@@ -139,7 +139,7 @@ table ip flannel-ipv4 {
 
     def test_nft_has_only_what_is_asked(self) -> None:
         """A chain whose rules nobody asks for is not there, and IPv6 has its own words."""
-        text = nftables.repair(Family.IPV6, None, {MASQUERADE: section_rules(MASQUERADE, N6, S6, random_fully=False)})
+        text = nft.repair(Family.IPV6, None, {MASQUERADE: section_rules(MASQUERADE, N6, S6, random_fully=False)})
         assert "forward" not in text
         assert "table ip6 flannel-ipv6 {" in text
         assert f"    ip6 saddr {N6} ip6 daddr != ff00::/8 masquerade\n" in text
@@ -326,14 +326,14 @@ WANTED = {section: rules_of(section) for section in SECTIONS}
 class TestNft:
     def listing(self) -> dict[str, list[dict[str, dict[str, object]]]]:
         firewall = FakeFirewall()
-        asyncio.run(firewall.load(nftables.repair(Family.IPV4, None, WANTED)))
+        asyncio.run(firewall.load(nft.repair(Family.IPV4, None, WANTED)))
         found: dict[str, list[dict[str, dict[str, object]]]] = json.loads(
             asyncio.run(firewall.list_table(Family.IPV4, "flannel-ipv4")) or ""
         )
         return found
 
     def plan(self, listing: object) -> str:
-        return nftables.repair(Family.IPV4, nftables.read(json.dumps(listing)), WANTED)
+        return nft.repair(Family.IPV4, nft.read(json.dumps(listing)), WANTED)
 
     def test_what_is_written_is_read(self) -> None:
         """A second plan is empty, also when a later nft prints flags as a list."""
@@ -359,7 +359,7 @@ class TestNft:
     def test_what_is_no_listing_is_an_error(self, listing: str) -> None:
         """An unknown form is told as such, never as an empty table."""
         with pytest.raises(ValueError, match=r"."):
-            nftables.read(listing)
+            nft.read(listing)
 
     @given(expressions)
     def test_unknown_rules_are_foreign(self, expression: object) -> None:
@@ -369,10 +369,10 @@ class TestNft:
 
     def test_whose_table_it_is(self) -> None:
         """A table about other networks is somebody else's; an empty one is nobody's."""
-        found = nftables.read(json.dumps(self.listing()))
+        found = nft.read(json.dumps(self.listing()))
         assert found.names((N, EARLIER))
         assert not found.names((EARLIER,))
-        assert nftables.Table({}).names((EARLIER,))
+        assert nft.Table({}).names((EARLIER,))
 
 
 def _with(item: dict[str, dict[str, object]], kind: str, change: dict[str, object]) -> dict[str, dict[str, object]]:
@@ -387,7 +387,7 @@ def test_sides_of_different_families_never_meet() -> None:
 
 
 def test_one_module_starts_programs() -> None:
-    """Nothing in the daemon but kernel/programs.py starts a process; lab and docker-opts are no part of it."""
+    """Nothing in the daemon but firewall/command_runner.py starts a process; lab and docker-opts are no part of it."""
     root, starts = Path(pyflanneld.__file__).parent, ("subprocess", "create_subprocess", "posix_spawn", "exec", "popen")
     starters = set()
     for path in root.rglob("*.py"):
@@ -396,4 +396,5 @@ def test_one_module_starts_programs() -> None:
             names += [node.attr] if isinstance(node, ast.Attribute) else []
             if any(name.startswith(starts) for name in names):
                 starters.add(path.relative_to(root).as_posix())
-    assert {name for name in starters if not name.startswith(("lab/", "docker/"))} == {"kernel/programs.py"}
+    others = ("lab/", "system/docker_version.py")
+    assert {name for name in starters if not name.startswith(others)} == {"firewall/command_runner.py"}

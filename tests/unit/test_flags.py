@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyflanneld.config.go_flags import Flag, HelpAsked, Kind, Value, fill_in, parse, read_argv, unread_variables
+from pyflanneld.config.usage import markdown, usage
 from pyflanneld.errors import UsageError
-from pyflanneld.flaghelp import markdown, usage
-from pyflanneld.flags import Flag, HelpAsked, Kind, Value, fill_in, parse, read_argv, unread_variables
 
 FLAGS = (
     Flag("etcd-prefix", Kind.STRING, "/net", "Root.", "KEY", "one"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz import corpus
 from tests.fuzz.targets import TARGETS
-from tests.strategies import POISON_VALUES, json_documents, json_values
+from tests.support.strategies import POISON_VALUES, json_documents, json_values
 
 ONE_MIB = 1 << 20
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.guard import FEW, LIST_SPACING_S, LISTS_NEEDED, WINDOW_S, WithdrawGuard
+from pyflanneld.core.peers.guard import FEW, LIST_SPACING_S, LISTS_NEEDED, WINDOW_S, WithdrawGuard
 
 NONE: frozenset[IPv4Network] = frozenset()
 

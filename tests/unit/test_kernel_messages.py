@@ -10,9 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2 import IPBatch
 
-from pyflanneld.core.routes import Blackhole, Create, CreateBlackhole, Drop, KernelRoute, Replace, Route, RouteChange
-from pyflanneld.kernel import encoding, encoding6, frames, links, ways
-from pyflanneld.kernel.frames import Malformed, Refusal
+from pyflanneld.core.routes.plan import (
+    Blackhole,
+    Create,
+    CreateBlackhole,
+    Drop,
+    KernelRoute,
+    Replace,
+    Route,
+    RouteChange,
+)
+from pyflanneld.netlink import frames, links, route_lookup, routes6
+from pyflanneld.netlink import routes as encoding
+from pyflanneld.netlink.frames import Malformed, Refusal
 
 OURS = 103
 networks = st.builds(
@@ -104,7 +114,7 @@ def test_same_ipv6_bytes_as_pyroute2() -> None:
 def test_decode_what_was_encoded_for_ipv6(number: int, host: int, link: int) -> None:
     """An IPv6 route that was put reads back as the same route; the kernel adds the metric."""
     route = Route(IPv6Network((number << 64, 64)), IPv6Address(host), link)
-    held = encoding6.decode_route(body(Create(route)))
+    held = routes6.decode_route(body(Create(route)))
     assert held == KernelRoute(route.dst, route.gateway, link, OURS, metric=0, plain=True)
 
 
@@ -115,7 +125,7 @@ def test_flipped_bits_are_no_crash_for_ipv6(at: int, noise: int) -> None:
     data[at % len(data)] ^= noise
     try:
         for *_, told in frames.frames(bytes(data)):
-            encoding6.decode_route(told)
+            routes6.decode_route(told)
     except ValueError:
         pass
 
@@ -139,7 +149,7 @@ def test_nonsense_is_malformed(data: bytes) -> None:
     except ValueError:
         pass
     for read in (
-        encoding.decode_route, encoding6.decode_route, ways.decode_way, links.decode_link, links.decode_address,
+        encoding.decode_route, routes6.decode_route, route_lookup.decode_way, links.decode_link, links.decode_address,
     ):
         with contextlib.suppress(ValueError):
             read(data)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease import (
+from pyflanneld.core.lease.codec import (
     MAX_NAME_BYTES,
     TTL_S,
     LeaseAttrs,
@@ -18,7 +18,7 @@ from pyflanneld.core.lease import (
     parse_name,
     parse_value,
 )
-from tests import strategies
+from tests.support import strategies
 
 ADDRESS = IPv4Address("192.168.1.10")
 

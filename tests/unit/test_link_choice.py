@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld import goregex
-from pyflanneld.core.links import Choice, Link, LinkRule, NoLink, Routing, choose_link
+from pyflanneld.config import go_regex
+from pyflanneld.config.settings import load
+from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link
 from pyflanneld.errors import UsageError
-from pyflanneld.settings import load
 
 
 def link(index: int, name: str, *addresses: str, mtu: int = 1500, deprecated: str = "") -> Link:
@@ -31,7 +31,7 @@ FIRST, SECOND = ("eth1", "192.168.14.21"), ("eth1", "192.168.15.21")
 
 def rule(iface: str = "", regex: str = "", reach: str = "", public: str = "") -> LinkRule:
     return LinkRule(
-        tuple(iface.split()), tuple(map(goregex.parse, regex.split())),
+        tuple(iface.split()), tuple(map(go_regex.parse, regex.split())),
         IPv4Address(reach) if reach else None, IPv4Address(public) if public else None,
     )
 
@@ -191,7 +191,7 @@ def test_names_keep_their_order() -> None:
 )
 def test_patterns_mean_what_they_mean_in_go(text: str, yes: str, no: str) -> None:
     """Anchors, alternatives, counts, POSIX classes and a leading flag."""
-    pattern = goregex.parse(text)
+    pattern = go_regex.parse(text)
     assert (pattern.matches(yes), pattern.matches(no), str(pattern)) == (True, False, text)
 
 
@@ -212,7 +212,7 @@ def test_no_pattern_breaks_the_parser(text: str) -> None:
     """Any text is a pattern, or a ValueError that says it is none."""
     told = "no regular expression"
     try:
-        goregex.parse(text).matches("eth0")
+        go_regex.parse(text).matches("eth0")
     except ValueError as error:
         told = str(error)
     assert "regular expression" in told

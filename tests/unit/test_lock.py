@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from pyflanneld.errors import AlreadyRunning
-from pyflanneld.lock import hold, network_key
+from pyflanneld.system.lock import hold, network_key
 
 _HOLDER = """
 import sys, signal
 from pathlib import Path
-from pyflanneld.lock import hold
+from pyflanneld.system.lock import hold
 with hold(sys.argv[1], Path(sys.argv[2])):
     print("held", flush=True)
     signal.pause()

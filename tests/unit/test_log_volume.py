@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import structlog
 
-from pyflanneld import logs
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.logrepeat import FREE, HOLD_CAP_S, QUIET_S, REMEMBERED, Repeats
-from tests.fakes.node import CONFIG, FakeNode, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from pyflanneld.logs import setup
+from pyflanneld.logs.rate_limit import FREE, HOLD_CAP_S, QUIET_S, REMEMBERED, Repeats
+from tests.support.fakes.node import CONFIG, FakeNode, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 DAY_S = 24 * 3600
 WEEK_S = 7 * DAY_S
@@ -32,7 +32,7 @@ class Out(io.StringIO):
 
     def begin(self, now_s: Callable[[], float] | None = None) -> None:
         sys.stderr = self  # put back by the fixture; pytest's own comes between its phases
-        logs.configure("json", 0, *([Repeats(now_s)] if now_s else []))
+        setup.configure("json", 0, *([Repeats(now_s)] if now_s else []))
 
 
 @pytest.fixture
@@ -157,12 +157,12 @@ def test_the_level_is_changed_for_all_loggers_at_once(out: Out) -> None:
     out.begin()
     log = structlog.get_logger("pyflanneld")
     log.debug("watch.due")
-    assert (logs.level(), lines(out)) == ("info", [])
-    logs.set_level("debug")
+    assert (setup.level(), lines(out)) == ("info", [])
+    setup.set_level("debug")
     log.debug("watch.due")
     with pytest.raises(ValueError, match="there is: debug, info, warning"):
-        logs.set_level("chatty")
-    assert (logs.level(), len(lines(out))) == ("debug", 1)
-    logs.set_level("warning")
+        setup.set_level("chatty")
+    assert (setup.level(), len(lines(out))) == ("debug", 1)
+    setup.set_level("warning")
     log.info("daemon.ready")
-    assert (logs.level(), len(lines(out))) == ("warning", 1)
+    assert (setup.level(), len(lines(out))) == ("warning", 1)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretBytes, SecretStr
 
-from pyflanneld import logs, logsafe
+from pyflanneld.logs import sanitise, setup
 
 Set = Callable[..., io.StringIO]
 
@@ -35,7 +35,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Set]:
     ) -> io.StringIO:
         stream = stream or io.StringIO()
         monkeypatch.setattr(sys, "stderr", stream)
-        logs.configure(log_format, verbosity)
+        setup.configure(log_format, verbosity)
         return stream
 
     yield start
@@ -116,18 +116,18 @@ def test_nothing_from_outside_forges_a_line(configured: Set, log_format: Literal
 )
 def test_any_value_becomes_bounded_printable_json(value: object) -> None:
     """Whatever is logged: strict JSON, no control character, texts of at most 256 characters and their escapes."""
-    text = json.dumps(logsafe.safe("field", value), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(sanitise.safe("field", value), allow_nan=False, ensure_ascii=False)
     assert text.isprintable()
 
 
 def test_long_things_are_cut() -> None:
     """256 characters of a text, 20 items of a collection, five levels of nesting, 60 lines of a traceback."""
-    assert logsafe.safe("x", "y" * 1000) == "y" * 256 + "…"
-    assert logsafe.safe("x", b"y" * 10**7) == "y" * 256 + "…"
-    assert logsafe.safe("x", list(range(100))) == [*range(20), "… 80 more"]
-    assert logsafe.safe("x", {n: n for n in range(21)}) == {**{str(n): n for n in range(20)}, "…": 1}
-    assert logsafe.safe("x", [[[[[1]]]]]) == [[[["…"]]]]
-    assert len(logsafe.trace_lines("line\n" * 1000)) == 61
+    assert sanitise.safe("x", "y" * 1000) == "y" * 256 + "…"
+    assert sanitise.safe("x", b"y" * 10**7) == "y" * 256 + "…"
+    assert sanitise.safe("x", list(range(100))) == [*range(20), "… 80 more"]
+    assert sanitise.safe("x", {n: n for n in range(21)}) == {**{str(n): n for n in range(20)}, "…": 1}
+    assert sanitise.safe("x", [[[[[1]]]]]) == [[[["…"]]]]
+    assert len(sanitise.trace_lines("line\n" * 1000)) == 61
 
 
 @pytest.mark.parametrize(
@@ -135,15 +135,15 @@ def test_long_things_are_cut() -> None:
 )
 def test_values_of_secret_fields_are_hidden(name: str) -> None:
     """A field whose name speaks of a secret shows ***, also inside a mapping."""
-    assert logsafe.safe(name, "hush") == "***"
-    assert logsafe.safe("settings", {name: ["hush"]}) == {name: "***"}
+    assert sanitise.safe(name, "hush") == "***"
+    assert sanitise.safe("settings", {name: ["hush"]}) == {name: "***"}
 
 
 def test_secret_values_are_hidden_under_any_name() -> None:
     """SecretStr and SecretBytes show *** wherever they are; a path to a secret is none."""
-    assert logsafe.safe("x", [SecretStr("hush"), {"y": SecretBytes(b"hush")}]) == ["***", {"y": "***"}]
-    assert logsafe.safe("etcd_password_file", "/etc/pw") == "/etc/pw"
-    assert logsafe.safe("password", None) is None
+    assert sanitise.safe("x", [SecretStr("hush"), {"y": SecretBytes(b"hush")}]) == ["***", {"y": "***"}]
+    assert sanitise.safe("etcd_password_file", "/etc/pw") == "/etc/pw"
+    assert sanitise.safe("password", None) is None
 
 
 def test_an_exception_is_part_of_its_event(configured: Set) -> None:
@@ -225,8 +225,8 @@ def test_context_of_a_task_is_in_its_events(configured: Set) -> None:
 
 _PROGRAM = """
 import structlog, logging
-from pyflanneld import logs
-logs.configure("console", 1)
+from pyflanneld.logs.setup import configure
+configure("console", 1)
 for n in range(3):
     structlog.get_logger().error("x", n=n, exc_info=ValueError("y"))
     logging.getLogger("lib").error("x")

@@ -8,13 +8,13 @@ from ipaddress import IPv4Network
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyflanneld.core.remedies import PROBLEMS
-from pyflanneld.core.routes import KernelRoute
+from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.core.status.hints import PROBLEMS
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.http.metrics import registry_of, text_of
-from tests.fakes.node import CONFIG, PROTOCOL, FakeNode, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 
 PINNED = "FLANNEL_SUBNET=172.7.21.1/24\n"
 
@@ -198,7 +198,8 @@ def test_as_many_series_for_many_peers_as_for_few() -> None:
 
 def test_the_library_is_not_loaded_before_the_first_scrape() -> None:
     """Start-up and memory are not spent on hosts that nobody scrapes."""
-    program = "import sys, pyflanneld.telling, pyflanneld.http.monitor; print('prometheus_client' in sys.modules)"
+    program = "import sys, pyflanneld.daemon.servers, pyflanneld.http.monitor\n"
+    program += "print('prometheus_client' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease import LeaseAttrs, encode_value, parse_value
-from pyflanneld.core.migration import Fate, OldKey, convert, plan, same_config
-from pyflanneld.core.records import Record
-from tests import strategies
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_value
+from pyflanneld.core.lease.migration import Fate, OldKey, convert, plan, same_config
+from tests.support import strategies
 
 NAME = b"172.7.21.0-24"
 OLD = b'{"PublicIP":"192.168.14.21","BackendType":"host-gw"}'

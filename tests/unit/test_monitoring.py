@@ -7,9 +7,9 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from pyflanneld.http.metrics import registry_of, text_of
-from tests.fakes.certificates import FakeCertificates
-from tests.fakes.node import FakeNode
-from tests.fakes.virtual_time import run
+from tests.support.fakes.certificates import FakeCertificates
+from tests.support.fakes.node import FakeNode
+from tests.support.fakes.virtual_time import run
 from tests.unit.test_metrics import PINNED, cluster
 
 ROOT = Path(__file__).parents[2]

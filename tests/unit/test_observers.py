@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.bed import POISON
-from tests.failpoints import PLAN
-from tests.observers import deeds, rtnl
-from tests.observers.checks_process import bad_env
-from tests.observers.deeds import FILE, RUN, SIGNAL, Deed
-from tests.observers.files import Folder
-from tests.observers.judge import counted, judge
-from tests.observers.record import (
+from tests.sim.spec import address, network
+from tests.support.failpoints import PLAN
+from tests.support.lab.testbed import POISON
+from tests.support.observers import deeds, rtnl
+from tests.support.observers.checks_process import bad_env
+from tests.support.observers.deeds import FILE, RUN, SIGNAL, Deed
+from tests.support.observers.files import Folder
+from tests.support.observers.judge import counted, judge
+from tests.support.observers.record import (
     DAEMON,
     KERNEL,
     OTHER,
@@ -33,7 +34,6 @@ from tests.observers.record import (
     Run,
     Version,
 )
-from tests.sim.spec import address, network
 
 PREFIX = "/coreos.com/network"
 CONFIG = b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.lease import LeaseAttrs, encode_value
-from pyflanneld.core.ownership import (
+from pyflanneld.core.etcd_types import Record, Renewal
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
+from pyflanneld.core.lease.ownership import (
     DRIFT_MARGIN_S,
     LONGEST_INTERVAL_S,
     Confirmed,
@@ -23,9 +24,8 @@ from pyflanneld.core.ownership import (
     judge,
     renewal_interval_s,
 )
-from pyflanneld.core.records import Record, Renewal
-from tests import strategies
-from tests.strategies import lease
+from tests.support import strategies
+from tests.support.strategies import lease
 
 SUBNET = IPv4Network("10.5.34.0/24")
 OURS, MOVED, OTHER = IPv4Address("192.168.1.10"), IPv4Address("192.168.1.20"), IPv4Address("192.168.1.11")

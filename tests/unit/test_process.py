@@ -10,12 +10,13 @@ import pytest
 # A run whose daemon ends at once; then the signals come for which the loop has had handlers.
 SCRIPT = """
 import os, signal, sys
-from pyflanneld import cli, daemon
+from pyflanneld import cli
+from pyflanneld.daemon import run
 
 async def end(self):
     return
 
-daemon.Daemon.run = end
+run.Daemon.run = end
 code = cli.main(sys.argv[1:])
 for number in (signal.SIGUSR1, signal.SIGHUP):
     os.kill(os.getpid(), number)

@@ -9,9 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflanneld.backends import BACKENDS
-from pyflanneld.core.routes import BOOT, Create, Drop, KernelRoute, PeerChange, Plan, Replace, Route, carry_out, plan
-from tests import strategies
-from tests.strategies import NETWORK, PROTOCOL
+from pyflanneld.core.routes.plan import (
+    BOOT,
+    Create,
+    Drop,
+    KernelRoute,
+    PeerChange,
+    Plan,
+    Replace,
+    Route,
+    carry_out,
+    plan,
+)
+from tests.support import strategies
+from tests.support.strategies import NETWORK, PROTOCOL
 
 STATIC = 4
 A, B = IPv4Address("192.168.1.11"), IPv4Address("192.168.1.12")

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflanneld.core.backoff import LISTED_KEYS_PER_S, list_round_s
-from pyflanneld.loops.follow import RETRY_CAP_S
-from pyflanneld.registry.etcd_v3 import PAGE
+from pyflanneld.etcd.v3.registry import PAGE
+from pyflanneld.tasks.peers import RETRY_CAP_S
 from tests.bench.scaling import model, page, simulate
 
 NODES = st.integers(1, 100_000)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from pyflanneld import __version__
+from pyflanneld.config.deprecated import KUBERNETES, RETIRED
+from pyflanneld.config.flags import FLAGS, FLANNELD_ONLY
+from pyflanneld.config.settings import Settings, load
 from pyflanneld.errors import UsageError
-from pyflanneld.oldflags import KUBERNETES, RETIRED
-from pyflanneld.options import FLAGS, FLANNELD_ONLY
-from pyflanneld.settings import Settings, load
 
 HTTPS = "--etcd-endpoints=https://etcd1:2379"
 
@@ -458,6 +458,7 @@ def test_the_declarations_do_not_contradict_each_other() -> None:
 def test_settings_are_cheap_to_import() -> None:
     """--help does not load the programs that talk to etcd, the kernel or the network."""
     program = (
-        "import sys, pyflanneld.settings; print([m for m in ('grpc','aiohttp','pyroute2','aetcd') if m in sys.modules])"
+        "import sys, pyflanneld.config.settings\n"
+        "print([m for m in ('grpc','aiohttp','pyroute2','aetcd') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -11,16 +11,16 @@ from random import Random
 
 import pytest
 
-from pyflanneld.core.lease import parse_name, parse_value
+from pyflanneld.core.lease.codec import parse_name, parse_value
 from pyflanneld.lab.etcd import PREFIX
-from tests.bed import lease_key, lease_value
-from tests.gateway import Change
 from tests.soak import faults, report
 from tests.soak.faults import FAULTS, decks
 from tests.soak.peers import GATEWAYS, JUNK, JUNK_KEYS, Peers
 from tests.soak.run import Deed, Story
 from tests.soak.samples import Sample
 from tests.soak.site import difference
+from tests.support.etcd.bulk_writer import Change
+from tests.support.lab.testbed import lease_key, lease_value
 
 COUNT = 50
 

@@ -14,13 +14,13 @@ import pytest
 
 from pyflanneld.commands import peers, routes, status
 from pyflanneld.commands.output import Paint
-from pyflanneld.core.neighbours import Neighbour
-from pyflanneld.core.routes import KernelRoute
+from pyflanneld.core.link.neighbours import Neighbour
+from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.daemon.status_source import Observer
 from pyflanneld.errors import FirewallError, KernelError, RegistryUnavailable
-from pyflanneld.loops.observe import Observer
-from tests.fakes.node import FakeNode, value
-from tests.fakes.registry import FakeEtcd
-from tests.fakes.virtual_time import run, until
+from tests.support.fakes.node import FakeNode, value
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
 from tests.unit.test_daemon_routes import PINNED, cluster, name
 
 PLAIN = Paint(io.StringIO())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pyflanneld.core.invalid import Invalid, shown
 from pyflanneld.core.strict_json import MAX_BRACKETS, MAX_BYTES, parse_object
-from tests import strategies
+from tests.support import strategies
 
 
 def refusal(data: bytes) -> Invalid:

@@ -10,12 +10,12 @@ from ipaddress import IPv4Address, IPv4Network
 from math import ceil, expm1
 
 from pyflanneld.core.backoff import list_round_s
-from pyflanneld.core.lease import TTL_S, LeaseAttrs, encode_name, encode_value
-from pyflanneld.core.netconf import parse_config
-from pyflanneld.core.ownership import renewal_interval_s
-from pyflanneld.loops.follow import RELIST_S
-from pyflanneld.registry.etcd_v3 import PAGE
-from pyflanneld.registry.timing import Timing
+from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, encode_name, encode_value
+from pyflanneld.core.lease.ownership import renewal_interval_s
+from pyflanneld.core.network.config import parse_config
+from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.v3.registry import PAGE
+from pyflanneld.tasks.peers import RELIST_S
 
 SIZES = (250, 1_000, 4_000, 10_000, 50_000)
 DAY_S = 86_400.0

@@ -1,7 +1,8 @@
 """Hundreds of nodes' watches and renewals against a real etcd of three members, beside what the model says of them.
 
-The nodes are the daemon's own loops for the lease and the peers (``tests.etcd_side``), each with connections of its
-own; only their leases are short, so that minutes of renewals take seconds. What etcd did is read from its ``/metrics``.
+The nodes are the daemon's own tasks for the lease and the peers (``tests.support.etcd.participant``), each with
+connections of its own; only their leases are short, so that minutes of renewals take seconds. What etcd did is read
+from its ``/metrics``.
 """
 
 import asyncio
@@ -20,18 +21,18 @@ from random import Random
 
 import structlog
 
-from pyflanneld.clock import SystemClock
 from pyflanneld.core.backoff import list_round_s
-from pyflanneld.core.lease import TTL_S, encode_name
-from pyflanneld.core.ownership import renewal_interval_s
-from pyflanneld.registry.access import EtcdAccess
-from pyflanneld.registry.etcd_v3 import PAGE, EtcdV3Registry
+from pyflanneld.core.lease.codec import TTL_S, encode_name
+from pyflanneld.core.lease.ownership import renewal_interval_s
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v3.registry import PAGE, EtcdV3Registry
+from pyflanneld.system.clock import SystemClock
 from tests.bench.scaling import model
 from tests.bench.scaling.simulate import first_start
-from tests.etcd import Etcd, Member, read_metrics, running_etcd
-from tests.etcd_side import EtcdSide
-from tests.fakes.node import value
-from tests.polling import eventually
+from tests.support.etcd.participant import EtcdSide
+from tests.support.etcd.server import Etcd, Member, read_metrics, running_etcd
+from tests.support.fakes.node import value
+from tests.support.polling import eventually
 
 LEASE_S = 30
 PREFIX = "/coreos.com/network"

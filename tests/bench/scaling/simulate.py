@@ -1,8 +1,8 @@
 """What formulas cannot tell: crowds of nodes before a few etcd members, second by second. Pure Python, virtual time.
 
 A *process* is a generator that yields the moments at which it goes on. Nodes wait as the daemon does, by its own
-functions and periods (``core.backoff``, ``loops.follow``, ``loops.acquire``, ``registry.timing``); the order of their
-requests is that of ``loops`` and ``registry.calls``. A member is one queue: first come, first served, and a request
+functions and periods (``core.backoff``, ``tasks.peers``, ``tasks.lease.acquire``, ``etcd.timing``); the order of their
+requests is that of ``loops`` and ``etcd.v3.calls``. A member is one queue: first come, first served, and a request
 that would begin after its deadline costs nothing, for its client is gone. Two runs with one seed are alike.
 """
 
@@ -15,14 +15,15 @@ from itertools import count
 from math import ceil
 from random import Random
 
-from pyflanneld.core.allocation import Claim, choose
 from pyflanneld.core.backoff import backoff, list_round_s, race_pause_s
-from pyflanneld.core.lease import encode_name
-from pyflanneld.core.netconf import parse_config
-from pyflanneld.core.records import Record
-from pyflanneld.loops import acquire, follow
-from pyflanneld.registry.etcd_v3 import PAGE
-from pyflanneld.registry.timing import Timing
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.lease.allocation import Claim, choose
+from pyflanneld.core.lease.codec import encode_name
+from pyflanneld.core.network.config import parse_config
+from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.v3.registry import PAGE
+from pyflanneld.tasks import peers
+from pyflanneld.tasks.lease import acquire
 from tests.bench.scaling import model
 
 Process = Generator[float, None, None]
@@ -101,7 +102,7 @@ class World:
 
 @dataclass(slots=True)
 class Client:
-    """A node's registry: which member it uses, and how it moves on (``registry.calls``)."""
+    """A node's registry: which member it uses, and how it moves on (``etcd.v3.calls``)."""
 
     world: World
     at: int
@@ -137,18 +138,18 @@ class Client:
 
 
 def _follows_again(world: World, node: int, nodes: int, rng: Random, *, in_turn: bool) -> Process:
-    """Be a node whose watch breaks now (``loops.follow.Follower``); without *in_turn*, as it would be without turns."""
+    """Be a node whose watch breaks now (``tasks.peers.Follower``); without *in_turn*, as it would be without turns."""
     client, broke = Client(world, rng.randrange(len(world.members))), world.now
     round_s = list_round_s(nodes) if in_turn else 0.0
     turn_at = world.now + rng.uniform(0, round_s)
-    waits = backoff(follow.RETRY_FIRST_S, follow.RETRY_CAP_S, rng)
+    waits = backoff(peers.RETRY_FIRST_S, peers.RETRY_CAP_S, rng)
     while True:
         yield world.now + next(waits)
         if world.now < turn_at:
             if not (yield from client.write(model.WATCH_CPU_S)):
                 continue
             world.blind_s.setdefault(node, world.now - broke)
-            waits = backoff(follow.RETRY_FIRST_S, follow.RETRY_CAP_S, rng)
+            waits = backoff(peers.RETRY_FIRST_S, peers.RETRY_CAP_S, rng)
             yield max(world.now, turn_at)
         if not (yield from client.list(nodes)):
             turn_at = world.now + rng.uniform(0, round_s)
@@ -170,7 +171,7 @@ class Leases:
 
 
 def _starts(world: World, node: int, nodes: int, rng: Random, leases: Leases, begin_s: float) -> Process:
-    """Be a node that starts for the first time (``loops.config``, ``loops.acquire``)."""
+    """Be a node that starts for the first time (``tasks.network``, ``tasks.lease.acquire``)."""
     yield begin_s
     client = Client(world, rng.randrange(len(world.members)))
     waits = backoff(0.5, acquire.RETRY_CAP_S, rng)

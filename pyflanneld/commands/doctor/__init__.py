@@ -1,0 +1,1 @@
+"""Tool: ``pyflanneld doctor``: a collector gathers facts, and pure checks turn them into findings."""

@@ -1,0 +1,1 @@
+"""Pure: the checks of ``pyflanneld doctor``, from facts to findings."""

@@ -1,0 +1,98 @@
+"""The checks of who else is here: other daemons, other networks' leftovers, the service manager, the health port."""
+
+import re
+from collections.abc import Iterator
+
+from pyflanneld.commands.doctor.finding import Finding, bad, ok, skipped, warn
+from pyflanneld.commands.doctor.host_facts import Facts
+from pyflanneld.commands.doctor.shell_quoting import quoted
+from pyflanneld.core.host import Process
+
+_LINKS = {
+    "flannel.": "flannel's vxlan", "cni0": "a CNI bridge", "weave": "Weave", "cali": "Calico", "vxlan.calico": "Calico",
+    "tunl0": "an IPIP tunnel", "cilium_": "Cilium", "kube-ipvs0": "kube-proxy", "kube-bridge": "kube-router",
+}  # fmt: skip
+_CHAINS = re.compile(r"^:((?:KUBE|CNI|cali|WEAVE|CILIUM)[-_A-Za-z0-9]*)", re.MULTILINE)
+_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash"})
+
+
+def daemons(facts: Facts) -> Iterator[Finding]:
+    """Say which daemon of either kind runs here."""
+    go = [process for process in facts.processes if process.name == "flanneld"]
+    if facts.daemon_runs:
+        yield ok("daemon", f"pyflanneld runs here{f', {facts.daemon}' if facts.daemon else ''}")
+    elif not go:
+        yield ok("daemon", "none runs here")
+    for process in go:
+        mend = f"supervisorctl stop it, or systemctl disable --now flanneld, or kill {process.pid}"
+        if facts.daemon_runs:
+            yield bad("daemon", f"a Go flanneld runs beside pyflanneld, {process}",
+                      "both renew the same lease, and each puts routes that the other does not know", mend)  # fmt: skip
+        else:
+            yield warn("daemon", f"a Go flanneld runs here, {process}", "stop it before pyflanneld is started",
+                       f"pyflanneld plan; then {mend}")  # fmt: skip
+
+
+def leftovers(facts: Facts) -> Finding:
+    """Say what another container network has left."""
+    found = [
+        f"{link.name} ({what})"
+        for link in facts.links
+        for start, what in _LINKS.items()
+        if link.name.startswith(start) and not (link.name == "tunl0" and not (link.up or link.addresses))
+    ]
+    chains = sorted(set(_CHAINS.findall(facts.rules.iptables or "")))
+    if chains:
+        found.append(f"chains of iptables: {', '.join(chains[:3])}{' …' if len(chains) > 3 else ''}")
+    found += facts.files
+    if not found:
+        return ok("other networks", "no traces of another container network")
+    links = [link.name for link in facts.links if any(f"{link.name} (" in one for one in found)]
+    mend = "; ".join(f"ip link del {quoted(name)}" for name in links) or "remove what its own uninstaller leaves"
+    why = "its routes, rules and addresses may take packets that are meant for the containers here"
+    return warn("other networks", "; ".join(found), why, f"if it is not in use any more: {mend}")
+
+
+def health_port(facts: Facts) -> Finding:
+    """Say whether the health port is free, or the daemon answers there and is ready."""
+    port, health = facts.asked.healthz_port, facts.health
+    if not port:
+        return skipped("health port", "--healthz-port=0 switches it off")
+    if health.listener is None:
+        if facts.daemon_runs:
+            return warn("health port", f"nobody listens on {port}", "the daemon runs with another --healthz-port",
+                        "give the daemon's flags to this command")  # fmt: skip
+        return ok("health port", f"{port} is free")
+    if not facts.daemon_runs:
+        holder = health.listener.holder
+        by = f" by {holder}" if holder else ""
+        return bad("health port", f"{health.listener.address} is in use{by}",
+                   "the daemon ends with exit code 73 at its start",
+                   f"ss -ltnp 'sport = :{port}', and stop that; or give another --healthz-port")  # fmt: skip
+    if health.ready:
+        return ok("health port", "the daemon says that it is ready")
+    if health.ready is None:
+        return bad("health port", f"the daemon does not answer: {health.answer}", "a probe would restart it",
+                   "look at its log; restart it")  # fmt: skip
+    return bad("health port", " / ".join(health.answer.splitlines()), "the daemon itself says that it is not ready",
+               "mend what it names; see docs/troubleshooting.md")  # fmt: skip
+
+
+def start_script(facts: Facts) -> Finding:
+    """Say whether supervisor would lose the daemon: a start script without ``exec``."""
+    supervised = [process for process in facts.processes if process.supervised and _is_daemon(process)]
+    if not supervised:
+        return skipped("supervisor", "no daemon runs under supervisor")
+    by_pid = {process.pid: process for process in facts.processes}
+    for process in supervised:
+        script = by_pid.get(process.parent)
+        if not process.leads and script is not None and script.name in _SHELLS:
+            name = script.words[-1] if len(script.words) > 1 else script.name
+            return warn("supervisor", f"{process} was started by a script without exec: {name}",
+                        "supervisor signals the script and not the daemon: a stop takes longer than it has to",
+                        f"write exec before the daemon's command in {quoted(name)}")  # fmt: skip
+    return ok("supervisor", "signals the daemon itself")
+
+
+def _is_daemon(process: Process) -> bool:
+    return process.name in ("flanneld", "pyflanneld") or any("pyflanneld" in word for word in process.words[:4])

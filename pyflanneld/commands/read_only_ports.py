@@ -1,0 +1,68 @@
+"""Ports for commands that only look: what would change anything is not there. Shell side."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import structlog
+
+from pyflanneld.config.settings import Settings
+from pyflanneld.core.firewall.rules import Family
+from pyflanneld.daemon import wiring
+from pyflanneld.logs import setup
+
+
+class Only:
+    """A port with some of its methods: whoever reaches for another one finds a defect, not a changed host."""
+
+    def __init__(self, port: object, *names: str) -> None:
+        self._port = port
+        self._names = names
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._names:
+            raise AttributeError(f"{name} is not for a command that only looks")
+        return getattr(self._port, name)
+
+
+class FirewallToLookAt(Only):
+    """The ``Firewall`` port without its writes; all tables are read at once, for asking for one could create it."""
+
+    def __init__(self, port: Any) -> None:
+        super().__init__(port, "need_iptables", "need_nft", "can_randomize", "list_table")
+        self._save = port.save
+        self._saved: dict[Family, str] = {}
+
+    async def save(self, family: Family, table: str | None) -> str:  # noqa: ARG002 - the port's
+        """Return all tables that exist, as they were at the first call."""
+        if family not in self._saved:
+            self._saved[family] = await self._save(family, None)
+        return self._saved[family]
+
+
+def only_looking(settings: Settings) -> Any:
+    """Return a context like the daemon's whose ports cannot write, with a log that nobody reads.
+
+    The caller closes its registry and its kernel.
+    """
+    context = wiring.context(settings, silent_log(settings))
+    return replace(
+        context,
+        registry=Only(context.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live", "close"),
+        kernel=Only(context.kernel, "links", "routes", "route_to", "close"),
+        firewall=FirewallToLookAt(context.firewall),
+        subnet_file=Only(context.subnet_file, "read"),
+        notifier=Only(None),
+        rng=Random(),
+    )
+
+
+def silent_log(settings: Settings) -> Any:
+    """Return a log that nobody reads: what matters, a command says itself."""
+    setup.configure(settings.log_format, 0)
+    return structlog.wrap_logger(None, processors=[_drop])
+
+
+def _drop(_logger: object, _method: str, _event: Mapping[str, object]) -> Any:
+    raise structlog.DropEvent

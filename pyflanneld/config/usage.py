@@ -1,0 +1,70 @@
+"""The text of ``--help`` and the flag table of the documentation, both made from the declarations. Pure."""
+
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+
+from pyflanneld.config.go_flags import Flag, Kind
+
+_COLUMNS = 100
+_INDENT = 34
+
+
+def usage(title: str, flags: Sequence[Flag]) -> str:
+    """Return the help text: *title*, then the flags under their groups, no line longer than 100 columns."""
+    parts = [title.rstrip(), ""]
+    for group, members in groupby(flags, key=lambda flag: flag.group):
+        parts += [f"{group}:", *(_entry(flag) for flag in members), ""]
+    return "\n".join(parts)
+
+
+def markdown(flags: Sequence[Flag]) -> str:
+    """Return the flags as a Markdown table, one line each, for the documentation."""
+    lines = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{_cell(_head(flag))}` | {_variable(flag)} | {_default(flag)} | {_cell(flag.text)} |" for flag in flags
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def default_text(flag: Flag) -> str:
+    """Return the default as an operator would write it; empty when there is none."""
+    match flag.default:
+        case bool():
+            return str(flag.default).lower()
+        case tuple():
+            return ",".join(flag.default)
+        case _:
+            return str(flag.default)
+
+
+def _head(flag: Flag) -> str:
+    dashes = "-" if len(flag.name) == 1 else "--"
+    return f"{dashes}{flag.name}={flag.metavar}" if flag.metavar else f"{dashes}{flag.name}"
+
+
+def _entry(flag: Flag) -> str:
+    facts = [f"default {default_text(flag)}"] if default_text(flag) and flag.from_env else []
+    facts += ["may be repeated"] if flag.kind is Kind.STRINGS else []
+    facts += [f"${flag.env}"] if flag.from_env else []
+    paragraphs = [flag.text, f"[{', '.join(facts)}]"] if facts else [flag.text]
+    width = _COLUMNS - _INDENT
+    lines = [line for text in paragraphs for line in textwrap.wrap(text, width, break_on_hyphens=False)]
+    head = f"  {_head(flag)}"
+    if len(head) < _INDENT - 1:
+        lines[0] = head.ljust(_INDENT) + lines[0]
+        return lines[0] + "".join(f"\n{'':{_INDENT}}{line}" for line in lines[1:])
+    return head + "".join(f"\n{'':{_INDENT}}{line}" for line in lines)
+
+
+def _variable(flag: Flag) -> str:
+    return f"`{flag.env}`" if flag.from_env else ""
+
+
+def _default(flag: Flag) -> str:
+    text = default_text(flag)
+    return f"`{text}`" if text and flag.from_env else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,111 @@
+"""What ``pyflanneld migrate`` is to do, decided from what both APIs hold. Pure.
+
+A lease of v2 is copied when nothing of v3 stands in its way. One that is there already, saying the same, is left as it
+is; everything else in its place is a conflict, for the operator to solve: v3 is never overwritten.
+"""
+
+import enum
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.lease.codec import parse_name, parse_value
+
+
+@dataclass(frozen=True, slots=True)
+class OldKey:
+    """A key in v2.
+
+    Attributes:
+        name: the subnet's, after ``<prefix>/subnets/``.
+        ttl_s: the seconds that it has left to live; ``None`` for a reservation.
+    """
+
+    name: bytes
+    value: bytes
+    ttl_s: int | None
+
+
+class Fate(enum.Enum):
+    """What becomes of a key."""
+
+    COPY = "copy"
+    THERE = "there already"
+    CONFLICT = "conflict"
+    LEFT_OUT = "left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One key and what becomes of it.
+
+    Attributes:
+        value: as v3 is to hold it; the old one where that cannot be read.
+        why: of a conflict, or of a key that is left out.
+    """
+
+    key: OldKey
+    fate: Fate
+    value: bytes
+    why: str = ""
+
+
+def convert(value: bytes) -> bytes:
+    """Return a lease's value as current flannel writes it: with ``PublicIPv6``, everything else as it was.
+
+    Raises:
+        Invalid: it is no lease.
+    """
+    parse_value(value)
+    document: dict[str, object] = json.loads(value)
+    if all(name.lower() != "publicipv6" for name in document):
+        fields = list(document.items())
+        at = next(number for number, (name, _) in enumerate(fields, 1) if name.lower() == "publicip")
+        document = dict([*fields[:at], ("PublicIPv6", None), *fields[at:]])
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def plan(old: Iterable[OldKey], new: Sequence[Record]) -> tuple[Step, ...]:
+    """Return what is to become of each key of v2, given the *new* ones of v3."""
+    return tuple(_step(key, new) for key in old)
+
+
+def _step(key: OldKey, new: Sequence[Record]) -> Step:
+    try:
+        subnets, value = parse_name(key.name), convert(key.value)
+    except Invalid as error:
+        return Step(key, Fate.LEFT_OUT, key.value, str(error))
+    for record in new:
+        if record.name == key.name:
+            return _beside(key, value, record)
+        try:
+            overlaps = parse_name(record.name).overlaps(subnets)
+        except Invalid:
+            continue
+        if overlaps:
+            return Step(key, Fate.CONFLICT, value, f"v3 has {record.name.decode()}, which overlaps it")
+    return Step(key, Fate.COPY, value)
+
+
+def _beside(key: OldKey, value: bytes, record: Record) -> Step:
+    """Compare a key with the one of the same name in v3."""
+    try:
+        same = json.loads(convert(record.value)) == json.loads(value)
+    except Invalid:
+        same = False
+    if not same:
+        return Step(key, Fate.CONFLICT, value, f"v3 says {record.value.decode(errors='replace')}")
+    if (key.ttl_s is None) != (record.lease_id == 0):
+        where = "in v2, but not in v3" if key.ttl_s is None else "in v3, but not in v2"
+        return Step(key, Fate.CONFLICT, value, f"it is a reservation (no TTL) {where}")
+    return Step(key, Fate.THERE, value)
+
+
+def same_config(one: bytes, other: bytes) -> bool:
+    """Say whether two network configurations are the same, spaces and order aside."""
+    try:
+        return one == other or bool(json.loads(one) == json.loads(other))
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,142 @@
+"""Reserving and releasing subnets by hand: what may be done to the leases there are, and why something may not. Pure.
+
+A reservation is a lease key without a TTL (flannel ``Documentation/reservations.md``). A node finds it by its public
+address, at its next start or, where it holds that very subnet, at once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_name, parse_value
+from pyflanneld.core.network.config import NetworkConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A record as far as it can be read.
+
+    Attributes:
+        problem: why its name or value cannot be read; ``None`` when both can.
+    """
+
+    record: Record
+    key: SubnetKey | None
+    attrs: LeaseAttrs | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """The subnet is free: create its key without a TTL.
+
+    Attributes:
+        elsewhere: what the same node holds already, and will prefer for as long as it remembers it.
+    """
+
+    elsewhere: SubnetKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class MakeReservation:
+    """It is that very node's lease: take the TTL away."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyReserved:
+    """It is that very node's reservation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The key may be deleted."""
+
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It must not be done."""
+
+    why: str
+
+
+def read(record: Record) -> Reading:
+    """Read a record's name and value as far as possible."""
+    key = attrs = problem = None
+    try:
+        key = parse_name(record.name)
+        attrs = parse_value(record.value)
+    except Invalid as error:
+        problem = str(error)
+    return Reading(record, key, attrs, problem)
+
+
+def decide_reservation(
+    records: Iterable[Record], key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig
+) -> Reserve | MakeReservation | AlreadyReserved | Refused:
+    """Say how *key* becomes a reservation for the node with the addresses of *attrs*."""
+    why = _unfit(key, attrs, config)
+    if why is not None:
+        return Refused(why)
+    readings = [read(record) for record in records]
+    same = next((one for one in readings if one.key == key), None)
+    if same is not None:
+        return _of_known(same, attrs)
+    for one in readings:
+        if one.key is not None and one.key.overlaps(key):
+            holder = f"leased by {one.attrs.public_ip}" if one.attrs else "a lease that cannot be read"
+            return Refused(f"{key} overlaps {one.key}, {holder}")
+    theirs = (one.key for one in readings if one.attrs and one.attrs.public_ip == attrs.public_ip)
+    return Reserve(elsewhere=next(theirs, None))
+
+
+def _unfit(key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig) -> str | None:
+    """Say why no node would take *key* as its own."""
+    if config.ipv4 is None or not config.ipv4.admits(key.ipv4):
+        return f"{key.ipv4} is not one of the subnets that the network configuration offers{_offer(config)}"
+    if attrs.public_ip in key.ipv4:
+        return f"the public address {attrs.public_ip} is inside the subnet {key.ipv4} itself"
+    return _unfit6(key, attrs, config)
+
+
+def _unfit6(key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig) -> str | None:
+    ipv6, subnet, address = config.ipv6, key.ipv6, attrs.public_ipv6
+    if ipv6 is None:
+        return "the network configuration has no IPv6" if subnet or address else None
+    if subnet is None or address is None:
+        return "the network is dual-stack: the reservation needs SUBNET,IPV6_SUBNET and PUBLIC_IP,PUBLIC_IPV6"
+    if not ipv6.admits(subnet):
+        offer = f"/{ipv6.subnet_len} from {ipv6.subnet_min} to {ipv6.subnet_max}"
+        return f"{subnet} is not one of the subnets that the network configuration offers: {offer}"
+    if address in subnet:
+        return f"the public address {address} is inside the subnet {subnet} itself"
+    return None
+
+
+def _offer(config: NetworkConfig) -> str:
+    ipv4 = config.ipv4
+    return f": /{ipv4.subnet_len} from {ipv4.subnet_min} to {ipv4.subnet_max}" if ipv4 else ""
+
+
+def _of_known(same: Reading, attrs: LeaseAttrs) -> MakeReservation | AlreadyReserved | Refused:
+    if same.attrs is None:
+        return Refused(f"{same.key} has a lease that cannot be read: {same.problem}")
+    if same.attrs.public_ip != attrs.public_ip:
+        return Refused(f"{same.key} is leased by {same.attrs.public_ip}")
+    return MakeReservation(same.record) if same.record.lease_id else AlreadyReserved()
+
+
+def decide_release(records: Iterable[Record], subnet: IPv4Network, *, force: bool) -> Release | Refused:
+    """Say whether the lease of *subnet* may be deleted; that of a live node, which has a TTL, only by *force*."""
+    found = next((one for one in map(read, records) if one.key is not None and one.key.ipv4 == subnet), None)
+    if found is None:
+        return Refused(f"there is no lease of {subnet}")
+    if found.record.lease_id and not force:
+        holder = found.attrs.public_ip if found.attrs else "a value that cannot be read"
+        return Refused(f"{found.key} is a live lease of {holder}; --force deletes it all the same")
+    return Release(found)

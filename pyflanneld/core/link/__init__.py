@@ -1,0 +1,1 @@
+"""Pure: links, and the one that carries the routes."""

@@ -1,0 +1,1 @@
+"""Pure: the network configuration that etcd holds."""

@@ -1,0 +1,155 @@
+"""A network configuration under review: what it comes to, what looks like a slip, what it does to the leases. Pure."""
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.families import Network, overlap
+from pyflanneld.core.invalid import shown
+from pyflanneld.core.lease.codec import SubnetKey
+from pyflanneld.core.lease.reservations import Reading, read
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.network.config import NetworkConfig, SubnetRange, SubnetRange6
+from pyflanneld.core.status.dry_run import connected
+from pyflanneld.core.strict_json import parse_object
+
+KNOWN = (
+    "Network", "SubnetLen", "SubnetMin", "SubnetMax", "Backend", "EnableIPv4", "EnableIPv6", "EnableNFTables",
+    "IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax",
+)  # fmt: skip
+
+
+def facts(config: NetworkConfig) -> list[tuple[str, str]]:
+    """Return what the document comes to, defaults included, as names and values."""
+    found = [("Backend", config.backend_type)]
+    for prefix, among in (("", config.ipv4), ("IPv6", config.ipv6)):
+        if among is not None:
+            found += _range_facts(prefix, among)
+    found.append(("EnableNFTables", str(config.nftables).lower()))
+    return found
+
+
+def _range_facts(prefix: str, among: SubnetRange | SubnetRange6) -> list[tuple[str, str]]:
+    bits = among.network.max_prefixlen - among.subnet_len
+    hosts = (int(among.subnet_max) - int(among.subnet_min) >> bits) + 1
+    # The network's address, the broadcast and the bridge's own are no container's; IPv6 has no broadcast.
+    containers = (1 << bits) - (3 if among.network.version == 4 else 2)
+    return [
+        (f"{prefix}Network", str(among.network)),
+        (f"{prefix}SubnetLen", str(among.subnet_len)),
+        (f"{prefix}SubnetMin", str(among.subnet_min)),
+        (f"{prefix}SubnetMax", str(among.subnet_max)),
+        (f"hosts, IPv{among.network.version}", f"{hosts} at most, with {containers} containers each"),
+    ]
+
+
+def remarks(document: bytes, config: NetworkConfig, links: Iterable[Link]) -> list[str]:
+    """Return what an operator should look at although the document is valid.
+
+    Args:
+        document: as it was written.
+        config: what it was read as.
+        links: of this host, on which it is checked.
+    """
+    found = _unknown_keys(document)
+    if "type" not in _backend(document):
+        found.append(f"Backend.Type is not given, so flannel takes {config.backend_type!r}")
+    for link in links:
+        for there in connected(link):
+            if any(overlap(there, network) for network in networks_of(config)):
+                found.append(
+                    f"{there} of {link.name} on this host overlaps the network: leases there are not believed here"
+                )
+    return found
+
+
+def networks_of(config: NetworkConfig) -> tuple[Network, ...]:
+    """Return the cluster's networks, of each family in use."""
+    return tuple(among.network for among in (config.ipv4, config.ipv6) if among is not None)
+
+
+def _unknown_keys(document: bytes) -> list[str]:
+    known = {name.lower(): name for name in KNOWN}
+    return [_unknown(name, known) for name in parse_object(document, "network configuration") if name not in known]
+
+
+def _unknown(name: str, known: dict[str, str]) -> str:
+    near = get_close_matches(name, known, 1)
+    hint = f"did you mean {known[near[0]]}?" if near else "it has no effect"
+    return f"{shown(name)} is no key of a network configuration; {hint}"
+
+
+def _backend(document: bytes) -> set[str]:
+    backend = parse_object(document, "network configuration").get("backend")
+    return {name.lower() for name in backend} if isinstance(backend, dict) else set()
+
+
+class Fate(enum.Enum):
+    """What becomes of a lease with another configuration."""
+
+    STAYS = "stays"
+    MOVES = "must move"
+    STUCK = "does not fit"
+    UNREADABLE = "cannot be read"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A lease and what becomes of it at its node's next start."""
+
+    reading: Reading
+    fate: Fate
+
+    @property
+    def text(self) -> str:
+        """One line for an operator."""
+        holder = f" of {self.reading.attrs.public_ip}" if self.reading.attrs else ""
+        name = str(self.reading.key) if self.reading.key else shown(self.reading.record.name)[2:-1]
+        words = {
+            Fate.STAYS: "stays",
+            Fate.MOVES: "does not fit: that host takes another subnet at its next start, and Docker has to follow",
+            Fate.STUCK: "is a reservation that does not fit: nobody takes it, release it",
+            Fate.UNREADABLE: "cannot be read, now as before",
+        }
+        return f"{name}{holder} {words[self.fate]}"
+
+
+def effects(records: Iterable[Record], config: NetworkConfig) -> list[Effect]:
+    """Say what becomes of each lease."""
+    return [Effect(reading, _fate(reading, config)) for reading in map(read, records)]
+
+
+def _fate(reading: Reading, config: NetworkConfig) -> Fate:
+    if reading.key is None or reading.attrs is None:
+        return Fate.UNREADABLE
+    if config.admits(reading.key.ipv4, reading.key.ipv6):
+        return Fate.STAYS
+    return Fate.MOVES if reading.record.lease_id else Fate.STUCK
+
+
+def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]:
+    """Return what becomes another, defaults included, one line each."""
+    was = dict(facts(before)) if before is not None else {}
+    now = dict(facts(after))
+    names = [*now, *(name for name in was if name not in now)]
+    pairs = [(name, was.get(name, "none"), now.get(name, "none")) for name in names]
+    return [f"{name}: {before_} -> {after_}" for name, before_, after_ in pairs if before_ != after_]
+
+
+def misfits(key: SubnetKey, before: NetworkConfig, after: NetworkConfig) -> list[str]:
+    """Return what moves a node that holds *key* when it starts anew, one line each; none: it stays as it is."""
+    same_kind = (networks_of(before), before.backend_type) == (networks_of(after), after.backend_type)
+    return [] if same_kind and after.admits(key.ipv4, key.ipv6) else differences(before, after)
+
+
+def crowded(effects_: Sequence[Effect], config: NetworkConfig) -> str | None:
+    """Say that there would be fewer subnets than hosts that hold one now; ``None`` when there is room."""
+    among = config.ipv4
+    if among is None:
+        return None
+    offered = sum(1 for _ in among.subnets())
+    holders = len({one.reading.attrs.public_ip for one in effects_ if one.reading.attrs is not None})
+    return f"{offered} subnets for the {holders} hosts that hold a lease now" if offered < holders else None
+

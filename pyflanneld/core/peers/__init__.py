@@ -1,0 +1,1 @@
+"""Pure: the other hosts' leases, validated."""

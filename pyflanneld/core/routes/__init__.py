@@ -1,0 +1,1 @@
+"""Pure: wanted routes, present routes, and the difference between them."""

@@ -1,0 +1,73 @@
+"""Why a route is changed: one short word for the log, the metrics and the operator."""
+
+from collections.abc import Collection, Mapping
+from enum import StrEnum
+
+from pyflanneld.core.families import Network
+from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Replace
+
+
+class Cause(StrEnum):
+    """The causes; their values are fit for a metric label."""
+
+    START = "start"                          # found wanted, or idle, in the first round
+    PEER_JOINED = "peer_joined"
+    PEER_LEFT = "peer_left"
+    GATEWAY_CHANGED = "gateway_changed"
+    WAY_FREE = "way_free"                    # a foreign route, or whatever the kernel minded, has gone
+    ADOPTED = "adopted"                      # a leftover of the Go daemon became ours
+    DELETED_BY_OTHERS = "deleted_by_others"
+    CHANGED_BY_OTHERS = "changed_by_others"
+    LINK = "link"                            # it went with its link
+
+
+REPAIRS = frozenset({Cause.DELETED_BY_OTHERS, Cause.CHANGED_BY_OTHERS, Cause.LINK})
+"""The causes that say: what we had put was not there any more."""
+
+
+def losses(
+    believed: Mapping[Network, KernelRoute], present: Mapping[Network, KernelRoute], *, link: bool
+) -> dict[Network, Cause]:
+    """Return why each route is lost that was *believed* to be there and is not as it was.
+
+    Args:
+        believed: our routes as we left them, by destination.
+        present: our routes as they are.
+        link: whether the link explains what is missing.
+    """
+    lost = (dst for dst, route in believed.items() if present.get(dst) != route)
+    return {
+        dst: Cause.CHANGED_BY_OTHERS if dst in present else Cause.LINK if link else Cause.DELETED_BY_OTHERS
+        for dst in lost
+    }
+
+
+def cause_of(
+    change: PeerChange,
+    *,
+    first: bool,
+    adopted: Collection[Network],
+    lost: Mapping[Network, Cause],
+    waited: Collection[Network],
+) -> Cause:
+    """Say why *change* was made.
+
+    Args:
+        change: what was done.
+        first: whether it belongs to the first round.
+        adopted: the destinations where a leftover of the Go daemon stood.
+        lost: why routes of ours were lost, as ``losses`` says, until they are there again.
+        waited: destinations that were wanted already and could not be had.
+    """
+    dst = change.route.dst
+    if dst in adopted:
+        return Cause.ADOPTED
+    if first:
+        return Cause.START
+    if isinstance(change, Drop):
+        return Cause.PEER_LEFT
+    if dst in lost:
+        return lost[dst]
+    if isinstance(change, Replace):
+        return Cause.GATEWAY_CHANGED
+    return Cause.WAY_FREE if dst in waited else Cause.PEER_JOINED

@@ -1,0 +1,1 @@
+"""Pure: what the daemon says about itself."""

@@ -1,0 +1,236 @@
+"""Peers and routes as rows: what is wanted, what the kernel has, and how the two differ. JSON-able values only."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.families import Address, Interface, Network, in_order, inside
+from pyflanneld.core.invalid import Invalid, shown
+from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_name, parse_value
+from pyflanneld.core.link.neighbours import Neighbour
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.peers.table import View
+from pyflanneld.core.probe.reachability import Reach, facts
+from pyflanneld.core.routes.plan import KernelRoute, Route, same, usual_metric
+
+ROUTE_STATES = ("ok", "missing", "refused", "wrong_gateway", "conflict", "held", "frozen", "unwanted")
+"""As wanted; not there; not there and refused by the kernel; ours, but another; a foreign one stands there; and ours
+that nothing wants: kept by the guard, kept because its key cannot be read, about to go."""
+PEER_STATES = ("routed", "unrouted", "known", "quarantined", "other_backend")
+"""``known``: believed, and the backend wants no route."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the daemon wants of the routes.
+
+    Attributes:
+        routes: by destination.
+        protocol: the number that marks ours.
+        networks: where ours can be.
+        held: destinations that the withdraw guard keeps.
+        frozen: destinations that are kept because their key cannot be read.
+        failed: the errno's name by destination, where the kernel has refused.
+    """
+
+    routes: Mapping[Network, Route]
+    protocol: int
+    networks: Collection[Network]
+    held: Collection[Network] = ()
+    frozen: Collection[Network] = ()
+    failed: Mapping[Network, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRow:
+    """One destination; *protocol* is that of the kernel's route, *detail* a few words about what differs."""
+
+    dst: str
+    state: str
+    wanted_gateway: str | None
+    wanted_link: str | None
+    kernel_gateway: str | None
+    kernel_link: str | None
+    protocol: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    """One half of a key below ``subnets/`` (the only one, in an IPv4 network).
+
+    Attributes:
+        key: the key's name, printable.
+        state: one of ``PEER_STATES``.
+        reserved: whether the key has no TTL: nobody has to renew it.
+        reason: of the quarantine, as a constant; *why* in words.
+        doubted_s: for how long it has been quarantined, in seconds.
+        route: one of ``ROUTE_STATES``; ``None`` where no route is wanted or there.
+        on_link: whether the gateway lies on a network of the link.
+        neighbour: one of ``neighbours.STATES``; ``None``: the kernel knows none.
+        probe: what is known of the way there, see ``reach.facts``; ``None`` without ``--probe``.
+    """
+
+    key: str
+    subnet: str | None
+    public_ip: str | None
+    backend: str | None
+    state: str
+    reserved: bool
+    reason: str | None
+    why: str | None
+    doubted_s: float | None
+    route: str | None
+    wanted_gateway: str | None
+    kernel_gateway: str | None
+    protocol: int | None
+    on_link: bool | None
+    neighbour: str | None
+    mac: str | None
+    probe: Mapping[str, object] | None = None
+
+
+def route_rows(wanted: Wanted, kernel: Iterable[KernelRoute], links: Iterable[Link]) -> tuple[RouteRow, ...]:
+    """Compare what is wanted with all routes of the main table; in the order of the destinations."""
+    names = {link.index: link.name for link in links}
+    owned: dict[Network, KernelRoute] = {}
+    foreign: dict[Network, KernelRoute] = {}
+    for route in kernel:
+        if route.metric == usual_metric(route.dst):
+            (owned if route.protocol == wanted.protocol else foreign).setdefault(route.dst, route)
+    extra = {dst for dst in owned if dst not in wanted.routes and any(inside(dst, net) for net in wanted.networks)}
+    every = in_order(wanted.routes.keys() | extra)
+    return tuple(_route_row(wanted, dst, owned.get(dst), foreign.get(dst), names) for dst in every)
+
+
+def _route_row(
+    wanted: Wanted, dst: Network, own: KernelRoute | None, rival: KernelRoute | None, names: Mapping[int, str]
+) -> RouteRow:
+    route = wanted.routes.get(dst)
+    state = _extra(wanted, dst) if route is None else _wanted(wanted, route, own, rival)
+    there = rival if state == "conflict" else own
+    detail = (wanted.failed or {}).get(dst, "") if state == "refused" else ""
+    if state == "conflict" and rival is not None and rival.gateway is None:
+        detail = "a route without a single gateway"
+    return RouteRow(
+        dst=str(dst), state=state,
+        wanted_gateway=str(route.gateway) if route else None,
+        wanted_link=_link(names, route.link_index) if route else None,
+        kernel_gateway=str(there.gateway) if there and there.gateway else None,
+        kernel_link=_link(names, there.link_index) if there and there.link_index else None,
+        protocol=there.protocol if there else None,
+        detail=detail,
+    )
+
+
+def _wanted(wanted: Wanted, route: Route, own: KernelRoute | None, rival: KernelRoute | None) -> str:
+    if own is not None and same(route, own):
+        return "ok"
+    if rival is not None:
+        return "conflict"
+    if own is not None:
+        return "wrong_gateway"
+    return "refused" if route.dst in (wanted.failed or {}) else "missing"
+
+
+def _extra(wanted: Wanted, dst: Network) -> str:
+    return "held" if dst in wanted.held else "frozen" if dst in wanted.frozen else "unwanted"
+
+
+def _link(names: Mapping[int, str], index: int) -> str:
+    return names.get(index, f"link {index}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is known when the rows of the peers are made.
+
+    Attributes:
+        view: what the peers' keys amount to; ``None`` before the first list.
+        routes: rows by destination.
+        link: the link that carries the routes.
+        neighbours: of that link, by address.
+        doubted_s: for how long each key has been quarantined.
+        ipv6: whether this node uses the IPv6 halves.
+    """
+
+    view: View | None
+    routes: Mapping[str, RouteRow]
+    link: Link
+    neighbours: Mapping[Address, Neighbour]
+    doubted_s: Mapping[bytes, float]
+    ipv6: bool
+    probes: Mapping[IPv4Network, Reach] = field(default_factory=dict)
+
+
+def peer_rows(records: Iterable[Record], sight: Sight) -> tuple[PeerRow, ...]:
+    """Return the rows of all keys, in the order of their subnets; those that are no subnet come last."""
+    rows: list[PeerRow] = []
+    keyed = [(_parsed(record), record) for record in records]
+    for key, record in sorted(keyed, key=lambda one: _rank(*one)):
+        rows.append(_peer_row(record, key.ipv4 if key else None, sight))
+        if key is not None and key.ipv6 is not None and sight.ipv6:
+            rows.append(_peer_row(record, key.ipv6, sight))
+    return tuple(rows)
+
+
+def _rank(key: SubnetKey | None, record: Record) -> tuple[bool, int, bytes]:
+    return key is None, int(key.ipv4.network_address) if key else 0, record.name
+
+
+def _parsed(record: Record) -> SubnetKey | None:
+    try:
+        return parse_name(record.name)
+    except Invalid:
+        return None
+
+
+def _attrs(record: Record) -> LeaseAttrs | None:
+    try:
+        return parse_value(record.value)
+    except Invalid:
+        return None
+
+
+def _peer_row(record: Record, subnet: Network | None, sight: Sight) -> PeerRow:
+    attrs, view, route = _attrs(record), sight.view, sight.routes.get(str(subnet))
+    doubt = view.quarantined.get(record.name) if view else None
+    published = attrs and (attrs.public_ip if subnet is None or subnet.version == 4 else attrs.public_ipv6)
+    believed = view.peers.get(subnet) if view and subnet is not None else None
+    gateway = believed or published or None
+    neighbour = sight.neighbours.get(gateway) if gateway else None
+    return PeerRow(
+        key=shown(record.name)[2:-1],
+        subnet=str(subnet) if subnet else None,
+        public_ip=str(published) if published else None,
+        backend=attrs.backend_type if attrs else None,
+        state=_state(record, view, route, believed),
+        reserved=record.lease_id == 0,
+        reason=doubt.reason if doubt else None,
+        why=doubt.detail if doubt else None,
+        doubted_s=sight.doubted_s.get(record.name) if doubt else None,
+        route=route.state if route else None,
+        wanted_gateway=route.wanted_gateway if route else None,
+        kernel_gateway=route.kernel_gateway if route else None,
+        protocol=route.protocol if route else None,
+        on_link=_on_link(sight.link, gateway) if gateway else None,
+        neighbour=neighbour.state if neighbour else None,
+        mac=neighbour.mac if neighbour else None,
+        probe=facts(sight.probes[subnet]) if isinstance(subnet, IPv4Network) and subnet in sight.probes else None,
+    )
+
+
+def _state(record: Record, view: View | None, route: RouteRow | None, believed: Address | None) -> str:
+    if view is not None and record.name in view.quarantined:
+        return "quarantined"
+    if view is not None and record.name in view.foreign_backends:
+        return "other_backend"
+    if route is None or route.wanted_gateway is None:
+        return "known" if believed else "unrouted"
+    return "routed" if route.state == "ok" else "unrouted"
+
+
+def _on_link(link: Link, address: Address) -> bool:
+    interfaces: tuple[Interface, ...] = (*link.addresses, *link.addresses6)
+    return any(address in own.network for own in interfaces)

@@ -1,0 +1,144 @@
+"""The daemon's process: its signals, its lock, its start script, and the exit code with which it ends."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from pyflanneld import __version__
+from pyflanneld.config.settings import Settings
+from pyflanneld.daemon.wiring import STATE_SIGNAL, serve
+from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
+from pyflanneld.logs import setup
+from pyflanneld.logs.buffer import Recent
+from pyflanneld.logs.rate_limit import Repeats
+from pyflanneld.system import lock, privileges, start_script
+
+PREDECESSOR_S = 10.0  # twice what a stop may take
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+RELOAD_SIGNAL = signal.SIGHUP
+
+
+def run_daemon(settings: Settings) -> int:
+    """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, _stop_early)  # until the loop has handlers of its own
+    hangup = asyncio.Event()
+    signal.signal(RELOAD_SIGNAL, partial(_hang_up, hangup))
+    signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is something to tell
+    privileges.forbid_core_dumps()
+    recent = Recent()
+    setup.configure(settings.log_format, settings.verbosity, Repeats(time.monotonic), recent)
+    log = structlog.get_logger("pyflanneld")
+    log.info(
+        "daemon.started", version=__version__, pid=os.getpid(), etcd=settings.etcd_endpoints,
+        prefix=settings.etcd_prefix, subnet_file=str(settings.subnet_file),
+    )
+    for warning in settings.warnings:
+        log.warning("settings.warned", warning=warning)
+    scripted = start_script.is_start_script(os.environ)
+    if scripted and not _follow_start_script(log):
+        return 0
+    try:
+        with _alone(settings, log, patient=scripted):
+            asyncio.run(_until_signalled(serve(settings, log, recent, hangup)))
+    except UsageError:
+        raise
+    except Exception as raised:
+        error = _gravest(raised)
+        if error is None:
+            log.exception("daemon.crashed", exit_code=1)
+            return 1
+        log.error("daemon.failed", error=str(error), exit_code=error.exit_code)  # noqa: TRY400 - the text says it all
+        return error.exit_code
+    log.info("daemon.stopped")
+    return 0
+
+
+def _stop_early(_number: int, _frame: FrameType | None) -> None:
+    """Stop, as asked, while nothing has been touched yet."""
+    raise SystemExit(0)
+
+
+def _hang_up(hangup: asyncio.Event, _number: int, _frame: FrameType | None) -> None:
+    """Have everything looked at anew. No handler of the loop's own, which would be gone before the process is."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        hangup.set()
+    else:
+        loop.call_soon_threadsafe(hangup.set)  # we may be anywhere in the loop's own code
+
+
+def _follow_start_script(log: Any) -> bool:
+    """Arrange for the daemon to end with its start script; return whether there is anything left to follow."""
+    try:
+        alive = start_script.signal_its_end()
+    except OSError as error:
+        log.warning("start_script.not_followed", error=str(error))
+        return True
+    if not alive:
+        log.info("daemon.stopped", reason=_SCRIPT_ENDED)
+    return alive
+
+
+_SCRIPT_ENDED = "start script ended"
+
+
+@contextmanager
+def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
+    """Hold this network and this file for the length of the block.
+
+    Args:
+        settings: say which.
+        log: where to tell of a wait.
+        patient: wait for another daemon to finish its stop. Behind a start script supervisord does not know when that
+            is: it takes the end of the script for the daemon's, and may start the next one at once.
+    """
+    hold = partial(lock.hold, lock.network_key(settings.etcd_prefix, settings.etcd_endpoints), settings.subnet_file)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold())
+        except AlreadyRunning as error:
+            if not patient:
+                raise
+            log.info("lock.awaited", held=str(error), timeout_s=PREDECESSOR_S)
+            stack.enter_context(hold(patience_s=PREDECESSOR_S))
+        yield
+
+
+def _gravest(raised: Exception) -> PyflanneldError | None:
+    """Return the error that decides the exit code, a lost lease before anything else; ``None`` for a defect."""
+    if isinstance(raised, ExceptionGroup):
+        parts = [_gravest(part) for part in raised.exceptions]
+        known = [part for part in parts if part is not None]
+        return max(known, key=lambda error: error.exit_code) if len(known) == len(parts) else None
+    return raised if isinstance(raised, PyflanneldError) else None
+
+
+async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
+    """Run *main_* until it ends or a signal asks to stop; a second signal ends the process at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.create_task(main_, name="daemon")
+
+    def stop(**why: str) -> None:
+        if task.cancelling():  # the end of the start script, after a signal to the whole group
+            return
+        structlog.get_logger("pyflanneld").info("daemon.stopping", **why)
+        for one in STOP_SIGNALS:
+            loop.remove_signal_handler(one)
+            signal.signal(one, signal.SIG_DFL)  # of INT the loop would make an exception, with a traceback in the log
+        task.cancel()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, partial(stop, signal=number.name))
+    loop.add_signal_handler(start_script.ENDED, partial(stop, reason=_SCRIPT_ENDED))
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()

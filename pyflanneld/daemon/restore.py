@@ -1,0 +1,184 @@
+"""A stand-in for the node, for a start while etcd cannot be used: it goes by what was saved (``--state-dir``).
+
+It is a node like any other, with the same loops for routes, rules and subnet file, and the same judgement of the peers;
+only its lease and the list of the peers were read from a file. So nothing about it is confirmed: it is not ready, it
+adds what is missing and takes nothing away, and it leaves etcd alone. Beside it the daemon goes on to join the network
+as at any start. When that is done, the stand-in stops, which changes nothing on this host, and the node that etcd has
+confirmed takes over, as after a restart of the daemon.
+
+It waits a moment first: an etcd that answers is better. That is worth more than the moment, for a host that boots.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from math import inf
+
+from pyflanneld.core.backoff import backoff
+from pyflanneld.core.etcd_types import Snapshot
+from pyflanneld.core.invalid import Invalid, shown
+from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, parse_name, parse_value
+from pyflanneld.core.lease.ownership import OwnLease
+from pyflanneld.core.lease.saved_state import LastGood
+from pyflanneld.core.link.selection import Choice, Link
+from pyflanneld.daemon.bootstrap import Prospect, prepare
+from pyflanneld.errors import PyflanneldError
+from pyflanneld.ports import LastGoodFile
+from pyflanneld.state.node import Context, Node, Options
+from pyflanneld.tasks.network import usable_config
+
+PATIENCE_S = 2.0
+RETRY_FIRST_S = 5.0
+RETRY_CAP_S = 60.0
+TOPIC = "stand_in"
+
+
+class Unusable(Exception):
+    """What was saved cannot be gone by; the message says why."""
+
+
+class StandIn:
+    """What stands in for a node until there is one.
+
+    Args:
+        context: the daemon's.
+        file: where the last good state is.
+        links: all links at the start, and *choice* the one to use.
+    """
+
+    def __init__(self, context: Context, file: LastGoodFile, links: Sequence[Link], choice: Choice) -> None:
+        self._context = context
+        self._file = file
+        self._links = links
+        self._choice = choice
+        self._state: LastGood | None = None
+        self._node: Node | None = None
+        self._loops_before: frozenset[str] = frozenset()
+
+    async def run(self, tend: Callable[[asyncio.TaskGroup, Node], None]) -> None:
+        """Stand in when it is time for that, until cancelled: *tend* starts the loops that keep this host right."""
+        node, waits = None, backoff(RETRY_FIRST_S, RETRY_CAP_S, self._context.rng)
+        pause_s = PATIENCE_S
+        while node is None:
+            await asyncio.sleep(pause_s)
+            pause_s = next(waits)  # somebody may set the clock, for instance
+            node = await self._try()
+        self._begin(node)
+        async with asyncio.TaskGroup() as tasks:
+            tend(tasks, node)
+
+    async def _try(self) -> Node | None:
+        """Return a node where one is needed and can be had."""
+        if not etcd_is_away(self._context):
+            return None
+        try:
+            self._state, self._node = await self._restored()
+        except Unusable as error:
+            text = f"the state in {self._file.path} is not used: {error}; waiting for etcd"
+            self._context.problems.report(TOPIC, "last_good.unusable", text, blocks=False, cause=str(error))
+        return self._node
+
+    def _begin(self, node: Node) -> None:
+        saved_at = _utc(node.saved_at_s or 0.0)
+        self._loops_before = self._context.heart.loops()
+        text = f"unconfirmed: {node.lease.key} and its peers are as saved at {saved_at}, etcd cannot be used"
+        self._context.problems.resolve(TOPIC)
+        self._context.problems.report(
+            TOPIC, "last_good.in_use", text, subnet=str(node.lease.key), peers=len(node.peers.records()),
+            saved_at=saved_at, path=self._file.path,
+        )
+
+    async def _restored(self) -> tuple[LastGood, Node]:
+        """Return what was saved, and the node that comes of it. Raises ``Unusable``."""
+        try:
+            state = await self._file.read()
+        except OSError as error:
+            raise Unusable(error.strerror or str(error)) from error
+        except Invalid as error:
+            raise Unusable(str(error)) from error
+        if state is None:
+            raise Unusable("there is none yet")
+        prospect = self._prospect(state)
+        _check_origin(state, self._context.options, prospect.wish.attrs)
+        _check_age(state, self._context.clock.wall_s())
+        return state, self._as_node(state, prospect)
+
+    def _prospect(self, state: LastGood) -> Prospect:
+        """Judge the configuration, and this host by it, as at any start."""
+        try:
+            config, among = usable_config(state.config, "its network configuration")
+            prospect = prepare(self._context, self._links, self._choice, config, among)
+        except (Invalid, PyflanneldError) as error:
+            raise Unusable(str(error)) from error
+        key = parse_name(state.own.name)
+        if not config.admits(key.ipv4, key.ipv6):
+            raise Unusable(f"its lease {key} does not fit the network {among.network}")
+        return prospect
+
+    def _as_node(self, state: LastGood, prospect: Prospect) -> Node:
+        context, key, attrs = self._context, parse_name(state.own.name), prospect.wish.attrs
+        age_s = context.clock.wall_s() - state.saved_at_s
+        proved_at_s = context.clock.now_s() - age_s
+        ttl_s = inf if state.lease_end_s is None else state.lease_end_s - state.saved_at_s
+        node = prospect.node(context, OwnLease(  # confirmed then, and not since: no proof outlives its daemon
+            key.ipv4, attrs.public_ip, state.own, ttl_s, proved_at_s, proved_at_s, key.ipv6, attrs.public_ipv6,
+        ))  # fmt: skip
+        node.saved_at_s = state.saved_at_s
+        node.peers.apply(Snapshot(state.peers, state.revision, state.cluster_id))
+        node.complete = True
+        node.wake_routes(peers=True)
+        return node
+
+    def hand_over(self, node: Node, leases: Snapshot) -> None:
+        """Make way for *node*, which etcd has confirmed with the list *leases*; our own loops have ended."""
+        context, before, state = self._context, self._node, self._state
+        context.problems.resolve(TOPIC)
+        if before is None or state is None:
+            return
+        for loop in context.heart.loops() - self._loops_before:
+            context.heart.rest(loop)
+        for rules in before.rules:  # the node may ask for others
+            context.problems.resolve(f"firewall {rules.name}")
+        if leases.cluster_id != state.cluster_id or leases.revision < state.revision:
+            node.guard.distrust()
+        was, now = (before.networks, before.lease.key), (node.networks, node.lease.key)
+        if was == now:
+            context.log.info("last_good.confirmed", subnet=str(node.lease.key))
+        else:
+            context.log.warning(
+                "last_good.superseded", was=str(before.lease.key), now=str(node.lease.key),
+                network=str(node.among.network),
+            )
+
+
+def etcd_is_away(context: Context) -> bool:
+    """Say whether etcd has not answered yet, or has failed since."""
+    failing = any(topic.startswith("etcd:") for topic in context.problems.open())
+    return failing or context.tally.heard_at_s is None
+
+
+def _check_origin(state: LastGood, options: Options, attrs: LeaseAttrs) -> None:
+    """Raise ``Unusable`` for what was saved for another network or another node; ours would publish *attrs*."""
+    if state.prefix != options.prefix:
+        raise Unusable(f"it is about the prefix {shown(state.prefix)}, this is {options.prefix}")
+    if options.etcd_api not in ("auto", str(state.api)):
+        raise Unusable(f"it comes from etcd's API {state.api}, --etcd-api says {options.etcd_api}")
+    if parse_value(state.own.value) != attrs:
+        both = f" and {attrs.public_ipv6}" if attrs.public_ipv6 else ""
+        ours = f"{attrs.public_ip}{both} with the backend {attrs.backend_type or 'alloc'}"
+        raise Unusable(f"its lease says {shown(state.own.value)[1:]}, this node would say {ours}")
+
+
+def _check_age(state: LastGood, now_s: float) -> None:
+    """Raise ``Unusable`` for what is too old; the texts tell fixed times, so that they do not change all the time."""
+    if state.saved_at_s > now_s:
+        raise Unusable(f"it was saved at {_utc(state.saved_at_s)}, which is yet to come: the clock was set back")
+    if state.lease_end_s is not None and state.lease_end_s <= now_s:
+        raise Unusable(f"its lease may have run out at {_utc(state.lease_end_s)}, and the subnet be another node's")
+    if now_s - state.saved_at_s > TTL_S:
+        raise Unusable(f"it was saved at {_utc(state.saved_at_s)}, and leases live {TTL_S // 3600} hours")
+
+
+def _utc(at_s: float) -> str:
+    """Return a time of day as people read it: ``"2026-11-26T15:00:00Z"``."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,221 @@
+"""What the daemon tells of itself: reports and rows made from the loops' state, for the socket and the listener.
+
+It only reads. Whoever asks how often, the kernel is read at most twice a second unless it has changed; rows of
+thousands of peers are made on a thread, so that no loop waits for an operator's question.
+"""
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pyflanneld import __version__
+from pyflanneld.core.families import Address, Network
+from pyflanneld.core.link.neighbours import Neighbour
+from pyflanneld.core.routes.plan import KernelRoute, Route
+from pyflanneld.core.status.health import Verdict
+from pyflanneld.core.status.hints import remedy
+from pyflanneld.core.status.report import (
+    EtcdPart,
+    FilePart,
+    Finding,
+    GuardPart,
+    LinkPart,
+    NetworkPart,
+    Report,
+    RoutesPart,
+    RulesPart,
+    in_gravity,
+    lease_part,
+    missing,
+    peers_part,
+    quarantine_findings,
+)
+from pyflanneld.core.status.table_view import PeerRow, RouteRow, Sight, Wanted, peer_rows, route_rows
+from pyflanneld.ports import Certificates
+from pyflanneld.state.counters import Tally
+from pyflanneld.state.node import Context, Node, Placed, doubts, verdict
+from pyflanneld.tasks.lease.renew import interval_s
+
+KEEP_S = 0.5
+MANY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """What the kernel had at one moment, and how far the routes had come by then."""
+
+    routes: tuple[KernelRoute, ...]
+    neighbours: dict[Address, Neighbour]
+    read_at_s: float
+    placed: Placed
+
+
+class Observer:
+    """Answers for one daemon.
+
+    Args:
+        context: the daemon's.
+        current: its node, once there is one.
+        started_s: when it was started, on the clock's scale.
+    """
+
+    def __init__(self, context: Context, current: Callable[[], Node | None], started_s: float) -> None:
+        self._context = context
+        self._current = current
+        self._started_s = started_s
+        self._kernel: _Kernel | None = None
+        self._reading = asyncio.Lock()
+
+    @property
+    def tally(self) -> Tally:
+        """What has happened since the start."""
+        return self._context.tally
+
+    @property
+    def begun(self) -> Mapping[str, int]:
+        """How often each kind of problem has begun, by event."""
+        return self._context.problems.begun
+
+    def health(self) -> Verdict:
+        """Answer the probes."""
+        return verdict(self._context, self._current())
+
+    def status(self, log_level: str = "info") -> Report:
+        """Return the report of this moment; asks nobody."""
+        context, node, health = self._context, self._current(), self.health()
+        now_s = context.clock.now_s()
+        wanted = wanted_routes(node) if node else {}
+        lacking = set(missing(wanted, node.placed.present)) if node else set()
+        return Report(
+            version=__version__, pid=os.getpid(), uptime_s=round(now_s - self._started_s, 3), log_level=log_level,
+            live=health.live, ready=health.ready, not_ready=health.not_ready,
+            findings=self._findings(node, now_s),
+            etcd=self._etcd(now_s),
+            link=_link(node) if node else None,
+            network=_network(node) if node else None,
+            lease=lease_part(node.lease, now_s, interval_s(context, node)) if node else None,
+            peers=peers_part(node.view, len(wanted) - len(lacking)) if node and node.view else None,
+            routes=self._routes(node, len(wanted), lacking) if node and node.view else None,
+            firewall=_rules(node) if node else None,
+            file=FilePart(context.options.subnet_file, node is not None and node.file_written.is_set()),
+            guard=GuardPart(context.options.withdraw_guard, len(node.guard.held)) if node else None,
+            unconfirmed_s=_ago(node.saved_at_s, context.clock.wall_s()) if node else None,
+        )  # fmt: skip
+
+    async def peers(self) -> tuple[PeerRow, ...]:
+        """Return a row for each peer. Raises ``KernelError``."""
+        node = self._current()
+        if node is None:
+            return ()
+        kernel, wanted, now_s = await self._read(node), self._wanted(node), self._context.clock.now_s()
+        records, links = node.peers.records(), tuple(node.links)
+        doubted_s = self._doubted_s(now_s)
+        view, link, ipv6, probes = node.view, node.link, node.among6 is not None, dict(node.probes)
+
+        def rows() -> tuple[PeerRow, ...]:
+            routes = {row.dst: row for row in route_rows(wanted, kernel.routes, links)}
+            return peer_rows(records, Sight(view, routes, link, kernel.neighbours, doubted_s, ipv6, probes))
+
+        return await asyncio.to_thread(rows) if len(records) > MANY else rows()
+
+    async def routes(self) -> tuple[RouteRow, ...]:
+        """Return a row for each destination that is wanted or ours. Raises ``KernelError``."""
+        node = self._current()
+        if node is None:
+            return ()
+        kernel, wanted, links = await self._read(node), self._wanted(node), tuple(node.links)
+        if len(kernel.routes) > MANY:
+            return await asyncio.to_thread(route_rows, wanted, kernel.routes, links)
+        return route_rows(wanted, kernel.routes, links)
+
+    def _doubted_s(self, now_s: float) -> dict[bytes, float]:
+        """Return for how long each quarantined key has been so."""
+        return {name: round(now_s - since_s, 3) for name, since_s in self._context.tally.doubted.items()}
+
+    async def _read(self, node: Node) -> _Kernel:
+        """Return what the kernel has, read within the last half second and after the last change."""
+        async with self._reading:
+            now_s, known, placed = self._context.clock.now_s(), self._kernel, node.placed
+            if known and now_s - known.read_at_s <= KEEP_S and known.placed is placed and not node.told:
+                return known
+            routes: list[KernelRoute] = []
+            for network in node.networks:
+                routes += await self._context.kernel.routes(version=network.version)
+            found = await self._context.kernel.neighbours(node.link.index)
+            self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s, placed)
+            return self._kernel
+
+    def _wanted(self, node: Node) -> Wanted:
+        failed = {change.route.dst: errno.errorcode.get(code, str(code)) for change, code in node.placed.failed.items()}
+        return Wanted(
+            routes=wanted_routes(node), protocol=self._context.options.route_protocol, networks=node.networks,
+            held=node.guard.held, frozen=node.view.frozen if node.view else (), failed=failed,
+        )
+
+    def _etcd(self, now_s: float) -> EtcdPart:
+        registry, tally = self._context.registry, self._context.tally
+        return EtcdPart(
+            api=registry.api, endpoint=registry.endpoint, prefix=self._context.options.prefix,
+            heard_s_ago=_ago(tally.heard_at_s, now_s), lag_s=_ago(tally.peers_at_s, now_s),
+            revision=tally.revision, event_s_ago=_ago(tally.event_at_s, now_s),
+            certificates_left_s=_left(self._context.certificates),
+        )
+
+    def _routes(self, node: Node, wanted: int, lacking: set[Network]) -> RoutesPart:
+        placed, refused = node.placed, {change.route.dst for change in node.placed.failed}
+        return RoutesPart(
+            wanted=wanted, present=len(placed.present), missing=len(lacking - placed.blocked.keys() - refused),
+            conflict=len(placed.blocked), refused=len(refused), held=len(node.guard.held),
+            protocol=self._context.options.route_protocol,
+            repaired={cause.value: count for cause, count in self._context.tally.repairs.items()},
+        )
+
+    def _findings(self, node: Node | None, now_s: float) -> tuple[Finding, ...]:
+        """Return all that is wrong: the open problems, quarantined keys, and whatever else stands against readiness."""
+        context = self._context
+        findings = [
+            Finding(topic, one.event, one.text, _ago(one.since_s, now_s), one.blocks, remedy(one.event))
+            for topic, one in context.problems.open().items()
+        ]
+        if node is not None and node.view is not None:
+            findings += quarantine_findings(node.view, self._doubted_s(now_s))
+        for doubt in doubts(context, node):
+            for_s = _ago(doubt.since_s, now_s)
+            findings.append(Finding("readiness", doubt.event, doubt.text, for_s, True, remedy(doubt.event)))
+        return in_gravity(findings)
+
+
+def wanted_routes(node: Node) -> dict[Network, Route]:
+    """Return the routes that the peers need, by destination; empty before the first list."""
+    return node.backend.desired_routes(node.view.peers, node.link.index) if node.view else {}
+
+
+def _link(node: Node) -> LinkPart:
+    choice, link = node.choice, node.link
+    return LinkPart(link.name, link.index, str(choice.address), link.mtu, link.up, choice.why)
+
+
+def _rules(node: Node) -> tuple[RulesPart, ...]:
+    return tuple(RulesPart(one.name, one.program, one.placed, one.blocks) for one in node.rules)
+
+
+def _network(node: Node) -> NetworkPart:
+    among = node.among
+    return NetworkPart(
+        network=str(among.network), ipv6_network=str(node.among6.network) if node.among6 else None,
+        backend=node.backend.name, subnet_len=among.subnet_len, subnet_min=str(among.subnet_min),
+        subnet_max=str(among.subnet_max),
+    )  # fmt: skip
+
+
+def _left(certificates: Certificates | None) -> dict[str, float]:
+    """Return for how long each file of certificates is still good; certificates go by the wall clock."""
+    ends_s = certificates.ends_s() if certificates else {}
+    return {flag: round(end_s - time.time(), 3) for flag, end_s in ends_s.items()}
+
+
+def _ago(at_s: float | None, now_s: float) -> float | None:
+    return None if at_s is None else round(now_s - at_s, 3)

@@ -1,1 +1,0 @@
-"""Tool: ``pyflanneld docker-opts``."""

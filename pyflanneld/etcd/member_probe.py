@@ -1,0 +1,181 @@
+"""One etcd member under examination: what is wrong with it, in which step, for ``pyflanneld doctor``.
+
+No port: the daemon never does this. The steps are told apart by what was asked, not by what was answered: first a
+plain HTTP request (name, connection, TLS, is it etcd at all), then the login, then one read of each kind of key.
+"""
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from email.parser import BytesParser
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from aetcd import rpc
+from pydantic import BaseModel, ValidationError
+from structlog.typing import FilteringBoundLogger
+
+from pyflanneld.commands.doctor.host_facts import Fault, Member
+from pyflanneld.errors import RegistryDenied, RegistryError
+from pyflanneld.etcd.access import DEFAULT_PORT, EtcdAccess
+from pyflanneld.etcd.tls import Tls
+from pyflanneld.etcd.v2.registry import EtcdV2Registry
+from pyflanneld.etcd.v3.auth import Tokens
+from pyflanneld.etcd.v3.calls import metadata
+from pyflanneld.etcd.v3.channel import Endpoint
+from pyflanneld.etcd.v3.grpc_errors import CALL_ERRORS
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+
+DEADLINE_S: Final = 4.0
+_ANSWER_BYTES: Final = 64 * 1024
+
+# X509_V_ERR_* of OpenSSL, include/openssl/x509_vfy.h.
+_VERIFY_FAULTS: Final = {
+    9: Fault.NOT_YET, 10: Fault.EXPIRED, 62: Fault.NAME, 64: Fault.NAME,
+    2: Fault.AUTHORITY, 18: Fault.AUTHORITY, 19: Fault.AUTHORITY, 20: Fault.AUTHORITY, 21: Fault.AUTHORITY,
+}  # fmt: skip
+
+
+class _Version(BaseModel):
+    etcdserver: str
+
+
+async def connect(access: EtcdAccess, url: str, *, deadline_s: float = DEADLINE_S) -> Member:
+    """Ask a member for its version, as anybody may; say what is wrong with name, connection, TLS or answer.
+
+    Raises:
+        UsageError: a TLS file is missing, unreadable or wrong.
+    """
+    context = Tls(access).context()
+    host, port = urlsplit(url).hostname or "", urlsplit(url).port or DEFAULT_PORT
+    connected = False
+    try:
+        async with asyncio.timeout(deadline_s):
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+            connected = True
+            try:
+                until_s = _certificate_until_s(writer.get_extra_info("peercert"))
+                writer.write(f"GET /version HTTP/1.0\r\nHost: {urlsplit(url).netloc}\r\n\r\n".encode())
+                answer = b""
+                while len(answer) < _ANSWER_BYTES and (more := await reader.read(_ANSWER_BYTES)):
+                    answer += more
+            finally:
+                writer.transport.abort()
+    except (TimeoutError, OSError) as error:
+        return Member(url, _fault(error, secure=context is not None, connected=connected), _words(error, deadline_s))
+    return _read(answer, Member(url, certificate_until_s=until_s))
+
+
+def _read(answer: bytes, member: Member) -> Member:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, _, fields = head.partition(b"\r\n")
+    skew_s = _skew_s(BytesParser().parsebytes(fields).get("Date"))
+    try:
+        version = _Version.model_validate_json(body).etcdserver
+    except ValidationError:
+        shown = ascii(b" ".join((status + b" " + body).split())[:120])[2:-1]
+        return replace(member, fault=Fault.NO_ETCD, detail=shown or "it closes the connection", skew_s=skew_s)
+    return replace(member, version=version, skew_s=skew_s)
+
+
+def _fault(error: Exception, *, secure: bool, connected: bool) -> Fault:
+    """Say what has failed: before the connection is there, with it TLS, or after it."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _VERIFY_FAULTS.get(error.verify_code, Fault.TLS)
+        case ssl.SSLError():
+            return Fault.CLIENT if "ALERT" in (error.reason or "").upper() else Fault.TLS
+        case TimeoutError():
+            return Fault.TIMEOUT
+        case socket.gaierror():
+            return Fault.NO_NAME
+        case ConnectionRefusedError():
+            return Fault.REFUSED
+        case ConnectionError() if secure:
+            return Fault.CLIENT if connected else Fault.TLS
+        case ConnectionError():
+            return Fault.NO_ETCD
+        case _:
+            return Fault.UNREACHABLE
+
+
+def _words(error: Exception, deadline_s: float) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return ascii(error.verify_message)[1:-1]
+        case ssl.SSLError():
+            return str(error.reason or "").lower().replace("_", " ")
+        case TimeoutError():
+            return f"within {deadline_s:g} s"
+        case ConnectionRefusedError():
+            return ""
+        case _:
+            return ascii(getattr(error, "strerror", None) or str(error) or type(error).__name__)[1:-1]
+
+
+def _skew_s(date: str | None) -> float | None:
+    """Return how far the clock behind a ``Date`` header, which has whole seconds, is ahead of ours."""
+    if date is None:
+        return None
+    try:
+        return parsedate_to_datetime(date).timestamp() + 0.5 - time.time()
+    except ValueError:
+        return None
+
+
+def _certificate_until_s(shown: Mapping[str, Any] | None) -> float | None:
+    return float(ssl.cert_time_to_seconds(shown["notAfter"])) if shown and "notAfter" in shown else None
+
+
+async def rights(access: EtcdAccess, member: Member, api: int, log: FilteringBoundLogger) -> Member:
+    """Say of a member that answers whether it serves us: the login, a read of the configuration, one of the leases."""
+    alone = replace(access, endpoints=(member.url,))
+    if api == 2:
+        return await _reads(EtcdV2Registry(alone, rng=random.Random(), log=log), member)
+    endpoint = Endpoint(member.url, Tls(alone))
+    try:
+        token = await Tokens(alone, rpc_timeout_s=DEADLINE_S, log=log).current(endpoint)
+    except RegistryError as error:
+        fault = Fault.LOGIN if isinstance(error, RegistryDenied) else Fault.BROKEN
+        return replace(member, fault=fault, detail=_told(error, member))
+    else:
+        told = await _alarms(endpoint, token)
+    finally:
+        await endpoint.close()
+    return replace(await _reads(EtcdV3Registry(alone, rng=random.Random(), log=log), member), alarms=told)
+
+
+async def _reads(registry: EtcdV2Registry | EtcdV3Registry, member: Member) -> Member:
+    steps: tuple[tuple[Callable[[], Awaitable[object]], Fault], ...] = (
+        (registry.read_config, Fault.CONFIG_DENIED), (registry.list_subnets, Fault.SUBNETS_DENIED),
+    )  # fmt: skip
+    try:
+        for read, fault in steps:
+            try:
+                await read()
+            except RegistryDenied as error:
+                return replace(member, fault=fault, detail=_told(error, member))
+            except RegistryError as error:
+                return replace(member, fault=Fault.BROKEN, detail=_told(error, member))
+    finally:
+        await registry.close()
+    return member
+
+
+def _told(error: RegistryError, member: Member) -> str:
+    return str(error).removeprefix(f"{member.url}: ")
+
+
+async def _alarms(endpoint: Endpoint, token: str) -> tuple[str, ...] | None:
+    """Return what a member tells of alarms in its status; ``None`` when it does not tell."""
+    maintenance = rpc.MaintenanceStub(endpoint.stubs().channel)
+    with contextlib.suppress(*CALL_ERRORS):
+        status = await maintenance.Status(rpc.StatusRequest(), timeout=DEADLINE_S, metadata=metadata(token)[1:])
+        return tuple(str(text) for text in status.errors if "alarm" in str(text))
+    return None

@@ -1,0 +1,171 @@
+"""The certificate files: read and checked before anything is dialled, and again when they have changed.
+
+gRPC reports a bad file only as a failing handshake, long after the start, so what was read is tried on the standard
+library's ``ssl`` first: what does not load, or does not fit together, is the operator's mistake and said at once. What
+is tried is what is used, for the files may be replaced at any time, and two of them not in the same moment.
+"""
+
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyflanneld.config import credentials
+from pyflanneld.errors import UsageError
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.system import x509
+
+# Where distributions keep their bundle: Debian and Alpine, Red Hat, SUSE, and OpenSSL's own default.
+_SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsMaterial:
+    """What the files hold, PEM; the private key is never shown."""
+
+    ca: bytes = field(repr=False)
+    cert: bytes | None = field(default=None, repr=False)
+    key: bytes | None = field(default=None, repr=False)
+
+
+class Tls:
+    """The certificates in use.
+
+    Attributes:
+        material: for the next connection; ``None`` for http endpoints.
+
+    Raises:
+        UsageError: a file is missing, unreadable, not what it should be, or the key does not belong to the
+            certificate. The message names the file.
+    """
+
+    def __init__(self, access: EtcdAccess) -> None:
+        self._access = access
+        self.material = load_tls(access)
+
+    def reload(self) -> bool:
+        """Take the files into use if they hold anything new; say whether they do.
+
+        Raises:
+            UsageError: as at the start; what was in use stays in use.
+        """
+        found = _read_all(self._access)
+        if found is None or found == self.material:
+            return False
+        _check(self._access, found)
+        self.material = found
+        return True
+
+    def ends_s(self) -> Mapping[str, float]:
+        """Return until when what is in use is good, in seconds since 1970, by the name of the flag that named it.
+
+        Of a client certificate and those that come with it, the first to end counts; of the authorities the last one,
+        for there are two of them while one takes the other's place.
+        """
+        access, material = self._access, self.material
+        ends = {}
+        if material is not None and access.ca_file is not None:
+            ends["etcd-cafile"] = max((end for _, end in x509.spans_of(material.ca)), default=0.0)
+        if material is not None and material.cert is not None:
+            ends["etcd-certfile"] = min((end for _, end in x509.spans_of(material.cert)), default=0.0)
+        return {name: end_s for name, end_s in ends.items() if end_s}
+
+    def context(self) -> ssl.SSLContext | None:
+        """Return how https is spoken, ``None`` for http."""
+        return None if self.material is None else context_of(self.material)
+
+
+def load_tls(access: EtcdAccess) -> TlsMaterial | None:
+    """Read the files of *access* and check them; ``None`` for http endpoints. Raises as ``Tls``."""
+    material = _read_all(access)
+    if material is not None:
+        _check(access, material)
+    return material
+
+
+def context_of(material: TlsMaterial) -> ssl.SSLContext:
+    """Return how https is spoken with *material*: the server is always verified, its name too.
+
+    Raises:
+        ssl.SSLError, ValueError: these are no certificates, or no pair.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=material.ca.decode("ascii", "ignore"))
+    if material.cert is not None and material.key is not None:
+        with _in_memory(material.cert) as cert, _in_memory(material.key) as key:
+            context.load_cert_chain(cert, key, password=_no_password)
+    return context
+
+
+def _read_all(access: EtcdAccess) -> TlsMaterial | None:
+    if not access.secure:
+        return None
+    ca = _read(access.ca_file or _system_bundle())
+    if access.cert_file is None and access.key_file is None:
+        return TlsMaterial(ca)
+    if access.cert_file is None or access.key_file is None:
+        given = access.cert_file or access.key_file
+        raise UsageError(f"a client certificate and its key go together, but only {given} was given")
+    return TlsMaterial(ca, _read(access.cert_file), _read(access.key_file))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _system_bundle() -> Path:
+    candidates = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, *_SYSTEM_BUNDLES)
+    for candidate in candidates:
+        if candidate and Path(candidate).is_file():
+            return Path(candidate)
+    raise UsageError("no bundle of certificate authorities was found on this system: name one with --etcd-cafile")
+
+
+def _check(access: EtcdAccess, material: TlsMaterial) -> None:
+    """Raise ``UsageError`` unless *material*, from the files of *access*, can be used."""
+    try:
+        context_of(TlsMaterial(material.ca))
+    except (OSError, ValueError) as error:
+        name = access.ca_file or "the system bundle"
+        raise UsageError(f"{name} holds no certificate authority (PEM): {error}") from error
+    cert, key = access.cert_file, access.key_file
+    try:
+        context_of(material)
+    except _EncryptedKeyError:
+        raise UsageError(f"{key} is encrypted: a private key without a password is needed") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{cert} and {key} are not a certificate and its private key in PEM form: {error}") from error
+    if access.private_files and key is not None and (exposed := credentials.exposure(key)):
+        raise UsageError(exposed)
+
+
+class _EncryptedKeyError(Exception):
+    pass
+
+
+def _no_password() -> str:
+    # Without this, OpenSSL would ask for a password on the terminal and wait.
+    raise _EncryptedKeyError
+
+
+@contextmanager
+def _in_memory(pem: bytes) -> Iterator[str]:
+    """Have *pem* as a file of this process's memory: ``ssl`` takes a pair only from files."""
+    descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(pem)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Shell: etcd's v2 API over HTTP."""

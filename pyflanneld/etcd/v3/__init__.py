@@ -1,0 +1,1 @@
+"""Shell: etcd's v3 API over gRPC."""

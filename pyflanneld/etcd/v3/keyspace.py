@@ -1,0 +1,47 @@
+"""Between etcd's messages and our records: keys below the prefix, key-values, watch events."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyflanneld.core.etcd_types import Gone, Put, Record
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpace:
+    """The keys of one cluster.
+
+    Attributes:
+        config: ``<prefix>/config``.
+        subnets: ``<prefix>/subnets/``, the first key of the range, with its slash: ``subnets-old/x`` is no subnet.
+        subnets_end: ``<prefix>/subnets0``, the end of the range, for ``0`` is what follows a slash.
+    """
+
+    config: bytes
+    subnets: bytes
+    subnets_end: bytes
+
+    @classmethod
+    def below(cls, prefix: str) -> "KeySpace":
+        """Return the keys below *prefix*, written with or without a slash at its end."""
+        root = prefix.rstrip("/").encode()
+        return cls(config=root + b"/config", subnets=root + b"/subnets/", subnets_end=root + b"/subnets0")
+
+    def key(self, name: bytes) -> bytes:
+        """Return the full key of the subnet *name*."""
+        return self.subnets + name
+
+    def record(self, kv: Any) -> Record:
+        """Return etcd's ``mvccpb.KeyValue`` as a record."""
+        return Record(
+            name=kv.key.removeprefix(self.subnets),
+            value=kv.value,
+            create_revision=kv.create_revision,
+            mod_revision=kv.mod_revision,
+            lease_id=kv.lease,
+        )
+
+    def change(self, event: Any) -> Put | Gone:
+        """Return etcd's ``mvccpb.Event`` as a change. Expiry is a deletion to etcd, and to us."""
+        if event.type == event.DELETE:
+            return Gone(name=event.kv.key.removeprefix(self.subnets), revision=event.kv.mod_revision)
+        return Put(self.record(event.kv))

@@ -1,0 +1,181 @@
+"""Creating a key with a TTL so that no reply that gets lost costs us a subnet, or etcd an orphan lease.
+
+Theory of operation. Creating takes two requests: grant an etcd lease, then put the key with it, guarded. Either reply
+may be lost, and then nobody knows what happened. The rules:
+
+1. *We choose the lease's number*, and remember it as the spare before we ask for it. A grant whose reply was lost is
+   found again under that number; a lost race leaves the lease as the spare for the next attempt.
+2. A name is remembered as *tried* with the spare before the put is sent, and forgotten when the put was refused for
+   sure. After no answer the key is read back: if it hangs on our lease, we made it.
+3. If it does not (yet), the caller is told that the outcome is unknown, and the spare keeps the tried name. The put
+   may still happen. It cannot end in two subnets: its guard and that of any later put each demand that nothing was
+   created since a list that is older than both, so at most one of them succeeds.
+4. Before the spare is used again, the tried names are read. A key that hangs on it is *ours and alive*: the lease is
+   no longer a spare. If the caller could not have known of that key, it is told to list again (``None``) and finds it.
+5. A lease is revoked only as a spare, at ``close`` or for another TTL, and only after the tried names were read:
+   **never revoke a lease on which a live key of ours may hang** (flanneld v0.28.9 does so when a put fails, and deletes
+   its own subnet if that put was in fact done).
+6. A spare is refreshed by a keep-alive before use, so that the new key starts with its full TTL.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aetcd import rpc
+from structlog.typing import FilteringBoundLogger
+
+from pyflanneld.core.etcd_types import Record, Snapshot
+from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
+from pyflanneld.etcd.v3.calls import Caller, keep_alive
+from pyflanneld.etcd.v3.grpc_errors import LeaseNotFound, RequestRefused
+from pyflanneld.etcd.v3.keyspace import KeySpace
+
+CLOSE_S: Final = 3.0
+"""How long ``close`` may take to revoke an unused lease, in seconds."""
+
+
+@dataclass(slots=True)
+class Spare:
+    """An etcd lease that no key is known to hang on.
+
+    Attributes:
+        lease_id: its number, chosen by us.
+        ttl_s: its time to live, in seconds.
+        tried: names whose put with this lease may have happened, or may yet.
+    """
+
+    lease_id: int
+    ttl_s: int
+    tried: set[bytes] = field(default_factory=set)
+
+
+class Creator:
+    """Creates keys with a TTL, one at a time."""
+
+    def __init__(self, caller: Caller, keys: KeySpace, log: FilteringBoundLogger) -> None:
+        self._caller = caller
+        self._keys = keys
+        self._log = log
+        self._lock = asyncio.Lock()
+        self._spare: Spare | None = None
+
+    async def create(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+        """Do what ``Registry.create_subnet`` promises."""
+        async with self._lock:
+            alive = await self._settle()
+            if alive is not None and alive.create_revision > listed.revision:
+                return None
+            try:
+                return await self._put(name, value, await self._lease(ttl_s), listed)
+            except LeaseNotFound:  # revoked under our hands: nothing was done
+                self._spare = None
+                return await self._put(name, value, await self._lease(ttl_s), listed)
+
+    async def close(self) -> None:
+        """Revoke the spare, if there is one and if that can be done safely and soon."""
+        try:
+            async with asyncio.timeout(CLOSE_S), self._lock:
+                await self._settle()
+                await self._give_back()
+        except (RegistryError, TimeoutError) as error:
+            if self._spare is not None:
+                self._log.info("lease.left_behind", lease_id=self._spare.lease_id, error=str(error))
+
+    async def _settle(self) -> Record | None:
+        """Find out whether a put with unknown outcome has happened; if so return its record and give up the spare."""
+        spare = self._spare
+        for name in sorted(spare.tried) if spare else ():
+            record = await self._read(name)
+            if spare and record is not None and record.lease_id == spare.lease_id:
+                self._spare = None
+                return record
+        return None
+
+    async def _lease(self, ttl_s: int) -> Spare:
+        """Return the spare, granted and fresh."""
+        if self._spare is not None and self._spare.ttl_s != ttl_s:
+            await self._give_back()
+        if self._spare is not None and await self._refreshed(self._spare):
+            return self._spare
+        # Numbers drawn from the operating system: two nodes must not draw the same one, not even two clones.
+        self._spare = Spare(secrets.randbits(62) + 1, ttl_s)
+        request = rpc.LeaseGrantRequest(TTL=ttl_s, ID=self._spare.lease_id)
+        await self._caller.write(lambda stubs, how: stubs.lease.LeaseGrant(request, **how))
+        return self._spare
+
+    async def _refreshed(self, spare: Spare) -> bool:
+        request = rpc.LeaseKeepAliveRequest(ID=spare.lease_id)
+        answer = await self._caller.read(lambda stubs, how: keep_alive(stubs, how, request))
+        return bool(answer.TTL > 0)
+
+    async def _put(self, name: bytes, value: bytes, spare: Spare, listed: Snapshot) -> Record | None:
+        request = guarded_put(self._keys, name, value, spare.lease_id, listed)
+        known = name in spare.tried
+        spare.tried.add(name)
+        try:
+            response = await self._caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
+        except (RequestRefused, RegistryDenied):
+            spare.tried -= set() if known else {name}
+            raise
+        except RegistryUnavailable as error:
+            return await self._outcome(name, spare, error)
+        if response.succeeded:
+            self._spare = None
+            revision = response.header.revision
+            return Record(name, value, create_revision=revision, mod_revision=revision, lease_id=spare.lease_id)
+        spare.tried -= set() if known else {name}
+        return None
+
+    async def _outcome(self, name: bytes, spare: Spare, error: RegistryUnavailable) -> Record:
+        """Return the record if the put that ended in *error* has happened.
+
+        Raises:
+            RegistryUnavailable: it has not, or not yet, or nobody can say.
+        """
+        record = await self._read(name)
+        if record is None or record.lease_id != spare.lease_id:
+            raise RegistryUnavailable(f"creating {name!r}, which is not there (yet): {error}") from error
+        self._spare = None
+        return record
+
+    async def _read(self, name: bytes) -> Record | None:
+        return await read_record(self._caller, self._keys, name)
+
+    async def _give_back(self) -> None:
+        """Revoke the spare; its tried names were read just before, and no key hangs on it."""
+        if self._spare is None:
+            return
+        request = rpc.LeaseRevokeRequest(ID=self._spare.lease_id)
+        with contextlib.suppress(LeaseNotFound):
+            await self._caller.write(lambda stubs, how: stubs.lease.LeaseRevoke(request, **how))
+        self._log.debug("lease.revoked", lease_id=self._spare.lease_id)
+        self._spare = None
+
+
+def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed: Snapshot) -> Any:
+    """Return the request to put, provided that every key of the range is as old as the list, and this one absent.
+
+    A comparison over a range holds when it holds for every key in it, and so for none
+    (``etcdserverpb.Compare.range_end``, etcd 3.3).
+    """
+    nothing_new = rpc.Compare(
+        key=keys.subnets,
+        range_end=keys.subnets_end,
+        target=rpc.Compare.CREATE,
+        result=rpc.Compare.LESS,
+        create_revision=listed.revision + 1,
+    )
+    key = keys.key(name)
+    absent = rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)
+    put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=lease_id))
+    return rpc.TxnRequest(compare=[nothing_new, absent], success=[put])
+
+
+async def read_record(caller: Caller, keys: KeySpace, name: bytes) -> Record | None:
+    """Return the subnet *name* as it is now (linearizable), ``None`` when it is absent."""
+    request = rpc.RangeRequest(key=keys.key(name))
+    response: Any = await caller.read(lambda stubs, how: stubs.kv.Range(request, **how))
+    return keys.record(response.kvs[0]) if response.kvs else None

@@ -1,0 +1,245 @@
+"""The registry on etcd's v3 API: ``ports.Registry`` over gRPC, with the generated stubs of ``aetcd``.
+
+This module says *what* is asked; ``calls`` says how a request travels, ``channel`` where to, ``watch`` and ``leases``
+hold the two parts with a theory of their own. Keys and values are flannel's (v0.28.9, ``pkg/subnet/etcd/registry.go``),
+but the range is exact: flannel lists everything that starts with ``<prefix>/subnets``.
+
+Reads are linearizable (``serializable`` is never set): a member that was cut off does not answer.
+"""
+
+import random
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+from aetcd import rpc
+from structlog.typing import FilteringBoundLogger
+
+from pyflanneld.core.etcd_types import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
+from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.tls import Tls
+from pyflanneld.etcd.v3.administration import create_without_ttl, time_left, times_to_live
+from pyflanneld.etcd.v3.auth import Tokens
+from pyflanneld.etcd.v3.calls import Caller, Timing, keep_alive
+from pyflanneld.etcd.v3.channel import Endpoints
+from pyflanneld.etcd.v3.keyspace import KeySpace
+from pyflanneld.etcd.v3.leases import Creator, read_record
+from pyflanneld.etcd.v3.watch import Watch
+
+PAGE: Final = 500
+"""Keys per request of a list."""
+
+_LIST_ATTEMPTS: Final = 3
+_TIMING: Final = Timing()
+
+
+class EtcdV3Registry:
+    """``ports.Registry`` on etcd v3.
+
+    Args:
+        access: where etcd is and who we are to it.
+        rng: draws the endpoint to begin with.
+        log: where events go; by default structlog's.
+        timing: how long to wait for what.
+        tls: the certificates in use, where they are shared; otherwise read here.
+
+    Raises:
+        UsageError: a TLS file is missing, unreadable or wrong.
+    """
+
+    def __init__(
+        self,
+        access: EtcdAccess,
+        *,
+        rng: random.Random,
+        log: FilteringBoundLogger | None = None,
+        timing: Timing = _TIMING,
+        tls: Tls | None = None,
+    ) -> None:
+        self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.etcd")
+        self._keys = KeySpace.below(access.prefix)
+        self._endpoints = Endpoints(access.endpoints, tls or Tls(access), rng=rng, log=self._log)
+        tokens = Tokens(access, rpc_timeout_s=timing.rpc_s, log=self._log)
+        self._caller = Caller(self._endpoints, tokens, timing)
+        self._creator = Creator(self._caller, self._keys, self._log)
+
+    @property
+    def api(self) -> int:
+        """The API in use."""
+        return 3
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint in use, as the operator wrote it."""
+        return self._endpoints.current.url
+
+    async def read_config(self) -> ConfigRecord:
+        """Return ``<prefix>/config`` as it is now."""
+        response = await self._range(rpc.RangeRequest(key=self._keys.config))
+        value = response.kvs[0].value if response.kvs else None
+        return ConfigRecord(value=value, revision=response.header.revision)
+
+    @asynccontextmanager
+    async def watch_config(self, after_revision: int) -> AsyncIterator[AsyncIterator[None]]:
+        """Tick after each change of ``<prefix>/config``, and now and then for no reason."""
+        watch = Watch(
+            self._caller,
+            self._keys,
+            key=self._keys.config,
+            range_end=b"",
+            after_revision=after_revision,
+            cluster_id=None,
+            log=self._log,
+        )
+        try:
+            yield _Ticks(watch)
+        finally:
+            await watch.close()
+
+    async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
+        """Return all subnets at one revision.
+
+        The list is read in pages, all at the revision of the first. A compaction in between makes it start over.
+        """
+        for attempt in range(1, _LIST_ATTEMPTS + 1):
+            try:
+                return await self._list(elsewhere=elsewhere)
+            except RevisionCompacted:
+                self._log.info("list.compacted_midway", attempt=attempt)
+        raise RegistryUnavailable(f"{self.endpoint}: compacted {_LIST_ATTEMPTS} times while listing")
+
+    async def _list(self, *, elsewhere: bool) -> Snapshot:
+        first = page = await self._page(self._keys.subnets, 0, elsewhere=elsewhere)
+        records = [self._keys.record(kv) for kv in page.kvs]
+        while page.more and page.kvs:
+            page = await self._page(page.kvs[-1].key + b"\0", first.header.revision, elsewhere=elsewhere)
+            if page.header.cluster_id != first.header.cluster_id:
+                raise RegistryUnavailable(f"{self.endpoint}: the pages of one list came from two clusters")
+            records.extend(self._keys.record(kv) for kv in page.kvs)
+        if len(records) != first.count:
+            raise RegistryUnavailable(f"{self.endpoint}: incomplete list, {len(records)} of {first.count} keys")
+        return Snapshot(tuple(records), revision=first.header.revision, cluster_id=first.header.cluster_id)
+
+    async def _page(self, start: bytes, revision: int, *, elsewhere: bool) -> Any:
+        request = rpc.RangeRequest(key=start, range_end=self._keys.subnets_end, limit=PAGE, revision=revision)
+        return await self._range(request, elsewhere=elsewhere)
+
+    async def _range(self, request: Any, *, elsewhere: bool = False) -> Any:
+        return await self._caller.read(lambda stubs, how: stubs.kv.Range(request, **how), elsewhere=elsewhere)
+
+    @asynccontextmanager
+    async def watch_subnets(self, since: Snapshot) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
+        """Deliver every change after *since*."""
+        watch = Watch(
+            self._caller,
+            self._keys,
+            key=self._keys.subnets,
+            range_end=self._keys.subnets_end,
+            after_revision=since.revision,
+            cluster_id=since.cluster_id,
+            log=self._log,
+        )
+        try:
+            yield watch
+        finally:
+            await watch.close()
+
+    async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+        """Create the key with a TTL if nothing was created since *listed*; see ``leases`` for lost replies."""
+        return await self._creator.create(name, value, ttl_s=ttl_s, listed=listed)
+
+    async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
+        """Change the value of *held*, on the lease it has, if nobody changed it."""
+        put = rpc.PutRequest(key=self._keys.key(held.name), value=value, lease=held.lease_id)
+        response = await self._if_unchanged(held, rpc.RequestOp(request_put=put))
+        if not response.succeeded:
+            return None
+        return Record(held.name, value, held.create_revision, response.header.revision, held.lease_id)
+
+    async def delete_subnet(self, held: Record) -> bool:
+        """Delete *held* if nobody changed it. Its etcd lease is left to run out: other keys may hang on it."""
+        delete = rpc.DeleteRangeRequest(key=self._keys.key(held.name))
+        response = await self._if_unchanged(held, rpc.RequestOp(request_delete_range=delete))
+        return bool(response.succeeded)
+
+    async def _if_unchanged(self, held: Record, operation: Any) -> Any:
+        unchanged = rpc.Compare(
+            key=self._keys.key(held.name),
+            target=rpc.Compare.MOD,
+            result=rpc.Compare.EQUAL,
+            mod_revision=held.mod_revision,
+        )
+        request = rpc.TxnRequest(compare=[unchanged], success=[operation])
+        return await self._caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
+
+    async def renew(self, held: Record) -> Renewal:
+        """Prolong the lease of *held* and read its key back.
+
+        The key is read after the keep-alive, since etcd before 3.4.38 and 3.5.23 may report success for a lease that
+        was just revoked.
+        """
+        ttl_s = await self._prolong(held.lease_id) if held.lease_id else None
+        return Renewal(record=await read_record(self._caller, self._keys, held.name), ttl_s=ttl_s)
+
+    async def _prolong(self, lease_id: int) -> float:
+        """Return the time to live from now on, in seconds; 0 when there is no such lease."""
+        request = rpc.LeaseKeepAliveRequest(ID=lease_id)
+        answer: Any = await self._caller.read(lambda stubs, how: keep_alive(stubs, how, request))
+        return float(max(answer.TTL, 0))
+
+    async def time_left(self, held: Record) -> TimeLeft | None:
+        """Return how long the lease of *held* still has."""
+        return await time_left(self._caller, held.lease_id)
+
+    async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
+        """Return how long the *records* with a TTL still have, by name."""
+        return await times_to_live(self._caller, records)
+
+    async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
+        """Create the key without a TTL if nothing was created since *listed*."""
+        return await create_without_ttl(self._caller, self._keys, name, value, listed)
+
+    async def make_reservation(self, held: Record) -> Record | None:
+        """Take *held* off its etcd lease if nobody changed it; the lease is left to run out."""
+        return await self.rewrite_subnet(replace(held, lease_id=0), held.value)
+
+    async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
+        """Write ``<prefix>/config`` if it is still as *seen*."""
+        key = self._keys.config
+        if seen.value is None:
+            same = [rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)]
+        else:
+            later = seen.revision + 1
+            same = [
+                rpc.Compare(key=key, target=rpc.Compare.VALUE, result=rpc.Compare.EQUAL, value=seen.value),
+                rpc.Compare(key=key, target=rpc.Compare.MOD, result=rpc.Compare.LESS, mod_revision=later),
+            ]
+        put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value))
+        request = rpc.TxnRequest(compare=same, success=[put])
+        response: Any = await self._caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
+        return bool(response.succeeded)
+
+    def reconnect(self) -> None:
+        """Use new connections from now on."""
+        self._endpoints.reconnect()
+
+    async def close(self) -> None:
+        """Revoke a lease that was granted for nothing, and close all connections. The leases of keys stay."""
+        await self._creator.close()
+        await self._endpoints.close()
+
+
+class _Ticks:
+    """A watch of which only the rhythm matters."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __aiter__(self) -> "_Ticks":
+        return self
+
+    async def __anext__(self) -> None:
+        await self._watch.__anext__()

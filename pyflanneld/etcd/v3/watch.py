@@ -1,0 +1,238 @@
+"""One watch on a range of keys, for as long as it can be believed.
+
+Theory of operation: a ``Watch`` opens a stream on the endpoint in use with the first ``__anext__`` and gives up at the
+first sign that it cannot be trusted: the caller then lists again and opens another one. It never repairs anything, for
+a gap in the history cannot be seen from inside. The signs:
+
+* the stream ends, or etcd cancels the watch. A refused creation looks like ``created`` and ``canceled`` at once, with
+  ``watch_id`` -1; the reason is a text. A refused token is renewed and the watch opened once more;
+* nothing at all was heard for 45 s. After 30 s of silence we ask for progress, which every etcd since 3.4 answers;
+* the answer is from another cluster, or its revision lies before what was seen already (a restored backup, or a member
+  that is behind): etcd would otherwise wait, silently, until the old revisions come round again.
+
+Defences against etcd 3.4 before 3.4.38 and 3.5 before 3.5.23 (their changelogs): events are delivered twice, old events
+are replayed after a member took a snapshot, and a watch on a future revision gets older events. So an event before the
+start revision, or not newer than the last one of its key, is dropped. An answer to a progress request may overtake
+events that were before it, or come after events that it does not count yet (seen with 3.4.23 under load), so its
+revision proves life and little else.
+
+Wire format: ``etcdserverpb.WatchRequest``/``WatchResponse`` (etcd 3.4 and 3.5, ``rpc.proto``).
+"""
+
+import asyncio
+from typing import Any
+
+import grpc
+from aetcd import rpc
+from structlog.typing import FilteringBoundLogger
+
+from pyflanneld.core.etcd_types import Gone, Put
+from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
+from pyflanneld.etcd.v3.calls import Caller, metadata
+from pyflanneld.etcd.v3.channel import Endpoint
+from pyflanneld.etcd.v3.grpc_errors import CALL_ERRORS, COMPACTED, is_denial, translate
+from pyflanneld.etcd.v3.keyspace import KeySpace
+
+
+class Stream:
+    """A gRPC watch stream whose reads can be waited for with a limit and taken up again."""
+
+    def __init__(self, endpoint: Endpoint, token: str, rpc_s: float) -> None:
+        self.url = endpoint.url
+        self._rpc_s = rpc_s
+        self._call: Any = endpoint.stubs().watch.Watch(metadata=metadata(token))
+        self._reading: asyncio.Task[Any] | None = None
+
+    async def send(self, request: Any) -> None:
+        """Write *request*; a stream that does not even take it is dead."""
+        try:
+            async with asyncio.timeout(self._rpc_s):
+                await self._call.write(request)
+        except TimeoutError as error:
+            raise RegistryUnavailable(f"{self.url}: the watch stream takes no requests") from error
+        except CALL_ERRORS as error:
+            raise await self._reason(error) from error
+
+    async def receive(self, timeout_s: float) -> Any:
+        """Return the next response, or ``None`` when there was none within *timeout_s*."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read(), name="etcd-watch-read")
+        done, _ = await asyncio.wait({self._reading}, timeout=max(timeout_s, 0.0))
+        if not done:
+            return None
+        reading, self._reading = self._reading, None
+        if reading.cancelled():  # gRPC's way of saying that the channel was closed
+            raise RegistryUnavailable(f"{self.url}: the watch stream was closed")
+        return reading.result()
+
+    async def _read(self) -> Any:
+        try:
+            response = await self._call.read()
+        except CALL_ERRORS as error:
+            raise translate(error, self.url) from error
+        if response is grpc.aio.EOF:
+            raise RegistryUnavailable(f"{self.url}: etcd ended the watch stream")
+        return response
+
+    async def _reason(self, error: BaseException) -> RegistryError:
+        """Return what the server said when it ended the stream, rather than that it is ended."""
+        try:
+            await self.receive(self._rpc_s)
+        except RegistryError as told:
+            return told
+        return translate(error, self.url)
+
+    async def close(self) -> None:
+        """End the stream; a reader that is still waiting is stopped and waited for."""
+        self._call.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+            if not self._reading.cancelled():
+                self._reading.exception()  # seen: it is not news to anybody any more
+
+
+class Watch:
+    """The changes of ``[key, range_end)`` after a revision, as an asynchronous iterator; to be closed after use.
+
+    Args:
+        caller: gives the endpoint and the token.
+        keys: how keys become names.
+        key: the first key of the range.
+        range_end: the key after the last; empty for the single *key*.
+        after_revision: the revision whose state is known already.
+        cluster_id: the cluster that it was heard from; ``None`` to believe the first answer.
+        log: where the opening is told.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        keys: KeySpace,
+        *,
+        key: bytes,
+        range_end: bytes,
+        after_revision: int,
+        cluster_id: int | None,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._caller = caller
+        self._timing = caller.timing
+        self._keys = keys
+        self._create = rpc.WatchCreateRequest(
+            key=key, range_end=range_end, start_revision=after_revision + 1, progress_notify=True, fragment=True
+        )
+        self._start = after_revision + 1
+        self._seen = after_revision
+        self._cluster_id = cluster_id
+        self._last: dict[bytes, int] = {}
+        self._stream: Stream | None = None
+        self._heard_at = 0.0
+        self._asked_at: float | None = None
+        self._log = log
+
+    def __aiter__(self) -> "Watch":
+        return self
+
+    async def __anext__(self) -> tuple[Put | Gone, ...]:
+        """Return the next changes, oldest first; an empty tuple is a sign of life, the first one says "open"."""
+        endpoint = self._caller.endpoints.current
+        try:
+            if self._stream is None:
+                await self._open(endpoint)
+                return ()
+            return self._changes(await self._events(self._stream))
+        except RegistryUnavailable as error:
+            if self._stream is None or self._stream.url == endpoint.url:
+                self._caller.endpoints.leave(endpoint, error)
+            raise
+
+    async def close(self) -> None:
+        """End the watch; the one waiting for it is not woken by this."""
+        if self._stream is not None:
+            await self._stream.close()
+
+    async def _open(self, endpoint: Endpoint) -> None:
+        tokens = self._caller.tokens
+        token = await tokens.current(endpoint)
+        try:
+            await self._open_with(endpoint, token)
+        except RegistryDenied:
+            if not tokens.renewable:
+                raise
+            await self.close()
+            await self._open_with(endpoint, await tokens.renewed(endpoint, token))
+        self._log.debug("watch.opened", endpoint=endpoint.url, start_revision=self._start)
+
+    async def _open_with(self, endpoint: Endpoint, token: str) -> None:
+        self._stream = Stream(endpoint, token, self._timing.rpc_s)
+        await self._stream.send(rpc.WatchRequest(create_request=self._create))
+        response = await self._stream.receive(self._timing.rpc_s)
+        if response is None:
+            raise RegistryUnavailable(f"{endpoint.url}: no answer to opening a watch within {self._timing.rpc_s:g} s")
+        self._heard_at = asyncio.get_running_loop().time()
+        self._check(response)
+
+    async def _events(self, stream: Stream) -> list[Any]:
+        """Return the events of one response, which etcd may have cut into fragments."""
+        events: list[Any] = []
+        while True:
+            response = await self._next_response(stream)
+            self._check(response)
+            events.extend(response.events)
+            if not response.fragment:
+                return events
+
+    async def _next_response(self, stream: Stream) -> Any:
+        now = asyncio.get_running_loop().time
+        response = None
+        if self._asked_at is None:
+            response = await stream.receive(self._heard_at + self._timing.progress_s - now())
+            if response is None:
+                self._asked_at = now()
+                await stream.send(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+        if response is None and self._asked_at is not None:
+            patience_s = self._timing.silence_s - self._timing.progress_s
+            response = await stream.receive(self._asked_at + patience_s - now())
+        if response is None:
+            raise RegistryUnavailable(f"{stream.url}: the watch was silent for {self._timing.silence_s:g} s")
+        self._heard_at, self._asked_at = now(), None
+        return response
+
+    def _check(self, response: Any) -> None:
+        """Raise if *response* ends the watch or cannot be the continuation of what was seen."""
+        where = self._stream.url if self._stream else ""
+        if response.canceled:
+            raise _cancellation(response, where)
+        if not response.header.cluster_id:
+            return  # etcd's gRPC proxy speaks for itself: it opens a watch that others share already
+        if self._cluster_id is None:
+            self._cluster_id = response.header.cluster_id
+        if response.header.cluster_id != self._cluster_id:
+            raise HistoryChanged(f"{where}: another cluster answered the watch")
+        now = response.header.revision
+        before = self._seen if response.events else self._start - 1
+        if now < before:
+            raise HistoryChanged(f"{where}: the watch went back to revision {now} from {before}")
+
+    def _changes(self, events: list[Any]) -> tuple[Put | Gone, ...]:
+        """Return what is new among *events*."""
+        fresh: list[Put | Gone] = []
+        for event in events:
+            key, revision = event.kv.key, event.kv.mod_revision
+            if revision < self._start or revision <= self._last.get(key, 0):
+                continue
+            self._last[key] = revision
+            self._seen = max(self._seen, revision)
+            fresh.append(self._keys.change(event))
+        return tuple(fresh)
+
+
+def _cancellation(response: Any, where: str) -> RegistryError:
+    reason = response.cancel_reason
+    text = f"{where}: etcd cancelled the watch: {reason or 'no reason given'}"
+    if response.compact_revision or COMPACTED in reason:
+        return RevisionCompacted(f"{text} (compacted at {response.compact_revision})")
+    if is_denial(reason):
+        return RegistryDenied(text)
+    return RegistryUnavailable(text)

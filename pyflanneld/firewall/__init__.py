@@ -1,0 +1,1 @@
+"""Shell: the firewall programs of the host, iptables and nft."""

@@ -1,0 +1,1 @@
+"""Shell: the daemon's log: set-up, sanitising, rate limit, and the last events."""

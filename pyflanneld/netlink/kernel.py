@@ -1,0 +1,150 @@
+"""The ``Kernel`` port on rtnetlink.
+
+The messages and the two sockets are our own (``encoding``, ``links`` and ``netlink`` say why): one for requests, and
+one for notifications per ``changes``. They are opened in the network namespace of the thread that needs them first.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import Any
+
+import structlog
+
+from pyflanneld.core.link.neighbours import Neighbour
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.routes.plan import Drop, KernelRoute, RouteChange
+from pyflanneld.errors import KernelError
+from pyflanneld.netlink import neighbours, routes, routes6
+from pyflanneld.netlink.dump_cache import Listing
+from pyflanneld.netlink.frames import Refusal
+from pyflanneld.netlink.links import (
+    Address,
+    addresses_request,
+    decode_address,
+    decode_link,
+    links_request,
+    with_addresses,
+)
+from pyflanneld.netlink.monitor import Monitor
+from pyflanneld.netlink.route_scope import SPREAD_FROM, Scopes
+from pyflanneld.netlink.socket import DumpRefused, RequestSocket
+from pyflanneld.ports import Change, Kernel
+
+_NO_WAY = frozenset({ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL})  # none, unreachable, prohibit, blackhole
+
+
+class NetlinkKernel(Kernel):
+    """Links and routes of the main table, as the port says.
+
+    Args:
+        protocol: the number that marks what ``Create`` and ``Replace`` put (1-255).
+        log: where the kernel's own words about a refused change go, at debug level.
+        requests: the socket to use, for tests.
+        spread_from: with more IPv4 routes than this the new ones get other scopes than the global one, see ``scopes``.
+    """
+
+    def __init__(
+        self, *, protocol: int, log: Any = None, requests: RequestSocket | None = None, spread_from: int = SPREAD_FROM
+    ) -> None:
+        if not 0 < protocol < 256:
+            raise ValueError(f"route protocol {protocol} is not in 1-255")
+        self._protocol = protocol
+        self._log = structlog.get_logger() if log is None else log
+        self._requests = requests or RequestSocket()
+        self._scopes = Scopes(spread_from)
+        self._link_list, self._address_list = Listing(decode_link), Listing(decode_address)
+        self._links: tuple[Link, ...] = ()
+        self._links_read: tuple[tuple[Link, ...], tuple[Address, ...]] = ((), ())
+        self._own_lists = {version: _route_listing(protocol, version) for version in (4, 6)}
+
+    async def links(self) -> tuple[Link, ...]:
+        """Return all links but the loopback, in index order.
+
+        The addresses of each: the preferred before the deprecated, those that stay before those that run out, the
+        wide scope before the narrow, the primary before the secondary, and else in the kernel's order.
+        """
+        links = await self._requests.dump(links_request(), self._link_list.update)
+        addresses = await self._requests.dump(addresses_request(), self._address_list.update)
+        if (links, addresses) != self._links_read:  # costs nothing: the same tuples when nothing has changed
+            self._links_read, self._links = (links, addresses), with_addresses(links, addresses)
+        return self._links
+
+    async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
+        """Return the routes of the main table, all or those of one protocol, in the kernel's order.
+
+        Only of our own protocol's the last list is remembered: all of them could be a full Internet table.
+        """
+        own = protocol == self._protocol
+        listing = self._own_lists[version] if own else _route_listing(protocol, version)
+        try:
+            found = await self._requests.dump(routes.routes_request(protocol, version), listing.update)
+        except DumpRefused as error:
+            if error.refusal.errno != ENOENT:  # a namespace in which nothing was ever put has no main table
+                raise
+            found = await listing.update([])
+        if own and version == 4:
+            self._scopes.held = len(found)
+        return found
+
+    async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
+        """Ask the kernel, policy rules included, how a packet of ours to *address* would leave."""
+        from pyflanneld.netlink.route_lookup import decode_way, way_request  # late: it loads pyroute2
+
+        answer = await self._requests.ask(way_request(address), decode_way)
+        if not isinstance(answer, Refusal):
+            return answer
+        if answer.errno in _NO_WAY:
+            return None
+        raise KernelError(f"netlink: the way to {address}: {answer}")
+
+    async def neighbours(self, link_index: int) -> tuple[Neighbour, ...]:
+        """Return the link's neighbours, IPv4 and IPv6, in the kernel's order."""
+        found = await self._requests.dump(neighbours.request(link_index), Listing(neighbours.decode).update)
+        return tuple(entry for index, entry in found if index == link_index)
+
+    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+        """Make all changes in order; return the failed ones with their ``errno`` (EPERM without CAP_NET_ADMIN).
+
+        ESRCH for a ``Drop`` means that the route is gone, if it is plain. Of another one the kernel may not have
+        recognised the description (type of service, next-hop object), so there it counts as a failure.
+        """
+        refused = await self._requests.transact(changes, self._encode)
+        failed: dict[RouteChange, int] = {}
+        for position, refusal in refused.items():
+            change = changes[position]
+            if isinstance(change, Drop) and change.route.plain and refusal.errno == ESRCH:
+                continue
+            self._log.debug(
+                "route.refused", change=type(change).__name__, dst=str(change.route.dst), error=str(refusal)
+            )
+            failed[change] = refusal.errno
+        return failed
+
+    def _encode(self, change: RouteChange, flags: int, sequence: int) -> bytes:
+        return routes.change_message(change, self._protocol, self._scopes.choose(change), flags, sequence)
+
+    def changes(
+        self, network: IPv4Network, ipv6: IPv6Network | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        """Tell of changes by others from the moment on at which the context is entered."""
+        return Monitor(network, own_port=lambda: self._requests.port, ipv6=ipv6)
+
+    async def close(self) -> None:
+        """Close the request socket; each ``changes`` closes its own. Routes stay."""
+        await self._requests.close()
+
+
+def _route_listing(protocol: int | None, version: int) -> Listing[KernelRoute]:
+    """Return an empty list for routes of *protocol*, or of all."""
+    decode = routes.decode_route if version == 4 else routes6.decode_route
+    if protocol is None:
+        return Listing(decode)
+
+    def decode_own(body: bytes) -> KernelRoute | None:
+        """Leave out the others, which kernels before 4.20 tell too."""
+        route = decode(body)
+        return route if route is not None and route.protocol == protocol else None
+
+    return Listing(decode_own)

@@ -1,0 +1,144 @@
+"""The kernel's notifications as a dirty bit: "look again at routes", "look again at links".
+
+Nothing of what a notification says is believed or kept. A burst of a million is one value of two bits, however slow
+the consumer is. Linux sends no route notification for routes that go because a link goes down or is deleted; the
+link's own notification stands for them.
+
+Wire format: rtnetlink(7), include/uapi/linux/rtnetlink.h.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network
+from types import TracebackType
+from typing import Self
+
+from pyflanneld.core.families import inside
+from pyflanneld.errors import KernelError
+from pyflanneld.netlink import links, routes, routes6
+from pyflanneld.netlink.frames import Malformed, frames
+from pyflanneld.netlink.socket import open_socket
+from pyflanneld.ports import Change
+
+GROUPS = 0x1 | 0x10 | 0x40  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
+GROUPS6 = 0x100 | 0x400  # RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
+RECEIVE_BUFFER = 4 << 20  # some thousand notifications
+_DATAGRAM_MAX = 1 << 16
+_DATAGRAMS_AT_ONCE = 256  # then the other tasks have their turn
+_UNSPEC, _INET6 = bytes([socket.AF_UNSPEC]), bytes([socket.AF_INET6])  # a body begins with its family
+_RTN_NOT_ROUTED = frozenset({2, 3, 4, 5})  # local, broadcast, anycast, multicast: they follow from addresses
+
+
+class Monitor:
+    """Notifications about links, addresses and the routes inside *network* that are not our own doing.
+
+    An async context manager that is its own iterator, once. Reading goes on between the turns of the consumer, so
+    that a slow one finds one value and the socket does not overflow.
+
+    Args:
+        network: routes inside it concern us.
+        own_port: tells the port of the socket whose changes are our own.
+        open_: opens another socket than the usual one, for tests.
+        ipv6: so do routes inside this one; without it nothing is heard of IPv6.
+    """
+
+    def __init__(
+        self,
+        network: IPv4Network,
+        own_port: Callable[[], int | None],
+        open_: Callable[[], socket.socket] | None = None,
+        ipv6: IPv6Network | None = None,
+    ) -> None:
+        groups = GROUPS if ipv6 is None else GROUPS | GROUPS6
+        self._network = int(network.network_address)
+        self._netmask = int(network.netmask)
+        self._prefixlen = network.prefixlen
+        self._own_port = own_port
+        self._ipv6 = ipv6
+        self._open = open_ or partial(open_socket, groups=groups, receive_buffer=RECEIVE_BUFFER)
+        self._sock: socket.socket | None = None
+        self._buffer = memoryview(bytearray(_DATAGRAM_MAX))
+        self._pending = Change(0)
+        self._failed: Exception | None = None
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._sock = self._open()
+        except OSError as error:
+            raise KernelError(f"netlink notifications: {error}") from error
+        asyncio.get_running_loop().add_reader(self._sock, self._read)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        self._news.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        """Wait for news and return all there is. Raises ``KernelError`` when some may have been lost."""
+        await self._news.wait()
+        if self._failed is not None:
+            raise KernelError(f"netlink notifications: {self._failed}") from self._failed
+        if self._sock is None:
+            raise StopAsyncIteration
+        seen, self._pending = self._pending, Change(0)
+        self._news.clear()
+        return seen
+
+    def _read(self) -> None:
+        """Take what is waiting, up to a limit; called by the loop."""
+        assert self._sock is not None  # noqa: S101  closing takes the reader off
+        try:
+            for _ in range(_DATAGRAMS_AT_ONCE):
+                length, (port, _) = self._sock.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
+                if port == 0:
+                    self._take(length)
+        except BlockingIOError:
+            pass
+        except (OSError, Malformed) as error:
+            self._failed = error
+            self._close()
+        if self._pending or self._failed:
+            self._news.set()
+
+    def _take(self, length: int) -> None:
+        if length > len(self._buffer):
+            raise Malformed(f"datagram of {length} bytes")
+        own_port = self._own_port()
+        for kind, _, _, port, body in frames(bytes(self._buffer[:length])):
+            if port != own_port:  # first: our own thousands of routes come back here
+                self._pending |= self._about(kind, body)
+
+    def _about(self, kind: int, body: bytes) -> Change:
+        match kind:
+            case routes.RTM_NEWROUTE | routes.RTM_DELROUTE:
+                return Change.ROUTES if self._concerns_us(body) else Change(0)
+            case links.RTM_NEWLINK | links.RTM_DELLINK:
+                # Of another family are the bridge's and IPv6's own affairs.
+                return Change.LINKS if body[:1] == _UNSPEC else Change(0)
+            case links.RTM_NEWADDR | links.RTM_DELADDR:
+                return Change.LINKS
+        return Change(0)
+
+    def _concerns_us(self, body: bytes) -> bool:
+        """Say whether this is a route of the main table inside our networks. Raises ``Malformed``."""
+        if self._ipv6 is not None and body[:1] == _INET6:
+            route = routes6.decode_route(body)
+            return route is not None and inside(route.dst, self._ipv6)
+        told = routes.read_route(body)
+        if not told.in_main_table or told.kind in _RTN_NOT_ROUTED or told.length < self._prefixlen:
+            return False
+        return told.dst & self._netmask == self._network
+
+    def _close(self) -> None:
+        if self._sock is not None:
+            asyncio.get_running_loop().remove_reader(self._sock)
+            self._sock.close()
+            self._sock = None

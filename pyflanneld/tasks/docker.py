@@ -1,0 +1,21 @@
+"""A look at Docker's bridge: does it sit on the subnet that we lease?
+
+Level-triggered, from the links that the reconciler has just read. Docker keeps what it was started with, so a bridge on
+another subnet (Docker was started first, or the lease is a new one) stays wrong until somebody restarts it, while
+every peer sends to the leased one. It is none of our links, so it is said and nothing else.
+"""
+
+from pyflanneld.core.docker import bridge_complaint
+from pyflanneld.state.node import Context, Node
+
+TOPIC = "docker"
+
+
+def check_bridge(context: Context, node: Node) -> None:
+    """Report that Docker's bridge has addresses and none of them is in our subnet, or that all is well."""
+    bridge = context.options.docker_bridge
+    complaint = bridge_complaint(node.links, bridge, node.lease.subnet)
+    if complaint is None:
+        context.problems.resolve(TOPIC, bridge=bridge)
+    else:
+        context.problems.report(TOPIC, "docker.bridge_differs", complaint, blocks=False, bridge=bridge)

@@ -1,0 +1,1 @@
+"""Shell: the task that keeps the firewall rules."""

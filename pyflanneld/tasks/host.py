@@ -1,0 +1,63 @@
+"""The small loops: kernel events, sleep of the machine, and the service manager."""
+
+import asyncio
+from collections.abc import Callable
+
+from pyflanneld.core.backoff import backoff
+from pyflanneld.errors import KernelError
+from pyflanneld.ports import Change
+from pyflanneld.state.node import Context, Node, start_over, verdict
+
+TICK_S = 1.0
+SUSPEND_S = 5.0
+EVENTS_RETRY_CAP_S = 5.0
+
+
+async def watch_kernel(context: Context, node: Node) -> None:
+    """Have the routes looked at whenever somebody else has touched links, addresses or routes."""
+    waits = backoff(0.1, EVENTS_RETRY_CAP_S, context.rng)
+    while True:
+        try:
+            ipv6 = None if node.among6 is None else node.among6.network
+            async with context.kernel.changes(node.among.network, ipv6) as changes:
+                node.told |= Change.LINKS | Change.ROUTES  # what happened before the subscription
+                node.wake_routes(kernel=True)
+                async for change in changes:
+                    node.told |= change
+                    node.wake_routes(kernel=True)
+        except KernelError as error:
+            context.log.warning("kernel.events_lost", error=str(error))
+        await asyncio.sleep(next(waits))
+
+
+async def watch_process(context: Context, current: Callable[[], Node | None], watchdog_s: float | None) -> None:
+    """Notice that the machine has slept, feed the watchdog while all loops turn, and tell the manager how it goes.
+
+    Args:
+        context: the ports.
+        current: the node, once there is one.
+        watchdog_s: how often the service manager wants to hear from us; ``None``: it does not.
+    """
+    asleep_s, told = context.clock.suspended_s(), ""
+    tick_s = min(TICK_S, watchdog_s / 3) if watchdog_s else TICK_S
+    while True:
+        node, before_s, asleep_s = current(), asleep_s, context.clock.suspended_s()
+        if node is not None and asleep_s - before_s > SUSPEND_S:
+            context.log.warning("machine.resumed", slept_s=round(asleep_s - before_s))
+            start_over(context, node)
+        health = verdict(context, node)
+        if health.live and watchdog_s:
+            context.notifier.send("WATCHDOG=1")
+        status = _status(node, health.not_ready)
+        if status != told:
+            context.notifier.send(f"STATUS={status}")
+            told = status
+        await asyncio.sleep(tick_s)
+
+
+def _status(node: Node | None, not_ready: tuple[str, ...]) -> str:
+    trouble = f"not ready: {not_ready[0]}" if not_ready else "ready"
+    if node is None:
+        return trouble
+    held = f"{node.lease.key} of {node.among.network}" + (", unconfirmed" if node.saved_at_s is not None else "")
+    return f"{held}, {node.present} peer routes by {node.link.name}; {trouble}"

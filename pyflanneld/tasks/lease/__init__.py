@@ -1,0 +1,1 @@
+"""Shell: the tasks that keep this host's lease."""

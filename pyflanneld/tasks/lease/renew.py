@@ -1,0 +1,179 @@
+"""Hold the own lease: renew early and often, prove that it is ours, take it again when it has vanished."""
+
+import asyncio
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from itertools import count
+from typing import TYPE_CHECKING, assert_never
+
+from pyflanneld.core.backoff import around, backoff, race_pause_s
+from pyflanneld.core.etcd_types import Snapshot
+from pyflanneld.core.families import Network, inside, overlap
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_value, parse_name
+from pyflanneld.core.lease.ownership import (
+    Confirmed,
+    Finding,
+    OwnLease,
+    Retake,
+    Rewrite,
+    Taken,
+    Unreadable,
+    confirmed,
+    judge,
+    renewal_interval_s,
+)
+from pyflanneld.errors import LeaseLost, RegistryError
+from pyflanneld.state.lazy_import import load
+from pyflanneld.state.node import Context, Node, publish
+from pyflanneld.state.wakeup import set_within
+
+if TYPE_CHECKING:
+    from pyflanneld.tasks.lease.duplicate_holder import Rival
+
+RETRY_CAP_S = 30.0
+RESERVED_INTERVAL_S = 300.0
+
+
+async def hold_lease(context: Context, node: Node) -> None:
+    """Keep ``node.lease`` true for ever.
+
+    Raises:
+        LeaseLost: another node holds our subnet.
+    """
+    waits, proved = _waits(context, node), True
+    rival = await _look_out(context, node)
+    while True:
+        delay_s = around(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
+        context.heart.beat("lease", delay_s + RETRY_CAP_S)
+        await set_within(node.verify_lease, delay_s)
+        node.verify_lease.clear()
+        if rival is not None:
+            await rival.look()
+        proved = await _verify(context, node)
+        if rival is not None:
+            rival.renewed(proved=proved)
+        if proved:
+            waits = _waits(context, node)
+
+
+async def _look_out(context: Context, node: Node) -> "Rival | None":
+    """Return what looks out for another host with our address; ``None`` where renewals are too frequent for that.
+
+    It can wait until the first routes are placed.
+    """
+    await set_within(node.reconciled, 1.0)
+    await load("pyflanneld.tasks.lease.duplicate_holder")
+    from pyflanneld.tasks.lease.duplicate_holder import SHORTEST_INTERVAL_S, Rival
+
+    if interval_s(context, node) < SHORTEST_INTERVAL_S:
+        return None
+    rival = Rival(context, node)
+    await rival.look()
+    return rival
+
+
+def interval_s(context: Context, node: Node) -> float:
+    """Return how long to wait between two looks at the own lease, in seconds."""
+    if node.lease.reserved:
+        return RESERVED_INTERVAL_S
+    return renewal_interval_s(node.lease.ttl_s, context.options.renew_margin_s)
+
+
+def _waits(context: Context, node: Node) -> Iterator[float]:
+    """Return the waits of an outage: a lease with a short life must not run out during one when etcd is back."""
+    return backoff(1.0, min(RETRY_CAP_S, interval_s(context, node)), context.rng)
+
+
+async def _verify(context: Context, node: Node) -> bool:
+    """Renew and look once; say whether the lease is proved to be ours."""
+    attrs = publish(context.options, node.choice, node.backend, ipv6=node.among6 is not None) or LeaseAttrs(
+        node.lease.public_ip, node.backend.lease_type, node.lease.public_ipv6
+    )
+    sent_at_s = context.clock.now_s()
+    try:
+        seen = await context.registry.renew(node.lease.record)
+        proved = await _act(context, node, attrs, judge(node.lease, attrs, seen, sent_at_s))
+    except RegistryError as error:
+        context.registry_failed("lease", error, blocks=False)
+        context.tally.renewals[False] += 1
+        return False
+    context.registry_works("lease")
+    context.tally.renewals[proved] += 1
+    return proved
+
+
+async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding) -> bool:
+    match finding:
+        case Confirmed(lease=lease):
+            node.lease = lease
+            context.problems.resolve("lease")
+            return True
+        case Rewrite(lease=lease):
+            return await _rewrite(context, node, attrs, lease)
+        case Retake():
+            return await _retake(context, node, attrs)
+        case Taken(by=holder):
+            raise LeaseLost(f"our subnet {node.lease.subnet} is leased by {holder} now; it is not taken back by force")
+        case Unreadable(why=why):
+            text = f"the lease of {node.lease.subnet} carries a value that nobody can read; delete the key to mend it"
+            context.problems.report("lease", "lease.unreadable", text, why=why)
+            return False
+        case _:
+            assert_never(finding)
+
+
+async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLease) -> bool:
+    """Publish what we should say; the value was changed by somebody, or our address has moved."""
+    record = await context.registry.rewrite_subnet(lease.record, encode_value(attrs, context.registry.api))
+    if record is None:
+        return False
+    node.lease = replace(lease, record=record, public_ip=attrs.public_ip, public_ipv6=attrs.public_ipv6)
+    context.problems.resolve("lease")
+    context.log.warning("lease.rewritten", subnet=str(lease.subnet), public_ip=str(attrs.public_ip))
+    return True
+
+
+async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
+    """Create the vanished key again, the same subnet; nothing changes on this host."""
+    key, name = node.lease.key, node.lease.record.name
+    subnet = key.ipv4
+    text = f"the lease of {subnet} is gone from etcd; taking it again"
+    context.problems.report("lease", "lease.vanished", text, blocks=False)
+    for race in count():
+        snapshot = await context.registry.list_subnets()
+        if any(record.name == name for record in snapshot.records):
+            return False  # somebody put it there: look at it again
+        rival = _overlapping(snapshot, key, node.networks)
+        if rival is not None:
+            raise LeaseLost(f"our lease has vanished, and our subnet {key} overlaps {rival}, which is in etcd")
+        sent_at_s = context.clock.now_s()
+        record = await context.registry.create_subnet(
+            name, encode_value(attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
+        )
+        if record is not None:
+            node.lease = confirmed(
+                subnet, attrs.public_ip, record, TTL_S, sent_at_s, ipv6=key.ipv6, public_ipv6=attrs.public_ipv6
+            )
+            context.problems.resolve("lease")
+            context.tally.retaken += 1
+            node.lease_found = False
+            context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
+            return True
+        await asyncio.sleep(race_pause_s(race, context.rng))
+    raise AssertionError("unreachable: count() does not end")
+
+
+def _overlapping(snapshot: Snapshot, key: SubnetKey, networks: Collection[Network]) -> SubnetKey | None:
+    """Return a lease that overlaps *key*; a half that claims all of a network of *networks* is nobody's lease."""
+    own = [half for half in (key.ipv4, key.ipv6) if half is not None]
+    for record in snapshot.records:
+        try:
+            other = parse_name(record.name)
+        except Invalid:
+            continue
+        theirs = [half for half in (other.ipv4, other.ipv6) if half is not None]
+        sound = [half for half in theirs if not any(inside(network, half) for network in networks)]
+        if any(overlap(one, half) for one in own for half in sound):
+            return other
+    return None

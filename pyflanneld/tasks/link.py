@@ -1,0 +1,156 @@
+"""The link that carries the routes: chosen at start, and chosen again by the same rule whenever links change.
+
+What the default route or the way to ``--iface-can-reach`` chose at start stays the choice while the daemon runs: routes
+come and go, and peers must not see our address wander with them.
+"""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
+
+from pyflanneld.backends import Backend
+from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link, describe
+from pyflanneld.core.peers.validation import Ground, Ground6
+from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
+from pyflanneld.state.node import Context, Node, Options, start_over
+
+
+async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
+    """Return all links and the choice of the one to use.
+
+    Raises:
+        LinkUnusable: none fits.
+        PublicIpNotOnLink: none is named, and none has the address to publish.
+    """
+    links, rule = await context.kernel.links(), _rule(context.options)
+    try:
+        choice = choose_link(links, rule, await _routing(context, rule))
+    except NoLink as error:
+        if rule.public_ip and not rule.is_explicit:
+            raise _not_on_link(rule.public_ip, "any interface", describe(links)) from error
+        raise LinkUnusable(str(error)) from error
+    address = str(rule.public_ip or choice.address)
+    context.log.info("link.chosen", link=choice.link.name, address=address, mtu=choice.link.mtu, why=choice.why)
+    if rule.public_ip and not choice.link.carries(rule.public_ip):
+        # Whether it is an error depends on the configuration, which etcd may not be able to tell for a long time.
+        warning = str(_not_on_link(rule.public_ip, choice.link.name, ", ".join(map(str, choice.link.addresses))))
+        context.log.warning("link.public_ip_elsewhere", warning=warning)
+    return links, choice
+
+
+def check_public_ip(context: Context, link: Link, backend: Backend, *, ipv6: bool) -> None:
+    """Check what backend and network demand of the addresses to publish; they are known only with the configuration.
+
+    Raises:
+        PublicIpNotOnLink: one is not on the link, which this backend needs.
+        LinkUnusable: the network is dual-stack, and the link has no IPv6 address to publish.
+    """
+    options = context.options
+    given = [options.public_ip, options.public_ipv6 if ipv6 else None]
+    for public_ip in given if backend.needs_public_ip_on_link else ():
+        if public_ip is not None and not link.carries(public_ip):
+            raise _not_on_link(public_ip, link.name, ", ".join(map(str, (*link.addresses, *link.addresses6))))
+    if ipv6 and options.public_ipv6 is None and link.address6 is None:
+        raise LinkUnusable(
+            f"the network configuration has EnableIPv6, and {link.name} has no global IPv6 address that lasts; "
+            "give it one, or name one with --public-ipv6"
+        )
+
+
+def _not_on_link(public_ip: IPv4Address | IPv6Address, where: str, there: str) -> PublicIpNotOnLink:
+    flag = "--public-ip" if public_ip.version == 4 else "--public-ipv6"
+    return PublicIpNotOnLink(
+        f"{flag}={public_ip} is not an address of {where}, which has: {there}; "
+        "host-gw needs it on the link: your peers reach it without a router or NAT between"
+    )
+
+
+def _rule(options: Options) -> LinkRule:
+    return LinkRule(options.wanted_links, options.link_patterns, options.can_reach, options.public_ip)
+
+
+async def _routing(context: Context, rule: LinkRule) -> Routing:
+    """Return what the kernel's routes say, as far as the choice may depend on it."""
+    if rule.can_reach:
+        return Routing(way=await context.kernel.route_to(rule.can_reach))
+    if not rule.needs_default_route:
+        return Routing()
+    defaults = [route for route in await context.kernel.routes() if route.dst.prefixlen == 0 and route.link_index]
+    return Routing(min(defaults, key=lambda route: route.metric).link_index if defaults else None)
+
+
+def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
+    """Take note of *links* as they are now; say whether routes can be placed."""
+    node.links = links
+    try:
+        choice = choose_link(links, _rule(context.options), current=node.choice)
+    except NoLink as error:
+        context.problems.report("link", "link.missing", f"routes cannot be placed: {error}")
+        return False
+    was, node.choice = node.choice, choice
+    before, link = was.link, choice.link
+    if link.mtu != before.mtu:
+        context.log.info("link.mtu_changed", link=link.name, was=before.mtu, now=link.mtu)
+        node.file_outdated.set()
+    moved = node.among6 is not None and link.address6 != before.address6
+    if moved or (link.index, choice.address) != (before.index, was.address):
+        context.log.warning(
+            "link.changed", link=link.name, index=link.index, address=str(choice.address), was=str(was.address),
+            why=choice.why,
+        )
+        start_over(context, node)
+    _report_ipv6(context, node, link)
+    return _report_state(context, link, node.backend)
+
+
+def _report_ipv6(context: Context, node: Node, link: Link) -> None:
+    """Say that a dual-stack node has lost its IPv6 address: the other half of the network works on."""
+    if node.among6 is not None and not link.addresses6:
+        text = f"{link.name} has no global IPv6 address any more: IPv6 routes cannot be placed"
+        context.problems.report("link6", "link.no_ipv6", text)
+    else:
+        context.problems.resolve("link6", link=link.name)
+
+
+def _report_state(context: Context, link: Link, backend: Backend) -> bool:
+    public_ip = context.options.public_ip
+    if not link.up:
+        context.problems.report("link", "link.down", f"routes cannot be placed: {link.name} is down")
+    elif backend.needs_public_ip_on_link and public_ip is not None and not link.carries(public_ip):
+        text = f"--public-ip={public_ip} is no longer an address of {link.name}"
+        context.problems.report("link", "link.address_missing", text)
+    else:
+        context.problems.resolve("link", link=link.name)
+    return link.up
+
+
+def ground_of(context: Context, node: Node) -> Ground:
+    """Return what peers are judged against, on this host as it is now."""
+    addresses = tuple(own for link in node.links for own in link.addresses)
+    connected = {own.network for own in addresses if not own.network.overlaps(node.lease.subnet)}
+    return Ground(
+        network=node.among.network,
+        backend_type=node.backend.lease_type,
+        own_subnet=node.lease.subnet,
+        link_addresses=node.link.addresses,
+        own_addresses=frozenset(own.ip for own in addresses),
+        connected=tuple(sorted(connected)),
+        protected=context.options.protected,
+        gateways_on_link=node.backend.needs_public_ip_on_link,
+        ipv6=_ground6_of(context, node),
+    )
+
+
+def _ground6_of(context: Context, node: Node) -> Ground6 | None:
+    if node.among6 is None or node.lease.ipv6 is None:
+        return None
+    own_subnet = node.lease.ipv6
+    addresses = tuple(own for link in node.links for own in link.addresses6)
+    connected = {own.network for own in addresses if not own.network.overlaps(own_subnet)}
+    return Ground6(
+        network=node.among6.network,
+        own_subnet=own_subnet,
+        link_addresses=node.link.addresses6,
+        own_addresses=frozenset(own.ip for own in addresses),
+        connected=tuple(sorted(connected)),
+        protected=context.options.protected6,
+    )

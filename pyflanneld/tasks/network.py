@@ -1,0 +1,94 @@
+"""Wait for a network configuration that can be used."""
+
+import asyncio
+
+from pyflanneld.backends import BACKENDS
+from pyflanneld.core.backoff import backoff
+from pyflanneld.core.etcd_types import ConfigRecord
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.network.config import NetworkConfig, SubnetRange, parse_config
+from pyflanneld.errors import RegistryError, RegistryUnavailable, UnsupportedConfig
+from pyflanneld.state.node import Context
+
+RETRY_CAP_S = 5.0
+LOOK_AGAIN_S = 60.0
+BEAT_S = LOOK_AGAIN_S + RETRY_CAP_S
+
+
+async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
+    """Return the configuration as soon as there is a good one; say once, and now and then, why there is none.
+
+    Raises:
+        UnsupportedConfig: it asks for a backend that we do not have.
+    """
+    waits = backoff(0.5, RETRY_CAP_S, context.rng)
+    while True:
+        context.heart.beat("config", BEAT_S)
+        try:
+            async with asyncio.timeout(LOOK_AGAIN_S):
+                found = await _first_usable(context)
+        except TimeoutError:
+            continue
+        except RegistryError as error:
+            context.registry_failed("config", error, blocks=True)
+            await context.pause(error, next(waits))
+        else:
+            context.problems.resolve("config")
+            context.heart.rest("config")
+            return found
+
+
+async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange]:
+    """Look now and at every sign of a change.
+
+    Raises:
+        TimeoutError: nothing usable came up for a while; look again, in case a change went unseen.
+    """
+    record = await context.registry.read_config()
+    context.registry_works("config")
+    found = _usable(context, record)
+    if found is not None:
+        return found
+    async with context.registry.watch_config(record.revision) as ticks:
+        async for _ in ticks:
+            found = _usable(context, await context.registry.read_config())
+            if found is not None:
+                return found
+    raise RegistryUnavailable("the watch on the network configuration has ended")
+
+
+def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, SubnetRange] | None:
+    key = f"{context.options.prefix}/config"
+    if record.value is None:
+        text = f"there is no network configuration in etcd at {key}; put one there, such as " + (
+            '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
+        )
+        context.problems.report("config", "config.missing", text)
+        return None
+    try:
+        return usable_config(record.value, f"the network configuration at {key}")
+    except Invalid as error:
+        text = f"the network configuration at {key} is not usable: {error}"
+        context.problems.report("config", "config.invalid", text, cause=str(error))
+        return None
+
+
+def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange]:
+    """Read a document as the daemon does; *what* is its name in a message.
+
+    Raises:
+        Invalid: it cannot be used as it is.
+        UnsupportedConfig: it asks for a backend that we do not have.
+    """
+    config = parse_config(value)
+    among = _ipv4_range(config)
+    if config.backend_type not in BACKENDS:
+        supported = ", ".join(repr(name) for name in BACKENDS)
+        raise UnsupportedConfig(f"{what} asks for the backend {config.backend_type!r}; supported: {supported}")
+    return config, among
+
+
+def _ipv4_range(config: NetworkConfig) -> SubnetRange:
+    if config.ipv4 is None:
+        raise Invalid("unsupported", "EnableIPv4", False, "true: etcd has no form of key for a lease without IPv4")
+    return config.ipv4

@@ -1,0 +1,32 @@
+"""Keep, or take away, the blackhole behind the own subnet (``--ip-blackhole-route``)."""
+
+import errno
+from collections.abc import Iterable
+
+from pyflanneld.core.families import Network
+from pyflanneld.core.routes.blackhole import is_blackhole_of_ours, plan_blackholes
+from pyflanneld.core.routes.plan import Drop, KernelRoute
+from pyflanneld.state.node import Context, Node
+
+
+async def keep_blackhole(context: Context, node: Node, routes: Iterable[KernelRoute]) -> None:
+    """Make the blackholes among *routes*, which were read just now, what is wanted.
+
+    Raises:
+        KernelError: netlink has failed.
+    """
+    protocol, lease = context.options.route_protocol, node.lease
+    present = [route for route in routes if is_blackhole_of_ours(route, protocol, node.networks)]
+    own: list[Network] = [lease.subnet] if lease.ipv6 is None else [lease.subnet, lease.ipv6]
+    changes = plan_blackholes(own if context.options.blackhole else [], present)
+    failures = await context.kernel.apply(changes) if changes else {}
+    for change in changes:
+        if change not in failures:
+            event = "blackhole.dropped" if isinstance(change, Drop) else "blackhole.put"
+            context.log.info(event, dst=str(change.route.dst))
+    if failures:
+        refused, code = next(iter(failures.items()))
+        text = f"the kernel refuses the blackhole of {refused.route.dst}: {errno.errorcode.get(code, code)}"
+        context.problems.report("blackhole", "blackhole.failed", text, blocks=False)
+    else:
+        context.problems.resolve("blackhole")

@@ -1,0 +1,115 @@
+"""Save what a boot without etcd would go by, while it is known to be good (``--state-dir``).
+
+Level-triggered: every few seconds it looks whether anything is new, and what has changed meanwhile is saved at once.
+Where nothing changes, it is saved again now and then, because it is only as good as its age, which counts from when
+etcd last said so. It is good while our lease is confirmed, the list was complete, and the withdrawal guard holds
+nothing back; keys that are not believed are left out. A disk that fails is a problem, and no loop waits for it.
+"""
+
+import asyncio
+
+from pyflanneld.core.backoff import backoff
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.lease.saved_state import MAX_VALUE_BYTES, LastGood, as_kept
+from pyflanneld.core.peers.table import View
+from pyflanneld.ports import LastGoodFile
+from pyflanneld.state.node import Context, Node
+
+SPACING_S = 5.0
+REFRESH_S = 3600.0
+RETRY_CAP_S = 300.0
+FORGET_S = 2.0
+TOPIC = "last_good"
+
+
+async def keep_last_good(context: Context, node: Node, file: LastGoodFile) -> None:
+    """Keep the file true for ever; the node is ready."""
+    await _Keeper(context, node, file).run()
+
+
+class _Keeper:
+    """The task that writes the file."""
+
+    def __init__(self, context: Context, node: Node, file: LastGoodFile) -> None:
+        self._context = context
+        self._node = node
+        self._file = file
+        self._saved: LastGood | None = None
+        self._view: View | None = None  # as it was when last compared
+        self._waits = backoff(SPACING_S, RETRY_CAP_S, context.rng)
+
+    async def run(self) -> None:
+        pause_s = 0.0
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = await self._look()
+
+    async def _look(self) -> float:
+        """Save what is new; return how long to wait before the next look."""
+        node, now_s = self._node, self._context.clock.now_s()
+        if not _is_good(node, now_s) or not self._may_be_new(node):
+            return SPACING_S
+        view, state = node.view, last_good(self._context, node)
+        if self._saved is None or state.tells_news(self._saved) or self._is_old(self._saved):
+            try:
+                await self._file.write(state)
+            except (OSError, Invalid) as error:
+                self._report(error)
+                return next(self._waits)
+            self._saved, self._waits = state, backoff(SPACING_S, RETRY_CAP_S, self._context.rng)
+            self._context.problems.resolve(TOPIC)
+            self._context.log.debug("last_good.written", peers=len(state.peers))
+        self._view = view
+        return SPACING_S
+
+    def _may_be_new(self, node: Node) -> bool:
+        saved = self._saved
+        if saved is None or node.view is not self._view or node.lease.record != saved.own:
+            return True
+        return self._is_old(saved)
+
+    def _is_old(self, saved: LastGood) -> bool:
+        """Say whether *saved* is to be saved again for its age, or because the clock was set back since."""
+        age_s = known_at_s(self._context, self._node) - saved.saved_at_s
+        return not -SPACING_S <= age_s < max(SPACING_S, min(REFRESH_S, self._node.lease.ttl_s / 24))
+
+    def _report(self, error: OSError | Invalid) -> None:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        text = f"{self._file.path} cannot be written: {why}; a boot without etcd would find an old one, or none"
+        self._context.problems.report(TOPIC, "last_good.failed", text, blocks=False, cause=why)
+
+
+def _is_good(node: Node, now_s: float) -> bool:
+    """Say whether what the node knows may be relied on some other day."""
+    held = bool(node.guard.held) or not node.link.up  # with the link down nothing is withdrawn, so nothing is held
+    return node.complete and node.view is not None and now_s <= node.lease.confirmed_until_s and not held
+
+
+def known_at_s(context: Context, node: Node) -> float:
+    """Return until when both the own lease and the peers were known to be so, in seconds since 1970."""
+    known_s = min(node.lease.confirmed_at_s, context.tally.peers_at_s or 0.0)
+    return context.clock.wall_s() - (context.clock.now_s() - known_s)
+
+
+def last_good(context: Context, node: Node) -> LastGood:
+    """Return what there is to save; the node has its first view."""
+    lease, view, wall_s = node.lease, node.view, context.clock.wall_s()
+    assert view is not None  # noqa: S101 - as said
+    left_s = lease.confirmed_until_s - context.clock.now_s()
+    doubted = view.quarantined.keys() | view.foreign_backends
+    peers = (record for record in node.peers.records() if record.name not in doubted)
+    return LastGood(
+        saved_at_s=known_at_s(context, node), lease_end_s=None if lease.reserved else wall_s + left_s,
+        prefix=context.options.prefix, api=context.registry.api,
+        cluster_id=node.cluster_id, revision=node.revision, config=node.config, own=lease.record,
+        peers=tuple(as_kept(peer) for peer in peers if len(peer.value) <= MAX_VALUE_BYTES),
+    )  # fmt: skip
+
+
+async def forget(context: Context, node: Node, file: LastGoodFile) -> None:
+    """Have the file gone, and no more of it written; a disk that does not answer is not waited for."""
+    try:
+        async with asyncio.timeout(FORGET_S):
+            await file.forget()
+    except OSError as error:  # TimeoutError is one
+        context.log.warning("last_good.not_removed", subnet=str(node.lease.subnet), error=str(error))

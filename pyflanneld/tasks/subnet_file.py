@@ -1,0 +1,77 @@
+"""Keep ``subnet.env`` true to the lease and the link."""
+
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
+from typing import TypeVar
+
+from pyflanneld.core.backoff import backoff
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.lease.subnet_env import previous_network, previous_subnet, previous_subnet6, render
+from pyflanneld.state.node import Context, Node
+from pyflanneld.state.wakeup import set_within
+
+T = TypeVar("T")
+
+RETRY_CAP_S = 30.0
+CHECK_S = 60.0
+
+
+def remembered_subnet(context: Context) -> IPv4Network | None:
+    """Return the subnet that the file names from an earlier run; what cannot be used is ignored with its reason."""
+    return _remembered(context, previous_subnet)
+
+
+def remembered_subnet6(context: Context) -> IPv6Network | None:
+    """Return the IPv6 subnet in the same way."""
+    return _remembered(context, previous_subnet6)
+
+
+def _remembered(context: Context, parse: Callable[[str], T | None]) -> T | None:
+    try:
+        text = context.subnet_file.read()
+        return parse(text) if text is not None else None
+    except (OSError, UnicodeDecodeError, Invalid) as error:
+        context.log.warning("subnet_file.ignored", path=context.options.subnet_file, why=str(error))
+        return None
+
+
+def remembered_network(context: Context) -> IPv4Network | None:
+    """Return the network that the file names from an earlier run, if it can be read."""
+    try:
+        return previous_network(context.subnet_file.read() or "")
+    except (OSError, UnicodeDecodeError):
+        return None  # remembered_subnet says why
+
+
+async def keep_file(context: Context, node: Node) -> None:
+    """Write the file as soon as the firewall has been tried, on changes of the MTU, and when somebody has spoiled it.
+
+    Whoever waits for the file, such as Docker's start, finds the rules in place.
+    """
+    await node.rules_tried.wait()
+    waits = backoff(1.0, RETRY_CAP_S, context.rng)
+    while True:
+        context.heart.beat("file", 2 * CHECK_S)
+        node.file_outdated.clear()
+        try:
+            written = context.subnet_file.write(file_text(context, node))
+        except OSError as error:
+            node.file_written.clear()
+            why = error.strerror or str(error)
+            text = f"the subnet file {context.options.subnet_file} cannot be written: {why}"
+            context.problems.report("file", "subnet_file.failed", text, cause=why)
+            await set_within(node.file_outdated, next(waits))
+            continue
+        waits = backoff(1.0, RETRY_CAP_S, context.rng)
+        context.problems.resolve("file")
+        node.file_written.set()
+        if written:
+            context.log.info("subnet_file.written", subnet=str(node.lease.key), mtu=node.link.mtu)
+        await set_within(node.file_outdated, CHECK_S)
+
+
+def file_text(context: Context, node: Node) -> str:
+    """Return what the file has to hold."""
+    lease = node.lease
+    ipv6 = (node.among6.network, lease.ipv6) if node.among6 is not None and lease.ipv6 is not None else None
+    return render(node.among.network, lease.subnet, node.link.mtu, ip_masq=context.options.ip_masq, ipv6=ipv6)

@@ -1,0 +1,115 @@
+"""What of a node talks to etcd: the real loops for the lease and the peers, on any registry, without routes.
+
+    side = EtcdSide(registry, SystemClock(), host=7, rng=Random(7))
+    await side.join(ttl_s=30)          # list, create, as many times as it takes
+    task = tasks.create_task(side.run())
+
+Hundreds of these fit into one process. Peers' routes, files and firewall rules are left out.
+"""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from ipaddress import IPv4Address, IPv4Interface
+from random import Random
+from typing import Any
+
+from pyflanneld.backends import BACKENDS
+from pyflanneld.core.backoff import race_pause_s
+from pyflanneld.core.etcd_types import Record, Renewal, Snapshot
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_name
+from pyflanneld.core.lease.ownership import confirmed
+from pyflanneld.core.link.selection import Choice, Link
+from pyflanneld.core.network.config import parse_config
+from pyflanneld.core.peers.guard import WithdrawGuard
+from pyflanneld.core.peers.table import PeerTable
+from pyflanneld.ports import Clock, Registry
+from pyflanneld.state.conditions import Problems
+from pyflanneld.state.node import Context, Heart, Node, Options
+from pyflanneld.tasks.lease.renew import hold_lease
+from pyflanneld.tasks.peers import Follower
+from tests.support.fakes.firewall import FakeFirewall
+from tests.support.fakes.kernel import FakeKernel
+from tests.support.fakes.node import CONFIG, Manager, MemoryFile
+from tests.support.fakes.virtual_time import Journal
+
+
+class Told:
+    """A registry that passes on what it is asked for, and remembers when; ``listed_at`` is when a list had come."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.lists_at: list[float] = []
+        self.listed_at: list[float] = []
+        self.watches_at: list[float] = []
+        self.renewals = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._registry, name)
+
+    async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
+        self.lists_at.append(asyncio.get_running_loop().time())
+        snapshot = await self._registry.list_subnets(elsewhere=elsewhere)
+        self.listed_at.append(asyncio.get_running_loop().time())
+        return snapshot
+
+    def watch_subnets(self, since: Snapshot) -> AbstractAsyncContextManager[Any]:
+        self.watches_at.append(asyncio.get_running_loop().time())
+        return self._registry.watch_subnets(since)
+
+    async def renew(self, held: Record) -> Renewal:
+        self.renewals += 1
+        return await self._registry.renew(held)
+
+
+class EtcdSide:
+    """One node's loops that use etcd; ``told`` counts, ``log`` keeps the events, ``node`` has the peers."""
+
+    def __init__(self, registry: Registry, clock: Clock, *, host: int, rng: Random) -> None:
+        self.told = Told(registry)
+        self.log = Journal()
+        self.address = IPv4Address("192.168.0.0") + host
+        self._rng, self._clock = rng, clock
+        self._link = Link(2, "eth1", 1500, True, (IPv4Interface(f"{self.address}/16"),))
+        self.node: Node
+        self.context = Context(
+            registry=self.told, kernel=FakeKernel(self._link), firewall=FakeFirewall(), subnet_file=MemoryFile(),
+            clock=clock, notifier=Manager(), rng=rng, log=self.log, options=_options(self.address),
+            problems=Problems(clock, self.log), heart=Heart(clock),
+        )
+        self.first: Snapshot
+
+    async def join(self, name: bytes, ttl_s: int) -> None:
+        """Create the lease *name*, and remember the list that it was created by."""
+        attrs = LeaseAttrs(self.address, "host-gw")
+        for race in range(10_000):
+            listed = await self.told.list_subnets()
+            sent_at_s = self._clock.now_s()
+            record = await self.told.create_subnet(name, encode_value(attrs), ttl_s=ttl_s, listed=listed)
+            if record is not None:
+                self.take(record, listed, ttl_s, sent_at_s)
+                return
+            await asyncio.sleep(race_pause_s(race, self._rng))
+
+    def take(self, record: Record, listed: Snapshot, ttl_s: float, sent_at_s: float = 0.0) -> None:
+        """Begin with a lease that is there already."""
+        config = parse_config(CONFIG)
+        assert config.ipv4 is not None
+        self.first = listed
+        self.node = Node(
+            guard=WithdrawGuard(), among=config.ipv4, backend=BACKENDS["host-gw"], nftables=False, network_before=None,
+            links=(self._link,), choice=Choice(self._link, self.address, "test"), peers=PeerTable(record.name),
+            lease=confirmed(parse_name(record.name).ipv4, self.address, record, ttl_s, sent_at_s),
+        )
+
+    async def run(self) -> None:
+        """Follow the peers and hold the lease, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(Follower(self.context, self.node, self.first).run(), name="peers")
+            tasks.create_task(hold_lease(self.context, self.node), name="lease")
+
+
+def _options(address: IPv4Address) -> Options:
+    return Options(
+        prefix="/coreos.com/network", subnet_file="/run/flannel/subnet.env", wanted_links=("eth1",), public_ip=address,
+        route_protocol=103, renew_margin_s=0.0, withdraw_guard=True, protected=frozenset(),
+    )

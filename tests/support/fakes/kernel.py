@@ -1,0 +1,335 @@
+"""A kernel in memory that the test has in its hand: same contract, same errnos, and a foreign hand on the routes.
+
+What it knows of Linux was measured: a gateway is refused with ENETUNREACH when it is not on-link, whether the address,
+the link or the link's "up" is missing; a link that goes down or loses its last address takes its routes along without
+a route event; one that loses its carrier keeps them. Type of service, next-hop objects and the like are not known.
+"""
+
+import asyncio
+import errno
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import Self
+
+from pyflanneld.core.families import Network, inside
+from pyflanneld.core.link.neighbours import Neighbour
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.routes.plan import (
+    BLACKHOLE_METRIC,
+    Create,
+    CreateBlackhole,
+    Drop,
+    KernelRoute,
+    Replace,
+    Route,
+    RouteChange,
+    usual_metric,
+)
+from pyflanneld.errors import KernelError
+from pyflanneld.ports import Change, Kernel
+
+PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC = 2, 3, 4
+
+
+class FakeKernel(Kernel):
+    """The ``Kernel`` port in memory.
+
+    Attributes:
+        applied: the changes that succeeded, in order (dropping what was gone is not among them).
+        calls: how often each method of the port was called.
+    """
+
+    def __init__(self, *links: Link, protocol: int = 103) -> None:
+        self.applied: list[RouteChange] = []
+        self.calls: Counter[str] = Counter()
+        self._protocol = protocol
+        self._links: dict[int, Link] = {}
+        self._without_carrier: set[int] = set()
+        self._routes: dict[tuple[Network, int], KernelRoute] = {}
+        self._monitors: list[_FakeMonitor] = []
+        self._refusals: dict[Network, deque[int]] = {}
+        self._failing_calls = 0
+        self._failing_only = ""
+        self._last_links: tuple[Link, ...] = ()
+        self._last_own: dict[int, tuple[KernelRoute, ...]] = {}
+        self._neighbours: dict[int, list[Neighbour]] = {}
+        for link in links:
+            self.set_link(link)
+
+    # The port.
+
+    async def links(self) -> tuple[Link, ...]:
+        await self._called("links")
+        found = tuple(self._links[index] for index in sorted(self._links))
+        if found != self._last_links:
+            self._last_links = found
+        return self._last_links
+
+    async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:
+        await self._called("routes")
+        of_family = (route for route in self.table() if route.dst.version == version)
+        found = tuple(route for route in of_family if protocol is None or route.protocol == protocol)
+        if protocol == self._protocol and found != self._last_own.get(version):
+            self._last_own[version] = found
+        return self._last_own[version] if protocol == self._protocol else found
+
+    async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
+        await self._called("route_to")
+        covering = [route for route in self.table() if address in route.dst]
+        if not covering or any(link.carries(address) for link in self._links.values()):
+            return None
+        best = max(covering, key=lambda route: (route.dst.prefixlen, -route.metric))
+        link = self._links.get(best.link_index)
+        return (link.index, self._source(link, best.gateway or address)) if link else None
+
+    async def neighbours(self, link_index: int) -> tuple[Neighbour, ...]:
+        await self._called("neighbours")
+        return tuple(self._neighbours.get(link_index, ()))
+
+    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+        await self._called("apply")
+        return {change: number for change in changes if (number := self._apply(change))}
+
+    def changes(
+        self, network: IPv4Network, ipv6: IPv6Network | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        return _FakeMonitor((network,) if ipv6 is None else (network, ipv6), self._monitors)
+
+    async def close(self) -> None:
+        self.calls["close"] += 1
+
+    # What a test looks at.
+
+    def table(self) -> tuple[KernelRoute, ...]:
+        """Return all routes, as ``routes`` would, without counting as a call."""
+        order = sorted(
+            self._routes.values(),
+            key=lambda route: (route.dst.version, int(route.dst.network_address), -route.dst.prefixlen, route.metric),
+        )
+        return tuple(order)
+
+    def gateways(self, protocol: int | None = None) -> dict[str, str]:
+        """Return destination to gateway, as text, of the routes of one protocol (ours if not given)."""
+        wanted = self._protocol if protocol is None else protocol
+        return {str(route.dst): str(route.gateway) for route in self.table() if route.protocol == wanted}
+
+    # The hand of others.
+
+    def add_foreign(self, route: KernelRoute) -> None:
+        """Put *route*, replacing one of the same destination and metric."""
+        self._routes[route.dst, route.metric] = route
+        self._tell_routes(route.dst)
+
+    def delete_route(self, dst: Network, *, metric: int = 0) -> None:
+        """Delete a route, whoever owns it. Raises ``KeyError``."""
+        del self._routes[dst, metric]
+        self._tell_routes(dst)
+
+    def lose_route(self, dst: Network, *, metric: int = 0) -> None:
+        """Delete a route without telling of it. Raises ``KeyError``."""
+        del self._routes[dst, metric]
+
+    def flush(self, protocol: int) -> None:
+        """Delete all routes of *protocol*, as ``ip route flush proto`` does."""
+        for route in self.table():
+            if route.protocol == protocol:
+                self.delete_route(route.dst, metric=route.metric)
+
+    def set_link(self, link: Link) -> None:
+        """Add *link*, or put it in the place of the one with its index; ``up=False`` means: set down by somebody."""
+        self._without_carrier.discard(link.index)
+        self._put_link(link)
+
+    def remove_link(self, name: str) -> None:
+        """Delete a link with its routes."""
+        del self._links[self._index(name)]
+        self._forget_unreachable()
+        self._tell(Change.LINKS)
+
+    def link_down(self, name: str) -> None:
+        """``ip link set NAME down``: its routes go without an event."""
+        self.set_link(replace(self._links[self._index(name)], up=False))
+
+    def link_up(self, name: str) -> None:
+        """``ip link set NAME up``, or the carrier comes back."""
+        self.set_link(replace(self._links[self._index(name)], up=True))
+
+    def meet(self, link_index: int, *neighbours: Neighbour) -> None:
+        """Let the kernel know *neighbours* on a link."""
+        self._neighbours.setdefault(link_index, []).extend(neighbours)
+
+    def lose_carrier(self, name: str) -> None:
+        """Pull the cable: the link is not up, and keeps its routes."""
+        index = self._index(name)
+        self._without_carrier.add(index)
+        self._put_link(replace(self._links[index], up=False))
+
+    # Faults.
+
+    def refuse(self, dst: Network, number: int, *, times: int = 1) -> None:
+        """Refuse the next changes for *dst* with errno *number*."""
+        self._refusals.setdefault(dst, deque()).extend([number] * times)
+
+    def no_more_refusals(self) -> None:
+        """Forget what ``refuse`` has asked for."""
+        self._refusals.clear()
+
+    def fail_calls(self, times: int = 1, only: str = "") -> None:
+        """Raise ``KernelError`` from the next calls of links, routes, route_to and apply, before anything is done.
+
+        Args:
+            times: how many.
+            only: the one method whose calls fail; empty: all.
+        """
+        self._failing_calls, self._failing_only = times, only
+
+    def lose_events(self) -> None:
+        """Raise ``KernelError`` from every open ``changes``."""
+        for monitor in self._monitors:
+            monitor.fail()
+
+    def wake(self, change: Change = Change.LINKS | Change.ROUTES) -> None:
+        """Tell of a change that did not happen."""
+        self._tell(change)
+
+    async def _called(self, name: str) -> None:
+        self.calls[name] += 1
+        await asyncio.sleep(0)
+        if self._failing_calls and self._failing_only in ("", name):
+            self._failing_calls -= 1
+            raise KernelError(f"{name}: told to fail")
+
+    def _apply(self, change: RouteChange) -> int:
+        if refusals := self._refusals.get(change.route.dst):
+            return refusals.popleft()
+        match change:
+            case Drop(held):
+                if self._routes.get((held.dst, held.metric)) != held:
+                    return 0 if held.plain else errno.ESRCH
+                del self._routes[held.dst, held.metric]
+            case CreateBlackhole(blackhole):
+                dst = blackhole.dst
+                if (dst, BLACKHOLE_METRIC) in self._routes:
+                    return errno.EEXIST
+                held = KernelRoute(dst, None, 0, self._protocol, BLACKHOLE_METRIC, plain=True, blackhole=True)
+                self._routes[dst, BLACKHOLE_METRIC] = held
+            case Create(route) | Replace(route):
+                if number := self._refuses_next_hop(route):
+                    return number
+                at = route.dst, usual_metric(route.dst)
+                if isinstance(change, Create) and at in self._routes:
+                    return errno.EEXIST
+                self._routes[at] = self._as_held(route)
+        self.applied.append(change)
+        return 0
+
+    def _as_held(self, route: Route) -> KernelRoute:
+        metric = usual_metric(route.dst)
+        return KernelRoute(route.dst, route.gateway, route.link_index, self._protocol, metric, plain=True)
+
+    def _refuses_next_hop(self, route: Route) -> int:
+        on_link = [
+            held.dst
+            for held in self._routes.values()
+            if held.gateway is None and held.link_index == route.link_index and route.gateway in held.dst
+        ]
+        if route.dst.version == 6:
+            return self._refuses_next_hop6(route, on_link)
+        if not on_link:
+            return errno.ENETUNREACH
+        if any(route.gateway == network.broadcast_address for network in on_link if network.prefixlen < 31):
+            return errno.EINVAL
+        return 0
+
+    def _source(self, link: Link, next_hop: IPv4Address) -> IPv4Address:
+        """Return the first address on the next hop's network, or else the first of all."""
+        near = [own.ip for own in link.addresses if next_hop in own.network]
+        return (near or [own.ip for own in link.addresses])[0]
+
+    def _refuses_next_hop6(self, route: Route, on_link: list[Network]) -> int:
+        if route.link_index not in self._links:
+            return errno.ENODEV
+        if not self._administratively_up(route.link_index):
+            return errno.ENETDOWN
+        return 0 if on_link else errno.EHOSTUNREACH
+
+    def _put_link(self, link: Link) -> None:
+        self._links[link.index] = link
+        self._forget_unreachable()
+        if self._administratively_up(link.index):
+            for network in self._networks(link):
+                metric = 0 if network.version == 4 else 256
+                self._routes.setdefault(
+                    (network, metric), KernelRoute(network, None, link.index, PROTO_KERNEL, metric, plain=False)
+                )
+        self._tell(Change.LINKS)
+
+    def _forget_unreachable(self) -> None:
+        """Take away what Linux takes away: routes of links that are gone, down or bare, and of gone addresses."""
+        for key, route in list(self._routes.items()):
+            link = self._links.get(route.link_index)
+            connected = route.protocol == PROTO_KERNEL
+            if route.link_index and (
+                link is None
+                or not (link.addresses if route.dst.version == 4 else link.addresses6)
+                or not self._administratively_up(link.index)
+                or (connected and route.dst not in self._networks(link))
+            ):
+                del self._routes[key]
+
+    def _administratively_up(self, index: int) -> bool:
+        return self._links[index].up or index in self._without_carrier
+
+    def _networks(self, link: Link) -> list[Network]:
+        found: list[Network] = [own.network for own in (*link.addresses, *link.addresses6)]
+        return [network for network in found if network.prefixlen < network.max_prefixlen]
+
+    def _index(self, name: str) -> int:
+        return next(link.index for link in self._links.values() if link.name == name)
+
+    def _tell_routes(self, dst: Network) -> None:
+        for monitor in self._monitors:
+            if any(inside(dst, network) for network in monitor.networks):
+                monitor.tell(Change.ROUTES)
+
+    def _tell(self, change: Change) -> None:
+        for monitor in self._monitors:
+            monitor.tell(change)
+
+
+class _FakeMonitor:
+    def __init__(self, networks: tuple[Network, ...], open_ones: list["_FakeMonitor"]) -> None:
+        self.networks = networks
+        self._open_ones = open_ones
+        self._pending = Change(0)
+        self._failed = False
+        self._news = asyncio.Event()
+
+    def tell(self, change: Change) -> None:
+        self._pending |= change
+        self._news.set()
+
+    def fail(self) -> None:
+        self._failed = True
+        self._news.set()
+
+    async def __aenter__(self) -> Self:
+        self._open_ones.append(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._open_ones.remove(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        await self._news.wait()
+        if self._failed:
+            raise KernelError("notifications: told to fail")
+        seen, self._pending = self._pending, Change(0)
+        self._news.clear()
+        return seen

@@ -1,0 +1,160 @@
+"""A whole daemon on fakes: the real loops, a cluster and a kernel in memory, and virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from ipaddress import IPv4Address, IPv4Interface
+from random import Random
+
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
+from pyflanneld.core.lease.saved_state import LastGood, decode, encode
+from pyflanneld.core.link.selection import Link
+from pyflanneld.daemon.run import Daemon
+from pyflanneld.ports import Certificates
+from pyflanneld.state.conditions import Problems
+from pyflanneld.state.counters import Tally
+from pyflanneld.state.node import Context, Heart, Options
+from tests.support.fakes.firewall import FakeFirewall
+from tests.support.fakes.kernel import FakeKernel
+from tests.support.fakes.prober import FakeProber
+from tests.support.fakes.registry import FakeEtcd, FakeRegistry
+from tests.support.fakes.virtual_time import Journal, VirtualClock, until
+
+CONFIG = b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
+PROTOCOL = 103
+
+
+def lan(host: int, *, index: int = 2, mtu: int = 1500) -> Link:
+    """Return ``eth1`` with the address 192.168.14.*host*."""
+    return Link(index, "eth1", mtu, True, (IPv4Interface(f"192.168.14.{host}/24"),))
+
+
+def value(address: str, backend: str = "host-gw") -> bytes:
+    """Return the lease value of the node at *address*."""
+    return encode_value(LeaseAttrs(IPv4Address(address), backend))
+
+
+class MemoryFile:
+    """``ports.SubnetFile`` in memory; ``broken`` is raised by writes while it is set."""
+
+    def __init__(self, text: str | None = None) -> None:
+        self.text = text
+        self.writes = 0
+        self.broken: OSError | None = None
+
+    def read(self) -> str | None:
+        return self.text
+
+    def write(self, text: str) -> bool:
+        if self.broken:
+            raise self.broken
+        changed, self.text = text != self.text, text
+        self.writes += changed
+        return changed
+
+
+class MemoryState:
+    """``ports.LastGoodFile`` in memory; ``broken`` is raised while it is set."""
+
+    path = "/var/lib/pyflanneld/last-good.json"
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.writes = self.tries = 0
+        self.broken: OSError | None = None
+        self.forgotten = False
+
+    @property
+    def state(self) -> LastGood:
+        """What is saved."""
+        assert self.data is not None
+        return decode(self.data)
+
+    async def read(self) -> LastGood | None:
+        if self.broken:
+            raise self.broken
+        return None if self.data is None else decode(self.data)
+
+    async def write(self, state: LastGood) -> None:
+        self.tries += 1
+        if self.broken:
+            raise self.broken
+        if not self.forgotten:
+            self.data = encode(state)
+            self.writes += 1
+
+    async def forget(self) -> None:
+        self.data, self.forgotten = None, True
+
+
+class Manager:
+    """``ports.Notifier`` that remembers."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def send(self, state: str) -> None:
+        self.told.append(state)
+
+
+class FakeNode:
+    """One daemon and everything around it."""
+
+    def __init__(self, etcd: FakeEtcd, host: int = 21, *, env: str | None = None, guard: bool = True) -> None:
+        self.host = host
+        self.registry = FakeRegistry(etcd)
+        self.kernel = FakeKernel(lan(host), protocol=PROTOCOL)
+        self.firewall = FakeFirewall()
+        self.file = MemoryFile(env)
+        self.clock = VirtualClock()
+        self.manager = Manager()
+        self.log = Journal()
+        self.options = Options(
+            prefix="/coreos.com/network", subnet_file="/run/flannel/subnet.env",
+            wanted_links=("eth1",), public_ip=None, route_protocol=PROTOCOL,
+            renew_margin_s=3600.0, withdraw_guard=guard, protected=frozenset({IPv4Address("192.168.14.12")}),
+        )
+        self.prober: FakeProber | None = None
+        self.certificates: Certificates | None = None
+        self.state: MemoryState | None = None
+        self.hangup = asyncio.Event()
+        self.daemon: Daemon | None = None
+        self.tally = Tally()
+        self.problems = Problems(self.clock, self.log)
+
+    def build(self) -> Daemon:
+        """Make the daemon; a restart makes another one on the same kernel and file."""
+        self.tally, self.problems = Tally(), Problems(self.clock, self.log)
+        context = Context(
+            registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
+            clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
+            problems=self.problems, heart=Heart(self.clock), tally=self.tally,
+            prober=self.prober, certificates=self.certificates, last_good=self.state,
+        )
+        self.daemon = Daemon(context, watchdog_s=30.0, hangup=self.hangup)
+        return self.daemon
+
+    @property
+    def ready(self) -> bool:
+        """What ``/readyz`` would say."""
+        return self.daemon is not None and self.daemon.health().ready
+
+    @property
+    def why_not(self) -> str:
+        """What stands against readiness."""
+        return "; ".join(self.daemon.health().not_ready) if self.daemon else "not built"
+
+    @asynccontextmanager
+    async def running(self, *, ready: bool = True) -> AsyncIterator[asyncio.Task[None]]:
+        """Run the daemon inside the block, stop it after; by default wait until it is ready first."""
+        task = asyncio.create_task(self.build().run(), name="daemon")
+        try:
+            if ready:
+                await until(lambda: self.ready or task.done(), 30)
+                if task.done():
+                    task.result()
+            yield task
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task

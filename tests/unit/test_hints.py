@@ -1,0 +1,65 @@
+"""Whatever can be wrong, there is a sentence that says what to do."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyflanneld
+from pyflanneld.core.status import hints
+from pyflanneld.state import node
+
+ROOT = Path(pyflanneld.__file__).parent
+EVENT = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
+
+
+def reported(source: str) -> Iterator[str]:
+    """Yield the events that *source* reports as problems: literal arguments of ``report``, and what they are set to."""
+    for tree in ast.walk(ast.parse(source)):
+        if not isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        calls = [one for one in ast.walk(tree) if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute)]
+        reports = [one for one in calls if one.func.attr in ("report", "_report")]  # type: ignore[attr-defined]
+        names = {word.id for one in reports for word in one.args if isinstance(word, ast.Name)}
+        values: list[ast.AST] = [word for one in reports for word in one.args]
+        for one in ast.walk(tree):
+            if isinstance(one, ast.Assign) and isinstance(one.targets[0], ast.Name) and one.targets[0].id in names:
+                values.append(one.value)
+        for value in values:
+            for part in ast.walk(value):
+                if isinstance(part, ast.Constant) and EVENT.fullmatch(str(part.value)):
+                    yield str(part.value)
+
+
+def test_every_problem_that_is_reported_has_a_remedy() -> None:
+    """Each, and none that is not reported."""
+    rooms = (ROOT / "tasks", ROOT / "state", ROOT / "daemon")
+    sources = [path.read_text("utf-8") for room in rooms for path in room.rglob("*.py")]
+    events = {event for source in sources for event in reported(source)}
+    assert {"config.missing", "etcd.denied", "firewall.misread", "guard.holding"} <= events, "the search is out of date"
+    assert events == set(hints.PROBLEMS)
+
+
+def test_every_reason_of_a_quarantine_has_a_remedy() -> None:
+    """Those of the judgement, of the parsers, and of overlaps."""
+    core = "\n".join((ROOT / "core/peers" / name).read_text("utf-8") for name in ("validation.py", "table.py"))
+    parsers = "\n".join((ROOT / "core" / name).read_text("utf-8") for name in ("lease/codec.py", "strict_json.py"))
+    reasons = set(re.findall(r'Quarantine\("([a-z_]+)"', core)) | set(re.findall(r'Invalid\("([a-z_]+)"', parsers))
+    assert {"bad_key", "gateway_off_link", "overlaps_older", "not_json"} <= reasons, "the search is out of date"
+    assert reasons <= set(hints.QUARANTINED)
+
+
+def test_whatever_else_stands_against_readiness_has_a_remedy() -> None:
+    """The events of ``node.doubts``."""
+    source = (ROOT / "state" / "node.py").read_text("utf-8")
+    events = set(re.findall(r'Doubt\("([a-z_.]+)"', source)) | {node.LOOP_STOPPED, node.PENDING}
+    assert events == set(hints.UNREADY)
+
+
+def test_remedies_are_one_sentence_or_two() -> None:
+    """Short, printable, with an end."""
+    for text in (*hints.PROBLEMS.values(), *hints.QUARANTINED.values(), *hints.UNREADY.values()):
+        assert text.isprintable()
+        assert text[-1] in ".?"
+        assert len(text) <= 110
+    assert hints.remedy("nobody.knows") == ""

@@ -1,0 +1,70 @@
+"""What ``/proc`` tells, on this very host: its own sockets and processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from pyflanneld.system import lock, procfs
+
+EVERY = "0.0.0.0"  # noqa: S104 - for a moment, and nothing is accepted
+
+
+@pytest.mark.parametrize(
+    ("bound", "asked", "meets"),
+    [
+        ("127.0.0.1", "127.0.0.1", True), ("127.0.0.1", EVERY, True), ("127.0.0.1", "127.0.0.2", False),
+        (EVERY, "127.0.0.1", True), ("::", "127.0.0.1", True), ("::1", "::1", True), ("::1", "127.0.0.1", False),
+        ("127.0.0.1", "::", True),
+    ],
+)  # fmt: skip
+def test_who_listens(bound: str, asked: str, meets: bool) -> None:
+    """A listener is found where it is in the way of the address: the same, or one of the two is every address."""
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with socket.create_server((bound, 0), family=family) as server:
+        port = server.getsockname()[1]
+        found = procfs.tcp_listener(ip_address(asked), port)
+        assert (found is not None) == meets
+        if found is not None:
+            assert found.address == f"{bound}:{port}"
+    assert procfs.tcp_listener(ip_address(asked), port) is None
+
+
+def test_who_holds_a_lock(tmp_path: Path) -> None:
+    """The holder of a daemon's lock is found by the name, without being connected to."""
+    script = (
+        "import sys, time; from pathlib import Path; from pyflanneld.system import lock\n"
+        "with lock.hold('net', Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    names = list(lock.names("net", tmp_path / "subnet.env"))
+    assert [procfs.unix_listener(name) for name in names] == [None, None]
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path / "subnet.env"], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            for name in names:
+                number = procfs.unix_listener(name)
+                assert number is not None
+                owner = procfs.owner_of(number)
+                assert owner is not None
+                assert (owner.pid, owner.parent, owner.leads) == (process.pid, os.getpid(), False)
+                assert owner.words[1] == "-c"
+        finally:
+            process.kill()
+
+
+def test_this_process_is_left_out() -> None:
+    """Others of this network namespace are told, their parent among them; the one that asks is not."""
+    pids = {process.pid for process in procfs.processes()}
+    assert os.getpid() not in pids
+    assert os.getppid() in pids
+
+
+def test_kernel_settings() -> None:
+    """One that is there is read; one that is not is None."""
+    assert procfs.sysctl("net/ipv4/ip_forward") in ("0", "1")
+    assert procfs.sysctl("net/ipv4/no_such_thing") is None
