@@ -16,7 +16,7 @@ from pyflanneld.core.link.selection import Link
 from pyflanneld.core.routes.plan import KernelRoute, RouteChange
 
 if TYPE_CHECKING:
-    from pyflanneld.core.lease.saved_state import LastGood
+    from pyflanneld.core.lease.saved_state import SavedState
     from pyflanneld.core.probe.table import Answer
 
 
@@ -287,7 +287,7 @@ class SubnetFile(Protocol):
         ...
 
 
-class LastGoodFile(Protocol):
+class SavedStateFile(Protocol):
     """The last good state on disk."""
 
     @property
@@ -295,11 +295,11 @@ class LastGoodFile(Protocol):
         """Where it is, for messages."""
         ...
 
-    async def read(self) -> "LastGood | None":
+    async def read(self) -> "SavedState | None":
         """Return it, ``None`` when there is none. Raises ``OSError``, and ``Invalid`` for what is no such state."""
         ...
 
-    async def write(self, state: "LastGood") -> None:
+    async def write(self, state: "SavedState") -> None:
         """Put *state* there, atomically and durably. Raises ``OSError``, and ``Invalid`` when it is too large."""
         ...
 

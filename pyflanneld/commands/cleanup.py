@@ -20,7 +20,7 @@ from pyflanneld.commands.plan import GO_DAEMON
 from pyflanneld.commands.read_only_ports import only_looking, silent_log
 from pyflanneld.commands.running_daemon import daemon_here
 from pyflanneld.config.flags import FLAGS
-from pyflanneld.config.go_flags import Flag, Given, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.config.settings import Settings, load_as_daemon
 from pyflanneld.core.families import Network
 from pyflanneld.core.firewall.rules import SECTIONS, Family
@@ -53,7 +53,7 @@ here: stop it first.
 _RELEASE = own_switch("release", "Delete this host's lease and the subnet file too.")
 _DRY_RUN = own_switch("dry-run", "Only say what would be removed.")
 _NETWORK = Flag(
-    "network", Kind.STRINGS, (), "The cluster's network, where neither etcd nor the subnet file can tell.", "CIDR",
+    "network", FlagKind.STRINGS, (), "The cluster's network, where neither etcd nor the subnet file can tell.", "CIDR",
     OWN, from_env=False,
 )  # fmt: skip
 CLEANUP_FLAGS = (_RELEASE, _DRY_RUN, _NETWORK, *FLAGS)

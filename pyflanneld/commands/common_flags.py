@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 
-from pyflanneld.config.go_flags import Flag, Given, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.errors import UsageError
 
 OWN = "this command"
-OUTPUT = Flag("output", Kind.STRING, "text", "text or json.", "FORMAT", OWN, from_env=False)
+OUTPUT = Flag("output", FlagKind.STRING, "text", "text or json.", "FORMAT", OWN, from_env=False)
 
 
 def own_switch(name: str, text: str) -> Flag:
     """Return a true-or-false flag of a sub-command alone."""
-    return Flag(name, Kind.BOOL, False, text, "", OWN, from_env=False)
+    return Flag(name, FlagKind.BOOL, False, text, "", OWN, from_env=False)
 
 
 def is_on(given: Mapping[str, Given], flag: Flag) -> bool:

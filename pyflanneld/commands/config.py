@@ -22,7 +22,7 @@ from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network import review as configreview
 from pyflanneld.core.network.config import NetworkConfig
-from pyflanneld.core.network.review import Effect, Fate
+from pyflanneld.core.network.review import Effect, LeaseFate
 from pyflanneld.errors import KernelError, PyflanneldError, RegistryError, UnsupportedConfig, UsageError
 from pyflanneld.logs import setup
 from pyflanneld.ports import Configuration, Registry
@@ -47,7 +47,7 @@ CONFIG_FLAGS = (OUTPUT, _DRY_RUN, _FORCE, *(flag for flag in FLAGS if flag.group
 _MAX_BYTES = 64 * 1024
 
 
-class Store(Registry, Configuration, Protocol):
+class ConfigStore(Registry, Configuration, Protocol):
     """What the command needs of a registry."""
 
 
@@ -66,7 +66,7 @@ class Review:
     remarks: tuple[str, ...]
 
 
-def main(words: Sequence[str], *, connect: Callable[[Settings], Store]) -> int:
+def main(words: Sequence[str], *, connect: Callable[[Settings], ConfigStore]) -> int:
     """Do what *words* (those after ``config``) ask for; return the exit code.
 
     Raises:
@@ -124,7 +124,7 @@ def _review(where: str, document: bytes, links: Sequence[Link]) -> Review:
 
 def _tell(review: Review, *, as_json: bool) -> int:
     """Say what is known of a document; return the exit code."""
-    facts = configreview.facts(review.config) if review.config else []
+    facts = configreview.config_facts(review.config) if review.config else []
     if as_json:
         told: dict[str, Any] = {
             "valid": review.config is not None, "problem": review.problem or None, "remarks": list(review.remarks),
@@ -145,7 +145,7 @@ def _text(review: Review, facts: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def _show(settings: Settings, connect: Callable[[Settings], Store], *, as_json: bool) -> int:
+async def _show(settings: Settings, connect: Callable[[Settings], ConfigStore], *, as_json: bool) -> int:
     store = connect(settings)
     try:
         record = await store.read_config()
@@ -160,7 +160,7 @@ async def _show(settings: Settings, connect: Callable[[Settings], Store], *, as_
 
 
 async def _set(
-    settings: Settings, connect: Callable[[Settings], Store], file: str, *, force: bool, dry_run: bool
+    settings: Settings, connect: Callable[[Settings], ConfigStore], file: str, *, force: bool, dry_run: bool
 ) -> int:
     review = _review(file, _read(file), await _links())
     if _tell(review, as_json=False):
@@ -197,16 +197,16 @@ def _say_changes(seen: ConfigRecord, config: NetworkConfig, effects: Sequence[Ef
         _say(f"  {line}")
     if before is not None and before.backend_type != config.backend_type:
         _say("! another backend: until every host has been restarted, hosts of the two do not reach each other")
-    stays = sum(one.fate is Fate.STAYS for one in effects)
+    stays = sum(one.fate is LeaseFate.STAYS for one in effects)
     _say(f"{stays} of {len(effects)} leases stay as they are")
     for one in effects:
-        if one.fate is not Fate.STAYS:
+        if one.fate is not LeaseFate.STAYS:
             _say(f"  {one.text}")
 
 
 def _refuse(effects: Sequence[Effect], config: NetworkConfig, *, force: bool) -> None:
     """Raise ``Refusal`` where live leases would not fit, or not find room, and nobody says that it is meant."""
-    moving = sum(one.fate is Fate.MOVES for one in effects)
+    moving = sum(one.fate is LeaseFate.MOVES for one in effects)
     crowd = configreview.crowded(effects, config)
     reasons = [f"{moving} live lease{'s' if moving > 1 else ''} would not fit any more"] if moving else []
     reasons += [f"there would be {crowd}"] if crowd else []

@@ -13,33 +13,33 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld.commands.common_flags import OWN
-from pyflanneld.config.go_flags import Flag, Given, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.errors import NoDaemon, PyflanneldError, UsageError
 from pyflanneld.system import lock
 
 TIMEOUT_S = 5.0
 BUSY_S = 0.2
 _WHICH = "Which daemon: the one with this subnet file."
-SUBNET_FILE = Flag("subnet-file", Kind.STRING, "", _WHICH, "PATH", OWN, from_env=False)
+SUBNET_FILE = Flag("subnet-file", FlagKind.STRING, "", _WHICH, "PATH", OWN, from_env=False)
 _SOCKET = re.compile(r"@(pyflanneld/operator/[0-9a-f]{32})$")
 
 
-class Refused(PyflanneldError):
+class RequestRefused(PyflanneldError):
     """The daemon answers that it will not, or cannot."""
 
 
-class Daemon:
+class DaemonClient:
     """One daemon, by the abstract name of its socket (without the NUL)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def get(self, path: str) -> Any:
-        """Return the JSON at *path*. Raises ``NoDaemon``, ``Refused``."""
+        """Return the JSON at *path*. Raises ``NoDaemon``, ``RequestRefused``."""
         return self._ask("GET", path, None)
 
     def post(self, path: str, value: object) -> Any:
-        """Send *value* there as JSON and return the answer. Raises ``NoDaemon``, ``Refused``."""
+        """Send *value* there as JSON and return the answer. Raises ``NoDaemon``, ``RequestRefused``."""
         return self._ask("POST", path, json.dumps(value))
 
     def _ask(self, method: str, path: str, body: str | None) -> Any:
@@ -60,7 +60,7 @@ class Daemon:
             response = connection.getresponse()
             text = response.read().decode()
             if response.status != http.client.OK:
-                raise Refused(text)
+                raise RequestRefused(text)
             return json.loads(text)
         except (ConnectionResetError, BrokenPipeError):
             raise
@@ -83,7 +83,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(f"\0{self._name}")
 
 
-def chosen(subnet_file: Given) -> Daemon:
+def chosen(subnet_file: Given) -> DaemonClient:
     """Return the daemon that is meant.
 
     Args:
@@ -99,14 +99,14 @@ def chosen(subnet_file: Given) -> Daemon:
         name = lock.abstract_name("operator", lock.file_key(path))[1:]
         if name not in names:
             raise NoDaemon(f"no pyflanneld with the subnet file {path} runs in this network namespace{_others(names)}")
-        return Daemon(name)
+        return DaemonClient(name)
     match names:
         case []:
             raise NoDaemon(
                 "no pyflanneld runs in this network namespace: start it, or look with `ip netns` for the one it runs in"
             )
         case [name]:
-            return Daemon(name)
+            return DaemonClient(name)
     raise UsageError(f"several daemons run here; name one with --subnet-file:{_others(names)}")
 
 
@@ -122,8 +122,8 @@ def _others(names: Sequence[str]) -> str:
     lines = []
     for name in names:
         try:
-            report = Daemon(name).get("/status")
-        except (NoDaemon, Refused):
+            report = DaemonClient(name).get("/status")
+        except (NoDaemon, RequestRefused):
             continue
         lines.append(f"\n  --subnet-file={report['file']['path']}  (pid {report['pid']})")
     return "".join(lines)

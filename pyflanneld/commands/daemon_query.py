@@ -6,25 +6,25 @@ from dataclasses import dataclass, field
 
 from pyflanneld.commands import daemon_client
 from pyflanneld.commands.common_flags import OUTPUT, wants_json
-from pyflanneld.commands.daemon_client import SUBNET_FILE, Daemon, Refused
+from pyflanneld.commands.daemon_client import SUBNET_FILE, DaemonClient, RequestRefused
 from pyflanneld.config import usage
 from pyflanneld.config.go_flags import Flag, Given, HelpAsked, fill_in, read_mixed
 from pyflanneld.errors import NoDaemon, UsageError
 
-__all__ = ["OUTPUT", "SUBNET_FILE", "Order", "run"]
+__all__ = ["OUTPUT", "SUBNET_FILE", "Order", "run_query"]
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What was asked for: of whom, in which form, with which other flags and words."""
 
-    daemon: Daemon
+    daemon: DaemonClient
     output: str
     given: dict[str, Given]
     words: list[str] = field(default_factory=list)
 
 
-def run(
+def run_query(
     command: str,
     words: Sequence[str],
     title: str,
@@ -44,7 +44,7 @@ def run(
     output = "json" if OUTPUT.name in given and wants_json(given) else "text"
     try:
         return act(Order(daemon_client.chosen(given[SUBNET_FILE.name]), output, given, plain))
-    except (NoDaemon, Refused) as error:
+    except (NoDaemon, RequestRefused) as error:
         sys.stderr.write(f"pyflanneld {command}: {error}\n")
         return error.exit_code
 

@@ -92,7 +92,7 @@ def _write_environment(
     if given.docker_file.resolve() == given.subnet_file.resolve():
         _say(f"{given.docker_file} is the subnet file, which pyflanneld will put right again: write elsewhere (-d)")
     both = given.single == given.combined
-    wanted = docker.options(leased, known)
+    wanted = docker.docker_options(leased, known)
     text = docker.environment_text(
         wanted, values, given.key, single=given.single or both, combined=given.combined or both
     )
@@ -104,7 +104,7 @@ def _write_environment(
 
 def _write_json(given: argparse.Namespace, leased: Leased, known: DockerVersion | None) -> None:
     """Print the options as JSON, or merge them into a ``daemon.json`` and say what has changed."""
-    wanted = docker.options(leased, known)
+    wanted = docker.docker_options(leased, known)
     if given.into is None:
         print(_json(docker.merged({}, wanted, leased)), end="")
         return

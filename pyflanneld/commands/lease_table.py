@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from pyflanneld.commands.output import columns, span
+from pyflanneld.commands.output import columns, duration_text
 from pyflanneld.core.etcd_types import TimeToLive
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.reservations import Reading
@@ -61,4 +61,4 @@ def _cells(one: Row) -> tuple[str, ...]:
 
 
 def _span(seconds: object) -> str:
-    return span(seconds) if isinstance(seconds, float | int) else "?"
+    return duration_text(seconds) if isinstance(seconds, float | int) else "?"

@@ -14,13 +14,13 @@ from pyflanneld.backends import BACKENDS
 from pyflanneld.commands import lease_table
 from pyflanneld.commands.common_flags import OWN, own_switch
 from pyflanneld.config.flags import ETCD, FLAGS
-from pyflanneld.config.go_flags import Flag, Given, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.config.settings import Settings, load_words
 from pyflanneld.config.types import parse_public_ip, parse_public_ipv6
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import reservations
 from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, encode_name, encode_value
-from pyflanneld.core.lease.reservations import AlreadyReserved, MakeReservation, Refused, Reserve
+from pyflanneld.core.lease.reservations import AlreadyReserved, MakeReservation, ReservationRefused, ReserveRequest
 from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.errors import PyflanneldError, RegistryError, UsageError
 from pyflanneld.logs import setup
@@ -45,14 +45,14 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 """
 
 _OUTPUT = Flag(
-    "output", Kind.STRING, "table", "table or json, for list.", "FORMAT", OWN, from_env=False,
+    "output", FlagKind.STRING, "table", "table or json, for list.", "FORMAT", OWN, from_env=False,
     choices=("table", "json"),
 )  # fmt: skip
 _FORCE = own_switch("force", "Release a live lease.")
 LEASES_FLAGS = (_OUTPUT, _FORCE, *(flag for flag in FLAGS if flag.group == ETCD))
 
 
-class Store(Registry, Administration, Protocol):
+class LeaseStore(Registry, Administration, Protocol):
     """What the command needs of a registry."""
 
 
@@ -61,7 +61,7 @@ class Refusal(PyflanneldError):
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ListRequest:
     """Show what there is."""
 
     output: str
@@ -84,10 +84,10 @@ class Releasing:
     force: bool
 
 
-Order = Listing | Reservation | Releasing
+Order = ListRequest | Reservation | Releasing
 
 
-def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[[Settings], Store]) -> int:
+def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[[Settings], LeaseStore]) -> int:
     """Do what *words* (those after ``leases``) ask for; return the exit code.
 
     Raises:
@@ -111,7 +111,7 @@ def _order(plain: Sequence[str], own: Mapping[str, Given]) -> Order:
         raise UsageError(f"{own['output'].written}: {output!a} is not usable: table or json is needed")
     match list(plain):
         case [] | ["list"]:
-            return Listing(output)
+            return ListRequest(output)
         case ["reserve", subnet, public_ip]:
             return _reservation(*subnet.partition(",")[::2], *public_ip.partition(",")[::2])
         case ["release", subnet]:
@@ -162,11 +162,11 @@ def _public_ip(text: str) -> IPv4Address:
     return address
 
 
-async def _carry_out(order: Order, settings: Settings, connect: Callable[[Settings], Store]) -> None:
+async def _carry_out(order: Order, settings: Settings, connect: Callable[[Settings], LeaseStore]) -> None:
     store = connect(settings)
     try:
         match order:
-            case Listing(output):
+            case ListRequest(output):
                 await _list(store, output)
             case Reservation():
                 await _reserve(store, order, settings.etcd_prefix)
@@ -178,27 +178,27 @@ async def _carry_out(order: Order, settings: Settings, connect: Callable[[Settin
         await store.close()
 
 
-async def _list(store: Store, output: str) -> None:
+async def _list(store: LeaseStore, output: str) -> None:
     records = (await store.list_subnets()).records
     left = await store.times_to_live(records)
-    rows = [lease_table.row(reservations.read(record), left.get(record.name)) for record in records]
+    rows = [lease_table.row(reservations.read_lease(record), left.get(record.name)) for record in records]
     sys.stdout.write(lease_table.as_json(rows) if output == "json" else lease_table.as_table(rows))
 
 
-async def _reserve(store: Store, order: Reservation, prefix: str) -> None:
+async def _reserve(store: LeaseStore, order: Reservation, prefix: str) -> None:
     config = await _config(store, prefix)
     attrs = LeaseAttrs(order.public_ip, BACKENDS[config.backend_type].lease_type, order.public_ipv6)
     for _ in range(TRIES):
         listed = await store.list_subnets()
         match reservations.decide_reservation(listed.records, order.key, attrs, config):
-            case Refused(why):
+            case ReservationRefused(why):
                 raise Refusal(why)
             case AlreadyReserved():
                 return _say(f"{order.key} is reserved for {attrs.public_ip} already")
             case MakeReservation(record):
                 if await store.make_reservation(record) is not None:
                     return _say(f"{order.key}, the lease of {attrs.public_ip}, is a reservation now")
-            case Reserve(elsewhere):
+            case ReserveRequest(elsewhere):
                 name = encode_name(order.key.ipv4, order.key.ipv6)
                 if await store.reserve_subnet(name, encode_value(attrs, store.api), listed=listed) is not None:
                     return _say_reserved(order.key, attrs, elsewhere)
@@ -214,7 +214,7 @@ def _say_reserved(key: SubnetKey, attrs: LeaseAttrs, elsewhere: SubnetKey | None
         )
 
 
-async def _config(store: Store, prefix: str) -> NetworkConfig:
+async def _config(store: LeaseStore, prefix: str) -> NetworkConfig:
     value = (await store.read_config()).value
     if value is None:
         raise Refusal(f"there is no network configuration at {prefix}/config, which says what can be reserved")
@@ -227,10 +227,10 @@ async def _config(store: Store, prefix: str) -> NetworkConfig:
     return config
 
 
-async def _release(store: Store, subnet: IPv4Network, *, force: bool) -> None:
+async def _release(store: LeaseStore, subnet: IPv4Network, *, force: bool) -> None:
     listed = await store.list_subnets()
     decision = reservations.decide_release(listed.records, subnet, force=force)
-    if isinstance(decision, Refused):
+    if isinstance(decision, ReservationRefused):
         raise Refusal(decision.why)
     reading = decision.reading
     if not await store.delete_subnet(reading.record):

@@ -21,7 +21,7 @@ FLAGS = (daemon_query.SUBNET_FILE,)
 
 def main(words: Sequence[str]) -> int:
     """Show or change the level; return the exit code."""
-    return daemon_query.run("log-level", words, TITLE, FLAGS, _act, most_words=1)
+    return daemon_query.run_query("log-level", words, TITLE, FLAGS, _act, most_words=1)
 
 
 def _act(order: daemon_query.Order) -> int:

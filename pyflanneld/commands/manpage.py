@@ -12,7 +12,7 @@ from itertools import groupby
 from pyflanneld import __version__
 from pyflanneld.commands.catalogue import COMMANDS, Command
 from pyflanneld.config.flags import ETCD, FLAGS
-from pyflanneld.config.go_flags import Flag, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind
 from pyflanneld.config.usage import default_text
 
 _COLUMNS = 70
@@ -42,15 +42,15 @@ def _lines() -> Iterator[str]:
     yield ".SH SYNOPSIS"
     yield from (".B pyflanneld", ".RI [ flags ]")
     for command in COMMANDS:
-        yield from (".br", f".B pyflanneld {escaped(command.name)}")
-        yield from [f".I {escaped(command.arguments)}"] if command.arguments else []
+        yield from (".br", f".B pyflanneld {roff_escaped(command.name)}")
+        yield from [f".I {roff_escaped(command.arguments)}"] if command.arguments else []
     yield from (".SH DESCRIPTION", *_DESCRIPTION)
     yield ".SH FLAGS"
     yield from _wrapped(
         "Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins."
     )
     for group, members in groupby(FLAGS, key=lambda flag: flag.group):
-        yield from (f".SS {escaped(group)}", *_flags(members))
+        yield from (f".SS {roff_escaped(group)}", *_flags(members))
     yield ".SH COMMANDS"
     for command in COMMANDS:
         yield from _command(command)
@@ -72,9 +72,9 @@ _DESCRIPTION = (
 
 def _command(command: Command) -> Iterator[str]:
     manual = command.manual()
-    yield from (f".SS {escaped(command.name)}", *_wrapped(_sentence(command.summary)))
+    yield from (f".SS {roff_escaped(command.name)}", *_wrapped(_sentence(command.summary)))
     for form in manual.forms:
-        yield from (".PP", f".B {escaped(form.text)}")
+        yield from (".PP", f".B {roff_escaped(form.text)}")
         yield from (".br", *_wrapped(_sentence(form.meaning))) if form.meaning else ()
     for paragraph in manual.text:
         yield from (".PP", *_wrapped(paragraph))
@@ -88,10 +88,10 @@ def _flags(flags: Iterable[Flag]) -> Iterator[str]:
     for flag in flags:
         dashes = "-" if len(flag.name) == 1 else "--"
         value = f"={flag.metavar}" if flag.metavar and len(flag.name) > 1 else f" {flag.metavar}".rstrip()
-        yield from (".TP", f".B {escaped(dashes + flag.name + value)}", *_wrapped(flag.text))
+        yield from (".TP", f".B {roff_escaped(dashes + flag.name + value)}", *_wrapped(flag.text))
         if flag.from_env:
             facts = [f"default {default_text(flag)}"] if default_text(flag) else []
-            facts += ["may be repeated"] if flag.kind is Kind.STRINGS else []
+            facts += ["may be repeated"] if flag.kind is FlagKind.STRINGS else []
             yield from _wrapped(f"[{', '.join([*facts, f'${flag.env}'])}]")
 
 
@@ -107,10 +107,10 @@ def _sentence(text: str) -> str:
 def _wrapped(text: str) -> list[str]:
     """Return *text* as roff, each sentence on lines of its own."""
     sentences = re.split(r"(?<=[.;:]) +", text.strip())
-    return [escaped(line) for one in sentences for line in textwrap.wrap(one, _COLUMNS, break_on_hyphens=False)]
+    return [roff_escaped(line) for one in sentences for line in textwrap.wrap(one, _COLUMNS, break_on_hyphens=False)]
 
 
-def escaped(text: str) -> str:
+def roff_escaped(text: str) -> str:
     """Return *text* so that roff prints it as it is: its escape, its hyphens, and a line that looks like a request."""
     safe = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{safe}" if safe[:1] in (".", "'") else safe

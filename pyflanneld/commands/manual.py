@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pyflanneld.commands.common_flags import OWN
-from pyflanneld.config.go_flags import Flag, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind
 
 PROGRAM = "pyflanneld"
 
@@ -95,10 +95,10 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
             )
 
 
-def _kind(action: argparse.Action) -> Kind:
+def _kind(action: argparse.Action) -> FlagKind:
     if action.nargs == 0:
-        return Kind.BOOL
-    return Kind.STRINGS if isinstance(action, argparse._AppendAction) else Kind.STRING
+        return FlagKind.BOOL
+    return FlagKind.STRINGS if isinstance(action, argparse._AppendAction) else FlagKind.STRING
 
 
 def _metavar(action: argparse.Action) -> str:

@@ -17,10 +17,10 @@ from typing import Any
 import structlog
 
 from pyflanneld.config.flags import ETCD, FLAGS
-from pyflanneld.config.go_flags import Flag, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind
 from pyflanneld.config.settings import load_some
 from pyflanneld.core.invalid import shown
-from pyflanneld.core.lease.migration import Fate, OldKey, Step, plan, same_config
+from pyflanneld.core.lease.migration import MigrationFate, MigrationStep, OldKey, plan_migration, same_config
 from pyflanneld.daemon.wiring import access
 from pyflanneld.errors import RegistryError
 from pyflanneld.logs import setup
@@ -35,8 +35,8 @@ may be repeated. Exit code 0: v3 holds everything; 1: it does not, and the outpu
 """
 MIGRATE_FLAGS = (
     *(flag for flag in FLAGS if flag.group == ETCD and flag.name != "etcd-api"),
-    Flag("dry-run", Kind.BOOL, False, "Only show what would be done.", "", "migration", from_env=False),
-    Flag("help", Kind.BOOL, False, "Print this text and exit.", "", "migration", from_env=False),
+    Flag("dry-run", FlagKind.BOOL, False, "Only show what would be done.", "", "migration", from_env=False),
+    Flag("help", FlagKind.BOOL, False, "Print this text and exit.", "", "migration", from_env=False),
 )
 _VERIFY_SLACK_S = 60
 
@@ -81,12 +81,12 @@ async def _run(stores: _Stores, *, dry_run: bool) -> int:
     if config is None:
         _say("v2 has no network configuration there: nothing to migrate")
         return 1
-    steps = plan(await _old_keys(stores), (await stores.v3.list_subnets()).records)
+    steps = plan_migration(await _old_keys(stores), (await stores.v3.list_subnets()).records)
     for step in steps:
-        if step.fate is Fate.COPY and not dry_run:
+        if step.fate is MigrationFate.COPY and not dry_run:
             await stores.importer.put_subnet(step.key.name, step.value, step.key.ttl_s)
         _say(_line(step, dry_run=dry_run))
-    conflicts = sum(step.fate is Fate.CONFLICT for step in steps)
+    conflicts = sum(step.fate is MigrationFate.CONFLICT for step in steps)
     conflicts += await _config(stores, config, held_back=bool(conflicts), dry_run=dry_run)
     _say(_summary(steps, conflicts, dry_run=dry_run))
     lacking = [] if dry_run else await _verify(stores, steps)
@@ -120,13 +120,13 @@ async def _config(stores: _Stores, config: bytes, *, held_back: bool, dry_run: b
     return 0
 
 
-async def _verify(stores: _Stores, steps: Sequence[Step]) -> list[str]:
+async def _verify(stores: _Stores, steps: Sequence[MigrationStep]) -> list[str]:
     """Read back what was copied and return what is not as it should be."""
     found = {record.name: record for record in (await stores.v3.list_subnets()).records}
     lacking = []
     for step in steps:
         record = found.get(step.key.name)
-        if step.fate is not Fate.COPY:
+        if step.fate is not MigrationFate.COPY:
             continue
         if record is None or record.value != step.value:
             lacking.append(f"{_name(step)}: v3 does not hold what was written; somebody else writes there")
@@ -137,11 +137,11 @@ async def _verify(stores: _Stores, steps: Sequence[Step]) -> list[str]:
     return lacking
 
 
-def _line(step: Step, *, dry_run: bool) -> str:
+def _line(step: MigrationStep, *, dry_run: bool) -> str:
     match step.fate:
-        case Fate.COPY:
+        case MigrationFate.COPY:
             text = f"{'would be copied' if dry_run else 'copied'}, {_left(step.key.ttl_s)}"
-        case Fate.THERE:
+        case MigrationFate.THERE:
             text = "there already"
         case _:
             text = f"{step.fate.value}: {step.why}"
@@ -152,20 +152,24 @@ def _row(name: str, value: str, text: str) -> str:
     return f"  {name}: {text}" + (f"\n      {value}" if value else "")
 
 
-def _name(step: Step) -> str:
-    return step.key.name.decode(errors="backslashreplace") if step.fate is not Fate.LEFT_OUT else shown(step.key.name)
+def _name(step: MigrationStep) -> str:
+    return (
+        step.key.name.decode(errors="backslashreplace")
+        if step.fate is not MigrationFate.LEFT_OUT
+        else shown(step.key.name)
+    )
 
 
 def _left(ttl_s: int | None) -> str:
     return "a reservation (no TTL)" if ttl_s is None else f"{ttl_s // 3600} h {ttl_s % 3600 // 60} min left"
 
 
-def _summary(steps: Sequence[Step], conflicts: int, *, dry_run: bool) -> str:
-    count = {fate: sum(step.fate is fate for step in steps) for fate in Fate}
+def _summary(steps: Sequence[MigrationStep], conflicts: int, *, dry_run: bool) -> str:
+    count = {fate: sum(step.fate is fate for step in steps) for fate in MigrationFate}
     done = "would be copied" if dry_run else "copied"
     return (
-        f"{len(steps)} keys in v2: {count[Fate.COPY]} {done}, {count[Fate.THERE]} there already, "
-        f"{count[Fate.LEFT_OUT]} left out; {conflicts} conflicts"
+        f"{len(steps)} keys in v2: {count[MigrationFate.COPY]} {done}, {count[MigrationFate.THERE]} there already, "
+        f"{count[MigrationFate.LEFT_OUT]} left out; {conflicts} conflicts"
     )
 
 

@@ -24,7 +24,7 @@ def columns(rows: Sequence[Sequence[object]]) -> list[str]:
     return ["  ".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def span(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a time such as ``23h59m``, ``4m05s`` or ``9s``."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyflanneld.commands import daemon_query
-from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, span
+from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, duration_text
 
 TITLE = """\
 pyflanneld peers: each peer's lease, the route to it, whether its address is on the link, and if it answers there.
@@ -22,7 +22,7 @@ _COLOURS = {"routed": GREEN, "known": GREEN, "other_backend": YELLOW}
 
 def main(words: Sequence[str]) -> int:
     """Show the peers; return the exit code."""
-    return daemon_query.run("peers", words, TITLE, FLAGS, _show)
+    return daemon_query.run_query("peers", words, TITLE, FLAGS, _show)
 
 
 def _show(order: daemon_query.Order) -> int:
@@ -41,7 +41,7 @@ def as_text(rows: Sequence[Mapping[str, Any]], paint: Paint) -> str:
     for row, line in zip(rows, lines, strict=True):
         out.append(line.replace(_words(row["state"]), paint(_words(row["state"]), _COLOURS.get(row["state"], RED)), 1))
         if row["why"]:
-            since = "" if row["doubted_s"] is None else f", for {span(row['doubted_s'])}"
+            since = "" if row["doubted_s"] is None else f", for {duration_text(row['doubted_s'])}"
             out.append(paint(f"    {row['reason']}: {row['why']}{since}", DIM))
     return "\n".join(out) + "\n"
 

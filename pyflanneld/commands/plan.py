@@ -13,7 +13,7 @@ from pyflanneld.commands.read_only_ports import only_looking
 from pyflanneld.commands.running_daemon import daemon_here
 from pyflanneld.config.flags import FLAGS
 from pyflanneld.config.settings import Settings, load_as_daemon
-from pyflanneld.core.status.dry_run import Act, Step, Trouble
+from pyflanneld.core.status.dry_run import Act, DryRunStep, Trouble
 from pyflanneld.system import procfs
 
 WOULD_CHANGE = 10
@@ -109,7 +109,7 @@ def as_text(found: Preview, paint: Paint) -> str:
     return "\n".join([*lines, "", paint(_summary(found), BOLD), ""])
 
 
-def _step_lines(step: Step, part: str, paint: Paint) -> list[str]:
+def _step_lines(step: DryRunStep, part: str, paint: Paint) -> list[str]:
     head = f"{part:13}{paint(f'{step.act.value:8}', _COLOURS[step.act])}{step.what}"
     lines = [head + (f"  {paint(step.why, DIM)}" if step.why else "")]
     return lines + [f"{'':21}{paint(line, _line_colour(line))}" for line in step.lines]

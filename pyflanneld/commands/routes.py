@@ -34,7 +34,7 @@ _MEANING = {
 
 def main(words: Sequence[str]) -> int:
     """Show the routes; return the exit code."""
-    return daemon_query.run("routes", words, TITLE, FLAGS, _show)
+    return daemon_query.run_query("routes", words, TITLE, FLAGS, _show)
 
 
 def _show(order: daemon_query.Order) -> int:

@@ -21,7 +21,7 @@ class Running:
 def daemon_here(settings: Settings) -> Running | None:
     """Return the daemon that holds the lock which one with these settings would take."""
     network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
-    for name, what in lock.names(network, settings.subnet_file).items():
+    for name, what in lock.lock_names(network, settings.subnet_file).items():
         number = procfs.unix_listener(name)
         if number is not None:
             return Running(what, procfs.owner_of(number))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from pyflanneld.commands.catalogue import COMMANDS
 from pyflanneld.config.flags import FLAGS
-from pyflanneld.config.go_flags import Flag, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind
 
-_HELP = Flag("help", Kind.BOOL, False, "Print help and exit.", from_env=False)
+_HELP = Flag("help", FlagKind.BOOL, False, "Print help and exit.", from_env=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ complete -F _pyflanneld pyflanneld
 
 
 def _bash_case(entry: _Entry) -> str:
-    valued = [flag for flag in entry.flags if flag.kind is not Kind.BOOL]
+    valued = [flag for flag in entry.flags if flag.kind is not FlagKind.BOOL]
     flags = " ".join(_written(flag) + ("=" * (flag in valued and len(flag.name) > 1)) for flag in entry.flags)
     lines = [f"{entry.name or _quoted('')})", f"    words='{' '.join(entry.words)}'", f"    flags='{flags}'"]
     if valued:
@@ -168,8 +168,8 @@ def _zsh_arguments(entry: _Entry) -> str:
 
 def _zsh_spec(flag: Flag) -> str:
     text = re.sub(r"([\[\]:\\])", r"\\\1", flag.text)
-    repeated = "*" if flag.kind is Kind.STRINGS else ""
-    if flag.kind is Kind.BOOL:
+    repeated = "*" if flag.kind is FlagKind.STRINGS else ""
+    if flag.kind is FlagKind.BOOL:
         return f"{_written(flag)}[{text}]"
     action = f"({' '.join(flag.choices)})" if flag.choices else "_files" if _is_file(flag) else " "
     equals = "=" if len(flag.name) > 1 else ""
@@ -212,7 +212,7 @@ def _fish_entry(entry: _Entry) -> Iterator[str]:
 
 def _fish_flag(flag: Flag) -> str:
     name = f"-s {flag.name}" if len(flag.name) == 1 else f"-l {flag.name}"
-    if flag.kind is Kind.BOOL:
+    if flag.kind is FlagKind.BOOL:
         return name
     if flag.choices:
         return f"{name} -x -a '{' '.join(flag.choices)}'"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyflanneld.commands import daemon_query
-from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, span
+from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, duration_text
 
 TITLE = """\
 pyflanneld status: what the daemon of this host does, what is wrong and since when, and what to do about it.
@@ -22,7 +22,7 @@ FLAGS = (daemon_query.OUTPUT, daemon_query.SUBNET_FILE)
 
 def main(words: Sequence[str]) -> int:
     """Show the status; return the exit code."""
-    return daemon_query.run("status", words, TITLE, FLAGS, _show)
+    return daemon_query.run_query("status", words, TITLE, FLAGS, _show)
 
 
 def _show(order: daemon_query.Order) -> int:
@@ -51,16 +51,16 @@ def _verdict(report: Mapping[str, Any], paint: Paint) -> str:
 
 
 def _finding(finding: Mapping[str, Any], paint: Paint) -> list[str]:
-    since = "" if finding["for_s"] is None else f", for {span(finding['for_s'])}"
+    since = "" if finding["for_s"] is None else f", for {duration_text(finding['for_s'])}"
     kind = "not ready" if finding["blocks"] else "warning"
     head = f"  {paint(kind, RED if finding['blocks'] else YELLOW)}: {finding['text']}"
     lines = [head, paint(f"      {finding['event']}{since}", DIM)]
-    return lines + ([f"      to do: {finding['remedy']}"] if finding["remedy"] else [])
+    return lines + ([f"      to do: {finding['hint']}"] if finding["hint"] else [])
 
 
 def _facts(report: Mapping[str, Any], paint: Paint) -> list[str]:
     facts = [
-        ("daemon", f"pyflanneld {report['version']}, pid {report['pid']}, up {span(report['uptime_s'])}"),
+        ("daemon", f"pyflanneld {report['version']}, pid {report['pid']}, up {duration_text(report['uptime_s'])}"),
         ("etcd", _etcd(report["etcd"])),
         ("goes by", _saved(report.get("unconfirmed_s"))),
         ("interface", _link(report["link"])),
@@ -83,14 +83,14 @@ def _with_bold_head(line: str, paint: Paint) -> str:
 def _etcd(etcd: Mapping[str, Any]) -> str:
     heard = etcd["heard_s_ago"]
     parts = [f"v{etcd['api']} at {etcd['endpoint']}{etcd['prefix']}"]
-    parts.append("not heard of yet" if heard is None else f"heard {span(heard)} ago")
+    parts.append("not heard of yet" if heard is None else f"heard {duration_text(heard)} ago")
     if etcd["revision"]:
-        parts.append(f"revision {etcd['revision']}, peers as of {span(etcd['lag_s'])} ago")
+        parts.append(f"revision {etcd['revision']}, peers as of {duration_text(etcd['lag_s'])} ago")
     return ", ".join(parts)
 
 
 def _saved(age_s: float | None) -> str:
-    return "" if age_s is None else f"what it saved {span(age_s)} ago, unconfirmed"
+    return "" if age_s is None else f"what it saved {duration_text(age_s)} ago, unconfirmed"
 
 
 def _link(link: Mapping[str, Any] | None) -> str:
@@ -110,9 +110,11 @@ def _lease(lease: Mapping[str, Any] | None) -> str:
     if lease is None:
         return "none yet"
     both = f" and {lease['ipv6_subnet']}" if lease["ipv6_subnet"] else ""
-    life = "reserved" if lease["reserved"] else f"{span(lease['left_s'])} left"
-    confirmed = f"confirmed {span(lease['confirmed_s_ago'])} ago" + ("" if lease["confirmed"] else ", too long ago")
-    return f"{lease['subnet']}{both}, {life}, {confirmed}, renewed every {span(lease['renew_interval_s'])}"
+    life = "reserved" if lease["reserved"] else f"{duration_text(lease['left_s'])} left"
+    confirmed = f"confirmed {duration_text(lease['confirmed_s_ago'])} ago" + (
+        "" if lease["confirmed"] else ", too long ago"
+    )
+    return f"{lease['subnet']}{both}, {life}, {confirmed}, renewed every {duration_text(lease['renew_interval_s'])}"
 
 
 def _peers(peers: Mapping[str, Any] | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pyflanneld.commands import daemon_client, daemon_query
 from pyflanneld.commands.common_flags import OWN
-from pyflanneld.config.go_flags import Flag, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind
 from pyflanneld.errors import NoDaemon, UsageError
 
 TITLE = """\
@@ -16,7 +16,7 @@ Usage: pyflanneld wait [--timeout=SECONDS] [--subnet-file=PATH]
 
 Exit codes: 0 ready, 1 not ready in time (says why), 2 wrong usage or several daemons, 3 no daemon in time.
 """
-_TIMEOUT = Flag("timeout", Kind.INT, 60, "How long to wait, in seconds.", "SECONDS", OWN, from_env=False)
+_TIMEOUT = Flag("timeout", FlagKind.INT, 60, "How long to wait, in seconds.", "SECONDS", OWN, from_env=False)
 FLAGS = (_TIMEOUT, daemon_query.SUBNET_FILE)
 POLL_S = 0.2
 
@@ -34,7 +34,7 @@ def main(words: Sequence[str]) -> int:
     while True:
         try:
             health = daemon_client.chosen(given[daemon_query.SUBNET_FILE.name]).get("/health")
-        except (NoDaemon, daemon_client.Refused) as error:
+        except (NoDaemon, daemon_client.RequestRefused) as error:
             code, why = error.exit_code, str(error)
         else:
             if health["ready"]:

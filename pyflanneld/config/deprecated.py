@@ -8,7 +8,7 @@ expects Kubernetes, and would get a daemon that waits for etcd for ever: that is
 
 from collections.abc import Mapping
 
-from pyflanneld.config.go_flags import Flag, Given, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.errors import UsageError
 
 _MODES = "flannel's client and server mode ended with v0.8.0; etcd is asked directly, see --etcd-endpoints"
@@ -17,7 +17,7 @@ _KUBERNETES = "pyflanneld is for hosts with etcd and without Kubernetes; in a Ku
 
 
 def _old(name: str, text: str, default: str | bool = "") -> Flag:
-    return Flag(name, Kind.BOOL if isinstance(default, bool) else Kind.STRING, default, text, hidden=True)
+    return Flag(name, FlagKind.BOOL if isinstance(default, bool) else FlagKind.STRING, default, text, hidden=True)
 
 
 RETIRED: tuple[Flag, ...] = (
@@ -48,7 +48,7 @@ KUBERNETES: tuple[Flag, ...] = (
 )
 
 
-def settle(given: Mapping[str, Given]) -> tuple[dict[str, Given], tuple[str, ...]]:
+def apply_deprecated(given: Mapping[str, Given]) -> tuple[dict[str, Given], tuple[str, ...]]:
     """Take the old flags out of *given*; return the others, and a warning for each that asked for something.
 
     Raises:

@@ -1,13 +1,13 @@
 """The daemon's flags, declared once: parsing, ``--help`` and the documentation's table are all made from here. Pure."""
 
-from pyflanneld.config.go_flags import Flag, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind
 
 ETCD, NETWORK, FIREWALL, PROCESS = "etcd", "node and routes", "firewall", "process"
 
 FLAGS: tuple[Flag, ...] = (
     Flag(
         "etcd-endpoints",
-        Kind.STRING,
+        FlagKind.STRING,
         "http://127.0.0.1:4001,http://127.0.0.1:2379",
         "Members of the etcd cluster, separated by commas: http://host[:port] or https://host[:port], all of one "
         "kind; port 2379 when left out.",
@@ -16,7 +16,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "etcd-prefix",
-        Kind.STRING,
+        FlagKind.STRING,
         "/coreos.com/network",
         "Root of all keys: <prefix>/config and <prefix>/subnets/.",
         "KEY",
@@ -24,7 +24,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "etcd-api",
-        Kind.STRING,
+        FlagKind.STRING,
         "auto",
         "API of etcd to use: 3, 2 (where flanneld up to v0.17 keeps everything), or auto for the one that holds the "
         "configuration, 3 first.",
@@ -34,28 +34,28 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "etcd-cafile",
-        Kind.STRING,
+        FlagKind.STRING,
         "",
         "CA certificates (PEM) that etcd's certificate is checked against; without it, the system's.",
         "FILE",
         ETCD,
     ),
-    Flag("etcd-certfile", Kind.STRING, "", "Client certificate (PEM); needs --etcd-keyfile.", "FILE", ETCD),
-    Flag("etcd-keyfile", Kind.STRING, "", "Client key (PEM, not encrypted); needs --etcd-certfile.", "FILE", ETCD),
-    Flag("etcd-username", Kind.STRING, "", "User for etcd's own authentication; needs a password.", "NAME", ETCD),
+    Flag("etcd-certfile", FlagKind.STRING, "", "Client certificate (PEM); needs --etcd-keyfile.", "FILE", ETCD),
+    Flag("etcd-keyfile", FlagKind.STRING, "", "Client key (PEM, not encrypted); needs --etcd-certfile.", "FILE", ETCD),
+    Flag("etcd-username", FlagKind.STRING, "", "User for etcd's own authentication; needs a password.", "NAME", ETCD),
     Flag(
         "etcd-password",
-        Kind.STRING,
+        FlagKind.STRING,
         "",
         "Password of that user. Everyone on the host can read a command line: prefer --etcd-password-file.",
         "TEXT",
         ETCD,
         secret=True,
     ),
-    Flag("etcd-password-file", Kind.STRING, "", "File whose only line is the password.", "FILE", ETCD),
+    Flag("etcd-password-file", FlagKind.STRING, "", "File whose only line is the password.", "FILE", ETCD),
     Flag(
         "allow-plaintext-auth",
-        Kind.BOOL,
+        FlagKind.BOOL,
         False,
         "Send user and password over http to an endpoint that is not on this host.",
         "",
@@ -63,7 +63,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "refuse-exposed-keys",
-        Kind.BOOL,
+        FlagKind.BOOL,
         False,
         "Refuse a client key or a password file that others than its owner can read; without it, a warning.",
         "",
@@ -71,7 +71,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "iface",
-        Kind.STRINGS,
+        FlagKind.STRINGS,
         (),
         "Interface towards the other nodes, by name or IPv4 address; the first usable one counts. Without this and "
         "the next two, the one with --public-ip or that of the default route.",
@@ -80,7 +80,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "iface-regex",
-        Kind.STRINGS,
+        FlagKind.STRINGS,
         (),
         "Regular expression for that interface, tried after all --iface; searched for in the addresses of every "
         "interface first, then in the names. ^ and $ anchor it.",
@@ -89,7 +89,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "iface-can-reach",
-        Kind.STRING,
+        FlagKind.STRING,
         "",
         "Take the interface and the address through which the kernel reaches this address; tried after --iface-regex.",
         "IP",
@@ -97,7 +97,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "public-ip",
-        Kind.STRING,
+        FlagKind.STRING,
         "",
         "IPv4 address that the peers use as gateway to this node; must be on the interface. Without it, the "
         "interface's address.",
@@ -106,7 +106,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "public-ipv6",
-        Kind.STRING,
+        FlagKind.STRING,
         "",
         "IPv6 address that the peers use as gateway to this node, in a dual-stack network; must be on the interface. "
         "Without it, the interface's global address.",
@@ -115,7 +115,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "subnet-file",
-        Kind.STRING,
+        FlagKind.STRING,
         "/run/flannel/subnet.env",
         "Where the subnet is written for Docker; read at start, as a wish for the same subnet.",
         "FILE",
@@ -123,7 +123,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "state-dir",
-        Kind.STRING,
+        FlagKind.STRING,
         "",
         "Directory where the last good state is kept, from which subnet file, routes and rules are restored when the "
         "host boots while etcd cannot be used. Without it, none is kept.",
@@ -132,7 +132,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "docker-bridge",
-        Kind.STRING,
+        FlagKind.STRING,
         "docker0",
         "Docker's bridge; a warning tells when it is there and not on the leased subnet. --docker-bridge= switches "
         "that off.",
@@ -141,7 +141,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "subnet-lease-renew-margin",
-        Kind.INT,
+        FlagKind.INT,
         60,
         "Minutes before its end (1 to 1439) by which the lease has to be renewed; it is renewed far earlier.",
         "MINUTES",
@@ -149,7 +149,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "route-protocol",
-        Kind.INT,
+        FlagKind.INT,
         103,
         "Protocol number (5 to 255, not another routing daemon's) that marks the routes this daemon owns.",
         "NUMBER",
@@ -157,7 +157,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "withdraw-guard",
-        Kind.BOOL,
+        FlagKind.BOOL,
         True,
         "Before most routes are removed at once, wait for two more complete lists from etcd that agree.",
         "",
@@ -165,7 +165,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "ip-masq",
-        Kind.BOOL,
+        FlagKind.BOOL,
         False,
         "Masquerade what goes from the network to the outside, and nothing that stays inside; FLANNEL_IPMASQ says so.",
         "",
@@ -173,7 +173,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "ip-masq-fully-random-disable",
-        Kind.BOOL,
+        FlagKind.BOOL,
         False,
         "Do not have the source ports of masqueraded connections chosen at random.",
         "",
@@ -181,7 +181,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "iptables-forward-rules",
-        Kind.BOOL,
+        FlagKind.BOOL,
         True,
         "Let packets from and to the network be forwarded, whatever the policy of iptables' FORWARD.",
         "",
@@ -189,7 +189,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "iptables-resync",
-        Kind.INT,
+        FlagKind.INT,
         5,
         "How often the firewall rules are looked at, and put right (1 to 86400).",
         "SECONDS",
@@ -197,7 +197,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "ip-blackhole-route",
-        Kind.BOOL,
+        FlagKind.BOOL,
         False,
         "Keep a blackhole route behind the own subnet, so that packets to containers that are gone are dropped here "
         "and not sent out by the default route.",
@@ -206,7 +206,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "probe",
-        Kind.BOOL,
+        FlagKind.BOOL,
         False,
         "Probe the peers' addresses and the first address of each of their subnets, and tell who does not answer.",
         "",
@@ -214,17 +214,19 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "probe-interval",
-        Kind.INT,
+        FlagKind.INT,
         30,
         "How often each peer is probed (5 to 3600), with --probe; large networks take longer.",
         "SECONDS",
         PROCESS,
     ),
-    Flag("healthz-ip", Kind.STRING, "0.0.0.0", "Address of the health listener.", "IP", PROCESS),  # noqa: S104 - flannel's
-    Flag("healthz-port", Kind.INT, 2401, "Port of /healthz and /readyz; 0 or less switches it off.", "PORT", PROCESS),
+    Flag("healthz-ip", FlagKind.STRING, "0.0.0.0", "Address of the health listener.", "IP", PROCESS),  # noqa: S104 - flannel's
+    Flag(
+        "healthz-port", FlagKind.INT, 2401, "Port of /healthz and /readyz; 0 or less switches it off.", "PORT", PROCESS
+    ),
     Flag(
         "metrics-bind",
-        Kind.STRING,
+        FlagKind.STRING,
         "127.0.0.1:2402",
         "Where the page for browsers and /metrics are served, without a password; --metrics-bind=off switches both "
         "off.",
@@ -233,7 +235,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "metrics-textfile",
-        Kind.STRING,
+        FlagKind.STRING,
         "",
         "File that the metrics are written to every 15 s, for node_exporter's textfile collector; ends in .prom.",
         "FILE",
@@ -241,7 +243,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "user",
-        Kind.STRING,
+        FlagKind.STRING,
         "",
         "Started as root, become this user, by name or number, with CAP_NET_ADMIN alone; its directory has to hold the "
         "subnet file.",
@@ -250,16 +252,16 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "log-format",
-        Kind.STRING,
+        FlagKind.STRING,
         "console",
         "console or json, on stderr.",
         "FORMAT",
         PROCESS,
         choices=("console", "json"),
     ),
-    Flag("v", Kind.INT, 0, "Verbosity of the log; 1 and more adds debug lines.", "LEVEL", PROCESS),
-    Flag("version", Kind.BOOL, False, "Print the version and exit.", "", PROCESS, from_env=False),
-    Flag("help", Kind.BOOL, False, "Print this text and exit.", "", PROCESS, from_env=False),
+    Flag("v", FlagKind.INT, 0, "Verbosity of the log; 1 and more adds debug lines.", "LEVEL", PROCESS),
+    Flag("version", FlagKind.BOOL, False, "Print the version and exit.", "", PROCESS, from_env=False),
+    Flag("help", FlagKind.BOOL, False, "Print this text and exit.", "", PROCESS, from_env=False),
 )
 
 _LATER = "flanneld has this flag, pyflanneld does not have it yet; leave it out"

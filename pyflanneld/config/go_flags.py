@@ -27,7 +27,7 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _HELP = ("h", "help")
 
 
-class Kind(enum.Enum):
+class FlagKind(enum.Enum):
     """How a flag's text is read."""
 
     STRING = "text"
@@ -54,7 +54,7 @@ class Flag:
     """
 
     name: str
-    kind: Kind
+    kind: FlagKind
     default: Value
     text: str
     metavar: str = ""
@@ -92,7 +92,7 @@ class HelpAsked(Exception):
     """``-h`` or ``--help`` was met while reading the command line."""
 
 
-def parse(
+def parse_flags(
     argv: Sequence[str], environ: Mapping[str, str], flags: Sequence[Flag], elsewhere: Mapping[str, str] | None = None
 ) -> dict[str, Given]:
     """Return every flag's value by name, from the command line, the environment or its default.
@@ -173,7 +173,7 @@ def refuse_words(rest: Sequence[str], flags: Sequence[Flag]) -> None:
     if not rest:
         return
     hint = "all settings are flags, and --help lists them"
-    if rest[0] in _TRUE | _FALSE and any(flag.kind is Kind.BOOL for flag in flags):
+    if rest[0] in _TRUE | _FALSE and any(flag.kind is FlagKind.BOOL for flag in flags):
         hint = f"a true-or-false flag takes its value with '=', as in --flag={rest[0]}"
     raise UsageError(f"unexpected word {shown(rest[0])} after the flags: {hint}")
 
@@ -199,7 +199,7 @@ def _split(word: str) -> tuple[str, str, str | None]:
 
 def _next_word(flag: Flag, written: str, words: list[str]) -> str:
     """Take the value of a flag that was written without ``=``."""
-    if flag.kind is Kind.BOOL:
+    if flag.kind is FlagKind.BOOL:
         return "true"
     if not words:
         raise UsageError(f"{written} needs a value: {written}={flag.metavar or flag.kind.value}")
@@ -215,15 +215,15 @@ def _merged(before: Given | None, flag: Flag, written: str, text: str) -> Given:
 
 def _read(flag: Flag, written: str, text: str) -> Value:
     match flag.kind:
-        case Kind.STRING:
+        case FlagKind.STRING:
             return text
-        case Kind.STRINGS:
+        case FlagKind.STRINGS:
             return (text,)
-        case Kind.BOOL:
+        case FlagKind.BOOL:
             if text not in _TRUE | _FALSE:
                 raise UsageError(f"{written}: {shown(text)} is not usable: true or false is needed")
             return text in _TRUE
-        case Kind.INT:
+        case FlagKind.INT:
             number = _go_int(text)
             if number is None:
                 raise UsageError(f"{written}: {shown(text)} is not usable: a whole number is needed")

@@ -25,7 +25,7 @@ _POSIX = {
 _POSIX_CLASS = re.compile(r"\[:(\^?[a-z]+):\]")
 
 
-def parse(text: str) -> LinkPattern:
+def parse_go_regex(text: str) -> LinkPattern:
     """Compile *text*. Raises ``ValueError`` whose message shows it and says what is wrong with it."""
     if not text:
         raise ValueError("a regular expression is needed, such as ^eth1$ or ^192[.]168[.]14[.]")

@@ -146,7 +146,7 @@ def load(
         sys.stdout.write(f"pyflanneld {__version__}\n")
         raise SystemExit(0)
     refuse_words(rest, FLAGS)
-    given, remarks = deprecated.settle(fill_in(on_line, environ, _ALL_FLAGS))
+    given, remarks = deprecated.apply_deprecated(fill_in(on_line, environ, _ALL_FLAGS))
     return _checked(given, environ, remarks)
 
 
@@ -191,7 +191,7 @@ def load_as_daemon(
     refuse_words(rest, flags)
     given = fill_in(on_line, environ, flags)
     names = {flag.name for flag in _ALL_FLAGS}
-    ours, remarks = deprecated.settle({name: item for name, item in given.items() if name in names})
+    ours, remarks = deprecated.apply_deprecated({name: item for name, item in given.items() if name in names})
     return _checked(ours, environ, remarks), given
 
 

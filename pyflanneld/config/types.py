@@ -96,7 +96,7 @@ def parse_iface_regex(value: object) -> tuple[LinkPattern, ...]:
     """Read regular expressions."""
     if isinstance(value, tuple) and all(isinstance(item, LinkPattern) for item in value):
         return value
-    return tuple(go_regex.parse(text) for text in _texts(value))
+    return tuple(go_regex.parse_go_regex(text) for text in _texts(value))
 
 
 def parse_can_reach(value: object) -> IPv4Address | None:
@@ -227,7 +227,7 @@ def parse_etcd_api(value: object) -> str:
     return str(value)
 
 
-def parse_name(value: object) -> str | None:
+def parse_user_name(value: object) -> str | None:
     """Read a user name; empty is none."""
     if value is None or value == "":
         return None
@@ -326,4 +326,4 @@ OptionalDirectory = Annotated[Path | None, BeforeValidator(parse_optional_direct
 LogFormat = Annotated[Literal["console", "json"], BeforeValidator(parse_log_format)]
 EtcdApi = Annotated[Literal["auto", "3", "2"], BeforeValidator(parse_etcd_api)]
 Account = Annotated[str | None, BeforeValidator(parse_account)]
-UserName = Annotated[str | None, BeforeValidator(parse_name)]
+UserName = Annotated[str | None, BeforeValidator(parse_user_name)]

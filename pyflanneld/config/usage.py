@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 
-from pyflanneld.config.go_flags import Flag, Kind
+from pyflanneld.config.go_flags import Flag, FlagKind
 
 _COLUMNS = 100
 _INDENT = 34
@@ -45,7 +45,7 @@ def _head(flag: Flag) -> str:
 
 def _entry(flag: Flag) -> str:
     facts = [f"default {default_text(flag)}"] if default_text(flag) and flag.from_env else []
-    facts += ["may be repeated"] if flag.kind is Kind.STRINGS else []
+    facts += ["may be repeated"] if flag.kind is FlagKind.STRINGS else []
     facts += [f"${flag.env}"] if flag.from_env else []
     paragraphs = [flag.text, f"[{', '.join(facts)}]"] if facts else [flag.text]
     width = _COLUMNS - _INDENT

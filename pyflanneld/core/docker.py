@@ -127,7 +127,7 @@ class Option:
         return f"--{self.key}={value}"
 
 
-def options(leased: Leased, version: DockerVersion | None) -> tuple[Option, ...]:
+def docker_options(leased: Leased, version: DockerVersion | None) -> tuple[Option, ...]:
     """Return what dockerd has to be told.
 
     Args:
@@ -197,7 +197,7 @@ def network_arguments(leased: Leased, version: DockerVersion | None, trusted: Se
 
     Args:
         leased: from the subnet file.
-        version: Docker's, as for ``options``.
+        version: Docker's, as for ``docker_options``.
         trusted: interfaces whose packets reach published ports; without any, every port is open to everybody.
     """
     arguments = ["--driver=bridge", f"--subnet={leased.bridge.network}", f"--gateway={leased.bridge.ip}"]

@@ -27,7 +27,7 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class ListeningSocket:
     """A TCP socket that listens; *holder* where that can be found out."""
 
     address: str

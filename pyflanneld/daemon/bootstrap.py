@@ -12,17 +12,17 @@ from pyflanneld.core.network.config import NetworkConfig, SubnetRange, SubnetRan
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.state.node import Context, Node, publish
-from pyflanneld.tasks.lease.acquire import Wish
+from pyflanneld.tasks.lease.acquire import LeaseRequest
 from pyflanneld.tasks.link import check_public_ip
 from pyflanneld.tasks.subnet_file import remembered_network, remembered_subnet, remembered_subnet6
 
 
 @dataclass(frozen=True, slots=True)
-class Prospect:
+class Bootstrap:
     """A node without its lease.
 
     Attributes:
-        wish: the lease that it wants.
+        request: the lease that it wants.
         network_before: what ``subnet.env`` names as the network.
     """
 
@@ -30,22 +30,22 @@ class Prospect:
     choice: Choice
     config: NetworkConfig
     backend: Backend
-    wish: Wish
+    request: LeaseRequest
     network_before: IPv4Network | None
 
     def node(self, context: Context, lease: OwnLease) -> Node:
         """Return the node that holds *lease*."""
         return Node(
             guard=WithdrawGuard(enabled=context.options.withdraw_guard),
-            among=self.wish.among, backend=self.backend, nftables=self.config.nftables,
+            subnet_range=self.request.subnet_range, backend=self.backend, nftables=self.config.nftables,
             network_before=self.network_before, links=self.links, choice=self.choice, lease=lease,
-            peers=PeerTable(lease.record.name), among6=self.config.ipv6, config=self.config.document,
+            peers=PeerTable(lease.record.name), subnet_range6=self.config.ipv6, config=self.config.document,
         )
 
 
 def prepare(
-    context: Context, links: Sequence[Link], choice: Choice, config: NetworkConfig, among: SubnetRange
-) -> Prospect:
+    context: Context, links: Sequence[Link], choice: Choice, config: NetworkConfig, subnet_range: SubnetRange
+) -> Bootstrap:
     """Check what the configuration demands of this host, and say which lease is wanted.
 
     Raises:
@@ -64,16 +64,16 @@ def prepare(
     underlay = [own.network for own in choice.link.addresses]
     underlay += [IPv4Network(one) for one in context.options.protected]
     network_before = remembered_network(context)
-    wish = Wish(
-        among, attrs, previous=remembered_subnet(context), underlay=tuple(underlay),
+    request = LeaseRequest(
+        subnet_range, attrs, previous=remembered_subnet(context), underlay=tuple(underlay),
         ipv6=_demand6(context, config.ipv6, choice.link),
     )
-    return Prospect(links, choice, config, backend, wish, network_before)
+    return Bootstrap(links, choice, config, backend, request, network_before)
 
 
-def _demand6(context: Context, among: SubnetRange6 | None, link: Link) -> Demand6 | None:
-    if among is None:
+def _demand6(context: Context, subnet_range: SubnetRange6 | None, link: Link) -> Demand6 | None:
+    if subnet_range is None:
         return None
     underlay = [own.network for own in link.addresses6]
     underlay += [IPv6Network(one) for one in context.options.protected6]
-    return Demand6(among, remembered_subnet6(context), tuple(underlay))
+    return Demand6(subnet_range, remembered_subnet6(context), tuple(underlay))

@@ -17,13 +17,13 @@ from math import inf
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.invalid import Invalid, shown
-from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, parse_name, parse_value
+from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, parse_key_name, parse_value
 from pyflanneld.core.lease.ownership import OwnLease
-from pyflanneld.core.lease.saved_state import LastGood
+from pyflanneld.core.lease.saved_state import SavedState
 from pyflanneld.core.link.selection import Choice, Link
-from pyflanneld.daemon.bootstrap import Prospect, prepare
+from pyflanneld.daemon.bootstrap import Bootstrap, prepare
 from pyflanneld.errors import PyflanneldError
-from pyflanneld.ports import LastGoodFile
+from pyflanneld.ports import SavedStateFile
 from pyflanneld.state.node import Context, Node, Options
 from pyflanneld.tasks.network import usable_config
 
@@ -33,11 +33,11 @@ RETRY_CAP_S = 60.0
 TOPIC = "stand_in"
 
 
-class Unusable(Exception):
+class UnusableState(Exception):
     """What was saved cannot be gone by; the message says why."""
 
 
-class StandIn:
+class Restore:
     """What stands in for a node until there is one.
 
     Args:
@@ -46,12 +46,12 @@ class StandIn:
         links: all links at the start, and *choice* the one to use.
     """
 
-    def __init__(self, context: Context, file: LastGoodFile, links: Sequence[Link], choice: Choice) -> None:
+    def __init__(self, context: Context, file: SavedStateFile, links: Sequence[Link], choice: Choice) -> None:
         self._context = context
         self._file = file
         self._links = links
         self._choice = choice
-        self._state: LastGood | None = None
+        self._state: SavedState | None = None
         self._node: Node | None = None
         self._loops_before: frozenset[str] = frozenset()
 
@@ -73,54 +73,54 @@ class StandIn:
             return None
         try:
             self._state, self._node = await self._restored()
-        except Unusable as error:
+        except UnusableState as error:
             text = f"the state in {self._file.path} is not used: {error}; waiting for etcd"
-            self._context.problems.report(TOPIC, "last_good.unusable", text, blocks=False, cause=str(error))
+            self._context.conditions.report(TOPIC, "last_good.unusable", text, blocks=False, cause=str(error))
         return self._node
 
     def _begin(self, node: Node) -> None:
         saved_at = _utc(node.saved_at_s or 0.0)
-        self._loops_before = self._context.heart.loops()
+        self._loops_before = self._context.liveness.loops()
         text = f"unconfirmed: {node.lease.key} and its peers are as saved at {saved_at}, etcd cannot be used"
-        self._context.problems.resolve(TOPIC)
-        self._context.problems.report(
+        self._context.conditions.resolve(TOPIC)
+        self._context.conditions.report(
             TOPIC, "last_good.in_use", text, subnet=str(node.lease.key), peers=len(node.peers.records()),
             saved_at=saved_at, path=self._file.path,
         )
 
-    async def _restored(self) -> tuple[LastGood, Node]:
-        """Return what was saved, and the node that comes of it. Raises ``Unusable``."""
+    async def _restored(self) -> tuple[SavedState, Node]:
+        """Return what was saved, and the node that comes of it. Raises ``UnusableState``."""
         try:
             state = await self._file.read()
         except OSError as error:
-            raise Unusable(error.strerror or str(error)) from error
+            raise UnusableState(error.strerror or str(error)) from error
         except Invalid as error:
-            raise Unusable(str(error)) from error
+            raise UnusableState(str(error)) from error
         if state is None:
-            raise Unusable("there is none yet")
-        prospect = self._prospect(state)
-        _check_origin(state, self._context.options, prospect.wish.attrs)
+            raise UnusableState("there is none yet")
+        bootstrap = self._prospect(state)
+        _check_origin(state, self._context.options, bootstrap.request.attrs)
         _check_age(state, self._context.clock.wall_s())
-        return state, self._as_node(state, prospect)
+        return state, self._as_node(state, bootstrap)
 
-    def _prospect(self, state: LastGood) -> Prospect:
+    def _prospect(self, state: SavedState) -> Bootstrap:
         """Judge the configuration, and this host by it, as at any start."""
         try:
-            config, among = usable_config(state.config, "its network configuration")
-            prospect = prepare(self._context, self._links, self._choice, config, among)
+            config, subnet_range = usable_config(state.config, "its network configuration")
+            bootstrap = prepare(self._context, self._links, self._choice, config, subnet_range)
         except (Invalid, PyflanneldError) as error:
-            raise Unusable(str(error)) from error
-        key = parse_name(state.own.name)
+            raise UnusableState(str(error)) from error
+        key = parse_key_name(state.own.name)
         if not config.admits(key.ipv4, key.ipv6):
-            raise Unusable(f"its lease {key} does not fit the network {among.network}")
-        return prospect
+            raise UnusableState(f"its lease {key} does not fit the network {subnet_range.network}")
+        return bootstrap
 
-    def _as_node(self, state: LastGood, prospect: Prospect) -> Node:
-        context, key, attrs = self._context, parse_name(state.own.name), prospect.wish.attrs
+    def _as_node(self, state: SavedState, bootstrap: Bootstrap) -> Node:
+        context, key, attrs = self._context, parse_key_name(state.own.name), bootstrap.request.attrs
         age_s = context.clock.wall_s() - state.saved_at_s
         proved_at_s = context.clock.now_s() - age_s
         ttl_s = inf if state.lease_end_s is None else state.lease_end_s - state.saved_at_s
-        node = prospect.node(context, OwnLease(  # confirmed then, and not since: no proof outlives its daemon
+        node = bootstrap.node(context, OwnLease(  # confirmed then, and not since: no proof outlives its daemon
             key.ipv4, attrs.public_ip, state.own, ttl_s, proved_at_s, proved_at_s, key.ipv6, attrs.public_ipv6,
         ))  # fmt: skip
         node.saved_at_s = state.saved_at_s
@@ -132,13 +132,13 @@ class StandIn:
     def hand_over(self, node: Node, leases: Snapshot) -> None:
         """Make way for *node*, which etcd has confirmed with the list *leases*; our own loops have ended."""
         context, before, state = self._context, self._node, self._state
-        context.problems.resolve(TOPIC)
+        context.conditions.resolve(TOPIC)
         if before is None or state is None:
             return
-        for loop in context.heart.loops() - self._loops_before:
-            context.heart.rest(loop)
+        for loop in context.liveness.loops() - self._loops_before:
+            context.liveness.rest(loop)
         for rules in before.rules:  # the node may ask for others
-            context.problems.resolve(f"firewall {rules.name}")
+            context.conditions.resolve(f"firewall {rules.name}")
         if leases.cluster_id != state.cluster_id or leases.revision < state.revision:
             node.guard.distrust()
         was, now = (before.networks, before.lease.key), (node.networks, node.lease.key)
@@ -147,36 +147,37 @@ class StandIn:
         else:
             context.log.warning(
                 "last_good.superseded", was=str(before.lease.key), now=str(node.lease.key),
-                network=str(node.among.network),
+                network=str(node.subnet_range.network),
             )
 
 
 def etcd_is_away(context: Context) -> bool:
     """Say whether etcd has not answered yet, or has failed since."""
-    failing = any(topic.startswith("etcd:") for topic in context.problems.open())
-    return failing or context.tally.heard_at_s is None
+    failing = any(topic.startswith("etcd:") for topic in context.conditions.open())
+    return failing or context.counters.heard_at_s is None
 
 
-def _check_origin(state: LastGood, options: Options, attrs: LeaseAttrs) -> None:
-    """Raise ``Unusable`` for what was saved for another network or another node; ours would publish *attrs*."""
+def _check_origin(state: SavedState, options: Options, attrs: LeaseAttrs) -> None:
+    """Raise ``UnusableState`` for what was saved for another network or another node; ours would publish *attrs*."""
     if state.prefix != options.prefix:
-        raise Unusable(f"it is about the prefix {shown(state.prefix)}, this is {options.prefix}")
+        raise UnusableState(f"it is about the prefix {shown(state.prefix)}, this is {options.prefix}")
     if options.etcd_api not in ("auto", str(state.api)):
-        raise Unusable(f"it comes from etcd's API {state.api}, --etcd-api says {options.etcd_api}")
+        raise UnusableState(f"it comes from etcd's API {state.api}, --etcd-api says {options.etcd_api}")
     if parse_value(state.own.value) != attrs:
         both = f" and {attrs.public_ipv6}" if attrs.public_ipv6 else ""
         ours = f"{attrs.public_ip}{both} with the backend {attrs.backend_type or 'alloc'}"
-        raise Unusable(f"its lease says {shown(state.own.value)[1:]}, this node would say {ours}")
+        raise UnusableState(f"its lease says {shown(state.own.value)[1:]}, this node would say {ours}")
 
 
-def _check_age(state: LastGood, now_s: float) -> None:
-    """Raise ``Unusable`` for what is too old; the texts tell fixed times, so that they do not change all the time."""
+def _check_age(state: SavedState, now_s: float) -> None:
+    """Raise ``UnusableState`` for what is too old; the texts name fixed times, so that they stay the same."""
     if state.saved_at_s > now_s:
-        raise Unusable(f"it was saved at {_utc(state.saved_at_s)}, which is yet to come: the clock was set back")
+        raise UnusableState(f"it was saved at {_utc(state.saved_at_s)}, which is yet to come: the clock was set back")
     if state.lease_end_s is not None and state.lease_end_s <= now_s:
-        raise Unusable(f"its lease may have run out at {_utc(state.lease_end_s)}, and the subnet be another node's")
+        end = _utc(state.lease_end_s)
+        raise UnusableState(f"its lease may have run out at {end}, and the subnet be another node's")
     if now_s - state.saved_at_s > TTL_S:
-        raise Unusable(f"it was saved at {_utc(state.saved_at_s)}, and leases live {TTL_S // 3600} hours")
+        raise UnusableState(f"it was saved at {_utc(state.saved_at_s)}, and leases live {TTL_S // 3600} hours")
 
 
 def _utc(at_s: float) -> str:

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
-from pyflanneld.core.status.health import Verdict
+from pyflanneld.core.status.health import Health
 from pyflanneld.daemon.bootstrap import prepare
 from pyflanneld.errors import LeaseLost
-from pyflanneld.ports import LastGoodFile
-from pyflanneld.state.lazy_import import load
-from pyflanneld.state.node import Context, Node, verdict
+from pyflanneld.ports import SavedStateFile
+from pyflanneld.state.lazy_import import load_module
+from pyflanneld.state.node import Context, Node, assess_health
 from pyflanneld.state.wakeup import set_within
 from pyflanneld.tasks.certificates import keep_certificates
 from pyflanneld.tasks.host import watch_kernel, watch_process
 from pyflanneld.tasks.lease.acquire import acquire
-from pyflanneld.tasks.lease.renew import hold_lease
+from pyflanneld.tasks.lease.renew import renew_lease
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import await_config
 from pyflanneld.tasks.network_watch import watch_config
-from pyflanneld.tasks.peers import Follower
+from pyflanneld.tasks.peers import PeerWatcher
 from pyflanneld.tasks.routes.reconcile import Reconciler
 from pyflanneld.tasks.subnet_file import keep_file
 
 if TYPE_CHECKING:
-    from pyflanneld.daemon.status_source import Observer
+    from pyflanneld.daemon.status_source import DaemonStatus
 
 BEHIND_ROUTES_S = 0.5
 Beside = Callable[["Daemon"], Coroutine[Any, Any, None]]
@@ -62,16 +62,16 @@ class Daemon:
         self._started_s = context.clock.now_s()
         self.ready = asyncio.Event()
 
-    def health(self) -> Verdict:
+    def health(self) -> Health:
         """Answer the probes."""
-        return verdict(self._context, self._node)
+        return assess_health(self._context, self._node)
 
     @cached_property
-    def observer(self) -> "Observer":
+    def observer(self) -> "DaemonStatus":
         """What the daemon tells of itself; made, and loaded, when somebody asks."""
-        from pyflanneld.daemon.status_source import Observer
+        from pyflanneld.daemon.status_source import DaemonStatus
 
-        return Observer(self._context, lambda: self._node, self._started_s)
+        return DaemonStatus(self._context, lambda: self._node, self._started_s)
 
     async def run(self) -> None:
         """Run until cancelled.
@@ -87,12 +87,12 @@ class Daemon:
             if self._beside is not None:
                 tasks.create_task(self._beside(self), name="beside")
             node, leases = await self._join()
-            tasks.create_task(Follower(context, node, leases).run(), name="peers")
+            tasks.create_task(PeerWatcher(context, node, leases).run(), name="peers")
             tasks.create_task(watch_config(context, node), name="config")
             tasks.create_task(_hold(context, node), name="lease")
             self._tend(tasks, node)
-            if context.last_good is not None:
-                tasks.create_task(_save(context, node, context.last_good), name="last_good")
+            if context.saved_state is not None:
+                tasks.create_task(_save(context, node, context.saved_state), name="last_good")
 
     def _tend(self, tasks: asyncio.TaskGroup, node: Node) -> None:
         """Start the loops that keep this host right for *node*."""
@@ -112,12 +112,12 @@ class Daemon:
         """Become a node of the network; return it, and the leases at that time. Meanwhile another may stand in."""
         context = self._context
         links, choice = await first_link(context)
-        if context.last_good is None:
+        if context.saved_state is None:
             return await self._lease(links, choice)
-        await load("pyflanneld.daemon.restore")
-        from pyflanneld.daemon.restore import StandIn
+        await load_module("pyflanneld.daemon.restore")
+        from pyflanneld.daemon.restore import Restore
 
-        stand_in = StandIn(context, context.last_good, links, choice)
+        stand_in = Restore(context, context.saved_state, links, choice)
         async with asyncio.TaskGroup() as tasks:
             standing_in = tasks.create_task(stand_in.run(self._tend), name="stand_in")
             node, leases = await self._lease(links, choice)
@@ -129,12 +129,12 @@ class Daemon:
         """Wait for a configuration and a lease."""
         known: tuple[NetworkConfig, SubnetRange] | None = None
         while True:
-            config, among = await await_config(self._context)
-            if (config, among) != known:
-                known, prospect = (config, among), prepare(self._context, links, choice, config, among)
-            if (found := await acquire(self._context, prospect.wish)) is not None:
+            config, subnet_range = await await_config(self._context)
+            if (config, subnet_range) != known:
+                known, bootstrap = (config, subnet_range), prepare(self._context, links, choice, config, subnet_range)
+            if (found := await acquire(self._context, bootstrap.request)) is not None:
                 lease, leases = found
-                node = prospect.node(self._context, lease)
+                node = bootstrap.node(self._context, lease)
                 node.lease_found = lease.record.create_revision <= leases.revision
                 return node, leases
 
@@ -155,20 +155,20 @@ class Daemon:
 async def _hold(context: Context, node: Node) -> None:
     """Hold the lease; when it is another node's, no later boot may go by what was saved of it."""
     try:
-        await hold_lease(context, node)
+        await renew_lease(context, node)
     except LeaseLost:
-        if context.last_good is not None:
+        if context.saved_state is not None:
             from pyflanneld.tasks.saved_state import forget
 
-            await forget(context, node, context.last_good)
+            await forget(context, node, context.saved_state)
         raise
 
 
-async def _save(context: Context, node: Node, file: LastGoodFile) -> None:
+async def _save(context: Context, node: Node, file: SavedStateFile) -> None:
     """Keep what a boot without etcd goes by, from when the node is ready: the routes need none of it."""
     await node.file_written.wait()
     await node.reconciled.wait()
-    await load("pyflanneld.tasks.saved_state")
+    await load_module("pyflanneld.tasks.saved_state")
     from pyflanneld.tasks.saved_state import keep_last_good
 
     await keep_last_good(context, node, file)
@@ -177,7 +177,7 @@ async def _save(context: Context, node: Node, file: LastGoodFile) -> None:
 async def _keep_firewall(context: Context, node: Node) -> None:
     """Keep the rules, behind the first routes: loading the rules, and starting a program, takes longer than these."""
     await set_within(node.reconciled, BEHIND_ROUTES_S)
-    await load("pyflanneld.tasks.firewall.keep")
+    await load_module("pyflanneld.tasks.firewall.keep")
     from pyflanneld.tasks.firewall.keep import keep_firewall
 
     await keep_firewall(context, node)

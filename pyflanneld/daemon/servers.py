@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from pyflanneld.daemon.run import Daemon
 from pyflanneld.logs import setup
 from pyflanneld.logs.buffer import Recent
-from pyflanneld.state.conditions import Problems
-from pyflanneld.state.lazy_import import load
+from pyflanneld.state.conditions import Conditions
+from pyflanneld.state.lazy_import import load_module
 from pyflanneld.system.atomic_files import write_file
 
 if TYPE_CHECKING:
-    from pyflanneld.daemon.status_source import Observer
+    from pyflanneld.daemon.status_source import DaemonStatus
 
 BEGIN_S = 0.5
 RETRY_S = 10.0
@@ -35,7 +35,7 @@ Bound = socket.socket
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ServerConfig:
     """What is to be told where.
 
     Attributes:
@@ -54,7 +54,7 @@ class Wish:
 class Numbers:
     """The metrics as text; what makes it is loaded when somebody asks for the first time."""
 
-    def __init__(self, observer: "Observer") -> None:
+    def __init__(self, observer: "DaemonStatus") -> None:
         self._observer = observer
         self._metrics: Any = None
         self._registry: Any = None
@@ -62,12 +62,12 @@ class Numbers:
     async def text(self) -> tuple[bytes, str]:
         """Return the metrics and their content type."""
         if self._registry is None:
-            self._metrics = await load("pyflanneld.http.metrics", on_thread=True)
+            self._metrics = await load_module("pyflanneld.http.metrics", on_thread=True)
             self._registry = self._metrics.registry_of(self._observer)
         return self._metrics.text_of(self._registry), self._metrics.CONTENT_TYPE
 
 
-async def tell(daemon: Daemon, *, wish: Wish, recent: Recent, problems: Problems) -> None:
+async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: Recent, conditions: Conditions) -> None:
     """Tell until cancelled."""
     with suppress(TimeoutError):
         async with asyncio.timeout(BEGIN_S):
@@ -75,22 +75,22 @@ async def tell(daemon: Daemon, *, wish: Wish, recent: Recent, problems: Problems
     gc.freeze()  # what the start has brought stays: it need not be searched again and again
     gc.enable()
     async with asyncio.TaskGroup() as tasks:
-        if wish.probes is not None:
-            tasks.create_task(_answer_probes(wish.probes, daemon), name="probes")
-        await load("pyflanneld.http.monitor", on_thread=True)
+        if config.probes is not None:
+            tasks.create_task(_answer_probes(config.probes, daemon), name="probes")
+        await load_module("pyflanneld.http.monitor", on_thread=True)
         from pyflanneld.http.monitor import monitor_listener
-        from pyflanneld.http.operator import Told, operator_listener
+        from pyflanneld.http.operator import StatusSource, operator_listener
 
-        told = Told(daemon.observer, level=setup.level, set_level=setup.set_level, events=recent.events)
+        told = StatusSource(daemon.observer, level=setup.level, set_level=setup.set_level, events=recent.events)
         numbers = Numbers(daemon.observer)
-        operator = operator_listener(told, wish.socket)
-        tasks.create_task(_listen(operator, partial(_no_socket, problems)), name="operator")
-        if wish.metrics_bind is not None:
-            monitor = monitor_listener(told, numbers.text, *wish.metrics_bind)
-            tasks.create_task(_listen(monitor, partial(_no_metrics, problems, *wish.metrics_bind)), name="metrics")
-        if wish.metrics_textfile is not None:
-            outcome = partial(_no_file, problems, wish.metrics_textfile)
-            tasks.create_task(_write(wish.metrics_textfile, numbers, outcome), name="metrics_file")
+        operator = operator_listener(told, config.socket)
+        tasks.create_task(_listen(operator, partial(_no_socket, conditions)), name="operator")
+        if config.metrics_bind is not None:
+            monitor = monitor_listener(told, numbers.text, *config.metrics_bind)
+            tasks.create_task(_listen(monitor, partial(_no_metrics, conditions, *config.metrics_bind)), name="metrics")
+        if config.metrics_textfile is not None:
+            outcome = partial(_no_file, conditions, config.metrics_textfile)
+            tasks.create_task(_write(config.metrics_textfile, numbers, outcome), name="metrics_file")
 
 
 def log_state(daemon: Daemon, log: Any) -> None:
@@ -99,7 +99,7 @@ def log_state(daemon: Daemon, log: Any) -> None:
 
 
 async def _answer_probes(probes: Bound, daemon: Daemon) -> None:
-    http = await load("pyflanneld.http.health", on_thread=True)
+    http = await load_module("pyflanneld.http.health", on_thread=True)
     ip, port = probes.getsockname()[:2]
     server = http.HealthServer(ip_address(ip), port, daemon.health)
     await server.start(probes)
@@ -113,29 +113,29 @@ Outcome = Callable[[OSError | None], None]
 """Takes note that something could not be done, or (``None``) that it could."""
 
 
-def _no_socket(problems: Problems, error: OSError | None) -> None:
+def _no_socket(conditions: Conditions, error: OSError | None) -> None:
     if error is None:
-        problems.resolve("operator")
+        conditions.resolve("operator")
         return
     text = f"the operators' commands get no answer: {error.strerror or error}"
-    problems.report("operator", "operator.not_listening", text, blocks=False)
+    conditions.report("operator", "operator.not_listening", text, blocks=False)
 
 
-def _no_metrics(problems: Problems, ip: IPv4Address | IPv6Address, port: int, error: OSError | None) -> None:
+def _no_metrics(conditions: Conditions, ip: IPv4Address | IPv6Address, port: int, error: OSError | None) -> None:
     if error is None:
-        problems.resolve("metrics")
+        conditions.resolve("metrics")
         return
     where = f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
     text = f"no metrics and no page on {where}: {error.strerror or error}"
-    problems.report("metrics", "metrics.not_listening", text, blocks=False)
+    conditions.report("metrics", "metrics.not_listening", text, blocks=False)
 
 
-def _no_file(problems: Problems, file: Path, error: OSError | None) -> None:
+def _no_file(conditions: Conditions, file: Path, error: OSError | None) -> None:
     if error is None:
-        problems.resolve("metrics_file")
+        conditions.resolve("metrics_file")
         return
     text = f"the metrics cannot be written to {file}: {error.strerror or error}"
-    problems.report("metrics_file", "metrics.file_failed", text, blocks=False)
+    conditions.report("metrics_file", "metrics.file_failed", text, blocks=False)
 
 
 async def _listen(listener: Any, outcome: Outcome) -> None:

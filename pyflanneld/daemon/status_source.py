@@ -15,18 +15,18 @@ from pyflanneld import __version__
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.link.neighbours import Neighbour
 from pyflanneld.core.routes.plan import KernelRoute, Route
-from pyflanneld.core.status.health import Verdict
-from pyflanneld.core.status.hints import remedy
+from pyflanneld.core.status.health import Health
+from pyflanneld.core.status.hints import hint
 from pyflanneld.core.status.report import (
     EtcdPart,
     FilePart,
-    Finding,
     GuardPart,
     LinkPart,
     NetworkPart,
     Report,
     RoutesPart,
     RulesPart,
+    StatusFinding,
     in_gravity,
     lease_part,
     missing,
@@ -35,8 +35,8 @@ from pyflanneld.core.status.report import (
 )
 from pyflanneld.core.status.table_view import PeerRow, RouteRow, Sight, Wanted, peer_rows, route_rows
 from pyflanneld.ports import Certificates
-from pyflanneld.state.counters import Tally
-from pyflanneld.state.node import Context, Node, Placed, doubts, verdict
+from pyflanneld.state.counters import Counters
+from pyflanneld.state.node import Context, Node, Placed, assess_health, readiness_doubts
 from pyflanneld.tasks.lease.renew import interval_s
 
 KEEP_S = 0.5
@@ -53,7 +53,7 @@ class _Kernel:
     placed: Placed
 
 
-class Observer:
+class DaemonStatus:
     """Answers for one daemon.
 
     Args:
@@ -70,18 +70,18 @@ class Observer:
         self._reading = asyncio.Lock()
 
     @property
-    def tally(self) -> Tally:
+    def counters(self) -> Counters:
         """What has happened since the start."""
-        return self._context.tally
+        return self._context.counters
 
     @property
     def begun(self) -> Mapping[str, int]:
         """How often each kind of problem has begun, by event."""
-        return self._context.problems.begun
+        return self._context.conditions.begun
 
-    def health(self) -> Verdict:
+    def health(self) -> Health:
         """Answer the probes."""
-        return verdict(self._context, self._current())
+        return assess_health(self._context, self._current())
 
     def status(self, log_level: str = "info") -> Report:
         """Return the report of this moment; asks nobody."""
@@ -113,7 +113,7 @@ class Observer:
         kernel, wanted, now_s = await self._read(node), self._wanted(node), self._context.clock.now_s()
         records, links = node.peers.records(), tuple(node.links)
         doubted_s = self._doubted_s(now_s)
-        view, link, ipv6, probes = node.view, node.link, node.among6 is not None, dict(node.probes)
+        view, link, ipv6, probes = node.view, node.link, node.subnet_range6 is not None, dict(node.probes)
 
         def rows() -> tuple[PeerRow, ...]:
             routes = {row.dst: row for row in route_rows(wanted, kernel.routes, links)}
@@ -133,7 +133,7 @@ class Observer:
 
     def _doubted_s(self, now_s: float) -> dict[bytes, float]:
         """Return for how long each quarantined key has been so."""
-        return {name: round(now_s - since_s, 3) for name, since_s in self._context.tally.doubted.items()}
+        return {name: round(now_s - since_s, 3) for name, since_s in self._context.counters.doubted.items()}
 
     async def _read(self, node: Node) -> _Kernel:
         """Return what the kernel has, read within the last half second and after the last change."""
@@ -156,11 +156,11 @@ class Observer:
         )
 
     def _etcd(self, now_s: float) -> EtcdPart:
-        registry, tally = self._context.registry, self._context.tally
+        registry, counters = self._context.registry, self._context.counters
         return EtcdPart(
             api=registry.api, endpoint=registry.endpoint, prefix=self._context.options.prefix,
-            heard_s_ago=_ago(tally.heard_at_s, now_s), lag_s=_ago(tally.peers_at_s, now_s),
-            revision=tally.revision, event_s_ago=_ago(tally.event_at_s, now_s),
+            heard_s_ago=_ago(counters.heard_at_s, now_s), lag_s=_ago(counters.peers_at_s, now_s),
+            revision=counters.revision, event_s_ago=_ago(counters.event_at_s, now_s),
             certificates_left_s=_left(self._context.certificates),
         )
 
@@ -170,21 +170,21 @@ class Observer:
             wanted=wanted, present=len(placed.present), missing=len(lacking - placed.blocked.keys() - refused),
             conflict=len(placed.blocked), refused=len(refused), held=len(node.guard.held),
             protocol=self._context.options.route_protocol,
-            repaired={cause.value: count for cause, count in self._context.tally.repairs.items()},
+            repaired={cause.value: count for cause, count in self._context.counters.repairs.items()},
         )
 
-    def _findings(self, node: Node | None, now_s: float) -> tuple[Finding, ...]:
+    def _findings(self, node: Node | None, now_s: float) -> tuple[StatusFinding, ...]:
         """Return all that is wrong: the open problems, quarantined keys, and whatever else stands against readiness."""
         context = self._context
         findings = [
-            Finding(topic, one.event, one.text, _ago(one.since_s, now_s), one.blocks, remedy(one.event))
-            for topic, one in context.problems.open().items()
+            StatusFinding(topic, one.event, one.text, _ago(one.since_s, now_s), one.blocks, hint(one.event))
+            for topic, one in context.conditions.open().items()
         ]
         if node is not None and node.view is not None:
             findings += quarantine_findings(node.view, self._doubted_s(now_s))
-        for doubt in doubts(context, node):
+        for doubt in readiness_doubts(context, node):
             for_s = _ago(doubt.since_s, now_s)
-            findings.append(Finding("readiness", doubt.event, doubt.text, for_s, True, remedy(doubt.event)))
+            findings.append(StatusFinding("readiness", doubt.event, doubt.text, for_s, True, hint(doubt.event)))
         return in_gravity(findings)
 
 
@@ -203,11 +203,11 @@ def _rules(node: Node) -> tuple[RulesPart, ...]:
 
 
 def _network(node: Node) -> NetworkPart:
-    among = node.among
+    subnet_range = node.subnet_range
     return NetworkPart(
-        network=str(among.network), ipv6_network=str(node.among6.network) if node.among6 else None,
-        backend=node.backend.name, subnet_len=among.subnet_len, subnet_min=str(among.subnet_min),
-        subnet_max=str(among.subnet_max),
+        network=str(subnet_range.network), ipv6_network=str(node.subnet_range6.network) if node.subnet_range6 else None,
+        backend=node.backend.name, subnet_len=subnet_range.subnet_len, subnet_min=str(subnet_range.subnet_min),
+        subnet_max=str(subnet_range.subnet_max),
     )  # fmt: skip
 
 

@@ -33,23 +33,23 @@ async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Ev
     *hangup* is set when certificates are to be read again, and everything to be looked at.
     """
     from pyflanneld.daemon.run import Daemon  # late: --help and usage errors need none of this
-    from pyflanneld.daemon.servers import Wish, log_state, tell
-    from pyflanneld.http.bound_port import health_port
+    from pyflanneld.daemon.servers import ServerConfig, log_state, serve_status
+    from pyflanneld.http.bound_port import bind_health_port
 
     async with AsyncExitStack() as stack:
         probes = None
         if settings.healthz_port:
-            probes = stack.enter_context(health_port(settings.healthz_ip, settings.healthz_port))
+            probes = stack.enter_context(bind_health_port(settings.healthz_ip, settings.healthz_port))
         privileges.restrict(settings, log)  # before anything that starts a thread
         ports = context(settings, log)
         stack.push_async_callback(_close, ports.kernel.close)
         stack.push_async_callback(_close, ports.registry.close)
-        wish = Wish(
+        config = ServerConfig(
             probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
         )
         stack.callback(ports.notifier.send, "STOPPING=1")
-        beside = partial(tell, wish=wish, recent=recent, problems=ports.problems)
+        beside = partial(serve_status, config=config, recent=recent, conditions=ports.conditions)
         watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         daemon = Daemon(ports, watchdog_s=watchdog_s, beside=beside, hangup=hangup)
         # No handler of the loop's own: it would be gone before the process is, and the signal would end that.
@@ -66,8 +66,8 @@ def context(settings: Settings, log: Any) -> Any:
     from pyflanneld.firewall.command_runner import Programs, program_directories
     from pyflanneld.firewall.host import HostFirewall
     from pyflanneld.netlink.kernel import NetlinkKernel
-    from pyflanneld.state.conditions import Problems
-    from pyflanneld.state.node import Context, Heart
+    from pyflanneld.state.conditions import Conditions
+    from pyflanneld.state.node import Context, Liveness
 
     clock, rng, where = SystemClock(), Random(), access(settings)
     tls = Tls(where)
@@ -77,9 +77,9 @@ def context(settings: Settings, log: Any) -> Any:
         firewall=HostFirewall(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
         notifier=SdNotifier(os.environ), rng=rng, log=log, options=options(settings),
-        problems=Problems(clock, log), heart=Heart(clock), prober=_prober() if settings.probe else None,
+        conditions=Conditions(clock, log), liveness=Liveness(clock), prober=_prober() if settings.probe else None,
         certificates=tls if where.secure else None,
-        last_good=_last_good(settings),
+        saved_state=_last_good(settings),
     )
 
 

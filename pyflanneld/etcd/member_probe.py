@@ -21,7 +21,7 @@ from aetcd import rpc
 from pydantic import BaseModel, ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.commands.doctor.host_facts import Fault, Member
+from pyflanneld.commands.doctor.host_facts import MemberFault, MemberReport
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.etcd.access import DEFAULT_PORT, EtcdAccess
 from pyflanneld.etcd.tls import Tls
@@ -37,8 +37,8 @@ _ANSWER_BYTES: Final = 64 * 1024
 
 # X509_V_ERR_* of OpenSSL, include/openssl/x509_vfy.h.
 _VERIFY_FAULTS: Final = {
-    9: Fault.NOT_YET, 10: Fault.EXPIRED, 62: Fault.NAME, 64: Fault.NAME,
-    2: Fault.AUTHORITY, 18: Fault.AUTHORITY, 19: Fault.AUTHORITY, 20: Fault.AUTHORITY, 21: Fault.AUTHORITY,
+    9: MemberFault.NOT_YET, 10: MemberFault.EXPIRED, 62: MemberFault.NAME, 64: MemberFault.NAME,
+    **dict.fromkeys((2, 18, 19, 20, 21), MemberFault.AUTHORITY),
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ class _Version(BaseModel):
     etcdserver: str
 
 
-async def connect(access: EtcdAccess, url: str, *, deadline_s: float = DEADLINE_S) -> Member:
+async def probe_member(access: EtcdAccess, url: str, *, deadline_s: float = DEADLINE_S) -> MemberReport:
     """Ask a member for its version, as anybody may; say what is wrong with name, connection, TLS or answer.
 
     Raises:
@@ -68,11 +68,13 @@ async def connect(access: EtcdAccess, url: str, *, deadline_s: float = DEADLINE_
             finally:
                 writer.transport.abort()
     except (TimeoutError, OSError) as error:
-        return Member(url, _fault(error, secure=context is not None, connected=connected), _words(error, deadline_s))
-    return _read(answer, Member(url, certificate_until_s=until_s))
+        return MemberReport(
+            url, _fault(error, secure=context is not None, connected=connected), _words(error, deadline_s)
+        )
+    return _read(answer, MemberReport(url, certificate_until_s=until_s))
 
 
-def _read(answer: bytes, member: Member) -> Member:
+def _read(answer: bytes, member: MemberReport) -> MemberReport:
     head, _, body = answer.partition(b"\r\n\r\n")
     status, _, fields = head.partition(b"\r\n")
     skew_s = _skew_s(BytesParser().parsebytes(fields).get("Date"))
@@ -80,29 +82,29 @@ def _read(answer: bytes, member: Member) -> Member:
         version = _Version.model_validate_json(body).etcdserver
     except ValidationError:
         shown = ascii(b" ".join((status + b" " + body).split())[:120])[2:-1]
-        return replace(member, fault=Fault.NO_ETCD, detail=shown or "it closes the connection", skew_s=skew_s)
+        return replace(member, fault=MemberFault.NO_ETCD, detail=shown or "it closes the connection", skew_s=skew_s)
     return replace(member, version=version, skew_s=skew_s)
 
 
-def _fault(error: Exception, *, secure: bool, connected: bool) -> Fault:
+def _fault(error: Exception, *, secure: bool, connected: bool) -> MemberFault:
     """Say what has failed: before the connection is there, with it TLS, or after it."""
     match error:
         case ssl.SSLCertVerificationError():
-            return _VERIFY_FAULTS.get(error.verify_code, Fault.TLS)
+            return _VERIFY_FAULTS.get(error.verify_code, MemberFault.TLS)
         case ssl.SSLError():
-            return Fault.CLIENT if "ALERT" in (error.reason or "").upper() else Fault.TLS
+            return MemberFault.CLIENT if "ALERT" in (error.reason or "").upper() else MemberFault.TLS
         case TimeoutError():
-            return Fault.TIMEOUT
+            return MemberFault.TIMEOUT
         case socket.gaierror():
-            return Fault.NO_NAME
+            return MemberFault.NO_NAME
         case ConnectionRefusedError():
-            return Fault.REFUSED
+            return MemberFault.REFUSED
         case ConnectionError() if secure:
-            return Fault.CLIENT if connected else Fault.TLS
+            return MemberFault.CLIENT if connected else MemberFault.TLS
         case ConnectionError():
-            return Fault.NO_ETCD
+            return MemberFault.NO_ETCD
         case _:
-            return Fault.UNREACHABLE
+            return MemberFault.UNREACHABLE
 
 
 def _words(error: Exception, deadline_s: float) -> str:
@@ -133,7 +135,7 @@ def _certificate_until_s(shown: Mapping[str, Any] | None) -> float | None:
     return float(ssl.cert_time_to_seconds(shown["notAfter"])) if shown and "notAfter" in shown else None
 
 
-async def rights(access: EtcdAccess, member: Member, api: int, log: FilteringBoundLogger) -> Member:
+async def rights(access: EtcdAccess, member: MemberReport, api: int, log: FilteringBoundLogger) -> MemberReport:
     """Say of a member that answers whether it serves us: the login, a read of the configuration, one of the leases."""
     alone = replace(access, endpoints=(member.url,))
     if api == 2:
@@ -142,7 +144,7 @@ async def rights(access: EtcdAccess, member: Member, api: int, log: FilteringBou
     try:
         token = await Tokens(alone, rpc_timeout_s=DEADLINE_S, log=log).current(endpoint)
     except RegistryError as error:
-        fault = Fault.LOGIN if isinstance(error, RegistryDenied) else Fault.BROKEN
+        fault = MemberFault.LOGIN if isinstance(error, RegistryDenied) else MemberFault.BROKEN
         return replace(member, fault=fault, detail=_told(error, member))
     else:
         told = await _alarms(endpoint, token)
@@ -151,9 +153,9 @@ async def rights(access: EtcdAccess, member: Member, api: int, log: FilteringBou
     return replace(await _reads(EtcdV3Registry(alone, rng=random.Random(), log=log), member), alarms=told)
 
 
-async def _reads(registry: EtcdV2Registry | EtcdV3Registry, member: Member) -> Member:
-    steps: tuple[tuple[Callable[[], Awaitable[object]], Fault], ...] = (
-        (registry.read_config, Fault.CONFIG_DENIED), (registry.list_subnets, Fault.SUBNETS_DENIED),
+async def _reads(registry: EtcdV2Registry | EtcdV3Registry, member: MemberReport) -> MemberReport:
+    steps: tuple[tuple[Callable[[], Awaitable[object]], MemberFault], ...] = (
+        (registry.read_config, MemberFault.CONFIG_DENIED), (registry.list_subnets, MemberFault.SUBNETS_DENIED),
     )  # fmt: skip
     try:
         for read, fault in steps:
@@ -162,13 +164,13 @@ async def _reads(registry: EtcdV2Registry | EtcdV3Registry, member: Member) -> M
             except RegistryDenied as error:
                 return replace(member, fault=fault, detail=_told(error, member))
             except RegistryError as error:
-                return replace(member, fault=Fault.BROKEN, detail=_told(error, member))
+                return replace(member, fault=MemberFault.BROKEN, detail=_told(error, member))
     finally:
         await registry.close()
     return member
 
 
-def _told(error: RegistryError, member: Member) -> str:
+def _told(error: RegistryError, member: MemberReport) -> str:
     return str(error).removeprefix(f"{member.url}: ")
 
 

@@ -27,7 +27,7 @@ def bound(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
     return sock
 
 
-def health_port(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
+def bind_health_port(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
     """Return the health port, bound.
 
     Raises:

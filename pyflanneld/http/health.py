@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from aiohttp import web
 
-from pyflanneld.core.status.health import Verdict
-from pyflanneld.http.bound_port import health_port
+from pyflanneld.core.status.health import Health
+from pyflanneld.http.bound_port import bind_health_port
 from pyflanneld.http.listener import Listener
 
 _BODY_BYTES = 1024
@@ -20,7 +20,7 @@ _BODY_BYTES = 1024
 class HealthServer:
     """Answers probes on one address, between ``start`` and ``stop``."""
 
-    def __init__(self, ip: IPv4Address | IPv6Address, port: int, check: Callable[[], Verdict]) -> None:
+    def __init__(self, ip: IPv4Address | IPv6Address, port: int, check: Callable[[], Health]) -> None:
         self._ip = ip
         self._port = port
         self._check = check
@@ -32,8 +32,8 @@ class HealthServer:
         return self._port
 
     async def start(self, listening: socket.socket | None = None) -> None:
-        """Answer on *listening*, or else bind and listen, which raises as ``health_port`` does."""
-        sock = listening or health_port(self._ip, self._port)
+        """Answer on *listening*, or else bind and listen, which raises as ``bind_health_port`` does."""
+        sock = listening or bind_health_port(self._ip, self._port)
         self._port = sock.getsockname()[1]
         app = web.Application(client_max_size=_BODY_BYTES)
         app.router.add_get("/healthz", self._healthz)

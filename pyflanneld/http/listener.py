@@ -22,7 +22,7 @@ from aiohttp.log import server_logger
 from aiohttp.typedefs import Handler
 
 from pyflanneld.http.bound_port import CONNECTIONS, WAITING
-from pyflanneld.http.spare_descriptor import NO_DESCRIPTOR, Reserve
+from pyflanneld.http.spare_descriptor import NO_DESCRIPTOR, SpareDescriptor
 
 HEAD_S = 2.0
 ANSWER_S = 10.0
@@ -131,7 +131,7 @@ class Listener:
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._clients: dict[Any, _Client] = {}  # by aiohttp's protocol, the oldest first
-        self._reserve = Reserve()
+        self._reserve = SpareDescriptor()
 
     async def start(self) -> None:
         """Bind and listen. Raises ``OSError``."""

@@ -20,10 +20,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from pyflanneld.core.routes.change_reasons import REPAIRS, Cause
+from pyflanneld.core.routes.change_reasons import REPAIRS, ChangeReason
 from pyflanneld.core.status.hints import PROBLEMS, QUARANTINED
 from pyflanneld.core.status.report import EtcdPart, LeasePart, PeersPart, Report, RoutesPart
-from pyflanneld.state.counters import DROP, KINDS, LISTS, PUT, Durations, Tally
+from pyflanneld.state.counters import DROP, KINDS, LISTS, PUT, Counters, Durations
 
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 
@@ -38,7 +38,7 @@ class Counted(Protocol):
     """Where the numbers come from; ``daemon.status_source.Observer`` is one."""
 
     @property
-    def tally(self) -> Tally:
+    def counters(self) -> Counters:
         """What has happened since the start."""
         ...
 
@@ -61,15 +61,15 @@ class _NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
-        report, tally, now_s = self.counted.status(), self.counted.tally, self.wall_s()
+        report, counters, now_s = self.counted.status(), self.counted.counters, self.wall_s()
         yield _gauge("build_info", "The program; always 1.", {(report.version, platform.python_version()): 1},
                      "version", "python")  # fmt: skip
         yield from _health(report, self.counted.begun)
-        yield from _lease(report.lease, tally, now_s)
+        yield from _lease(report.lease, counters, now_s)
         yield from _peers(report.peers)
-        yield from _routes(report.routes, tally)
-        yield from _etcd(report.etcd, tally, now_s)
-        yield from _rest(report, tally)
+        yield from _routes(report.routes, counters)
+        yield from _etcd(report.etcd, counters, now_s)
+        yield from _rest(report, counters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def _health(report: Report, begun: Mapping[str, int]) -> Iterator[Metric]:
     yield _counter("problems_begun", "Problems that have begun.", counts, "event")
 
 
-def _lease(lease: LeasePart | None, tally: Tally, now_s: float) -> Iterator[Metric]:
+def _lease(lease: LeasePart | None, counters: Counters, now_s: float) -> Iterator[Metric]:
     if lease is not None:
         yield _gauge("lease_confirmed", "1 while the lease is proved to be ours.", {(): lease.confirmed})
         yield _gauge("lease_confirmed_timestamp_seconds", "When etcd last proved that the lease is ours.",
@@ -128,9 +128,9 @@ def _lease(lease: LeasePart | None, tally: Tally, now_s: float) -> Iterator[Metr
         if lease.left_s is not None:
             yield _gauge("lease_remaining_seconds", "How long the lease lives if it is never renewed again.",
                          {(): lease.left_s})  # fmt: skip
-    results = {("proved",): tally.renewals[True], ("failed",): tally.renewals[False]}
+    results = {("proved",): counters.renewals[True], ("failed",): counters.renewals[False]}
     yield _counter("lease_renewals", "Looks at the own lease.", results, "result")
-    yield _counter("lease_retaken", "How often the own key had vanished and was taken again.", {(): tally.retaken})
+    yield _counter("lease_retaken", "How often the own key had vanished and was taken again.", {(): counters.retaken})
 
 
 def _peers(peers: PeersPart | None) -> Iterator[Metric]:
@@ -145,7 +145,7 @@ def _peers(peers: PeersPart | None) -> Iterator[Metric]:
     yield _gauge("quarantined_keys", "Keys below subnets/ that are not believed.", quarantined, "reason")
 
 
-def _routes(routes: RoutesPart | None, tally: Tally) -> Iterator[Metric]:
+def _routes(routes: RoutesPart | None, counters: Counters) -> Iterator[Metric]:
     if routes is not None:
         lacking = routes.missing + routes.conflict + routes.refused
         states = {
@@ -154,14 +154,14 @@ def _routes(routes: RoutesPart | None, tally: Tally) -> Iterator[Metric]:
         }  # fmt: skip
         yield _gauge("routes_wanted", "Routes that the peers need.", {(): routes.wanted})
         yield _gauge("routes", "Wanted routes by how they are, and those that the guard keeps.", states, "state")
-    changes = {(kind, cause.value): tally.routes[kind, cause] for kind in (PUT, DROP) for cause in Cause}
+    changes = {(kind, cause.value): counters.routes[kind, cause] for kind in (PUT, DROP) for cause in ChangeReason}
     yield _counter("route_changes", "Changes of routes that were made.", changes, "change", "cause")
-    repairs = {(cause.value,): tally.repairs[cause] for cause in sorted(REPAIRS)}
+    repairs = {(cause.value,): counters.repairs[cause] for cause in sorted(REPAIRS)}
     yield _counter("route_repairs", "Routes of ours that were gone or changed, and were put again.", repairs, "cause")
-    yield _histogram("reconcile_duration_seconds", "How long it took to make the routes right.", tally.rounds)
+    yield _histogram("reconcile_duration_seconds", "How long it took to make the routes right.", counters.rounds)
 
 
-def _etcd(etcd: EtcdPart, tally: Tally, now_s: float) -> Iterator[Metric]:
+def _etcd(etcd: EtcdPart, counters: Counters, now_s: float) -> Iterator[Metric]:
     ages = (
         ("etcd_answer_timestamp_seconds", "When etcd last answered anything.", etcd.heard_s_ago),
         ("peers_timestamp_seconds", "When the view of the peers was last known to be up to date.", etcd.lag_s),
@@ -174,15 +174,15 @@ def _etcd(etcd: EtcdPart, tally: Tally, now_s: float) -> Iterator[Metric]:
     yield _gauge("etcd_certificate_end_timestamp_seconds", "Until when a file of certificates in use is good.", ends,
                  "file")  # fmt: skip
     yield _gauge("etcd_revision", "The newest revision of etcd that was seen.", {(): etcd.revision})
-    yield _counter("watch_events", "Changes of keys that the watch has told of.", {(): tally.watch_events})
-    lists = {(why,): tally.lists[why] for why in LISTS}
+    yield _counter("watch_events", "Changes of keys that the watch has told of.", {(): counters.watch_events})
+    lists = {(why,): counters.lists[why] for why in LISTS}
     yield _counter("peer_lists", "Complete lists of the peers, by why they were read.", lists, "cause")
     known = {(loop, kind) for loop in LOOPS for kind in KINDS}
-    errors = {key: tally.etcd_errors[key] for key in sorted(known | tally.etcd_errors.keys())}
+    errors = {key: counters.etcd_errors[key] for key in sorted(known | counters.etcd_errors.keys())}
     yield _counter("etcd_errors", "Requests to etcd that have failed.", errors, "loop", "kind")
 
 
-def _rest(report: Report, tally: Tally) -> Iterator[Metric]:
+def _rest(report: Report, counters: Counters) -> Iterator[Metric]:
     if report.guard is not None:
         yield _gauge("withdraw_guard_enabled", "1 unless it is switched off.", {(): report.guard.enabled})
         yield _gauge("withdraw_guard_holding", "1 while it keeps routes whose leases are gone.",
@@ -191,7 +191,9 @@ def _rest(report: Report, tally: Tally) -> Iterator[Metric]:
         yield _gauge("link_up", "1 while the interface that carries the routes is up.", {(): report.link.up})
     placed = {(one.rules,): one.placed for one in report.firewall or ()}
     yield _gauge("firewall_rules_in_place", "1 while the rules are as they should be.", placed, "rules")
-    yield _counter("firewall_repairs", "How often rules were not as they had been left.", {(): tally.firewall_repairs})
+    yield _counter(
+        "firewall_repairs", "How often rules were not as they had been left.", {(): counters.firewall_repairs}
+    )
     yield _gauge("unconfirmed", "1 while the node goes by what it has saved, as etcd cannot be used.",
                  {(): report.unconfirmed_s is not None})  # fmt: skip
     yield _gauge("saved_state_age_seconds", "How old that is; else 0.", {(): report.unconfirmed_s or 0.0})

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 
 from pyflanneld.http.bound_port import bound
 from pyflanneld.http.listener import Listener
-from pyflanneld.http.operator import Told, add_reports, unavailable
+from pyflanneld.http.operator import StatusSource, add_reports, unavailable_response
 from pyflanneld.http.stream import Stream
 
 CONNECTIONS = 32
@@ -34,7 +34,9 @@ _HEADERS = {
 }
 
 
-def monitor_app(told: Told, numbers: Callable[[], Awaitable[tuple[bytes, str]]], stream: Stream) -> web.Application:
+def monitor_app(
+    told: StatusSource, numbers: Callable[[], Awaitable[tuple[bytes, str]]], stream: Stream
+) -> web.Application:
     """Return the application.
 
     Args:
@@ -51,7 +53,7 @@ def monitor_app(told: Told, numbers: Callable[[], Awaitable[tuple[bytes, str]]],
         text, policy = _page()
         return web.Response(text=text, content_type="text/html", headers={"Content-Security-Policy": policy})
 
-    app = web.Application(middlewares=[_guard, unavailable])
+    app = web.Application(middlewares=[_guard, unavailable_response])
     app.router.add_get("/", page)
     app.router.add_get("/metrics", metrics)
     add_reports(app, told, live=stream.answer)
@@ -76,7 +78,7 @@ async def _protect(_request: web.Request, response: web.StreamResponse) -> None:
 
 
 def monitor_listener(
-    told: Told, numbers: Callable[[], Awaitable[tuple[bytes, str]]], ip: IPv4Address | IPv6Address, port: int
+    told: StatusSource, numbers: Callable[[], Awaitable[tuple[bytes, str]]], ip: IPv4Address | IPv6Address, port: int
 ) -> Listener:
     """Return the listener for monitoring and browsers."""
     app = monitor_app(told, numbers, Stream(told))

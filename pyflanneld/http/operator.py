@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.status.health import Verdict
+from pyflanneld.core.status.health import Health
 from pyflanneld.core.status.report import Report
 from pyflanneld.core.status.table_view import PeerRow, RouteRow
 from pyflanneld.core.strict_json import parse_object
@@ -30,10 +30,10 @@ _BODY_BYTES = 1024
 _MANY = 200
 
 
-class Source(Protocol):
+class ReportSource(Protocol):
     """Who answers; ``daemon.status_source.Observer`` does. Reading the kernel raises ``KernelError``."""
 
-    def health(self) -> Verdict:
+    def health(self) -> Health:
         """Return what the probes are told."""
         ...
 
@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StatusSource:
     """What the application tells of.
 
     Attributes:
@@ -61,13 +61,13 @@ class Told:
         events: returns the last events of the log, the oldest first.
     """
 
-    source: Source
+    source: ReportSource
     level: Callable[[], str]
     set_level: Callable[[str], None]
     events: Callable[[], Sequence[Mapping[str, Any]]]
 
 
-def operator_app(told: Told, *, may_change: Callable[[web.Request], bool]) -> web.Application:
+def operator_app(told: StatusSource, *, may_change: Callable[[web.Request], bool]) -> web.Application:
     """Return the application.
 
     Args:
@@ -91,7 +91,7 @@ def operator_app(told: Told, *, may_change: Callable[[web.Request], bool]) -> we
             raise web.HTTPBadRequest(text=str(error)) from error
         return await level(request)
 
-    app = web.Application(client_max_size=_BODY_BYTES, middlewares=[unavailable])
+    app = web.Application(client_max_size=_BODY_BYTES, middlewares=[unavailable_response])
     add_reports(app, told)
     app.router.add_get("/health", health)
     app.router.add_get("/log-level", level)
@@ -99,7 +99,7 @@ def operator_app(told: Told, *, may_change: Callable[[web.Request], bool]) -> we
     return app
 
 
-def add_reports(app: web.Application, told: Told, *, live: Handler | None = None) -> None:
+def add_reports(app: web.Application, told: StatusSource, *, live: Handler | None = None) -> None:
     """Have *app* answer with the report, the peers, the routes and the last events.
 
     Args:
@@ -130,7 +130,7 @@ def add_reports(app: web.Application, told: Told, *, live: Handler | None = None
 
 
 @web.middleware
-async def unavailable(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def unavailable_response(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer 503 while the kernel cannot be read."""
     try:
         return await handler(request)
@@ -170,7 +170,7 @@ def root_or_own_user(request: web.Request) -> bool:
     return struct.unpack("3i", credentials)[1] in (0, os.geteuid())
 
 
-def operator_listener(told: Told, name: str) -> Listener:
+def operator_listener(told: StatusSource, name: str) -> Listener:
     """Return the listener for the operators' commands, on the abstract socket *name*."""
     return Listener(operator_app(told, may_change=root_or_own_user), partial(abstract_socket, name))
 

@@ -8,7 +8,7 @@ NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 """Why a connection cannot be accepted now although it waits."""
 
 
-class Reserve:
+class SpareDescriptor:
     """One descriptor, or none while it is in use."""
 
     def __init__(self) -> None:

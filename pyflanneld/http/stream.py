@@ -22,7 +22,7 @@ from aiohttp import web
 from pyflanneld.core.status.table_view import PeerRow
 from pyflanneld.errors import KernelError
 from pyflanneld.http.listener import STREAM
-from pyflanneld.http.operator import Told
+from pyflanneld.http.operator import StatusSource
 from pyflanneld.state.wakeup import set_within
 
 CLIENTS = 8
@@ -74,7 +74,7 @@ class Stream:
         told: what is told of.
     """
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: StatusSource) -> None:
         self._told = told
         self._ending = asyncio.Event()
         self._looking = asyncio.Lock()

@@ -23,7 +23,7 @@ from typing import Self
 from pyflanneld.errors import UsageError
 from pyflanneld.lab import topology
 from pyflanneld.lab.etcd import ADDRESS, CONFIG, PREFIX, Etcd
-from pyflanneld.lab.node import DAEMON, Node
+from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.process import recorded_pid
 from pyflanneld.lab.run import LabError, require_machine
 
@@ -51,7 +51,7 @@ class Lab:
         self.folder = root / name
         self.lan = topology.namespace(name, "lan")
         self.etcd = Etcd(topology.namespace(name, "etcd"), self.folder / "etcd")
-        self.nodes = tuple(Node(name, index, self.folder / f"n{index}", daemon) for index in range(1, nodes + 1))
+        self.nodes = tuple(LabHost(name, index, self.folder / f"n{index}", daemon) for index in range(1, nodes + 1))
         self._lock_file = root / f"{name}.lock"
         self._lock: int | None = None
         self._state_file = self.folder / "state.json"
@@ -165,7 +165,7 @@ class Lab:
         """Run ``etcdctl`` and return its output."""
         return self.etcd.ctl(*words)
 
-    def gateways_for(self, node: Node, nodes: Sequence[Node] | None = None) -> dict[str, str]:
+    def gateways_for(self, node: LabHost, nodes: Sequence[LabHost] | None = None) -> dict[str, str]:
         """Return the routes that *node* should have for the subnets of the others (default: all), with gateways."""
         others = self.nodes if nodes is None else nodes
         return {other.subnet: str(other.address.ip) for other in others if other is not node}

@@ -14,7 +14,7 @@ from typing import NoReturn
 from pyflanneld.errors import PyflanneldError, UsageError
 from pyflanneld.lab import demo
 from pyflanneld.lab.cluster import ROOT, Lab
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import LabError, require_machine
 from pyflanneld.lab.terminal import Terminal
 
@@ -112,7 +112,7 @@ def demonstrate(options: argparse.Namespace) -> int:
         raise UsageError(f"--nodes {options.nodes}: the story needs 2 to {demo.MAX_NODES} hosts")
     with Lab(options.name, options.nodes, options.root) as lab:
         try:
-            demo.tell(lab, Terminal())
+            demo.tell_story(lab, Terminal())
         except PyflanneldError:
             for node in lab.nodes:
                 print(f"last log line of {node.name}: {node.process.last_words()}", file=sys.stderr)
@@ -131,13 +131,13 @@ def show(lab: Lab) -> bool:
     say = Terminal()
     etcd_up = lab.etcd.answers()
     heading = ("host", "daemon", "ready", "address", "subnet", "MTU", "peer routes", "pod")
-    rows = [describe(node) for node in lab.nodes]
+    rows = [describe_lab(node) for node in lab.nodes]
     say.title(f"laboratory {lab.name}: {len(rows)} hosts, etcd {'up' if etcd_up else 'down'}, state in {lab.folder}")
     say.table([heading, *rows])
     return etcd_up and all(node.ready() for node in lab.nodes)
 
 
-def describe(node: Node) -> tuple[object, ...]:
+def describe_lab(node: LabHost) -> tuple[object, ...]:
     """Return one row of the table."""
     env, pid = node.env(), node.process.pid()
     return (

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
-from pyflanneld.lab.measure import Ping, RouteMessage, RouteMonitor, Traffic, delay_ms
-from pyflanneld.lab.node import PROTOCOL, Node
+from pyflanneld.lab.measure import Ping, RouteEvent, RouteMonitor, Traffic, delay_ms
+from pyflanneld.lab.node import PROTOCOL, LabHost
 from pyflanneld.lab.run import until
 from pyflanneld.lab.terminal import Terminal
 
@@ -24,7 +24,7 @@ OUTAGE_S = 3.0
 STRANGER_KEY, STRANGER_SUBNET, STRANGER_IP = "172.7.200.0-24", "172.7.200.0/24", "192.168.14.250"
 
 
-def tell(lab: Lab, say: Terminal) -> None:
+def tell_story(lab: Lab, say: Terminal) -> None:
     """Tell the whole story.
 
     Raises:
@@ -41,14 +41,14 @@ def tell(lab: Lab, say: Terminal) -> None:
 # Watching a step from outside
 
 
-class Watch:
+class TrafficWatch:
     """All pods talk to each other and every host's route messages are written down while the block lasts."""
 
     def __init__(self, monitors: list[RouteMonitor], pings: list[Ping]) -> None:
         self._monitors, self._pings = monitors, pings
         self.traffic: list[Traffic] = []
 
-    def messages(self, node: Node | None = None) -> list[RouteMessage]:
+    def messages(self, node: LabHost | None = None) -> list[RouteEvent]:
         """Return the route messages so far, of all hosts or of one."""
         chosen = [monitor for monitor in self._monitors if node is None or monitor.node is node]
         return [message for monitor in chosen for message in monitor.messages()]
@@ -75,15 +75,15 @@ class Watch:
 
 
 @contextmanager
-def watching(lab: Lab) -> Iterator[Watch]:
-    """Watch until the block ends; begins when every pair of pods has had an answer."""
+def watching(lab: Lab) -> Iterator[TrafficWatch]:
+    """TrafficWatch until the block ends; begins when every pair of pods has had an answer."""
     with ExitStack() as stack:
         pairs = itertools.combinations(lab.nodes, 2)
         pings = [stack.enter_context(Ping(source, target)) for source, target in pairs]
         monitors = [stack.enter_context(RouteMonitor(node)) for node in lab.nodes]
         for ping in pings:
             until(lambda ping=ping: bool(ping.received()), "the pods talk to each other")  # type: ignore[misc]
-        yield Watch(monitors, pings)
+        yield TrafficWatch(monitors, pings)
 
 
 def ms(seconds: float) -> str:
@@ -104,7 +104,9 @@ def start(lab: Lab, say: Terminal) -> None:
         say.fact(f"{node.name:<5} pyflanneld --iface=eth1 --public-ip={node.address.ip} --subnet-file=subnet.env …")
     began = time.monotonic()
     lab.start()
-    say.claim(f"{names(lab)} answer 200 on /readyz, port 2401, and know each other", True, ms(time.monotonic() - began))
+    say.claim(
+        f"{subnet_names(lab)} answer 200 on /readyz, port 2401, and know each other", True, ms(time.monotonic() - began)
+    )
 
 
 def leases(lab: Lab, say: Terminal) -> None:
@@ -113,7 +115,10 @@ def leases(lab: Lab, say: Terminal) -> None:
     held = lab.etcd.leases()
     rows = [(lease.key, lease.public_ip, lease.backend, hours(lease.ttl_s)) for lease in held]
     say.table([("key", "public IP", "backend", "TTL"), *rows])
-    wanted = {f"{PREFIX}/subnets/{node.wish.network}".replace("/24", "-24"): str(node.address.ip) for node in lab.nodes}
+    wanted = {
+        f"{PREFIX}/subnets/{node.bridge_address.network}".replace("/24", "-24"): str(node.address.ip)
+        for node in lab.nodes
+    }
     say.claim("each host has the subnet that its subnet.env asked for", {r.key: r.public_ip for r in held} == wanted)
     say.claim("each lease ends by itself a day after its host does", all(85000 < (r.ttl_s or 0) <= 86400 for r in held))
 
@@ -131,11 +136,11 @@ def files(lab: Lab, say: Terminal) -> None:
     say.table(rows + [[name, *(env.get(name, "(missing)") for env in envs)] for name in envs[0]])
     wanted = ["FLANNEL_NETWORK", "FLANNEL_SUBNET", "FLANNEL_MTU", "FLANNEL_IPMASQ"]
     right = [list(env) for env in envs] == [wanted for _ in envs]
-    right = right and [env["FLANNEL_SUBNET"] for env in envs] == [str(node.wish) for node in lab.nodes]
+    right = right and [env["FLANNEL_SUBNET"] for env in envs] == [str(node.bridge_address) for node in lab.nodes]
     say.claim("four variables, in flannel's order, with the leased subnet", right)
 
 
-def routes(lab: Lab, say: Terminal) -> None:
+def show_routes(lab: Lab, say: Terminal) -> None:
     """Show the route tables."""
     say.step(f"Route tables (ip route show proto {PROTOCOL})")
     for node in lab.nodes:
@@ -263,12 +268,12 @@ def removed_lease(lab: Lab, say: Terminal) -> None:
     say.claim("the others route to it, the pods talk to each other", watch.whole, watch.packets)
 
 
-def gateways(node: Node) -> dict[str, str]:
+def gateways(node: LabHost) -> dict[str, str]:
     """Return the daemon's routes on a host, destination: gateway."""
     return {route.dst: str(route.gateway) for route in node.routes()}
 
 
-def names(lab: Lab) -> str:
+def subnet_names(lab: Lab) -> str:
     """Return the hosts' names for a sentence."""
     return ", ".join(node.name for node in lab.nodes)
 
@@ -277,7 +282,7 @@ STEPS = (
     start,
     leases,
     files,
-    routes,
+    show_routes,
     pods,
     deleted_route,
     flapped_link,

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Self
 
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 
 RTMGRP_IPV4_ROUTE = 0x40
@@ -48,7 +48,7 @@ class _Recorder:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteMessage:
+class RouteEvent:
     """One line of ``ip monitor route``: when (seconds since 1970), and what."""
 
     at_s: float
@@ -63,7 +63,7 @@ class RouteMessage:
 class RouteMonitor(_Recorder):
     """Every IPv4 route message that the kernel sends on one host while the block lasts."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: LabHost) -> None:
         super().__init__(node.namespace, "ip", "-4", "-ts", "monitor", "route")
         self.node = node
 
@@ -78,10 +78,10 @@ class RouteMonitor(_Recorder):
         mine = [row for row in rows if row[1] == "0" and row[2] == str(self._process.pid)]
         return any(int(row[3], 16) & RTMGRP_IPV4_ROUTE for row in mine)
 
-    def messages(self) -> tuple[RouteMessage, ...]:
+    def messages(self) -> tuple[RouteEvent, ...]:
         """Return the messages so far."""
         lines = re.findall(r"^\[(\S+)\] (.*\S) *\n", self._text(), re.MULTILINE)
-        return tuple(RouteMessage(datetime.fromisoformat(at).astimezone().timestamp(), text) for at, text in lines)
+        return tuple(RouteEvent(datetime.fromisoformat(at).astimezone().timestamp(), text) for at, text in lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Traffic:
 class Ping(_Recorder):
     """Packets from one pod to another, 50 a second, while the block lasts."""
 
-    def __init__(self, source: Node, target: Node) -> None:
+    def __init__(self, source: LabHost, target: LabHost) -> None:
         command = ("ping", "-n", "-i", str(PING_INTERVAL_S), str(target.pod_address))
         super().__init__(source.pod_namespace, *command)
         self._names = source.pod_name, target.pod_name
@@ -120,7 +120,7 @@ class Ping(_Recorder):
         return Traffic(*self._names, sent, lost, float(times[1]) if times else float("nan"))
 
 
-def delay_ms(messages: Sequence[RouteMessage], dst: str) -> float | None:
+def delay_ms(messages: Sequence[RouteEvent], dst: str) -> float | None:
     """Return the milliseconds from the first loss of a route to its return, ``None`` if it did not come back."""
     lost = next((m.at_s for m in messages if m.deleted and m.text.split()[1] == dst), None)
     if lost is None:

@@ -34,14 +34,14 @@ class RouteLine:
         return f"{self.dst}{via} dev {self.dev} proto {self.protocol}"
 
 
-class Node:
+class LabHost:
     """Host number *index*, from 1: ``n<index>``, 192.168.14.<20 + index>, and its pod ``pod<index>``."""
 
     def __init__(self, lab: str, index: int, folder: Path, daemon: Sequence[str] = DAEMON) -> None:
         self.name, self.pod_name = f"n{index}", f"pod{index}"
         self.namespace, self.pod_namespace = topology.namespace(lab, self.name), topology.namespace(lab, self.pod_name)
         self.address = IPv4Interface(f"192.168.14.{20 + index}/24")
-        self.wish = IPv4Interface(f"172.7.{20 + index}.1/24")
+        self.bridge_address = IPv4Interface(f"172.7.{20 + index}.1/24")
         self.process = Background(self.namespace, folder)
         self.subnet_file = folder / "subnet.env"
         self._daemon = tuple(daemon)
@@ -72,7 +72,7 @@ class Node:
             OSError: nobody answers.
         """
         connection = http.client.HTTPConnection("127.0.0.1", HEALTH_PORT)
-        connection.sock = topology.connect(self.namespace, "127.0.0.1", HEALTH_PORT, timeout_s)
+        connection.sock = topology.connect_namespaces(self.namespace, "127.0.0.1", HEALTH_PORT, timeout_s)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -138,7 +138,7 @@ class Node:
         """Name the wanted subnet in ``subnet.env`` before the first start, as the installation guide does."""
         self.subnet_file.parent.mkdir(parents=True, exist_ok=True)
         self.subnet_file.write_text(
-            f"FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET={self.wish}\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+            f"FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET={self.bridge_address}\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
         )
 
     def dock(self) -> None:

@@ -114,7 +114,7 @@ def kill(pid: int, number: signal.Signals) -> None:
         return
 
 
-def connect(name: str, host: str, port: int, timeout_s: float) -> socket.socket:
+def connect_namespaces(name: str, host: str, port: int, timeout_s: float) -> socket.socket:
     """Open a TCP connection as a process inside a namespace would, without starting one.
 
     A socket belongs for ever to the namespace of the thread that made it, so a short-lived thread steps into the

@@ -12,7 +12,7 @@ T = TypeVar("T")
 AT_ONCE = 256  # messages to read before the other tasks have their turn
 
 
-class Listing(Generic[T]):
+class DumpCache(Generic[T]):
     """What one kind of dump has brought.
 
     Args:

@@ -32,7 +32,7 @@ class Malformed(ValueError):
     """A datagram that is not what the kernel sends."""
 
 
-class Request(NamedTuple):
+class NetlinkRequest(NamedTuple):
     """A message to the kernel, without length and sequence number."""
 
     kind: int
@@ -44,7 +44,7 @@ Frame = tuple[int, int, int, int, bytes]
 """A message from the kernel: kind, flags, sequence number, port, and what follows its header."""
 
 
-class Refusal(NamedTuple):
+class KernelRefusal(NamedTuple):
     """Why the kernel refused: the errno, and its own words where it has any (else an empty string)."""
 
     errno: int
@@ -55,7 +55,7 @@ class Refusal(NamedTuple):
         return f"{told}: {self.reason}" if self.reason else told
 
 
-def pack(request: Request, sequence: int) -> bytes:
+def pack(request: NetlinkRequest, sequence: int) -> bytes:
     """Return *request* as the kernel wants it; bodies are multiples of four bytes long."""
     return HEADER.pack(HEADER.size + len(request.body), request.kind, request.flags, sequence, 0) + request.body
 
@@ -87,7 +87,7 @@ def attributes(body: bytes, start: int) -> dict[int, bytes]:
     return found
 
 
-def verdict(kind: int, flags: int, body: bytes) -> Refusal | None:
+def kernel_verdict(kind: int, flags: int, body: bytes) -> KernelRefusal | None:
     """Return what an ``NLMSG_ERROR`` or ``NLMSG_DONE`` says; ``None`` is success. Raises ``Malformed``."""
     if len(body) < _VERDICT.size:
         if kind == NLMSG_DONE:
@@ -96,7 +96,7 @@ def verdict(kind: int, flags: int, body: bytes) -> Refusal | None:
     (number,) = _VERDICT.unpack_from(body)
     if number >= 0:
         return None
-    return Refusal(-number, _reason(kind, flags, body))
+    return KernelRefusal(-number, _reason(kind, flags, body))
 
 
 def _reason(kind: int, flags: int, body: bytes) -> str:

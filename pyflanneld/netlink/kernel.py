@@ -17,8 +17,8 @@ from pyflanneld.core.link.selection import Link
 from pyflanneld.core.routes.plan import Drop, KernelRoute, RouteChange
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import neighbours, routes, routes6
-from pyflanneld.netlink.dump_cache import Listing
-from pyflanneld.netlink.frames import Refusal
+from pyflanneld.netlink.dump_cache import DumpCache
+from pyflanneld.netlink.frames import KernelRefusal
 from pyflanneld.netlink.links import (
     Address,
     addresses_request,
@@ -28,7 +28,7 @@ from pyflanneld.netlink.links import (
     with_addresses,
 )
 from pyflanneld.netlink.monitor import Monitor
-from pyflanneld.netlink.route_scope import SPREAD_FROM, Scopes
+from pyflanneld.netlink.route_scope import SPREAD_FROM, RouteScope
 from pyflanneld.netlink.socket import DumpRefused, RequestSocket
 from pyflanneld.ports import Change, Kernel
 
@@ -53,8 +53,8 @@ class NetlinkKernel(Kernel):
         self._protocol = protocol
         self._log = structlog.get_logger() if log is None else log
         self._requests = requests or RequestSocket()
-        self._scopes = Scopes(spread_from)
-        self._link_list, self._address_list = Listing(decode_link), Listing(decode_address)
+        self._scopes = RouteScope(spread_from)
+        self._link_list, self._address_list = DumpCache(decode_link), DumpCache(decode_address)
         self._links: tuple[Link, ...] = ()
         self._links_read: tuple[tuple[Link, ...], tuple[Address, ...]] = ((), ())
         self._own_lists = {version: _route_listing(protocol, version) for version in (4, 6)}
@@ -90,10 +90,10 @@ class NetlinkKernel(Kernel):
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
         """Ask the kernel, policy rules included, how a packet of ours to *address* would leave."""
-        from pyflanneld.netlink.route_lookup import decode_way, way_request  # late: it loads pyroute2
+        from pyflanneld.netlink.route_lookup import decode_lookup, lookup_request  # late: it loads pyroute2
 
-        answer = await self._requests.ask(way_request(address), decode_way)
-        if not isinstance(answer, Refusal):
+        answer = await self._requests.ask(lookup_request(address), decode_lookup)
+        if not isinstance(answer, KernelRefusal):
             return answer
         if answer.errno in _NO_WAY:
             return None
@@ -101,7 +101,9 @@ class NetlinkKernel(Kernel):
 
     async def neighbours(self, link_index: int) -> tuple[Neighbour, ...]:
         """Return the link's neighbours, IPv4 and IPv6, in the kernel's order."""
-        found = await self._requests.dump(neighbours.request(link_index), Listing(neighbours.decode).update)
+        found = await self._requests.dump(
+            neighbours.neighbours_request(link_index), DumpCache(neighbours.decode_neighbour).update
+        )
         return tuple(entry for index, entry in found if index == link_index)
 
     async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
@@ -136,15 +138,15 @@ class NetlinkKernel(Kernel):
         await self._requests.close()
 
 
-def _route_listing(protocol: int | None, version: int) -> Listing[KernelRoute]:
+def _route_listing(protocol: int | None, version: int) -> DumpCache[KernelRoute]:
     """Return an empty list for routes of *protocol*, or of all."""
-    decode = routes.decode_route if version == 4 else routes6.decode_route
+    decode = routes.decode_route if version == 4 else routes6.decode_route6
     if protocol is None:
-        return Listing(decode)
+        return DumpCache(decode)
 
     def decode_own(body: bytes) -> KernelRoute | None:
         """Leave out the others, which kernels before 4.20 tell too."""
         route = decode(body)
         return route if route is not None and route.protocol == protocol else None
 
-    return Listing(decode_own)
+    return DumpCache(decode_own)

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
 from pyflanneld.core.link.selection import Link
-from pyflanneld.netlink.frames import ATTRIBUTE, Malformed, Request, attributes
+from pyflanneld.netlink.frames import ATTRIBUTE, Malformed, NetlinkRequest, attributes
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -45,15 +45,15 @@ class Address:
     interface: IPv4Interface | IPv6Interface
 
 
-def links_request() -> Request:
+def links_request() -> NetlinkRequest:
     """Ask for all links, without their counters."""
     mask = ATTRIBUTE.pack(ATTRIBUTE.size + _NUMBER.size, _IFLA_EXT_MASK) + _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS)
-    return Request(RTM_GETLINK, 0, _IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + mask)
+    return NetlinkRequest(RTM_GETLINK, 0, _IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + mask)
 
 
-def addresses_request() -> Request:
+def addresses_request() -> NetlinkRequest:
     """Ask for the addresses of all links, of both families."""
-    return Request(RTM_GETADDR, 0, _IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, 0))
+    return NetlinkRequest(RTM_GETADDR, 0, _IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, 0))
 
 
 def decode_link(body: bytes) -> Link | None:

@@ -130,7 +130,7 @@ class Monitor:
     def _concerns_us(self, body: bytes) -> bool:
         """Say whether this is a route of the main table inside our networks. Raises ``Malformed``."""
         if self._ipv6 is not None and body[:1] == _INET6:
-            route = routes6.decode_route(body)
+            route = routes6.decode_route6(body)
             return route is not None and inside(route.dst, self._ipv6)
         told = routes.read_route(body)
         if not told.in_main_table or told.kind in _RTN_NOT_ROUTED or told.length < self._prefixlen:

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pyflanneld.core.families import Address
 from pyflanneld.core.link.neighbours import Neighbour
-from pyflanneld.netlink.frames import Malformed, Request, attributes
+from pyflanneld.netlink.frames import Malformed, NetlinkRequest, attributes
 
 RTM_GETNEIGH = 30
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
@@ -23,13 +23,15 @@ _STATES = {
 _ADDRESSES: dict[int, type[IPv4Address] | type[IPv6Address]] = {4: IPv4Address, 16: IPv6Address}
 
 
-def request(link_index: int) -> Request:
+def neighbours_request(link_index: int) -> NetlinkRequest:
     """Return the request for the neighbours of one link, both families."""
     header = _NDMSG.pack(0, 0, 0, 0, 0, 0, 0)  # with strict checks the kernel takes the link as an attribute only
-    return Request(RTM_GETNEIGH, 0, header + _INDEX_ATTRIBUTE.pack(_INDEX_ATTRIBUTE.size, NDA_IFINDEX, link_index))
+    return NetlinkRequest(
+        RTM_GETNEIGH, 0, header + _INDEX_ATTRIBUTE.pack(_INDEX_ATTRIBUTE.size, NDA_IFINDEX, link_index)
+    )
 
 
-def decode(body: bytes) -> tuple[int, Neighbour] | None:
+def decode_neighbour(body: bytes) -> tuple[int, Neighbour] | None:
     """Return link index and entry of an ``RTM_NEWNEIGH``; ``None`` without an IP address. Raises ``Malformed``."""
     if len(body) < _NDMSG.size:
         raise Malformed(f"neighbour message of {len(body)} bytes")

@@ -18,7 +18,7 @@ _MORE = ("FRA_FWMARK", "FRA_IIFNAME", "FRA_OIFNAME", "FRA_UID_RANGE", "FRA_IP_PR
 _EVERYTHING = IPv4Network("0.0.0.0/0")
 
 
-def policy_rules() -> tuple[PolicyRule, ...]:
+def list_policy_rules() -> tuple[PolicyRule, ...]:
     """Return the IPv4 rules that lead to a table, in the kernel's order. Blocking. Raises ``KernelError``."""
     try:
         with IPRoute() as kernel:

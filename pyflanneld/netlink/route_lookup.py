@@ -12,22 +12,22 @@ from socket import AF_INET
 
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from pyflanneld.netlink.frames import HEADER, Malformed, Request
+from pyflanneld.netlink.frames import HEADER, Malformed, NetlinkRequest
 from pyflanneld.netlink.routes import RTM_GETROUTE
 
 _RTN_UNICAST = 1
 
 
-def way_request(address: IPv4Address) -> Request:
+def lookup_request(address: IPv4Address) -> NetlinkRequest:
     """Ask how a packet to *address* would leave."""
     message = rtmsg()
     message["family"], message["dst_len"] = AF_INET, 32
     message["attrs"] = [("RTA_DST", str(address))]
     message.encode()
-    return Request(RTM_GETROUTE, 0, bytes(message.data[HEADER.size :]))
+    return NetlinkRequest(RTM_GETROUTE, 0, bytes(message.data[HEADER.size :]))
 
 
-def decode_way(body: bytes) -> tuple[int, IPv4Address] | None:
+def decode_lookup(body: bytes) -> tuple[int, IPv4Address] | None:
     """Return link and source address of the answer; ``None`` if nothing leaves this host. Raises ``Malformed``."""
     message = rtmsg(HEADER.pack(HEADER.size + len(body), RTM_GETROUTE, 0, 0, 0) + body)
     try:

@@ -19,7 +19,7 @@ SPREAD_FROM = 1000
 """Up to here the square costs no more than 12 ms in all, and ``ip route`` looks as it always did."""
 
 
-class Scopes:
+class RouteScope:
     """Chooses scopes.
 
     Attributes:

@@ -24,7 +24,15 @@ from pyflanneld.core.routes.plan import (
     Route,
     RouteChange,
 )
-from pyflanneld.netlink.frames import ATTRIBUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Malformed, Request, pack
+from pyflanneld.netlink.frames import (
+    ATTRIBUTE,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Malformed,
+    NetlinkRequest,
+    pack,
+)
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 
@@ -77,10 +85,10 @@ class RouteMessage(NamedTuple):
         return self.family == AF_INET and table == _RT_TABLE_MAIN and not self.flags & _RTM_F_CLONED
 
 
-def routes_request(protocol: int | None, version: int = 4) -> Request:
+def routes_request(protocol: int | None, version: int = 4) -> NetlinkRequest:
     """Ask for the routes of the main table, of one protocol or of all (older kernels send every table)."""
     header = _RTMSG.pack(_FAMILIES[version], 0, 0, 0, _RT_TABLE_MAIN, protocol or 0, 0, _RTN_ANY, 0)
-    return Request(RTM_GETROUTE, 0, header + _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, _RT_TABLE_MAIN))
+    return NetlinkRequest(RTM_GETROUTE, 0, header + _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, _RT_TABLE_MAIN))
 
 
 def change_message(change: RouteChange, protocol: int, scope: int, flags: int, sequence: int) -> bytes:
@@ -98,12 +106,12 @@ def change_message(change: RouteChange, protocol: int, scope: int, flags: int, s
             kind, flags = RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_REPLACE
         case CreateBlackhole(blackhole):
             body = _blackhole_body(blackhole.dst, protocol)
-            return pack(Request(RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_EXCL, body), sequence)
+            return pack(NetlinkRequest(RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_EXCL, body), sequence)
         case Drop(held):
-            return pack(Request(RTM_DELROUTE, flags, _held_body(held)), sequence)
+            return pack(NetlinkRequest(RTM_DELROUTE, flags, _held_body(held)), sequence)
     dst = route.dst
     if dst.version == 6:
-        return pack(Request(kind, flags, _route_body(route, protocol)), sequence)
+        return pack(NetlinkRequest(kind, flags, _route_body(route, protocol)), sequence)
     return _TEMPLATE.pack(
         _TEMPLATE.size, kind, flags, sequence, 0,
         AF_INET, dst.prefixlen, 0, 0, _RT_TABLE_MAIN, protocol, scope, _RTN_UNICAST, 0,

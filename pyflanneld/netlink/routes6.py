@@ -26,7 +26,7 @@ _RTM_F_CLONED = 0x200
 _RTNH_F_ASKED_FOR = 0x02 | 0x04
 
 
-def decode_route(body: bytes) -> KernelRoute | None:
+def decode_route6(body: bytes) -> KernelRoute | None:
     """Return the route in an ``RTM_NEWROUTE`` or ``RTM_DELROUTE``; ``None`` if it is none of ours to look at.
 
     That is: not IPv6, not in the main table, cloned, or neither unicast nor blackhole. Raises ``ValueError``.

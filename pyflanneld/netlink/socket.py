@@ -29,7 +29,7 @@ from typing import TypeVar
 
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import frames
-from pyflanneld.netlink.frames import Malformed, Refusal, Request
+from pyflanneld.netlink.frames import KernelRefusal, Malformed, NetlinkRequest
 
 REQUEST_DEADLINE_S = 2.0
 DUMP_DEADLINE_S = 5.0
@@ -54,7 +54,7 @@ T = TypeVar("T")
 class DumpRefused(KernelError):
     """The kernel does not want to give the list; *refusal* says why."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: KernelRefusal) -> None:
         super().__init__(f"netlink dump refused: {refusal}")
         self.refusal = refusal
 
@@ -118,7 +118,7 @@ class RequestSocket:
         """The address of the socket in use, by which notifications of our own changes are known."""
         return self._port
 
-    async def dump(self, request: Request, read: Callable[[list[bytes]], Awaitable[T]]) -> T:
+    async def dump(self, request: NetlinkRequest, read: Callable[[list[bytes]], Awaitable[T]]) -> T:
         """Return what *read* makes of the whole list that *request* asks for: the messages without their headers.
 
         *read* may raise ``ValueError``. A list that the kernel marks as torn is asked for again, a few times.
@@ -128,7 +128,7 @@ class RequestSocket:
         """
         return await self._guarded(self._dump_deadline_s, partial(self._dump, request, read))
 
-    async def transact(self, changes: Sequence[C], encode: Callable[[C, int, int], bytes]) -> dict[int, Refusal]:
+    async def transact(self, changes: Sequence[C], encode: Callable[[C, int, int], bytes]) -> dict[int, KernelRefusal]:
         """Send all *changes* in order and return the refused ones by their position.
 
         Args:
@@ -137,7 +137,7 @@ class RequestSocket:
         Raises:
             KernelError: some or all may have been done.
         """
-        refused: dict[int, Refusal] = {}
+        refused: dict[int, KernelRefusal] = {}
         for start in range(0, len(changes), CHUNK):
             chunk = changes[start : start + CHUNK]
             refusals = await self._guarded(self._request_deadline_s, partial(self._exchange, chunk, encode))
@@ -145,7 +145,7 @@ class RequestSocket:
             await asyncio.sleep(0)
         return refused
 
-    async def ask(self, request: Request, decode: Callable[[bytes], T]) -> T | Refusal:
+    async def ask(self, request: NetlinkRequest, decode: Callable[[bytes], T]) -> T | KernelRefusal:
         """Return the one message that answers *request*, through *decode* (may raise ``ValueError``), or the refusal.
 
         Raises:
@@ -172,7 +172,7 @@ class RequestSocket:
                     raise KernelError(f"netlink: {error}") from error
                 raise
 
-    async def _dump(self, request: Request, read: Callable[[list[bytes]], Awaitable[T]]) -> T:
+    async def _dump(self, request: NetlinkRequest, read: Callable[[list[bytes]], Awaitable[T]]) -> T:
         for attempt in range(DUMP_ATTEMPTS):
             found, torn = await self._dump_once(request)
             if not torn:
@@ -180,10 +180,10 @@ class RequestSocket:
             await asyncio.sleep(DUMP_PAUSE_S * 2**attempt)
         raise KernelError(f"netlink: the list changed while it was read, {DUMP_ATTEMPTS} times in a row")
 
-    async def _dump_once(self, request: Request) -> tuple[list[bytes], bool]:
+    async def _dump_once(self, request: NetlinkRequest) -> tuple[list[bytes], bool]:
         sock = self._opened()
         asked = self._next_sequences(1)
-        wanted = Request(request.kind, frames.NLM_F_REQUEST | frames.NLM_F_DUMP | request.flags, request.body)
+        wanted = NetlinkRequest(request.kind, frames.NLM_F_REQUEST | frames.NLM_F_DUMP | request.flags, request.body)
         sock.send(frames.pack(wanted, asked))
         found: list[bytes] = []
         torn = 0
@@ -193,13 +193,13 @@ class RequestSocket:
                     continue
                 torn |= flags & frames.NLM_F_DUMP_INTR
                 if kind in (frames.NLMSG_DONE, frames.NLMSG_ERROR):
-                    if (refusal := frames.verdict(kind, flags, body)) is not None:
+                    if (refusal := frames.kernel_verdict(kind, flags, body)) is not None:
                         raise DumpRefused(refusal)
                     return found, torn != 0
                 found.append(body)
             await asyncio.sleep(0)  # long tables: the others have their turn after every 32 KiB
 
-    async def _exchange(self, changes: Sequence[C], encode: Callable[[C, int, int], bytes]) -> dict[int, Refusal]:
+    async def _exchange(self, changes: Sequence[C], encode: Callable[[C, int, int], bytes]) -> dict[int, KernelRefusal]:
         sock = self._opened()
         first = self._next_sequences(len(changes))
         last = first + len(changes) - 1
@@ -208,23 +208,23 @@ class RequestSocket:
         data = b"".join(messages)
         if sock.send(data) != len(data):
             raise KernelError("netlink: the kernel took only a part of the batch")
-        refused: dict[int, Refusal] = {}
+        refused: dict[int, KernelRefusal] = {}
         while True:
             for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
                 if not first <= sequence <= last:
                     continue
                 if kind != frames.NLMSG_ERROR:
                     raise Malformed(f"message of type {kind} where an acknowledgement was due")
-                if (refusal := frames.verdict(kind, flags, body)) is not None:
+                if (refusal := frames.kernel_verdict(kind, flags, body)) is not None:
                     refused[sequence - first] = refusal
                 if sequence == last:
                     return refused
 
-    async def _ask(self, request: Request, decode: Callable[[bytes], T]) -> T | Refusal:
+    async def _ask(self, request: NetlinkRequest, decode: Callable[[bytes], T]) -> T | KernelRefusal:
         sock = self._opened()
         asked = self._next_sequences(1)
         acknowledged = frames.NLM_F_REQUEST | frames.NLM_F_ACK
-        sock.send(frames.pack(Request(request.kind, acknowledged | request.flags, request.body), asked))
+        sock.send(frames.pack(NetlinkRequest(request.kind, acknowledged | request.flags, request.body), asked))
         found: list[T] = []
         while True:
             for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
@@ -232,7 +232,7 @@ class RequestSocket:
                     continue
                 if kind != frames.NLMSG_ERROR:
                     found.append(decode(body))
-                elif (refusal := frames.verdict(kind, flags, body)) is not None:
+                elif (refusal := frames.kernel_verdict(kind, flags, body)) is not None:
                     return refusal
                 elif len(found) != 1:
                     raise Malformed(f"{len(found)} messages where one was due")

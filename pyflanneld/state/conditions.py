@@ -12,7 +12,7 @@ REMIND_CAP_S = 3600.0
 
 
 @dataclass(slots=True)
-class Problem:
+class Condition:
     """Something that an operator should know.
 
     Attributes:
@@ -33,7 +33,7 @@ class Problem:
     remind_s: float = REMIND_S
 
 
-class Problems:
+class Conditions:
     """The open problems by topic; a topic has one problem at a time.
 
     Attributes:
@@ -43,7 +43,7 @@ class Problems:
     def __init__(self, clock: Clock, log: Any) -> None:
         self._clock = clock
         self._log = log
-        self._open: dict[str, Problem] = {}
+        self._open: dict[str, Condition] = {}
         self.begun: Counter[str] = Counter()
 
     def report(
@@ -71,7 +71,7 @@ class Problems:
         else:
             since = known.since_s if known else now
             self.begun[event] += 1
-            self._open[topic] = Problem(event, text, cause, since, blocks, now + REMIND_S)
+            self._open[topic] = Condition(event, text, cause, since, blocks, now + REMIND_S)
         self._log.warning(event, problem=text, **fields)
 
     def resolve(self, topic: str, **fields: object) -> None:
@@ -85,6 +85,6 @@ class Problems:
         """Return the sentences that stand against readiness."""
         return tuple(problem.text for problem in self._open.values() if problem.blocks)
 
-    def open(self) -> dict[str, Problem]:
+    def open(self) -> dict[str, Condition]:
         """Return every open problem by topic."""
         return dict(self._open)

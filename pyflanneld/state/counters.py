@@ -1,7 +1,7 @@
 """What has happened since the start, as numbers: the source of the metrics and of ``pyflanneld status``.
 
-The loops add, everybody may read. Every label comes from a small fixed set (``Cause``, ``LISTS``, ``KINDS``, the names
-of the loops), never from what etcd or the kernel says.
+The tasks add, everybody may read. Every label comes from a small fixed set (``ChangeReason``, ``LISTS``, ``KINDS``, the
+names of the tasks), never from what etcd or the kernel says.
 """
 
 from bisect import bisect_left
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
-from pyflanneld.core.routes.change_reasons import REPAIRS, Cause
+from pyflanneld.core.routes.change_reasons import REPAIRS, ChangeReason
 from pyflanneld.errors import RegistryDenied, RegistryError, RevisionCompacted
 
 LISTS = ("first", "due", "watch_ended", "compacted", "history_changed", "guard")
@@ -45,7 +45,7 @@ class Durations:
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """The counts. Times are on the scale of ``ports.Clock``; ``None``: it has not happened yet.
 
     Attributes:
@@ -64,7 +64,7 @@ class Tally:
         doubted: since when each quarantined key is, by name: as many as there are such keys.
     """
 
-    routes: Counter[tuple[str, Cause]] = field(default_factory=Counter)
+    routes: Counter[tuple[str, ChangeReason]] = field(default_factory=Counter)
     lists: Counter[str] = field(default_factory=Counter)
     etcd_errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     watch_events: int = 0
@@ -79,7 +79,7 @@ class Tally:
     doubted: dict[bytes, float] = field(default_factory=dict)
 
     @property
-    def repairs(self) -> Counter[Cause]:
+    def repairs(self) -> Counter[ChangeReason]:
         """Routes that were put again because somebody, or the link, had taken them away, by cause."""
         repairs = {cause: count for (kind, cause), count in self.routes.items() if kind == PUT and cause in REPAIRS}
         return Counter(repairs)

@@ -7,7 +7,7 @@ from typing import Any
 RETRY_S = 0.5
 
 
-async def load(name: str, *, on_thread: bool = False) -> Any:
+async def load_module(name: str, *, on_thread: bool = False) -> Any:
     """Return the module *name*; where no file can be opened, because there are no descriptors left, try again.
 
     Args:

@@ -19,7 +19,7 @@ from pyflanneld.core.network.config import SubnetRange, SubnetRange6
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable, View
 from pyflanneld.core.routes.plan import KernelRoute, PeerChange
-from pyflanneld.core.status.health import Doubt, Verdict
+from pyflanneld.core.status.health import Doubt, Health
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.ports import (
     Certificates,
@@ -27,14 +27,14 @@ from pyflanneld.ports import (
     Clock,
     Firewall,
     Kernel,
-    LastGoodFile,
     Notifier,
     Prober,
     Registry,
+    SavedStateFile,
     SubnetFile,
 )
-from pyflanneld.state.conditions import Problems
-from pyflanneld.state.counters import Tally
+from pyflanneld.state.conditions import Conditions
+from pyflanneld.state.counters import Counters
 
 if TYPE_CHECKING:
     from pyflanneld.core.probe.reachability import Reach
@@ -91,7 +91,7 @@ class Options:
     etcd_api: str = "auto"
 
 
-class Heart:
+class Liveness:
     """The loops' heartbeats: a loop that has missed several is taken for dead."""
 
     def __init__(self, clock: Clock) -> None:
@@ -132,24 +132,24 @@ class Context:
     rng: Random
     log: Any
     options: Options
-    problems: Problems
-    heart: Heart
-    tally: Tally = field(default_factory=Tally)
+    conditions: Conditions
+    liveness: Liveness
+    counters: Counters = field(default_factory=Counters)
     prober: Prober | None = None  # there is one only with --probe
     certificates: Certificates | None = None  # there are some only with https
-    last_good: LastGoodFile | None = None  # there is one only with --state-dir
+    saved_state: SavedStateFile | None = None  # there is one only with --state-dir
 
     def registry_failed(self, loop: str, error: RegistryError, *, blocks: bool) -> None:
         """Report that *loop* cannot use etcd at the moment."""
         event = "etcd.denied" if isinstance(error, RegistryDenied) else "etcd.unavailable"
         text = f"etcd cannot be used: {error}"
-        self.tally.etcd_failed(loop, error)
-        self.problems.report(f"etcd:{loop}", event, text, blocks=blocks, loop=loop)
+        self.counters.etcd_failed(loop, error)
+        self.conditions.report(f"etcd:{loop}", event, text, blocks=blocks, loop=loop)
 
     def registry_works(self, loop: str) -> None:
         """Say that *loop* can use etcd."""
-        self.tally.heard_at_s = self.clock.now_s()
-        self.problems.resolve(f"etcd:{loop}", endpoint=self.registry.endpoint)
+        self.counters.heard_at_s = self.clock.now_s()
+        self.conditions.resolve(f"etcd:{loop}", endpoint=self.registry.endpoint)
 
     async def pause(self, error: RegistryError, wait_s: float) -> None:
         """Wait before *loop* asks again; refused credentials are not tried again in a hurry."""
@@ -171,7 +171,7 @@ class Placed:
     failed: Mapping[PeerChange, int] = field(default_factory=dict)
 
 
-class Rules(Protocol):
+class KeptRules(Protocol):
     """One kind of firewall rules that is asked for; attributes as in ``rules.Job``."""
 
     name: str
@@ -185,7 +185,7 @@ class Node:
     """What is known and what has been achieved."""
 
     guard: WithdrawGuard
-    among: SubnetRange                     # daemon, once
+    subnet_range: SubnetRange                     # daemon, once
     backend: Backend                       # daemon, once
     nftables: bool                         # daemon, once
     network_before: IPv4Network | None     # daemon, once: what subnet.env named at the start
@@ -194,7 +194,7 @@ class Node:
     lease: OwnLease                        # lease loop
     peers: PeerTable                       # peers loop
     lease_found: bool = False              # daemon, once: it was there at the start; lease loop: not when retaken
-    among6: SubnetRange6 | None = None     # daemon, once; None in an IPv4-only network
+    subnet_range6: SubnetRange6 | None = None     # daemon, once; None in an IPv4-only network
     config: bytes = b""                    # daemon, once: the network configuration as it was read
     saved_at_s: float | None = None        # stand-in, once: when what it goes by was saved; None: etcd has told it
     cluster_id: int = 0                    # peers loop: where the last list came from
@@ -206,7 +206,7 @@ class Node:
     probes: Mapping[IPv4Network, "Reach"] = field(default_factory=dict)  # probe loop: by peer's subnet; empty without
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
-    rules: Sequence[Rules] = ()            # firewall, once: what was asked for
+    rules: Sequence[KeptRules] = ()            # firewall, once: what was asked for
     rules_tried: asyncio.Event = field(default_factory=asyncio.Event)   # firewall: each job has had its first try
     rules_placed: asyncio.Event = field(default_factory=asyncio.Event)  # firewall: those that the node needs
     peers_changed: bool = False            # peers loop sets, reconcile clears
@@ -225,7 +225,8 @@ class Node:
     @property
     def networks(self) -> tuple[Network, ...]:
         """The cluster's network, of each family in use."""
-        return (self.among.network,) if self.among6 is None else (self.among.network, self.among6.network)
+        ipv4, ipv6 = self.subnet_range.network, self.subnet_range6
+        return (ipv4,) if ipv6 is None else (ipv4, ipv6.network)
 
     def wake_routes(self, *, peers: bool = False, kernel: bool = False) -> None:
         """Have the routes reconciled, because the peers or the kernel may have changed."""
@@ -249,20 +250,20 @@ def publish(options: Options, choice: Choice, backend: Backend, *, ipv6: bool) -
     return LeaseAttrs(options.public_ip or choice.address, backend.lease_type, address6)
 
 
-def verdict(context: Context, node: Node | None) -> Verdict:
+def assess_health(context: Context, node: Node | None) -> Health:
     """Answer the probes: alive by the heartbeats, ready when nothing stands against it."""
-    found = doubts(context, node)
+    found = readiness_doubts(context, node)
     stopped = tuple(doubt.text for doubt in found if doubt.event == LOOP_STOPPED)
     others = (doubt.text for doubt in found if doubt.event != LOOP_STOPPED)
-    return Verdict(not stopped, (*stopped, *context.problems.blocking(), *others), stopped)
+    return Health(not stopped, (*stopped, *context.conditions.blocking(), *others), stopped)
 
 
-def doubts(context: Context, node: Node | None) -> list[Doubt]:
+def readiness_doubts(context: Context, node: Node | None) -> list[Doubt]:
     """Return what stands against readiness besides the open problems."""
-    found = [Doubt(LOOP_STOPPED, f"the {loop} loop has stopped turning") for loop in context.heart.stopped()]
+    found = [Doubt(LOOP_STOPPED, f"the {loop} loop has stopped turning") for loop in context.liveness.stopped()]
     if node is not None:
         return found + _not_yet(node, context.clock.now_s())
-    return found or ([] if context.problems.blocking() else [Doubt(PENDING, "starting")])
+    return found or ([] if context.conditions.blocking() else [Doubt(PENDING, "starting")])
 
 
 def _not_yet(node: Node, now_s: float) -> list[Doubt]:

@@ -51,12 +51,12 @@ def hold(network: str, subnet_file: Path, *, patience_s: float = 0.0) -> Iterato
     Raises:
         AlreadyRunning: another process of this network namespace holds one of them; the message says which, and who.
     """
-    (first, what), (second, other) = names(network, subnet_file).items()
+    (first, what), (second, other) = lock_names(network, subnet_file).items()
     with _listen(first, what, patience_s), _listen(second, other, patience_s):
         yield
 
 
-def names(network: str, subnet_file: Path) -> dict[str, str]:
+def lock_names(network: str, subnet_file: Path) -> dict[str, str]:
     """Return the names, without the zero byte that makes them abstract, and what each stands for."""
     file = file_key(subnet_file)
     return {

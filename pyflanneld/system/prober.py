@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from pyflanneld.core.probe.table import Answer, Echo, Refusal
+from pyflanneld.core.probe.table import Answer, Echo, ProbeRefusal
 from pyflanneld.errors import ProbeError
 
 UDP_PORT = 33434
@@ -105,10 +105,10 @@ class HostProber:
             return echo if self._form == "icmp" else None
         kind, code, info, sender = arrival.error
         if kind != _UNREACHABLE:
-            return Refusal(number)
+            return ProbeRefusal(number)
         if code == _FRAGMENTATION_NEEDED:
-            return Refusal(number, info or None)
-        return echo if code == _PORT_UNREACHABLE and sender == arrival.address else Refusal(number)
+            return ProbeRefusal(number, info or None)
+        return echo if code == _PORT_UNREACHABLE and sender == arrival.address else ProbeRefusal(number)
 
 
 def _open(protocol: int) -> socket.socket:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from pyflanneld.core.host import Listener, Process
+from pyflanneld.core.host import ListeningSocket, Process
 
 PROC = Path("/proc")
 _LISTEN = "0A"  # TCP_LISTEN, include/net/tcp_states.h
@@ -49,13 +49,13 @@ def _environment(folder: Path) -> str:
         return ""
 
 
-def tcp_listener(ip: IPv4Address | IPv6Address, port: int) -> Listener | None:
+def tcp_listener(ip: IPv4Address | IPv6Address, port: int) -> ListeningSocket | None:
     """Return who keeps *ip* and *port* from being listened on, as far as the tables of sockets tell."""
     for table in ("tcp", "tcp6"):
         for fields in _table(table):
             address, _, number = fields[1].partition(":")
             if fields[3] == _LISTEN and int(number, 16) == port and _meet(ip, _address(address)):
-                return Listener(f"{_address(address)}:{port}", owner_of(int(fields[9])))
+                return ListeningSocket(f"{_address(address)}:{port}", owner_of(int(fields[9])))
     return None
 
 

@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from pyflanneld.core.lease.saved_state import MAX_BYTES, LastGood, decode, encode
+from pyflanneld.core.lease.saved_state import MAX_BYTES, SavedState, decode_state, encode_state
 from pyflanneld.system.atomic_files import (
     content_of,
     make_directories,
@@ -28,7 +28,7 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO mu
 
 
 class StateFile:
-    """Implements ``ports.LastGoodFile`` in one directory."""
+    """Implements ``ports.SavedStateFile`` in one directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -40,11 +40,11 @@ class StateFile:
         """The file's path, for messages."""
         return str(self._directory / NAME)
 
-    async def read(self) -> LastGood | None:
+    async def read(self) -> SavedState | None:
         """Return what was saved, ``None`` when there is no file; raises as the port says."""
         return await asyncio.to_thread(self._read)
 
-    async def write(self, state: LastGood) -> None:
+    async def write(self, state: SavedState) -> None:
         """Put *state* there, atomically and durably; create the directory (0755) if it is missing."""
         await asyncio.to_thread(self._write, state)
 
@@ -59,7 +59,7 @@ class StateFile:
                 os.unlink(NAME, dir_fd=at)
                 os.fsync(at)
 
-    def _read(self) -> LastGood | None:
+    def _read(self) -> SavedState | None:
         try:
             with open_directory(self._directory) as at:
                 refuse_everyones(at, self._directory, sticky_will_do=False)
@@ -70,10 +70,10 @@ class StateFile:
             return None
         if data is None:
             raise OSError(errno.EINVAL, "it is no regular file", self.path)
-        return decode(data)
+        return decode_state(data)
 
-    def _write(self, state: LastGood) -> None:
-        data = encode(state)
+    def _write(self, state: SavedState) -> None:
+        data = encode_state(state)
         with self._writing:
             if self._forgotten:
                 return

@@ -28,11 +28,11 @@ def spans_of(pem: bytes) -> tuple[tuple[float, float], ...]:
     found = []
     for block in _PEM.findall(pem.decode("ascii", "ignore")):
         with suppress(ValueError, IndexError):
-            found.append(span(ssl.PEM_cert_to_DER_cert(block)))
+            found.append(validity(ssl.PEM_cert_to_DER_cert(block)))
     return tuple(found)
 
 
-def span(der: bytes) -> tuple[float, float]:
+def validity(der: bytes) -> tuple[float, float]:
     """Return the first and the last second of a certificate.
 
     Raises:

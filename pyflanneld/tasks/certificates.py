@@ -49,9 +49,9 @@ def _take_new(context: Context) -> bool:
         renewed = context.certificates.reload()
     except UsageError as error:
         text = f"changed certificate files cannot be used, the former ones stay in use: {error}"
-        context.problems.report("certificates", "certificates.unusable", text, blocks=False, cause=str(error))
+        context.conditions.report("certificates", "certificates.unusable", text, blocks=False, cause=str(error))
         return False
-    context.problems.resolve("certificates")
+    context.conditions.resolve("certificates")
     if renewed:
         context.log.info("certificates.renewed", **_ends(context.certificates.ends_s()))
     return renewed

@@ -16,6 +16,6 @@ def check_bridge(context: Context, node: Node) -> None:
     bridge = context.options.docker_bridge
     complaint = bridge_complaint(node.links, bridge, node.lease.subnet)
     if complaint is None:
-        context.problems.resolve(TOPIC, bridge=bridge)
+        context.conditions.resolve(TOPIC, bridge=bridge)
     else:
-        context.problems.report(TOPIC, "docker.bridge_differs", complaint, blocks=False, bridge=bridge)
+        context.conditions.report(TOPIC, "docker.bridge_differs", complaint, blocks=False, bridge=bridge)

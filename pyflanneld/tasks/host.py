@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pyflanneld.core.backoff import backoff
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change
-from pyflanneld.state.node import Context, Node, start_over, verdict
+from pyflanneld.state.node import Context, Node, assess_health, start_over
 
 TICK_S = 1.0
 SUSPEND_S = 5.0
@@ -18,8 +18,8 @@ async def watch_kernel(context: Context, node: Node) -> None:
     waits = backoff(0.1, EVENTS_RETRY_CAP_S, context.rng)
     while True:
         try:
-            ipv6 = None if node.among6 is None else node.among6.network
-            async with context.kernel.changes(node.among.network, ipv6) as changes:
+            ipv6 = None if node.subnet_range6 is None else node.subnet_range6.network
+            async with context.kernel.changes(node.subnet_range.network, ipv6) as changes:
                 node.told |= Change.LINKS | Change.ROUTES  # what happened before the subscription
                 node.wake_routes(kernel=True)
                 async for change in changes:
@@ -45,7 +45,7 @@ async def watch_process(context: Context, current: Callable[[], Node | None], wa
         if node is not None and asleep_s - before_s > SUSPEND_S:
             context.log.warning("machine.resumed", slept_s=round(asleep_s - before_s))
             start_over(context, node)
-        health = verdict(context, node)
+        health = assess_health(context, node)
         if health.live and watchdog_s:
             context.notifier.send("WATCHDOG=1")
         status = _status(node, health.not_ready)
@@ -59,5 +59,5 @@ def _status(node: Node | None, not_ready: tuple[str, ...]) -> str:
     trouble = f"not ready: {not_ready[0]}" if not_ready else "ready"
     if node is None:
         return trouble
-    held = f"{node.lease.key} of {node.among.network}" + (", unconfirmed" if node.saved_at_s is not None else "")
+    held = f"{node.lease.key} of {node.subnet_range.network}" + (", unconfirmed" if node.saved_at_s is not None else "")
     return f"{held}, {node.present} peer routes by {node.link.name}; {trouble}"

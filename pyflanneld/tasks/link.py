@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pyflanneld.backends import Backend
-from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link, describe
-from pyflanneld.core.peers.validation import Ground, Ground6
+from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link, describe_links
+from pyflanneld.core.peers.validation import ValidationContext, ValidationContext6
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
 from pyflanneld.state.node import Context, Node, Options, start_over
 
@@ -26,7 +26,7 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
         choice = choose_link(links, rule, await _routing(context, rule))
     except NoLink as error:
         if rule.public_ip and not rule.is_explicit:
-            raise _not_on_link(rule.public_ip, "any interface", describe(links)) from error
+            raise _not_on_link(rule.public_ip, "any interface", describe_links(links)) from error
         raise LinkUnusable(str(error)) from error
     address = str(rule.public_ip or choice.address)
     context.log.info("link.chosen", link=choice.link.name, address=address, mtu=choice.link.mtu, why=choice.why)
@@ -84,14 +84,14 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
     try:
         choice = choose_link(links, _rule(context.options), current=node.choice)
     except NoLink as error:
-        context.problems.report("link", "link.missing", f"routes cannot be placed: {error}")
+        context.conditions.report("link", "link.missing", f"routes cannot be placed: {error}")
         return False
     was, node.choice = node.choice, choice
     before, link = was.link, choice.link
     if link.mtu != before.mtu:
         context.log.info("link.mtu_changed", link=link.name, was=before.mtu, now=link.mtu)
         node.file_outdated.set()
-    moved = node.among6 is not None and link.address6 != before.address6
+    moved = node.subnet_range6 is not None and link.address6 != before.address6
     if moved or (link.index, choice.address) != (before.index, was.address):
         context.log.warning(
             "link.changed", link=link.name, index=link.index, address=str(choice.address), was=str(was.address),
@@ -104,31 +104,31 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
 
 def _report_ipv6(context: Context, node: Node, link: Link) -> None:
     """Say that a dual-stack node has lost its IPv6 address: the other half of the network works on."""
-    if node.among6 is not None and not link.addresses6:
+    if node.subnet_range6 is not None and not link.addresses6:
         text = f"{link.name} has no global IPv6 address any more: IPv6 routes cannot be placed"
-        context.problems.report("link6", "link.no_ipv6", text)
+        context.conditions.report("link6", "link.no_ipv6", text)
     else:
-        context.problems.resolve("link6", link=link.name)
+        context.conditions.resolve("link6", link=link.name)
 
 
 def _report_state(context: Context, link: Link, backend: Backend) -> bool:
     public_ip = context.options.public_ip
     if not link.up:
-        context.problems.report("link", "link.down", f"routes cannot be placed: {link.name} is down")
+        context.conditions.report("link", "link.down", f"routes cannot be placed: {link.name} is down")
     elif backend.needs_public_ip_on_link and public_ip is not None and not link.carries(public_ip):
         text = f"--public-ip={public_ip} is no longer an address of {link.name}"
-        context.problems.report("link", "link.address_missing", text)
+        context.conditions.report("link", "link.address_missing", text)
     else:
-        context.problems.resolve("link", link=link.name)
+        context.conditions.resolve("link", link=link.name)
     return link.up
 
 
-def ground_of(context: Context, node: Node) -> Ground:
+def validation_context(context: Context, node: Node) -> ValidationContext:
     """Return what peers are judged against, on this host as it is now."""
     addresses = tuple(own for link in node.links for own in link.addresses)
     connected = {own.network for own in addresses if not own.network.overlaps(node.lease.subnet)}
-    return Ground(
-        network=node.among.network,
+    return ValidationContext(
+        network=node.subnet_range.network,
         backend_type=node.backend.lease_type,
         own_subnet=node.lease.subnet,
         link_addresses=node.link.addresses,
@@ -140,14 +140,14 @@ def ground_of(context: Context, node: Node) -> Ground:
     )
 
 
-def _ground6_of(context: Context, node: Node) -> Ground6 | None:
-    if node.among6 is None or node.lease.ipv6 is None:
+def _ground6_of(context: Context, node: Node) -> ValidationContext6 | None:
+    if node.subnet_range6 is None or node.lease.ipv6 is None:
         return None
     own_subnet = node.lease.ipv6
     addresses = tuple(own for link in node.links for own in link.addresses6)
     connected = {own.network for own in addresses if not own.network.overlaps(own_subnet)}
-    return Ground6(
-        network=node.among6.network,
+    return ValidationContext6(
+        network=node.subnet_range6.network,
         own_subnet=own_subnet,
         link_addresses=node.link.addresses6,
         own_addresses=frozenset(own.ip for own in addresses),

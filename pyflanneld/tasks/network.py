@@ -23,7 +23,7 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
     """
     waits = backoff(0.5, RETRY_CAP_S, context.rng)
     while True:
-        context.heart.beat("config", BEAT_S)
+        context.liveness.beat("config", BEAT_S)
         try:
             async with asyncio.timeout(LOOK_AGAIN_S):
                 found = await _first_usable(context)
@@ -33,8 +33,8 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
             context.registry_failed("config", error, blocks=True)
             await context.pause(error, next(waits))
         else:
-            context.problems.resolve("config")
-            context.heart.rest("config")
+            context.conditions.resolve("config")
+            context.liveness.rest("config")
             return found
 
 
@@ -63,13 +63,13 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
         text = f"there is no network configuration in etcd at {key}; put one there, such as " + (
             '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
         )
-        context.problems.report("config", "config.missing", text)
+        context.conditions.report("config", "config.missing", text)
         return None
     try:
         return usable_config(record.value, f"the network configuration at {key}")
     except Invalid as error:
         text = f"the network configuration at {key} is not usable: {error}"
-        context.problems.report("config", "config.invalid", text, cause=str(error))
+        context.conditions.report("config", "config.invalid", text, cause=str(error))
         return None
 
 
@@ -81,11 +81,11 @@ def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange]:
         UnsupportedConfig: it asks for a backend that we do not have.
     """
     config = parse_config(value)
-    among = _ipv4_range(config)
+    subnet_range = _ipv4_range(config)
     if config.backend_type not in BACKENDS:
         supported = ", ".join(repr(name) for name in BACKENDS)
         raise UnsupportedConfig(f"{what} asks for the backend {config.backend_type!r}; supported: {supported}")
-    return config, among
+    return config, subnet_range
 
 
 def _ipv4_range(config: NetworkConfig) -> SubnetRange:

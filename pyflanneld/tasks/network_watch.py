@@ -12,7 +12,7 @@ from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.errors import RegistryError, RegistryUnavailable
-from pyflanneld.state.lazy_import import load
+from pyflanneld.state.lazy_import import load_module
 from pyflanneld.state.node import Context, Node
 
 RETRY_FIRST_S = 1.0
@@ -43,13 +43,13 @@ async def _judge(context: Context, node: Node, record: ConfigRecord, seen: bytes
     """Tell what the configuration has become, if it is another one than was *seen*; return it."""
     if record.value == seen:
         return seen
-    await load("pyflanneld.core.network.review")  # most nodes never see a change
+    await load_module("pyflanneld.core.network.review")  # most nodes never see a change
     why = _misfit(node, record.value)
     if why:
         text = f"the network configuration in etcd does not fit this node any more, which goes on as before: {why}"
-        context.problems.report(TOPIC, "config.changed", text, cause=why)
+        context.conditions.report(TOPIC, "config.changed", text, cause=why)
     else:
-        context.problems.resolve(TOPIC)
+        context.conditions.resolve(TOPIC)
         context.log.info("config.fits", subnet=str(node.lease.key))
     return record.value
 

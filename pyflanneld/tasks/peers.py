@@ -20,7 +20,7 @@ RETRY_FIRST_S = 0.2
 RETRY_CAP_S = 10.0
 
 
-class Follower:
+class PeerWatcher:
     """The task that keeps ``node.peers`` true."""
 
     def __init__(self, context: Context, node: Node, first: Snapshot) -> None:
@@ -38,14 +38,14 @@ class Follower:
     async def run(self) -> None:
         """Follow for ever, beginning with the list that is known already."""
         while True:
-            self._context.heart.beat("peers", RELIST_S)
+            self._context.liveness.beat("peers", RELIST_S)
             try:
                 await self._watch_until_turn()
                 snapshot = await self._next_list()
                 await self._watch_until_due(snapshot, self._period_s())
             except RevisionCompacted as error:
                 self._why = "compacted"
-                self._context.tally.etcd_failed("peers", error)
+                self._context.counters.etcd_failed("peers", error)
                 self._context.log.info("watch.compacted", revision=self._revision)
                 await self._turn_soon()
             except HistoryChanged as error:
@@ -82,7 +82,7 @@ class Follower:
             self._why = "history_changed"
         self._cluster_id, self._revision = snapshot.cluster_id, snapshot.revision
         node.cluster_id, node.revision = snapshot.cluster_id, snapshot.revision
-        self._context.tally.listed(self._why, snapshot.revision, self._context.clock.now_s())
+        self._context.counters.listed(self._why, snapshot.revision, self._context.clock.now_s())
         self._round_s = list_round_s(len(snapshot.records))
         node.peers.apply(snapshot)
         node.guard.told(self._context.clock.now_s())
@@ -134,7 +134,7 @@ class Follower:
             async for events in batches:
                 self._context.registry_works("peers")
                 self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, self._context.rng)
-                self._context.heart.beat("peers", RELIST_S)
+                self._context.liveness.beat("peers", RELIST_S)
                 self._fold(events)
         raise RegistryUnavailable("the watch on the leases has ended")
 
@@ -149,7 +149,7 @@ class Follower:
                 self._look_at_own(None if isinstance(event, Gone) else event.record)
             else:
                 changed |= self._node.peers.apply(event)
-        self._context.tally.watched(len(events), self._revision, self._context.clock.now_s())
+        self._context.counters.watched(len(events), self._revision, self._context.clock.now_s())
         if changed:
             self._node.wake_routes(peers=True)
 

@@ -6,7 +6,7 @@ One task and one socket for all peers: it sends the next probe, reads what has c
 import asyncio
 
 from pyflanneld.core.probe.reachability import complaint
-from pyflanneld.core.probe.table import ProbeTable, Refusal
+from pyflanneld.core.probe.table import ProbeRefusal, ProbeTable
 from pyflanneld.errors import ProbeError
 from pyflanneld.ports import Prober
 from pyflanneld.state.node import Context, Node
@@ -20,11 +20,11 @@ RETRY_S = 60.0
 async def keep_probing(context: Context, node: Node, prober: Prober) -> None:
     """Probe for ever; where that is impossible, say so and try now and then."""
     while True:
-        context.heart.beat("probe", 2 * RETRY_S)
+        context.liveness.beat("probe", 2 * RETRY_S)
         try:
             form = prober.open()
         except ProbeError as error:
-            context.problems.report(TOPIC, "probe.impossible", f"peers cannot be probed: {error}", blocks=False)
+            context.conditions.report(TOPIC, "probe.impossible", f"peers cannot be probed: {error}", blocks=False)
             await asyncio.sleep(RETRY_S)
             continue
         context.log.info("probe.started", form=form, interval_s=context.options.probe_interval_s)
@@ -52,7 +52,7 @@ class _Probing:
         self._node.probes = table.reaches
         next_s = context.clock.now_s() + context.rng.uniform(0.0, min(IDLE_S, context.options.probe_interval_s))
         while True:
-            context.heart.beat("probe", context.options.probe_interval_s * 2)
+            context.liveness.beat("probe", context.options.probe_interval_s * 2)
             self._follow()
             self._collect()
             if context.clock.now_s() >= next_s:
@@ -77,7 +77,7 @@ class _Probing:
         if self._rounds != self._table.rounds:
             self._tell_round()
         if not self._prober.send(shot.number, shot.address, shot.size_bytes):
-            self._table.take(Refusal(shot.number), now_s)
+            self._table.take(ProbeRefusal(shot.number), now_s)
         return now_s + self._table.pause_s(context.options.probe_interval_s, context.rng)
 
     def _tell_round(self) -> None:
@@ -105,10 +105,10 @@ class _Probing:
         self._report_at_s = now_s + REPORT_S
         found = complaint(self._table.trouble)
         if found is None:
-            self._context.problems.resolve(TOPIC)
+            self._context.conditions.resolve(TOPIC)
         else:
             state, text = found
             peers = len(self._table.trouble)
-            self._context.problems.report(
+            self._context.conditions.report(
                 TOPIC, "probe.unanswered", text, blocks=False, cause=state.value, state=state.value, peers=peers
             )

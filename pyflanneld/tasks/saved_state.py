@@ -10,9 +10,9 @@ import asyncio
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.saved_state import MAX_VALUE_BYTES, LastGood, as_kept
+from pyflanneld.core.lease.saved_state import MAX_VALUE_BYTES, SavedState, as_kept
 from pyflanneld.core.peers.table import View
-from pyflanneld.ports import LastGoodFile
+from pyflanneld.ports import SavedStateFile
 from pyflanneld.state.node import Context, Node
 
 SPACING_S = 5.0
@@ -22,7 +22,7 @@ FORGET_S = 2.0
 TOPIC = "last_good"
 
 
-async def keep_last_good(context: Context, node: Node, file: LastGoodFile) -> None:
+async def keep_last_good(context: Context, node: Node, file: SavedStateFile) -> None:
     """Keep the file true for ever; the node is ready."""
     await _Keeper(context, node, file).run()
 
@@ -30,11 +30,11 @@ async def keep_last_good(context: Context, node: Node, file: LastGoodFile) -> No
 class _Keeper:
     """The task that writes the file."""
 
-    def __init__(self, context: Context, node: Node, file: LastGoodFile) -> None:
+    def __init__(self, context: Context, node: Node, file: SavedStateFile) -> None:
         self._context = context
         self._node = node
         self._file = file
-        self._saved: LastGood | None = None
+        self._saved: SavedState | None = None
         self._view: View | None = None  # as it was when last compared
         self._waits = backoff(SPACING_S, RETRY_CAP_S, context.rng)
 
@@ -49,7 +49,7 @@ class _Keeper:
         node, now_s = self._node, self._context.clock.now_s()
         if not _is_good(node, now_s) or not self._may_be_new(node):
             return SPACING_S
-        view, state = node.view, last_good(self._context, node)
+        view, state = node.view, saved_state(self._context, node)
         if self._saved is None or state.tells_news(self._saved) or self._is_old(self._saved):
             try:
                 await self._file.write(state)
@@ -57,7 +57,7 @@ class _Keeper:
                 self._report(error)
                 return next(self._waits)
             self._saved, self._waits = state, backoff(SPACING_S, RETRY_CAP_S, self._context.rng)
-            self._context.problems.resolve(TOPIC)
+            self._context.conditions.resolve(TOPIC)
             self._context.log.debug("last_good.written", peers=len(state.peers))
         self._view = view
         return SPACING_S
@@ -68,7 +68,7 @@ class _Keeper:
             return True
         return self._is_old(saved)
 
-    def _is_old(self, saved: LastGood) -> bool:
+    def _is_old(self, saved: SavedState) -> bool:
         """Say whether *saved* is to be saved again for its age, or because the clock was set back since."""
         age_s = known_at_s(self._context, self._node) - saved.saved_at_s
         return not -SPACING_S <= age_s < max(SPACING_S, min(REFRESH_S, self._node.lease.ttl_s / 24))
@@ -76,7 +76,7 @@ class _Keeper:
     def _report(self, error: OSError | Invalid) -> None:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         text = f"{self._file.path} cannot be written: {why}; a boot without etcd would find an old one, or none"
-        self._context.problems.report(TOPIC, "last_good.failed", text, blocks=False, cause=why)
+        self._context.conditions.report(TOPIC, "last_good.failed", text, blocks=False, cause=why)
 
 
 def _is_good(node: Node, now_s: float) -> bool:
@@ -87,18 +87,18 @@ def _is_good(node: Node, now_s: float) -> bool:
 
 def known_at_s(context: Context, node: Node) -> float:
     """Return until when both the own lease and the peers were known to be so, in seconds since 1970."""
-    known_s = min(node.lease.confirmed_at_s, context.tally.peers_at_s or 0.0)
+    known_s = min(node.lease.confirmed_at_s, context.counters.peers_at_s or 0.0)
     return context.clock.wall_s() - (context.clock.now_s() - known_s)
 
 
-def last_good(context: Context, node: Node) -> LastGood:
+def saved_state(context: Context, node: Node) -> SavedState:
     """Return what there is to save; the node has its first view."""
     lease, view, wall_s = node.lease, node.view, context.clock.wall_s()
     assert view is not None  # noqa: S101 - as said
     left_s = lease.confirmed_until_s - context.clock.now_s()
     doubted = view.quarantined.keys() | view.foreign_backends
     peers = (record for record in node.peers.records() if record.name not in doubted)
-    return LastGood(
+    return SavedState(
         saved_at_s=known_at_s(context, node), lease_end_s=None if lease.reserved else wall_s + left_s,
         prefix=context.options.prefix, api=context.registry.api,
         cluster_id=node.cluster_id, revision=node.revision, config=node.config, own=lease.record,
@@ -106,7 +106,7 @@ def last_good(context: Context, node: Node) -> LastGood:
     )  # fmt: skip
 
 
-async def forget(context: Context, node: Node, file: LastGoodFile) -> None:
+async def forget(context: Context, node: Node, file: SavedStateFile) -> None:
     """Have the file gone, and no more of it written; a disk that does not answer is not waited for."""
     try:
         async with asyncio.timeout(FORGET_S):

@@ -51,7 +51,7 @@ async def keep_file(context: Context, node: Node) -> None:
     await node.rules_tried.wait()
     waits = backoff(1.0, RETRY_CAP_S, context.rng)
     while True:
-        context.heart.beat("file", 2 * CHECK_S)
+        context.liveness.beat("file", 2 * CHECK_S)
         node.file_outdated.clear()
         try:
             written = context.subnet_file.write(file_text(context, node))
@@ -59,11 +59,11 @@ async def keep_file(context: Context, node: Node) -> None:
             node.file_written.clear()
             why = error.strerror or str(error)
             text = f"the subnet file {context.options.subnet_file} cannot be written: {why}"
-            context.problems.report("file", "subnet_file.failed", text, cause=why)
+            context.conditions.report("file", "subnet_file.failed", text, cause=why)
             await set_within(node.file_outdated, next(waits))
             continue
         waits = backoff(1.0, RETRY_CAP_S, context.rng)
-        context.problems.resolve("file")
+        context.conditions.resolve("file")
         node.file_written.set()
         if written:
             context.log.info("subnet_file.written", subnet=str(node.lease.key), mtu=node.link.mtu)
@@ -73,5 +73,7 @@ async def keep_file(context: Context, node: Node) -> None:
 def file_text(context: Context, node: Node) -> str:
     """Return what the file has to hold."""
     lease = node.lease
-    ipv6 = (node.among6.network, lease.ipv6) if node.among6 is not None and lease.ipv6 is not None else None
-    return render(node.among.network, lease.subnet, node.link.mtu, ip_masq=context.options.ip_masq, ipv6=ipv6)
+    ipv6 = (
+        (node.subnet_range6.network, lease.ipv6) if node.subnet_range6 is not None and lease.ipv6 is not None else None
+    )
+    return render(node.subnet_range.network, lease.subnet, node.link.mtu, ip_masq=context.options.ip_masq, ipv6=ipv6)

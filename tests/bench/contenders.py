@@ -15,7 +15,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from pyflanneld.lab.run import clean_environment
-from pyflanneld.lab.topology import connect
+from pyflanneld.lab.topology import connect_namespaces
 from tests.bench.leases import NETWORK, Peer
 from tests.bench.results import FLOOR, OURS, STATIC, NotMeasuredError
 from tests.support.network.namespaces import Namespace
@@ -186,7 +186,7 @@ class Daemon:
     def _readyz(self) -> bool:
         connection = HTTPConnection("127.0.0.1", HEALTH_PORT)
         try:
-            connection.sock = connect(self._space.name, "127.0.0.1", HEALTH_PORT, 0.5)
+            connection.sock = connect_namespaces(self._space.name, "127.0.0.1", HEALTH_PORT, 0.5)
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200
         except (OSError, HTTPException):

@@ -7,8 +7,8 @@ from ipaddress import IPv4Interface
 from pyflanneld.backends import BACKENDS
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.peers.table import PeerTable
-from pyflanneld.core.peers.validation import Ground
-from pyflanneld.core.routes.plan import plan
+from pyflanneld.core.peers.validation import ValidationContext
+from pyflanneld.core.routes.plan import plan_routes
 from pyflanneld.netlink.kernel import NetlinkKernel
 from tests.bench.bench import Bench
 from tests.bench.leases import LAN, NETWORK, measured_host, peer
@@ -43,7 +43,7 @@ async def _apply(space: Namespace, snapshot: Snapshot) -> float:
     kernel = NetlinkKernel(protocol=PROTOCOL)
     with space.inside():
         link = next(link for link in await kernel.links() if link.name == "eth1")  # opens the socket, there
-    ground = Ground(
+    ground = ValidationContext(
         network=NETWORK, backend_type="host-gw", own_subnet=ME.subnet,
         link_addresses=(IPv4Interface((ME.gateway, LAN.prefixlen)),), own_addresses=frozenset({ME.gateway}),
         connected=(LAN,),
@@ -55,7 +55,7 @@ async def _apply(space: Namespace, snapshot: Snapshot) -> float:
         table = PeerTable(ME.name)
         table.apply(snapshot)
         desired = HOST_GW.desired_routes(table.view(ground).peers, link.index)
-        todo = plan(desired, [], protocol=PROTOCOL, networks=(NETWORK,))
+        todo = plan_routes(desired, [], protocol=PROTOCOL, networks=(NETWORK,))
         refused = await kernel.apply(todo.puts)
         took_s = time.monotonic() - began
     finally:

@@ -281,8 +281,8 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B37 refusal untold", "a route that the kernel refuses is no problem to speak of",
         "tasks/routes/reconcile.py",
-        '            problems.report("routes", "route.failed", text)\n',
-        '            problems.resolve("routes", why=text)\n',
+        '            conditions.report("routes", "route.failed", text)\n',
+        '            conditions.resolve("routes", why=text)\n',
         ROUTES,
     ),
     Plant(
@@ -309,8 +309,8 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B41 ready without the file", "a subnet file that cannot be written is a warning, and the node is ready",
         "tasks/subnet_file.py",
-        '            context.problems.report("file", "subnet_file.failed", text, cause=why)\n',
-        '            context.problems.report("file", "subnet_file.failed", text, blocks=False, cause=why)\n'
+        '            context.conditions.report("file", "subnet_file.failed", text, cause=why)\n',
+        '            context.conditions.report("file", "subnet_file.failed", text, blocks=False, cause=why)\n'
         "            node.file_written.set()\n",
         ROUTES,
     ),
@@ -340,7 +340,7 @@ PLANTS: tuple[Plant, ...] = (
         "config/go_flags.py",
         '        text = environ.get(flag.env, "") if flag.from_env else ""\n',
         '        text = environ.get(flag.env, "") if flag.from_env else ""\n'
-        '        text = "" if flag.kind is Kind.INT and not text.isdigit() else text\n',
+        '        text = "" if flag.kind is FlagKind.INT and not text.isdigit() else text\n',
         ("tests/unit/test_flags.py", "tests/unit/test_settings.py"),
     ),
     Plant(
@@ -375,7 +375,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "first look unseen", "a kernel that never answers the first look is not noticed",
         "tasks/routes/reconcile.py",
-        '        self._context.heart.beat("routes", 2 * SCAN_S)  # the first look counts too\n',
+        '        self._context.liveness.beat("routes", 2 * SCAN_S)  # the first look counts too\n',
         "",
         ROUTES,
     ),

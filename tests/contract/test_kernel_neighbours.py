@@ -85,7 +85,7 @@ async def test_no_link_has_no_neighbours(bed: Bed) -> None:
 def test_malformed_messages_are_refused() -> None:
     """A short message is an error; one without an IP address is none of ours."""
     with pytest.raises(Malformed):
-        neighbours.decode(bytes(4))
+        neighbours.decode_neighbour(bytes(4))
     header = struct.pack("=BBHiHBB", 7, 0, 0, 3, 2, 0, 0)
     only_mac = struct.pack("=HH6sxx", 10, neighbours.NDA_LLADDR, b"\2\0\0\0\0\2")
-    assert neighbours.decode(header + only_mac) is None
+    assert neighbours.decode_neighbour(header + only_mac) is None

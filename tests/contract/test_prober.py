@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from pyflanneld.core.probe.table import Answer, Echo, Refusal
+from pyflanneld.core.probe.table import Answer, Echo, ProbeRefusal
 from pyflanneld.ports import Prober
 from pyflanneld.system.prober import HostProber
 from tests.support.fakes.prober import FakeProber, Way
@@ -111,7 +111,7 @@ async def test_who_is_not_there_does_not(bench: Bench) -> None:
 async def test_a_narrow_link_is_told(bench: Bench) -> None:
     """What does not fit is refused with the size that would; what fits comes through."""
     assert bench.prober.send(1, NARROW, 1500)
-    assert await bench.answers(1) == [Refusal(1, NARROW_MTU)]
+    assert await bench.answers(1) == [ProbeRefusal(1, NARROW_MTU)]
     assert bench.prober.send(2, NARROW, NARROW_MTU)
     (answer,) = await bench.answers(1)
     assert (type(answer), answer.number) == (Echo, 2)

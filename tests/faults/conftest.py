@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.support.lab.etcd_members import Members
 from tests.support.lab.testbed import (
     Keeper,
@@ -107,7 +107,7 @@ def add_all(watch: Watch, fixtures: dict[str, Any]) -> None:
     labs += [value for value in fixtures.values() if isinstance(value, Lab)]
     for lab in labs:
         watch.add(lab, members)
-    for node in (value for value in fixtures.values() if isinstance(value, Node)):
+    for node in (value for value in fixtures.values() if isinstance(value, LabHost)):
         if labs:
             watch.add(labs[0], twin=node)
 

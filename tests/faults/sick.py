@@ -22,7 +22,7 @@ from pyflanneld import cli
 from pyflanneld.core.routes.plan import PeerChange
 from pyflanneld.netlink import kernel, monitor
 from pyflanneld.netlink import socket as netlink
-from pyflanneld.netlink.frames import Refusal
+from pyflanneld.netlink.frames import KernelRefusal
 
 
 class Ailment:
@@ -73,12 +73,12 @@ class SickRequests(netlink.RequestSocket):
         super().__init__(partial(open_sick, ailment))
         self.ailment = ailment
 
-    async def transact(self, changes: Sequence[Any], encode: Callable[..., bytes]) -> dict[int, Refusal]:
+    async def transact(self, changes: Sequence[Any], encode: Callable[..., bytes]) -> dict[int, KernelRefusal]:
         struck = {at: number for at, change in enumerate(changes) if (number := self._strikes(change))}
         sound = [at for at in range(len(changes)) if at not in struck]
         refused = await super().transact([changes[at] for at in sound], encode)
         told = {sound[at]: refusal for at, refusal in refused.items()}
-        return told | {at: Refusal(number, "") for at, number in struck.items()}
+        return told | {at: KernelRefusal(number, "") for at, number in struck.items()}
 
     def _strikes(self, change: PeerChange) -> int:
         name = self.ailment.take("refuse", str(change.route.dst))

@@ -10,7 +10,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor, delay_ms
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.lab.testbed import (
@@ -38,18 +38,18 @@ def metrics(namespace: str, port: int) -> dict[str, float]:
     return {name: float(number) for name, number in re.findall(r"^([^#\s]\S*) (\d\S*)\r?$", answer, re.MULTILINE)}
 
 
-def of_daemon(node: Node, start: str) -> float:
+def of_daemon(node: LabHost, start: str) -> float:
     """Return the sum of the daemon's series that begin so."""
     return sum(number for name, number in metrics(node.namespace, 2402).items() if name.startswith(start))
 
 
-def cpu_s(node: Node) -> float:
+def cpu_s(node: LabHost) -> float:
     """Return the processor time that a node's daemon has used, in seconds."""
     fields = Path(f"/proc/{pid_of(node)}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def peak_mib(node: Node) -> float:
+def peak_mib(node: LabHost) -> float:
     """Return the most memory that a node's daemon has occupied."""
     status = Path(f"/proc/{pid_of(node)}/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) / 1024
@@ -149,7 +149,7 @@ def test_f70_ten_thousand_leases_come_and_go(site: Lab, measured: Measured, guar
 ROUTES = 200_000
 
 
-def own_routes(node: Node) -> set[str]:
+def own_routes(node: LabHost) -> set[str]:
     """Return the destinations of the daemon's routes; the kernel looks for them, not we."""
     return {line.split()[0] for line in node.exec("ip", "-N", "route", "show", "proto", "103").splitlines()}
 

@@ -215,7 +215,7 @@ class Sleeper:
         self._nap = lab.folder / "nap"
         self._nap.unlink(missing_ok=True)
         self._env = {"NAP": str(self._nap)}
-        self.key = lease_key(self.node.wish.network)
+        self.key = lease_key(self.node.bridge_address.network)
 
     def start(self) -> None:
         """Start the daemon with one peer, and wait until it is ready."""

@@ -10,7 +10,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import run, until
 from tests.faults.conftest import Measured
 from tests.support.etcd.bulk_writer import Change, change_all
@@ -68,11 +68,11 @@ def trio(trio_keeper: Keeper, trio_members: Members) -> Iterator[Members]:
         yield trio_members
 
 
-def start(node: Node, endpoints: str) -> None:
+def start(node: LabHost, endpoints: str) -> None:
     launch(node, "-v=1", etcd_endpoints=endpoints)  # each change of the endpoint in the log
 
 
-def wait_change(lab: Lab, nodes: Sequence[Node], timeout_s: float) -> float:
+def wait_change(lab: Lab, nodes: Sequence[LabHost], timeout_s: float) -> float:
     """Wait until the stranger's route is there, beside the usual ones; return how long that took."""
     return max(node.wait_routes(lab.gateways_for(node) | {SUBNET: STRANGER}, timeout_s) for node in nodes)
 
@@ -226,7 +226,7 @@ def test_f07_connected_member_is_cut_off_from_the_others(
 
 
 @contextmanager
-def lossy(node: Node, percent: int) -> Iterator[None]:
+def lossy(node: LabHost, percent: int) -> Iterator[None]:
     """Lose a share of the packets to and from etcd while the block lasts."""
     chance = f"meta l4proto tcp numgen random mod 100 < {percent} drop"
     out = f"chain out {{ type filter hook output priority 0; tcp dport 2379 {chance}; }}"

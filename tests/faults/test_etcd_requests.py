@@ -11,7 +11,7 @@ from pyflanneld.core.lease.codec import TTL_S
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.etcd.grpc_proxy import Meddler, meddling
@@ -69,7 +69,7 @@ def test_f08_etcd_dies_at_each_step_of_the_start(steps: Lab, down_s: int, measur
             launch(node, etcd_endpoints=meddler.url(path))
         for path, (kind, _) in enumerate(STEPS):
             until(lambda path=path, kind=kind: meddler.met(kind, path) > 0, f"n{path + 1} comes to {kind}", 30)
-        swallowed = [lease_key(nodes[STEPS.index(("KV/Txn", "swallow"))].wish.network)]
+        swallowed = [lease_key(nodes[STEPS.index(("KV/Txn", "swallow"))].bridge_address.network)]
         until(lambda: all(store.kv(key) for key in swallowed), "etcd has put the key", 10)
         steps.etcd.stop(signal.SIGKILL)
         meddler.order({})
@@ -83,7 +83,7 @@ def test_f08_etcd_dies_at_each_step_of_the_start(steps: Lab, down_s: int, measur
             node.wait_routes(steps.gateways_for(node), 45)
         measured(f"etcd killed at {len(STEPS)} steps, back after {down_s} s; "
                  f"all ready {time.monotonic() - began:.1f} s later")  # fmt: skip
-        own = [lease_key(node.wish.network) for node in nodes]
+        own = [lease_key(node.bridge_address.network) for node in nodes]
         assert sorted(store.kvs(f"{PREFIX}/subnets/")) == sorted(own)
         assert sorted(store.leases().values()) == sorted((key,) for key in own if store.kv(key))
         assert all(node.stop() == 0 for node in nodes)
@@ -93,7 +93,7 @@ class Crowd:
     """A host behind a meddler, with more peers than fit into one page of a list."""
 
     def __init__(self, lab: Lab, meddler: Meddler) -> None:
-        self.node: Node = lab.nodes[0]
+        self.node: LabHost = lab.nodes[0]
         self.store: Store = store_of(lab)
         self.meddler = meddler
         self.subnets = [f"172.7.{128 + number // 16}.{number % 16 * 16}/28" for number in range(MANY)]
@@ -104,7 +104,7 @@ class Crowd:
     def own_lease(self, ttl_s: int) -> int:
         """Leave a lease as from an earlier run, which is renewed often."""
         lease = self.store.grant(ttl_s)
-        self.store.put(lease_key(self.node.wish.network), lease_value(self.node.address.ip), lease=lease)
+        self.store.put(lease_key(self.node.bridge_address.network), lease_value(self.node.address.ip), lease=lease)
         return lease
 
     def launch(self) -> None:
@@ -196,7 +196,7 @@ def test_f09_one_kind_of_request_refused(crowd: Crowd, kind: str, orders: dict[s
         assert [message.text.split()[0] for message in monitor.messages()] == [SUBNET]
     until(lambda: node.get("/readyz")[0] == 200, "ready again", 40)
     assert pid_of(node) == pid
-    kv = store.kv(lease_key(node.wish.network))
+    kv = store.kv(lease_key(node.bridge_address.network))
     assert kv is not None
     assert kv.lease == lease
     measured(f"{kind} refused {asked} times: no route moved")
@@ -206,7 +206,7 @@ def test_f34_keepalive_succeeds_for_a_revoked_lease(site: Lab, measured: Measure
     """etcd prolongs a lease that it has revoked, and the watch tells nothing: the key that is read in the same round
     shows it, and the subnet is taken again."""
     node, store = site.nodes[0], store_of(site)
-    key, lease = lease_key(node.wish.network), store.grant(8)
+    key, lease = lease_key(node.bridge_address.network), store.grant(8)
     store.put(key, lease_value(node.address.ip), lease=lease)
     with meddling(site) as meddler:
         launch(node, etcd_endpoints=meddler.url())

@@ -12,7 +12,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import run, until
 from tests.faults.conftest import Measured
 from tests.support.etcd.counters import etcd_counters
@@ -71,15 +71,15 @@ def _enabled(lab: Lab) -> bool:
     return False
 
 
-def launch_as(node: Node, user: str, password: str) -> None:
+def launch_as(node: LabHost, user: str, password: str) -> None:
     variables = {"FLANNELD_ETCD_USERNAME": user, "FLANNELD_ETCD_PASSWORD": password}
     launch(node, "--allow-plaintext-auth", "-v=1", env=variables)
 
 
-def short_lease(store: Store, node: Node) -> int:
+def short_lease(store: Store, node: LabHost) -> int:
     """Leave a lease as from an earlier run, which is renewed every few seconds."""
     lease = store.grant(TTL_S)
-    store.put(lease_key(node.wish.network), lease_value(node.address.ip), lease=lease)
+    store.put(lease_key(node.bridge_address.network), lease_value(node.address.ip), lease=lease)
     return lease
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.lab.testbed import Journal, gateways, launch, lease_key, lease_value, pid_of, store_of, why_not_ready
@@ -39,7 +39,7 @@ FAILURES = [
 
 
 @pytest.fixture
-def node(site: Lab) -> Iterator[Node]:
+def node(site: Lab) -> Iterator[LabHost]:
     """The first host of the site, without a daemon; there is a peer, and a file with another MTU."""
     node = site.nodes[0]
     store_of(site).put(lease_key("172.7.99.0/24"), lease_value(PEER["172.7.99.0/24"]))
@@ -48,7 +48,7 @@ def node(site: Lab) -> Iterator[Node]:
     node.exec("ip", "link", "set", "eth1", "mtu", "1500")
 
 
-def trouble(node: Node, journal: Journal, words: str) -> None:
+def trouble(node: LabHost, journal: Journal, words: str) -> None:
     """The daemon lives and says what is wrong; lease and routes are there, the node is not ready."""
     assert words in journal.wait("subnet_file.failed", timeout_s=15)["problem"]
     until(lambda: words in why_not_ready(node), f"{node.name} is not ready for it")
@@ -58,7 +58,7 @@ def trouble(node: Node, journal: Journal, words: str) -> None:
 
 
 @pytest.mark.parametrize(("step", "name"), FAILURES)
-def test_f77_a_step_fails_twice(node: Node, site: Lab, step: str, name: str, measured: Measured) -> None:
+def test_f77_a_step_fails_twice(node: LabHost, site: Lab, step: str, name: str, measured: Measured) -> None:
     """Each step of the writing fails as a disk may: lease kept, routes served, not ready, the old file whole and alone
     in its directory; done by itself as soon as the disk works."""
     journal = Journal(node)
@@ -76,7 +76,7 @@ def test_f77_a_step_fails_twice(node: Node, site: Lab, step: str, name: str, mea
     assert journal.events("problem.resolved", topic="file")
 
 
-def leased(lab: Lab, node: Node) -> str:
+def leased(lab: Lab, node: LabHost) -> str:
     """Return what the file must say of the lease that etcd has for the node."""
     held = store_of(lab).kvs(f"{PREFIX}/subnets/")
     [key] = [key for key, kv in held.items() if str(node.address.ip) in kv.value.decode()]
@@ -84,12 +84,12 @@ def leased(lab: Lab, node: Node) -> str:
     return NEW.replace("172.7.21.1/24", f"{IPv4Network(network)[1]}/24")
 
 
-def inside(node: Node, command: str) -> None:
+def inside(node: LabHost, command: str) -> None:
     """Run a command where the daemon sees its files."""
     subprocess.run(["nsenter", f"--target={pid_of(node)}", "--mount", "sh", "-c", command], check=True)
 
 
-def test_f77_a_read_only_disk(node: Node, measured: Measured) -> None:
+def test_f77_a_read_only_disk(node: LabHost, measured: Measured) -> None:
     """A right file on a read-only disk is all that is needed. When it must change, the old one stays, whole; the node
     is not ready until the disk is writable again."""
     node.subnet_file.write_text(NEW)
@@ -109,7 +109,7 @@ def test_f77_a_read_only_disk(node: Node, measured: Measured) -> None:
 
 
 @pytest.mark.thorough
-def test_f77_the_directory_goes_away(node: Node, site: Lab, measured: Measured) -> None:
+def test_f77_the_directory_goes_away(node: LabHost, site: Lab, measured: Measured) -> None:
     """A missing directory is made, at the start and again when somebody has removed it."""
     folder = node.subnet_file.parent / "run" / "flannel"
     launch(node, subnet_file=f"{folder}/subnet.env")
@@ -125,7 +125,7 @@ def test_f77_the_directory_goes_away(node: Node, site: Lab, measured: Measured) 
 
 
 @pytest.mark.parametrize("to", ["a file", "nothing", "a device"])
-def test_f77_a_symbolic_link_in_its_place(node: Node, site: Lab, to: str, tmp_path: Path) -> None:
+def test_f77_a_symbolic_link_in_its_place(node: LabHost, site: Lab, to: str, tmp_path: Path) -> None:
     """A link is replaced, never followed: what it leads to stays as it is."""
     precious = tmp_path / "precious"
     if to == "a file":
@@ -142,7 +142,7 @@ def test_f77_a_symbolic_link_in_its_place(node: Node, site: Lab, to: str, tmp_pa
         assert precious.read_text() == "precious"
 
 
-def test_f77_a_directory_in_its_place(node: Node, site: Lab, measured: Measured) -> None:
+def test_f77_a_directory_in_its_place(node: LabHost, site: Lab, measured: Measured) -> None:
     """A directory with that name is left alone, with what is in it; ready as soon as somebody has moved it."""
     node.subnet_file.unlink()
     node.subnet_file.mkdir()

@@ -12,7 +12,7 @@ import pytest
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS
-from pyflanneld.lab.node import HEALTH_PORT, Node
+from pyflanneld.lab.node import HEALTH_PORT, LabHost
 from pyflanneld.lab.run import until
 from tests.bench.proc import descriptors
 from tests.faults.conftest import Measured
@@ -64,7 +64,7 @@ def test_f79_health_port_in_use(site: Lab, holder: str, measured: Measured) -> N
 # F80: clients that mean harm
 
 
-def probe(node: Node, path: str = "/healthz") -> float:
+def probe(node: LabHost, path: str = "/healthz") -> float:
     """Return the seconds that a good answer takes, connection included; a probe that is turned away asks again."""
     began = time.monotonic()
     while True:
@@ -77,14 +77,14 @@ def probe(node: Node, path: str = "/healthz") -> float:
         return time.monotonic() - began
 
 
-def steady(node: Node) -> None:
+def steady(node: LabHost) -> None:
     """Wait until the daemon has opened all that it keeps open; the listeners come behind the first routes."""
     counts, pid = [], pid_of(node)
     until(lambda: counts.append(descriptors(pid)) or counts[-10:] == [counts[-1]] * 10, "steady", 15, poll_s=0.1)
 
 
 @pytest.fixture
-def node(site: Lab) -> Iterator[Node]:
+def node(site: Lab) -> Iterator[LabHost]:
     """A host whose daemon is ready and has a peer."""
     node = site.nodes[0]
     store_of(site).put(lease_key("172.7.98.0/24"), lease_value("192.168.14.98"))
@@ -96,7 +96,7 @@ def node(site: Lab) -> Iterator[Node]:
     assert node.stop() == 0  # whatever has happened, it stops as asked
 
 
-def test_f80_slow_clients_in_a_crowd(site: Lab, node: Node, measured: Measured) -> None:
+def test_f80_slow_clients_in_a_crowd(site: Lab, node: LabHost, measured: Measured) -> None:
     """500 clients that never end their request: probes are answered meanwhile, few connections are held, etcd is
     followed as before, and nothing is left of them afterwards."""
     before, store = descriptors(pid_of(node)), store_of(site)
@@ -117,10 +117,10 @@ def test_f80_slow_clients_in_a_crowd(site: Lab, node: Node, measured: Measured) 
 
 
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
-def test_f80_whoever_does_not_end_is_thrown_out(node: Node, beginning: bytes) -> None:
+def test_f80_whoever_does_not_end_is_thrown_out(node: LabHost, beginning: bytes) -> None:
     """A request that does not come to its end is cut after two seconds, whatever it began with."""
     began = time.monotonic()
-    with topology.connect(node.namespace, "127.0.0.1", HEALTH_PORT, 15.0) as client:
+    with topology.connect_namespaces(node.namespace, "127.0.0.1", HEALTH_PORT, 15.0) as client:
         client.sendall(beginning)
         with contextlib.suppress(ConnectionError):
             while client.recv(65536):
@@ -148,7 +148,7 @@ def test_f80_whoever_does_not_end_is_thrown_out(node: Node, beginning: bytes) ->
         "method", "expectation",
     ),
 )  # fmt: skip
-def test_f80_a_bad_request(node: Node, request_: bytes, codes: set[bytes]) -> None:
+def test_f80_a_bad_request(node: LabHost, request_: bytes, codes: set[bytes]) -> None:
     """What is no probe gets one short answer, or none, and its connection ends; the next probe is answered."""
     try:
         answer = http_answer(node.namespace, HEALTH_PORT, request_)

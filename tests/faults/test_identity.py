@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_name
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_key_name
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.etcd.access import EtcdAccess
@@ -21,10 +21,10 @@ from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from pyflanneld.system.clock import SystemClock
-from pyflanneld.tasks.lease.acquire import Wish, acquire
+from pyflanneld.tasks.lease.acquire import LeaseRequest, acquire
 from tests.faults.conftest import Measured
 from tests.support.etcd.participant import EtcdSide
 from tests.support.etcd.server import Etcd, running_etcd
@@ -49,16 +49,17 @@ def etcd(tmp_path: Path) -> Iterator[Etcd]:
 
 async def joined(side: EtcdSide) -> OwnLease:
     """Let a node take its lease, by the loop that the daemon has for that."""
-    among = parse_config(FORTY_NINE).ipv4
-    assert among is not None
-    while (found := await acquire(side.context, Wish(among, LeaseAttrs(side.address, "host-gw"), None, ()))) is None:
+    subnet_range = parse_config(FORTY_NINE).ipv4
+    assert subnet_range is not None
+    request = LeaseRequest(subnet_range, LeaseAttrs(side.address, "host-gw"), None, ())
+    while (found := await acquire(side.context, request)) is None:
         pass
     return found[0]
 
 
 def waits(side: EtcdSide) -> bool:
     """Say whether a node has told that there is no subnet for it."""
-    return any(problem.event == "lease.exhausted" for problem in side.context.problems.open().values())
+    return any(problem.event == "lease.exhausted" for problem in side.context.conditions.open().values())
 
 
 async def test_f42_one_node_more_than_subnets(etcd: Etcd, measured: Measured) -> None:
@@ -78,7 +79,7 @@ async def test_f42_one_node_more_than_subnets(etcd: Etcd, measured: Measured) ->
             [left] = [side for side, task in tasks.items() if not task.done()]
             await eventually(lambda: waits(left), 10)
             listed = await sides[0].context.registry.list_subnets()
-            assert {parse_name(record.name).ipv4 for record in listed.records} == {
+            assert {parse_key_name(record.name).ipv4 for record in listed.records} == {
                 IPv4Network(f"172.7.{number}.0/24") for number in range(1, NODES)
             }
             freed = listed.records[7]
@@ -86,8 +87,8 @@ async def test_f42_one_node_more_than_subnets(etcd: Etcd, measured: Measured) ->
             began = time.monotonic()
             lease = await asyncio.wait_for(tasks[left], 15)
             waited_s = time.monotonic() - began
-        assert lease.subnet == parse_name(freed.name).ipv4
-        assert not left.context.problems.open()
+        assert lease.subnet == parse_key_name(freed.name).ipv4
+        assert not left.context.conditions.open()
         assert waited_s < 5
         everything = await sides[0].context.registry.list_subnets()
     attrs = {record.value for record in everything.records}
@@ -129,7 +130,7 @@ def test_f42_network_made_larger(site: Lab, measured: Measured) -> None:
     journal.wait("lease.exhausted", timeout_s=15)
     store.put(f"{PREFIX}/config", CONFIG)
     took_s = node.wait_ready(8)
-    assert node.subnet == str(node.wish.network)
+    assert node.subnet == str(node.request.network)
     assert node.env()["FLANNEL_NETWORK"] == "172.7.0.0/16"
     measured(f"ready {took_s:.1f} s after the network was made larger")
 
@@ -138,7 +139,7 @@ def test_f42_network_made_larger(site: Lab, measured: Measured) -> None:
 
 
 @contextmanager
-def way_to_etcd(host: Node, lab: Lab) -> Iterator[str]:
+def way_to_etcd(host: LabHost, lab: Lab) -> Iterator[str]:
     """Offer a laboratory's etcd on the loopback of a host of another one, with which it shares no wire."""
     listening = threading.Event()
     server: list[socket.socket] = []
@@ -154,7 +155,7 @@ def way_to_etcd(host: Node, lab: Lab) -> Iterator[str]:
                 near, _ = server[0].accept()
             except OSError:
                 return
-            far = topology.connect(lab.etcd.namespace, "127.0.0.1", 2379, 5)
+            far = topology.connect_namespaces(lab.etcd.namespace, "127.0.0.1", 2379, 5)
             far.settimeout(None)
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=pump, args=(source, target), daemon=True).start()

@@ -5,7 +5,7 @@ import pytest
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.measure import Ping, RouteMonitor, delay_ms
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.lab.testbed import (
@@ -25,12 +25,12 @@ pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"
 
 
-def all_routes_to(node: Node, dst: str) -> list[str]:
+def all_routes_to(node: LabHost, dst: str) -> list[str]:
     """Return every route of the main table to *dst*, whoever owns it, as ``ip`` writes it."""
     return [" ".join(line.split()) for line in node.exec("ip", "-N", "route", "show", "exact", dst).splitlines()]
 
 
-def of_ours(peer: Node) -> str:
+def of_ours(peer: LabHost) -> str:
     """Return the route to a peer as the daemon puts it."""
     return f"{peer.subnet} via {peer.address.ip} dev eth1 proto 103"
 
@@ -89,7 +89,7 @@ def test_f67_routes_flushed(unguarded: Lab, what: str, measured: Measured) -> No
     node.exec("ip", "route", "flush", *what.split())
     if what == "table main":
         assert gateways(node) == {}
-        for own, link in ((node.address, "eth1"), (node.wish, "docker0")):
+        for own, link in ((node.address, "eth1"), (node.bridge_address, "docker0")):
             connected = f"{own.network} dev {link} proto kernel scope link src {own.ip}"
             node.exec("ip", "route", "add", *connected.split())
     took_s = node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
@@ -301,7 +301,7 @@ def test_f66_interface_flaps(unguarded: Lab, measured: Measured) -> None:
     measured(f"30 flaps: {spent_s:.2f} s of processor time, {lines} log lines, then as before")
 
 
-def cpu_s(node: Node) -> float:
+def cpu_s(node: LabHost) -> float:
     """Return the processor time that a node's daemon has used, in seconds."""
     fields = topology.Path(f"/proc/{pid_of(node)}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100

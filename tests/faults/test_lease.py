@@ -8,7 +8,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor, delay_ms
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.etcd.counters import etcd_counters
@@ -32,12 +32,12 @@ pytestmark = [pytest.mark.etcd, pytest.mark.netns, ON_EACH_RELEASE]
 STRANGER = "192.168.14.99"
 
 
-def own(lab: Lab, node: Node) -> Kv | None:
+def own(lab: Lab, node: LabHost) -> Kv | None:
     """Return a node's key, ``None`` when it is not there."""
-    return store_of(lab).kv(lease_key(node.wish.network))
+    return store_of(lab).kv(lease_key(node.bridge_address.network))
 
 
-def held(lab: Lab, node: Node) -> Kv:
+def held(lab: Lab, node: LabHost) -> Kv:
     kv = own(lab, node)
     assert kv is not None
     return kv
@@ -48,11 +48,11 @@ def renewals_of(lab: Lab) -> int:
     return etcd_counters(lab.etcd.namespace).total("etcd_debugging_lease_renewed_total")
 
 
-def take_away(store: Store, node: Node, kv: Kv, how: str) -> None:
+def take_away(store: Store, node: LabHost, kv: Kv, how: str) -> None:
     if how == "revoked":
         store.ctl("lease", "revoke", f"{kv.lease:x}")
     else:
-        store.delete(lease_key(node.wish.network))
+        store.delete(lease_key(node.bridge_address.network))
 
 
 @pytest.mark.parametrize("how", ["revoked", "deleted"])
@@ -149,7 +149,7 @@ def test_f24_f25_key_taken_by_another(cluster: Lab, paused: bool, measured: Meas
     assert node.subnet_file.read_bytes() == file
     [failed] = journal.events("daemon.failed")
     assert STRANGER in failed["error"]
-    assert str(node.wish.network) in failed["error"]
+    assert str(node.bridge_address.network) in failed["error"]
     store.ctl("lease", "revoke", f"{lease:x}")
     leave_ready(cluster)
 
@@ -282,7 +282,7 @@ def test_f29_reserved_at_run_time(cluster: Lab) -> None:
 def test_f12_renewal_wakes_nobody(site: Lab, measured: Measured) -> None:
     """The lease is prolonged again and again without a single write: the revision of etcd stands still."""
     node, store = site.nodes[0], store_of(site)
-    key, lease = lease_key(node.wish.network), store.grant(8)
+    key, lease = lease_key(node.bridge_address.network), store.grant(8)
     store.put(key, lease_value(node.address.ip), lease=lease)  # as if left from an earlier run, with a short TTL
     before = store.kv(key)
     launch(node)
@@ -299,7 +299,7 @@ def test_f12_renewal_wakes_nobody(site: Lab, measured: Measured) -> None:
 def test_f03_f26_etcd_gone_for_longer_than_the_ttl(site: Lab) -> None:
     """Unconfirmed for a whole TTL: unready but alive, routes kept; the same subnet when etcd is back."""
     node, store = site.nodes[0], store_of(site)
-    key, lease = lease_key(node.wish.network), store.grant(4)
+    key, lease = lease_key(node.bridge_address.network), store.grant(4)
     store.put(key, lease_value(node.address.ip), lease=lease)
     store.put(lease_key("172.7.99.0/24"), lease_value(STRANGER))
     launch(node)

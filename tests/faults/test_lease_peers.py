@@ -9,7 +9,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.lab.testbed import Journal, Store, cut_off, lease_key, lease_value, store_of
@@ -18,16 +18,16 @@ pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 ETCD = str(ADDRESS.ip)
 STRANGER, SUBNET, JUNK = "192.168.14.99", "172.7.99.0/24", f"{PREFIX}/subnets/junk"
 SECOND = "192.168.14.122"  # the moving peer's other address
-Meanwhile = Callable[[Node, Store], AbstractContextManager[None]]
+Meanwhile = Callable[[LabHost, Store], AbstractContextManager[None]]
 
 
 @contextmanager
-def connected(_node: Node, _store: Store) -> Iterator[None]:
+def connected(_node: LabHost, _store: Store) -> Iterator[None]:
     yield
 
 
 @contextmanager
-def disconnected(node: Node, store: Store) -> Iterator[None]:
+def disconnected(node: LabHost, store: Store) -> Iterator[None]:
     """Cut the host off, so that it learns of the change later."""
     journal = Journal(node)
     with cut_off(node, ETCD, refused=True):
@@ -39,7 +39,7 @@ def disconnected(node: Node, store: Store) -> Iterator[None]:
 
 
 @contextmanager
-def stopped(node: Node, _store: Store) -> Iterator[None]:
+def stopped(node: LabHost, _store: Store) -> Iterator[None]:
     """Have no daemon while the change is made."""
     node.kill()
     yield

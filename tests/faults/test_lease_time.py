@@ -9,7 +9,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS, PREFIX
 from pyflanneld.lab.measure import Ping, RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.etcd.server import ON_EACH_RELEASE, RELEASES
@@ -48,7 +48,7 @@ def ten(ten_keeper: Keeper) -> Iterator[Lab]:
         yield lab
 
 
-def shorten(lab: Lab, node: Node) -> int:
+def shorten(lab: Lab, node: LabHost) -> int:
     """Start a host's daemon anew on a lease that lives for a few seconds; return the etcd lease."""
     store, kv = store_of(lab), store_of(lab).kv(lease_key(node.subnet))
     assert kv is not None

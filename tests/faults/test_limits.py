@@ -13,7 +13,7 @@ import pytest
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import HEALTH_PORT, Node
+from pyflanneld.lab.node import HEALTH_PORT, LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.faults.test_process import Manager
@@ -34,7 +34,7 @@ def add_peer(lab: Lab, peer: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def hitless(lab: Lab, node: Node) -> Iterator[None]:
+def hitless(lab: Lab, node: LabHost) -> Iterator[None]:
     """Restart the daemon after the block, and see that lease, file and routes have not moved."""
     kvs, file, routes = store_of(lab).kvs(), node.subnet_file.read_bytes(), gateways(node)
     with RouteMonitor(node) as monitor:
@@ -51,12 +51,12 @@ def hitless(lab: Lab, node: Node) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def flooded(node: Node) -> Iterator[None]:
+def flooded(node: LabHost) -> Iterator[None]:
     """Have more clients at the health port than the daemon has descriptors for."""
     with contextlib.ExitStack() as stack:
         for _ in range(FLOOD):
             with contextlib.suppress(OSError):
-                stack.enter_context(topology.connect(node.namespace, "127.0.0.1", HEALTH_PORT, 0.2))
+                stack.enter_context(topology.connect_namespaces(node.namespace, "127.0.0.1", HEALTH_PORT, 0.2))
         yield
 
 
@@ -167,7 +167,7 @@ def managed(lab: Lab) -> Iterator[tuple[Manager, dict[str, str]]]:
         path.unlink()
 
 
-def second_life(lab: Lab, node: Node, failpoints: str, env: dict[str, str] | None = None) -> None:
+def second_life(lab: Lab, node: LabHost, failpoints: str, env: dict[str, str] | None = None) -> None:
     """Start a daemon that finds its lease and a peer: the first event of its watch is what the test does next."""
     add_peer(lab, FIRST)
     launch(node)
@@ -176,7 +176,7 @@ def second_life(lab: Lab, node: Node, failpoints: str, env: dict[str, str] | Non
     launch(node, failpoints=failpoints, env=env)
 
 
-def unanswered(node: Node) -> bool:
+def unanswered(node: LabHost) -> bool:
     """Say whether a probe gets no answer within a second."""
     try:
         return node.get("/healthz", timeout_s=1.0)[0] != 200

@@ -14,9 +14,9 @@ from pyflanneld.errors import KernelError
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ENDPOINT
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import DAEMON, Node
+from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.run import until
-from pyflanneld.netlink.frames import Request
+from pyflanneld.netlink.frames import NetlinkRequest
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.netlink.socket import RequestSocket
 from tests.faults.conftest import Measured
@@ -161,7 +161,7 @@ def churn(routes: int) -> Iterator[str]:
         yield f"route {verb} 172.7.{200 + number // 2 % 50}.0/24 via 192.168.14.97 dev eth1"
 
 
-def resident_kib(node: Node) -> int:
+def resident_kib(node: LabHost) -> int:
     """Return the memory that a node's daemon occupies."""
     status = Path(f"/proc/{pid_of(node)}/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
@@ -211,7 +211,7 @@ class Counting(RequestSocket):
         super().__init__()
         self.asked = self.torn = 0
 
-    async def _dump_once(self, request: Request) -> tuple[list[bytes], bool]:
+    async def _dump_once(self, request: NetlinkRequest) -> tuple[list[bytes], bool]:
         found, torn = await super()._dump_once(request)
         self.asked += 1
         self.torn += torn

@@ -11,7 +11,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.lab.testbed import (
@@ -212,7 +212,7 @@ def test_f52_monsters(unguarded: Lab, measured: Measured) -> None:
     measured(f"memory grew by {grown / 1024:.1f} MiB; longest log line {longest} characters")
 
 
-def resident_kib(node: Node) -> int:
+def resident_kib(node: LabHost) -> int:
     """Return the memory that a node's daemon occupies."""
     status = Path(f"/proc/{pid_of(node)}/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))

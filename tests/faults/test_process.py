@@ -13,7 +13,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS, CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.lab.lossy_path import lossy_path
@@ -39,7 +39,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 ETCD = str(ADDRESS.ip)
 
 
-def stop_each(nodes: tuple[Node, ...]) -> None:
+def stop_each(nodes: tuple[LabHost, ...]) -> None:
     """Stop the three daemons with the three signals and see each end in time, as asked, saying so."""
     journals = [Journal(node) for node in nodes]
     for node, number in zip(nodes, SIGNALS, strict=True):
@@ -141,11 +141,11 @@ def test_f75_stopped_while_a_write_is_under_way(site: Lab) -> None:
         launch(node, etcd_endpoints=path.url)
         until(lambda: bool(store.kvs(f"{PREFIX}/subnets/")), "the key is there", 15)
         assert node.stop(timeout_s=STOP_S) == 0
-    held = store.kv(lease_key(node.wish.network))
+    held = store.kv(lease_key(node.bridge_address.network))
     assert held is not None
     launch(node)
     node.wait_ready()
-    assert store.kv(lease_key(node.wish.network)) == held
+    assert store.kv(lease_key(node.bridge_address.network)) == held
     assert len(store.leases()) == 1
 
 
@@ -157,10 +157,10 @@ def test_f76_killed_while_a_write_is_under_way(site: Lab) -> None:
         launch(node, etcd_endpoints=path.url)
         until(lambda: bool(store.kvs(f"{PREFIX}/subnets/")), "the key is there", 15)
         node.kill()
-    held = store.kv(lease_key(node.wish.network))
+    held = store.kv(lease_key(node.bridge_address.network))
     launch(node)
     node.wait_ready()
-    assert store.kv(lease_key(node.wish.network)) == held
+    assert store.kv(lease_key(node.bridge_address.network)) == held
     assert len(store.leases()) == 1
 
 
@@ -192,16 +192,16 @@ def test_f75_a_second_signal_ends_it_at_once(site: Lab) -> None:
 
 
 @pytest.fixture
-def twin(cluster: Lab) -> Iterator[Node]:
+def twin(cluster: Lab) -> Iterator[LabHost]:
     """A second daemon for the first host of the cluster, with a file and a log of its own."""
-    node = Node(cluster.name, 1, cluster.folder / "twin")
+    node = LabHost(cluster.name, 1, cluster.folder / "twin")
     yield node
     if node.process.pid():
         node.kill()
 
 
 @pytest.mark.parametrize("same", ["network and file", "network", "file"])
-def test_f46_second_daemon(cluster: Lab, twin: Node, same: str, measured: Measured) -> None:
+def test_f46_second_daemon(cluster: Lab, twin: LabHost, same: str, measured: Measured) -> None:
     """A second daemon for the same network or the same file exits 73 at once; the first one does not notice."""
     node = cluster.nodes[0]
     kvs, pid, journal = store_of(cluster).kvs(), pid_of(node), Journal(node)
@@ -224,7 +224,7 @@ def test_f46_second_daemon(cluster: Lab, twin: Node, same: str, measured: Measur
     assert node.get("/readyz")[0] == 200
 
 
-def test_f47_two_networks_on_one_host(cluster: Lab, twin: Node, measured: Measured) -> None:
+def test_f47_two_networks_on_one_host(cluster: Lab, twin: LabHost, measured: Measured) -> None:
     """A daemon for another network runs beside: each has its routes, and neither sweeps those of the other."""
     node, store = cluster.nodes[0], store_of(cluster)
     store.put("/other/config", CONFIG.replace("172.7.", "10.7."))

@@ -11,7 +11,7 @@ import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.measure import Ping, RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.lab.testbed import (
@@ -44,7 +44,7 @@ def state(cluster: Lab, tmp_path: Path) -> Iterator[Path]:
     leave_ready(cluster)
 
 
-def restart(node: Node, directory: Path) -> None:
+def restart(node: LabHost, directory: Path) -> None:
     """Kill the daemon and start it with a state directory."""
     node.kill()
     node.start("--state-dir", str(directory))
@@ -56,7 +56,7 @@ def reboot_without_etcd(cluster: Lab, directory: Path) -> tuple[Journal, float]:
     return reboot(cluster.nodes[0], directory), time.monotonic()
 
 
-def reboot(node: Node, directory: Path) -> Journal:
+def reboot(node: LabHost, directory: Path) -> Journal:
     """Take all that a reboot takes, and boot; return the log."""
     node.kill()
     node.exec("sh", "-c", "ip route flush proto 103; nft flush ruleset")

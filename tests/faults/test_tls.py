@@ -16,7 +16,7 @@ import trustme
 
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import DAEMON, Node
+from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.etcd.counters import daemon_counters
@@ -125,7 +125,7 @@ def test_f84_a_server_that_cannot_be_verified(
     measured(f"{wrong.__name__.replace('_', ' ')}: refused, nothing moved; caught up {took_s:.1f} s after the mend")
 
 
-def refused(node: Node) -> bool:
+def refused(node: LabHost) -> bool:
     """Say whether etcd's certificate is refused at the moment, as the operator is told."""
     return any(REFUSAL.search(finding["text"]) for finding in findings(node, "etcd.unavailable"))
 
@@ -214,7 +214,7 @@ def test_f84_client_certificate_renewed(tls: TlsSite, measured: Measured) -> Non
     measured(f"20 changes during the rotation, none missed; new connections with the new ones, after {took_s:.1f} s")
 
 
-def shown_end(node: Node) -> int:
+def shown_end(node: LabHost) -> int:
     """Return until when the client certificate in use is good, as the metrics say."""
     return daemon_counters(node).total("pyflanneld_etcd_certificate_end_timestamp_seconds", file="etcd-certfile")
 
@@ -309,7 +309,7 @@ def test_f84_files_that_cannot_be_used(tls: TlsSite, measured: Measured) -> None
             told.append(finding["text"].partition("stay in use: ")[2])
             assert str(files.key.parent) in told[-1]
             assert not finding["blocks"]
-            assert finding["remedy"]
+            assert finding["hint"]
             assert node.get("/readyz")[0] == 200
             tls.good_host(node)
             tls.hang_up(node, **NEW)
@@ -321,7 +321,7 @@ def test_f84_files_that_cannot_be_used(tls: TlsSite, measured: Measured) -> None
     measured(f"{len(SPOILT)} kinds of bad files: the former ones in use, also {took_s:.1f} s after a restart of etcd")
 
 
-def findings(node: Node, event: str) -> list[dict[str, str]]:
+def findings(node: LabHost, event: str) -> list[dict[str, str]]:
     """Return what ``pyflanneld status`` says is wrong, of one kind."""
     answer = json.loads(node.exec(*DAEMON, "status", "--output=json", f"--subnet-file={node.subnet_file}"))
     return [finding for finding in answer["findings"] if finding["event"] == event]

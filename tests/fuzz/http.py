@@ -16,7 +16,7 @@ from aiohttp.log import server_logger
 from pyflanneld.http.health import HealthServer
 from pyflanneld.http.listener import Listener
 from pyflanneld.http.monitor import monitor_app
-from pyflanneld.http.operator import Told, abstract_socket, operator_listener
+from pyflanneld.http.operator import StatusSource, abstract_socket, operator_listener
 from pyflanneld.http.stream import Stream
 from tests.support.fakes.source import FakeSource
 
@@ -53,7 +53,7 @@ class Doors:
 
     async def _open(self) -> None:
         source = FakeSource()
-        told = Told(source, lambda: self._level, self._set_level, lambda: ({"event": "daemon.ready"},))
+        told = StatusSource(source, lambda: self._level, self._set_level, lambda: ({"event": "daemon.ready"},))
         health = HealthServer(IPv4Address("127.0.0.1"), 0, source.health)
         operator, monitor = (f"\0pyflanneld/fuzz/{secrets.token_hex(16)}" for _ in range(2))
         app = monitor_app(told, _numbers, Stream(told))

@@ -13,20 +13,20 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import pairwise
 
 from pyflanneld.config.settings import load
-from pyflanneld.core.docker import DockerVersion, Leased, options
+from pyflanneld.core.docker import DockerVersion, Leased, docker_options
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import saved_state
-from pyflanneld.core.lease.codec import encode_name, encode_value, parse_name, parse_value
+from pyflanneld.core.lease.codec import encode_name, encode_value, parse_key_name, parse_value
 from pyflanneld.core.lease.subnet_env import assignments, previous_network, previous_subnet, previous_subnet6, render
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.peers.table import PeerTable
-from pyflanneld.core.peers.validation import Ground
+from pyflanneld.core.peers.validation import ValidationContext
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted, UsageError
 from pyflanneld.etcd.v2.keyspace import Tree, parse_event
 from pyflanneld.logs.sanitise import MAX_CHARS, escaped, safe, trace_lines
 from pyflanneld.netlink import links, routes, routes6
-from pyflanneld.netlink.frames import frames, verdict
+from pyflanneld.netlink.frames import frames, kernel_verdict
 from tests.fuzz.http import PROBE, PROBE_S, SILENT_S, check_answer, doors
 
 Target = Callable[[bytes], None]
@@ -39,7 +39,7 @@ _NAMES = re.compile(rb"\0")
 def key(data: bytes) -> None:
     """A key's name: what is read is spelt so and in no other way, and has no host bits."""
     try:
-        read = parse_name(data)
+        read = parse_key_name(data)
     except Invalid:
         return
     text = data.decode("ascii")
@@ -84,7 +84,7 @@ def config(data: bytes) -> None:
     assert low % step == high % step == 0
 
 
-GROUND = Ground(
+GROUND = ValidationContext(
     network=IPv4Network("10.5.0.0/16"), backend_type="host-gw", own_subnet=IPv4Network("10.5.34.0/24"),
     link_addresses=(IPv4Interface("192.168.1.10/24"),),
     own_addresses=frozenset({IPv4Address("192.168.1.10"), IPv4Address("10.5.34.1")}),
@@ -149,7 +149,7 @@ def subnet_env(data: bytes) -> None:
         assert all(map(_ENV_LINE.fullmatch, render(network, subnet, 1500).splitlines()))
     leased = _unless_invalid(Leased.read, values)
     if isinstance(leased, Leased):
-        words = json.dumps([option.flag for option in options(leased, None)])
+        words = json.dumps([option.flag for option in docker_options(leased, None)])
         assert not re.search(r"[$`;&|\\]", words)
     _unless_invalid(DockerVersion.parse, text)
 
@@ -200,11 +200,11 @@ def netlink(data: bytes) -> None:
         found = list(frames(data))
     except ValueError:
         found = [(24, 0, 0, 0, data)]
-    readers = (routes.decode_route, routes6.decode_route, links.decode_link, links.decode_address)
+    readers = (routes.decode_route, routes6.decode_route6, links.decode_link, links.decode_address)
     for kind, flags, _, _, body in found:
         for read in readers:
             _unless_malformed(read, body)
-        _unless_malformed(verdict, kind, flags, body)
+        _unless_malformed(kernel_verdict, kind, flags, body)
 
 
 def _unless_malformed(read: Callable[..., object], *given: object) -> None:
@@ -248,10 +248,10 @@ def _number(dotted: str) -> int:
 def state(data: bytes) -> None:
     """What is saved for a boot without etcd: what is read is written the same, and its peers are judged as any."""
     try:
-        read = saved_state.decode(data)
+        read = saved_state.decode_state(data)
     except Invalid:
         return
-    assert saved_state.decode(saved_state.encode(read)) == read
+    assert saved_state.decode_state(saved_state.encode_state(read)) == read
     config(read.config)
     table = PeerTable(b"10.5.34.0-24")
     table.apply(Snapshot(read.peers, read.revision, read.cluster_id))

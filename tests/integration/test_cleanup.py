@@ -7,7 +7,7 @@ import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.support.lab.planted import process_named
 from tests.support.lab.testbed import gateways, launch, lease_key, lease_value, store_of
 from tests.support.lab.untouched import command, daemon_flags, untouched
@@ -16,11 +16,11 @@ pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 NOTHING = "there is nothing of ours here\n"
 
 
-def cleanup(node: Node, *more: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def cleanup(node: LabHost, *more: str, **changes: str) -> subprocess.CompletedProcess[str]:
     return command(node, "cleanup", *daemon_flags(node, **changes), *more)
 
 
-def ran(site: Lab, *flags: str) -> Node:
+def ran(site: Lab, *flags: str) -> LabHost:
     """Return a host on which the daemon has run, with two peers, and was stopped."""
     node, store = site.nodes[0], store_of(site)
     for last in (22, 23):
@@ -44,7 +44,7 @@ def test_what_was_saved_for_a_boot_without_etcd_goes_too(site: Lab, tmp_path: Pa
     assert cleanup(node, f"--state-dir={tmp_path}").stdout == NOTHING
 
 
-def foreign(node: Node) -> str:
+def foreign(node: LabHost) -> str:
     """Return what is not ours: routes and rules."""
     routes = node.exec("ip", "-N", "-4", "route")
     return "\n".join(line for line in routes.splitlines() if "proto 103" not in line)

@@ -12,7 +12,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import HEALTH_PORT, Node
+from pyflanneld.lab.node import HEALTH_PORT, LabHost
 from pyflanneld.lab.run import until
 from tests.support.lab.testbed import (
     Journal,
@@ -35,7 +35,7 @@ ETCD = "192.168.14.12"
 
 
 @contextlib.contextmanager
-def untouched(lab: Lab, node: Node, *, etcd_is_read: bool = False) -> Iterator[None]:
+def untouched(lab: Lab, node: LabHost, *, etcd_is_read: bool = False) -> Iterator[None]:
     """Prove that not one packet goes to etcd (or nothing is written there), and that the kernel stays as it is."""
     before, revision, packets = kernel_state(node), store_of(lab).revision(), Packets(node, ETCD)
     with RouteMonitor(node) as monitor:

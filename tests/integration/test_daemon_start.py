@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 def test_three_hosts_become_a_network(cluster: Lab) -> None:
     """Each host gets its subnet, its file, a route to each other host, is alive and ready; pods exchange packets."""
     for node in cluster.nodes:
-        assert node.subnet == str(node.wish.network)
+        assert node.subnet == str(node.bridge_address.network)
         assert gateways(node) == {o.subnet: str(o.address.ip) for o in cluster.nodes if o is not node}
         assert node.get("/healthz")[0] == node.get("/readyz")[0] == 200
     first, *_, last = cluster.nodes
@@ -40,7 +40,7 @@ def test_subnet_env_bytes(cluster: Lab) -> None:
     for node in cluster.nodes:
         assert node.subnet_file.read_bytes() == (
             b"FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=%s\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
-            % str(node.wish).encode()
+            % str(node.bridge_address).encode()
         )
         assert node.subnet_file.stat().st_mode & 0o777 == 0o644
         assert not list(node.subnet_file.parent.glob(".subnet.env*"))
@@ -176,4 +176,4 @@ def test_environment_and_command_line(site: Lab) -> None:
     }
     launch(node, iface=None, public_ip=None, etcd_endpoints=None, log_format=None, env=variables)
     node.wait_ready()
-    assert node.subnet == str(node.wish.network)
+    assert node.subnet == str(node.bridge_address.network)

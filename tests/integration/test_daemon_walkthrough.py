@@ -13,7 +13,7 @@ import trustme
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import Ping
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.support.etcd.server import Files
 from tests.support.lab.etcd_members import Members, three_members
@@ -43,7 +43,7 @@ def write_pair(folder: Path, name: str, ca: trustme.CA, cert: trustme.LeafCert) 
     return files
 
 
-def install(node: Node, lab: Lab, ca: trustme.CA, client: trustme.LeafCert) -> Path:
+def install(node: LabHost, lab: Lab, ca: trustme.CA, client: trustme.LeafCert) -> Path:
     """Do steps 1 and 2 of the guide for a host in a folder that stands for /opt/flannel; return it."""
     folder = lab.folder / f"opt-{node.name}"
     folder.mkdir()
@@ -79,7 +79,7 @@ def etcd(lab: Keeper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memb
         yield members
 
 
-def start(node: Node) -> None:
+def start(node: LabHost) -> None:
     """Do what supervisor does: run the script in its directory."""
     folder = node.subnet_file.parent
     node.process.start("env", "-C", str(folder), str(folder / "flanneld.sh"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.support.lab.planted import process_named
 from tests.support.lab.testbed import PREFIX, lease_key, lease_value, pid_of, store_of
 from tests.support.lab.untouched import command, daemon_flags, untouched
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 Finding = dict[str, str]
 
 
-def doctor(lab: Lab, node: Node, **changes: str) -> tuple[int, list[Finding]]:
+def doctor(lab: Lab, node: LabHost, **changes: str) -> tuple[int, list[Finding]]:
     """Run the command and return its exit code and findings, having seen that it touches nothing."""
     with untouched(lab, node):
         done = command(node, "doctor", *daemon_flags(node, **changes), "--output=json")
@@ -42,7 +42,7 @@ def only(findings: list[Finding]) -> Finding:
 
 
 @contextmanager
-def planted(node: Node, *commands: str, undo: str) -> Iterator[None]:
+def planted(node: LabHost, *commands: str, undo: str) -> Iterator[None]:
     """Run shell commands on a host, and others at the end."""
     try:
         node.exec("sh", "-c", "; ".join(commands))

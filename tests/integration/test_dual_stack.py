@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import run, until
 
 pytestmark = [
@@ -19,19 +19,19 @@ CONFIG = {"Network": "172.7.0.0/16", "Backend": {"Type": "host-gw"}}
 DUAL = {**CONFIG, "EnableIPv6": True, "IPv6Network": "2001:cafe:42::/56"}
 
 
-def give_ipv6(node: Node, number: int) -> None:
+def give_ipv6(node: LabHost, number: int) -> None:
     node.exec("ip", "address", "add", f"2001:db8::{number}/64", "dev", "eth1", "nodad")
     node.exec("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
 
 
-def routes6(node: Node) -> dict[str, str]:
+def routes6(node: LabHost) -> dict[str, str]:
     lines = json.loads(node.exec("ip", "-N", "-j", "-6", "route", "show", "proto", "103"))
     peers = [line for line in lines if "gateway" in line]
     assert all(line["metric"] == 1024 for line in peers)
     return {line["dst"]: line["gateway"] for line in peers}
 
 
-def dock6(node: Node) -> str:
+def dock6(node: LabHost) -> str:
     """Put the first address of the IPv6 subnet on a bridge; return it."""
     address = node.env()["FLANNEL_IPV6_SUBNET"]
     node.exec("ip", "link", "add", "pods6", "type", "bridge")

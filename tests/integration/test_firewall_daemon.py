@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import DAEMON, Node
+from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.run import until
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
@@ -37,9 +37,9 @@ def hide(*programs: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def started_without(lab: Lab, programs: tuple[str, ...], *flags: str) -> Iterator[Node]:
+def started_without(lab: Lab, programs: tuple[str, ...], *flags: str) -> Iterator[LabHost]:
     """Run the daemon where *programs* are not installed, for the length of the block."""
-    node = Node(lab.name, 1, lab.nodes[0].process.folder, hide(*programs))
+    node = LabHost(lab.name, 1, lab.nodes[0].process.folder, hide(*programs))
     node.start(*flags)
     try:
         yield node
@@ -47,7 +47,7 @@ def started_without(lab: Lab, programs: tuple[str, ...], *flags: str) -> Iterato
         node.kill()
 
 
-def ended(node: Node) -> int:
+def ended(node: LabHost) -> int:
     """Wait for the daemon's own end and return its exit code."""
     until(lambda: node.process.exit_code() is not None, "the daemon ends", 20)
     code = node.process.exit_code()
@@ -55,7 +55,7 @@ def ended(node: Node) -> int:
     return code
 
 
-def rules(node: Node) -> list[str]:
+def rules(node: LabHost) -> list[str]:
     lines = node.exec("iptables-save").splitlines()
     return [line for line in lines if line.startswith("-A")]
 

@@ -9,20 +9,20 @@ from ipaddress import IPv4Address, IPv6Address
 import aiohttp
 import pytest
 
-from pyflanneld.core.status.health import Verdict
+from pyflanneld.core.status.health import Health
 from pyflanneld.errors import PortTaken, UsageError
 from pyflanneld.http.bound_port import bound
 from pyflanneld.http.health import HealthServer
 
 LOCAL = IPv4Address("127.0.0.1")
-READY = Verdict(live=True, not_ready=())
-WAITING = Verdict(live=True, not_ready=("etcd does not answer", "two\nlines"))
+READY = Health(live=True, not_ready=())
+WAITING = Health(live=True, not_ready=("etcd does not answer", "two\nlines"))
 STOPPED = "the routes loop has stopped turning"
-DEAD = Verdict(live=False, not_ready=(STOPPED,), not_live=(STOPPED,))
+DEAD = Health(live=False, not_ready=(STOPPED,), not_live=(STOPPED,))
 
 
 @asynccontextmanager
-async def serving(verdict: Verdict) -> AsyncIterator[str]:
+async def serving(verdict: Health) -> AsyncIterator[str]:
     server = HealthServer(LOCAL, 0, lambda: verdict)
     await server.start()
     try:

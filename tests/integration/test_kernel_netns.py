@@ -139,7 +139,7 @@ async def test_bridge_affairs(bed: Bed) -> None:
             assert await anext(events) == Change.ROUTES
 
 
-async def bodies(request: frames.Request) -> list[bytes]:
+async def bodies(request: frames.NetlinkRequest) -> list[bytes]:
     async def whole(found: list[bytes]) -> list[bytes]:
         return found
 
@@ -150,7 +150,7 @@ async def bodies(request: frames.Request) -> list[bytes]:
 
 
 def by_pyroute2(message_class: type[nlmsg], body: bytes) -> Any:
-    theirs = message_class(frames.pack(frames.Request(0, 0, body), 0))
+    theirs = message_class(frames.pack(frames.NetlinkRequest(0, 0, body), 0))
     theirs.decode()
     return theirs
 

@@ -14,7 +14,7 @@ from pyflanneld.core.routes.plan import Create, KernelRoute, Route
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import frames, route_lookup
 from pyflanneld.netlink import routes as encoding
-from pyflanneld.netlink.dump_cache import Listing
+from pyflanneld.netlink.dump_cache import DumpCache
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.netlink.socket import CHUNK, DUMP_ATTEMPTS, DumpRefused, RequestSocket, open_socket
 from tests.support.network.namespaces import Namespace, namespace
@@ -35,7 +35,7 @@ class Faulty(socket.socket):
     def send(self, data: Any, flags: int = 0) -> int:
         self.sent += 1
         if self._fault == "noisy":
-            super().send(frames.pack(frames.Request(0xFFF0, frames.NLM_F_REQUEST, b""), 0xFFFF))  # refused
+            super().send(frames.pack(frames.NetlinkRequest(0xFFF0, frames.NLM_F_REQUEST, b""), 0xFFFF))  # refused
         return len(data) if self._fault == "deaf" else super().send(data, flags)
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
@@ -80,14 +80,14 @@ def bed() -> Iterator[Namespace]:
 
 
 async def routes(requests: RequestSocket) -> tuple[KernelRoute, ...]:
-    return await requests.dump(encoding.routes_request(None), Listing(encoding.decode_route).update)
+    return await requests.dump(encoding.routes_request(None), DumpCache(encoding.decode_route).update)
 
 
 async def way(requests: RequestSocket, address: str) -> object:
-    return await requests.ask(route_lookup.way_request(IPv4Address(address)), route_lookup.decode_way)
+    return await requests.ask(route_lookup.lookup_request(IPv4Address(address)), route_lookup.decode_lookup)
 
 
-async def create(requests: RequestSocket, count: int, gateway: str = "192.168.77.2") -> dict[int, frames.Refusal]:
+async def create(requests: RequestSocket, count: int, gateway: str = "192.168.77.2") -> dict[int, frames.KernelRefusal]:
     index = socket.if_nametoindex("eth0")
     dsts = (IPv4Network((0x0A050000 + number * 64, 26)) for number in range(count))
     changes = [Create(Route(dst, IPv4Address(gateway), index)) for dst in dsts]
@@ -146,7 +146,7 @@ async def test_missing_table(number: int, expected: tuple[()] | None) -> None:
 
     class Refusing(RequestSocket):
         async def dump(self, *_: Any) -> Any:
-            raise DumpRefused(frames.Refusal(number, "told to"))
+            raise DumpRefused(frames.KernelRefusal(number, "told to"))
 
     kernel = NetlinkKernel(protocol=OURS, requests=Refusing())
     if expected is None:
@@ -189,7 +189,7 @@ async def test_lost_acknowledgements() -> None:
     with pytest.raises(KernelError, match="No buffer space"):
         await create(requests, CHUNK)
     refused = await create(requests, CHUNK)
-    assert refused == dict.fromkeys(range(CHUNK), frames.Refusal(17, ""))
+    assert refused == dict.fromkeys(range(CHUNK), frames.KernelRefusal(17, ""))
     assert len(await routes(requests)) == CHUNK + 1
     await requests.close()
 
@@ -239,7 +239,7 @@ async def test_reason() -> None:
     """A refusal has the kernel's own words."""
     requests = RequestSocket()
     refused = await create(requests, 1, gateway="172.31.0.1")
-    assert refused == {0: frames.Refusal(101, "Nexthop has invalid gateway")}
+    assert refused == {0: frames.KernelRefusal(101, "Nexthop has invalid gateway")}
     await requests.close()
 
 
@@ -258,7 +258,7 @@ async def test_sequence_numbers_start_again() -> None:
     """After four thousand million messages the numbers start again, and answers still find their changes."""
     requests = RequestSocket()
     requests._sequence = 0xFFFFFFFF - CHUNK
-    for refused in ({}, dict.fromkeys(range(CHUNK), frames.Refusal(errno.EEXIST, ""))):
+    for refused in ({}, dict.fromkeys(range(CHUNK), frames.KernelRefusal(errno.EEXIST, ""))):
         assert await create(requests, CHUNK) == refused
     assert len(await routes(requests)) == CHUNK + 1
     await requests.close()

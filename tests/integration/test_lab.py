@@ -212,7 +212,7 @@ def test_demo_fails_when_a_claim_does_not_hold(make_lab: Callable[..., Lab]) -> 
     lab.nodes[0].kill()
     lab.nodes[0].exec("ip", "route", "flush", "proto", "103")
     with pytest.raises(ClaimFailed, match="exactly the routes"):
-        demo.routes(lab, Terminal())
+        demo.show_routes(lab, Terminal())
 
 
 @pytest.mark.parametrize("words", [("up",), ("down",), ("demo",), ("status",), ("exec", "n1", "--", "true")])

@@ -23,7 +23,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import run, until
 from tests.support.lab.testbed import Journal, Store, store_of
 from tests.support.network import udp_stream
@@ -102,21 +102,21 @@ class GoEtcd:
         return kv.create_revision
 
 
-def key_of(node: Node) -> str:
-    return str(node.wish.network).replace("/", "-")
+def key_of(node: LabHost) -> str:
+    return str(node.bridge_address.network).replace("/", "-")
 
 
 # The host, as a Go daemon leaves it
 
 
-def env_bytes(node: Node, masq: bool) -> bytes:
+def env_bytes(node: LabHost, masq: bool) -> bytes:
     last = f"FLANNEL_IPMASQ={str(masq).lower()}\n"
-    return f"FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET={node.wish}\nFLANNEL_MTU=1500\n{last}".encode()
+    return f"FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET={node.bridge_address}\nFLANNEL_MTU=1500\n{last}".encode()
 
 
-def go_rules(api: int, node: Node, masq: bool) -> dict[str, list[str]]:
+def go_rules(api: int, node: LabHost, masq: bool) -> dict[str, list[str]]:
     """Return the rules by table: plain ones of v0.11.0, or the chains of v0.28.9."""
-    own = node.wish.network
+    own = node.bridge_address.network
     if api == 2:
         nat = [
             f"-A POSTROUTING -s {NETWORK} -d {NETWORK} -j RETURN",
@@ -145,7 +145,7 @@ def go_rules(api: int, node: Node, masq: bool) -> dict[str, list[str]]:
     return {"filter": forward, "nat": nat if masq else []}
 
 
-def append(node: Node, rules: dict[str, list[str]]) -> None:
+def append(node: LabHost, rules: dict[str, list[str]]) -> None:
     """Append rules; those that are there as well stay."""
     lines: list[str] = []
     for table, added in rules.items():
@@ -155,7 +155,7 @@ def append(node: Node, rules: dict[str, list[str]]) -> None:
     subprocess.run(command, input="\n".join(lines) + "\n", text=True, check=True, capture_output=True, timeout=10)
 
 
-def rules_of(node: Node) -> dict[str, list[str]]:
+def rules_of(node: LabHost) -> dict[str, list[str]]:
     """Return all rules of a host, as ``iptables-save`` shows them."""
     saved = {table: node.exec("iptables-save", "-t", table).splitlines() for table in ("filter", "nat")}
     return {table: [line for line in lines if line.startswith("-A")] for table, lines in saved.items()}
@@ -170,7 +170,7 @@ def same_rules(found: dict[str, list[str]], wanted: dict[str, list[str]]) -> boo
     return {t: by_chain(lines) for t, lines in found.items()} == {t: by_chain(lines) for t, lines in wanted.items()}
 
 
-def has_our_rules(node: Node, masq: bool) -> bool:
+def has_our_rules(node: LabHost, masq: bool) -> bool:
     """Say whether a host has the rules of current flannel, which are ours too, and no others."""
     return same_rules(rules_of(node), go_rules(3, node, masq))
 
@@ -212,7 +212,7 @@ class FileState:
 class Stream:
     """A thousand packets a second from the first host's pod to the second's and back, while the block lasts."""
 
-    def __init__(self, source: Node, target: Node) -> None:
+    def __init__(self, source: LabHost, target: LabHost) -> None:
         self._ends = source, target
         self._programs: list[subprocess.Popen[str]] = []
         self.result: dict[str, Any] = {}
@@ -227,7 +227,7 @@ class Stream:
         time.sleep(0.3)
         return self
 
-    def _start(self, node: Node, *words: str) -> subprocess.Popen[str]:
+    def _start(self, node: LabHost, *words: str) -> subprocess.Popen[str]:
         command = ("ip", "netns", "exec", node.pod_namespace, sys.executable, udp_stream.__file__, *words)
         program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._programs.append(program)
@@ -254,7 +254,7 @@ class Stream:
 
 
 @contextlib.contextmanager
-def no_route_is_touched(*nodes: Node) -> Iterator[list[RouteMonitor]]:
+def no_route_is_touched(*nodes: LabHost) -> Iterator[list[RouteMonitor]]:
     """Watch the routes of hosts: none is deleted while the block lasts."""
     with contextlib.ExitStack() as stack:
         monitors = [stack.enter_context(RouteMonitor(node)) for node in nodes]
@@ -263,7 +263,7 @@ def no_route_is_touched(*nodes: Node) -> Iterator[list[RouteMonitor]]:
             assert [message.text for message in monitor.messages() if message.deleted] == []
 
 
-def routes(node: Node) -> set[tuple[str, str | None, str, str]]:
+def routes(node: LabHost) -> set[tuple[str, str | None, str, str]]:
     """Return the routes of a host that have a gateway."""
     found = [(r.dst, r.gateway, r.dev, r.protocol) for r in node.routes(None) if r.gateway]
     assert len(found) == len(set(found))
@@ -281,7 +281,7 @@ def make_go_lab(make_lab: Callable[..., Lab]) -> Callable[[int, int], tuple[Lab,
     return make
 
 
-def go_takes_up(etcd: GoEtcd, node: Node, others: list[Node], masq: bool) -> None:
+def go_takes_up(etcd: GoEtcd, node: LabHost, others: list[LabHost], masq: bool) -> None:
     """Do and check what the Go daemon does at its start on a host where pyflanneld has stopped.
 
     It must find its own lease by its public IP, read the file and find each route as it would set it: otherwise it

@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pyflanneld.daemon.servers import Numbers, Wish, tell
+from pyflanneld.daemon.servers import Numbers, ServerConfig, serve_status
 from pyflanneld.http import listener, stream
 from pyflanneld.http.monitor import CONNECTIONS, is_this_host, monitor_listener
-from pyflanneld.http.operator import Told
+from pyflanneld.http.operator import StatusSource
 from pyflanneld.logs.buffer import Recent
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
@@ -63,7 +63,7 @@ async def site() -> AsyncIterator[Site]:
     node, recent, port = a_node(), Recent(), free_port()
     async with node.running():
         assert node.daemon is not None
-        told = Told(node.daemon.observer, level=lambda: "info", set_level=lambda _: None, events=recent.events)
+        told = StatusSource(node.daemon.observer, level=lambda: "info", set_level=lambda _: None, events=recent.events)
         server = monitor_listener(told, Numbers(node.daemon.observer).text, LOCAL, port)
         await server.start()
         try:
@@ -330,12 +330,13 @@ async def test_nothing_runs_while_nobody_listens() -> None:
 
 
 @asynccontextmanager
-async def telling(wish: Wish) -> AsyncIterator[FakeNode]:
+async def telling(config: ServerConfig) -> AsyncIterator[FakeNode]:
     """Run a node and have it told of as the daemon does."""
     node = a_node()
     async with node.running():
         assert node.daemon is not None
-        telling = asyncio.create_task(tell(node.daemon, wish=wish, recent=Recent(), problems=node.problems))
+        serving = serve_status(node.daemon, config=config, recent=Recent(), conditions=node.conditions)
+        telling = asyncio.create_task(serving)
         try:
             yield node
         finally:
@@ -349,7 +350,7 @@ async def test_a_taken_port_is_a_warning_and_tried_again(monkeypatch: pytest.Mon
     monkeypatch.setattr("pyflanneld.daemon.servers.RETRY_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = int(taken.getsockname()[1])
-        async with telling(Wish("\0pyflanneld-test/taken", (LOCAL, port), None)) as node:
+        async with telling(ServerConfig("\0pyflanneld-test/taken", (LOCAL, port), None)) as node:
             await soon(lambda: _has(node, "metrics.not_listening"))
             assert node.ready
             assert node.daemon is not None
@@ -357,7 +358,7 @@ async def test_a_taken_port_is_a_warning_and_tried_again(monkeypatch: pytest.Mon
             assert (finding.blocks, finding.text) == (
                 False, f"no metrics and no page on 127.0.0.1:{port}: Address already in use"
             )
-            assert "--metrics-bind" in finding.remedy
+            assert "--metrics-bind" in finding.hint
             taken.close()
             await soon(lambda: _serves(f"http://127.0.0.1:{port}/metrics"))
             assert not _has(node, "metrics.not_listening")
@@ -366,14 +367,14 @@ async def test_a_taken_port_is_a_warning_and_tried_again(monkeypatch: pytest.Mon
 async def test_it_listens_on_ipv6_too() -> None:
     """An address in brackets, as the flag takes it."""
     port = free_port()
-    async with telling(Wish("\0pyflanneld-test/ipv6", (IPv6Address("::1"), port), None)):
+    async with telling(ServerConfig("\0pyflanneld-test/ipv6", (IPv6Address("::1"), port), None)):
         await soon(lambda: _serves(f"http://[::1]:{port}/metrics"))
 
 
 async def test_the_textfile_is_whole_and_goes_with_the_daemon(tmp_path: Path) -> None:
     """Readable by node_exporter, nothing half beside it, and gone at the end, for old numbers look like new ones."""
     file = tmp_path / "made" / "pyflanneld.prom"
-    async with telling(Wish("\0pyflanneld-test/file", None, file)):
+    async with telling(ServerConfig("\0pyflanneld-test/file", None, file)):
         await soon(file.exists)
         assert 'pyflanneld_peers{state="routed"} 3.0\n' in file.read_text()
         assert file.stat().st_mode & 0o777 == 0o644
@@ -385,7 +386,7 @@ async def test_a_textfile_that_cannot_be_written_is_a_warning(tmp_path: Path) ->
     """The node stays ready and says so."""
     blocked = tmp_path / "file"
     blocked.write_text("no directory")
-    async with telling(Wish("\0pyflanneld-test/nofile", None, blocked / "x.prom")) as node:
+    async with telling(ServerConfig("\0pyflanneld-test/nofile", None, blocked / "x.prom")) as node:
         await soon(lambda: _has(node, "metrics.file_failed"))
         assert node.ready
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.commands.daemon_client import Daemon, Refused
+from pyflanneld.commands.daemon_client import DaemonClient, RequestRefused
 from pyflanneld.errors import KernelError
 from pyflanneld.http import listener
 from pyflanneld.http.listener import CONNECTIONS
-from pyflanneld.http.operator import Told, operator_app, operator_listener, root_or_own_user
+from pyflanneld.http.operator import StatusSource, operator_app, operator_listener, root_or_own_user
 from pyflanneld.logs.buffer import Recent
 from tests.support.fakes.source import FakeSource
 
@@ -42,7 +42,7 @@ async def serving(source: FakeSource | None = None, level: Level | None = None) 
     name, level, recent = f"pyflanneld/test/{secrets.token_hex(16)}", level or Level(), Recent()
     recent(None, "info", {"level": "info", "event": "daemon.ready", "timestamp": "T", "routes": 2})
     recent(None, "debug", {"level": "debug", "event": "watch.due", "timestamp": "T"})
-    told = Told(source or FakeSource(), level=level.get, set_level=level.set, events=recent.events)
+    told = StatusSource(source or FakeSource(), level=level.get, set_level=level.set, events=recent.events)
     served = operator_listener(told, "\0" + name)
     await served.start()
     try:
@@ -52,11 +52,11 @@ async def serving(source: FakeSource | None = None, level: Level | None = None) 
 
 
 async def ask(name: str, path: str) -> Any:
-    return await asyncio.to_thread(Daemon(name).get, path)
+    return await asyncio.to_thread(DaemonClient(name).get, path)
 
 
 async def post(name: str, path: str, value: object) -> Any:
-    return await asyncio.to_thread(Daemon(name).post, path, value)
+    return await asyncio.to_thread(DaemonClient(name).post, path, value)
 
 
 async def connected(name: str) -> socket.socket:
@@ -105,7 +105,7 @@ async def test_thousands_of_rows_come_whole() -> None:
 async def test_a_kernel_that_cannot_be_read_is_said() -> None:
     """503 with the reason; the next question is answered."""
     async with serving(FakeSource(error=KernelError("no answer within 2 s"))) as name:
-        with pytest.raises(Refused, match="the kernel cannot be read: no answer within 2 s"):
+        with pytest.raises(RequestRefused, match="the kernel cannot be read: no answer within 2 s"):
             await ask(name, "/routes")
         assert await ask(name, "/peers") == []
 
@@ -117,7 +117,7 @@ async def test_the_level_is_changed_by_root_and_the_own_user() -> None:
         assert await post(name, "/log-level", {"level": "debug"}) == {"level": "debug"}
         assert level.name == "debug"
         for bad in ({"level": "chatty"}, {"nothing": 1}, [], 5):
-            with pytest.raises(Refused):
+            with pytest.raises(RequestRefused):
                 await post(name, "/log-level", bad)
         assert (level.name, await ask(name, "/log-level")) == ("debug", {"level": "debug"})
 
@@ -170,7 +170,7 @@ async def test_over_another_kind_of_socket_nothing_can_be_changed() -> None:
     from aiohttp.test_utils import TestClient, TestServer
 
     level = Level()
-    told = Told(FakeSource(), level=level.get, set_level=level.set, events=tuple)
+    told = StatusSource(FakeSource(), level=level.get, set_level=level.set, events=tuple)
     async with TestClient(TestServer(operator_app(told, may_change=root_or_own_user))) as client:
         assert (await client.post("/log-level", json={"level": "debug"})).status == 403
         assert (await client.get("/status")).status == 200
@@ -262,7 +262,7 @@ async def test_a_stop_waits_for_nobody() -> None:
 async def test_a_taken_name_is_an_error_of_the_start() -> None:
     """The caller hears of it, and nothing is left open."""
     async with serving() as name:
-        told = Told(FakeSource(), level=Level().get, set_level=Level().set, events=tuple)
+        told = StatusSource(FakeSource(), level=Level().get, set_level=Level().set, events=tuple)
         second = operator_listener(told, "\0" + name)
         with pytest.raises(OSError, match="in use"):
             await second.start()

@@ -7,7 +7,7 @@ import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.support.lab.testbed import Keeper, lease_key, lease_value, store_of
 from tests.support.programs.browser import Browser, browser
 
@@ -50,7 +50,7 @@ def page(chromium: Callable[[str], Browser], cluster: Lab) -> Iterator[Browser]:
     assert page.complaints() == []
 
 
-def first(lab: Lab) -> Node:
+def first(lab: Lab) -> LabHost:
     return lab.nodes[0]
 
 

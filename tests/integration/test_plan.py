@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.support.lab.planted import process_named
 from tests.support.lab.testbed import gateways, lease_key, lease_value, pid_of, store_of
 from tests.support.lab.untouched import command, daemon_flags, untouched
@@ -14,7 +14,7 @@ from tests.support.lab.untouched import command, daemon_flags, untouched
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 
 
-def plan(lab: Lab, node: Node, *more: str, **changes: str) -> tuple[int, dict[str, Any]]:
+def plan(lab: Lab, node: LabHost, *more: str, **changes: str) -> tuple[int, dict[str, Any]]:
     """Run the command and return its exit code and what it says, having seen that it touches nothing."""
     with untouched(lab, node):
         done = command(node, "plan", *daemon_flags(node, **changes), "--output=json", *more)

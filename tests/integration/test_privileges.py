@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import DAEMON, Node
+from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.run import until
 from tests.support.lab.rights import NET_ADMIN, UID, USER, fields, inside, launch_as_user, status, threads
 from tests.support.lab.testbed import (
@@ -48,7 +48,7 @@ def only_net_admin(found: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def running(node: Node, *more: str, **changes: str | int | None) -> Iterator[Journal]:
+def running(node: LabHost, *more: str, **changes: str | int | None) -> Iterator[Journal]:
     journal = Journal(node)
     launch_as_user(node, *more, **changes)  # type: ignore[arg-type]
     try:
@@ -80,7 +80,7 @@ def test_the_whole_work_is_done_with_one_capability(site: Lab, nftables: bool) -
             only_net_admin(fields(inside(node, "/run/flannel/child").read_text()))
 
 
-def everything_is_told(node: Node) -> None:
+def everything_is_told(node: LabHost) -> None:
     """File, metrics, probes and the operators' socket are there, all of them the user's."""
     assert inside(node, FILE).stat().st_uid == UID
     assert "FLANNEL_SUBNET=172.7." in inside(node, FILE).read_text()
@@ -122,7 +122,7 @@ def test_an_abort_leaves_no_core_but_its_trace(site: Lab, tmp_path: Path) -> Non
     node.process.log.write_text("")  # what faulthandler writes is no event
 
 
-def refused(node: Node, *, prepare: str, **changes: str | int | None) -> str:
+def refused(node: LabHost, *, prepare: str, **changes: str | int | None) -> str:
     """Return the words with which the daemon ends: a usage error."""
     node.process.log.write_text("")
     launch_as_user(node, prepare=prepare, **changes)  # type: ignore[arg-type]

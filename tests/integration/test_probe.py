@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.support.lab.testbed import Journal, gateways, launch
 from tests.support.network.namespaces import namespace
@@ -20,7 +20,7 @@ PING_FOR_ALL = "net.ipv4.ping_group_range=0 2147483647"
 NOBODY = 65534
 
 
-def probing(lab: Lab, node: Node, *, form: str) -> Journal:
+def probing(lab: Lab, node: LabHost, *, form: str) -> Journal:
     """Start a node's daemon anew, with probes in this form; return what it logs from then on."""
     node.stop()
     node.exec("sysctl", "-qw", PING_FOR_ALL if form == "icmp" else "net.ipv4.ping_group_range=1 0")

@@ -8,7 +8,7 @@ import pytest
 
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.support.lab.testbed import lease_key, store_of
 
@@ -23,9 +23,9 @@ def promtool(*words: str, stdin: str = "") -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def scrape(node: Node) -> str:
+def scrape(node: LabHost) -> str:
     connection = http.client.HTTPConnection("127.0.0.1", PORT)
-    connection.sock = topology.connect(node.namespace, "127.0.0.1", PORT, 5.0)
+    connection.sock = topology.connect_namespaces(node.namespace, "127.0.0.1", PORT, 5.0)
     try:
         connection.request("GET", "/metrics")
         return connection.getresponse().read().decode()

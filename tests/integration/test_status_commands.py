@@ -14,7 +14,7 @@ import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ENDPOINT
-from pyflanneld.lab.node import DAEMON, Node
+from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.process import Background
 from pyflanneld.lab.run import attempt, clean_environment, until
 from pyflanneld.system import lock
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 class Ran:
     """A command that has ended: its exit code and words."""
 
-    def __init__(self, node: Node, *words: str) -> None:
+    def __init__(self, node: LabHost, *words: str) -> None:
         command = ("ip", "netns", "exec", node.namespace, sys.executable, "-m", "pyflanneld", *words)
         done = attempt(*command, env={"NO_COLOR": ""})
         self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
@@ -36,11 +36,11 @@ class Ran:
         return json.loads(self.out)
 
 
-def ask(node: Node, *words: str) -> Ran:
+def ask(node: LabHost, *words: str) -> Ran:
     return Ran(node, *words)
 
 
-def facts(node: Node) -> Any:
+def facts(node: LabHost) -> Any:
     return ask(node, "status", "--output", "json").json
 
 

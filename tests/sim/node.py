@@ -122,7 +122,7 @@ class SimNode(FakeNode):
         if self._dying is not None and not self._dying.done():
             return
         way = self.sim.way
-        self._lists += self.tally.lists
+        self._lists += self.counters.lists
         self._uncertain, self._retaken = False, 0
         self.told_before |= self.sim.told.named
         if self.state is not None:
@@ -316,7 +316,7 @@ class SimNode(FakeNode):
 
     def seen(self) -> Counter[str]:
         """Return how often the daemon has logged what, and read a complete list for which reason."""
-        lists = self._lists + self.tally.lists
+        lists = self._lists + self.counters.lists
         return self._events.counts + Counter({f"list: {why}": count for why, count in lists.items()})
 
     def _count_doubt(self) -> None:
@@ -325,9 +325,9 @@ class SimNode(FakeNode):
             self._uncertain = True
         elif self._uncertain:
             self._uncertain = False
-            retaken = self.tally.retaken - self._retaken
+            retaken = self.counters.retaken - self._retaken
             self._events.counts["unproved lease: taken again" if retaken else "unproved lease: proved"] += 1
-        self._retaken = self.tally.retaken
+        self._retaken = self.counters.retaken
 
     # What it does
 

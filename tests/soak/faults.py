@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from pyflanneld.lab.etcd import PREFIX
-from pyflanneld.lab.node import HEALTH_PORT, Node
+from pyflanneld.lab.node import HEALTH_PORT, LabHost
 from tests.faults.test_netlink import churn as route_churn
 from tests.soak.peers import CONFIG, GATEWAYS
 from tests.soak.site import TTL_S, Site
@@ -22,7 +22,7 @@ from tests.support.network.namespaces import Namespace
 KERNEL_S, ETCD_S, GUARD_S = 12.0, 40.0, 60.0
 """How long all may take to be right again: by kernel events or a scan; by a new connection; by more complete lists."""
 
-Act = Callable[[Site, Node, Random], None]
+Act = Callable[[Site, LabHost, Random], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +43,27 @@ class Fault:
 # etcd
 
 
-def kill_leader(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def kill_leader(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     leader = site.members.leader()
     leader.kill()
     site.wait_s(rng.uniform(2, 5))
     site.members.restore()
 
 
-def move_leader(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def move_leader(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     for _ in range(3):
         site.members.move_leader(rng.choice(site.members.all))
         site.wait_s(1)
 
 
-def kill_all(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def kill_all(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     for member in site.members.all:
         member.kill()
     site.wait_s(rng.uniform(4, 10))
     site.members.restore()
 
 
-def freeze_all(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def freeze_all(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     for member in site.members.all:
         member.pause()
     try:
@@ -74,7 +74,7 @@ def freeze_all(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
     site.members.restore()
 
 
-def compact(site: Site, node: Node, rng: Random) -> None:
+def compact(site: Site, node: LabHost, rng: Random) -> None:
     """Forget the history while a host is cut off, so that it cannot go on where it was."""
     with cut_off(node, *ADDRESSES, refused=True):
         site.wait_s(rng.uniform(2, 4))
@@ -83,14 +83,14 @@ def compact(site: Site, node: Node, rng: Random) -> None:
         site.wait_s(1)
 
 
-def spoil_config(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def spoil_config(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     store = site.members.store
     store.put(f"{PREFIX}/config", rng.choice(("", "{", '{"Network":"nonsense"}')))
     site.wait_s(rng.uniform(2, 5))
     store.put(f"{PREFIX}/config", CONFIG)
 
 
-def expire_peers(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def expire_peers(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     """A tenth of the peers are gone at one blow, and others come."""
     store = site.members.store
     with site.churn.paused() as peers:
@@ -100,18 +100,18 @@ def expire_peers(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
         site.churn.write(peers.refill())
 
 
-def delete_all_keys(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def delete_all_keys(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     with site.churn.paused() as peers:
         site.members.store.ctl("del", "--prefix", f"{PREFIX}/subnets/")
         site.wait_s(rng.uniform(1, 4))
         site.churn.write(peers.rewrite())
 
 
-def delete_own_key(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def delete_own_key(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     site.members.store.delete(lease_key(node.subnet))
 
 
-def revoke_own_lease(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def revoke_own_lease(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     kv = site.members.store.kv(lease_key(node.subnet))
     assert kv is not None, f"{node.name}: the own key is gone before it was touched"
     site.members.store.ctl("lease", "revoke", f"{kv.lease:x}")
@@ -120,12 +120,12 @@ def revoke_own_lease(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG0
 # The way to etcd
 
 
-def drop_packets(site: Site, node: Node, rng: Random) -> None:
+def drop_packets(site: Site, node: LabHost, rng: Random) -> None:
     with cut_off(node, *ADDRESSES):
         site.wait_s(rng.uniform(4, 15))
 
 
-def refuse_connections(site: Site, node: Node, rng: Random) -> None:
+def refuse_connections(site: Site, node: LabHost, rng: Random) -> None:
     with cut_off(node, *ADDRESSES, refused=True):
         site.wait_s(rng.uniform(4, 15))
 
@@ -133,27 +133,27 @@ def refuse_connections(site: Site, node: Node, rng: Random) -> None:
 # The kernel
 
 
-def set_link_down(site: Site, node: Node, rng: Random) -> None:
+def set_link_down(site: Site, node: LabHost, rng: Random) -> None:
     with _undone(node, ["link set eth1 down"], ["link set eth1 up"]):
         site.wait_s(rng.uniform(0.5, 4))
 
 
-def flap_link(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def flap_link(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     for _ in range(rng.randint(3, 10)):
         with _undone(node, ["link set eth1 down"], ["link set eth1 up"]):
             pass
 
 
-def take_address(site: Site, node: Node, rng: Random) -> None:
+def take_address(site: Site, node: LabHost, rng: Random) -> None:
     with _undone(node, [f"address del {node.address} dev eth1"], [f"address add {node.address} dev eth1"]):
         site.wait_s(rng.uniform(0.5, 4))
 
 
-def flush_routes(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def flush_routes(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     node.exec("ip", "route", "flush", "proto", "103")
 
 
-def change_routes(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def change_routes(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     """A foreign hand deletes some routes, and gives others another gateway."""
     there = sorted(gateways(node))
     some = rng.sample(there, min(40, len(there)))
@@ -163,7 +163,7 @@ def change_routes(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
     Namespace(node.namespace).run("ip", "-force", "-batch", "-", stdin="\n".join(commands) + "\n", check=False)
 
 
-def overrun_events(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def overrun_events(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     """More route events than the socket holds, while the daemon sleeps."""
     node.process.send(signal.SIGSTOP)
     try:
@@ -175,7 +175,7 @@ def overrun_events(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
 # The process
 
 
-def stop_process(site: Site, node: Node, rng: Random) -> None:
+def stop_process(site: Site, node: LabHost, rng: Random) -> None:
     node.process.send(signal.SIGSTOP)
     try:
         site.wait_s(rng.uniform(2, 10))
@@ -183,17 +183,17 @@ def stop_process(site: Site, node: Node, rng: Random) -> None:
         node.process.send(signal.SIGCONT)
 
 
-def hang_up(site: Site, node: Node, rng: Random) -> None:
+def hang_up(site: Site, node: LabHost, rng: Random) -> None:
     for _ in range(rng.randint(1, 5)):
         node.process.send(signal.SIGHUP)
         site.wait_s(0.2)
 
 
-def ask_for_state(site: Site, node: Node, rng: Random) -> None:  # noqa: ARG001
+def ask_for_state(site: Site, node: LabHost, rng: Random) -> None:  # noqa: ARG001
     node.process.send(signal.SIGUSR1)
 
 
-def crowd_health_port(site: Site, node: Node, rng: Random) -> None:
+def crowd_health_port(site: Site, node: LabHost, rng: Random) -> None:
     """Clients that say nonsense, or nothing, and never end."""
     with Crowd(HEALTH_PORT, rng.randint(20, 100), Namespace(node.namespace).inside()):
         site.wait_s(rng.uniform(2, 5))
@@ -232,7 +232,7 @@ def decks(faults: Sequence[Fault], rng: Random) -> Iterator[Fault]:
 
 
 @contextmanager
-def _undone(node: Node, done: Sequence[str], undone: Sequence[str]) -> Iterator[None]:
+def _undone(node: LabHost, done: Sequence[str], undone: Sequence[str]) -> Iterator[None]:
     """Run ``ip`` commands on a host, and others when the block ends."""
     space = Namespace(node.namespace)
     space.ip_batch(list(done))

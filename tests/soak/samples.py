@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.bench import proc
 from tests.support.etcd.counters import METRICS_PORT, Counters
 from tests.support.lab.testbed import http_answer, pid_of
@@ -46,7 +46,7 @@ QUANTITIES = tuple(field.name for field in fields(Sample) if field.name != "at_s
 class Log:
     """A log's size in bytes and lines; what was counted once is not read again."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: LabHost) -> None:
         self._file = node.process.log
         self.bytes = self.lines = 0
 
@@ -66,7 +66,7 @@ class Sampler:
         samples: by host.
     """
 
-    def __init__(self, nodes: Sequence[Node], period_s: float, now_s: Callable[[], float]) -> None:
+    def __init__(self, nodes: Sequence[LabHost], period_s: float, now_s: Callable[[], float]) -> None:
         self._nodes, self._period_s, self._now_s = nodes, period_s, now_s
         self._logs = {node.name: Log(node) for node in nodes}
         self._over = threading.Event()
@@ -89,7 +89,7 @@ class Sampler:
                 with contextlib.suppress(OSError, AssertionError):  # it has just ended, or a thread of it
                     self.samples[node.name].append(self._look(node))
 
-    def _look(self, node: Node) -> Sample:
+    def _look(self, node: LabHost) -> Sample:
         pid, log = pid_of(node), self._logs[node.name]
         told = scrape(node)
         tasks = told.total("pyflanneld_process_tasks") or None if told else None
@@ -100,7 +100,7 @@ class Sampler:
         )  # fmt: skip
 
 
-def scrape(node: Node) -> Counters | None:
+def scrape(node: LabHost) -> Counters | None:
     """Return what the daemon tells of itself now; ``None`` when it does not answer, being stopped or busy."""
     try:
         return Counters(http_answer(node.namespace, METRICS_PORT, SCRAPE).decode())

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value
 from pyflanneld.core.network.config import SubnetRange
-from pyflanneld.core.peers.validation import Ground
+from pyflanneld.core.peers.validation import ValidationContext
 from pyflanneld.core.routes.plan import BOOT, KernelRoute, Route
 
 PROTOCOL = 103
 
 NETWORK = IPv4Network("10.5.0.0/16")
 LINK = IPv4Interface("192.168.1.10/24")
-GROUND = Ground(
+GROUND = ValidationContext(
     network=NETWORK,
     backend_type="host-gw",
     own_subnet=IPv4Network("10.5.34.0/24"),
@@ -183,7 +183,7 @@ def gateways() -> st.SearchStrategy[IPv4Address]:
 
 
 @st.composite
-def grounds(draw: st.DrawFn) -> Ground:
+def grounds(draw: st.DrawFn) -> ValidationContext:
     """Nodes with one or two LAN addresses, other links, and things to protect, some of them inside the network."""
     network = draw(networks(10, 24))
     inside = st.integers(0, network.num_addresses - 1).map(lambda offset: network.network_address + offset)
@@ -192,7 +192,7 @@ def grounds(draw: st.DrawFn) -> Ground:
     link = (LINK, *draw(st.lists(second, max_size=1)))
     other = st.builds(lambda ip, length: IPv4Interface((ip, length)), inside, st.integers(24, 32))
     addresses = (*link, *draw(st.lists(other, max_size=2)))
-    return Ground(
+    return ValidationContext(
         network=network,
         backend_type="host-gw",
         own_subnet=own_subnet,

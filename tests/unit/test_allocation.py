@@ -36,7 +36,7 @@ DEMAND6 = Demand6(RANGE6)
 
 def pick(
     records: Iterable[Record] = (),
-    among: SubnetRange = RANGE,
+    subnet_range: SubnetRange = RANGE,
     *,
     previous: str | None = None,
     underlay: Sequence[str] = (),
@@ -44,7 +44,7 @@ def pick(
     ipv6: Demand6 | None = None,
 ) -> Choice:
     return choose(
-        tuple(records), among, OWN,
+        tuple(records), subnet_range, OWN,
         previous=IPv4Network(previous) if previous else None,
         underlay=[IPv4Network(text) for text in underlay], rng=Random(seed), ipv6=ipv6,
     )
@@ -55,12 +55,12 @@ def claimed(choice: Choice) -> IPv4Network:
     return choice.subnet
 
 
-def naive_free(among: SubnetRange, taken: Iterable[IPv4Network]) -> list[tuple[int, int]]:
+def naive_free(subnet_range: SubnetRange, taken: Iterable[IPv4Network]) -> list[tuple[int, int]]:
     """Every free subnet as (first, last) integers, by comparing everything with everything."""
-    size = 2 ** (32 - among.subnet_len)
+    size = 2 ** (32 - subnet_range.subnet_len)
     spans = [(int(net.network_address), int(net.network_address) + 2 ** (32 - net.prefixlen) - 1) for net in taken]
     free = []
-    for first in range(int(among.subnet_min), int(among.subnet_max) + 1, size):
+    for first in range(int(subnet_range.subnet_min), int(subnet_range.subnet_max) + 1, size):
         last = first + size - 1
         if not any(start <= last and end >= first for start, end in spans):
             free.append((first, last))
@@ -70,20 +70,21 @@ def naive_free(among: SubnetRange, taken: Iterable[IPv4Network]) -> list[tuple[i
 @st.composite
 def crowded(draw: st.DrawFn) -> tuple[SubnetRange, list[IPv4Network]]:
     """A range, and subnets of mixed lengths in and around it, most of them where they are in the way."""
-    among = draw(strategies.ranges(bits=9))
-    fitting = st.integers(int(among.subnet_min), int(among.subnet_max) | 0xFF).map(
-        lambda address: IPv4Network((address, among.subnet_len), strict=False)
+    subnet_range = draw(strategies.ranges(bits=9))
+    fitting = st.integers(int(subnet_range.subnet_min), int(subnet_range.subnet_max) | 0xFF).map(
+        lambda address: IPv4Network((address, subnet_range.subnet_len), strict=False)
     )
-    taken = st.lists(fitting | strategies.subnets(among.network, longest=32) | strategies.networks(), max_size=12)
-    return among, draw(taken)
+    strangers = strategies.subnets(subnet_range.network, longest=32) | strategies.networks()
+    taken = st.lists(fitting | strangers, max_size=12)
+    return subnet_range, draw(taken)
 
 
 @given(crowded())
 def test_what_is_free_is_what_the_naive_oracle_finds(drawn: tuple[SubnetRange, list[IPv4Network]]) -> None:
     """Free subnets are exactly those that overlap nothing taken, of whatever length, from the lowest."""
-    among, taken = drawn
-    found = [(int(net.network_address), int(net.broadcast_address)) for net in free_subnets(among, taken)]
-    assert found == naive_free(among, taken)
+    subnet_range, taken = drawn
+    found = [(int(net.network_address), int(net.broadcast_address)) for net in free_subnets(subnet_range, taken)]
+    assert found == naive_free(subnet_range, taken)
 
 
 @given(crowded(), st.integers(0, 2**32 - 1))
@@ -91,15 +92,15 @@ def test_a_claimed_subnet_is_free_admitted_and_among_the_first(
     drawn: tuple[SubnetRange, list[IPv4Network]], seed: int
 ) -> None:
     """A claim overlaps no lease, may be leased here, and is one of the first 100 free; none free is said as such."""
-    among, taken = drawn
+    subnet_range, taken = drawn
     records = [lease(net, created=number) for number, net in enumerate(taken)]
-    choice = choose(records, among, OWN, previous=None, underlay=(), rng=Random(seed))
-    free = naive_free(among, [net for net in taken if not among.network.subnet_of(net)])
+    choice = choose(records, subnet_range, OWN, previous=None, underlay=(), rng=Random(seed))
+    free = naive_free(subnet_range, [net for net in taken if not subnet_range.network.subnet_of(net)])
     if not free:
         assert choice == Exhausted()
         return
     subnet = claimed(choice)
-    assert among.admits(subnet)
+    assert subnet_range.admits(subnet)
     assert (int(subnet.network_address), int(subnet.broadcast_address)) in free[:CHOICES]
 
 
@@ -108,12 +109,13 @@ def test_a_remembered_subnet_is_taken_exactly_if_it_is_free(
     drawn: tuple[SubnetRange, list[IPv4Network]], data: st.DataObject
 ) -> None:
     """The remembered subnet is claimed if it is admitted and free; else something else is, with the reason."""
-    among, taken = drawn
-    previous = data.draw(strategies.subnets(among.network) | st.sampled_from(list(islice(among.subnets(), 300))))
+    subnet_range, taken = drawn
+    offered = list(islice(subnet_range.subnets(), 300))
+    previous = data.draw(strategies.subnets(subnet_range.network) | st.sampled_from(offered))
     records = [lease(net) for net in taken]
-    choice = choose(records, among, OWN, previous=previous, underlay=(), rng=Random(1))
-    free = naive_free(among, [net for net in taken if not among.network.subnet_of(net)])
-    fits = previous.prefixlen == among.subnet_len
+    choice = choose(records, subnet_range, OWN, previous=previous, underlay=(), rng=Random(1))
+    free = naive_free(subnet_range, [net for net in taken if not subnet_range.network.subnet_of(net)])
+    fits = previous.prefixlen == subnet_range.subnet_len
     if fits and (int(previous.network_address), int(previous.broadcast_address)) in free:
         assert choice == Claim(previous, None)
     elif free:

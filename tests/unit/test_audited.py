@@ -102,7 +102,7 @@ def test_what_is_loaded_late_is_named_there(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
     if "pyflanneld.state.lazy_import" in {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}:
-        loads = [call.args[0] for call in calls if _name(call.func) == "load"]
+        loads = [call.args[0] for call in calls if _name(call.func) == "load_module"]
         assert loads
         assert all(isinstance(name, ast.Constant) for name in loads)
 

@@ -17,7 +17,7 @@ from pyflanneld.core.network import config as netconf
 from pyflanneld.core.strict_json import parse_object
 from pyflanneld.daemon import process
 from pyflanneld.http.monitor import monitor_app
-from pyflanneld.http.operator import Told
+from pyflanneld.http.operator import StatusSource
 from pyflanneld.http.stream import Stream
 from pyflanneld.system import start_script
 
@@ -157,7 +157,7 @@ def test_every_endpoint_has_its_row() -> None:
     source = (ROOT / "pyflanneld" / "http" / "health.py").read_text("utf-8")
     served = set(re.findall(r'add_\w+\("(/[^"]*)"', source))
     assert served
-    told = Told(None, str, print, list)  # type: ignore[arg-type] - nobody asks
+    told = StatusSource(None, str, print, list)  # type: ignore[arg-type] - nobody asks
     app = monitor_app(told, None, Stream(told))  # type: ignore[arg-type]
     monitored = {route.resource.canonical for route in app.router.routes() if route.resource}
     assert table("Endpoints").keys() == served | monitored

@@ -70,8 +70,8 @@ def test_a_change_during_an_outage_is_found_after_it() -> None:
         async with node.running():
             node.registry.down = RegistryUnavailable("etcd is away")
             etcd.put_config(UNFIT["backend"])
-            await until(lambda: "etcd:peers" in node.problems.open(), 60)
-            assert "config_change" not in node.problems.open()
+            await until(lambda: "etcd:peers" in node.conditions.open(), 60)
+            assert "config_change" not in node.conditions.open()
             node.registry.down = None
             await until(lambda: "Backend: host-gw -> vxlan" in node.why_not, 60)
 

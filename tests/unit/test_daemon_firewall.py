@@ -39,9 +39,9 @@ def nft_chains(firewall: FakeFirewall) -> list[object]:
     return [item["chain"]["name"] for item in items if "chain" in item]  # type: ignore[index]
 
 
-def problems(node: FakeNode) -> list[str]:
+def conditions(node: FakeNode) -> list[str]:
     assert node.daemon is not None
-    return [problem.event for problem in node.daemon._context.problems.open().values()]
+    return [problem.event for problem in node.daemon._context.conditions.open().values()]
 
 
 def test_rules_are_in_place_before_the_file_and_readiness() -> None:
@@ -191,7 +191,7 @@ def test_what_nobody_asks_for_any_more_is_removed() -> None:
         async with node.running():
             await until(lambda: node.firewall.rules(*FWD) is None, 5)
         assert node.log.count("firewall.removed") == 2
-        assert problems(node) == []
+        assert conditions(node) == []
 
     run(scenario())
 
@@ -204,7 +204,7 @@ def test_nothing_is_run_where_nothing_is_asked_for_or_there() -> None:
         node.firewall.absent = {"iptables", "nft"}
         async with node.running():
             await asyncio.sleep(400)
-            assert problems(node) == []
+            assert conditions(node) == []
         assert not node.firewall.calls
         assert not [event for level, event, _ in node.log.events if level == "warning"]
 
@@ -297,7 +297,7 @@ class TestNft:
             async with node.running():
                 assert nft_chains(node.firewall) == ["forward", "postrtg"]
                 await asyncio.sleep(400)
-                assert problems(node) == []
+                assert conditions(node) == []
 
         run(scenario())
 
@@ -336,11 +336,11 @@ class TestMissing:
             async with node.running():
                 await asyncio.sleep(4000)
                 assert node.ready
-                assert problems(node) == ["firewall.program_missing"]
+                assert conditions(node) == ["firewall.program_missing"]
                 assert node.log.count("firewall.program_missing") == 1
                 node.firewall.absent = set()
                 await until(lambda: node.firewall.rules(*FWD), 5.1)
-                await until(lambda: problems(node) == [], 1)
+                await until(lambda: conditions(node) == [], 1)
 
         run(scenario())
 
@@ -373,10 +373,10 @@ class TestFailing:
             async with node.running():
                 node.firewall.broken = FirewallError("the lock is held")
                 await asyncio.sleep(60)
-                assert problems(node) == ["firewall.failed", "firewall.failed"]
+                assert conditions(node) == ["firewall.failed", "firewall.failed"]
                 assert node.ready
                 node.firewall.broken = None
-                await until(lambda: problems(node) == [], 5.1)
+                await until(lambda: conditions(node) == [], 5.1)
 
         run(scenario())
 
@@ -395,7 +395,7 @@ class TestFailing:
             node.firewall.restore = refuse_filter  # type: ignore[method-assign]
             async with node.running():
                 assert node.firewall.rules(*MASQ)
-                assert problems(node) == ["firewall.failed"]
+                assert conditions(node) == ["firewall.failed"]
 
         run(scenario())
 
@@ -413,7 +413,7 @@ class TestFailing:
             async with node.running():
                 await asyncio.sleep(3600)
                 assert len(node.firewall.writes) < 30
-                assert problems(node) == ["firewall.misread"]
+                assert conditions(node) == ["firewall.misread"]
                 assert node.ready
 
         run(scenario())
@@ -430,7 +430,7 @@ class TestFailing:
                 assert node.log.count("firewall.removal_failed") == 1
                 await asyncio.sleep(600)
                 assert sum(node.firewall.calls.values()) == calls
-                assert problems(node) == []
+                assert conditions(node) == []
 
         run(scenario())
 

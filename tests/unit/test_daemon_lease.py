@@ -294,7 +294,7 @@ def test_two_hosts_with_one_address() -> None:
                 assert first.ready
                 assert not second.ready
                 assert first.log.count("daemon.failed") == 0
-            await until(lambda: "rival" not in first.problems.open(), 1500, 1)
+            await until(lambda: "rival" not in first.conditions.open(), 1500, 1)
 
     run(scenario())
 

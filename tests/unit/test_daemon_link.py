@@ -51,7 +51,7 @@ def own_values(etcd: FakeEtcd) -> list[bytes]:
     [
         ({}, "192.168.14.21", "has the default route"),
         ({"can_reach": GATEWAY}, "192.168.99.7", f"is the kernel's way to --iface-can-reach={GATEWAY}"),
-        ({"link_patterns": (go_regex.parse("99"),)}, "192.168.99.7", "first match of --iface-regex=99"),
+        ({"link_patterns": (go_regex.parse_go_regex("99"),)}, "192.168.99.7", "first match of --iface-regex=99"),
         ({"public_ip": IPv4Address("192.168.99.7")}, "192.168.99.7", "carries --public-ip=192.168.99.7"),
     ],
 )
@@ -118,7 +118,7 @@ def test_an_address_that_changes_is_published_anew() -> None:
 
     async def scenario() -> None:
         etcd = cluster()
-        node = node_of(etcd, link_patterns=(go_regex.parse("^eth1$"),))
+        node = node_of(etcd, link_patterns=(go_regex.parse_go_regex("^eth1$"),))
         async with node.running():
             node.kernel.set_link(lan(31))
             await until(lambda: b"192.168.14.31" in own_values(etcd)[0], 5)

@@ -32,7 +32,7 @@ def probing(*, answering: bool = True) -> tuple[FakeEtcd, FakeNode, FakeProber]:
 def problem(node: FakeNode) -> str:
     """Return what the open problem of the probes says; empty when there is none."""
     assert node.daemon is not None
-    found = node.daemon._context.problems.open().get("probe")
+    found = node.daemon._context.conditions.open().get("probe")
     return found.text if found else ""
 
 

@@ -21,11 +21,11 @@ class Site:
 
     @property
     def proofs(self) -> int:
-        return self.node.tally.renewals[True]
+        return self.node.counters.renewals[True]
 
     @property
     def lists(self) -> int:
-        return sum(self.node.tally.lists.values())
+        return sum(self.node.counters.lists.values())
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_files_that_cannot_be_used(site: Site) -> None:
     async def scenario() -> None:
         async with site.node.running():
             site.files.broken = "/c/key.pem is encrypted"
-            await until(lambda: "certificates" in site.node.problems.open(), 60)
-            problem = site.node.problems.open()["certificates"]
+            await until(lambda: "certificates" in site.node.conditions.open(), 60)
+            problem = site.node.conditions.open()["certificates"]
             assert (problem.event, problem.blocks) == ("certificates.unusable", False)
             assert "/c/key.pem is encrypted" in problem.text
             assert site.node.ready
@@ -77,7 +77,7 @@ def test_files_that_cannot_be_used(site: Site) -> None:
             await until(lambda: site.files.looks > looks + 3, 240)
             assert site.node.log.count("certificates.unusable") == 1
             site.files.broken, site.files.fresh = None, True
-            await until(lambda: "certificates" not in site.node.problems.open(), 60)
+            await until(lambda: "certificates" not in site.node.conditions.open(), 60)
             await until(lambda: site.node.registry.reconnects, 1)
 
     run(scenario())

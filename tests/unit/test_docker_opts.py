@@ -109,7 +109,7 @@ def test_nothing_is_expanded(text: str) -> None:
     """Whatever stands in front, the shell's four special characters are escaped inside the quotes."""
     leased = Leased.read(ENV)
     line = docker.environment_text(
-        docker.options(leased, None), {"OPTS": text}, "OPTS", single=False, combined=True
+        docker.docker_options(leased, None), {"OPTS": text}, "OPTS", single=False, combined=True
     ).removeprefix('OPTS="')  # fmt: skip
     assert line.endswith(f'{ALL}"\n')
     inside = line.removesuffix(f'{ALL}"\n').removesuffix(" " if text else "")

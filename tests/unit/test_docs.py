@@ -39,7 +39,7 @@ def test_the_man_page_names_every_flag_and_command() -> None:
 
 def test_roff_shows_text_as_it_is() -> None:
     """A backslash, a hyphen, and a line that looks like a request come out as they went in."""
-    assert manpage.escaped(r".so \n-x") == r"\&.so \en\-x"
+    assert manpage.roff_escaped(r".so \n-x") == r"\&.so \en\-x"
 
 
 def test_the_readme_names_each_flag_with_its_default() -> None:

@@ -17,17 +17,17 @@ from pyflanneld.commands.doctor.host_facts import (
     Certificate,
     Docker,
     Facts,
-    Fault,
-    Health,
-    Member,
+    FirewallFacts,
+    HealthFacts,
+    MemberFault,
+    MemberReport,
     Networkd,
-    Rules,
     Standing,
 )
 from pyflanneld.commands.doctor.main import as_text
 from pyflanneld.commands.doctor.shell_quoting import delete_key, quoted
 from pyflanneld.commands.output import Paint
-from pyflanneld.core.host import Listener, PolicyRule, Process
+from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.peers.table import View
@@ -41,7 +41,7 @@ URL = "http://192.168.14.12:2379"
 ASKED = Asked((URL,), "/net", "/run/flannel/subnet.env", 103, "docker0", False, True, 2401)
 STANDING = Standing((NETWORK,), View({}, {}, frozenset(), frozenset()), Plan((), (), {}), frozenset(), SubnetKey(OWN))
 FACTS = Facts(
-    now_s=0.0, asked=ASKED, members=(Member(URL, version="3.5.23", skew_s=0.2, alarms=()),), links=(ETH1,),
+    now_s=0.0, asked=ASKED, members=(MemberReport(URL, version="3.5.23", skew_s=0.2, alarms=()),), links=(ETH1,),
     choice=Choice(ETH1, IPv4Address("192.168.14.21"), "named"), standing=STANDING,
     sysctls={"net/ipv4/ip_forward": "1", "net/ipv4/conf/eth1/forwarding": "1"},
 )  # fmt: skip
@@ -57,20 +57,20 @@ def test_a_check_without_its_facts_is_skipped_and_never_fails() -> None:
 
 def test_what_is_wrong_says_why_and_what_mends_it() -> None:
     """No finding that is a warning or bad lets the operator alone."""
-    facts = Facts(now_s=0.0, asked=ASKED, members=(Member(URL, Fault.REFUSED),), choice_trouble="no")
+    facts = Facts(now_s=0.0, asked=ASKED, members=(MemberReport(URL, MemberFault.REFUSED),), choice_trouble="no")
     for one in examine(facts):
         if one.verdict in (Verdict.WARN, Verdict.BAD):
             assert one.why, one
             assert one.mend, one
 
 
-@pytest.mark.parametrize("fault", list(Fault))
-def test_each_fault_of_a_member_has_a_remedy(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", list(MemberFault))
+def test_each_fault_of_a_member_has_a_remedy(fault: MemberFault) -> None:
     """Bad when nobody else serves, a warning when somebody does; always with what mends it."""
-    (one,) = etcd.members(replace(FACTS, members=(Member(URL, fault, "words"),)))
+    (one,) = etcd.members(replace(FACTS, members=(MemberReport(URL, fault, "words"),)))
     assert (one.verdict, one.seen) == (Verdict.BAD, f"{fault.value}: words")
     assert one.mend
-    both = list(etcd.members(replace(FACTS, members=(Member("http://b:1", fault), *FACTS.members))))
+    both = list(etcd.members(replace(FACTS, members=(MemberReport("http://b:1", fault), *FACTS.members))))
     assert [one.verdict for one in both] == [Verdict.WARN, Verdict.OK]
 
 
@@ -83,7 +83,7 @@ def test_each_fault_of_a_member_has_a_remedy(fault: Fault) -> None:
 )  # fmt: skip
 def test_versions_of_etcd(version: str, verdict: str) -> None:
     """Older than the releases with the known mends is a warning."""
-    assert etcd.version(replace(FACTS, members=(Member(URL, version=version),))).verdict.value == verdict
+    assert etcd.etcd_version(replace(FACTS, members=(MemberReport(URL, version=version),))).verdict.value == verdict
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_one_of_several_authorities_that_expires() -> None:
 def test_clock() -> None:
     """Half a minute apart is a warning."""
     assert etcd.clock(FACTS).verdict is Verdict.OK
-    one = etcd.clock(replace(FACTS, members=(Member(URL, skew_s=-90.0),)))
+    one = etcd.clock(replace(FACTS, members=(MemberReport(URL, skew_s=-90.0),)))
     assert (one.verdict, one.seen) == (Verdict.WARN, f"90 s ahead of {URL}")
 
 
@@ -154,7 +154,7 @@ JUMP = (
 def test_forward_policy(rules: str, runs: bool, asked: bool, verdict: str) -> None:
     """DROP is bad where no rule accepts and no daemon will set one."""
     facts = replace(
-        FACTS, rules=Rules(DROP.format(rules)), daemon_runs=runs, asked=replace(ASKED, forward_rules=asked)
+        FACTS, rules=FirewallFacts(DROP.format(rules)), daemon_runs=runs, asked=replace(ASKED, forward_rules=asked)
     )
     assert host.forward_policy(facts).verdict.value == verdict
 
@@ -202,7 +202,7 @@ def test_docker_version() -> None:
     """From 28 on it has to be told to let other hosts in."""
     facts = replace(FACTS, subnet_text=ENV)
     found = [
-        docker.version(replace(facts, docker=Docker(version, told))).verdict.value
+        docker.docker_version(replace(facts, docker=Docker(version, told))).verdict.value
         for version, told in (("", False), ("20.10.24", False), ("28.2.2", False), ("28.2.2", True))
     ]
     assert found == ["skipped", "ok", "warn", "ok"]
@@ -252,10 +252,10 @@ def test_start_script() -> None:
 
 def test_health_port() -> None:
     """Not ready is bad, in the daemon's own words; so is somebody else on the port."""
-    listener = Listener("0.0.0.0:2401", Process(9, 1, "nginx"))
-    taken = conflicts.health_port(replace(FACTS, health=Health(listener)))
+    listener = ListeningSocket("0.0.0.0:2401", Process(9, 1, "nginx"))
+    taken = conflicts.health_port(replace(FACTS, health=HealthFacts(listener)))
     assert taken.seen == "0.0.0.0:2401 is in use by nginx (pid 9)"
-    waits = Health(listener, False, "flanneld is not ready yet\nthe lease is gone")
+    waits = HealthFacts(listener, False, "flanneld is not ready yet\nthe lease is gone")
     one = conflicts.health_port(replace(FACTS, health=waits, daemon_runs=True))
     assert (one.verdict, one.seen) == (Verdict.BAD, "flanneld is not ready yet / the lease is gone")
 
@@ -302,4 +302,4 @@ MAIN = PolicyRule(32766, 254, EVERYWHERE, EVERYWHERE, narrowed=False)
 )  # fmt: skip
 def test_policy_rules(rules: list[PolicyRule], verdict: str) -> None:
     """What leads packets for the network to another table than main, and stands before it, is told."""
-    assert host.policy_rules(replace(FACTS, policy_rules=tuple(rules))).verdict.value == verdict
+    assert host.policy_routing(replace(FACTS, policy_rules=tuple(rules))).verdict.value == verdict

@@ -6,8 +6,8 @@ import pytest
 
 from pyflanneld.commands.read_only_ports import Only
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.routes.plan import BOOT, KernelRoute, Route, plan
-from pyflanneld.core.status.dry_run import Act, Step, file_step, overlap_troubles, route_steps, rules_step
+from pyflanneld.core.routes.plan import BOOT, KernelRoute, Route, plan_routes
+from pyflanneld.core.status.dry_run import Act, DryRunStep, file_step, overlap_troubles, route_steps, rules_step
 
 NETWORK = IPv4Network("172.7.0.0/16")
 ETH1 = Link(2, "eth1", 1500, True, (IPv4Interface("192.168.14.21/24"),))
@@ -32,7 +32,7 @@ def test_every_route_has_one_step() -> None:
         there(22, 22, 103), there(24, 24, BOOT), there(25, 99, 103), there(26, 99, 4), there(30, 30, 103),
         there(31, 31, 103),
     ]  # fmt: skip
-    todo = plan(desired, present, protocol=103, networks=[NETWORK])
+    todo = plan_routes(desired, present, protocol=103, networks=[NETWORK])
     steps = route_steps(todo, desired, present, [ETH1], protocol=103, held={net(31)})
     assert [(step.what.split("/")[0], step.act) for step in steps] == [
         ("172.7.22.0", Act.KEEP), ("172.7.23.0", Act.ADD), ("172.7.24.0", Act.ADOPT), ("172.7.25.0", Act.CHANGE),
@@ -49,7 +49,7 @@ def test_what_is_left_alone_is_no_change() -> None:
 
 def test_the_file() -> None:
     """Unchanged, new, or with exactly the lines that differ."""
-    assert file_step("f", "a=1\n", "a=1\n") == Step("subnet file", Act.KEEP, "f")
+    assert file_step("f", "a=1\n", "a=1\n") == DryRunStep("subnet file", Act.KEEP, "f")
     assert file_step("f", None, "a=1\n").lines == ("+ a=1",)
     assert file_step("f", "a=1\nb=2\n", "a=1\nb=3\n").lines == ("- b=2", "+ b=3")
     assert file_step("f", "a=1", "a=1\n").act is Act.CHANGE
@@ -58,7 +58,7 @@ def test_the_file() -> None:
 def test_rules() -> None:
     """An empty transaction keeps, one with deletions takes over, another one adds."""
     assert rules_step("x", "iptables", "").act is Act.KEEP
-    assert rules_step("x", "iptables", "*filter\n-A A -j B\nCOMMIT\n") == Step(
+    assert rules_step("x", "iptables", "*filter\n-A A -j B\nCOMMIT\n") == DryRunStep(
         "firewall", Act.ADD, "x in iptables", "", ("*filter", "-A A -j B")
     )
     assert rules_step("x", "iptables", "*filter\n-D A -j B\nCOMMIT\n").act is Act.ADOPT

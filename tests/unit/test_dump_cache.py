@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflanneld.core.routes.plan import Blackhole, Create, CreateBlackhole, Drop, KernelRoute, Replace, Route
-from pyflanneld.netlink.dump_cache import AT_ONCE, Listing
-from pyflanneld.netlink.route_scope import Scopes
+from pyflanneld.netlink.dump_cache import AT_ONCE, DumpCache
+from pyflanneld.netlink.route_scope import RouteScope
 
 
 class Reader:
@@ -26,7 +26,7 @@ class Reader:
 @given(lists=st.lists(st.lists(st.integers(0, 9).map(lambda number: str(number).encode()), max_size=6), max_size=6))
 async def test_any_sequence_of_lists(lists: list[list[bytes]]) -> None:
     """Whatever lists follow each other, each is read as if it were the first."""
-    listing = Listing(Reader())
+    listing = DumpCache(Reader())
     for bodies in lists:
         assert await listing.update(bodies) == tuple(map(int, bodies))
 
@@ -34,7 +34,7 @@ async def test_any_sequence_of_lists(lists: list[list[bytes]]) -> None:
 async def test_only_what_has_changed() -> None:
     """Of a list in which one message is new only that one is read; of an equal one none."""
     reader = Reader()
-    listing = Listing(reader)
+    listing = DumpCache(reader)
     bodies = [str(number).encode() for number in range(2 * AT_ONCE)]
     first = await listing.update([*bodies, b""])
     assert await listing.update([*bodies, b""]) is first
@@ -44,14 +44,14 @@ async def test_only_what_has_changed() -> None:
 
 async def test_other_bytes_of_the_same_meaning() -> None:
     """Where bytes change that mean nothing, such as a running clock's, the values stay the identical object."""
-    listing = Listing(Reader())
+    listing = DumpCache(Reader())
     before = await listing.update([b"1@10:00", b"2"])
     assert await listing.update([b"1@10:01", b"", b"2"]) is before
 
 
 async def test_after_an_error() -> None:
     """A message that cannot be read is an error and changes nothing; the next list is read well."""
-    listing = Listing(Reader())
+    listing = DumpCache(Reader())
     before = await listing.update([b"1", b"2"])
     with pytest.raises(ValueError, match="x"):
         await listing.update([b"1", b"x", b"3"])
@@ -65,7 +65,7 @@ def create(number: int) -> Create:
 
 def test_scopes() -> None:
     """The first thousand routes are global; of the rest no scope has much more than its share, none is the kernel's."""
-    scopes = Scopes()
+    scopes = RouteScope()
     chosen = Counter(scopes.choose(create(number)) for number in range(16_000))
     assert chosen.pop(0) == 1000
     assert chosen.keys() == set(range(1, 200))
@@ -74,7 +74,7 @@ def test_scopes() -> None:
 
 def test_scopes_follow_what_is_there() -> None:
     """What the kernel holds counts, and what is taken over; a gateway keeps its scope; other changes stay global."""
-    scopes = Scopes(spread_from=10)
+    scopes = RouteScope(spread_from=10)
     scopes.held = 8
     assert scopes.choose(Replace(create(1).route)) == 0
     assert scopes.choose(create(1)) == 0

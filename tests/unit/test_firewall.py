@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import pyflanneld
 from pyflanneld.core.firewall import nft
-from pyflanneld.core.firewall.iptables import Chains, parse, read, removal, render, repair
+from pyflanneld.core.firewall.iptables import Chains, parse_rule, read, removal, render, repair
 from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Rule, Section, Side, section_rules
 from tests.support.fakes.firewall import FakeFirewall
 
@@ -150,20 +150,20 @@ class TestReading:
     def test_what_is_written_is_read(self, section: Section) -> None:
         """parse(render(rule)) == rule, for the jump as well."""
         for rule in (*rules_of(section), *rules_of(section, random_fully=False), section.jump):
-            assert parse(f"-A CHAIN {render(rule)}") == rule
+            assert parse_rule(f"-A CHAIN {render(rule)}") == rule
 
     @pytest.mark.parametrize("line", V0_11_MASQUERADING + V0_11_FORWARDING)
     def test_the_order_of_options_does_not_matter(self, line: str) -> None:
         """Versions of iptables print matches in different orders; the rule is the same."""
         sides, _, verdict = line.partition("-j ")
-        assert parse(f"-A CHAIN -j {verdict} {sides}") == parse(f"-A CHAIN {line}") is not None
+        assert parse_rule(f"-A CHAIN -j {verdict} {sides}") == parse_rule(f"-A CHAIN {line}") is not None
 
     @pytest.mark.parametrize("line", FOREIGN)
     def test_foreign_rules_are_told_apart(self, line: str) -> None:
         """A rule that is nearly one of flannel's, or no rule at all, is never taken for one."""
-        rule = parse(f"-A POSTROUTING {line}")
-        known = {parse(f"-A CHAIN {one}") for one in (*written(MASQUERADE), *written(FORWARD))}
-        known |= {parse(f"-A CHAIN {one}") for one in (*V0_11_MASQUERADING, *V0_11_FORWARDING)}
+        rule = parse_rule(f"-A POSTROUTING {line}")
+        known = {parse_rule(f"-A CHAIN {one}") for one in (*written(MASQUERADE), *written(FORWARD))}
+        known |= {parse_rule(f"-A CHAIN {one}") for one in (*V0_11_MASQUERADING, *V0_11_FORWARDING)}
         assert rule is None or rule not in known
 
     @given(st.text())
@@ -172,7 +172,7 @@ class TestReading:
         for section in SECTIONS:
             assert isinstance(read(text, section), Chains)
             assert read(f"*mangle\n{text}".replace("\n*", "\n"), section) == Chains()
-        parse(text)
+        parse_rule(text)
 
     def test_tables_are_told_apart(self) -> None:
         """Of a save of everything, each section sees its own table."""
@@ -274,7 +274,7 @@ class TestPlans:
 
     def test_old_rules_are_taken_over_where_they_stand(self) -> None:
         """The jump comes to the place of v0.11.0's first rule, so what stood behind that still stands behind it."""
-        old = [parse(f"-A FORWARD {line}") for line in V0_11_FORWARDING]
+        old = [parse_rule(f"-A FORWARD {line}") for line in V0_11_FORWARDING]
         found = Chains((None, *old, None), None)
         text = repair(FORWARD, found, rules_of(FORWARD), plain=(N,))
         assert text.splitlines()[-4:] == [
@@ -287,13 +287,13 @@ class TestPlans:
     def test_plain_rules_are_an_administrators_later_on(self) -> None:
         """Without a take-over, rules without flannel's comment are left alone, whatever they look like."""
         for section, lines in V0_11.items():
-            found = Chains((section.jump, *(parse(f"-A X {line}") for line in lines)), rules_of(section))
+            found = Chains((section.jump, *(parse_rule(f"-A X {line}") for line in lines)), rules_of(section))
             assert repair(section, found, rules_of(section)) == ""
             assert "-D" in repair(section, found, rules_of(section), plain=(N,))
 
     def test_the_subnet_of_the_old_rules_may_be_another(self) -> None:
         """v0.11.0's rule for incoming packets is known by the network, whatever subnet the node had then."""
-        old = parse("-A POSTROUTING ! -s 10.5.0.0/16 -d 10.5.77.0/24 -j RETURN")
+        old = parse_rule("-A POSTROUTING ! -s 10.5.0.0/16 -d 10.5.77.0/24 -j RETURN")
         assert "-D POSTROUTING" in repair(MASQUERADE, Chains((old,)), rules_of(MASQUERADE), plain=(N,))
 
     def test_a_chain_of_another_network_is_not_removed(self) -> None:

@@ -6,16 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.config.go_flags import Flag, HelpAsked, Kind, Value, fill_in, parse, read_argv, unread_variables
+from pyflanneld.config.go_flags import (
+    Flag,
+    FlagKind,
+    HelpAsked,
+    Value,
+    fill_in,
+    parse_flags,
+    read_argv,
+    unread_variables,
+)
 from pyflanneld.config.usage import markdown, usage
 from pyflanneld.errors import UsageError
 
 FLAGS = (
-    Flag("etcd-prefix", Kind.STRING, "/net", "Root.", "KEY", "one"),
-    Flag("port", Kind.INT, 2401, "Port.", "PORT", "one"),
-    Flag("guard", Kind.BOOL, True, "Guard.", "", "two"),
-    Flag("iface", Kind.STRINGS, (), "Interface.", "NAME|IP", "two"),
-    Flag("version", Kind.BOOL, False, "Version.", "", "two", from_env=False),
+    Flag("etcd-prefix", FlagKind.STRING, "/net", "Root.", "KEY", "one"),
+    Flag("port", FlagKind.INT, 2401, "Port.", "PORT", "one"),
+    Flag("guard", FlagKind.BOOL, True, "Guard.", "", "two"),
+    Flag("iface", FlagKind.STRINGS, (), "Interface.", "NAME|IP", "two"),
+    Flag("version", FlagKind.BOOL, False, "Version.", "", "two", from_env=False),
 )
 ELSEWHERE = {"ip-masq": "flanneld has this flag, we have not"}
 
@@ -24,7 +33,7 @@ spellings = st.sampled_from(["-{} {}", "-{}={}", "--{} {}", "--{}={}"])
 
 
 def value_of(argv: list[str], name: str, environ: dict[str, str] | None = None) -> Value:
-    return parse(argv, environ or {}, FLAGS)[name].value
+    return parse_flags(argv, environ or {}, FLAGS)[name].value
 
 
 def spelled(spelling: str, name: str, text: str) -> list[str]:
@@ -34,7 +43,7 @@ def spelled(spelling: str, name: str, text: str) -> list[str]:
 
 def message(argv: list[str], environ: dict[str, str] | None = None) -> str:
     with pytest.raises(UsageError) as caught:
-        parse(argv, environ or {}, FLAGS, ELSEWHERE)
+        parse_flags(argv, environ or {}, FLAGS, ELSEWHERE)
     text = str(caught.value)
     assert "\n" not in text
     assert text.isprintable()
@@ -66,7 +75,7 @@ def test_any_command_line_gives_values_or_one_line(argv: list[str], environ: dic
     lines = ""
     with suppress(HelpAsked):
         try:
-            assert parse(argv, environ, FLAGS).keys() == {flag.name for flag in FLAGS}
+            assert parse_flags(argv, environ, FLAGS).keys() == {flag.name for flag in FLAGS}
         except UsageError as error:
             lines = str(error)
     assert len(lines.splitlines()) <= 1
@@ -122,7 +131,7 @@ def test_the_command_line_wins_and_empty_variables_are_unset() -> None:
 
 def test_a_value_knows_where_it_came_from() -> None:
     """What the operator wrote is kept for later messages."""
-    values = parse(["-port", "1"], {"FLANNELD_IFACE": "eth1"}, FLAGS)
+    values = parse_flags(["-port", "1"], {"FLANNELD_IFACE": "eth1"}, FLAGS)
     assert (values["port"].written, values["port"].in_argv) == ("-port", True)
     assert (values["iface"].written, values["iface"].in_argv) == ("FLANNELD_IFACE", False)
     assert (values["guard"].written, values["guard"].is_default) == ("--guard", True)
@@ -179,7 +188,7 @@ def test_a_missing_value_is_named() -> None:
 def test_help_is_asked_for(argv: list[str]) -> None:
     """Help wins over everything after it."""
     with pytest.raises(HelpAsked):
-        parse(argv, {}, FLAGS)
+        parse_flags(argv, {}, FLAGS)
 
 
 def test_stray_variables_are_found() -> None:

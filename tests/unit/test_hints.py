@@ -50,7 +50,7 @@ def test_every_reason_of_a_quarantine_has_a_remedy() -> None:
 
 
 def test_whatever_else_stands_against_readiness_has_a_remedy() -> None:
-    """The events of ``node.doubts``."""
+    """The events of ``node.readiness_doubts``."""
     source = (ROOT / "state" / "node.py").read_text("utf-8")
     events = set(re.findall(r'Doubt\("([a-z_.]+)"', source)) | {node.LOOP_STOPPED, node.PENDING}
     assert events == set(hints.UNREADY)
@@ -62,4 +62,4 @@ def test_remedies_are_one_sentence_or_two() -> None:
         assert text.isprintable()
         assert text[-1] in ".?"
         assert len(text) <= 110
-    assert hints.remedy("nobody.knows") == ""
+    assert hints.hint("nobody.knows") == ""

@@ -22,7 +22,7 @@ from pyflanneld.core.routes.plan import (
 )
 from pyflanneld.netlink import frames, links, route_lookup, routes6
 from pyflanneld.netlink import routes as encoding
-from pyflanneld.netlink.frames import Malformed, Refusal
+from pyflanneld.netlink.frames import KernelRefusal, Malformed
 
 OURS = 103
 networks = st.builds(
@@ -114,7 +114,7 @@ def test_same_ipv6_bytes_as_pyroute2() -> None:
 def test_decode_what_was_encoded_for_ipv6(number: int, host: int, link: int) -> None:
     """An IPv6 route that was put reads back as the same route; the kernel adds the metric."""
     route = Route(IPv6Network((number << 64, 64)), IPv6Address(host), link)
-    held = routes6.decode_route(body(Create(route)))
+    held = routes6.decode_route6(body(Create(route)))
     assert held == KernelRoute(route.dst, route.gateway, link, OURS, metric=0, plain=True)
 
 
@@ -125,7 +125,7 @@ def test_flipped_bits_are_no_crash_for_ipv6(at: int, noise: int) -> None:
     data[at % len(data)] ^= noise
     try:
         for *_, told in frames.frames(bytes(data)):
-            routes6.decode_route(told)
+            routes6.decode_route6(told)
     except ValueError:
         pass
 
@@ -145,11 +145,12 @@ def test_nonsense_is_malformed(data: bytes) -> None:
     """Bytes that are no netlink messages are refused as such, or read as some message; nothing else is raised."""
     try:
         for kind, flags, *_, told in frames.frames(data):
-            frames.verdict(kind, flags, told)
+            frames.kernel_verdict(kind, flags, told)
     except ValueError:
         pass
     for read in (
-        encoding.decode_route, routes6.decode_route, route_lookup.decode_way, links.decode_link, links.decode_address,
+        encoding.decode_route, routes6.decode_route6, route_lookup.decode_lookup,
+        links.decode_link, links.decode_address,
     ):
         with contextlib.suppress(ValueError):
             read(data)
@@ -181,16 +182,16 @@ def test_several_messages() -> None:
     assert list(frames.frames(odd + even)) == [(24, 0, 1, 9, b"x"), (25, 2, 2, 0, b"abcd")]
 
 
-def verdict(number: int, flags: int, tail: bytes = b"") -> Refusal | None:
+def verdict(number: int, flags: int, tail: bytes = b"") -> KernelRefusal | None:
     quoted = frames.HEADER.pack(60, 24, 5, 1, 0)
-    return frames.verdict(frames.NLMSG_ERROR, flags, struct.pack("=i", number) + quoted + tail)
+    return frames.kernel_verdict(frames.NLMSG_ERROR, flags, struct.pack("=i", number) + quoted + tail)
 
 
 def test_verdicts() -> None:
     """An acknowledgement is no refusal; a refusal has its errno and, where the kernel says more, its words."""
     words = struct.pack("=HH", 4 + 5, 1) + b"Why?\0" + bytes(3)
     assert verdict(0, frames.NLM_F_CAPPED) is None
-    assert verdict(-17, frames.NLM_F_CAPPED) == Refusal(17, "")
-    assert verdict(-17, frames.NLM_F_CAPPED | frames.NLM_F_ACK_TLVS, words) == Refusal(17, "Why?")
-    assert verdict(-17, frames.NLM_F_ACK_TLVS, bytes(44) + words) == Refusal(17, "Why?")
-    assert str(Refusal(17, "Why?")) == "File exists: Why?"
+    assert verdict(-17, frames.NLM_F_CAPPED) == KernelRefusal(17, "")
+    assert verdict(-17, frames.NLM_F_CAPPED | frames.NLM_F_ACK_TLVS, words) == KernelRefusal(17, "Why?")
+    assert verdict(-17, frames.NLM_F_ACK_TLVS, bytes(44) + words) == KernelRefusal(17, "Why?")
+    assert str(KernelRefusal(17, "Why?")) == "File exists: Why?"

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 
 from pyflanneld.state import lazy_import
-from pyflanneld.state.lazy_import import load
+from pyflanneld.state.lazy_import import load_module
 
 
 @pytest.mark.parametrize("on_thread", [False, True])
@@ -22,11 +22,11 @@ async def test_without_descriptors_it_is_tried_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib, "import_module", refused)
     monkeypatch.setattr(lazy_import, "RETRY_S", 0.0)
     name = "pyflanneld.tasks.lease.duplicate_holder"
-    assert await load(name, on_thread=on_thread) is real(name)
+    assert await load_module(name, on_thread=on_thread) is real(name)
     assert refusals == []
 
 
 async def test_what_is_not_there_is_said() -> None:
     """A broken installation is no moment that passes."""
     with pytest.raises(ModuleNotFoundError):
-        await load("pyflanneld.tasks.nothing")
+        await load_module("pyflanneld.tasks.nothing")

@@ -15,7 +15,7 @@ from pyflanneld.core.lease.codec import (
     SubnetKey,
     encode_name,
     encode_value,
-    parse_name,
+    parse_key_name,
     parse_value,
 )
 from tests.support import strategies
@@ -25,7 +25,7 @@ ADDRESS = IPv4Address("192.168.1.10")
 
 def refusal_of_name(name: bytes) -> Invalid:
     with pytest.raises(Invalid) as caught:
-        parse_name(name)
+        parse_key_name(name)
     return caught.value
 
 
@@ -81,7 +81,7 @@ def test_a_value_is_read_as_it_was_written(attrs: LeaseAttrs) -> None:
 @given(strategies.networks(0, 32))
 def test_a_name_is_read_as_it_was_written(subnet: IPv4Network) -> None:
     """decode(encode(x)) == x for every subnet."""
-    assert parse_name(encode_name(subnet)) == SubnetKey(subnet, None)
+    assert parse_key_name(encode_name(subnet)) == SubnetKey(subnet, None)
 
 
 def test_a_name_is_the_subnet_with_a_dash() -> None:
@@ -94,13 +94,13 @@ def test_a_name_is_the_subnet_with_a_dash() -> None:
 def test_a_dual_stack_name_is_understood(drawn: tuple[bytes, IPv4Network, IPv6Network]) -> None:
     """Both halves of a dual-stack key are read."""
     name, ipv4, ipv6 = drawn
-    assert parse_name(name) == SubnetKey(ipv4, ipv6)
+    assert parse_key_name(name) == SubnetKey(ipv4, ipv6)
 
 
 def test_a_dual_stack_name_like_flannels_is_understood() -> None:
     """The example of flannel's own form."""
     expected = SubnetKey(IPv4Network("10.5.34.0/24"), IPv6Network("2001:cafe:42:7::/64"))
-    assert parse_name(b"10.5.34.0-24&2001:cafe:42:7::-64") == expected
+    assert parse_key_name(b"10.5.34.0-24&2001:cafe:42:7::-64") == expected
 
 
 @pytest.mark.parametrize("name", strategies.POISON_NAMES)
@@ -115,7 +115,7 @@ def test_a_name_in_any_other_spelling_is_refused(name: bytes) -> None:
 def test_a_name_that_is_taken_is_canonical(name: bytes) -> None:
     """Whatever bytes are taken for a key spell it in the one way that an encoder would."""
     try:
-        key = parse_name(name)
+        key = parse_key_name(name)
     except Invalid as error:
         assert_one_line(error)
         return
@@ -133,7 +133,7 @@ def test_a_name_is_taken_only_where_integers_agree(quad: str, length: int, zero:
     number = int.from_bytes(bytes(min(octet, 255) for octet in octets), "big")
     right = max(octets) < 256 and length <= 32 and number % 2 ** (32 - min(length, 32)) == 0 and not zero + zeros
     try:
-        taken = parse_name(f"{zero}{quad}-{zeros}{length}".encode())
+        taken = parse_key_name(f"{zero}{quad}-{zeros}{length}".encode())
     except Invalid:
         assert not right
     else:

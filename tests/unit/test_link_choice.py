@@ -31,7 +31,7 @@ FIRST, SECOND = ("eth1", "192.168.14.21"), ("eth1", "192.168.15.21")
 
 def rule(iface: str = "", regex: str = "", reach: str = "", public: str = "") -> LinkRule:
     return LinkRule(
-        tuple(iface.split()), tuple(map(go_regex.parse, regex.split())),
+        tuple(iface.split()), tuple(map(go_regex.parse_go_regex, regex.split())),
         IPv4Address(reach) if reach else None, IPv4Address(public) if public else None,
     )
 
@@ -191,7 +191,7 @@ def test_names_keep_their_order() -> None:
 )
 def test_patterns_mean_what_they_mean_in_go(text: str, yes: str, no: str) -> None:
     """Anchors, alternatives, counts, POSIX classes and a leading flag."""
-    pattern = go_regex.parse(text)
+    pattern = go_regex.parse_go_regex(text)
     assert (pattern.matches(yes), pattern.matches(no), str(pattern)) == (True, False, text)
 
 
@@ -212,7 +212,7 @@ def test_no_pattern_breaks_the_parser(text: str) -> None:
     """Any text is a pattern, or a ValueError that says it is none."""
     told = "no regular expression"
     try:
-        go_regex.parse(text).matches("eth0")
+        go_regex.parse_go_regex(text).matches("eth0")
     except ValueError as error:
         told = str(error)
     assert "regular expression" in told

@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv4Interface
 
 import pytest
 
-from pyflanneld.core.link.selection import Link, LinkRule, NoLink, Routing, choose_link, describe
+from pyflanneld.core.link.selection import Link, LinkRule, NoLink, Routing, choose_link, describe_links
 
 
 def link(index: int, name: str, *addresses: str, up: bool = True) -> Link:
@@ -101,7 +101,7 @@ def test_without_a_usable_default_route_a_name_is_asked_for(default: int | None)
 
 def test_a_host_without_links_is_described() -> None:
     """The list is never empty text."""
-    assert describe(()) == "no interface but the loopback"
+    assert describe_links(()) == "no interface but the loopback"
     assert refusal("eth0", links=()).endswith("this host has: no interface but the loopback")
 
 

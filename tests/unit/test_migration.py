@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_value
-from pyflanneld.core.lease.migration import Fate, OldKey, convert, plan, same_config
+from pyflanneld.core.lease.migration import MigrationFate, OldKey, convert, plan_migration, same_config
 from tests.support import strategies
 
 NAME = b"172.7.21.0-24"
@@ -58,17 +58,17 @@ def test_conversion_of_anything(value: bytes) -> None:
 
 def test_nothing_there() -> None:
     """A lease and a reservation are copied, each with what it had left."""
-    steps = plan([OldKey(NAME, OLD, 5000), OldKey(b"172.7.22.0-24", OLD, None)], ())
+    steps = plan_migration([OldKey(NAME, OLD, 5000), OldKey(b"172.7.22.0-24", OLD, None)], ())
     assert [(step.fate, step.value, step.key.ttl_s) for step in steps] == [
-        (Fate.COPY, NEW, 5000), (Fate.COPY, NEW, None),
+        (MigrationFate.COPY, NEW, 5000), (MigrationFate.COPY, NEW, None),
     ]
 
 
 def test_there_already() -> None:
     """What was copied before, or says the same in other bytes, is left as it is."""
     for value in (NEW, OLD, json.dumps(json.loads(NEW), indent=1).encode()):
-        (step,) = plan([OldKey(NAME, OLD, 5000)], [record(value=value)])
-        assert step.fate is Fate.THERE
+        (step,) = plan_migration([OldKey(NAME, OLD, 5000)], [record(value=value)])
+        assert step.fate is MigrationFate.THERE
 
 
 @pytest.mark.parametrize(
@@ -84,16 +84,16 @@ def test_there_already() -> None:
 )
 def test_conflicts(key: OldKey, there: Record, why: str) -> None:
     """Whatever else stands in the way is a conflict, and the reason is told."""
-    (step,) = plan([key], [record(b"junk"), there])
-    assert step.fate is Fate.CONFLICT
+    (step,) = plan_migration([key], [record(b"junk"), there])
+    assert step.fate is MigrationFate.CONFLICT
     assert why in step.why
 
 
 @pytest.mark.parametrize("key", [OldKey(b"x", OLD, 5), OldKey(NAME, b"x", 5), OldKey(NAME, b"", None)])
 def test_left_out(key: OldKey) -> None:
     """What is no lease is left out, with the reason."""
-    (step,) = plan([key], ())
-    assert step.fate is Fate.LEFT_OUT
+    (step,) = plan_migration([key], ())
+    assert step.fate is MigrationFate.LEFT_OUT
     assert step.why
 
 

@@ -82,8 +82,8 @@ def test_the_ipv6_table_holds(network: str, asked: int | None, length: int, low:
 def test_a_configuration_like_the_walkthroughs_is_read() -> None:
     """The smallest useful document: everything else has flannel's default."""
     config = parse_config(b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}')
-    among = SubnetRange(IPv4Network("172.7.0.0/16"), 24, IPv4Address("172.7.1.0"), IPv4Address("172.7.255.0"))
-    assert config == NetworkConfig(among, None, "host-gw", {}, nftables=False)
+    subnet_range = SubnetRange(IPv4Network("172.7.0.0/16"), 24, IPv4Address("172.7.1.0"), IPv4Address("172.7.255.0"))
+    assert config == NetworkConfig(subnet_range, None, "host-gw", {}, nftables=False)
 
 
 def test_both_families_are_read_side_by_side() -> None:
@@ -112,20 +112,20 @@ def test_the_bounds_are_inclusive() -> None:
 
 def test_only_what_lies_between_the_bounds_is_admitted() -> None:
     """A subnet of another length, or beyond a bound, is none that may be leased."""
-    among = ipv4(SubnetMin="10.5.10.0", SubnetMax="10.5.12.0")
+    subnet_range = ipv4(SubnetMin="10.5.10.0", SubnetMax="10.5.12.0")
     right = ("10.5.10.0/24", "10.5.12.0/24")
     wrong = ("10.5.9.0/24", "10.5.13.0/24", "10.5.10.0/25", "10.5.10.0/23", "10.6.11.0/24")
-    assert all(among.admits(IPv4Network(text)) for text in right)
-    assert not any(among.admits(IPv4Network(text)) for text in wrong)
+    assert all(subnet_range.admits(IPv4Network(text)) for text in right)
+    assert not any(subnet_range.admits(IPv4Network(text)) for text in wrong)
 
 
 @given(strategies.ranges())
-def test_a_range_yields_what_it_admits(among: SubnetRange) -> None:
+def test_a_range_yields_what_it_admits(subnet_range: SubnetRange) -> None:
     """Every subnet that a range yields is admitted, in order and without overlap; both ends are among them."""
-    found = list(among.subnets())
-    assert all(among.admits(subnet) for subnet in found)
+    found = list(subnet_range.subnets())
+    assert all(subnet_range.admits(subnet) for subnet in found)
     assert all(int(a.broadcast_address) < int(b.network_address) for a, b in pairwise(found))
-    assert (found[0].network_address, found[-1].network_address) == (among.subnet_min, among.subnet_max)
+    assert (found[0].network_address, found[-1].network_address) == (subnet_range.subnet_min, subnet_range.subnet_max)
 
 
 @pytest.mark.parametrize("network", ["fe80::/48", "ff00::/8", "::/48", "::/0", "::1/124", "2000::/7", "::ffff:0:0/96"])
@@ -137,10 +137,10 @@ def test_an_ipv6_network_that_routes_nothing_is_refused(network: str) -> None:
 
 def test_only_ipv6_subnets_between_the_bounds_are_admitted() -> None:
     """The same for IPv6 as for IPv4."""
-    among = ipv6(IPv6SubnetMin="fc00:0:0:7::", IPv6SubnetMax="fc00:0:0:9::")
-    assert all(among.admits(IPv6Network(text)) for text in ("fc00:0:0:7::/64", "fc00:0:0:9::/64"))
+    subnet_range = ipv6(IPv6SubnetMin="fc00:0:0:7::", IPv6SubnetMax="fc00:0:0:9::")
+    assert all(subnet_range.admits(IPv6Network(text)) for text in ("fc00:0:0:7::/64", "fc00:0:0:9::/64"))
     wrong = ("fc00:0:0:6::/64", "fc00:0:0:a::/64", "fc00:0:0:8::/65", "fc00:0:0:8::/63", "fc01:0:0:8::/64")
-    assert not any(among.admits(IPv6Network(text)) for text in wrong)
+    assert not any(subnet_range.admits(IPv6Network(text)) for text in wrong)
 
 
 def test_host_bits_are_masked_away() -> None:
@@ -373,16 +373,20 @@ def test_what_is_taken_obeys_every_rule(network: object, length: object, low: ob
     except Invalid:
         return
     assert config.ipv4 is not None
-    among = config.ipv4
-    start, first, last = int(among.network.network_address), int(among.subnet_min), int(among.subnet_max)
-    end, step = start + 2 ** (32 - among.network.prefixlen), 2 ** (32 - among.subnet_len)
-    assert among.network.prefixlen + 2 <= among.subnet_len <= 30
+    subnet_range = config.ipv4
+    start, first, last = (
+        int(subnet_range.network.network_address),
+        int(subnet_range.subnet_min),
+        int(subnet_range.subnet_max),
+    )
+    end, step = start + 2 ** (32 - subnet_range.network.prefixlen), 2 ** (32 - subnet_range.subnet_len)
+    assert subnet_range.network.prefixlen + 2 <= subnet_range.subnet_len <= 30
     assert start <= first <= last <= end - step
     assert first % step == last % step == start % step == 0
     assert start >> 24 not in {0, 127, *range(224, 240)}
     if type(length) is int and length:
-        assert among.subnet_len == length
+        assert subnet_range.subnet_len == length
     if low is not None:
-        assert str(among.subnet_min) == low
-    text = render(among.network, next(among.subnets()), 1500)
+        assert str(subnet_range.subnet_min) == low
+    text = render(subnet_range.network, next(subnet_range.subnets()), 1500)
     assert set(text) <= set(string.ascii_letters + string.digits + "._/=\n")

@@ -11,7 +11,7 @@ import structlog
 from pyflanneld.cli import main
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network.config import parse_config
-from pyflanneld.core.network.review import Fate, crowded, differences, effects, facts, remarks
+from pyflanneld.core.network.review import LeaseFate, config_facts, crowded, differences, effects, remarks
 from tests.support.strategies import raw
 
 GOOD = b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
@@ -20,7 +20,7 @@ LEASE = b'{"PublicIP":"192.168.14.21","PublicIPv6":null,"BackendType":"host-gw"}
 
 def test_facts() -> None:
     """Defaults are filled in, and the numbers of hosts and containers are those of the range."""
-    told = dict(facts(parse_config(b'{"Network":"10.5.0.0/16","SubnetLen":26,"SubnetMin":"10.5.4.0",'
+    told = dict(config_facts(parse_config(b'{"Network":"10.5.0.0/16","SubnetLen":26,"SubnetMin":"10.5.4.0",'
                                    b'"SubnetMax":"10.5.5.0","Backend":{"Type":"host-gw"}}')))  # fmt: skip
     assert told["SubnetMax"] == "10.5.5.0"
     assert told["hosts, IPv4"] == "5 at most, with 61 containers each"
@@ -45,7 +45,7 @@ def test_effects() -> None:
     records = [raw(b"172.7.21.0-24", LEASE, lease_id=1), raw(b"172.7.0.0-24", LEASE, lease_id=1),
                raw(b"172.7.21.0-25", LEASE, lease_id=0), raw(b"junk", LEASE)]  # fmt: skip
     found = effects(records, parse_config(GOOD))
-    assert [one.fate for one in found] == [Fate.STAYS, Fate.MOVES, Fate.STUCK, Fate.UNREADABLE]
+    assert [one.fate for one in found] == [LeaseFate.STAYS, LeaseFate.MOVES, LeaseFate.STUCK, LeaseFate.UNREADABLE]
     assert found[1].text.startswith("172.7.0.0/24 of 192.168.14.21 does not fit: that host takes another")
 
 

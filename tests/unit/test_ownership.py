@@ -20,8 +20,8 @@ from pyflanneld.core.lease.ownership import (
     Rewrite,
     Taken,
     Unreadable,
+    assess,
     confirmed,
-    judge,
     renewal_interval_s,
 )
 from tests.support import strategies
@@ -36,7 +36,7 @@ HELD = confirmed(SUBNET, OURS, RECORD, 86400.0, 0.0)
 
 
 def look(record: Record | None, ttl_s: float | None = 86400.0, *, held: OwnLease = HELD) -> Finding:
-    return judge(held, PUBLISH, Renewal(record, ttl_s), SENT_S)
+    return assess(held, PUBLISH, Renewal(record, ttl_s), SENT_S)
 
 
 def confirmed_lease(finding: Finding) -> OwnLease:

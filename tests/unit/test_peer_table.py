@@ -15,7 +15,15 @@ from pyflanneld.core.families import Address, Network
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import encode_name, parse_value
 from pyflanneld.core.peers.table import PeerTable, View
-from pyflanneld.core.peers.validation import Ground, Ground6, Half, Judge, Quarantine, judge, judge_subnet
+from pyflanneld.core.peers.validation import (
+    Half,
+    Quarantine,
+    ValidationContext,
+    ValidationContext6,
+    Validator,
+    validate,
+    validate_subnet,
+)
 from tests.support import strategies
 from tests.support.strategies import GROUND, lease, raw
 
@@ -28,7 +36,7 @@ def listed(*records: Record, revision: int = 100) -> Snapshot:
     return Snapshot(records, revision, 1)
 
 
-def table(*events: PeerEvent, ground: Ground = GROUND) -> PeerTable:
+def table(*events: PeerEvent, ground: ValidationContext = GROUND) -> PeerTable:
     """Return a table to which *events* have been applied, with a look at it after each."""
     peers = PeerTable(OWN_NAME)
     for event in events:
@@ -37,7 +45,7 @@ def table(*events: PeerEvent, ground: Ground = GROUND) -> PeerTable:
     return peers
 
 
-def view(*events: PeerEvent, ground: Ground = GROUND) -> View:
+def view(*events: PeerEvent, ground: ValidationContext = GROUND) -> View:
     return table(*events, ground=ground).view(ground)
 
 
@@ -286,7 +294,7 @@ DUAL = raw(
     b"10.5.3.0-24&fd00:5:0:3::-64",
     b'{"PublicIP":"192.168.1.13","PublicIPv6":"2001:db8::13","BackendType":"host-gw"}', created=9,
 )  # fmt: skip
-GROUND6 = Ground6(
+GROUND6 = ValidationContext6(
     network=IPv6Network("fd00:5::/48"),
     own_subnet=IPv6Network("fd00:5:0:34::/64"),
     link_addresses=(IPv6Interface("2001:db8::10/64"),),
@@ -420,7 +428,7 @@ def test_a_gateway_of_our_own_or_inside_the_network_is_refused(gateway: str, rea
 
 def test_a_lan_that_lies_inside_the_network_is_spared_and_served() -> None:
     """Row F45: peers on a LAN inside Network are followed, and none of them can claim a part of that LAN."""
-    ground = Ground(
+    ground = ValidationContext(
         IPv4Network("10.0.0.0/8"), "host-gw", IPv4Network("10.9.1.0/24"), (IPv4Interface("10.1.2.10/24"),),
         frozenset({IPv4Address("10.1.2.10")}),
     )
@@ -644,9 +652,9 @@ VALUES = (
 
 
 @st.composite
-def steps(draw: st.DrawFn) -> list[PeerEvent | Ground]:
+def steps(draw: st.DrawFn) -> list[PeerEvent | ValidationContext]:
     """What happens between looks, good and bad: changes, lists, and another ground."""
-    found: list[PeerEvent | Ground] = []
+    found: list[PeerEvent | ValidationContext] = []
     held: dict[bytes, Record] = {}
     for revision in range(1, draw(st.integers(1, 25))):
         kind = draw(st.sampled_from(("put", "put", "put", "gone", "list", "ground", "ground")))
@@ -669,13 +677,13 @@ def steps(draw: st.DrawFn) -> list[PeerEvent | Ground]:
 
 @given(steps(), st.data())
 def test_a_look_at_what_has_changed_equals_a_look_at_everything(
-    found: list[PeerEvent | Ground], data: st.DataObject
+    found: list[PeerEvent | ValidationContext], data: st.DataObject
 ) -> None:
     """Whatever comes, in whatever portions: all that is believed, why not and what is frozen are the same."""
     some, all_ = PeerTable(OWN_NAME), PeerTable(OWN_NAME)
     ground = DUAL_GROUND
     for one in found:
-        if isinstance(one, Ground):
+        if isinstance(one, ValidationContext):
             ground = one
         else:
             assert some.apply(one) == all_.apply(one)
@@ -685,12 +693,12 @@ def test_a_look_at_what_has_changed_equals_a_look_at_everything(
 
 
 @given(steps())
-def test_what_is_not_named_as_changed_has_not_changed(found: list[PeerEvent | Ground]) -> None:
+def test_what_is_not_named_as_changed_has_not_changed(found: list[PeerEvent | ValidationContext]) -> None:
     """A look names every subnet that is a peer, or frozen, in another way than before."""
     peers = PeerTable(OWN_NAME)
     ground, before, frozen = DUAL_GROUND, dict[Network, Address](), frozenset[Network]()
     for one in found:
-        if isinstance(one, Ground):
+        if isinstance(one, ValidationContext):
             ground = one
         else:
             peers.apply(one)
@@ -729,7 +737,7 @@ def span(net: IPv4Network) -> tuple[int, int]:
     return first, first + 2 ** (32 - net.prefixlen) - 1
 
 
-def violations(ground: Ground, peers: Mapping[IPv4Network, IPv4Address]) -> list[str]:
+def violations(ground: ValidationContext, peers: Mapping[IPv4Network, IPv4Address]) -> list[str]:
     """Return what is wrong with *peers*, by integers alone."""
     low, high = span(ground.network)
     needed = {int(address) for address in (*ground.own_addresses, *ground.protected, *peers.values())}
@@ -754,7 +762,7 @@ def violations(ground: Ground, peers: Mapping[IPv4Network, IPv4Address]) -> list
     return found
 
 
-def gateway_faults(ground: Ground, gateway: int) -> Iterable[str]:
+def gateway_faults(ground: ValidationContext, gateway: int) -> Iterable[str]:
     """Yield what is wrong with a gateway, by integers alone."""
     low, high = span(ground.own_subnet)
     if low <= gateway <= high:
@@ -769,7 +777,7 @@ def gateway_faults(ground: Ground, gateway: int) -> Iterable[str]:
 
 
 @given(strategies.grounds(), st.data())
-def test_no_accepted_peer_violates_the_invariant(ground: Ground, data: st.DataObject) -> None:
+def test_no_accepted_peer_violates_the_invariant(ground: ValidationContext, data: st.DataObject) -> None:
     """Invariant I7: whatever stands in etcd, on whatever host, no believed peer is one that must not be installed."""
     near = strategies.subnets(ground.network, longest=32) | strategies.networks(0, 32)
     names = near.map(encode_name) | strategies.poison_names()
@@ -803,16 +811,16 @@ def test_the_checker_sees_a_violation(subnet: str, gateway: str) -> None:
 
 
 @given(strategies.grounds(), st.booleans(), st.data())
-def test_the_fast_judgement_is_that_of_the_rules(ground: Ground, on_link: bool, data: st.DataObject) -> None:
+def test_the_fast_judgement_is_that_of_the_rules(ground: ValidationContext, on_link: bool, data: st.DataObject) -> None:
     """Whole numbers clear only what every rule clears, and nothing that they do not clear is lost."""
     subnet = data.draw(strategies.subnets(ground.network, longest=32) | strategies.networks(0, 32))
     own = [own.ip for own in ground.link_addresses]
     gateway = data.draw(strategies.gateways() | st.sampled_from(own) | st.none())
     link = data.draw(st.sampled_from((ground.link_addresses, (IPv4Interface("126.0.0.1/7"),), ())))
     ground = replace(ground, link_addresses=link)
-    fast, half = Judge(ground, gateways_on_link=on_link), Half(subnet, gateway)
-    assert fast.subnet(subnet) == judge_subnet(subnet, ground)
-    assert fast.half(half) == judge(half, ground, gateways_on_link=on_link)
+    fast, half = Validator(ground, gateways_on_link=on_link), Half(subnet, gateway)
+    assert fast.subnet(subnet) == validate_subnet(subnet, ground)
+    assert fast.half(half) == validate(half, ground, gateways_on_link=on_link)
 
 
 @given(st.integers(0, 2**128 - 1), st.integers(1, 128), st.integers(0, 2**16), st.sampled_from((-1, 0, 1)))
@@ -824,4 +832,4 @@ def test_the_fast_judgement_of_ipv6_is_that_of_the_rules(near: int, length: int,
     gateway = IPv6Address((base + edge * offset) % 2**128)
     half = Half(IPv6Network("fd00:5:0:3::/64"), gateway)
     for on_link in (True, False):
-        assert Judge(side, gateways_on_link=on_link).half(half) == judge(half, side, gateways_on_link=on_link)
+        assert Validator(side, gateways_on_link=on_link).half(half) == validate(half, side, gateways_on_link=on_link)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyflanneld.core.probe.path_mtu import MTU_FLOOR_BYTES, MtuSearch
 from pyflanneld.core.probe.reachability import State, complaint
-from pyflanneld.core.probe.table import MAX_RATE, TIMEOUT_S, Echo, Kind, ProbeTable, Refusal, Shot
+from pyflanneld.core.probe.table import MAX_RATE, TIMEOUT_S, Echo, ProbeKind, ProbeRefusal, ProbeTable, Shot
 
 PEER = IPv4Network("172.7.22.0/24")
 HOST = IPv4Address("192.168.14.22")
@@ -35,15 +35,15 @@ class Walk:
         self.table.follow({PEER: HOST}, link_mtu)
         self.now_s = 1000.0
         self.rng = Random(1)
-        self.lost: set[Kind] = set()
+        self.lost: set[ProbeKind] = set()
         self.path_mtu = link_mtu
         self.told = False
         self.sizes: list[int] = []
-        self.due = {Kind.ADDRESS: 0, Kind.SUBNET: 0}
+        self.due = {ProbeKind.ADDRESS: 0, ProbeKind.SUBNET: 0}
 
     def rounds(self, count: int) -> State:
         """Do so many rounds; return what is thought of the peer."""
-        for kind in [kind for _ in range(count) for kind in (Kind.ADDRESS, Kind.SUBNET)]:
+        for kind in [kind for _ in range(count) for kind in (ProbeKind.ADDRESS, ProbeKind.SUBNET)]:
             self.due[kind] += 1
         while any(self.due.values()):
             self.step()
@@ -57,7 +57,7 @@ class Walk:
         else:
             self.sizes.append(shot.size_bytes)
         if shot.size_bytes > self.path_mtu and self.told:
-            self.table.take(Refusal(shot.number, self.path_mtu), self.now_s)
+            self.table.take(ProbeRefusal(shot.number, self.path_mtu), self.now_s)
         elif shot.kind not in self.lost and shot.size_bytes <= self.path_mtu:
             self.table.take(answer(shot), self.now_s)
         self.now_s += TIMEOUT_S + 1
@@ -148,7 +148,7 @@ def test_a_silent_host() -> None:
     """Three probes without an answer and it is silent; the first answer ends that, and begins the count anew."""
     walk = Walk()
     walk.rounds(5)
-    walk.lost = {Kind.ADDRESS, Kind.SUBNET, Kind.MTU}
+    walk.lost = {ProbeKind.ADDRESS, ProbeKind.SUBNET, ProbeKind.MTU}
     walk.rounds(2)
     assert walk.table.reaches[PEER].state is not State.SILENT
     assert walk.rounds(1) is State.SILENT
@@ -162,7 +162,7 @@ def test_a_silent_host() -> None:
 def test_a_silent_subnet() -> None:
     """The host answers and its bridge does not: said as such, with the address that should answer."""
     walk = Walk()
-    walk.lost = {Kind.SUBNET}
+    walk.lost = {ProbeKind.SUBNET}
     assert walk.rounds(4) is State.SUBNET_SILENT
     said = complaint(walk.table.trouble)
     assert said is not None
@@ -174,7 +174,7 @@ def test_a_lossy_path() -> None:
     walk = Walk()
     walk.rounds(9)
     for _ in range(2):
-        walk.lost = {Kind.ADDRESS}
+        walk.lost = {ProbeKind.ADDRESS}
         walk.rounds(1)
         walk.lost = set()
         state = walk.rounds(1)
@@ -183,7 +183,7 @@ def test_a_lossy_path() -> None:
     assert said is not None
     assert said[1] == "probes to 192.168.14.22, the host of 172.7.22.0/24, are lost: 2 of the last 10"
     assert walk.rounds(10) is State.REACHABLE
-    walk.lost = {Kind.ADDRESS}
+    walk.lost = {ProbeKind.ADDRESS}
     assert walk.rounds(1) is State.REACHABLE, "one of ten"
 
 
@@ -195,7 +195,7 @@ def test_the_gravest_is_told_first_with_the_number_of_all() -> None:
     for _ in range(60):
         shot = table.shoot(now_s, rng)
         assert shot is not None
-        if shot.kind is not Kind.SUBNET and shot.address != quiet:
+        if shot.kind is not ProbeKind.SUBNET and shot.address != quiet:
             table.take(answer(shot), now_s)
         now_s += 3.0
         table.expire(now_s)
@@ -244,7 +244,7 @@ def test_the_round_trip_is_smoothed() -> None:
         while not done:
             shot = table.shoot(0.0, rng)
             assert shot is not None
-            done = shot.kind is Kind.ADDRESS
+            done = shot.kind is ProbeKind.ADDRESS
             table.take(Echo(shot.number, shot.address, rtt_s), 5.0)
     sample = table.reaches[PEER].address
     assert (sample.last_s, sample.rtt_s) == (5.0, 0.016)
@@ -302,7 +302,7 @@ def test_lies_about_the_mtu_end(answers: list[int | str | None]) -> None:
 def test_large_probes_wait_for_small_ones() -> None:
     """As long as a host answers nothing, its silence says nothing about sizes."""
     walk = Walk()
-    walk.lost = {Kind.ADDRESS, Kind.SUBNET, Kind.MTU}
+    walk.lost = {ProbeKind.ADDRESS, ProbeKind.SUBNET, ProbeKind.MTU}
     walk.rounds(20)
     assert walk.sizes == []
     assert walk.table.reaches[PEER].mtu is None

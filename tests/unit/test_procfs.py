@@ -40,7 +40,7 @@ def test_who_holds_a_lock(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from pyflanneld.system import lock\n"
         "with lock.hold('net', Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
-    names = list(lock.names("net", tmp_path / "subnet.env"))
+    names = list(lock.lock_names("net", tmp_path / "subnet.env"))
     assert [procfs.unix_listener(name) for name in names] == [None, None]
     with subprocess.Popen([sys.executable, "-c", script, tmp_path / "subnet.env"], stdout=subprocess.PIPE) as process:
         try:

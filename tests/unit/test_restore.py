@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.saved_state import LastGood, encode
+from pyflanneld.core.lease.saved_state import SavedState, encode_state
 from pyflanneld.core.routes.plan import Create, Route
 from pyflanneld.errors import LeaseLost, RegistryUnavailable
 from tests.support.fakes.kernel import FakeKernel
@@ -175,9 +175,9 @@ def test_a_subnet_that_is_another_nodes_by_now() -> None:
     run(scenario())
 
 
-def refused(state: LastGood, node: FakeNode) -> str:
+def refused(state: SavedState, node: FakeNode) -> str:
     """Start without etcd on *state*; return the problem, once nothing has been restored from it."""
-    stored(node).data = encode(state)
+    stored(node).data = encode_state(state)
     return refused_as_is(node)
 
 
@@ -190,19 +190,19 @@ def refused_as_is(node: FakeNode) -> str:
             assert (node.file.text, routes(node)) == (None, {})
             assert node.daemon is not None
             assert node.daemon.health().live
-            found = node.problems.open()["stand_in"]
+            found = node.conditions.open()["stand_in"]
             assert found.event == "last_good.unusable"
             assert node.log.count("last_good.unusable") == 1
             node.registry.down = None
             await until(lambda: node.ready, 30)
-            assert node.problems.open() == {}
+            assert node.conditions.open() == {}
             assert routes(node) == ROUTES
         return found.text
 
     return run(scenario())
 
 
-def saved() -> tuple[FakeNode, LastGood]:
+def saved() -> tuple[FakeNode, SavedState]:
     """Return a host that has been down for a minute, and what it saved."""
     _, node = site()
     run(run_once(node))
@@ -344,13 +344,13 @@ def test_a_disk_that_fails_is_a_problem_and_no_more() -> None:
         state = stored(node)
         state.broken = OSError(errno.ENOSPC, "No space left on device")
         async with node.running():
-            await until(lambda: "last_good" in node.problems.open(), 10)
-            assert "No space left on device" in node.problems.open()["last_good"].text
+            await until(lambda: "last_good" in node.conditions.open(), 10)
+            assert "No space left on device" in node.conditions.open()["last_good"].text
             await asyncio.sleep(3600)
             assert node.ready
             assert state.tries < 30
             state.broken = None
-            await until(lambda: "last_good" not in node.problems.open(), 400)
+            await until(lambda: "last_good" not in node.conditions.open(), 400)
             assert state.writes == 1
 
     run(scenario())
@@ -377,7 +377,7 @@ def test_a_state_that_is_too_large_is_not_saved() -> None:
     node, state = saved()
     many = tuple(replace(state.peers[0], value=b"x" * 100_000) for _ in range(100))
     with pytest.raises(Invalid, match="at most"):
-        encode(replace(state, peers=many))
+        encode_state(replace(state, peers=many))
     assert stored(node).state == state
 
 
@@ -404,7 +404,7 @@ def test_an_etcd_that_hangs_or_dies_on_the_way(call: str) -> None:
             assert routes(node) == ROUTES
             back.set()
             await until(lambda: node.ready, 30)
-            assert node.problems.open() == {}
+            assert node.conditions.open() == {}
 
     run(scenario())
 
@@ -478,7 +478,7 @@ def test_both_halves_of_a_dual_stack_node_are_restored() -> None:
         node.registry.down = AWAY
         async with node.running(ready=False):
             await until(lambda: node.log.count("last_good.unusable"), 5)
-            assert "IPv6 address" in node.problems.open()["stand_in"].text
+            assert "IPv6 address" in node.conditions.open()["stand_in"].text
         reboot(node)
         node.kernel.set_link(link)
         async with node.running(ready=False):
@@ -503,11 +503,11 @@ def test_other_rules_than_those_that_were_saved() -> None:
         etcd.put_config(CONFIG.replace(b"{", b'{"EnableNFTables":true,', 1))
         async with node.running(ready=False):
             await until(lambda: node.log.count("last_good.restored"), 5)
-            node.problems.report("firewall forwarding", "firewall.failed", "as if", blocks=False)
+            node.conditions.report("firewall forwarding", "firewall.failed", "as if", blocks=False)
             node.registry.down = None
             await until(lambda: node.ready, 30)
             await asyncio.sleep(3600)
             assert node.ready, node.why_not
-            assert node.problems.open() == {}
+            assert node.conditions.open() == {}
 
     run(scenario())

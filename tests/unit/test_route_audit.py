@@ -5,7 +5,7 @@ import errno
 from collections import Counter
 from ipaddress import IPv4Address
 
-from pyflanneld.core.routes.change_reasons import Cause
+from pyflanneld.core.routes.change_reasons import ChangeReason
 from pyflanneld.core.routes.plan import BOOT, KernelRoute
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.state.counters import DROP, KINDS, LISTS, PUT, ROUND_BOUNDS_S, Durations
@@ -43,11 +43,11 @@ def test_each_change_of_the_peers_is_one_line_with_its_cause() -> None:
             ("route.put", "172.7.23.0/24", "gateway_changed"),
             ("route.dropped", "172.7.23.0/24", "peer_left"),
         ]
-        assert node.tally.routes == Counter({
-            (PUT, Cause.START): 1, (PUT, Cause.PEER_JOINED): 1, (PUT, Cause.GATEWAY_CHANGED): 1,
-            (DROP, Cause.PEER_LEFT): 1,
+        assert node.counters.routes == Counter({
+            (PUT, ChangeReason.START): 1, (PUT, ChangeReason.PEER_JOINED): 1, (PUT, ChangeReason.GATEWAY_CHANGED): 1,
+            (DROP, ChangeReason.PEER_LEFT): 1,
         })  # fmt: skip
-        assert not node.tally.repairs
+        assert not node.counters.repairs
 
     run(scenario())
 
@@ -71,7 +71,11 @@ def test_repairs_say_who_took_the_route() -> None:
             ("172.7.22.0/24", "deleted_by_others"), ("172.7.23.0/24", "changed_by_others"),
             ("172.7.22.0/24", "link"), ("172.7.23.0/24", "link"),
         ]  # fmt: skip
-        assert node.tally.repairs == {Cause.DELETED_BY_OTHERS: 1, Cause.CHANGED_BY_OTHERS: 1, Cause.LINK: 2}
+        assert node.counters.repairs == {
+            ChangeReason.DELETED_BY_OTHERS: 1,
+            ChangeReason.CHANGED_BY_OTHERS: 1,
+            ChangeReason.LINK: 2,
+        }
 
     run(scenario())
 
@@ -84,8 +88,8 @@ def test_a_link_that_flaps_between_two_looks_is_still_the_cause() -> None:
         async with node.running():
             node.kernel.link_down("eth1")
             node.kernel.link_up("eth1")
-            await until(lambda: node.tally.repairs, 2)
-            assert node.tally.repairs == {Cause.LINK: 2}
+            await until(lambda: node.counters.repairs, 2)
+            assert node.counters.repairs == {ChangeReason.LINK: 2}
 
     run(scenario())
 
@@ -136,27 +140,30 @@ def test_lists_errors_and_renewals_are_counted() -> None:
         async with node.running():
             etcd.put(name(23), value("192.168.14.23"))
             await asyncio.sleep(700)
-            tally = node.tally
-            assert (tally.lists["first"], tally.lists["due"] >= 1) == (1, True)
-            assert (tally.watch_events, tally.revision) == (2, etcd.state.revision)  # the peer's, and our own lease
-            assert tally.renewals[True] >= 2
+            counters = node.counters
+            assert (counters.lists["first"], counters.lists["due"] >= 1) == (1, True)
+            assert (counters.watch_events, counters.revision) == (
+                2,
+                etcd.state.revision,
+            )  # the peer's, and our own lease
+            assert counters.renewals[True] >= 2
             node.registry.down = RegistryUnavailable("cut")
             await asyncio.sleep(700)
-            heard_at_s = tally.heard_at_s
+            heard_at_s = counters.heard_at_s
             assert heard_at_s is not None
             assert node.clock.now_s() - heard_at_s > 600
             node.registry.down = None
-            await until(lambda: tally.lists["watch_ended"], 31)
+            await until(lambda: counters.lists["watch_ended"], 31)
             etcd.compact()
             node.registry.deny()
             await asyncio.sleep(60)
-        assert tally.etcd_errors["peers", "unavailable"] > 10
-        assert tally.etcd_errors["lease", "unavailable"] > 1
-        assert tally.etcd_errors["peers", "denied"] > 3
-        assert tally.lists.keys() <= set(LISTS)
-        assert {kind for _, kind in tally.etcd_errors} <= set(KINDS)
-        assert tally.renewals[False] > 1
-        assert tally.rounds.count > 50
+        assert counters.etcd_errors["peers", "unavailable"] > 10
+        assert counters.etcd_errors["lease", "unavailable"] > 1
+        assert counters.etcd_errors["peers", "denied"] > 3
+        assert counters.lists.keys() <= set(LISTS)
+        assert {kind for _, kind in counters.etcd_errors} <= set(KINDS)
+        assert counters.renewals[False] > 1
+        assert counters.rounds.count > 50
 
     run(scenario())
 
@@ -171,10 +178,10 @@ def test_quarantined_keys_are_remembered_with_their_beginning() -> None:
             began_s = node.clock.now_s()
             etcd.put(name(99), b"junk")
             await asyncio.sleep(400)
-            (since_s,) = [node.tally.doubted[name(99)]]
+            (since_s,) = [node.counters.doubted[name(99)]]
             assert since_s - began_s < 1
             etcd.delete(name(99))
-            await until(lambda: not node.tally.doubted, 1)
+            await until(lambda: not node.counters.doubted, 1)
 
     run(scenario())
 

@@ -19,7 +19,7 @@ from pyflanneld.core.routes.plan import (
     Replace,
     Route,
     carry_out,
-    plan,
+    plan_routes,
 )
 from tests.support import strategies
 from tests.support.strategies import NETWORK, PROTOCOL
@@ -44,7 +44,7 @@ def make(
     network: IPv4Network = NETWORK,
 ) -> Plan:  # fmt: skip
     wanted = {route.dst: route for route in desired}
-    return plan(wanted, present, protocol=PROTOCOL, networks=(network,), frozen=frozenset(frozen))
+    return plan_routes(wanted, present, protocol=PROTOCOL, networks=(network,), frozen=frozenset(frozen))
 
 
 class TinyKernel:

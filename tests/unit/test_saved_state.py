@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.saved_state import MAX_BYTES, NOT_KEPT, LastGood, as_kept, decode, encode
+from pyflanneld.core.lease.saved_state import MAX_BYTES, NOT_KEPT, SavedState, as_kept, decode_state, encode_state
 
 CONFIG = b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
 VALUE = b'{"PublicIP":"192.168.14.21","PublicIPv6":null,"BackendType":"host-gw"}'
 OWN = Record(b"172.7.21.0-24", VALUE, 5, 9, 7587848)
 PEER = Record(b"172.7.22.0-24", VALUE.replace(b".21", b".22"), 6, 6, NOT_KEPT)
-STATE = LastGood(1_700_000_000.5, 1_700_086_400.25, "/coreos.com/network", 3, 2**64 - 1, 77, CONFIG, OWN, (PEER,))
-DOCUMENT = json.loads(encode(STATE))
+STATE = SavedState(1_700_000_000.5, 1_700_086_400.25, "/coreos.com/network", 3, 2**64 - 1, 77, CONFIG, OWN, (PEER,))
+DOCUMENT = json.loads(encode_state(STATE))
 
 texts = st.text(st.characters(codec="utf-8")).map(str.encode)
 numbers = st.integers(0, 2**63)
 peers = st.builds(lambda name, value, at: Record(name, value, at, at, NOT_KEPT), texts, texts, numbers)
 states = st.builds(
-    LastGood, saved_at_s=st.floats(0, 1e11), lease_end_s=st.none() | st.floats(0, 1e11),
+    SavedState, saved_at_s=st.floats(0, 1e11), lease_end_s=st.none() | st.floats(0, 1e11),
     prefix=st.text(st.characters(codec="utf-8")), api=st.sampled_from((2, 3)), cluster_id=st.integers(0, 2**64 - 1),
     revision=numbers, config=texts,
     own=st.builds(Record, st.just(OWN.name), st.just(VALUE), numbers, numbers, numbers),
@@ -31,9 +31,9 @@ states = st.builds(
 
 
 @given(states)
-def test_what_is_written_is_read_back(state: LastGood) -> None:
+def test_what_is_written_is_read_back(state: SavedState) -> None:
     """Any state, any text in it."""
-    assert decode(encode(state)) == state
+    assert decode_state(encode_state(state)) == state
 
 
 @given(st.dictionaries(st.sampled_from(sorted(DOCUMENT)), st.recursive(
@@ -43,10 +43,10 @@ def test_what_is_written_is_read_back(state: LastGood) -> None:
 def test_any_other_value_is_refused_or_read_back(changes: dict[str, object]) -> None:
     """Nothing but ``Invalid`` comes out of it, and whatever is accepted can be written again."""
     try:
-        state = decode(json.dumps(DOCUMENT | changes).encode())
+        state = decode_state(json.dumps(DOCUMENT | changes).encode())
     except Invalid:
         return
-    assert decode(encode(state)) == state
+    assert decode_state(encode_state(state)) == state
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_any_other_value_is_refused_or_read_back(changes: dict[str, object]) -> 
 def test_the_field_is_named(changes: dict[str, object], field: str) -> None:
     """Field, value, what would be right."""
     with pytest.raises(Invalid) as caught:
-        decode(json.dumps(DOCUMENT | changes).encode())
+        decode_state(json.dumps(DOCUMENT | changes).encode())
     assert caught.value.field == field
     assert " is not usable: " in str(caught.value)
 
@@ -73,30 +73,30 @@ def test_the_field_is_named(changes: dict[str, object], field: str) -> None:
 def test_each_field_is_needed(field: str) -> None:
     """A file that lacks one was not written by this program."""
     with pytest.raises(Invalid, match=field):
-        decode(json.dumps({name: value for name, value in DOCUMENT.items() if name != field}).encode())
+        decode_state(json.dumps({name: value for name, value in DOCUMENT.items() if name != field}).encode())
 
 
-@given(st.integers(0, len(encode(STATE)) - 3))
+@given(st.integers(0, len(encode_state(STATE)) - 3))
 def test_a_torn_file_is_refused(length: int) -> None:
     """Cut anywhere before the last brace."""
     with pytest.raises(Invalid):
-        decode(encode(STATE)[:length])
+        decode_state(encode_state(STATE)[:length])
 
 
 def test_bounds_hold_for_both_directions() -> None:
     """A file beyond the bound is neither written nor read; the largest IPv4 networks of a /8 fit in."""
     many = tuple(replace(PEER, name=f"10.{i >> 8}.{i & 255}.0-24".encode()) for i in range(40_000))
-    assert len(decode(encode(replace(STATE, peers=many))).peers) == 40_000
+    assert len(decode_state(encode_state(replace(STATE, peers=many))).peers) == 40_000
     with pytest.raises(Invalid, match="at most"):
-        encode(replace(STATE, peers=many * 3))
+        encode_state(replace(STATE, peers=many * 3))
     with pytest.raises(Invalid, match="objects and lists"):
-        encode(replace(STATE, peers=(replace(PEER, value=b"[" * 300_000),)))
+        encode_state(replace(STATE, peers=(replace(PEER, value=b"[" * 300_000),)))
     with pytest.raises(Invalid, match="at most"):
-        decode(b" " * (MAX_BYTES + 1))
+        decode_state(b" " * (MAX_BYTES + 1))
     with pytest.raises(Invalid, match="objects and lists"):
-        decode(b"[" * MAX_BYTES)
+        decode_state(b"[" * MAX_BYTES)
     with pytest.raises(Invalid, match="UTF-8"):
-        encode(replace(STATE, config=b"\xff"))
+        encode_state(replace(STATE, config=b"\xff"))
 
 
 def test_times_and_revisions_are_no_news() -> None:

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from pyflanneld.core.lease.codec import parse_name, parse_value
+from pyflanneld.core.lease.codec import parse_key_name, parse_value
 from pyflanneld.lab.etcd import PREFIX
 from tests.soak import faults, report
 from tests.soak.faults import FAULTS, decks
@@ -72,7 +72,7 @@ def test_junk_is_junk() -> None:
     outside = {"172.16.9.0-24"}
     for name in set(JUNK_KEYS) - outside:
         with pytest.raises(ValueError, match="not usable"):
-            parse_name(name.encode())
+            parse_key_name(name.encode())
 
 
 def applied(changes: list[Change]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.saved_state import LastGood, encode
+from pyflanneld.core.lease.saved_state import SavedState, encode_state
 from pyflanneld.system import atomic_files, state_file
 from pyflanneld.system.state_file import NAME, StateFile
 from tests.unit.test_atomic_files_crash import Disk, Recorder, outcomes
@@ -18,11 +18,11 @@ from tests.unit.test_saved_state import STATE
 NEWER = replace(STATE, revision=STATE.revision + 1)
 
 
-def write(directory: Path, state: LastGood) -> None:
+def write(directory: Path, state: SavedState) -> None:
     asyncio.run(StateFile(directory).write(state))
 
 
-def read(directory: Path) -> LastGood | None:
+def read(directory: Path) -> SavedState | None:
     return asyncio.run(StateFile(directory).read())
 
 
@@ -45,7 +45,7 @@ def test_the_power_fails_at_any_moment(tmp_path: Path, monkeypatch: pytest.Monke
     for module in (atomic_files, state_file):
         monkeypatch.setattr(module, "os", recorder)
     write(tmp_path, NEWER)
-    old, new, before = encode(STATE), encode(NEWER), Disk({NAME: encode(STATE)})
+    old, new, before = encode_state(STATE), encode_state(NEWER), Disk({NAME: encode_state(STATE)})
     steps = recorder.steps
     assert {disk.get(NAME) for end in range(len(steps) + 1) for disk in outcomes(before, steps[:end])} == {old, new}
     assert {disk.get(NAME) for disk in outcomes(before, steps)} == {new}

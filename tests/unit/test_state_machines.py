@@ -27,15 +27,15 @@ from pyflanneld.core.lease.ownership import (
     Rewrite,
     Taken,
     Unreadable,
+    assess,
     confirmed,
-    judge,
     renewal_interval_s,
 )
 from pyflanneld.core.network.config import SubnetRange
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable, View
-from pyflanneld.core.peers.validation import Ground
-from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, PeerChange, Plan, Replace, plan
+from pyflanneld.core.peers.validation import ValidationContext
+from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, PeerChange, Plan, Replace, plan_routes
 from tests.sim import spec
 from tests.sim.judge import GuardRule
 from tests.sim.node import as_key
@@ -73,7 +73,8 @@ DESTINATIONS = st.sampled_from([f"192.168.{third}.0/24" for third in (1, 2, 3, 4
 class RoutesMachine(RuleBasedStateMachine):
     """One node: its peers, its kernel's routes, its guard."""
 
-    ground = Ground(NETWORK, "host-gw", OWN, (IPv4Interface("192.168.14.20/24"),), connected=(IPv4Network(spec.LAN),))
+    addresses = (IPv4Interface("192.168.14.20/24"),)
+    ground = ValidationContext(NETWORK, "host-gw", OWN, addresses, connected=(IPv4Network(spec.LAN),))
     host = spec.Host(spec.network(str(OWN)), spec.address("192.168.14.20"))
 
     def __init__(self) -> None:
@@ -231,7 +232,7 @@ class RoutesMachine(RuleBasedStateMachine):
 
     def plan(self, view: View) -> Plan:
         desired = HostGw().desired_routes(view.peers, LINK_INDEX)
-        return plan(desired, self.kernel.values(), protocol=OURS, networks=(NETWORK,), frozen=view.frozen)
+        return plan_routes(desired, self.kernel.values(), protocol=OURS, networks=(NETWORK,), frozen=view.frozen)
 
     def apply(self, changes: list[PeerChange]) -> None:
         """Do to the kernel what is asked, by the kernel's rules."""
@@ -408,7 +409,7 @@ class LeaseMachine(RuleBasedStateMachine):
         if held is None:
             return
         seen, publish = self.answer(held.record), LeaseAttrs(node.ip, "host-gw")
-        finding = judge(held, publish, seen, self.now_s - took_s)
+        finding = assess(held, publish, seen, self.now_s - took_s)
         self.check_finding(node, held, seen, finding)
         match finding:
             case Confirmed(lease=lease):

@@ -16,7 +16,7 @@ from pyflanneld.commands import peers, routes, status
 from pyflanneld.commands.output import Paint
 from pyflanneld.core.link.neighbours import Neighbour
 from pyflanneld.core.routes.plan import KernelRoute
-from pyflanneld.daemon.status_source import Observer
+from pyflanneld.daemon.status_source import DaemonStatus
 from pyflanneld.errors import FirewallError, KernelError, RegistryUnavailable
 from tests.support.fakes.node import FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
@@ -26,7 +26,7 @@ from tests.unit.test_daemon_routes import PINNED, cluster, name
 PLAIN = Paint(io.StringIO())
 
 
-def observer(node: FakeNode) -> Observer:
+def observer(node: FakeNode) -> DaemonStatus:
     assert node.daemon is not None
     return node.daemon.observer
 
@@ -98,7 +98,7 @@ def test_before_there_is_a_configuration() -> None:
             finding = findings(node)["config.missing"]
             assert finding["blocks"]
             assert finding["for_s"] == pytest.approx(50, abs=1)
-            assert "--etcd-prefix" in finding["remedy"]
+            assert "--etcd-prefix" in finding["hint"]
             shown = text(node)
             assert shown.startswith("not ready: there is no network configuration in etcd at /coreos.com/network")
             assert "config.missing, for 50s" in shown
@@ -227,7 +227,7 @@ def test_the_guard_holds() -> None:
             told = report(node)
             assert not told["ready"]
             assert told["guard"]["held"] == told["routes"]["held"] >= 7
-            assert findings(node)["guard.holding"]["remedy"].startswith("Look into etcd")
+            assert findings(node)["guard.holding"]["hint"].startswith("Look into etcd")
             rows = await observer(node).routes()
             assert {row.state for row in rows} == {"held"}
             for third in thirds:

@@ -10,13 +10,13 @@ from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.link.neighbours import Neighbour
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.peers.table import PeerTable
-from pyflanneld.core.peers.validation import Ground, Ground6
+from pyflanneld.core.peers.validation import ValidationContext, ValidationContext6
 from pyflanneld.core.routes.plan import KernelRoute, Route
 from pyflanneld.core.status.table_view import PEER_STATES, ROUTE_STATES, PeerRow, Sight, Wanted, peer_rows, route_rows
 
 NETWORK, OWN = IPv4Network("172.7.0.0/16"), IPv4Network("172.7.21.0/24")
 LINK = Link(2, "eth1", 1500, True, (IPv4Interface("192.168.14.21/24"),))
-GROUND = Ground(NETWORK, "host-gw", OWN, LINK.addresses)
+GROUND = ValidationContext(NETWORK, "host-gw", OWN, LINK.addresses)
 OURS = 103
 
 
@@ -79,7 +79,7 @@ def host(address: str, backend: str = "host-gw", ipv6: str | None = None) -> byt
     return encode_value(LeaseAttrs(IPv4Address(address), backend, IPv6Address(ipv6) if ipv6 else None))
 
 
-def rows_of(table: PeerTable, kernel: list[KernelRoute], ground: Ground = GROUND) -> dict[str, PeerRow]:
+def rows_of(table: PeerTable, kernel: list[KernelRoute], ground: ValidationContext = GROUND) -> dict[str, PeerRow]:
     """Return the rows by subnet, or by key where there is none."""
     view = table.view(ground)
     routes: dict[Network, Route] = {dst: Route(dst, gateway, 2) for dst, gateway in view.peers.items()}
@@ -127,7 +127,7 @@ def test_a_peer_that_keeps_its_last_good_route_says_so() -> None:
 
 def test_a_dual_stack_peer_has_a_row_for_each_half() -> None:
     """On a dual-stack node; an IPv4 node shows the half that it uses."""
-    ground6 = Ground6(
+    ground6 = ValidationContext6(
         IPv6Network("2001:db8:42::/56"), IPv6Network("2001:db8:42:15::/64"), (IPv6Interface("2001:db8:1::15/64"),)
     )
     table = PeerTable(b"172.7.21.0-24")

@@ -22,13 +22,13 @@ from pyflanneld.commands.doctor.host_facts import (
     Certificate,
     Docker,
     Facts,
-    Health,
-    Member,
+    FirewallFacts,
+    HealthFacts,
+    MemberReport,
     Networkd,
-    Rules,
     Standing,
 )
-from pyflanneld.commands.dry_run import Preview, kernel_routes, settle, wanted
+from pyflanneld.commands.dry_run import Preview, kernel_routes, settle_lease, wanted
 from pyflanneld.commands.running_daemon import daemon_here
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.etcd_types import Record
@@ -159,16 +159,16 @@ async def _links(context: Context) -> dict[str, Any]:
     return {"links": links, "choice": choice}
 
 
-async def _connect(settings: Settings) -> list[Member]:
-    from pyflanneld.etcd.member_probe import connect
+async def _connect(settings: Settings) -> list[MemberReport]:
+    from pyflanneld.etcd.member_probe import probe_member
 
     access = wiring.access(settings)
     async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(connect(access, url), name=url) for url in settings.etcd_endpoints]
+        asked = [tasks.create_task(probe_member(access, url), name=url) for url in settings.etcd_endpoints]
     return [one.result() for one in asked]
 
 
-async def _config(context: Context, settings: Settings, members: Sequence[Member]) -> dict[str, Any]:
+async def _config(context: Context, settings: Settings, members: Sequence[MemberReport]) -> dict[str, Any]:
     """Read the configuration, if anybody answers; then see what each member lets us do with the API that has it."""
     if all(member.fault is not None for member in members):
         return {"members": tuple(members)}
@@ -202,14 +202,14 @@ async def _on_v2_too(settings: Settings) -> bool:
 
 
 async def _policy_rules() -> tuple[PolicyRule, ...]:
-    from pyflanneld.netlink.policy_rules import policy_rules
+    from pyflanneld.netlink.policy_rules import list_policy_rules
 
     with suppress(KernelError):
-        return await asyncio.to_thread(policy_rules)
+        return await asyncio.to_thread(list_policy_rules)
     return ()
 
 
-async def _rights(settings: Settings, members: Sequence[Member], api: int) -> tuple[Member, ...]:
+async def _rights(settings: Settings, members: Sequence[MemberReport], api: int) -> tuple[MemberReport, ...]:
     from pyflanneld.etcd.member_probe import rights
 
     access, log = wiring.access(settings), structlog.get_logger("pyflanneld").bind()
@@ -235,22 +235,22 @@ async def _standing(
     if config is None or config.ipv4 is None or choice is None:
         return {"routes": tuple(routes)}
     try:
-        prospect = prepare(context, links, choice, config, config.ipv4)
+        bootstrap = prepare(context, links, choice, config, config.ipv4)
         leases = await context.registry.list_subnets()
-        lease = settle(context, prospect.wish, leases, Preview())
+        lease = settle_lease(context, bootstrap.request, leases, Preview())
         held = lease.record in leases.records
         store: Any = context.registry
         left = await store.times_to_live([lease.record]) if held else {}
     except PyflanneldError:
         return {"routes": tuple(routes)}
-    node = prospect.node(context, lease)
+    node = bootstrap.node(context, lease)
     node.peers.apply(leases)
     view, desired, todo = wanted(context, node, routes)
     own_left = left.get(lease.record.name)
     standing = Standing(
         networks=tuple(networks), view=view, todo=todo, desired=frozenset(desired),
         own=lease.key if held else None, own_left_s=own_left.left_s if own_left else None,
-        also=tuple(_with_our_address(leases.records, prospect.wish.attrs.public_ip, lease.record)),
+        also=tuple(_with_our_address(leases.records, bootstrap.request.attrs.public_ip, lease.record)),
     )
     return {"routes": tuple(routes), "standing": standing}
 
@@ -262,7 +262,7 @@ def _with_our_address(records: Iterable[Record], public_ip: object, own: Record)
                 yield record
 
 
-async def _rules(context: Context, config: NetworkConfig | None) -> Rules:
+async def _rules(context: Context, config: NetworkConfig | None) -> FirewallFacts:
     missing: list[str] = []
     nft = config is not None and config.nftables
     if context.options.forward_rules or context.options.ip_masq:
@@ -276,7 +276,7 @@ async def _rules(context: Context, config: NetworkConfig | None) -> Rules:
         saved = await context.firewall.save(Family.IPV4, None)
     except FirewallError as error:
         trouble = str(error)
-    return Rules(saved, trouble, tuple(missing), await _dropping())
+    return FirewallFacts(saved, trouble, tuple(missing), await _dropping())
 
 
 async def _dropping() -> tuple[str, ...]:
@@ -305,18 +305,18 @@ def _sysctls(choice: Choice | None) -> dict[str, str]:
     return {name: value for name in names if (value := procfs.sysctl(name)) is not None}
 
 
-def _health(settings: Settings) -> Health:
+def _health(settings: Settings) -> HealthFacts:
     ip, port = settings.healthz_ip, settings.healthz_port
     listener = procfs.tcp_listener(ip, port) if port else None
     if listener is None:
-        return Health()
+        return HealthFacts()
     address = ("127.0.0.1" if ip.version == 4 else "::1") if ip.is_unspecified else str(ip)
     connection = http.client.HTTPConnection(address, port, timeout=_HEALTH_S)
     try:
         connection.request("GET", "/readyz?verbose")
         answer = connection.getresponse()
-        return Health(listener, answer.status == 200, answer.read(4096).decode(errors="replace"))
+        return HealthFacts(listener, answer.status == 200, answer.read(4096).decode(errors="replace"))
     except (OSError, http.client.HTTPException) as error:
-        return Health(listener, None, str(error) or type(error).__name__)
+        return HealthFacts(listener, None, str(error) or type(error).__name__)
     finally:
         connection.close()

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network
-from pyflanneld.core.host import Listener, PolicyRule, Process
+from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
@@ -15,7 +15,7 @@ from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes.plan import KernelRoute, Plan
 
 
-class Fault(enum.Enum):
+class MemberFault(enum.Enum):
     """What keeps an etcd member from serving us."""
 
     NO_NAME = "its name cannot be resolved"
@@ -36,7 +36,7 @@ class Fault(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class MemberReport:
     """One etcd member.
 
     Attributes:
@@ -50,7 +50,7 @@ class Member:
     """
 
     url: str
-    fault: Fault | None = None
+    fault: MemberFault | None = None
     detail: str = ""
     version: str = ""
     skew_s: float | None = None
@@ -101,7 +101,7 @@ class Docker:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class FirewallFacts:
     """The firewall.
 
     Attributes:
@@ -117,10 +117,10 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class HealthFacts:
     """The health port: who listens, and what ``/readyz?verbose`` says; ``None`` when nobody answers."""
 
-    listener: Listener | None = None
+    listener: ListeningSocket | None = None
     ready: bool | None = None
     answer: str = ""
 
@@ -152,7 +152,7 @@ class Facts:
     now_s: float
     asked: Asked
     api: int = 3
-    members: tuple[Member, ...] = ()
+    members: tuple[MemberReport, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     config: NetworkConfig | None = None
     config_on_v2_too: bool = False
@@ -172,5 +172,5 @@ class Facts:
     subnet_text: str | None = None
     subnet_trouble: str = ""
     files: tuple[str, ...] = ()
-    rules: Rules = Rules()
-    health: Health = Health()
+    rules: FirewallFacts = FirewallFacts()
+    health: HealthFacts = HealthFacts()

@@ -49,11 +49,11 @@ def read(saved: str, section: Section) -> Chains:
         elif line.startswith(f":{section.chain} "):
             own = own or []
         elif line.startswith(f"-A {section.entrance} "):
-            rule = parse(line)
+            rule = parse_rule(line)
             entrance.append(rule)
             elsewhere |= rule != section.jump and section.chain in line.split()
         elif line.startswith(f"-A {section.chain} "):
-            own = [*(own or ()), parse(line)]
+            own = [*(own or ()), parse_rule(line)]
         elif section.chain in line:
             elsewhere |= section.chain in line.split()
     return Chains(tuple(entrance), None if own is None else tuple(own), elsewhere, policy)
@@ -69,7 +69,7 @@ def _lines_of(saved: str, table: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=512)  # the same lines are read every few seconds
-def parse(line: str) -> Rule | None:
+def parse_rule(line: str) -> Rule | None:
     """Read ``-A CHAIN …``, in any order of its options; ``None`` for a rule that flanneld cannot have written."""
     words = [found["bare"] or re.sub(r"\\(.)", r"\1", found["quoted"]) for found in _WORD.finditer(line)][2:]
     fields: dict[str, object] = {}

@@ -13,7 +13,7 @@ from random import Random
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, inside, overlap
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import SubnetKey, parse_name, parse_value
+from pyflanneld.core.lease.codec import SubnetKey, parse_key_name, parse_value
 from pyflanneld.core.network.config import SubnetRange, SubnetRange6
 
 CHOICES = 100
@@ -23,7 +23,7 @@ CHOICES = 100
 class Demand6:
     """The IPv6 half of what a node wants in a dual-stack network; attributes as the arguments of ``choose``."""
 
-    among: SubnetRange6
+    subnet_range: SubnetRange6
     previous: IPv6Network | None = None
     underlay: tuple[IPv6Network, ...] = ()
 
@@ -72,7 +72,7 @@ Choice = Reuse | Discard | Claim | Exhausted
 
 def choose(
     records: Sequence[Record],
-    among: SubnetRange,
+    subnet_range: SubnetRange,
     public_ip: IPv4Address,
     *,
     previous: IPv4Network | None,
@@ -84,65 +84,69 @@ def choose(
 
     Args:
         records: every record below ``subnets/`` at one revision.
-        among: where leases come from.
+        subnet_range: where leases come from.
         public_ip: the address that we publish, by which our own leases are known.
         previous: the subnet that the subnet file remembers.
         underlay: networks that no lease may overlap, because our own traffic runs there.
         rng: spreads simultaneous starts over ``CHOICES`` subnets.
         ipv6: what else is wanted in a dual-stack network.
     """
-    own = _own(records, among, public_ip, previous, ipv6)
+    own = _own(records, subnet_range, public_ip, previous, ipv6)
     if own is not None:
         return own
     keys = _keys(records)
-    subnet, refused = _pick(among, previous, _taken((key.ipv4 for key in keys), among.network, underlay), rng)
+    subnet, refused = _pick(
+        subnet_range, previous, _taken((key.ipv4 for key in keys), subnet_range.network, underlay), rng
+    )
     if subnet is None:
         return Exhausted()
     if ipv6 is None:
         return Claim(subnet, refused)
-    taken6 = _taken((key.ipv6 for key in keys if key.ipv6 is not None), ipv6.among.network, ipv6.underlay)
-    subnet6, refused6 = _pick6(ipv6.among, ipv6.previous, taken6, rng)
+    taken6 = _taken((key.ipv6 for key in keys if key.ipv6 is not None), ipv6.subnet_range.network, ipv6.underlay)
+    subnet6, refused6 = _pick6(ipv6.subnet_range, ipv6.previous, taken6, rng)
     if subnet6 is None:
         return Exhausted()
     return Claim(subnet, refused or (f"IPv6: {refused6}" if refused6 else None), subnet6)
 
 
-def count_free(records: Sequence[Record], among: SubnetRange, underlay: Iterable[IPv4Network]) -> int:
+def count_free(records: Sequence[Record], subnet_range: SubnetRange, underlay: Iterable[IPv4Network]) -> int:
     """Return how many subnets ``choose`` could take."""
-    taken = _taken((key.ipv4 for key in _keys(records)), among.network, underlay)
-    return sum(1 for _ in free_subnets(among, taken))
+    taken = _taken((key.ipv4 for key in _keys(records)), subnet_range.network, underlay)
+    return sum(1 for _ in free_subnets(subnet_range, taken))
 
 
 def _pick(
-    among: SubnetRange, previous: IPv4Network | None, taken: Sequence[Network], rng: Random
+    subnet_range: SubnetRange, previous: IPv4Network | None, taken: Sequence[Network], rng: Random
 ) -> tuple[IPv4Network | None, str | None]:
     """Return the remembered subnet, or a free one and why not the remembered one; ``None``: there is none."""
     refused = None
     if previous is not None:
-        refused = _why_not(previous, among.admits(previous), among.network, taken)
+        refused = _why_not(previous, subnet_range.admits(previous), subnet_range.network, taken)
         if refused is None:
             return previous, None
-    free = list(islice(free_subnets(among, taken), CHOICES))
+    free = list(islice(free_subnets(subnet_range, taken), CHOICES))
     return (rng.choice(free) if free else None), refused
 
 
 def _pick6(
-    among: SubnetRange6, previous: IPv6Network | None, taken: Sequence[Network], rng: Random
+    subnet_range: SubnetRange6, previous: IPv6Network | None, taken: Sequence[Network], rng: Random
 ) -> tuple[IPv6Network | None, str | None]:
     """Do for IPv6 what ``_pick`` does for IPv4; the two halves are chosen independently."""
     refused = None
     if previous is not None:
-        refused = _why_not(previous, among.admits(previous), among.network, taken)
+        refused = _why_not(previous, subnet_range.admits(previous), subnet_range.network, taken)
         if refused is None:
             return previous, None
-    starts = _free_starts(int(among.subnet_min), int(among.subnet_max), 1 << (128 - among.subnet_len), taken)
-    free = [IPv6Network((start, among.subnet_len)) for start in islice(starts, CHOICES)]
+    starts = _free_starts(
+        int(subnet_range.subnet_min), int(subnet_range.subnet_max), 1 << (128 - subnet_range.subnet_len), taken
+    )
+    free = [IPv6Network((start, subnet_range.subnet_len)) for start in islice(starts, CHOICES)]
     return (rng.choice(free) if free else None), refused
 
 
 def _own(
     records: Sequence[Record],
-    among: SubnetRange,
+    subnet_range: SubnetRange,
     public_ip: IPv4Address,
     previous: IPv4Network | None,
     ipv6: Demand6 | None,
@@ -157,13 +161,13 @@ def _own(
         try:
             if parse_value(record.value).public_ip != public_ip:
                 continue
-            key = parse_name(record.name)
+            key = parse_key_name(record.name)
         except Invalid:
             continue
-        if among.admits(key.ipv4) and _admits6(ipv6, key):
+        if subnet_range.admits(key.ipv4) and _admits6(ipv6, key):
             found.append((key.ipv4 != previous, record.create_revision, Reuse(record, key.ipv4, key.ipv6)))
         elif record.lease_id:  # a reservation is the operator's to remove
-            stale.append(Discard(record, key.ipv4 if among.admits(key.ipv4) else None))
+            stale.append(Discard(record, key.ipv4 if subnet_range.admits(key.ipv4) else None))
     if found:
         return min(found, key=lambda entry: entry[:2])[2]
     return stale[0] if stale else None
@@ -172,7 +176,7 @@ def _own(
 def _admits6(ipv6: Demand6 | None, key: SubnetKey) -> bool:
     if ipv6 is None or key.ipv6 is None:
         return ipv6 is None and key.ipv6 is None
-    return ipv6.among.admits(key.ipv6)
+    return ipv6.subnet_range.admits(key.ipv6)
 
 
 def _keys(records: Iterable[Record]) -> list[SubnetKey]:
@@ -180,7 +184,7 @@ def _keys(records: Iterable[Record]) -> list[SubnetKey]:
     found = []
     for record in records:
         try:
-            found.append(parse_name(record.name))
+            found.append(parse_key_name(record.name))
         except Invalid:
             continue
     return found
@@ -202,11 +206,11 @@ def _why_not(previous: Network, admitted: bool, network: Network, taken: Iterabl
     return f"it overlaps {holder}, which is taken" if holder else None
 
 
-def free_subnets(among: SubnetRange, taken: Iterable[Network]) -> Iterable[IPv4Network]:
-    """Yield the subnets of *among* that overlap nothing in *taken*, from the lowest."""
-    size = 1 << (32 - among.subnet_len)
-    for start in _free_starts(int(among.subnet_min), int(among.subnet_max), size, taken):
-        yield IPv4Network((start, among.subnet_len))
+def free_subnets(subnet_range: SubnetRange, taken: Iterable[Network]) -> Iterable[IPv4Network]:
+    """Yield the subnets of *subnet_range* that overlap nothing in *taken*, from the lowest."""
+    size = 1 << (32 - subnet_range.subnet_len)
+    for start in _free_starts(int(subnet_range.subnet_min), int(subnet_range.subnet_max), size, taken):
+        yield IPv4Network((start, subnet_range.subnet_len))
 
 
 def _free_starts(low: int, high: int, size: int, taken: Iterable[Network]) -> Iterator[int]:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, in_order, inside
-from pyflanneld.core.lease.reservations import read
+from pyflanneld.core.lease.reservations import read_lease
 from pyflanneld.core.lease.subnet_env import assignments, previous_network
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.routes.plan import KernelRoute
@@ -34,7 +34,7 @@ def known_networks(
     """Return the networks that this host is or was a node of: by etcd, by the subnet file, by the operator."""
     found: set[Network] = set(named)
     if config is not None:
-        found |= {among.network for among in (config.ipv4, config.ipv6) if among is not None}
+        found |= {subnet_range.network for subnet_range in (config.ipv4, config.ipv6) if subnet_range is not None}
     before = previous_network(subnet_text)
     if before is not None:
         found.add(before)
@@ -62,7 +62,7 @@ def our_routes(
 
 def our_lease(records: Iterable[Record], public_ip: IPv4Address, subnet: IPv4Network | None) -> Ours | NotOurs:
     """Find the lease that address and subnet file both say is ours."""
-    readings = [read(record) for record in records]
+    readings = [read_lease(record) for record in records]
     if subnet is None:
         ours = next((one.key for one in readings if one.attrs is not None and one.attrs.public_ip == public_ip), None)
         if ours is None:

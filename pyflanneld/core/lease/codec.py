@@ -71,7 +71,7 @@ def encode_name(ipv4: IPv4Network, ipv6: IPv6Network | None = None) -> bytes:
     return (name if ipv6 is None else f"{name}&{ipv6.network_address}-{ipv6.prefixlen}").encode()
 
 
-def parse_name(name: bytes) -> SubnetKey:
+def parse_key_name(name: bytes) -> SubnetKey:
     """Read a key's name, canonical spelling only.
 
     Raises:

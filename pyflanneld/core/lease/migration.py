@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import parse_name, parse_value
+from pyflanneld.core.lease.codec import parse_key_name, parse_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class OldKey:
     ttl_s: int | None
 
 
-class Fate(enum.Enum):
+class MigrationFate(enum.Enum):
     """What becomes of a key."""
 
     COPY = "copy"
@@ -38,7 +38,7 @@ class Fate(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class MigrationStep:
     """One key and what becomes of it.
 
     Attributes:
@@ -47,7 +47,7 @@ class Step:
     """
 
     key: OldKey
-    fate: Fate
+    fate: MigrationFate
     value: bytes
     why: str = ""
 
@@ -67,40 +67,42 @@ def convert(value: bytes) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def plan(old: Iterable[OldKey], new: Sequence[Record]) -> tuple[Step, ...]:
+def plan_migration(old: Iterable[OldKey], new: Sequence[Record]) -> tuple[MigrationStep, ...]:
     """Return what is to become of each key of v2, given the *new* ones of v3."""
     return tuple(_step(key, new) for key in old)
 
 
-def _step(key: OldKey, new: Sequence[Record]) -> Step:
+def _step(key: OldKey, new: Sequence[Record]) -> MigrationStep:
     try:
-        subnets, value = parse_name(key.name), convert(key.value)
+        subnets, value = parse_key_name(key.name), convert(key.value)
     except Invalid as error:
-        return Step(key, Fate.LEFT_OUT, key.value, str(error))
+        return MigrationStep(key, MigrationFate.LEFT_OUT, key.value, str(error))
     for record in new:
         if record.name == key.name:
             return _beside(key, value, record)
         try:
-            overlaps = parse_name(record.name).overlaps(subnets)
+            overlaps = parse_key_name(record.name).overlaps(subnets)
         except Invalid:
             continue
         if overlaps:
-            return Step(key, Fate.CONFLICT, value, f"v3 has {record.name.decode()}, which overlaps it")
-    return Step(key, Fate.COPY, value)
+            return MigrationStep(
+                key, MigrationFate.CONFLICT, value, f"v3 has {record.name.decode()}, which overlaps it"
+            )
+    return MigrationStep(key, MigrationFate.COPY, value)
 
 
-def _beside(key: OldKey, value: bytes, record: Record) -> Step:
+def _beside(key: OldKey, value: bytes, record: Record) -> MigrationStep:
     """Compare a key with the one of the same name in v3."""
     try:
         same = json.loads(convert(record.value)) == json.loads(value)
     except Invalid:
         same = False
     if not same:
-        return Step(key, Fate.CONFLICT, value, f"v3 says {record.value.decode(errors='replace')}")
+        return MigrationStep(key, MigrationFate.CONFLICT, value, f"v3 says {record.value.decode(errors='replace')}")
     if (key.ttl_s is None) != (record.lease_id == 0):
         where = "in v2, but not in v3" if key.ttl_s is None else "in v3, but not in v2"
-        return Step(key, Fate.CONFLICT, value, f"it is a reservation (no TTL) {where}")
-    return Step(key, Fate.THERE, value)
+        return MigrationStep(key, MigrationFate.CONFLICT, value, f"it is a reservation (no TTL) {where}")
+    return MigrationStep(key, MigrationFate.THERE, value)
 
 
 def same_config(one: bytes, other: bytes) -> bool:

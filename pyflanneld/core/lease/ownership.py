@@ -107,7 +107,7 @@ def confirmed(
     return OwnLease(subnet, public_ip, record, ttl, sent_at_s, until_s, ipv6, public_ipv6)
 
 
-def judge(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) -> Finding:
+def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) -> Finding:
     """Say what a renewal round has shown.
 
     Args:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_name, parse_value
+from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_key_name, parse_value
 from pyflanneld.core.network.config import NetworkConfig
 
 
@@ -29,7 +29,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Reserve:
+class ReserveRequest:
     """The subnet is free: create its key without a TTL.
 
     Attributes:
@@ -59,17 +59,17 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ReservationRefused:
     """It must not be done."""
 
     why: str
 
 
-def read(record: Record) -> Reading:
+def read_lease(record: Record) -> Reading:
     """Read a record's name and value as far as possible."""
     key = attrs = problem = None
     try:
-        key = parse_name(record.name)
+        key = parse_key_name(record.name)
         attrs = parse_value(record.value)
     except Invalid as error:
         problem = str(error)
@@ -78,21 +78,21 @@ def read(record: Record) -> Reading:
 
 def decide_reservation(
     records: Iterable[Record], key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig
-) -> Reserve | MakeReservation | AlreadyReserved | Refused:
+) -> ReserveRequest | MakeReservation | AlreadyReserved | ReservationRefused:
     """Say how *key* becomes a reservation for the node with the addresses of *attrs*."""
     why = _unfit(key, attrs, config)
     if why is not None:
-        return Refused(why)
-    readings = [read(record) for record in records]
+        return ReservationRefused(why)
+    readings = [read_lease(record) for record in records]
     same = next((one for one in readings if one.key == key), None)
     if same is not None:
         return _of_known(same, attrs)
     for one in readings:
         if one.key is not None and one.key.overlaps(key):
             holder = f"leased by {one.attrs.public_ip}" if one.attrs else "a lease that cannot be read"
-            return Refused(f"{key} overlaps {one.key}, {holder}")
+            return ReservationRefused(f"{key} overlaps {one.key}, {holder}")
     theirs = (one.key for one in readings if one.attrs and one.attrs.public_ip == attrs.public_ip)
-    return Reserve(elsewhere=next(theirs, None))
+    return ReserveRequest(elsewhere=next(theirs, None))
 
 
 def _unfit(key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig) -> str | None:
@@ -123,20 +123,20 @@ def _offer(config: NetworkConfig) -> str:
     return f": /{ipv4.subnet_len} from {ipv4.subnet_min} to {ipv4.subnet_max}" if ipv4 else ""
 
 
-def _of_known(same: Reading, attrs: LeaseAttrs) -> MakeReservation | AlreadyReserved | Refused:
+def _of_known(same: Reading, attrs: LeaseAttrs) -> MakeReservation | AlreadyReserved | ReservationRefused:
     if same.attrs is None:
-        return Refused(f"{same.key} has a lease that cannot be read: {same.problem}")
+        return ReservationRefused(f"{same.key} has a lease that cannot be read: {same.problem}")
     if same.attrs.public_ip != attrs.public_ip:
-        return Refused(f"{same.key} is leased by {same.attrs.public_ip}")
+        return ReservationRefused(f"{same.key} is leased by {same.attrs.public_ip}")
     return MakeReservation(same.record) if same.record.lease_id else AlreadyReserved()
 
 
-def decide_release(records: Iterable[Record], subnet: IPv4Network, *, force: bool) -> Release | Refused:
+def decide_release(records: Iterable[Record], subnet: IPv4Network, *, force: bool) -> Release | ReservationRefused:
     """Say whether the lease of *subnet* may be deleted; that of a live node, which has a TTL, only by *force*."""
-    found = next((one for one in map(read, records) if one.key is not None and one.key.ipv4 == subnet), None)
+    found = next((one for one in map(read_lease, records) if one.key is not None and one.key.ipv4 == subnet), None)
     if found is None:
-        return Refused(f"there is no lease of {subnet}")
+        return ReservationRefused(f"there is no lease of {subnet}")
     if found.record.lease_id and not force:
         holder = found.attrs.public_ip if found.attrs else "a value that cannot be read"
-        return Refused(f"{found.key} is a live lease of {holder}; --force deletes it all the same")
+        return ReservationRefused(f"{found.key} is a live lease of {holder}; --force deletes it all the same")
     return Release(found)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import parse_name, parse_value
+from pyflanneld.core.lease.codec import parse_key_name, parse_value
 from pyflanneld.core.strict_json import brackets, parse_object
 
 FORMAT = 1
@@ -27,7 +27,7 @@ _U64 = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class LastGood:
+class SavedState:
     """What a node knew while its lease was confirmed.
 
     Attributes:
@@ -52,12 +52,12 @@ class LastGood:
     own: Record
     peers: tuple[Record, ...]
 
-    def tells_news(self, before: "LastGood") -> bool:
+    def tells_news(self, before: "SavedState") -> bool:
         """Say whether this differs from *before* in more than its times and revisions."""
         return _lasting(self) != _lasting(before)
 
 
-def _lasting(state: LastGood) -> tuple[object, ...]:
+def _lasting(state: SavedState) -> tuple[object, ...]:
     own = state.own
     return (
         state.prefix, state.api, state.cluster_id, state.config, state.peers,
@@ -70,7 +70,7 @@ def as_kept(record: Record) -> Record:
     return Record(record.name, record.value, record.create_revision, record.create_revision, NOT_KEPT)
 
 
-def encode(state: LastGood) -> bytes:
+def encode_state(state: SavedState) -> bytes:
     """Return the text.
 
     Raises:
@@ -93,12 +93,12 @@ def encode(state: LastGood) -> bytes:
     return data
 
 
-def decode(data: bytes) -> LastGood:
+def decode_state(data: bytes) -> SavedState:
     """Read the text back.
 
     Raises:
         Invalid: it names the field, its value and what would be right; reasons ``"bad_state"``, ``"bad_format"``, and
-            those of ``parse_object``, of ``parse_name`` and of ``parse_value`` for the own key.
+            those of ``parse_object``, of ``parse_key_name`` and of ``parse_value`` for the own key.
     """
     document = parse_object(data, "the saved state", max_bytes=MAX_BYTES, max_brackets=MAX_BRACKETS)
     number = document.get("format")
@@ -108,9 +108,9 @@ def decode(data: bytes) -> LastGood:
         odd = ", ".join(sorted(document.keys() ^ set(_FIELDS)))
         raise _bad("fields", odd, "each of the format's fields, and no other")
     own = _record("own", document["own"], 5)
-    parse_name(own.name)
+    parse_key_name(own.name)
     parse_value(own.value)
-    return LastGood(
+    return SavedState(
         saved_at_s=_time(document, "saved_at"),
         lease_end_s=None if document["lease_end"] is None else _time(document, "lease_end"),
         prefix=_string("prefix", document["prefix"]),

@@ -148,7 +148,7 @@ def choose_link(
     found = next(_candidates(usable, rule, routing, current), None)
     if found is None:
         sought = _as_known(rule, current) if routing is None and current else rule
-        raise NoLink(f"there is no {_sought(sought)}{_but(links, sought)}; this host has: {describe(links)}")
+        raise NoLink(f"there is no {_sought(sought)}{_but(links, sought)}; this host has: {describe_links(links)}")
     return found
 
 
@@ -236,7 +236,7 @@ def _but(links: Sequence[Link], rule: LinkRule) -> str:
     return f" with an MTU ({', '.join(link.name for link in named)} has none)" if named else ""
 
 
-def describe(links: Sequence[Link]) -> str:
+def describe_links(links: Sequence[Link]) -> str:
     """Return the links with their addresses, for an operator to choose from."""
     return ", ".join(
         f"{link.name} ({', '.join(map(str, link.addresses)) or 'no IPv4 address'})" for link in links

@@ -9,7 +9,7 @@ from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, overlap
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.codec import SubnetKey
-from pyflanneld.core.lease.reservations import Reading, read
+from pyflanneld.core.lease.reservations import Reading, read_lease
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange, SubnetRange6
 from pyflanneld.core.status.dry_run import connected
@@ -21,27 +21,27 @@ KNOWN = (
 )  # fmt: skip
 
 
-def facts(config: NetworkConfig) -> list[tuple[str, str]]:
+def config_facts(config: NetworkConfig) -> list[tuple[str, str]]:
     """Return what the document comes to, defaults included, as names and values."""
     found = [("Backend", config.backend_type)]
-    for prefix, among in (("", config.ipv4), ("IPv6", config.ipv6)):
-        if among is not None:
-            found += _range_facts(prefix, among)
+    for prefix, subnet_range in (("", config.ipv4), ("IPv6", config.ipv6)):
+        if subnet_range is not None:
+            found += _range_facts(prefix, subnet_range)
     found.append(("EnableNFTables", str(config.nftables).lower()))
     return found
 
 
-def _range_facts(prefix: str, among: SubnetRange | SubnetRange6) -> list[tuple[str, str]]:
-    bits = among.network.max_prefixlen - among.subnet_len
-    hosts = (int(among.subnet_max) - int(among.subnet_min) >> bits) + 1
+def _range_facts(prefix: str, subnet_range: SubnetRange | SubnetRange6) -> list[tuple[str, str]]:
+    bits = subnet_range.network.max_prefixlen - subnet_range.subnet_len
+    hosts = (int(subnet_range.subnet_max) - int(subnet_range.subnet_min) >> bits) + 1
     # The network's address, the broadcast and the bridge's own are no container's; IPv6 has no broadcast.
-    containers = (1 << bits) - (3 if among.network.version == 4 else 2)
+    containers = (1 << bits) - (3 if subnet_range.network.version == 4 else 2)
     return [
-        (f"{prefix}Network", str(among.network)),
-        (f"{prefix}SubnetLen", str(among.subnet_len)),
-        (f"{prefix}SubnetMin", str(among.subnet_min)),
-        (f"{prefix}SubnetMax", str(among.subnet_max)),
-        (f"hosts, IPv{among.network.version}", f"{hosts} at most, with {containers} containers each"),
+        (f"{prefix}Network", str(subnet_range.network)),
+        (f"{prefix}SubnetLen", str(subnet_range.subnet_len)),
+        (f"{prefix}SubnetMin", str(subnet_range.subnet_min)),
+        (f"{prefix}SubnetMax", str(subnet_range.subnet_max)),
+        (f"hosts, IPv{subnet_range.network.version}", f"{hosts} at most, with {containers} containers each"),
     ]
 
 
@@ -67,7 +67,7 @@ def remarks(document: bytes, config: NetworkConfig, links: Iterable[Link]) -> li
 
 def networks_of(config: NetworkConfig) -> tuple[Network, ...]:
     """Return the cluster's networks, of each family in use."""
-    return tuple(among.network for among in (config.ipv4, config.ipv6) if among is not None)
+    return tuple(subnet_range.network for subnet_range in (config.ipv4, config.ipv6) if subnet_range is not None)
 
 
 def _unknown_keys(document: bytes) -> list[str]:
@@ -86,7 +86,7 @@ def _backend(document: bytes) -> set[str]:
     return {name.lower() for name in backend} if isinstance(backend, dict) else set()
 
 
-class Fate(enum.Enum):
+class LeaseFate(enum.Enum):
     """What becomes of a lease with another configuration."""
 
     STAYS = "stays"
@@ -100,7 +100,7 @@ class Effect:
     """A lease and what becomes of it at its node's next start."""
 
     reading: Reading
-    fate: Fate
+    fate: LeaseFate
 
     @property
     def text(self) -> str:
@@ -108,31 +108,31 @@ class Effect:
         holder = f" of {self.reading.attrs.public_ip}" if self.reading.attrs else ""
         name = str(self.reading.key) if self.reading.key else shown(self.reading.record.name)[2:-1]
         words = {
-            Fate.STAYS: "stays",
-            Fate.MOVES: "does not fit: that host takes another subnet at its next start, and Docker has to follow",
-            Fate.STUCK: "is a reservation that does not fit: nobody takes it, release it",
-            Fate.UNREADABLE: "cannot be read, now as before",
+            LeaseFate.STAYS: "stays",
+            LeaseFate.MOVES: "does not fit: that host takes another subnet at its next start, and Docker has to follow",
+            LeaseFate.STUCK: "is a reservation that does not fit: nobody takes it, release it",
+            LeaseFate.UNREADABLE: "cannot be read, now as before",
         }
         return f"{name}{holder} {words[self.fate]}"
 
 
 def effects(records: Iterable[Record], config: NetworkConfig) -> list[Effect]:
     """Say what becomes of each lease."""
-    return [Effect(reading, _fate(reading, config)) for reading in map(read, records)]
+    return [Effect(reading, _fate(reading, config)) for reading in map(read_lease, records)]
 
 
-def _fate(reading: Reading, config: NetworkConfig) -> Fate:
+def _fate(reading: Reading, config: NetworkConfig) -> LeaseFate:
     if reading.key is None or reading.attrs is None:
-        return Fate.UNREADABLE
+        return LeaseFate.UNREADABLE
     if config.admits(reading.key.ipv4, reading.key.ipv6):
-        return Fate.STAYS
-    return Fate.MOVES if reading.record.lease_id else Fate.STUCK
+        return LeaseFate.STAYS
+    return LeaseFate.MOVES if reading.record.lease_id else LeaseFate.STUCK
 
 
 def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]:
     """Return what becomes another, defaults included, one line each."""
-    was = dict(facts(before)) if before is not None else {}
-    now = dict(facts(after))
+    was = dict(config_facts(before)) if before is not None else {}
+    now = dict(config_facts(after))
     names = [*now, *(name for name in was if name not in now)]
     pairs = [(name, was.get(name, "none"), now.get(name, "none")) for name in names]
     return [f"{name}: {before_} -> {after_}" for name, before_, after_ in pairs if before_ != after_]
@@ -146,10 +146,10 @@ def misfits(key: SubnetKey, before: NetworkConfig, after: NetworkConfig) -> list
 
 def crowded(effects_: Sequence[Effect], config: NetworkConfig) -> str | None:
     """Say that there would be fewer subnets than hosts that hold one now; ``None`` when there is room."""
-    among = config.ipv4
-    if among is None:
+    subnet_range = config.ipv4
+    if subnet_range is None:
         return None
-    offered = sum(1 for _ in among.subnets())
+    offered = sum(1 for _ in subnet_range.subnets())
     holders = len({one.reading.attrs.public_ip for one in effects_ if one.reading.attrs is not None})
     return f"{offered} subnets for the {holders} hosts that hold a lease now" if offered < holders else None
 

@@ -27,8 +27,8 @@ from typing import assert_never
 from pyflanneld.core.etcd_types import Gone, PeerEvent, Put, Record, Snapshot
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_name, parse_value
-from pyflanneld.core.peers.validation import Ground, Half, Judge, Quarantine, span
+from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_key_name, parse_value
+from pyflanneld.core.peers.validation import Half, Quarantine, ValidationContext, Validator, address_range
 
 _VALUE_REASONS = frozenset({"too_large", "not_json", "not_an_object", "bad_value", "bad_gateway", "gateway_off_link"})
 
@@ -73,7 +73,7 @@ class PeerTable:
         self._listed = 0
         self._gone: dict[bytes, int] = {}  # deletions since the last list, by revision
         self._touched: dict[bytes, SubnetKey | None] = {}  # since the last look; what is gone as well
-        self._ground: Ground | None = None
+        self._ground: ValidationContext | None = None
         self._sides: tuple[_Believed, ...] = ()
         self._foreign: set[bytes] = set()
         self._peers: dict[Network, Address] = {}
@@ -136,8 +136,8 @@ class PeerTable:
         """Return every key as it was last seen."""
         return tuple(entry.record for entry in self._entries.values())
 
-    def view(self, ground: Ground) -> View:
-        """Judge on *ground* what may have to be judged anew. Remembers, for each key, the last lease that was good."""
+    def view(self, ground: ValidationContext) -> View:
+        """Validate on *ground* what may have changed. Remembers, for each key, the last lease that was good."""
         same = ground == self._ground
         if not same:
             self._begin(ground)
@@ -155,11 +155,11 @@ class PeerTable:
             changed=frozenset(changed) if same else None,
         )
 
-    def _begin(self, ground: Ground) -> None:
+    def _begin(self, ground: ValidationContext) -> None:
         """Forget every judgement: all keys stand on new ground."""
         self._ground = ground
         self._peers, self._foreign = {}, set()
-        judges = (Judge(side, gateways_on_link=ground.gateways_on_link) for side in ground.sides)
+        judges = (Validator(side, gateways_on_link=ground.gateways_on_link) for side in ground.sides)
         self._sides = tuple(_Believed(judge, self._peers) for judge in judges)
         self._touched = {name: entry.key for name, entry in self._entries.items()}
 
@@ -177,7 +177,7 @@ class PeerTable:
 def _read(record: Record) -> _Entry:
     key = None
     try:
-        key = parse_name(record.name)
+        key = parse_key_name(record.name)
         return _Entry(record, key, parse_value(record.value))
     except Invalid as error:
         return _Entry(record, key, Quarantine(error.reason, str(error)))
@@ -197,7 +197,7 @@ class _Believed:
     ``at`` are the peers' keys by the first address of their subnets, ``starts`` these addresses in order.
     """
 
-    def __init__(self, judge: Judge, peers: dict[Network, Address]) -> None:
+    def __init__(self, judge: Validator, peers: dict[Network, Address]) -> None:
         self.quarantined: dict[bytes, Quarantine] = {}
         self.frozen: dict[bytes, Network] = {}
         self._judge = judge
@@ -215,7 +215,7 @@ class _Believed:
     def settle(
         self, touched: Mapping[bytes, SubnetKey | None], entries: Mapping[bytes, _Entry], foreign: set[bytes]
     ) -> set[Network]:
-        """Judge anew what *touched* may have changed; return the subnets concerned."""
+        """Validate anew what *touched* may have changed; return the subnets concerned."""
         if not touched:
             return set()
         names = {**self._losers, **touched}
@@ -280,8 +280,8 @@ class _Believed:
 
     def _overlapping(self, subnet: Network) -> list[int]:
         """Return where the peers begin that overlap *subnet*; they are disjoint, so one may reach in from before it."""
-        low, high = span(subnet)
+        low, high = address_range(subnet)
         first = bisect_left(self._starts, low)
-        if first and span(self._at[self._starts[first - 1]][1])[1] >= low:
+        if first and address_range(self._at[self._starts[first - 1]][1])[1] >= low:
             first -= 1
         return self._starts[first : bisect_right(self._starts, high)]

@@ -1,7 +1,7 @@
 """What peers are judged against, and the judgement: one half of a lease on one side of the ground. Pure.
 
-``judge`` and ``judge_subnet`` are the rules, each with its reason. Nearly every lease is a good one, and there may be
-thousands: ``Judge`` tells those by comparing whole numbers, and leaves what it cannot clear to the rules.
+``validate`` and ``validate_subnet`` are the rules, each with its reason. Nearly every lease is a good one, and there
+may be thousands: ``Validator`` tells those by comparing whole numbers, and leaves what it cannot clear to the rules.
 """
 
 from bisect import bisect_left
@@ -23,8 +23,8 @@ class Half:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground6:
-    """The IPv6 side of the ground of a dual-stack node; attributes as in ``Ground``."""
+class ValidationContext6:
+    """The IPv6 side of the ground of a dual-stack node; attributes as in ``ValidationContext``."""
 
     network: IPv6Network
     own_subnet: IPv6Network
@@ -35,12 +35,12 @@ class Ground6:
 
     @property
     def near(self) -> tuple[IPv6Network, ...]:
-        """Every directly connected network, the link's own among them, as in ``Ground``."""
+        """Every directly connected network, the link's own among them, as in ``ValidationContext``."""
         return (*self.connected, *(own.network for own in self.link_addresses))
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class ValidationContext:
     """What peers are judged against.
 
     Attributes:
@@ -63,7 +63,7 @@ class Ground:
     connected: tuple[IPv4Network, ...] = ()
     protected: frozenset[IPv4Address] = frozenset()
     gateways_on_link: bool = True
-    ipv6: Ground6 | None = None
+    ipv6: ValidationContext6 | None = None
 
     @property
     def near(self) -> tuple[IPv4Network, ...]:
@@ -76,7 +76,7 @@ class Ground:
         return (self,) if self.ipv6 is None else (self, self.ipv6)
 
 
-Side = Ground | Ground6
+Side = ValidationContext | ValidationContext6
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,12 @@ class Quarantine:
     detail: str
 
 
-def judge(half: Half, side: Side, *, gateways_on_link: bool) -> Quarantine | None:
+def validate(half: Half, side: Side, *, gateways_on_link: bool) -> Quarantine | None:
     """Say what is wrong with *half* on this side, if anything."""
-    return judge_subnet(half.subnet, side) or _judge_gateway(half, side, gateways_on_link)
+    return validate_subnet(half.subnet, side) or _judge_gateway(half, side, gateways_on_link)
 
 
-def judge_subnet(subnet: Network, side: Side) -> Quarantine | None:
+def validate_subnet(subnet: Network, side: Side) -> Quarantine | None:
     """Say what is wrong with *subnet* alone."""
     network, longest = side.network, LONGEST_SUBNET[subnet.version]
     if not inside(subnet, network) or subnet.prefixlen <= network.prefixlen:
@@ -146,18 +146,18 @@ def _reaches(own: Interface, gateway: Address) -> bool:
     return gateway in network and gateway not in edges
 
 
-class Judge:
-    """The judgement of many leases on one side of the ground: that of ``judge`` and ``judge_subnet``, but fast."""
+class Validator:
+    """The validation of many leases on one side: the result of ``validate`` and ``validate_subnet``, but fast."""
 
     def __init__(self, side: Side, *, gateways_on_link: bool) -> None:
         network = side.network
         self.side = side
         self._gateways_on_link = gateways_on_link
         self._lengths = range(network.prefixlen + 1, LONGEST_SUBNET[network.version] + 1)
-        self._low, self._high = span(network)
+        self._low, self._high = address_range(network)
         self._own = {int(address) for address in (*side.own_addresses, *(own.ip for own in side.link_addresses))}
         needed = {(int(address), int(address)) for address in (*side.own_addresses, *side.protected)}
-        taken = _merged([*needed, span(side.own_subnet), *map(span, side.near)])
+        taken = _merged([*needed, address_range(side.own_subnet), *map(address_range, side.near)])
         self._taken_from, self._taken_to = [low for low, _ in taken], [high for _, high in taken]
         self._neighbours = [
             _hosts(own.network)
@@ -167,12 +167,12 @@ class Judge:
 
     def subnet(self, subnet: Network) -> Quarantine | None:
         """Say what is wrong with *subnet* alone."""
-        low, high = span(subnet)
+        low, high = address_range(subnet)
         if subnet.prefixlen in self._lengths and self._low <= low and high <= self._high:
             nearest = bisect_left(self._taken_to, low)
             if nearest == len(self._taken_from) or high < self._taken_from[nearest]:
                 return None
-        return judge_subnet(subnet, self.side)
+        return validate_subnet(subnet, self.side)
 
     def half(self, half: Half) -> Quarantine | None:
         """Say what is wrong with *half*."""
@@ -184,7 +184,7 @@ class Judge:
         return trouble or _judge_gateway(half, self.side, self._gateways_on_link)
 
 
-def span(network: Network) -> tuple[int, int]:
+def address_range(network: Network) -> tuple[int, int]:
     """Return the first and the last address of *network* as numbers."""
     low = int(network.network_address)
     return low, low | (1 << (network.max_prefixlen - network.prefixlen)) - 1
@@ -203,17 +203,17 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _hosts(network: Network) -> tuple[int, int]:
     """Return the first and the last address that a neighbour on *network* can have, as ``_reaches`` has it."""
-    low, high = span(network)
+    low, high = address_range(network)
     edges = network.prefixlen < network.max_prefixlen - 1
     return low + edges, high - (edges and network.version == 4)
 
 
 _ORDINARY = {  # the first and last addresses of ranges without any unspecified, loopback, multicast or reserved one
     4: ((1 << 24, (127 << 24) - 1), (128 << 24, (224 << 24) - 1)),
-    6: (span(IPv6Network("2000::/3")), span(IPv6Network("fc00::/7"))),
+    6: (address_range(IPv6Network("2000::/3")), address_range(IPv6Network("fc00::/7"))),
 }
 
 
 def _is_ordinary(network: Network) -> bool:
-    low, high = span(network)
+    low, high = address_range(network)
     return any(first <= low and high <= last for first, last in _ORDINARY[network.version])

@@ -67,7 +67,7 @@ class Reach:
         return self.state in _GOOD
 
 
-def facts(reach: Reach) -> dict[str, object]:
+def reachability_facts(reach: Reach) -> dict[str, object]:
     """Return what a program or a table needs: the state, losses from 0 to 1, round trip in seconds, MTUs in bytes."""
     return {
         "state": reach.state.value, "loss": reach.address.loss, "rtt_s": reach.address.smoothed_rtt_s,

@@ -27,7 +27,7 @@ NUMBERS = 1 << 16
 SMALL_BYTES = 60
 
 
-class Kind(enum.Enum):
+class ProbeKind(enum.Enum):
     """What a probe is to find out."""
 
     ADDRESS = "address"
@@ -43,7 +43,7 @@ class Shot:
     address: IPv4Address
     size_bytes: int
     subnet: IPv4Network
-    kind: Kind
+    kind: ProbeKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,14 @@ class Echo:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ProbeRefusal:
     """Probe *number* will not be answered; because it is too large, where *mtu* says what would fit."""
 
     number: int
     mtu: int | None = None
 
 
-Answer = Echo | Refusal
+Answer = Echo | ProbeRefusal
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ class ProbeTable:
         self.trouble: dict[IPv4Network, Reach] = {}
         self._peers: dict[IPv4Network, _Peer] = {}
         self._flying: dict[int, tuple[Shot, float]] = {}  # by number, the oldest first
-        self._round: list[tuple[IPv4Network, Kind]] = []
+        self._round: list[tuple[IPv4Network, ProbeKind]] = []
         self._round_size = 0
         self.rounds = 0
         self._number = 0
@@ -178,19 +178,19 @@ class ProbeTable:
                 self._begin_round(rng)
             subnet, kind = self._round.pop()
             peer = self._peers.get(subnet)
-            size_bytes = peer.search.size_bytes if peer and kind is Kind.MTU else SMALL_BYTES
+            size_bytes = peer.search.size_bytes if peer and kind is ProbeKind.MTU else SMALL_BYTES
             if peer is None or size_bytes is None:
                 continue
             self._number = (self._number + 1) % NUMBERS
-            address = subnet.network_address + 1 if kind is Kind.SUBNET else peer.gateway
+            address = subnet.network_address + 1 if kind is ProbeKind.SUBNET else peer.gateway
             shot = Shot(self._number, address, size_bytes, subnet, kind)
             self._flying[shot.number] = (shot, now_s)
             return shot
         return None
 
     def _begin_round(self, rng: Random) -> None:
-        turns = [(subnet, kind) for subnet in self._peers for kind in (Kind.ADDRESS, Kind.SUBNET)]
-        turns += [(subnet, Kind.MTU) for subnet, peer in self._peers.items() if self._wants_mtu(peer)]
+        turns = [(subnet, kind) for subnet in self._peers for kind in (ProbeKind.ADDRESS, ProbeKind.SUBNET)]
+        turns += [(subnet, ProbeKind.MTU) for subnet, peer in self._peers.items() if self._wants_mtu(peer)]
         rng.shuffle(turns)
         self._round, self._round_size = turns, len(turns)
         self.rounds += 1
@@ -223,16 +223,16 @@ class ProbeTable:
 
     def _note(self, shot: Shot, now_s: float, *, rtt_s: float | None = None, mtu: int | None = None) -> None:
         peer = self._peers.get(shot.subnet)
-        if peer is None or (shot.kind is not Kind.SUBNET and peer.gateway != shot.address):
+        if peer is None or (shot.kind is not ProbeKind.SUBNET and peer.gateway != shot.address):
             return
-        if shot.kind is not Kind.MTU:
-            (peer.subnet if shot.kind is Kind.SUBNET else peer.address).note(rtt_s, now_s)
+        if shot.kind is not ProbeKind.MTU:
+            (peer.subnet if shot.kind is ProbeKind.SUBNET else peer.address).note(rtt_s, now_s)
         elif rtt_s is not None:
             peer.search.passed(shot.size_bytes)
         elif mtu is not None or self._wants_mtu(peer):
             peer.search.missed(shot.size_bytes, mtu)
-        if shot.kind is Kind.MTU and self._round and self._wants_mtu(peer):
-            self._round.insert(0, (shot.subnet, Kind.MTU))  # the last of this round: a search takes many probes
+        if shot.kind is ProbeKind.MTU and self._round and self._wants_mtu(peer):
+            self._round.insert(0, (shot.subnet, ProbeKind.MTU))  # the last of this round: a search takes many probes
         self._judge(shot.subnet)
 
     def _judge(self, subnet: IPv4Network) -> None:

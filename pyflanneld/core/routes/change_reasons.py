@@ -7,7 +7,7 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Replace
 
 
-class Cause(StrEnum):
+class ChangeReason(StrEnum):
     """The causes; their values are fit for a metric label."""
 
     START = "start"                          # found wanted, or idle, in the first round
@@ -21,13 +21,13 @@ class Cause(StrEnum):
     LINK = "link"                            # it went with its link
 
 
-REPAIRS = frozenset({Cause.DELETED_BY_OTHERS, Cause.CHANGED_BY_OTHERS, Cause.LINK})
+REPAIRS = frozenset({ChangeReason.DELETED_BY_OTHERS, ChangeReason.CHANGED_BY_OTHERS, ChangeReason.LINK})
 """The causes that say: what we had put was not there any more."""
 
 
 def losses(
     believed: Mapping[Network, KernelRoute], present: Mapping[Network, KernelRoute], *, link: bool
-) -> dict[Network, Cause]:
+) -> dict[Network, ChangeReason]:
     """Return why each route is lost that was *believed* to be there and is not as it was.
 
     Args:
@@ -35,21 +35,19 @@ def losses(
         present: our routes as they are.
         link: whether the link explains what is missing.
     """
+    gone = ChangeReason.LINK if link else ChangeReason.DELETED_BY_OTHERS
     lost = (dst for dst, route in believed.items() if present.get(dst) != route)
-    return {
-        dst: Cause.CHANGED_BY_OTHERS if dst in present else Cause.LINK if link else Cause.DELETED_BY_OTHERS
-        for dst in lost
-    }
+    return {dst: ChangeReason.CHANGED_BY_OTHERS if dst in present else gone for dst in lost}
 
 
-def cause_of(
+def reason_of(
     change: PeerChange,
     *,
     first: bool,
     adopted: Collection[Network],
-    lost: Mapping[Network, Cause],
+    lost: Mapping[Network, ChangeReason],
     waited: Collection[Network],
-) -> Cause:
+) -> ChangeReason:
     """Say why *change* was made.
 
     Args:
@@ -61,13 +59,13 @@ def cause_of(
     """
     dst = change.route.dst
     if dst in adopted:
-        return Cause.ADOPTED
+        return ChangeReason.ADOPTED
     if first:
-        return Cause.START
+        return ChangeReason.START
     if isinstance(change, Drop):
-        return Cause.PEER_LEFT
+        return ChangeReason.PEER_LEFT
     if dst in lost:
         return lost[dst]
     if isinstance(change, Replace):
-        return Cause.GATEWAY_CHANGED
-    return Cause.WAY_FREE if dst in waited else Cause.PEER_JOINED
+        return ChangeReason.GATEWAY_CHANGED
+    return ChangeReason.WAY_FREE if dst in waited else ChangeReason.PEER_JOINED

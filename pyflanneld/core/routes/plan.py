@@ -120,7 +120,7 @@ class Plan:
         return {change.route.dst for change in (*self.puts, *self.drops)} | self.blocked.keys()
 
 
-def plan(
+def plan_routes(
     desired: Mapping[Network, Route],
     present: Iterable[KernelRoute],
     *,

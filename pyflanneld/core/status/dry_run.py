@@ -29,7 +29,7 @@ class Act(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DryRunStep:
     """One thing, and what becomes of it.
 
     Attributes:
@@ -58,15 +58,15 @@ class Trouble:
     blocks: bool = False
 
 
-def file_step(path: str, before: str | None, after: str) -> Step:
+def file_step(path: str, before: str | None, after: str) -> DryRunStep:
     """Say what becomes of the subnet file, with the lines that differ."""
     if before == after:
-        return Step("subnet file", Act.KEEP, path)
+        return DryRunStep("subnet file", Act.KEEP, path)
     if before is None:
-        return Step("subnet file", Act.ADD, path, lines=tuple(f"+ {line}" for line in after.splitlines()))
+        return DryRunStep("subnet file", Act.ADD, path, lines=tuple(f"+ {line}" for line in after.splitlines()))
     diff = list(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))[2:]
     lines = tuple(f"{line[0]} {line[1:]}" for line in diff if not line.startswith("@@"))
-    return Step("subnet file", Act.CHANGE, path, lines=lines or ("  only spaces or line ends differ",))
+    return DryRunStep("subnet file", Act.CHANGE, path, lines=lines or ("  only spaces or line ends differ",))
 
 
 def route_steps(
@@ -77,7 +77,7 @@ def route_steps(
     *,
     protocol: int,
     held: Collection[Network] = (),
-) -> list[Step]:
+) -> list[DryRunStep]:
     """Say what becomes of each route, in the order of their destinations.
 
     Args:
@@ -90,32 +90,34 @@ def route_steps(
     """
     names = {link.index: link.name for link in links}
     owned = {route.dst: route for route in present if route.protocol == protocol}
-    steps: dict[Network, Step] = {}
+    steps: dict[Network, DryRunStep] = {}
     for put in todo.puts:
         dst = put.route.dst
         what = _way(put.route, names)
         if dst in owned:
-            steps[dst] = Step("route", Act.CHANGE, what, f"now {_rest(owned[dst], names)}")
+            steps[dst] = DryRunStep("route", Act.CHANGE, what, f"now {_rest(owned[dst], names)}")
         elif any(route.dst == dst and route.gateway == put.route.gateway for route in present):
-            steps[dst] = Step("route", Act.ADOPT, what, "the same route of protocol boot is there: a Go flanneld's")
+            steps[dst] = DryRunStep(
+                "route", Act.ADOPT, what, "the same route of protocol boot is there: a Go flanneld's"
+            )
         else:
-            steps[dst] = Step("route", Act.ADD, what)
+            steps[dst] = DryRunStep("route", Act.ADD, what)
     for drop in todo.drops:
         steps[drop.route.dst] = _drop_step(drop, names, held)
     for dst, rival in todo.blocked.items():
         why = f"a foreign route is in the way, {_rest(rival, names)} proto {protocol_name(rival.protocol)}"
-        steps[dst] = Step("route", Act.LEAVE, _way(desired[dst], names), why)
+        steps[dst] = DryRunStep("route", Act.LEAVE, _way(desired[dst], names), why)
     for dst, route in desired.items():
-        steps.setdefault(dst, Step("route", Act.KEEP, _way(route, names)))
+        steps.setdefault(dst, DryRunStep("route", Act.KEEP, _way(route, names)))
     return [steps[dst] for dst in in_order(steps)]
 
 
-def _drop_step(drop: Drop, names: Mapping[int, str], held: Collection[Network]) -> Step:
+def _drop_step(drop: Drop, names: Mapping[int, str], held: Collection[Network]) -> DryRunStep:
     what = f"{drop.route.dst} {_rest(drop.route, names)}"
     if drop.route.dst in held:
         why = "no lease any more; kept until two more complete lists from etcd say so (--withdraw-guard)"
-        return Step("route", Act.HOLD, what, why)
-    return Step("route", Act.REMOVE, what, "ours, and no lease asks for it any more")
+        return DryRunStep("route", Act.HOLD, what, why)
+    return DryRunStep("route", Act.REMOVE, what, "ours, and no lease asks for it any more")
 
 
 def _way(route: Route, names: Mapping[int, str]) -> str:
@@ -131,21 +133,21 @@ def _rest(route: KernelRoute, names: Mapping[int, str]) -> str:
     return " ".join(parts) or "of another kind"
 
 
-def rules_step(name: str, program: str, transaction: str) -> Step:
+def rules_step(name: str, program: str, transaction: str) -> DryRunStep:
     """Say what becomes of the rules for *name*: the transaction that the daemon would make, empty when all is well."""
     what = f"{name} in {program}"
     if not transaction:
-        return Step("firewall", Act.KEEP, what)
+        return DryRunStep("firewall", Act.KEEP, what)
     lines = [line for line in transaction.splitlines() if line and line != "COMMIT"]
     takes_over = any(line.startswith("-D") for line in lines)
     why = "rules of an earlier flanneld are taken over" if takes_over else ""
-    return Step("firewall", Act.ADOPT if takes_over else Act.ADD, what, why, tuple(lines))
+    return DryRunStep("firewall", Act.ADOPT if takes_over else Act.ADD, what, why, tuple(lines))
 
 
-def removal_step(where: str, program: str, transaction: str) -> Step:
+def removal_step(where: str, program: str, transaction: str) -> DryRunStep:
     """Say that rules go."""
     lines = [line for line in transaction.splitlines() if line and line != "COMMIT"]
-    return Step("firewall", Act.REMOVE, f"{where} in {program}", "nobody asks for them", tuple(lines))
+    return DryRunStep("firewall", Act.REMOVE, f"{where} in {program}", "nobody asks for them", tuple(lines))
 
 
 def peer_troubles(view: View) -> list[Trouble]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Health:
     """The answer for the probes.
 
     Attributes:
@@ -28,7 +28,7 @@ class Doubt:
     """Something besides the open problems that stands against readiness.
 
     Attributes:
-        event: a name as the log's events have, the key of its remedy.
+        event: a name as the log's events have, the key of its hint.
         text: one short sentence.
         since_s: when it began, on the clock's scale; ``None``: at the start, or not known.
     """

@@ -66,6 +66,6 @@ UNREADY: Mapping[str, str] = {
 """By what else stands against readiness."""
 
 
-def remedy(event: str, reason: str = "") -> str:
+def hint(event: str, reason: str = "") -> str:
     """Return what to do about the problem *event*, or about a key that is quarantined for *reason*; may be empty."""
     return QUARANTINED.get(reason, "") or PROBLEMS.get(event, "") or UNREADY.get(event, "")

@@ -12,13 +12,13 @@ from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes.plan import KernelRoute, Route, same
-from pyflanneld.core.status.hints import remedy
+from pyflanneld.core.status.hints import hint
 
 _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class StatusFinding:
     """Something that is wrong.
 
     Attributes:
@@ -27,7 +27,7 @@ class Finding:
         text: one sentence.
         for_s: for how long; ``None``: since the start.
         blocks: whether the node is not ready because of it.
-        remedy: what to do about it; may be empty.
+        hint: what to do about it; may be empty.
     """
 
     topic: str
@@ -35,7 +35,7 @@ class Finding:
     text: str
     for_s: float | None
     blocks: bool
-    remedy: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Report:
     live: bool
     ready: bool
     not_ready: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[StatusFinding, ...]
     etcd: EtcdPart
     link: LinkPart | None
     network: NetworkPart | None
@@ -212,7 +212,7 @@ def missing(wanted: Mapping[Network, Route], present: Mapping[Network, KernelRou
     return [dst for dst, route in wanted.items() if (there := present.get(dst)) is None or not same(route, there)]
 
 
-def quarantine_findings(view: View, doubted_s: Mapping[bytes, float]) -> list[Finding]:
+def quarantine_findings(view: View, doubted_s: Mapping[bytes, float]) -> list[StatusFinding]:
     """Return one finding for each reason for which keys are not believed.
 
     Args:
@@ -223,10 +223,10 @@ def quarantine_findings(view: View, doubted_s: Mapping[bytes, float]) -> list[Fi
     for name, doubt in sorted(view.quarantined.items()):
         by_reason.setdefault(doubt.reason, []).append(name)
     return [
-        Finding(
+        StatusFinding(
             topic="peers", event="peer.quarantined", text=_doubt_text(view, names), blocks=False,
             for_s=max((doubted_s.get(name, 0.0) for name in names), default=0.0),
-            remedy=remedy("peer.quarantined", reason),
+            hint=hint("peer.quarantined", reason),
         )
         for reason, names in sorted(by_reason.items())
     ]  # fmt: skip
@@ -241,12 +241,12 @@ def _doubt_text(view: View, names: Collection[bytes]) -> str:
     return f"{len(keys)} keys are not believed ({first.reason}): {', '.join(keys[:_NAMED])}{more}"
 
 
-def in_gravity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def in_gravity(findings: Iterable[StatusFinding]) -> tuple[StatusFinding, ...]:
     """Return *findings*, what stands against readiness first and the oldest before the younger.
 
     What several parts of the daemon meet (topics ``"etcd:peers"``, ``"etcd:lease"``) is one finding, the oldest.
     """
-    merged: dict[tuple[str, str, str], Finding] = {}
+    merged: dict[tuple[str, str, str], StatusFinding] = {}
     for one in findings:
         topic, part, _ = one.topic.partition(":")
         kind = (topic, one.event, "" if part else one.text)

@@ -7,11 +7,11 @@ from ipaddress import IPv4Network
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Address, Interface, Network, in_order, inside
 from pyflanneld.core.invalid import Invalid, shown
-from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_name, parse_value
+from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_key_name, parse_value
 from pyflanneld.core.link.neighbours import Neighbour
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.probe.reachability import Reach, facts
+from pyflanneld.core.probe.reachability import Reach, reachability_facts
 from pyflanneld.core.routes.plan import KernelRoute, Route, same, usual_metric
 
 ROUTE_STATES = ("ok", "missing", "refused", "wrong_gateway", "conflict", "held", "frozen", "unwanted")
@@ -181,7 +181,7 @@ def _rank(key: SubnetKey | None, record: Record) -> tuple[bool, int, bytes]:
 
 def _parsed(record: Record) -> SubnetKey | None:
     try:
-        return parse_name(record.name)
+        return parse_key_name(record.name)
     except Invalid:
         return None
 
@@ -217,7 +217,7 @@ def _peer_row(record: Record, subnet: Network | None, sight: Sight) -> PeerRow:
         on_link=_on_link(sight.link, gateway) if gateway else None,
         neighbour=neighbour.state if neighbour else None,
         mac=neighbour.mac if neighbour else None,
-        probe=facts(sight.probes[subnet]) if isinstance(subnet, IPv4Network) and subnet in sight.probes else None,
+        probe=_probe(sight, subnet),
     )
 
 
@@ -229,6 +229,11 @@ def _state(record: Record, view: View | None, route: RouteRow | None, believed: 
     if route is None or route.wanted_gateway is None:
         return "known" if believed else "unrouted"
     return "routed" if route.state == "ok" else "unrouted"
+
+
+def _probe(sight: Sight, subnet: Network | None) -> dict[str, object] | None:
+    known = isinstance(subnet, IPv4Network) and sight.probes.get(subnet)
+    return reachability_facts(known) if known else None
 
 
 def _on_link(link: Link, address: Address) -> bool:

@@ -25,11 +25,11 @@ from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import parse_name
+from pyflanneld.core.lease.codec import parse_key_name
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.etcd.v2.http import Form, Http, Request
+from pyflanneld.etcd.v2.http import Form, Http, V2Request
 from pyflanneld.etcd.v2.keyspace import Tree, parse_event
-from pyflanneld.etcd.v2.responses import KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Refused
+from pyflanneld.etcd.v2.responses import KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, V2Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ class CreatorV2:
     async def _put(self, name: bytes, value: bytes, ttl_s: int | None, listed: Snapshot) -> Record | None:
         form: Form = {"value": value} if ttl_s is None else {"value": value, "ttl": ttl_s}
         try:
-            answer = await self._http.once(Request("PUT", self._tree.path(name), {"prevExist": "false"}, form))
-        except Refused as error:
+            answer = await self._http.once(V2Request("PUT", self._tree.path(name), {"prevExist": "false"}, form))
+        except V2Refused as error:
             if error.code in (KEY_EXISTS, NOT_A_FILE):
                 return None
             raise
@@ -146,7 +146,7 @@ def _rival(own: Record, records: Iterable[Record], listed: Snapshot) -> Record |
 
 def _may_overlap(one: Record, other: Record) -> bool:
     try:
-        return parse_name(one.name).overlaps(parse_name(other.name))
+        return parse_key_name(one.name).overlaps(parse_key_name(other.name))
     except Invalid:
         return True
 
@@ -154,8 +154,8 @@ def _may_overlap(one: Record, other: Record) -> bool:
 async def read_record(http: Http, tree: Tree, name: bytes) -> Record | None:
     """Return the subnet *name* as it is now (linearizable), ``None`` when it is absent."""
     try:
-        answer = await http.anywhere(Request("GET", tree.path(name), {"quorum": "true"}))
-    except Refused as error:
+        answer = await http.anywhere(V2Request("GET", tree.path(name), {"quorum": "true"}))
+    except V2Refused as error:
         if error.code == KEY_NOT_FOUND:
             return None
         raise

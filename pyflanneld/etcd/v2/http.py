@@ -23,7 +23,7 @@ from pyflanneld.etcd.access import EtcdAccess
 from pyflanneld.etcd.members import Members
 from pyflanneld.etcd.timing import Timing
 from pyflanneld.etcd.tls import Tls
-from pyflanneld.etcd.v2.responses import Answer, ApiMissing, Refused, checked, unavailable
+from pyflanneld.etcd.v2.responses import Answer, ApiMissing, V2Refused, checked, unavailable
 
 Form = Mapping[str, bytes | str | int]
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class HttpMember:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class V2Request:
     """One request.
 
     Attributes:
@@ -78,7 +78,7 @@ class Http:
         self._pending: WeakSet[Pending] = WeakSet()
         self._closed = False
 
-    async def once(self, request: Request) -> Answer:
+    async def once(self, request: V2Request) -> Answer:
         """Send a write to the member in use.
 
         Raises:
@@ -88,7 +88,7 @@ class Http:
         """
         return await self._leaving(self.members.current, self.timing.rpc_s, lambda m: self.ask(m, request, fresh=True))
 
-    async def anywhere(self, request: Request, *, elsewhere: bool = False) -> Answer:
+    async def anywhere(self, request: V2Request, *, elsewhere: bool = False) -> Answer:
         """Ask until somebody answers, each member at most once, within ``Timing.read_s``.
 
         Args:
@@ -100,14 +100,14 @@ class Http:
         leave = not elsewhere or alone
         return await self._first_answer(members if leave else members[1:], request, leave=leave)
 
-    async def _first_answer(self, members: Sequence[HttpMember], request: Request, *, leave: bool) -> Answer:
+    async def _first_answer(self, members: Sequence[HttpMember], request: V2Request, *, leave: bool) -> Answer:
         loop = asyncio.get_running_loop()
         rpc_s, give_up_at = self.timing.rpc_s, loop.time() + self.timing.read_s
         for number, member in enumerate(members, 1):
             try:
                 limit_s = min(rpc_s, give_up_at - loop.time())
                 return await self._leaving(member, limit_s, lambda m: self.ask(m, request), leave=leave)
-            except (Refused, ApiMissing):
+            except (V2Refused, ApiMissing):
                 raise
             except RegistryUnavailable:
                 if number == len(members) or loop.time() > give_up_at - rpc_s / 5:
@@ -120,7 +120,7 @@ class Http:
         try:
             async with asyncio.timeout(limit_s):
                 answer = await ask(member)
-        except Refused:
+        except V2Refused:
             raise
         except TimeoutError as error:
             late = RegistryUnavailable(f"{member.url}: no answer within {limit_s:.3g} s")
@@ -135,7 +135,7 @@ class Http:
             self.members.answered(member)
         return answer
 
-    async def ask(self, member: HttpMember, request: Request, *, fresh: bool = False) -> Answer:
+    async def ask(self, member: HttpMember, request: V2Request, *, fresh: bool = False) -> Answer:
         """Send *request* to *member* and read the answer; the deadline is the caller's.
 
         Args:
@@ -149,7 +149,7 @@ class Http:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise unavailable(member.url, error) from error
 
-    async def begin(self, member: HttpMember, request: Request) -> "Pending":
+    async def begin(self, member: HttpMember, request: V2Request) -> "Pending":
         """Ask for something that may take its time, and return as soon as the server has taken it up."""
 
         async def taken_up(member: HttpMember) -> Pending:
@@ -172,7 +172,7 @@ class Http:
 
         async def get(member: HttpMember) -> bytes:
             try:
-                async with await self._send(member, Request("GET", path, {}), fresh=False) as response:
+                async with await self._send(member, V2Request("GET", path, {}), fresh=False) as response:
                     if response.status != 200:
                         raise RegistryUnavailable(f"{member.url}: HTTP {response.status} to {path}")
                     return await response.read()
@@ -181,7 +181,7 @@ class Http:
 
         return await self._leaving(self.members.current, self.timing.rpc_s, get)
 
-    async def _send(self, member: HttpMember, request: Request, *, fresh: bool) -> aiohttp.ClientResponse:
+    async def _send(self, member: HttpMember, request: V2Request, *, fresh: bool) -> aiohttp.ClientResponse:
         query = f"?{urlencode(request.query)}" if request.query else ""
         form = {"Content-Type": "application/x-www-form-urlencoded"} if request.form is not None else {}
         return await self._session(fresh).request(

@@ -22,13 +22,13 @@ from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 _GONE: Final = frozenset({"delete", "expire", "compareAndDelete"})
 
 
-class Node(BaseModel):
+class KeyNode(BaseModel):
     """A key or a directory. ``ttl`` is left out when it is 0, ``expiration`` is not."""
 
     key: str
     value: str = ""
     directory: bool = Field(default=False, alias="dir")
-    nodes: tuple["Node", ...] = ()
+    nodes: tuple["KeyNode", ...] = ()
     ttl_s: int = Field(default=0, alias="ttl")
     expiration: str | None = None
     created: int = Field(default=0, alias="createdIndex")
@@ -44,7 +44,7 @@ class Event(BaseModel):
     """What was asked for, or what happened."""
 
     action: str
-    node: Node
+    node: KeyNode
 
 
 def parse_event(body: bytes, where: str) -> Event:
@@ -83,7 +83,7 @@ class Tree:
         """Return the path of the subnet *name*."""
         return f"{self.subnets}/{quote(name, safe='')}"
 
-    def record(self, node: Node) -> Record:
+    def record(self, node: KeyNode) -> Record:
         """Return *node* as a record."""
         return Record(
             name=node.key.removeprefix(f"{self.key}/").encode(errors="replace"),

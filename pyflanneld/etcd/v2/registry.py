@@ -32,9 +32,9 @@ from pyflanneld.etcd.members import Members
 from pyflanneld.etcd.timing import Timing
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.etcd.v2.create import CreatorV2, read_record
-from pyflanneld.etcd.v2.http import Form, Http, HttpMember, Request
-from pyflanneld.etcd.v2.keyspace import Node, Tree, parse_event
-from pyflanneld.etcd.v2.responses import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Answer, Refused
+from pyflanneld.etcd.v2.http import Form, Http, HttpMember, V2Request
+from pyflanneld.etcd.v2.keyspace import KeyNode, Tree, parse_event
+from pyflanneld.etcd.v2.responses import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Answer, V2Refused
 from pyflanneld.etcd.v2.watch import LongPoll
 
 _TIMING: Final = Timing()
@@ -121,7 +121,7 @@ class EtcdV2Registry:
         _, nodes = await self._list()
         return {self._tree.record(node).name: node.remaining_s for node in nodes}
 
-    async def _list(self, *, elsewhere: bool = False) -> tuple[Answer, list[Node]]:
+    async def _list(self, *, elsewhere: bool = False) -> tuple[Answer, list[KeyNode]]:
         """Return the nodes of the directory in the order of their names; one that is absent has none."""
         answer, directory = await self._get(self._tree.subnets, elsewhere=elsewhere)
         if directory is None:
@@ -130,10 +130,10 @@ class EtcdV2Registry:
             raise RegistryUnavailable(f"{self.endpoint}: {self._tree.key} is a key and should be a directory")
         return answer, sorted(directory.nodes, key=lambda node: node.key.encode(errors="replace"))
 
-    async def _get(self, path: str, *, elsewhere: bool = False) -> tuple[Answer, Node | None]:
+    async def _get(self, path: str, *, elsewhere: bool = False) -> tuple[Answer, KeyNode | None]:
         try:
-            answer = await self._http.anywhere(Request("GET", path, {"quorum": "true"}), elsewhere=elsewhere)
-        except Refused as error:
+            answer = await self._http.anywhere(V2Request("GET", path, {"quorum": "true"}), elsewhere=elsewhere)
+        except V2Refused as error:
             if error.code == KEY_NOT_FOUND:
                 return error.answer, None
             raise
@@ -162,7 +162,7 @@ class EtcdV2Registry:
         form: Form = {"value": value, "ttl": TTL_S} if held.lease_id else {"value": value}
         try:
             answer = await self._http.once(self._compared("PUT", held, form=form))
-        except Refused as error:
+        except V2Refused as error:
             if error.code in _NOT_OURS:
                 return None
             raise
@@ -172,7 +172,7 @@ class EtcdV2Registry:
         """Delete *held* if nobody changed it."""
         try:
             await self._http.once(self._compared("DELETE", held))
-        except Refused as error:
+        except V2Refused as error:
             if error.code in _NOT_OURS:
                 return False
             raise
@@ -202,7 +202,7 @@ class EtcdV2Registry:
             form = {"ttl": TTL_S, "refresh": "true", "prevExist": "true"}
         try:
             answer = await self._http.anywhere(self._compared("PUT", held, form=form))
-        except Refused as error:
+        except V2Refused as error:
             if error.code in _NOT_OURS:
                 return None
             raise
@@ -215,9 +215,9 @@ class EtcdV2Registry:
             self._refreshes[self.endpoint] = await self.server_version() >= _REFRESH_SINCE
         return self._refreshes[self.endpoint]
 
-    def _compared(self, method: str, held: Record, form: Form | None = None) -> Request:
+    def _compared(self, method: str, held: Record, form: Form | None = None) -> V2Request:
         """Return a write that happens only if nobody has changed *held*."""
-        return Request(method, self._tree.path(held.name), {"prevIndex": held.mod_revision}, form)
+        return V2Request(method, self._tree.path(held.name), {"prevIndex": held.mod_revision}, form)
 
     async def time_left(self, held: Record) -> TimeLeft | None:  # noqa: ARG002
         """Return ``None``: v2 does not tell under which leader a time to live was counted."""
@@ -245,8 +245,8 @@ class EtcdV2Registry:
             return False
         guard: dict[str, str | int] = {"prevExist": "false"} if node is None else {"prevIndex": node.modified}
         try:
-            await self._http.once(Request("PUT", self._tree.config, guard, {"value": value}))
-        except Refused as error:
+            await self._http.once(V2Request("PUT", self._tree.config, guard, {"value": value}))
+        except V2Refused as error:
             if error.code in (*_NOT_OURS, KEY_EXISTS, NOT_A_FILE):
                 return False
             raise

@@ -38,7 +38,7 @@ class Answer:
     cluster_id: int
 
 
-class Refused(RegistryUnavailable):
+class V2Refused(RegistryUnavailable):
     """A working server said no; nothing was done.
 
     Attributes:
@@ -102,7 +102,7 @@ def _refusal(answer: Answer, status: int, text: str) -> RegistryError:
     error = _error(answer.body)
     text = f"{text}: {error}"
     if 0 < error.errorCode < _SERVER_ERRORS or error.errorCode == INDEX_CLEARED:
-        return Refused(text, error.errorCode, answer)
+        return V2Refused(text, error.errorCode, answer)
     return RegistryDenied(text) if status == 403 else RegistryUnavailable(text)
 
 

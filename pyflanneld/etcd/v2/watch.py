@@ -18,9 +18,9 @@ import asyncio
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable, RevisionCompacted
-from pyflanneld.etcd.v2.http import Http, Pending, Request
+from pyflanneld.etcd.v2.http import Http, Pending, V2Request
 from pyflanneld.etcd.v2.keyspace import Event, parse_event
-from pyflanneld.etcd.v2.responses import INDEX_CLEARED, Answer, Refused
+from pyflanneld.etcd.v2.responses import INDEX_CLEARED, Answer, V2Refused
 
 
 class LongPoll:
@@ -39,7 +39,7 @@ class LongPoll:
     ) -> None:
         self._http = http
         self._path = path
-        self._alive = Request("GET", alive, {"quorum": "true"})
+        self._alive = V2Request("GET", alive, {"quorum": "true"})
         self._known = after
         self._cluster_id = cluster_id
         self._log = log
@@ -82,8 +82,8 @@ class LongPoll:
     async def _ask(self) -> Pending:
         query: dict[str, str | int] = {"wait": "true", "recursive": "true", "waitIndex": self._known + 1}
         try:
-            pending = await self._http.begin(self._member, Request("GET", self._path, query))
-        except Refused as error:
+            pending = await self._http.begin(self._member, V2Request("GET", self._path, query))
+        except V2Refused as error:
             if error.code == INDEX_CLEARED:
                 raise RevisionCompacted(str(error)) from error
             raise
@@ -108,7 +108,7 @@ class LongPoll:
         try:
             async with asyncio.timeout(self._http.timing.rpc_s):
                 self._check(await self._http.ask(self._member, self._alive))
-        except Refused as error:  # an absent key is an answer too
+        except V2Refused as error:  # an absent key is an answer too
             self._check(error.answer)
         except TimeoutError as error:
             raise RegistryUnavailable(f"{self._member.url}: the watch is silent, and so is the server") from error

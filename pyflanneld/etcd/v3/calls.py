@@ -13,7 +13,7 @@ from pyflanneld.errors import RegistryDenied, RegistryUnavailable
 from pyflanneld.etcd.timing import Timing
 from pyflanneld.etcd.v3.auth import Tokens
 from pyflanneld.etcd.v3.channel import Endpoint, Endpoints, Stubs
-from pyflanneld.etcd.v3.grpc_errors import CALL_ERRORS, RequestRefused, translate
+from pyflanneld.etcd.v3.grpc_errors import CALL_ERRORS, CallRefused, translate
 
 __all__ = ["Attempt", "Caller", "How", "Timing", "keep_alive", "metadata"]
 
@@ -81,7 +81,7 @@ class Caller:
         for endpoint in members[:-1]:
             try:
                 return await ask(endpoint, attempt, min(rpc_s, give_up_at - loop.time()))
-            except RequestRefused:
+            except CallRefused:
                 raise
             except RegistryUnavailable:
                 if loop.time() > give_up_at - rpc_s / 5:
@@ -91,7 +91,7 @@ class Caller:
     async def _leaving(self, endpoint: Endpoint, attempt: Attempt[T], timeout_s: float) -> T:
         try:
             answer = await self._once(endpoint, attempt, timeout_s)
-        except RequestRefused:
+        except CallRefused:
             raise
         except RegistryUnavailable as error:
             self.endpoints.leave(endpoint, error)

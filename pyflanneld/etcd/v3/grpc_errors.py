@@ -51,16 +51,16 @@ CALL_ERRORS: Final[tuple[type[BaseException], ...]] = (
 )
 
 
-class RequestRefused(RegistryUnavailable):
+class CallRefused(RegistryUnavailable):
     """A working server said no (no space, no such lease, ...): nothing was done, and another endpoint would say the
     same."""
 
 
-class LeaseNotFound(RequestRefused):
+class LeaseNotFound(CallRefused):
     """The etcd lease that a write wanted to hang a key on does not exist."""
 
 
-class AuthNotEnabled(RequestRefused):
+class AuthNotEnabled(CallRefused):
     """We showed credentials to a server that asks for none."""
 
 
@@ -86,7 +86,7 @@ def _from_status(code: Any, details: str, endpoint: str) -> RegistryError:
         return AuthNotEnabled(text)
     if code is grpc.StatusCode.NOT_FOUND:
         return LeaseNotFound(text)
-    return RequestRefused(text)
+    return CallRefused(text)
 
 
 def is_denial(reason: str) -> bool:

@@ -30,7 +30,7 @@ from structlog.typing import FilteringBoundLogger
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.v3.calls import Caller, keep_alive
-from pyflanneld.etcd.v3.grpc_errors import LeaseNotFound, RequestRefused
+from pyflanneld.etcd.v3.grpc_errors import CallRefused, LeaseNotFound
 from pyflanneld.etcd.v3.keyspace import KeySpace
 
 CLOSE_S: Final = 3.0
@@ -117,7 +117,7 @@ class Creator:
         spare.tried.add(name)
         try:
             response = await self._caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
-        except (RequestRefused, RegistryDenied):
+        except (CallRefused, RegistryDenied):
             spare.tried -= set() if known else {name}
             raise
         except RegistryUnavailable as error:

@@ -48,11 +48,11 @@ class Place:
 
 def places_of(node: Node) -> tuple[Place, ...]:
     """Return the node's places, one for each family in use."""
-    network, before = node.among.network, node.network_before
+    network, before = node.subnet_range.network, node.network_before
     ipv4 = Place(network, node.lease.subnet, before if before != network else None)
-    if node.among6 is None or node.lease.ipv6 is None:
+    if node.subnet_range6 is None or node.lease.ipv6 is None:
         return (ipv4,)
-    return (ipv4, Place(node.among6.network, node.lease.ipv6))
+    return (ipv4, Place(node.subnet_range6.network, node.lease.ipv6))
 
 
 def asked_sections(context: Context) -> tuple[Section, ...]:

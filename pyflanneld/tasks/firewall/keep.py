@@ -76,7 +76,7 @@ class _Keeper:
         """Keep the job's rules right for ever."""
         pause_s = 0.0
         while True:
-            self._context.heart.beat(self.topic, pause_s + ATTEMPT_S)
+            self._context.liveness.beat(self.topic, pause_s + ATTEMPT_S)
             await asyncio.sleep(pause_s)
             pause_s = await self._try()
             self.tried.set()
@@ -95,7 +95,7 @@ class _Keeper:
         except FirewallError as error:
             self._report("firewall.failed", error)
             return next(self._waits)
-        self._context.problems.resolve(self.topic)
+        self._context.conditions.resolve(self.topic)
         self._waits = backoff(RETRY_FIRST_S, self._resync_s, self._context.rng)
         if changed:
             self._log_change()
@@ -104,18 +104,18 @@ class _Keeper:
 
     def _report(self, event: str, error: FirewallError) -> None:
         text = f"the rules for {self.job.name} cannot be kept: {error}"
-        self._context.problems.report(self.topic, event, text, blocks=self.job.blocks and not self.job.placed)
+        self._context.conditions.report(self.topic, event, text, blocks=self.job.blocks and not self.job.placed)
 
     def _report_missing(self, error: ProgramMissing) -> None:
-        known = self._context.problems.open().get(self.topic)
+        known = self._context.conditions.open().get(self.topic)
         if known is None or known.event != "firewall.program_missing":
             flag = "--ip-masq" if self.job.blocks else "--iptables-forward-rules"
             text = f"the rules for {self.job.name} are not set: {error}; install it, or say {flag}=false"
-            self._context.problems.report(self.topic, "firewall.program_missing", text, blocks=self.job.blocks)
+            self._context.conditions.report(self.topic, "firewall.program_missing", text, blocks=self.job.blocks)
 
     def _log_change(self) -> None:
         if self.settled.is_set():
-            self._context.tally.firewall_repairs += 1
+            self._context.counters.firewall_repairs += 1
             self._context.log.warning("firewall.repaired", rules=self.job.name, program=self.job.program)
         else:
             self._context.log.info("firewall.placed", rules=self.job.name, program=self.job.program)

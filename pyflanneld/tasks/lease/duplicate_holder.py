@@ -21,7 +21,7 @@ SHORTEST_INTERVAL_S = 4 * SLACK_S  # between renewals, for there to be a time in
 SIGNS = 2
 
 
-class Rival:
+class DuplicateHolder:
     """Looks out for the other host. ``look`` goes before each renewal, ``renewed`` behind it."""
 
     def __init__(self, context: Context, node: Node) -> None:
@@ -59,6 +59,6 @@ class Rival:
         lease = self._node.lease
         if all(self._signs) and len(self._signs) == SIGNS:
             text = f"another host renews the lease of {lease.subnet}: it has our public address, {lease.public_ip}, too"
-            self._context.problems.report("rival", "lease.shared", text, blocks=self._node.lease_found)
+            self._context.conditions.report("rival", "lease.shared", text, blocks=self._node.lease_found)
         elif not any(self._signs):
-            self._context.problems.resolve("rival")
+            self._context.conditions.resolve("rival")

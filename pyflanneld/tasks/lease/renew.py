@@ -10,7 +10,7 @@ from pyflanneld.core.backoff import around, backoff, race_pause_s
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.families import Network, inside, overlap
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_value, parse_name
+from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_value, parse_key_name
 from pyflanneld.core.lease.ownership import (
     Confirmed,
     Finding,
@@ -19,23 +19,23 @@ from pyflanneld.core.lease.ownership import (
     Rewrite,
     Taken,
     Unreadable,
+    assess,
     confirmed,
-    judge,
     renewal_interval_s,
 )
 from pyflanneld.errors import LeaseLost, RegistryError
-from pyflanneld.state.lazy_import import load
+from pyflanneld.state.lazy_import import load_module
 from pyflanneld.state.node import Context, Node, publish
 from pyflanneld.state.wakeup import set_within
 
 if TYPE_CHECKING:
-    from pyflanneld.tasks.lease.duplicate_holder import Rival
+    from pyflanneld.tasks.lease.duplicate_holder import DuplicateHolder
 
 RETRY_CAP_S = 30.0
 RESERVED_INTERVAL_S = 300.0
 
 
-async def hold_lease(context: Context, node: Node) -> None:
+async def renew_lease(context: Context, node: Node) -> None:
     """Keep ``node.lease`` true for ever.
 
     Raises:
@@ -45,7 +45,7 @@ async def hold_lease(context: Context, node: Node) -> None:
     rival = await _look_out(context, node)
     while True:
         delay_s = around(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
-        context.heart.beat("lease", delay_s + RETRY_CAP_S)
+        context.liveness.beat("lease", delay_s + RETRY_CAP_S)
         await set_within(node.verify_lease, delay_s)
         node.verify_lease.clear()
         if rival is not None:
@@ -57,18 +57,18 @@ async def hold_lease(context: Context, node: Node) -> None:
             waits = _waits(context, node)
 
 
-async def _look_out(context: Context, node: Node) -> "Rival | None":
+async def _look_out(context: Context, node: Node) -> "DuplicateHolder | None":
     """Return what looks out for another host with our address; ``None`` where renewals are too frequent for that.
 
     It can wait until the first routes are placed.
     """
     await set_within(node.reconciled, 1.0)
-    await load("pyflanneld.tasks.lease.duplicate_holder")
-    from pyflanneld.tasks.lease.duplicate_holder import SHORTEST_INTERVAL_S, Rival
+    await load_module("pyflanneld.tasks.lease.duplicate_holder")
+    from pyflanneld.tasks.lease.duplicate_holder import SHORTEST_INTERVAL_S, DuplicateHolder
 
     if interval_s(context, node) < SHORTEST_INTERVAL_S:
         return None
-    rival = Rival(context, node)
+    rival = DuplicateHolder(context, node)
     await rival.look()
     return rival
 
@@ -87,19 +87,19 @@ def _waits(context: Context, node: Node) -> Iterator[float]:
 
 async def _verify(context: Context, node: Node) -> bool:
     """Renew and look once; say whether the lease is proved to be ours."""
-    attrs = publish(context.options, node.choice, node.backend, ipv6=node.among6 is not None) or LeaseAttrs(
+    attrs = publish(context.options, node.choice, node.backend, ipv6=node.subnet_range6 is not None) or LeaseAttrs(
         node.lease.public_ip, node.backend.lease_type, node.lease.public_ipv6
     )
     sent_at_s = context.clock.now_s()
     try:
         seen = await context.registry.renew(node.lease.record)
-        proved = await _act(context, node, attrs, judge(node.lease, attrs, seen, sent_at_s))
+        proved = await _act(context, node, attrs, assess(node.lease, attrs, seen, sent_at_s))
     except RegistryError as error:
         context.registry_failed("lease", error, blocks=False)
-        context.tally.renewals[False] += 1
+        context.counters.renewals[False] += 1
         return False
     context.registry_works("lease")
-    context.tally.renewals[proved] += 1
+    context.counters.renewals[proved] += 1
     return proved
 
 
@@ -107,7 +107,7 @@ async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding
     match finding:
         case Confirmed(lease=lease):
             node.lease = lease
-            context.problems.resolve("lease")
+            context.conditions.resolve("lease")
             return True
         case Rewrite(lease=lease):
             return await _rewrite(context, node, attrs, lease)
@@ -117,7 +117,7 @@ async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding
             raise LeaseLost(f"our subnet {node.lease.subnet} is leased by {holder} now; it is not taken back by force")
         case Unreadable(why=why):
             text = f"the lease of {node.lease.subnet} carries a value that nobody can read; delete the key to mend it"
-            context.problems.report("lease", "lease.unreadable", text, why=why)
+            context.conditions.report("lease", "lease.unreadable", text, why=why)
             return False
         case _:
             assert_never(finding)
@@ -129,7 +129,7 @@ async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLe
     if record is None:
         return False
     node.lease = replace(lease, record=record, public_ip=attrs.public_ip, public_ipv6=attrs.public_ipv6)
-    context.problems.resolve("lease")
+    context.conditions.resolve("lease")
     context.log.warning("lease.rewritten", subnet=str(lease.subnet), public_ip=str(attrs.public_ip))
     return True
 
@@ -139,7 +139,7 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     key, name = node.lease.key, node.lease.record.name
     subnet = key.ipv4
     text = f"the lease of {subnet} is gone from etcd; taking it again"
-    context.problems.report("lease", "lease.vanished", text, blocks=False)
+    context.conditions.report("lease", "lease.vanished", text, blocks=False)
     for race in count():
         snapshot = await context.registry.list_subnets()
         if any(record.name == name for record in snapshot.records):
@@ -155,8 +155,8 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
             node.lease = confirmed(
                 subnet, attrs.public_ip, record, TTL_S, sent_at_s, ipv6=key.ipv6, public_ipv6=attrs.public_ipv6
             )
-            context.problems.resolve("lease")
-            context.tally.retaken += 1
+            context.conditions.resolve("lease")
+            context.counters.retaken += 1
             node.lease_found = False
             context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
             return True
@@ -169,7 +169,7 @@ def _overlapping(snapshot: Snapshot, key: SubnetKey, networks: Collection[Networ
     own = [half for half in (key.ipv4, key.ipv6) if half is not None]
     for record in snapshot.records:
         try:
-            other = parse_name(record.name)
+            other = parse_key_name(record.name)
         except Invalid:
             continue
         theirs = [half for half in (other.ipv4, other.ipv6) if half is not None]

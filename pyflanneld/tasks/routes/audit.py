@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from pyflanneld.core.families import Network, first_of
-from pyflanneld.core.routes.change_reasons import Cause, cause_of, losses
+from pyflanneld.core.routes.change_reasons import ChangeReason, losses, reason_of
 from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange
 from pyflanneld.ports import Change
 from pyflanneld.state.counters import DROP, PUT
@@ -16,7 +16,7 @@ from pyflanneld.state.node import Context, Node
 LOG_SINGLY = 20
 
 
-class RouteJournal:
+class RouteAudit:
     """The reconciler's book of changes."""
 
     def __init__(self, context: Context, node: Node) -> None:
@@ -24,8 +24,8 @@ class RouteJournal:
         self._node = node
         self._told = Change(0)
         self._link_index = node.link.index
-        self._lost: dict[Network, Cause] = {}
-        self._untold: dict[Network, Cause] = {}
+        self._lost: dict[Network, ChangeReason] = {}
+        self._untold: dict[Network, ChangeReason] = {}
         self._waited: frozenset[Network] = frozenset()
 
     def looking(self) -> None:
@@ -74,27 +74,27 @@ class RouteJournal:
         """
         first = not self._node.reconciled.is_set()
         causes = [
-            (change, cause_of(change, first=first, adopted=adopted, lost=self._lost, waited=self._waited))
+            (change, reason_of(change, first=first, adopted=adopted, lost=self._lost, waited=self._waited))
             for change in done
         ]
         self._waited = frozenset(waiting)
         for change, cause in causes:
             self._lost.pop(change.route.dst, None)
-            self._context.tally.routes[DROP if isinstance(change, Drop) else PUT, cause] += 1
+            self._context.counters.routes[DROP if isinstance(change, Drop) else PUT, cause] += 1
         if len(causes) > LOG_SINGLY:
             self._log_many(causes)
         else:
             self._log_each(causes)
 
-    def _log_each(self, causes: Sequence[tuple[PeerChange, Cause]]) -> None:
+    def _log_each(self, causes: Sequence[tuple[PeerChange, ChangeReason]]) -> None:
         for change, cause in causes:
             event = "route.dropped" if isinstance(change, Drop) else "route.put"
-            if cause is Cause.ADOPTED:
+            if cause is ChangeReason.ADOPTED:
                 event = "route.adopted"
             route = change.route
             self._context.log.info(event, dst=str(route.dst), gateway=str(route.gateway), cause=cause.value)
 
-    def _log_many(self, causes: Sequence[tuple[PeerChange, Cause]]) -> None:
+    def _log_many(self, causes: Sequence[tuple[PeerChange, ChangeReason]]) -> None:
         drops = sum(isinstance(change, Drop) for change, _ in causes)
         self._context.log.info(
             "routes.changed", put=len(causes) - drops, dropped=drops, present=self._node.present,

@@ -27,6 +27,6 @@ async def keep_blackhole(context: Context, node: Node, routes: Iterable[KernelRo
     if failures:
         refused, code = next(iter(failures.items()))
         text = f"the kernel refuses the blackhole of {refused.route.dst}: {errno.errorcode.get(code, code)}"
-        context.problems.report("blackhole", "blackhole.failed", text, blocks=False)
+        context.conditions.report("blackhole", "blackhole.failed", text, blocks=False)
     else:
-        context.problems.resolve("blackhole")
+        context.conditions.resolve("blackhole")

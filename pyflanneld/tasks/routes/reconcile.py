@@ -24,15 +24,15 @@ from pyflanneld.core.backoff import backoff
 from pyflanneld.core.families import Network, first_of, inside
 from pyflanneld.core.peers.guard import LIST_SPACING_S
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.peers.validation import Ground
-from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Plan, carry_out, plan, usual_metric
+from pyflanneld.core.peers.validation import ValidationContext
+from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Plan, carry_out, plan_routes, usual_metric
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change
 from pyflanneld.state.node import Context, Node, Placed
 from pyflanneld.state.wakeup import set_within
 from pyflanneld.tasks.docker import check_bridge
-from pyflanneld.tasks.link import follow_link, ground_of
-from pyflanneld.tasks.routes.audit import RouteJournal
+from pyflanneld.tasks.link import follow_link, validation_context
+from pyflanneld.tasks.routes.audit import RouteAudit
 from pyflanneld.tasks.routes.blackhole import keep_blackhole
 
 SCAN_S = 10.0
@@ -53,12 +53,12 @@ class Reconciler:
         self._context = context
         self._node = node
         self._read: list[tuple[KernelRoute, ...]] = []  # our routes as last read; empty once we have changed any
-        self._journal = RouteJournal(context, node)
+        self._journal = RouteAudit(context, node)
         self._present: dict[Network, KernelRoute] = {}
         self._due: set[Network] | None = None  # where a difference may be; None: anywhere
         self._foreign: dict[Network, KernelRoute] = {}
         self._foreign_until_s = 0.0
-        self._ground: Ground | None = None
+        self._ground: ValidationContext | None = None
         self._ground_changed = True
         self._placeable = True
         self._look_again = False
@@ -74,7 +74,7 @@ class Reconciler:
             KernelError: netlink has failed several times in a row; a fresh process is the cure.
         """
         waits = backoff(0.2, 2.0, self._context.rng)
-        self._context.heart.beat("routes", 2 * SCAN_S)  # the first look counts too
+        self._context.liveness.beat("routes", 2 * SCAN_S)  # the first look counts too
         while True:
             try:
                 await self._look()
@@ -84,7 +84,7 @@ class Reconciler:
                 if self._strikes >= STRIKES:
                     raise
                 self._node.told |= Change.LINKS | Change.ROUTES
-                self._context.problems.report("kernel", "kernel.failed", f"netlink has failed: {error}")
+                self._context.conditions.report("kernel", "kernel.failed", f"netlink has failed: {error}")
                 await asyncio.sleep(next(waits))
 
     async def _look(self) -> None:
@@ -110,7 +110,7 @@ class Reconciler:
         check_bridge(self._context, node)
         if node.link.index != index:
             self._due = None
-        ground = ground_of(self._context, node)
+        ground = validation_context(self._context, node)
         self._ground_changed |= ground != self._ground
         self._ground = ground
 
@@ -153,13 +153,13 @@ class Reconciler:
         scan_at = self._looks[-1] + (TOLD_EARLY_S if self._look_again else SCAN_S)
         not_before = self._next_look_at()
         while True:
-            self._context.heart.beat("routes", 2 * SCAN_S)
+            self._context.liveness.beat("routes", 2 * SCAN_S)
             try:
-                await self._context.tally.timed(self._context.clock.now_s, self._round())
+                await self._context.counters.timed(self._context.clock.now_s, self._round())
             finally:
                 self._journal.tell_losses()
             self._strikes = 0
-            self._context.problems.resolve("kernel")
+            self._context.conditions.resolve("kernel")
             if self._failures:
                 scan_at = min(scan_at, asyncio.get_running_loop().time() + RETRY_S)
             if not await self._peers_change_first(scan_at, not_before):
@@ -197,7 +197,7 @@ class Reconciler:
             before, node.view = node.view, node.peers.view(self._ground)
             self._now_due(node.view.changed)
             self._report_peers(before, node.view)
-            self._context.tally.doubt(node.view.quarantined, self._context.clock.now_s())
+            self._context.counters.doubt(node.view.quarantined, self._context.clock.now_s())
         if not self._placeable:
             return
         await self._place(self._plan())
@@ -216,7 +216,7 @@ class Reconciler:
             desired = {dst: route for dst, route in desired.items() if dst not in self._present}
             frozen = self._present
         present, foreign = _only(self._due, self._present), _only(self._due, self._foreign)
-        return plan(
+        return plan_routes(
             desired, chain(present.values(), foreign.values()),
             protocol=options.route_protocol, networks=node.networks, frozen=frozen,
         )
@@ -253,10 +253,10 @@ class Reconciler:
         held = len(node.guard.held)
         if held:
             text = f"{held} routes are kept although etcd has lost their leases; waiting for it to say so again"
-            self._context.problems.report("guard", "guard.holding", text, routes=held)
+            self._context.conditions.report("guard", "guard.holding", text, routes=held)
             node.list_within(LIST_SPACING_S)
         else:
-            self._context.problems.resolve("guard")
+            self._context.conditions.resolve("guard")
         return [drop for drop in drops if drop.route.dst in allowed]
 
     async def _learn_foreign(self) -> None:
@@ -280,30 +280,30 @@ class Reconciler:
             log.warning("peer.other_backend", key=name, ours=self._node.backend.name)
 
     def _report_routes(self) -> None:
-        problems = self._context.problems
+        conditions = self._context.conditions
         if self._blocked:
             dst = first_of(self._blocked)
             route = self._blocked[dst]
             text = f"a foreign route stands where ours should, and is left alone: {_first(dst, self._blocked)}"
-            problems.report(
+            conditions.report(
                 "foreign", "route.conflict", text, blocks=False,
                 gateway=str(route.gateway), protocol=route.protocol, destinations=sorted(map(str, self._blocked))[:10],
             )
         else:
-            problems.resolve("foreign")
+            conditions.resolve("foreign")
         if self._failures:
             change, code = next(iter(self._failures.items()))
             why = errno.errorcode.get(code, str(code))
             text = f"the kernel refuses routes: {_first(change.route.dst, self._failures)}: {why}"
-            problems.report("routes", "route.failed", text)
+            conditions.report("routes", "route.failed", text)
         else:
-            problems.resolve("routes")
+            conditions.resolve("routes")
 
 
 def _only(due: Collection[Network] | None, all_: Mapping[Network, T]) -> Mapping[Network, T]:
     return all_ if due is None else {dst: all_[dst] for dst in due if dst in all_}
 
 
-def _first(dst: Network, among: Collection[object]) -> str:
+def _first(dst: Network, subnet_range: Collection[object]) -> str:
     """Return *dst* and how many more there are."""
-    return f"{dst} and {len(among) - 1} more" if len(among) > 1 else str(dst)
+    return f"{dst} and {len(subnet_range) - 1} more" if len(subnet_range) > 1 else str(dst)

@@ -260,6 +260,6 @@ def mass_death_s(site: Site, share: float = 0.5) -> float:
 def subnets(network_len: int, subnet_len: int) -> int:
     """Return how many leases the default configuration of 10.0.0.0/*network_len* has, as the daemon reads it."""
     text = f'{{"Network":"10.0.0.0/{network_len}","SubnetLen":{subnet_len},"Backend":{{"Type":"host-gw"}}}}'
-    among = parse_config(text.encode()).ipv4
-    assert among is not None
-    return (int(among.subnet_max) - int(among.subnet_min) >> (32 - subnet_len)) + 1
+    subnet_range = parse_config(text.encode()).ipv4
+    assert subnet_range is not None
+    return (int(subnet_range.subnet_max) - int(subnet_range.subnet_min) >> (32 - subnet_len)) + 1

@@ -34,7 +34,7 @@ def change_all(namespace: str, addresses: Sequence[str], changes: Sequence[Chang
 
 def _make(namespace: str, address: str, changes: Sequence[Change]) -> None:
     connection = http.client.HTTPConnection(address, 2379)
-    connection.sock = topology.connect(namespace, address, 2379, 10.0)
+    connection.sock = topology.connect_namespaces(namespace, address, 2379, 10.0)
     try:
         for change in changes:
             body = {"key": base64.b64encode(change.key.encode()).decode()}

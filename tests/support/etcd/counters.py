@@ -3,7 +3,7 @@
 import contextlib
 import re
 
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.support.lab.testbed import http_answer
 
@@ -37,7 +37,7 @@ def etcd_counters(namespace: str, port: int = 2379) -> Counters:
     return Counters(http_answer(namespace, port, b"GET /metrics HTTP/1.0\r\n\r\n").decode())
 
 
-def daemon_counters(node: Node) -> Counters:
+def daemon_counters(node: LabHost) -> Counters:
     """Ask a host's daemon, which begins to tell its numbers a moment after it is ready."""
     found: list[str] = []
 

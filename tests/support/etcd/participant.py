@@ -16,17 +16,17 @@ from typing import Any
 from pyflanneld.backends import BACKENDS
 from pyflanneld.core.backoff import race_pause_s
 from pyflanneld.core.etcd_types import Record, Renewal, Snapshot
-from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_name
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_key_name
 from pyflanneld.core.lease.ownership import confirmed
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.ports import Clock, Registry
-from pyflanneld.state.conditions import Problems
-from pyflanneld.state.node import Context, Heart, Node, Options
-from pyflanneld.tasks.lease.renew import hold_lease
-from pyflanneld.tasks.peers import Follower
+from pyflanneld.state.conditions import Conditions
+from pyflanneld.state.node import Context, Liveness, Node, Options
+from pyflanneld.tasks.lease.renew import renew_lease
+from pyflanneld.tasks.peers import PeerWatcher
 from tests.support.fakes.firewall import FakeFirewall
 from tests.support.fakes.kernel import FakeKernel
 from tests.support.fakes.node import CONFIG, Manager, MemoryFile
@@ -74,7 +74,7 @@ class EtcdSide:
         self.context = Context(
             registry=self.told, kernel=FakeKernel(self._link), firewall=FakeFirewall(), subnet_file=MemoryFile(),
             clock=clock, notifier=Manager(), rng=rng, log=self.log, options=_options(self.address),
-            problems=Problems(clock, self.log), heart=Heart(clock),
+            conditions=Conditions(clock, self.log), liveness=Liveness(clock),
         )
         self.first: Snapshot
 
@@ -96,16 +96,17 @@ class EtcdSide:
         assert config.ipv4 is not None
         self.first = listed
         self.node = Node(
-            guard=WithdrawGuard(), among=config.ipv4, backend=BACKENDS["host-gw"], nftables=False, network_before=None,
+            guard=WithdrawGuard(), subnet_range=config.ipv4, backend=BACKENDS["host-gw"], nftables=False,
+            network_before=None,
             links=(self._link,), choice=Choice(self._link, self.address, "test"), peers=PeerTable(record.name),
-            lease=confirmed(parse_name(record.name).ipv4, self.address, record, ttl_s, sent_at_s),
+            lease=confirmed(parse_key_name(record.name).ipv4, self.address, record, ttl_s, sent_at_s),
         )
 
     async def run(self) -> None:
         """Follow the peers and hold the lease, for ever."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(Follower(self.context, self.node, self.first).run(), name="peers")
-            tasks.create_task(hold_lease(self.context, self.node), name="lease")
+            tasks.create_task(PeerWatcher(self.context, self.node, self.first).run(), name="peers")
+            tasks.create_task(renew_lease(self.context, self.node), name="lease")
 
 
 def _options(address: IPv4Address) -> Options:

@@ -7,13 +7,13 @@ from ipaddress import IPv4Address, IPv4Interface
 from random import Random
 
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
-from pyflanneld.core.lease.saved_state import LastGood, decode, encode
+from pyflanneld.core.lease.saved_state import SavedState, decode_state, encode_state
 from pyflanneld.core.link.selection import Link
 from pyflanneld.daemon.run import Daemon
 from pyflanneld.ports import Certificates
-from pyflanneld.state.conditions import Problems
-from pyflanneld.state.counters import Tally
-from pyflanneld.state.node import Context, Heart, Options
+from pyflanneld.state.conditions import Conditions
+from pyflanneld.state.counters import Counters
+from pyflanneld.state.node import Context, Liveness, Options
 from tests.support.fakes.firewall import FakeFirewall
 from tests.support.fakes.kernel import FakeKernel
 from tests.support.fakes.prober import FakeProber
@@ -54,7 +54,7 @@ class MemoryFile:
 
 
 class MemoryState:
-    """``ports.LastGoodFile`` in memory; ``broken`` is raised while it is set."""
+    """``ports.SavedStateFile`` in memory; ``broken`` is raised while it is set."""
 
     path = "/var/lib/pyflanneld/last-good.json"
 
@@ -65,22 +65,22 @@ class MemoryState:
         self.forgotten = False
 
     @property
-    def state(self) -> LastGood:
+    def state(self) -> SavedState:
         """What is saved."""
         assert self.data is not None
-        return decode(self.data)
+        return decode_state(self.data)
 
-    async def read(self) -> LastGood | None:
+    async def read(self) -> SavedState | None:
         if self.broken:
             raise self.broken
-        return None if self.data is None else decode(self.data)
+        return None if self.data is None else decode_state(self.data)
 
-    async def write(self, state: LastGood) -> None:
+    async def write(self, state: SavedState) -> None:
         self.tries += 1
         if self.broken:
             raise self.broken
         if not self.forgotten:
-            self.data = encode(state)
+            self.data = encode_state(state)
             self.writes += 1
 
     async def forget(self) -> None:
@@ -119,17 +119,17 @@ class FakeNode:
         self.state: MemoryState | None = None
         self.hangup = asyncio.Event()
         self.daemon: Daemon | None = None
-        self.tally = Tally()
-        self.problems = Problems(self.clock, self.log)
+        self.counters = Counters()
+        self.conditions = Conditions(self.clock, self.log)
 
     def build(self) -> Daemon:
         """Make the daemon; a restart makes another one on the same kernel and file."""
-        self.tally, self.problems = Tally(), Problems(self.clock, self.log)
+        self.counters, self.conditions = Counters(), Conditions(self.clock, self.log)
         context = Context(
             registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
             clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log, options=self.options,
-            problems=self.problems, heart=Heart(self.clock), tally=self.tally,
-            prober=self.prober, certificates=self.certificates, last_good=self.state,
+            conditions=self.conditions, liveness=Liveness(self.clock), counters=self.counters,
+            prober=self.prober, certificates=self.certificates, saved_state=self.state,
         )
         self.daemon = Daemon(context, watchdog_s=30.0, hangup=self.hangup)
         return self.daemon

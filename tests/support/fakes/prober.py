@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from pyflanneld.core.probe.table import Answer, Echo, Refusal
+from pyflanneld.core.probe.table import Answer, Echo, ProbeRefusal
 from pyflanneld.errors import ProbeError
 
 
@@ -51,7 +51,7 @@ class FakeProber:
         self.sent.append((now_s, address, size_bytes))
         if size_bytes > way.mtu:
             if way.told:
-                self._coming.append((now_s, Refusal(number, way.mtu)))
+                self._coming.append((now_s, ProbeRefusal(number, way.mtu)))
         elif way.rtt_s is not None:
             self._coming.append((now_s + way.rtt_s, Echo(number, address, way.rtt_s)))
         return True

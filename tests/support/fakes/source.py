@@ -2,7 +2,7 @@
 
 import os
 
-from pyflanneld.core.status.health import Verdict
+from pyflanneld.core.status.health import Health
 from pyflanneld.core.status.report import EtcdPart, FilePart, Report
 from pyflanneld.core.status.table_view import PeerRow, RouteRow
 from pyflanneld.errors import KernelError
@@ -17,8 +17,8 @@ class FakeSource:
         self._rows = rows
         self._error = error
 
-    def health(self) -> Verdict:
-        return Verdict(live=True, not_ready=("starting",))
+    def health(self) -> Health:
+        return Health(live=True, not_ready=("starting",))
 
     def status(self, log_level: str) -> Report:
         return Report(

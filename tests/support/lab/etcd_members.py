@@ -8,7 +8,7 @@ from ipaddress import IPv4Interface
 
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.support.etcd.server import Files, Member, make_member
 from tests.support.lab.testbed import Journal, Store, pid_of
@@ -76,7 +76,7 @@ class Members:
 
         until(done, f"{key} is put", 15, poll_s=0.1)
 
-    def used_by(self, node: Node) -> Member:
+    def used_by(self, node: LabHost) -> Member:
         """Return the member that a host's daemon uses; it has to have been started once, with these endpoints."""
         log = Journal.whole(node).text()
         switches = [json.loads(line) for line in log.splitlines() if '"endpoint.switched"' in line]

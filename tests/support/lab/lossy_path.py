@@ -5,7 +5,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.support.network.namespaces import Namespace
 from tests.support.network.tcp_proxy import Slow, TcpProxy
 
@@ -46,7 +46,7 @@ class LossyPath:
 
 
 @contextlib.contextmanager
-def lossy_path(node: Node, url: str) -> Iterator[LossyPath]:
+def lossy_path(node: LabHost, url: str) -> Iterator[LossyPath]:
     """Offer *url*, which the host can reach, on the host's own loopback until the block ends.
 
     A socket belongs to the namespace of the thread that makes it, so a thread steps into the host's and stays there.

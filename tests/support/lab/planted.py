@@ -5,11 +5,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 
 
 @contextlib.contextmanager
-def process_named(node: Node, name: str, *, listen: int = 0) -> Iterator[int]:
+def process_named(node: LabHost, name: str, *, listen: int = 0) -> Iterator[int]:
     """Run a process that the kernel calls *name* on a host, with a TCP listener if asked for; give its id."""
     script = (
         "import socket, time\n"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.support.lab.testbed import launch, pid_of
 
 USER, UID = "nobody", 65534
@@ -18,7 +18,7 @@ _PROGRAM = (Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[3])
 
 
 def launch_as_user(
-    node: Node,
+    node: LabHost,
     *more: str,
     prepare: str = "",
     user: str | None = USER,
@@ -50,7 +50,7 @@ def within_reach(paths: Iterable[Path]) -> str:
     return "; ".join(f"{{ {step}; }}" for step in steps)
 
 
-def inside(node: Node, path: str) -> Path:
+def inside(node: LabHost, path: str) -> Path:
     """Return a file as the node's daemon sees it."""
     return Path(f"/proc/{pid_of(node)}/root{path}")
 

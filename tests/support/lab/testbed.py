@@ -30,7 +30,7 @@ import pytest
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
-from pyflanneld.lab.node import DAEMON, HEALTH_PORT, Node
+from pyflanneld.lab.node import DAEMON, HEALTH_PORT, LabHost
 from pyflanneld.lab.run import LabError, until
 from tests.support.etcd.server import RELEASES
 from tests.support.failpoints import PLAN
@@ -166,7 +166,7 @@ def lease_value(public_ip: object, backend: str = "host-gw") -> str:
 
 
 def launch(
-    node: Node,
+    node: LabHost,
     *more: str,
     env: Mapping[str, str] | None = None,
     prepare: str = "",
@@ -202,14 +202,14 @@ def launch(
     node.process.start("env", *variables, *setup, sys.executable, "-m", program, *flags, *more)
 
 
-def pid_of(node: Node) -> int:
+def pid_of(node: LabHost) -> int:
     """Return the process id of a node's daemon, which must run."""
     pid = node.process.pid()
     assert pid is not None, f"{node.name}: no daemon"
     return pid
 
 
-def wait_exit(node: Node, timeout_s: float = 10.0) -> int:
+def wait_exit(node: LabHost, timeout_s: float = 10.0) -> int:
     """Wait until the daemon has ended by itself; return its exit code."""
     until(lambda: node.process.pid() is None, f"{node.name}: the daemon ends by itself", timeout_s)
     code = node.process.exit_code()
@@ -217,7 +217,7 @@ def wait_exit(node: Node, timeout_s: float = 10.0) -> int:
     return code
 
 
-def wait_answer(node: Node, timeout_s: float = 15.0) -> None:
+def wait_answer(node: LabHost, timeout_s: float = 15.0) -> None:
     """Wait until the health listener answers: the process is up, ready or not."""
 
     def answers() -> bool:
@@ -231,12 +231,12 @@ def wait_answer(node: Node, timeout_s: float = 15.0) -> None:
 
 def http_answer(namespace: str, port: int, request: bytes) -> bytes:
     """Return all that a server on a host's loopback answers, to the end of the connection."""
-    with topology.connect(namespace, "127.0.0.1", port, 2.0) as sock:
+    with topology.connect_namespaces(namespace, "127.0.0.1", port, 2.0) as sock:
         sock.sendall(request)
         return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
-def why_not_ready(node: Node) -> str:
+def why_not_ready(node: LabHost) -> str:
     """Return what ``/readyz?verbose`` says; empty when ready."""
     status, body = node.get("/readyz?verbose")
     assert status in (200, 503)
@@ -246,12 +246,12 @@ def why_not_ready(node: Node) -> str:
 class Journal:
     """The events that a node's daemons have logged since this object was made."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: LabHost) -> None:
         self.node = node
         self._start = node.process.log.stat().st_size if node.process.log.exists() else 0
 
     @classmethod
-    def whole(cls, node: Node) -> "Journal":
+    def whole(cls, node: LabHost) -> "Journal":
         """Return a journal that begins with the log."""
         journal = cls(node)
         journal._start = 0
@@ -290,12 +290,12 @@ class Journal:
 # The kernel
 
 
-def gateways(node: Node) -> dict[str, str]:
+def gateways(node: LabHost) -> dict[str, str]:
     """Return the daemon's routes, destination: gateway."""
     return {route.dst: str(route.gateway) for route in node.routes()}
 
 
-def kernel_state(node: Node) -> str:
+def kernel_state(node: LabHost) -> str:
     """Return all that a daemon could have changed on a host but its routes: as text, to be compared."""
     parts = [
         node.exec("ip", "-4", "-d", "address"),
@@ -309,7 +309,7 @@ def kernel_state(node: Node) -> str:
 
 
 @contextlib.contextmanager
-def cut_off(node: Node, *addresses: str, refused: bool = False) -> Iterator[None]:
+def cut_off(node: LabHost, *addresses: str, refused: bool = False) -> Iterator[None]:
     """Lose every TCP packet between a host and these addresses while the block lasts.
 
     Args:
@@ -331,7 +331,7 @@ def cut_off(node: Node, *addresses: str, refused: bool = False) -> Iterator[None
 class Packets:
     """Counts what a host sends to an address."""
 
-    def __init__(self, node: Node, address: str) -> None:
+    def __init__(self, node: LabHost, address: str) -> None:
         self._node = node
         rule = f"ip daddr {address} counter"
         node.exec("nft", f"table inet count {{ chain out {{ type filter hook output priority -10; {rule}; }}; }}")
@@ -371,7 +371,7 @@ class Keeper:
         try:
             if not all(node.process.pid() and node.ready() for node in lab.nodes):
                 return False
-            if any(node.subnet != str(node.wish.network) for node in lab.nodes):
+            if any(node.subnet != str(node.bridge_address.network) for node in lab.nodes):
                 return False
             if tuple(map(wires, lab.nodes)) != self._wires:
                 return False
@@ -417,7 +417,7 @@ class Keeper:
         return True
 
 
-def wires(node: Node) -> str:
+def wires(node: LabHost) -> str:
     """Return what a test may have left on a host: addresses, foreign routes, firewall; without interface numbers."""
     links, routes = node.exec("ip", "-4", "-brief", "address"), node.exec("ip", "-N", "-4", "route")
     lines = [re.sub(r"@if\d+", "", line) for line in (links + routes).splitlines() if "proto 103" not in line]
@@ -486,7 +486,7 @@ def site(site_keeper: Keeper) -> Iterator[Lab]:
 
 
 @contextlib.contextmanager
-def checked(nodes: Sequence[Node]) -> Iterator[None]:
+def checked(nodes: Sequence[LabHost]) -> Iterator[None]:
     """Look through what the daemons have logged meanwhile: no crash, no secret."""
     journals = [Journal(node) for node in nodes]
     yield

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ENDPOINT
-from pyflanneld.lab.node import DAEMON, Node
+from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.run import attempt, until
 from tests.support.lab.testbed import store_of
 
 _marks = itertools.count(1)
 
 
-def command(node: Node, *words: str) -> subprocess.CompletedProcess[str]:
+def command(node: LabHost, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a sub-command of the program on a host, whatever its exit code."""
     return attempt("ip", "netns", "exec", node.namespace, "env", "PYTHONWARNINGS=error", *DAEMON, *words)
 
 
-def daemon_flags(node: Node, **changes: str) -> tuple[str, ...]:
+def daemon_flags(node: LabHost, **changes: str) -> tuple[str, ...]:
     """Return the flags with which the lab starts a host's daemon, changed as given."""
     usual = {
         "iface": "eth1", "public_ip": str(node.address.ip), "etcd_endpoints": ENDPOINT,
@@ -29,7 +29,7 @@ def daemon_flags(node: Node, **changes: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def untouched(lab: Lab, node: Node) -> Iterator[None]:
+def untouched(lab: Lab, node: LabHost) -> Iterator[None]:
     """Demand that nothing changes while the block lasts: in etcd, the kernel, the firewall, the file's folder."""
     until(lambda: not node.exec("ip", "-6", "address", "show", "tentative"), "the kernel has settled its addresses")
     before = state(lab, node)
@@ -40,7 +40,7 @@ def untouched(lab: Lab, node: Node) -> Iterator[None]:
     assert after == before, {name: (before[name], after[name]) for name in before if before[name] != after[name]}
 
 
-def state(lab: Lab, node: Node) -> dict[str, object]:
+def state(lab: Lab, node: LabHost) -> dict[str, object]:
     """Return all that a daemon could have changed."""
     store, folder = store_of(lab), node.subnet_file.parent
     return {
@@ -55,7 +55,7 @@ def state(lab: Lab, node: Node) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _changes(node: Node) -> Iterator[list[str]]:
+def _changes(node: LabHost) -> Iterator[list[str]]:
     """Give the list of what ``ip monitor`` has told, once the block has ended."""
     told: list[str] = []
     log = node.process.folder / f"monitor{next(_marks)}"
@@ -76,7 +76,7 @@ def _changes(node: Node) -> Iterator[list[str]]:
             log.unlink()
 
 
-def _mark(node: Node, log: object) -> None:
+def _mark(node: LabHost, log: object) -> None:
     """Make a change of our own, and wait until it has been told: all that came before it has been told too."""
     mark = f"198.51.100.{next(_marks) % 250}"
 

@@ -4,14 +4,14 @@ import contextlib
 import time
 from pathlib import Path
 
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.support.observers.record import Host, Run
 
 
 class Life:
     """Follows the daemons that run one after the other on a host."""
 
-    def __init__(self, host: Host, node: Node) -> None:
+    def __init__(self, host: Host, node: LabHost) -> None:
         self._host, self._node = host, node
         self.run: Run | None = None
 

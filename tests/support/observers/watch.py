@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import HEALTH_PORT, Node
+from pyflanneld.lab.node import HEALTH_PORT, LabHost
 from tests.support.lab.etcd_members import Members
 from tests.support.network.namespaces import Namespace
 from tests.support.observers import deeds, rtnl
@@ -46,7 +46,7 @@ def connecting(namespace: str, host: str, port: int) -> socket.socket:
 class LabWatch:
     """The observers of one laboratory, or of one more daemon in it."""
 
-    def __init__(self, lab: Lab, nodes: Sequence[Node], members: Members | None, *, twin: bool = False) -> None:
+    def __init__(self, lab: Lab, nodes: Sequence[LabHost], members: Members | None, *, twin: bool = False) -> None:
         self.record = Record()
         self._twin = twin
         self._nodes = nodes
@@ -61,12 +61,12 @@ class LabWatch:
         self.ring = None if twin else ring_of(nodes)
         self.watcher = None if twin else self._watcher(lab, members)
 
-    def _wire(self, host: Host, node: Node, life: Life) -> rtnl.Wire:
+    def _wire(self, host: Host, node: LabHost, life: Life) -> rtnl.Wire:
         with Namespace(node.namespace).inside():
             listening, asking = rtnl.open_socket(), rtnl.open_socket(0)
         return rtnl.Wire(host, listening, asking, life.pid)
 
-    def _poller(self, host: Host, node: Node) -> Poller:
+    def _poller(self, host: Host, node: LabHost) -> Poller:
         return Poller(host, partial(connecting, node.namespace, LOCALHOST, HEALTH_PORT))
 
     def _watcher(self, lab: Lab, members: Members | None) -> Watcher | None:
@@ -130,11 +130,11 @@ def ignoring(read: Callable[[], None]) -> Callable[[selectors.BaseSelector], Non
     return lambda selector: read()  # noqa: ARG005
 
 
-def log_size(node: Node) -> int:
+def log_size(node: LabHost) -> int:
     return node.process.log.stat().st_size if node.process.log.exists() else 0
 
 
-def log_from(node: Node, start: int) -> str:
+def log_from(node: LabHost, start: int) -> str:
     """Return what a node's daemons have logged from a position on."""
     if not node.process.log.exists():
         return ""
@@ -143,7 +143,7 @@ def log_from(node: Node, start: int) -> str:
         return file.read().decode(errors="backslashreplace")
 
 
-def ring_of(nodes: Sequence[Node]) -> Ring | None:
+def ring_of(nodes: Sequence[LabHost]) -> Ring | None:
     """Return the ring of the pods that are plugged in, if there are two."""
     pods = []
     for node in nodes[:POLLED_HOSTS]:
@@ -177,7 +177,7 @@ class Watch:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def add(self, lab: Lab, members: Members | None = None, twin: Node | None = None) -> None:
+    def add(self, lab: Lab, members: Members | None = None, twin: LabHost | None = None) -> None:
         """Watch a laboratory whose wires are laid; once.
 
         Args:

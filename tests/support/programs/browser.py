@@ -52,7 +52,7 @@ class Browser:
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Send one command; return its value. Raises ``RuntimeError`` with the driver's words."""
         connection = http.client.HTTPConnection("127.0.0.1", PORT)
-        connection.sock = topology.connect(self._namespace, "127.0.0.1", PORT, ANSWER_S)
+        connection.sock = topology.connect_namespaces(self._namespace, "127.0.0.1", PORT, ANSWER_S)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()

@@ -15,7 +15,7 @@ import trustme
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import Node
+from pyflanneld.lab.node import LabHost
 from tests.support.etcd.server import Files
 from tests.support.lab.etcd_members import ADDRESSES, Members
 from tests.support.lab.testbed import Journal, Kv, Store, launch, lease_key, lease_value, pid_of
@@ -74,15 +74,15 @@ class TlsSite:
 
     # The hosts
 
-    def files(self, node: Node) -> Files:
+    def files(self, node: LabHost) -> Files:
         return self.hosts[node.name]
 
-    def good_host(self, node: Node) -> None:
+    def good_host(self, node: LabHost) -> None:
         """Give a host a new certificate that is in order."""
         write(self.files(node), self.ca.issue_cert(node.name), self.ca)
 
     def launch(
-        self, node: Node, *more: str, env: dict[str, str] | None = None, prepare: str = "",
+        self, node: LabHost, *more: str, env: dict[str, str] | None = None, prepare: str = "",
         failpoints: str | None = None,
     ) -> None:
         files = self.files(node)
@@ -122,7 +122,7 @@ class TlsSite:
             node.wait_routes(self.lab.gateways_for(node) | dict.fromkeys(there, STRANGER), timeout_s)
         return time.monotonic() - began
 
-    def hang_up(self, node: Node, **expected: str) -> None:
+    def hang_up(self, node: LabHost, **expected: str) -> None:
         """Send HUP, and wait until the daemon has done what it asks for."""
         journal = Journal(node)
         node.process.send(signal.SIGHUP)

@@ -93,7 +93,7 @@ def bridge_mtu(facts: Facts) -> Finding:
                 f"restart Docker with --mtu={link.mtu} (pyflanneld docker-opts)")  # fmt: skip
 
 
-def version(facts: Facts) -> Finding:
+def docker_version(facts: Facts) -> Finding:
     """Say whether Docker drops what comes from other hosts."""
     if not facts.docker.version:
         return skipped("Docker", "no Docker here tells its version")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pyflanneld.commands.doctor.finding import Finding, Verdict, bad, ok, skipped, warn
-from pyflanneld.commands.doctor.host_facts import Certificate, Facts, Fault, Member
+from pyflanneld.commands.doctor.host_facts import Certificate, Facts, MemberFault, MemberReport
 from pyflanneld.commands.doctor.shell_quoting import etcdctl, quoted
 
 DAY_S: Final = 86400.0
@@ -15,19 +15,19 @@ FIXED: Final[dict[tuple[int, ...], tuple[int, ...]]] = {(3, 4): (3, 4, 38), (3, 
 """From these releases on, etcd has what is known of lost watch events and keep-alives of revoked leases mended."""
 
 _MENDS: Final = {
-    Fault.NO_NAME: "put its name into DNS or /etc/hosts, or write its address into --etcd-endpoints",
-    Fault.REFUSED: "start etcd on that host (systemctl status etcd), and let it listen there (--listen-client-urls)",
-    Fault.TIMEOUT: "see whether the host is up and no firewall drops TCP to that port",
-    Fault.UNREACHABLE: "give this host a route to that address",
-    Fault.EXPIRED: "give that member a new certificate, and restart it",
-    Fault.NOT_YET: "set the clock of this host, or that of whoever made the certificate",
-    Fault.NAME: "write the name of the certificate into --etcd-endpoints, or make one that has this name or address",
-    Fault.AUTHORITY: "name the authority that has signed it with --etcd-cafile",
-    Fault.CLIENT: "give --etcd-certfile and --etcd-keyfile that the authority of etcd (--trusted-ca-file) has signed",
-    Fault.TLS: "see whether that port speaks TLS: https:// in --etcd-endpoints asks for it",
-    Fault.NO_ETCD: "see what listens there; an etcd with TLS needs https:// in --etcd-endpoints",
-    Fault.LOGIN: "correct --etcd-username and --etcd-password-file",
-    Fault.BROKEN: "ask it: etcdctl endpoint status --cluster; a member without a leader does not serve",
+    MemberFault.NO_NAME: "put its name into DNS or /etc/hosts, or write its address into --etcd-endpoints",
+    MemberFault.REFUSED: "start etcd on that host (systemctl status etcd), with this address in --listen-client-urls",
+    MemberFault.TIMEOUT: "see whether the host is up and no firewall drops TCP to that port",
+    MemberFault.UNREACHABLE: "give this host a route to that address",
+    MemberFault.EXPIRED: "give that member a new certificate, and restart it",
+    MemberFault.NOT_YET: "set the clock of this host, or that of whoever made the certificate",
+    MemberFault.NAME: "write the certificate's name into --etcd-endpoints, or make one that has this name or address",
+    MemberFault.AUTHORITY: "name the authority that has signed it with --etcd-cafile",
+    MemberFault.CLIENT: "give --etcd-certfile and --etcd-keyfile that etcd's authority (--trusted-ca-file) has signed",
+    MemberFault.TLS: "see whether that port speaks TLS: https:// in --etcd-endpoints asks for it",
+    MemberFault.NO_ETCD: "see what listens there; an etcd with TLS needs https:// in --etcd-endpoints",
+    MemberFault.LOGIN: "correct --etcd-username and --etcd-password-file",
+    MemberFault.BROKEN: "ask it: etcdctl endpoint status --cluster; a member without a leader does not serve",
 }
 _WHY: Final = "the daemon reads the leases from etcd and keeps its own there"
 
@@ -45,24 +45,24 @@ def members(facts: Facts) -> Iterator[Finding]:
         yield Finding(check, verdict, _seen(member), why, _mend(facts, member))
 
 
-def _seen(member: Member) -> str:
+def _seen(member: MemberReport) -> str:
     assert member.fault is not None  # noqa: S101 - asked only of those that have one
     return f"{member.fault.value}: {member.detail}" if member.detail else member.fault.value
 
 
-def _mend(facts: Facts, member: Member) -> str:
+def _mend(facts: Facts, member: MemberReport) -> str:
     prefix = facts.asked.prefix
     match member.fault:
-        case Fault.CONFIG_DENIED:
+        case MemberFault.CONFIG_DENIED:
             grant = f"read {quoted(f'{prefix}/config')}"
-        case Fault.SUBNETS_DENIED:
+        case MemberFault.SUBNETS_DENIED:
             grant = f"--prefix readwrite {quoted(f'{prefix}/subnets/')}"
         case fault:
             return _MENDS[fault] if fault else ""
     return f"as etcd's root: etcdctl --user root role grant-permission ROLE {grant}"
 
 
-def version(facts: Facts) -> Finding:
+def etcd_version(facts: Facts) -> Finding:
     """Say whether a member is older than the releases that have mended what the daemon has to work around."""
     known = {member.version: numbers(member.version) for member in facts.members if numbers(member.version)}
     if not known:
@@ -142,7 +142,7 @@ def _file(facts: Facts, file: Certificate) -> Finding:
     return ok(check, f"{file.path} is good for {_days(ends - facts.now_s)}")
 
 
-def _shown(facts: Facts, member: Member) -> Finding:
+def _shown(facts: Facts, member: MemberReport) -> Finding:
     left_s = (member.certificate_until_s or 0.0) - facts.now_s
     check, seen = "certificate of etcd", f"{member.url} shows one that is good for {_days(left_s)}"
     if left_s > SOON_S:
@@ -158,8 +158,11 @@ def configuration(facts: Facts) -> Finding:
     """Say whether the network configuration can be used."""
     key = f"{facts.asked.prefix}/config"
     if facts.config is not None and facts.config.ipv4 is not None:
-        among = facts.config.ipv4
-        return ok("configuration", f"{key}: {among.network}, /{among.subnet_len} each, {facts.config.backend_type}")
+        subnet_range = facts.config.ipv4
+        return ok(
+            "configuration",
+            f"{key}: {subnet_range.network}, /{subnet_range.subnet_len} each, {facts.config.backend_type}",
+        )
     if not any(member.fault is None for member in facts.members):
         return skipped("configuration", "etcd cannot be asked")
     why = "the daemon waits until it is there and good"

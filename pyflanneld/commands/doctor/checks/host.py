@@ -65,7 +65,7 @@ def reverse_path(facts: Facts) -> Finding:
     return warn("rp_filter", f"strict on {link.name}, and {', '.join(twins)} is on the same network", why, mend)
 
 
-def policy_rules(facts: Facts) -> Finding:
+def policy_routing(facts: Facts) -> Finding:
     """Say whether ``ip rule`` leads packets for the network past the main table, where our routes are."""
     if facts.standing is None:
         return skipped("policy rules", "the network is not known")
