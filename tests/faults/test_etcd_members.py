@@ -218,6 +218,7 @@ def test_f07_connected_member_is_cut_off_from_the_others(
         try:
             trio.put_elsewhere(member, KEY, lease_value(STRANGER))
             seen_s = wait_change(lab, [node], 25)
+            until(monitor.messages, "the route's message")
             assert len(monitor.messages()) == 1
         finally:
             run(*nft, "delete table inet cut")

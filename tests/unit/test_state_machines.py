@@ -176,6 +176,8 @@ class RoutesMachine(RuleBasedStateMachine):
         self.told.take_events(changes, self.now_s)
         for change in changes:
             self.table.apply(change)
+            if isinstance(change, Gone) and (subnet := spec.read_name(change.name)) is not None:
+                self.believed.discard(subnet)  # should it come back before the next look, it is a key never judged
 
     # What others do to the kernel
 
