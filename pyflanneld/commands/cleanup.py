@@ -31,7 +31,7 @@ from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.core.routes.plan import Drop, KernelRoute
 from pyflanneld.daemon import wiring
 from pyflanneld.errors import AlreadyRunning, FirewallError, PyflanneldError, RegistryError, UsageError
-from pyflanneld.state.node import Context
+from pyflanneld.state.context import Context
 from pyflanneld.system import lock, procfs
 from pyflanneld.system.state_file import NAME as LAST_GOOD
 from pyflanneld.tasks.firewall.jobs import Removal, iptables_removals, nft_removals, remove
@@ -91,7 +91,7 @@ def _networks(given: Given) -> tuple[Network, ...]:
 
 
 async def _clean(settings: Settings, named: Sequence[Network], *, release: bool, dry_run: bool) -> int:
-    context = only_looking(settings) if dry_run else wiring.context(settings, silent_log(settings))
+    context = only_looking(settings) if dry_run else wiring.build_context(settings, silent_log(settings))
     cleaning = Cleaning(context, settings, dry_run=dry_run)
     try:
         config = await cleaning.config()
@@ -126,7 +126,7 @@ class Cleaning:
         self._etcd_trouble = ""
         self.subnet_text = ""
         with suppress(OSError, UnicodeDecodeError):
-            self.subnet_text = context.subnet_file.read() or ""
+            self.subnet_text = context.ports.subnet_file.read() or ""
 
     async def config(self) -> NetworkConfig | None:
         """Return the network configuration, ``None`` where it cannot be had: the subnet file may know enough."""

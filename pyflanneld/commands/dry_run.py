@@ -32,7 +32,8 @@ from pyflanneld.core.status.dry_run import (
 )
 from pyflanneld.daemon.bootstrap import Bootstrap, prepare
 from pyflanneld.errors import FirewallError, ProgramMissing, PyflanneldError
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 from pyflanneld.tasks.docker import check_bridge
 from pyflanneld.tasks.firewall.jobs import FORWARD_DROPPED, forward_is_dropped, jobs_of, places_of, unasked
 from pyflanneld.tasks.lease.acquire import LeaseRequest, decide
@@ -75,7 +76,7 @@ async def preview(context: Context) -> Preview:
 
 async def _join(context: Context, found: Preview) -> None:
     links, choice = await first_link(context)
-    address = context.options.public_ip or choice.address
+    address = context.settings.public_ip or choice.address
     found.steps.append(
         DryRunStep("interface", Act.KEEP, f"{choice.link.name} ({address}, MTU {choice.link.mtu})", choice.why)
     )
@@ -92,7 +93,7 @@ async def _join(context: Context, found: Preview) -> None:
 
 
 async def _config(context: Context, found: Preview) -> tuple[NetworkConfig, SubnetRange]:
-    key = f"{context.options.prefix}/config"
+    key = f"{context.settings.etcd_prefix}/config"
     record = await context.registry.read_config()
     where = f"{context.registry.endpoint}, API v{context.registry.api}"
     if record.value is None:
@@ -164,9 +165,9 @@ def _hypothetical(context: Context, request: LeaseRequest, key: SubnetKey) -> Ow
 
 
 def _subnet_file(context: Context, node: Node, found: Preview) -> None:
-    path = context.options.subnet_file
+    path = str(context.settings.subnet_file)
     try:
-        before = context.subnet_file.read()
+        before = context.ports.subnet_file.read()
     except (OSError, UnicodeDecodeError) as error:
         found.troubles.append(Trouble(f"the subnet file {path} cannot be read, and would be replaced: {error}"))
         before = ""
@@ -174,7 +175,7 @@ def _subnet_file(context: Context, node: Node, found: Preview) -> None:
 
 
 async def _routes(context: Context, node: Node, found: Preview) -> None:
-    protocol = context.options.route_protocol
+    protocol = context.settings.route_protocol
     present = await kernel_routes(context, node.networks)
     view, desired, todo = wanted(context, node, present)
     found.troubles += peer_troubles(view)
@@ -201,16 +202,16 @@ def wanted(
     """Return what the peers' leases amount to here, the routes that they want, and how to get there."""
     view = node.peers.view(validation_context(context, node))
     desired = node.backend.desired_routes(view.peers, node.link.index)
-    protocol = context.options.route_protocol
+    protocol = context.settings.route_protocol
     return view, desired, plan_routes(desired, present, protocol=protocol, networks=node.networks, frozen=view.frozen)
 
 
 def _blackholes(context: Context, node: Node, present: Sequence[KernelRoute]) -> list[DryRunStep]:
-    ours = [one for one in present if is_blackhole_of_ours(one, context.options.route_protocol, node.networks)]
+    ours = [one for one in present if is_blackhole_of_ours(one, context.settings.route_protocol, node.networks)]
     own: list[Network] = [half for half in (node.lease.subnet, node.lease.ipv6) if half is not None]
     return [
         DryRunStep("route", Act.REMOVE if isinstance(change, Drop) else Act.ADD, f"blackhole {change.route.dst}")
-        for change in plan_blackholes(own if context.options.blackhole else [], ours)
+        for change in plan_blackholes(own if context.settings.ip_blackhole_route else [], ours)
     ]
 
 

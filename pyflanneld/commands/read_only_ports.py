@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 import structlog
@@ -11,6 +10,7 @@ from pyflanneld.config.settings import Settings
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.daemon import wiring
 from pyflanneld.logs import setup
+from pyflanneld.state.context import Context, Ports
 
 
 class Only:
@@ -41,21 +41,22 @@ class FirewallToLookAt(Only):
         return self._saved[family]
 
 
-def only_looking(settings: Settings) -> Any:
+def only_looking(settings: Settings) -> Context:
     """Return a context like the daemon's whose ports cannot write, with a log that nobody reads.
 
     The caller closes its registry and its kernel.
     """
-    context = wiring.context(settings, silent_log(settings))
-    return replace(
-        context,
-        registry=Only(context.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live", "close"),
-        kernel=Only(context.kernel, "links", "routes", "route_to", "close"),
-        firewall=FirewallToLookAt(context.firewall),
-        subnet_file=Only(context.subnet_file, "read"),
+    context = wiring.build_context(settings, silent_log(settings))
+    real = context.ports
+    ports: Any = Ports(
+        registry=Only(real.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live", "close"),
+        kernel=Only(real.kernel, "links", "routes", "route_to", "close"),
+        firewall=FirewallToLookAt(real.firewall),
+        subnet_file=Only(real.subnet_file, "read"),
+        clock=real.clock,
         notifier=Only(None),
-        rng=Random(),
     )
+    return replace(context, ports=ports)
 
 
 def silent_log(settings: Settings) -> Any:

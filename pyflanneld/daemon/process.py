@@ -19,6 +19,7 @@ from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.logs import setup
 from pyflanneld.logs.buffer import Recent
 from pyflanneld.logs.rate_limit import Repeats
+from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges, start_script
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
@@ -30,7 +31,7 @@ def run_daemon(settings: Settings) -> int:
     """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
-    hangup = asyncio.Event()
+    hangup = WakeUp()
     signal.signal(RELOAD_SIGNAL, partial(_hang_up, hangup))
     signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is something to tell
     privileges.forbid_core_dumps()
@@ -67,7 +68,7 @@ def _stop_early(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _hang_up(hangup: asyncio.Event, _number: int, _frame: FrameType | None) -> None:
+def _hang_up(hangup: WakeUp, _number: int, _frame: FrameType | None) -> None:
     """Have everything looked at anew. No handler of the loop's own, which would be gone before the process is."""
     try:
         loop = asyncio.get_running_loop()

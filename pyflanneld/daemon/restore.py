@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from math import inf
 
+from pyflanneld.config.settings import Settings
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.invalid import Invalid, shown
@@ -23,8 +24,9 @@ from pyflanneld.core.lease.saved_state import SavedState
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.daemon.bootstrap import Bootstrap, prepare
 from pyflanneld.errors import PyflanneldError
-from pyflanneld.ports import SavedStateFile
-from pyflanneld.state.node import Context, Node, Options
+from pyflanneld.ports import Change, SavedStateFile
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 from pyflanneld.tasks.network import usable_config
 
 PATIENCE_S = 2.0
@@ -53,7 +55,7 @@ class Restore:
         self._choice = choice
         self._state: SavedState | None = None
         self._node: Node | None = None
-        self._loops_before: frozenset[str] = frozenset()
+        self._tasks_before: frozenset[str] = frozenset()
 
     async def run(self, tend: Callable[[asyncio.TaskGroup, Node], None]) -> None:
         """Stand in when it is time for that, until cancelled: *tend* starts the loops that keep this host right."""
@@ -75,16 +77,16 @@ class Restore:
             self._state, self._node = await self._restored()
         except UnusableState as error:
             text = f"the state in {self._file.path} is not used: {error}; waiting for etcd"
-            self._context.conditions.report(TOPIC, "last_good.unusable", text, blocks=False, cause=str(error))
+            self._context.conditions.report(TOPIC, "saved_state.unusable", text, blocks=False, cause=str(error))
         return self._node
 
     def _begin(self, node: Node) -> None:
-        saved_at = _utc(node.saved_at_s or 0.0)
-        self._loops_before = self._context.liveness.loops()
+        saved_at = _utc(node.membership.saved_at_s or 0.0)
+        self._tasks_before = self._context.liveness.tasks()
         text = f"unconfirmed: {node.lease.key} and its peers are as saved at {saved_at}, etcd cannot be used"
         self._context.conditions.resolve(TOPIC)
         self._context.conditions.report(
-            TOPIC, "last_good.in_use", text, subnet=str(node.lease.key), peers=len(node.peers.records()),
+            TOPIC, "saved_state.in_use", text, subnet=str(node.lease.key), peers=len(node.peers.records()),
             saved_at=saved_at, path=self._file.path,
         )
 
@@ -99,7 +101,7 @@ class Restore:
         if state is None:
             raise UnusableState("there is none yet")
         bootstrap = self._prospect(state)
-        _check_origin(state, self._context.options, bootstrap.request.attrs)
+        _check_origin(state, self._context.settings, bootstrap.request.attrs)
         _check_age(state, self._context.clock.wall_s())
         return state, self._as_node(state, bootstrap)
 
@@ -120,13 +122,14 @@ class Restore:
         age_s = context.clock.wall_s() - state.saved_at_s
         proved_at_s = context.clock.now_s() - age_s
         ttl_s = inf if state.lease_end_s is None else state.lease_end_s - state.saved_at_s
-        node = bootstrap.node(context, OwnLease(  # confirmed then, and not since: no proof outlives its daemon
+        lease = OwnLease(  # confirmed then, and not since: no proof outlives its daemon
             key.ipv4, attrs.public_ip, state.own, ttl_s, proved_at_s, proved_at_s, key.ipv6, attrs.public_ipv6,
-        ))  # fmt: skip
-        node.saved_at_s = state.saved_at_s
-        node.peers.apply(Snapshot(state.peers, state.revision, state.cluster_id))
-        node.complete = True
-        node.wake_routes(peers=True)
+        )  # fmt: skip
+        node = bootstrap.node(context, lease, saved_at_s=state.saved_at_s)
+        peers = Snapshot(state.peers, state.revision, state.cluster_id)
+        node.peers.apply(peers)
+        node.listed = peers.position
+        node.wake.routes.set(Change.PEERS)
         return node
 
     def hand_over(self, node: Node, leases: Snapshot) -> None:
@@ -135,18 +138,18 @@ class Restore:
         context.conditions.resolve(TOPIC)
         if before is None or state is None:
             return
-        for loop in context.liveness.loops() - self._loops_before:
-            context.liveness.rest(loop)
+        for task in context.liveness.tasks() - self._tasks_before:
+            context.liveness.rest(task)
         for rules in before.rules:  # the node may ask for others
             context.conditions.resolve(f"firewall {rules.name}")
         if leases.cluster_id != state.cluster_id or leases.revision < state.revision:
             node.guard.distrust()
         was, now = (before.networks, before.lease.key), (node.networks, node.lease.key)
         if was == now:
-            context.log.info("last_good.confirmed", subnet=str(node.lease.key))
+            context.log.info("saved_state.confirmed", subnet=str(node.lease.key))
         else:
             context.log.warning(
-                "last_good.superseded", was=str(before.lease.key), now=str(node.lease.key),
+                "saved_state.superseded", was=str(before.lease.key), now=str(node.lease.key),
                 network=str(node.subnet_range.network),
             )
 
@@ -157,12 +160,12 @@ def etcd_is_away(context: Context) -> bool:
     return failing or context.counters.heard_at_s is None
 
 
-def _check_origin(state: SavedState, options: Options, attrs: LeaseAttrs) -> None:
+def _check_origin(state: SavedState, settings: Settings, attrs: LeaseAttrs) -> None:
     """Raise ``UnusableState`` for what was saved for another network or another node; ours would publish *attrs*."""
-    if state.prefix != options.prefix:
-        raise UnusableState(f"it is about the prefix {shown(state.prefix)}, this is {options.prefix}")
-    if options.etcd_api not in ("auto", str(state.api)):
-        raise UnusableState(f"it comes from etcd's API {state.api}, --etcd-api says {options.etcd_api}")
+    if state.prefix != settings.etcd_prefix:
+        raise UnusableState(f"it is about the prefix {shown(state.prefix)}, this is {settings.etcd_prefix}")
+    if settings.etcd_api not in ("auto", str(state.api)):
+        raise UnusableState(f"it comes from etcd's API {state.api}, --etcd-api says {settings.etcd_api}")
     if parse_value(state.own.value) != attrs:
         both = f" and {attrs.public_ipv6}" if attrs.public_ipv6 else ""
         ours = f"{attrs.public_ip}{both} with the backend {attrs.backend_type or 'alloc'}"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.discovery import AutoRegistry, FullRegistry
 from pyflanneld.etcd.tls import Tls
-from pyflanneld.ports import Registry
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
 
 if TYPE_CHECKING:
     from pyflanneld.etcd.v2.registry import EtcdV2Registry
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def build(
     api: str, access: EtcdAccess, *, rng: random.Random, log: FilteringBoundLogger, tls: Tls | None = None
-) -> Registry:
+) -> FullRegistry:
     """Return the registry on an API.
 
     Args:
@@ -31,15 +32,10 @@ def build(
     """
     tls = tls or Tls(access)
     if api == "3":
-        from pyflanneld.etcd.v3.registry import EtcdV3Registry
-
         return EtcdV3Registry(access, rng=rng, log=log, tls=tls)
     make_v2 = partial(_v2, access, rng=rng, log=log, tls=tls)
     if api == "2":
         return make_v2()
-    from pyflanneld.etcd.discovery import AutoRegistry
-    from pyflanneld.etcd.v3.registry import EtcdV3Registry
-
     return AutoRegistry(EtcdV3Registry(access, rng=rng, log=log, tls=tls), make_v2, log=log)
 
 

@@ -16,7 +16,17 @@ from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.etcd_types import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
+from pyflanneld.core.etcd_types import (
+    ConfigRecord,
+    Gone,
+    Position,
+    Put,
+    Record,
+    Renewal,
+    Snapshot,
+    TimeLeft,
+    TimeToLive,
+)
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Administration, Configuration, Registry
 
@@ -130,9 +140,9 @@ class AutoRegistry:
         """Return all subnets."""
         return await self._in_use.list_subnets(elsewhere=elsewhere)
 
-    def watch_subnets(self, since: Snapshot) -> AbstractAsyncContextManager[AsyncIterator[tuple[Put | Gone, ...]]]:
-        """Deliver every change after *since*."""
-        return self._in_use.watch_subnets(since)
+    def watch_subnets(self, after: Position) -> AbstractAsyncContextManager[AsyncIterator[tuple[Put | Gone, ...]]]:
+        """Deliver every change after *after*."""
+        return self._in_use.watch_subnets(after)
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         """Create the key with a TTL."""

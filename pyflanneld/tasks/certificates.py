@@ -5,32 +5,31 @@ thousands of hosts costs etcd no lists; the lease is proved over a new connectio
 takes the new certificate. SIGHUP does more, for it is a person who asks: all is connected, listed and looked at anew.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from pyflanneld.core.backoff import around
 from pyflanneld.errors import UsageError
 from pyflanneld.ports import Change
-from pyflanneld.state.node import Context, Node, start_over
-from pyflanneld.state.wakeup import set_within
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import KERNEL, Node, start_over
+from pyflanneld.state.wakeup import WakeUp
 
 LOOK_S = 40.0
 """How often the files are read; with the jitter less than a minute."""
 
 
-async def keep_certificates(context: Context, current: Callable[[], Node | None], hangup: asyncio.Event) -> None:
+async def keep_certificates(context: Context, current: Callable[[], Node | None], hangup: WakeUp) -> None:
     """Look at the files now and then, and whenever *hangup* is set; the start has just read them.
 
     Args:
         context: the ports.
         current: the node, once there is one.
-        hangup: set by SIGHUP; cleared here.
+        hangup: woken by SIGHUP.
     """
     while True:
-        look_s = around(LOOK_S, 0.2, context.rng) if context.certificates else None
-        asked = await set_within(hangup, look_s)
-        hangup.clear()
+        look_s = around(LOOK_S, 0.2, context.rng) if context.ports.certificates else None
+        asked = await hangup.wait(look_s)
         renewed, node = _take_new(context), current()
         if asked:
             context.log.info("daemon.reloaded", certificates="new" if renewed else "as before")
@@ -38,22 +37,22 @@ async def keep_certificates(context: Context, current: Callable[[], Node | None]
         elif renewed:
             context.registry.reconnect()
             if node is not None:
-                node.verify_lease.set()
+                node.wake.lease.set()
 
 
 def _take_new(context: Context) -> bool:
     """Take changed files into use; say whether there were any."""
-    if context.certificates is None:
+    if context.ports.certificates is None:
         return False
     try:
-        renewed = context.certificates.reload()
+        renewed = context.ports.certificates.reload()
     except UsageError as error:
         text = f"changed certificate files cannot be used, the former ones stay in use: {error}"
         context.conditions.report("certificates", "certificates.unusable", text, blocks=False, cause=str(error))
         return False
     context.conditions.resolve("certificates")
     if renewed:
-        context.log.info("certificates.renewed", **_ends(context.certificates.ends_s()))
+        context.log.info("certificates.renewed", **_ends(context.ports.certificates.ends_s()))
     return renewed
 
 
@@ -69,5 +68,4 @@ def _look_at_all(context: Context, node: Node | None) -> None:
         context.registry.reconnect()
         return
     start_over(context, node)
-    node.told |= Change.LINKS | Change.ROUTES
-    node.wake_routes(peers=True, kernel=True)
+    node.wake.routes.set(KERNEL | Change.PEERS)

@@ -6,14 +6,15 @@ every peer sends to the leased one. It is none of our links, so it is said and n
 """
 
 from pyflanneld.core.docker import bridge_complaint
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 TOPIC = "docker"
 
 
 def check_bridge(context: Context, node: Node) -> None:
     """Report that Docker's bridge has addresses and none of them is in our subnet, or that all is well."""
-    bridge = context.options.docker_bridge
+    bridge = context.settings.docker_bridge
     complaint = bridge_complaint(node.links, bridge, node.lease.subnet)
     if complaint is None:
         context.conditions.resolve(TOPIC, bridge=bridge)

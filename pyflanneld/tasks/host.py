@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.errors import KernelError
-from pyflanneld.ports import Change
-from pyflanneld.state.node import Context, Node, assess_health, start_over
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import KERNEL, Node, start_over
+from pyflanneld.state.readiness import assess_health
 
 TICK_S = 1.0
 SUSPEND_S = 5.0
@@ -20,11 +21,9 @@ async def watch_kernel(context: Context, node: Node) -> None:
         try:
             ipv6 = None if node.subnet_range6 is None else node.subnet_range6.network
             async with context.kernel.changes(node.subnet_range.network, ipv6) as changes:
-                node.told |= Change.LINKS | Change.ROUTES  # what happened before the subscription
-                node.wake_routes(kernel=True)
+                node.wake.routes.set(KERNEL)  # what happened before the subscription
                 async for change in changes:
-                    node.told |= change
-                    node.wake_routes(kernel=True)
+                    node.wake.routes.set(change)
         except KernelError as error:
             context.log.warning("kernel.events_lost", error=str(error))
         await asyncio.sleep(next(waits))
@@ -47,10 +46,10 @@ async def watch_process(context: Context, current: Callable[[], Node | None], wa
             start_over(context, node)
         health = assess_health(context, node)
         if health.live and watchdog_s:
-            context.notifier.send("WATCHDOG=1")
+            context.ports.notifier.send("WATCHDOG=1")
         status = _status(node, health.not_ready)
         if status != told:
-            context.notifier.send(f"STATUS={status}")
+            context.ports.notifier.send(f"STATUS={status}")
             told = status
         await asyncio.sleep(tick_s)
 
@@ -59,5 +58,5 @@ def _status(node: Node | None, not_ready: tuple[str, ...]) -> str:
     trouble = f"not ready: {not_ready[0]}" if not_ready else "ready"
     if node is None:
         return trouble
-    held = f"{node.lease.key} of {node.subnet_range.network}" + (", unconfirmed" if node.saved_at_s is not None else "")
-    return f"{held}, {node.present} peer routes by {node.link.name}; {trouble}"
+    held = f"{node.lease.key} of {node.subnet_range.network}" + (", unconfirmed" if node.unconfirmed else "")
+    return f"{held}, {node.routes.present} peer routes by {node.link.name}; {trouble}"

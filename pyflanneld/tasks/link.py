@@ -4,14 +4,19 @@ What the default route or the way to ``--iface-can-reach`` chose at start stays 
 come and go, and peers must not see our address wander with them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pyflanneld.backends import Backend
+from pyflanneld.config.settings import Settings
 from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link, describe_links
 from pyflanneld.core.peers.validation import ValidationContext, ValidationContext6
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
-from pyflanneld.state.node import Context, Node, Options, start_over
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node, start_over
 
 
 async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
@@ -21,7 +26,7 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
         LinkUnusable: none fits.
         PublicIpNotOnLink: none is named, and none has the address to publish.
     """
-    links, rule = await context.kernel.links(), _rule(context.options)
+    links, rule = await context.kernel.links(), _rule(context.settings)
     try:
         choice = choose_link(links, rule, await _routing(context, rule))
     except NoLink as error:
@@ -44,12 +49,12 @@ def check_public_ip(context: Context, link: Link, backend: Backend, *, ipv6: boo
         PublicIpNotOnLink: one is not on the link, which this backend needs.
         LinkUnusable: the network is dual-stack, and the link has no IPv6 address to publish.
     """
-    options = context.options
-    given = [options.public_ip, options.public_ipv6 if ipv6 else None]
+    settings = context.settings
+    given = [settings.public_ip, settings.public_ipv6 if ipv6 else None]
     for public_ip in given if backend.needs_public_ip_on_link else ():
         if public_ip is not None and not link.carries(public_ip):
             raise _not_on_link(public_ip, link.name, ", ".join(map(str, (*link.addresses, *link.addresses6))))
-    if ipv6 and options.public_ipv6 is None and link.address6 is None:
+    if ipv6 and settings.public_ipv6 is None and link.address6 is None:
         raise LinkUnusable(
             f"the network configuration has EnableIPv6, and {link.name} has no global IPv6 address that lasts; "
             "give it one, or name one with --public-ipv6"
@@ -64,8 +69,8 @@ def _not_on_link(public_ip: IPv4Address | IPv6Address, where: str, there: str) -
     )
 
 
-def _rule(options: Options) -> LinkRule:
-    return LinkRule(options.wanted_links, options.link_patterns, options.can_reach, options.public_ip)
+def _rule(settings: Settings) -> LinkRule:
+    return LinkRule(settings.iface, settings.iface_regex, settings.iface_can_reach, settings.public_ip)
 
 
 async def _routing(context: Context, rule: LinkRule) -> Routing:
@@ -82,7 +87,7 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
     """Take note of *links* as they are now; say whether routes can be placed."""
     node.links = links
     try:
-        choice = choose_link(links, _rule(context.options), current=node.choice)
+        choice = choose_link(links, _rule(context.settings), current=node.choice)
     except NoLink as error:
         context.conditions.report("link", "link.missing", f"routes cannot be placed: {error}")
         return False
@@ -90,7 +95,7 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
     before, link = was.link, choice.link
     if link.mtu != before.mtu:
         context.log.info("link.mtu_changed", link=link.name, was=before.mtu, now=link.mtu)
-        node.file_outdated.set()
+        node.wake.file.set()
     moved = node.subnet_range6 is not None and link.address6 != before.address6
     if moved or (link.index, choice.address) != (before.index, was.address):
         context.log.warning(
@@ -112,7 +117,7 @@ def _report_ipv6(context: Context, node: Node, link: Link) -> None:
 
 
 def _report_state(context: Context, link: Link, backend: Backend) -> bool:
-    public_ip = context.options.public_ip
+    public_ip = context.settings.public_ip
     if not link.up:
         context.conditions.report("link", "link.down", f"routes cannot be placed: {link.name} is down")
     elif backend.needs_public_ip_on_link and public_ip is not None and not link.carries(public_ip):
@@ -134,7 +139,7 @@ def validation_context(context: Context, node: Node) -> ValidationContext:
         link_addresses=node.link.addresses,
         own_addresses=frozenset(own.ip for own in addresses),
         connected=tuple(sorted(connected)),
-        protected=context.options.protected,
+        protected=etcd_addresses(context.settings.etcd_endpoints, IPv4Address),
         gateways_on_link=node.backend.needs_public_ip_on_link,
         ipv6=_ground6_of(context, node),
     )
@@ -152,5 +157,17 @@ def _ground6_of(context: Context, node: Node) -> ValidationContext6 | None:
         link_addresses=node.link.addresses6,
         own_addresses=frozenset(own.ip for own in addresses),
         connected=tuple(sorted(connected)),
-        protected=context.options.protected6,
+        protected=etcd_addresses(context.settings.etcd_endpoints, IPv6Address),
     )
+
+
+A = TypeVar("A", IPv4Address, IPv6Address)
+
+
+def etcd_addresses(endpoints: Iterable[str], kind: type[A]) -> frozenset[A]:
+    """Return the etcd members that are named by an address of this *kind*: no peer's route may capture them."""
+    found = set()
+    for endpoint in endpoints:
+        with suppress(ValueError):
+            found.add(kind(urlsplit(endpoint).hostname or ""))
+    return frozenset(found)

@@ -9,7 +9,8 @@ from pyflanneld.core.probe.reachability import complaint
 from pyflanneld.core.probe.table import ProbeRefusal, ProbeTable
 from pyflanneld.errors import ProbeError
 from pyflanneld.ports import Prober
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 TOPIC = "probe"
 IDLE_S = 1.0
@@ -27,7 +28,7 @@ async def keep_probing(context: Context, node: Node, prober: Prober) -> None:
             context.conditions.report(TOPIC, "probe.impossible", f"peers cannot be probed: {error}", blocks=False)
             await asyncio.sleep(RETRY_S)
             continue
-        context.log.info("probe.started", form=form, interval_s=context.options.probe_interval_s)
+        context.log.info("probe.started", form=form, interval_s=context.settings.probe_interval_s)
         try:
             await _Probing(context, node, prober).run()
         finally:
@@ -50,9 +51,9 @@ class _Probing:
         """Probe until cancelled."""
         context, table = self._context, self._table
         self._node.probes = table.reaches
-        next_s = context.clock.now_s() + context.rng.uniform(0.0, min(IDLE_S, context.options.probe_interval_s))
+        next_s = context.clock.now_s() + context.rng.uniform(0.0, min(IDLE_S, context.settings.probe_interval_s))
         while True:
-            context.liveness.beat("probe", context.options.probe_interval_s * 2)
+            context.liveness.beat("probe", context.settings.probe_interval_s * 2)
             self._follow()
             self._collect()
             if context.clock.now_s() >= next_s:
@@ -78,7 +79,7 @@ class _Probing:
             self._tell_round()
         if not self._prober.send(shot.number, shot.address, shot.size_bytes):
             self._table.take(ProbeRefusal(shot.number), now_s)
-        return now_s + self._table.pause_s(context.options.probe_interval_s, context.rng)
+        return now_s + self._table.pause_s(context.settings.probe_interval_s, context.rng)
 
     def _tell_round(self) -> None:
         """Sum up, for whoever looks closely, what is known when another round begins."""

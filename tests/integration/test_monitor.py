@@ -129,7 +129,7 @@ async def test_the_metrics_are_text_for_prometheus() -> None:
 async def test_the_reports_are_those_of_the_commands() -> None:
     """Status, peers, routes and events as JSON; what a key holds is escaped already."""
     async with site() as here:
-        here.event("route.put", dst="172.7.22.0/24", cause="peer_joined")
+        here.event("route.put", dst="172.7.22.0/24", reason="peer_joined")
         report, peers, routes, events = [
             json.loads((await get(f"{here.url}/{path}"))[1]) for path in ("status", "peers", "routes", "events")
         ]

@@ -1,6 +1,5 @@
 """Docker's bridge beside a running daemon: said when it sits elsewhere, forgotten when it is right."""
 
-from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
@@ -81,7 +80,7 @@ def test_it_is_read_with_the_links_that_are_read_anyway() -> None:
             etcd = FakeEtcd()
             etcd.put_config(CONFIG)
             node = FakeNode(etcd, env=PINNED)
-            node.options = replace(node.options, docker_bridge=name)
+            node.configure(docker_bridge=name)
             node.kernel.set_link(bridge("172.17.0.1/16"))
             async with node.running():
                 pass

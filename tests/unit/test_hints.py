@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyflanneld
 from pyflanneld.core.status import hints
-from pyflanneld.state import node
+from pyflanneld.state import readiness
 
 ROOT = Path(pyflanneld.__file__).parent
 EVENT = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
@@ -51,8 +51,8 @@ def test_every_reason_of_a_quarantine_has_a_remedy() -> None:
 
 def test_whatever_else_stands_against_readiness_has_a_remedy() -> None:
     """The events of ``node.readiness_doubts``."""
-    source = (ROOT / "state" / "node.py").read_text("utf-8")
-    events = set(re.findall(r'Doubt\("([a-z_.]+)"', source)) | {node.LOOP_STOPPED, node.PENDING}
+    source = (ROOT / "state" / "readiness.py").read_text("utf-8")
+    events = set(re.findall(r'Doubt\("([a-z_.]+)"', source)) | {readiness.TASK_STALLED, readiness.PENDING}
     assert events == set(hints.UNREADY)
 
 

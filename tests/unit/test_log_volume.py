@@ -7,7 +7,6 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,7 +57,7 @@ def logging_node(out: Out) -> FakeNode:
     etcd.put(PEER, value("192.168.14.22"), lease_id=etcd.grant(86400))
     node = FakeNode(etcd, env=PINNED)
     node.log = structlog.get_logger("pyflanneld")
-    node.options = replace(node.options, forward_rules=False)
+    node.configure(iptables_forward_rules=False)
     return node
 
 

@@ -50,7 +50,7 @@ from pyflanneld.errors import (
     RegistryError,
     UnsupportedConfig,
 )
-from pyflanneld.state.node import Context
+from pyflanneld.state.context import Context
 from pyflanneld.system import procfs, x509
 from pyflanneld.system.docker_version import installed
 from pyflanneld.tasks.link import first_link
@@ -110,7 +110,7 @@ def _certificates(settings: Settings) -> tuple[Certificate, ...]:
 
 def _subnet_file(context: Context) -> dict[str, Any]:
     try:
-        return {"subnet_text": context.subnet_file.read()}
+        return {"subnet_text": context.ports.subnet_file.read()}
     except UnicodeDecodeError:
         return {"subnet_trouble": "is not text"}
     except OSError as error:
@@ -173,7 +173,7 @@ async def _config(context: Context, settings: Settings, members: Sequence[Member
     if all(member.fault is not None for member in members):
         return {"members": tuple(members)}
     known: dict[str, Any] = {}
-    key = f"{context.options.prefix}/config"
+    key = f"{context.settings.etcd_prefix}/config"
     try:
         record = await context.registry.read_config()
         if record.value is None:
@@ -265,15 +265,15 @@ def _with_our_address(records: Iterable[Record], public_ip: object, own: Record)
 async def _rules(context: Context, config: NetworkConfig | None) -> FirewallFacts:
     missing: list[str] = []
     nft = config is not None and config.nftables
-    if context.options.forward_rules or context.options.ip_masq:
+    if context.settings.iptables_forward_rules or context.settings.ip_masq:
         try:
-            context.firewall.need_nft() if nft else context.firewall.need_iptables(Family.IPV4)
+            context.ports.firewall.need_nft() if nft else context.ports.firewall.need_iptables(Family.IPV4)
         except ProgramMissing:
             missing.append("nft" if nft else "iptables")
     saved, trouble = None, ""
     try:
-        context.firewall.need_iptables(Family.IPV4)
-        saved = await context.firewall.save(Family.IPV4, None)
+        context.ports.firewall.need_iptables(Family.IPV4)
+        saved = await context.ports.firewall.save(Family.IPV4, None)
     except FirewallError as error:
         trouble = str(error)
     return FirewallFacts(saved, trouble, tuple(missing), await _dropping())

@@ -19,9 +19,9 @@ PROBLEMS: Mapping[str, str] = {
     "firewall.program_missing": "Install the program, or switch those rules off by their flag.",
     "guard.holding": "Look into etcd: were leases deleted or an old backup restored? Nodes that run put theirs back.",
     "kernel.failed": "Look at `dmesg` and at the capability CAP_NET_ADMIN; if it goes on, the daemon starts afresh.",
-    "last_good.failed": "Check the directory of --state-dir: is it there, has it room, may this user write there?",
-    "last_good.in_use": "Bring etcd back: until then others may take the subnet, and new peers have no route here.",
-    "last_good.unusable": "Bring etcd back; this start waits for it. If the clock is wrong, set it: it is read again.",
+    "saved_state.failed": "Check the directory of --state-dir: is it there, has it room, may this user write there?",
+    "saved_state.in_use": "Bring etcd back: until then others may take the subnet, and new peers have no route here.",
+    "saved_state.unusable": "Bring etcd back; the start waits for it. A wrong clock may be set: it is read again.",
     "lease.exhausted": "Delete leases of hosts that are gone (`pyflanneld leases`), or make the network larger.",
     "lease.shared": "Find the other host with that address (a clone?); give one of them another, and restart it.",
     "lease.unreadable": "Delete that key in etcd: this node writes it again, the same subnet.",
@@ -60,7 +60,7 @@ QUARANTINED: Mapping[str, str] = {
 
 UNREADY: Mapping[str, str] = {
     "lease.unconfirmed": "Bring etcd back: others may take the subnet by now. Routes and containers stay as they are.",
-    "loop.stopped": "Restart the daemon, which costs nothing, and keep its log for a report.",
+    "task.stalled": "Restart the daemon, which costs nothing, and keep its log for a report.",
     "start.pending": "Wait a moment; if it stays, the lines above and the log say what it waits for.",
 }
 """By what else stands against readiness."""

@@ -24,7 +24,8 @@ import asyncio
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.errors import FirewallError, ProgramMissing
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 from pyflanneld.tasks.firewall.jobs import Job, Misread, jobs_of, remove_unasked
 
 ATTEMPT_S = 30.0
@@ -35,7 +36,7 @@ REMOVAL_CAP_S = 30.0
 
 
 async def keep_firewall(context: Context, node: Node) -> None:
-    """Keep all rules for ever; ``node.rules_tried`` and ``node.rules_placed`` tell how far it has come."""
+    """Keep all rules for ever; ``node.progress.rules_tried`` and ``node.progress.rules`` tell how far it has come."""
     keepers = [_Keeper(context, job) for job in jobs_of(context, node)]
     node.rules = [keeper.job for keeper in keepers]
     async with asyncio.TaskGroup() as tasks:
@@ -43,14 +44,14 @@ async def keep_firewall(context: Context, node: Node) -> None:
             tasks.create_task(keeper.run(), name=keeper.topic)
         for keeper in keepers:
             await keeper.tried.wait()
-        node.rules_tried.set()
+        node.progress.rules_tried.set()
         for keeper in keepers:
             if keeper.job.blocks:
                 await keeper.settled.wait()
-        node.rules_placed.set()
+        node.progress.rules.set()
         for keeper in keepers:
             await keeper.settled.wait()
-        if node.saved_at_s is None:  # what is only saved takes nothing away
+        if not node.unconfirmed:  # what is only saved takes nothing away
             await _remove(context, node)
 
 
@@ -68,7 +69,7 @@ class _Keeper:
         self.tried = asyncio.Event()
         self.settled = asyncio.Event()
         self._context = context
-        self._resync_s = context.options.firewall_resync_s
+        self._resync_s = context.settings.iptables_resync_s
         self._waits = backoff(RETRY_FIRST_S, self._resync_s, context.rng)
         self._doubts = backoff(self._resync_s, MISREAD_CAP_S, context.rng)
 

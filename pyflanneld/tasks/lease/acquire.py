@@ -14,7 +14,7 @@ from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_nam
 from pyflanneld.core.lease.ownership import Confirmed, OwnLease, Rewrite, assess, confirmed
 from pyflanneld.core.network.config import SubnetRange
 from pyflanneld.errors import RegistryError
-from pyflanneld.state.node import Context
+from pyflanneld.state.context import Context
 
 RETRY_CAP_S = 10.0
 EXHAUSTED_PAUSE_S = 4.0
