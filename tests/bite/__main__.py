@@ -16,7 +16,7 @@ from tests.bite.plants import PLANTS, Plant
 from tests.bite.table import amend, write
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/planted-faults.md"
+PAGE = ROOT / "docs/dev/planted-faults.md"
 
 
 @dataclass(frozen=True, slots=True)

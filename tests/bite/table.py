@@ -1,4 +1,4 @@
-"""Write ``docs/planted-faults.md``."""
+"""Write ``docs/dev/planted-faults.md``."""
 
 from collections.abc import Sequence
 from pathlib import Path

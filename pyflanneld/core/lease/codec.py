@@ -1,7 +1,8 @@
 """One lease on the wire: the key below ``<prefix>/subnets/`` and its JSON value.
 
 Wire format: flannel ``pkg/subnet/subnet.go`` and ``pkg/lease/lease.go`` (v0.28.9). flannel's own key pattern is not
-anchored and takes what it finds; ours takes the canonical spelling only (rules V1, V2 and V7 of docs/architecture.md).
+anchored and takes what it finds; ours takes the canonical spelling only (rules V1, V2 and V7
+of docs/dev/architecture.md).
 """
 
 import json
