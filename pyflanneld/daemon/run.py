@@ -7,6 +7,7 @@ run is in, lease, routes, rules and file stay.
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from pyflanneld.core.etcd_types import Snapshot
@@ -127,7 +128,7 @@ class Daemon:
 
     async def _lease(self, links: Sequence[Link], choice: Choice) -> tuple[Node, Snapshot]:
         """Wait for a configuration and a lease."""
-        known: tuple[NetworkConfig, SubnetRange] | None = None
+        known: tuple[NetworkConfig, SubnetRange[IPv4Network]] | None = None
         while True:
             config, subnet_range = await await_config(self._context)
             if (config, subnet_range) != known:

@@ -6,7 +6,7 @@ Each field has one writer, named beside it; the others read. A loop wakes anothe
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +15,7 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.lease.codec import LeaseAttrs
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.selection import Choice, Link, LinkPattern
-from pyflanneld.core.network.config import SubnetRange, SubnetRange6
+from pyflanneld.core.network.config import SubnetRange
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable, View
 from pyflanneld.core.routes.plan import KernelRoute, PeerChange
@@ -185,7 +185,7 @@ class Node:
     """What is known and what has been achieved."""
 
     guard: WithdrawGuard
-    subnet_range: SubnetRange                     # daemon, once
+    subnet_range: SubnetRange[IPv4Network]  # daemon, once
     backend: Backend                       # daemon, once
     nftables: bool                         # daemon, once
     network_before: IPv4Network | None     # daemon, once: what subnet.env named at the start
@@ -194,7 +194,7 @@ class Node:
     lease: OwnLease                        # lease loop
     peers: PeerTable                       # peers loop
     lease_found: bool = False              # daemon, once: it was there at the start; lease loop: not when retaken
-    subnet_range6: SubnetRange6 | None = None     # daemon, once; None in an IPv4-only network
+    subnet_range6: SubnetRange[IPv6Network] | None = None     # daemon, once; None in an IPv4-only network
     config: bytes = b""                    # daemon, once: the network configuration as it was read
     saved_at_s: float | None = None        # stand-in, once: when what it goes by was saved; None: etcd has told it
     cluster_id: int = 0                    # peers loop: where the last list came from

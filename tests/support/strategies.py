@@ -124,7 +124,7 @@ def subnets(draw: st.DrawFn, inside: IPv4Network, *, longest: int = 30) -> IPv4N
 
 
 @st.composite
-def ranges(draw: st.DrawFn, *, bits: int = 8) -> SubnetRange:
+def ranges(draw: st.DrawFn, *, bits: int = 8) -> SubnetRange[IPv4Network]:
     """Where leases come from: a network, a subnet length at most *bits* longer, and bounds somewhere inside."""
     network = draw(networks())
     length = draw(st.integers(network.prefixlen + 2, min(30, network.prefixlen + max(bits, 2))))

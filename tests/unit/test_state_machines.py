@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pyflanneld.backends.host_gw import HostGw
 from pyflanneld.core.etcd_types import Gone, Put, Record, Renewal, Snapshot
-from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, choose
+from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, SubnetRequest, choose
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value
 from pyflanneld.core.lease.ownership import (
     Confirmed,
@@ -359,8 +359,8 @@ class LeaseMachine(RuleBasedStateMachine):
             return
         listed, node.listed = node.listed or self.etcd.snapshot(), None
         before = IPv4Network(f"192.168.{previous}.0/24") if previous else None
-        match choose(listed.records, AMONG, node.ip, previous=before, underlay=(IPv4Network("192.168.5.0/24"),),
-                     rng=Random(seed)):
+        request = SubnetRequest(AMONG, before, (IPv4Network("192.168.5.0/24"),))
+        match choose(listed.records, node.ip, request, None, Random(seed)):
             case Claim(subnet=subnet):
                 assert subnet != IPv4Network("192.168.5.0/24"), "I2: the underlay"
                 self.create(node, encode_name(subnet), listed, took_s)
