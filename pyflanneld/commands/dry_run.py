@@ -7,6 +7,7 @@ firewall.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from math import inf
 
 from pyflanneld.core.etcd_types import Record, Renewal, Snapshot
@@ -92,7 +93,7 @@ async def _join(context: Context, found: Preview) -> None:
     _look_around(context, bootstrap, node, found)
 
 
-async def _config(context: Context, found: Preview) -> tuple[NetworkConfig, SubnetRange]:
+async def _config(context: Context, found: Preview) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
     key = f"{context.settings.etcd_prefix}/config"
     record = await context.registry.read_config()
     where = f"{context.registry.endpoint}, API v{context.registry.api}"

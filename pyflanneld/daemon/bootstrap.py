@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from pyflanneld.backends import BACKENDS
-from pyflanneld.core.lease.allocation import Demand6
+from pyflanneld.core.lease.allocation import SubnetRequest
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.selection import Choice, Link
-from pyflanneld.core.network.config import NetworkConfig, SubnetRange, SubnetRange6
+from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.core.routes.table import RouteTable
@@ -44,7 +44,8 @@ class Bootstrap:
 
 
 def prepare(
-    context: Context, links: Sequence[Link], choice: Choice, config: NetworkConfig, subnet_range: SubnetRange
+    context: Context, links: Sequence[Link], choice: Choice, config: NetworkConfig,
+    subnet_range: SubnetRange[IPv4Network],
 ) -> Bootstrap:
     """Check what the configuration demands of this host, and decide which lease to request.
 
@@ -64,14 +65,16 @@ def prepare(
     membership = Membership(config, subnet_range, backend, remembered_network(context))
     request = LeaseRequest(
         subnet_range, attrs, previous=remembered_subnet(context), underlay=tuple(underlay),
-        ipv6=_demand6(context, config.ipv6, choice.link),
+        ipv6=_request6(context, config.ipv6, choice.link),
     )
     return Bootstrap(links, choice, membership, request)
 
 
-def _demand6(context: Context, subnet_range: SubnetRange6 | None, link: Link) -> Demand6 | None:
+def _request6(
+    context: Context, subnet_range: SubnetRange[IPv6Network] | None, link: Link
+) -> SubnetRequest[IPv6Network] | None:
     if subnet_range is None:
         return None
     underlay = [own.network for own in link.addresses6]
     underlay += [IPv6Network(one) for one in etcd_addresses(context.settings.etcd_endpoints, IPv6Address)]
-    return Demand6(subnet_range, remembered_subnet6(context), tuple(underlay))
+    return SubnetRequest(subnet_range, remembered_subnet6(context), tuple(underlay))

@@ -6,6 +6,7 @@ run is in, lease, routes, rules and file stay.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from ipaddress import IPv4Network
 from typing import Any
 
 from pyflanneld.core.etcd_types import Snapshot
@@ -119,7 +120,7 @@ class Daemon:
 
     async def _lease(self, links: Sequence[Link], choice: Choice) -> tuple[Node, Snapshot]:
         """Wait for a configuration and a lease."""
-        known: tuple[NetworkConfig, SubnetRange] | None = None
+        known: tuple[NetworkConfig, SubnetRange[IPv4Network]] | None = None
         while True:
             config, subnet_range = await await_config(self._context)
             if (config, subnet_range) != known:

@@ -7,7 +7,7 @@ calls it.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 from pyflanneld.backends import Backend
@@ -17,7 +17,7 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.lease.codec import LeaseAttrs
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.selection import Choice, Link
-from pyflanneld.core.network.config import NetworkConfig, SubnetRange, SubnetRange6
+from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable, View
 from pyflanneld.core.probe.reachability import Reach
@@ -47,7 +47,7 @@ class Membership:
     """
 
     config: NetworkConfig
-    subnet_range: SubnetRange
+    subnet_range: SubnetRange[IPv4Network]
     backend: Backend
     network_before: IPv4Network | None = None
     saved_at_s: float | None = None
@@ -115,12 +115,12 @@ class Node:
         return self.membership.backend
 
     @property
-    def subnet_range(self) -> SubnetRange:
+    def subnet_range(self) -> SubnetRange[IPv4Network]:
         """Where IPv4 leases come from."""
         return self.membership.subnet_range
 
     @property
-    def subnet_range6(self) -> SubnetRange6 | None:
+    def subnet_range6(self) -> SubnetRange[IPv6Network] | None:
         """Where the IPv6 halves of leases come from; ``None`` in an IPv4-only network."""
         return self.membership.config.ipv6
 

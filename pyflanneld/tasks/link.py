@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from pyflanneld.backends import Backend
 from pyflanneld.config.settings import Settings
+from pyflanneld.core.families import Address, Network, in_order, overlap
 from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link, describe_links
-from pyflanneld.core.peers.validation import ValidationContext, ValidationContext6
+from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node, start_over
@@ -129,35 +130,27 @@ def _report_state(context: Context, link: Link, backend: Backend) -> bool:
 
 
 def validation_context(context: Context, node: Node) -> ValidationContext:
-    """Return what peers are judged against, on this host as it is now."""
-    addresses = tuple(own for link in node.links for own in link.addresses)
-    connected = {own.network for own in addresses if not own.network.overlaps(node.lease.subnet)}
-    return ValidationContext(
-        network=node.subnet_range.network,
-        backend_type=node.backend.lease_type,
-        own_subnet=node.lease.subnet,
-        link_addresses=node.link.addresses,
-        own_addresses=frozenset(own.ip for own in addresses),
-        connected=tuple(sorted(connected)),
-        protected=etcd_addresses(context.settings.etcd_endpoints, IPv4Address),
-        gateways_on_link=node.backend.needs_public_ip_on_link,
-        ipv6=_ground6_of(context, node),
-    )
+    """Return what peers' leases are validated against, on this host as it is now."""
+    endpoints, lease, range6 = context.settings.etcd_endpoints, node.lease, node.subnet_range6
+    protected = etcd_addresses(endpoints, IPv4Address)
+    ipv4, ipv6 = _family_context(node, node.subnet_range.network, lease.subnet, protected), None
+    if range6 is not None and lease.ipv6 is not None:
+        ipv6 = _family_context(node, range6.network, lease.ipv6, etcd_addresses(endpoints, IPv6Address))
+    backend = node.backend
+    return ValidationContext(backend.lease_type, ipv4, ipv6, gateways_on_link=backend.needs_public_ip_on_link)
 
 
-def _ground6_of(context: Context, node: Node) -> ValidationContext6 | None:
-    if node.subnet_range6 is None or node.lease.ipv6 is None:
-        return None
-    own_subnet = node.lease.ipv6
-    addresses = tuple(own for link in node.links for own in link.addresses6)
-    connected = {own.network for own in addresses if not own.network.overlaps(own_subnet)}
-    return ValidationContext6(
-        network=node.subnet_range6.network,
-        own_subnet=own_subnet,
-        link_addresses=node.link.addresses6,
+def _family_context(
+    node: Node, network: Network, own_subnet: Network, protected: frozenset[Address]
+) -> FamilyContext:
+    addresses = [own for link in node.links for own in link.interfaces(network.version)]
+    connected = {own.network for own in addresses if not overlap(own.network, own_subnet)}
+    return FamilyContext(
+        network, own_subnet,
+        link_addresses=node.link.interfaces(network.version),
         own_addresses=frozenset(own.ip for own in addresses),
-        connected=tuple(sorted(connected)),
-        protected=etcd_addresses(context.settings.etcd_endpoints, IPv6Address),
+        connected=tuple(in_order(connected)),
+        protected=protected,
     )
 
 

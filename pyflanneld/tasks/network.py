@@ -7,6 +7,7 @@ other bounds around our subnet, is logged.
 """
 
 import asyncio
+from ipaddress import IPv4Network
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.core.backoff import backoff
@@ -26,7 +27,7 @@ WATCH_RETRY_CAP_S = 30.0
 CHANGED = "config_change"
 
 
-async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
+async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
     """Return the configuration as soon as there is a good one; say once, and now and then, why there is none.
 
     Raises:
@@ -49,7 +50,7 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
             return found
 
 
-async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange]:
+async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
     """Look now and at every sign of a change.
 
     Raises:
@@ -68,7 +69,7 @@ async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange]:
     raise RegistryUnavailable("the watch on the network configuration has ended")
 
 
-def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, SubnetRange] | None:
+def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, SubnetRange[IPv4Network]] | None:
     key = f"{context.settings.etcd_prefix}/config"
     if record.value is None:
         text = f"there is no network configuration in etcd at {key}; put one there, such as " + (
@@ -84,7 +85,7 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
         return None
 
 
-def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange]:
+def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
     """Read a document as the daemon does; *what* is its name in a message.
 
     Raises:
@@ -99,7 +100,7 @@ def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange]:
     return config, subnet_range
 
 
-def _ipv4_range(config: NetworkConfig) -> SubnetRange:
+def _ipv4_range(config: NetworkConfig) -> SubnetRange[IPv4Network]:
     if config.ipv4 is None:
         raise Invalid("unsupported", "EnableIPv4", False, "true: etcd has no form of key for a lease without IPv4")
     return config.ipv4

@@ -3,13 +3,22 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from itertools import count
 from random import Random
 
 from pyflanneld.core.backoff import around, backoff, race_pause_s
 from pyflanneld.core.etcd_types import Record, Snapshot
-from pyflanneld.core.lease.allocation import Choice, Claim, Demand6, Discard, Exhausted, Reuse, choose, count_free
+from pyflanneld.core.lease.allocation import (
+    Choice,
+    Claim,
+    Discard,
+    Exhausted,
+    Reuse,
+    SubnetRequest,
+    choose,
+    count_free,
+)
 from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_name, encode_value
 from pyflanneld.core.lease.ownership import Confirmed, OwnLease, Rewrite, assess, confirmed
 from pyflanneld.core.network.config import SubnetRange
@@ -33,11 +42,11 @@ class LeaseRequest:
         ipv6: what else we want in a dual-stack network.
     """
 
-    subnet_range: SubnetRange
+    subnet_range: SubnetRange[IPv4Network]
     attrs: LeaseAttrs
     previous: IPv4Network | None
     underlay: tuple[IPv4Network, ...]
-    ipv6: Demand6 | None = None
+    ipv6: SubnetRequest[IPv6Network] | None = None
 
 
 async def acquire(context: Context, request: LeaseRequest) -> tuple[OwnLease, Snapshot] | None:
@@ -84,10 +93,8 @@ async def _wait_for_a_free_one(context: Context, request: LeaseRequest, leases: 
 
 def decide(request: LeaseRequest, records: Sequence[Record], rng: Random) -> Choice:
     """Say what the *records* suggest."""
-    return choose(
-        records, request.subnet_range, request.attrs.public_ip,
-        previous=request.previous, underlay=request.underlay, rng=rng, ipv6=request.ipv6,
-    )
+    ipv4 = SubnetRequest(request.subnet_range, request.previous, request.underlay)
+    return choose(records, request.attrs.public_ip, ipv4, request.ipv6, rng)
 
 
 async def _try(
