@@ -67,8 +67,10 @@ class Numbers:
         return self._metrics.text_of(self._registry), self._metrics.CONTENT_TYPE
 
 
-async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: Recent, conditions: Conditions) -> None:
-    """Tell until cancelled."""
+async def serve_status(
+    daemon: Daemon, *, config: ServerConfig, recent: Recent, conditions: Conditions, secure: bool = False
+) -> None:
+    """Tell until cancelled; *secure*: of certificates too."""
     with suppress(TimeoutError):
         async with asyncio.timeout(BEGIN_S):
             await daemon.ready.wait()
@@ -77,6 +79,8 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: Recent, 
     async with asyncio.TaskGroup() as tasks:
         if config.probes is not None:
             tasks.create_task(_answer_probes(config.probes, daemon), name="probes")
+        if secure:
+            await load_module("pyflanneld.system.certificates", on_thread=True)
         await load_module("pyflanneld.http.monitor", on_thread=True)
         from pyflanneld.http.monitor import monitor_listener
         from pyflanneld.http.operator import StatusSource, operator_listener

@@ -49,7 +49,10 @@ async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Ev
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
         )
         stack.callback(ports.notifier.send, "STOPPING=1")
-        beside = partial(serve_status, config=config, recent=recent, conditions=ports.conditions)
+        beside = partial(
+            serve_status, config=config, recent=recent, conditions=ports.conditions,
+            secure=ports.certificates is not None,
+        )
         watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         daemon = Daemon(ports, watchdog_s=watchdog_s, beside=beside, hangup=hangup)
         # No handler of the loop's own: it would be gone before the process is, and the signal would end that.

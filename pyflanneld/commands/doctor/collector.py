@@ -51,7 +51,8 @@ from pyflanneld.errors import (
     UnsupportedConfig,
 )
 from pyflanneld.state.node import Context
-from pyflanneld.system import procfs, x509
+from pyflanneld.system import procfs
+from pyflanneld.system.certificates import validity_in_file
 from pyflanneld.system.docker_version import installed
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import usable_config
@@ -105,7 +106,7 @@ def etcdctl_words(settings: Settings, api: int) -> tuple[str, ...]:
 
 def _certificates(settings: Settings) -> tuple[Certificate, ...]:
     files = (("--etcd-cafile", settings.etcd_cafile), ("--etcd-certfile", settings.etcd_certfile))
-    return tuple(Certificate(role, str(path), x509.spans(path)) for role, path in files if path)
+    return tuple(Certificate(role, str(path), validity_in_file(path)) for role, path in files if path)
 
 
 def _subnet_file(context: Context) -> dict[str, Any]:
