@@ -16,9 +16,8 @@ from pyflanneld import __version__
 from pyflanneld.config.settings import Settings
 from pyflanneld.daemon.wiring import STATE_SIGNAL, serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
-from pyflanneld.logs import setup
-from pyflanneld.logs.buffer import Recent
-from pyflanneld.logs.rate_limit import Repeats
+from pyflanneld.logs.processors import RateLimit, RecentEvents
+from pyflanneld.logs.setup import configure_logging
 from pyflanneld.system import lock, privileges, start_script
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
@@ -34,8 +33,8 @@ def run_daemon(settings: Settings) -> int:
     signal.signal(RELOAD_SIGNAL, partial(_hang_up, hangup))
     signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is something to tell
     privileges.forbid_core_dumps()
-    recent = Recent()
-    setup.configure(settings.log_format, settings.verbosity, Repeats(time.monotonic), recent)
+    recent = RecentEvents()
+    configure_logging(settings.log_format, settings.verbosity, RateLimit(time.monotonic), recent)
     log = structlog.get_logger("pyflanneld")
     log.info(
         "daemon.started", version=__version__, pid=os.getpid(), etcd=settings.etcd_endpoints,

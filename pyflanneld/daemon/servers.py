@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyflanneld.daemon.run import Daemon
-from pyflanneld.logs import setup
-from pyflanneld.logs.buffer import Recent
+from pyflanneld.logs.processors import RecentEvents
+from pyflanneld.logs.setup import log_level, set_log_level
 from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.lazy_import import load_module
 from pyflanneld.system.atomic_files import write_file
@@ -68,7 +68,7 @@ class Numbers:
 
 
 async def serve_status(
-    daemon: Daemon, *, config: ServerConfig, recent: Recent, conditions: Conditions, secure: bool = False
+    daemon: Daemon, *, config: ServerConfig, recent: RecentEvents, conditions: Conditions, secure: bool = False
 ) -> None:
     """Tell until cancelled; *secure*: of certificates too."""
     with suppress(TimeoutError):
@@ -85,7 +85,7 @@ async def serve_status(
         from pyflanneld.http.monitor import monitor_listener
         from pyflanneld.http.operator import StatusSource, operator_listener
 
-        told = StatusSource(daemon.observer, level=setup.level, set_level=setup.set_level, events=recent.events)
+        told = StatusSource(daemon.observer, level=log_level, set_level=set_log_level, events=recent.events)
         numbers = Numbers(daemon.observer)
         operator = operator_listener(told, config.socket)
         tasks.create_task(_listen(operator, partial(_no_socket, conditions)), name="operator")
@@ -99,7 +99,7 @@ async def serve_status(
 
 def log_state(daemon: Daemon, log: Any) -> None:
     """Write all that ``pyflanneld status`` would show into the log: for whoever has only the log and the process id."""
-    log.info("daemon.state", **asdict(daemon.observer.status(setup.level())))
+    log.info("daemon.state", **asdict(daemon.observer.status(log_level())))
 
 
 async def _answer_probes(probes: Bound, daemon: Daemon) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from pyflanneld.config.settings import Settings
-from pyflanneld.logs.buffer import Recent
+from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.system import lock, privileges
 from pyflanneld.system.atomic_files import SubnetEnvFile
 from pyflanneld.system.clock import SystemClock
@@ -27,7 +27,7 @@ CLOSE_S = 1.0
 STATE_SIGNAL = signal.SIGUSR1
 
 
-async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Event) -> None:
+async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: asyncio.Event) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched.
 
     *hangup* is set when certificates are to be read again, and everything to be looked at.
