@@ -18,7 +18,7 @@ from pyflanneld.daemon.wiring import STATE_SIGNAL, serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.logs.processors import RateLimit, RecentEvents
 from pyflanneld.logs.setup import configure_logging
-from pyflanneld.system import lock, privileges, start_script
+from pyflanneld.system import lock, privileges, service_manager
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -42,7 +42,7 @@ def run_daemon(settings: Settings) -> int:
     )
     for warning in settings.warnings:
         log.warning("settings.warned", warning=warning)
-    scripted = start_script.is_start_script(os.environ)
+    scripted = service_manager.has_start_script(os.environ)
     if scripted and not _follow_start_script(log):
         return 0
     try:
@@ -79,7 +79,7 @@ def _hang_up(hangup: asyncio.Event, _number: int, _frame: FrameType | None) -> N
 def _follow_start_script(log: Any) -> bool:
     """Arrange for the daemon to end with its start script; return whether there is anything left to follow."""
     try:
-        alive = start_script.signal_its_end()
+        alive = service_manager.follow_start_script()
     except OSError as error:
         log.warning("start_script.not_followed", error=str(error))
         return True
@@ -137,7 +137,7 @@ async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
 
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, partial(stop, signal=number.name))
-    loop.add_signal_handler(start_script.ENDED, partial(stop, reason=_SCRIPT_ENDED))
+    loop.add_signal_handler(service_manager.SCRIPT_ENDED, partial(stop, reason=_SCRIPT_ENDED))
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()

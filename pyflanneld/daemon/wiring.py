@@ -21,7 +21,7 @@ from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.system import lock, privileges
 from pyflanneld.system.atomic_files import SubnetEnvFile
 from pyflanneld.system.clock import SystemClock
-from pyflanneld.system.sd_notify import SdNotifier, watchdog_interval_s
+from pyflanneld.system.service_manager import SdNotifier, watchdog_interval_s
 
 CLOSE_S = 1.0
 STATE_SIGNAL = signal.SIGUSR1

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from pyflanneld.commands.docker_opts import installed_version
 from pyflanneld.commands.doctor.checks.host import dropping_chains
 from pyflanneld.commands.doctor.host_facts import (
     Asked,
@@ -53,7 +54,6 @@ from pyflanneld.errors import (
 from pyflanneld.state.node import Context
 from pyflanneld.system import procfs
 from pyflanneld.system.certificates import validity_in_file
-from pyflanneld.system.docker_version import installed
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import usable_config
 
@@ -290,7 +290,7 @@ async def _dropping() -> tuple[str, ...]:
 
 
 def _docker(processes: Iterable[Process]) -> Docker:
-    found = installed()
+    found = installed_version()
     option = "allow-direct-routing"
     words = {word for process in processes if process.name == "dockerd" for word in process.words}
     told = bool({f"--{option}", f"--{option}=true"} & words)
