@@ -24,7 +24,7 @@ from pyflanneld.core.network import review as configreview
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.network.review import Effect, LeaseFate
 from pyflanneld.errors import KernelError, PyflanneldError, RegistryError, UnsupportedConfig, UsageError
-from pyflanneld.logs import setup
+from pyflanneld.logs.setup import configure_logging
 from pyflanneld.ports import Configuration, Registry
 from pyflanneld.tasks.network import usable_config
 
@@ -75,7 +75,7 @@ def main(words: Sequence[str], *, connect: Callable[[Settings], ConfigStore]) ->
     """
     plain, settings, given = load_words(words, os.environ, title=TITLE, flags=CONFIG_FLAGS)
     as_json = wants_json(given)
-    setup.configure(settings.log_format, settings.verbosity)
+    configure_logging(settings.log_format, settings.verbosity)
     try:
         match plain:
             case ["check", file]:

@@ -23,7 +23,7 @@ from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, encode_name, enco
 from pyflanneld.core.lease.reservations import AlreadyReserved, MakeReservation, ReservationRefused, ReserveRequest
 from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.errors import PyflanneldError, RegistryError, UsageError
-from pyflanneld.logs import setup
+from pyflanneld.logs.setup import configure_logging
 from pyflanneld.ports import Administration, Registry
 
 TRIES = 5
@@ -96,7 +96,7 @@ def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[
     """
     plain, settings, given = load_words(words, environ, title=TITLE, flags=LEASES_FLAGS)
     order = _order(plain, given)
-    setup.configure(settings.log_format, settings.verbosity)
+    configure_logging(settings.log_format, settings.verbosity)
     try:
         asyncio.run(_carry_out(order, settings, connect))
     except (RegistryError, Refusal) as error:

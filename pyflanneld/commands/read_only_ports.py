@@ -9,7 +9,7 @@ import structlog
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.daemon import wiring
-from pyflanneld.logs import setup
+from pyflanneld.logs.setup import configure_logging
 from pyflanneld.state.context import Context, Ports
 
 
@@ -61,7 +61,7 @@ def only_looking(settings: Settings) -> Context:
 
 def silent_log(settings: Settings) -> Any:
     """Return a log that nobody reads: what matters, a command says itself."""
-    setup.configure(settings.log_format, 0)
+    configure_logging(settings.log_format, 0)
     return structlog.wrap_logger(None, processors=[_drop])
 
 

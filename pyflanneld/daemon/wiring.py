@@ -21,7 +21,7 @@ from pyflanneld.etcd.tls import Tls
 from pyflanneld.firewall.command_runner import Programs, program_directories
 from pyflanneld.firewall.host import HostFirewall
 from pyflanneld.http.bound_port import bind_health_port
-from pyflanneld.logs.buffer import Recent
+from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.context import Context, Ports
@@ -31,14 +31,14 @@ from pyflanneld.system import lock, privileges
 from pyflanneld.system.atomic_files import SubnetEnvFile
 from pyflanneld.system.clock import SystemClock
 from pyflanneld.system.prober import HostProber
-from pyflanneld.system.sd_notify import SdNotifier, watchdog_interval_s
+from pyflanneld.system.service_manager import SdNotifier, watchdog_interval_s
 from pyflanneld.system.state_file import StateFile
 
 CLOSE_S = 1.0
 STATE_SIGNAL = signal.SIGUSR1
 
 
-async def serve(settings: Settings, log: Any, recent: Recent, hangup: WakeUp) -> None:
+async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: WakeUp) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched.
 
     *hangup* is woken when certificates are to be read again, and everything else as well.

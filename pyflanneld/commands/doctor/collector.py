@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from pyflanneld.commands.docker_opts import installed_version
 from pyflanneld.commands.doctor.checks.host import dropping_chains
 from pyflanneld.commands.doctor.host_facts import (
     Asked,
@@ -51,8 +52,8 @@ from pyflanneld.errors import (
     UnsupportedConfig,
 )
 from pyflanneld.state.context import Context
-from pyflanneld.system import procfs, x509
-from pyflanneld.system.docker_version import installed
+from pyflanneld.system import procfs
+from pyflanneld.system.certificates import validity_in_file
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import usable_config
 
@@ -105,7 +106,7 @@ def etcdctl_words(settings: Settings, api: int) -> tuple[str, ...]:
 
 def _certificates(settings: Settings) -> tuple[Certificate, ...]:
     files = (("--etcd-cafile", settings.etcd_cafile), ("--etcd-certfile", settings.etcd_certfile))
-    return tuple(Certificate(role, str(path), x509.spans(path)) for role, path in files if path)
+    return tuple(Certificate(role, str(path), validity_in_file(path)) for role, path in files if path)
 
 
 def _subnet_file(context: Context) -> dict[str, Any]:
@@ -289,7 +290,7 @@ async def _dropping() -> tuple[str, ...]:
 
 
 def _docker(processes: Iterable[Process]) -> Docker:
-    found = installed()
+    found = installed_version()
     option = "allow-direct-routing"
     words = {word for process in processes if process.name == "dockerd" for word in process.words}
     told = bool({f"--{option}", f"--{option}=true"} & words)
