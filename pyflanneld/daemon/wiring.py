@@ -6,8 +6,8 @@ Imports are late: ``--help``, usage errors and most commands need none of these 
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from random import Random
@@ -18,6 +18,7 @@ import structlog
 
 from pyflanneld.config.settings import Settings
 from pyflanneld.logs.buffer import Recent
+from pyflanneld.ports import FullRegistry
 from pyflanneld.system import lock, privileges
 from pyflanneld.system.atomic_files import SubnetEnvFile
 from pyflanneld.system.clock import SystemClock
@@ -43,7 +44,7 @@ async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Ev
         privileges.restrict(settings, log)  # before anything that starts a thread
         ports = context(settings, log)
         stack.push_async_callback(_close, ports.kernel.close)
-        stack.push_async_callback(_close, ports.registry.close)
+        stack.push_async_callback(_close, ports.discovery.close)
         config = ServerConfig(
             probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
@@ -60,8 +61,8 @@ async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Ev
 
 
 def context(settings: Settings, log: Any) -> Any:
-    """Return the real ports and the settings, as the loops take them; the caller closes kernel and registry."""
-    from pyflanneld.etcd.choice import build
+    """Return the real ports and the settings, as the tasks take them; the caller closes kernel and discovery."""
+    from pyflanneld.etcd.discovery import discover
     from pyflanneld.etcd.tls import Tls
     from pyflanneld.firewall.command_runner import Programs, program_directories
     from pyflanneld.firewall.host import HostFirewall
@@ -72,7 +73,7 @@ def context(settings: Settings, log: Any) -> Any:
     clock, rng, where = SystemClock(), Random(), access(settings)
     tls = Tls(where)
     return Context(
-        registry=build(settings.etcd_api, where, rng=rng, log=log, tls=tls),
+        discovery=discover(settings.etcd_api, where, rng=rng, log=log, tls=tls),
         kernel=NetlinkKernel(protocol=settings.route_protocol, log=log),
         firewall=HostFirewall(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
@@ -104,11 +105,23 @@ async def _close(closing: Callable[[], Awaitable[None]]) -> None:
             await closing()
 
 
-def registry(settings: Settings) -> Any:
-    """Return a registry for a command that is done in a moment."""
-    from pyflanneld.etcd.choice import build
+@asynccontextmanager
+async def registry(settings: Settings) -> AsyncIterator[FullRegistry]:
+    """Have the registry on the API that holds the configuration (v3 while none does), for a command.
 
-    return build(settings.etcd_api, access(settings), rng=Random(), log=structlog.get_logger("pyflanneld"))
+    Raises:
+        RegistryError: etcd cannot be asked which API that is.
+    """
+    from pyflanneld.etcd.discovery import discover
+
+    log = structlog.get_logger("pyflanneld")
+    discovery = discover(settings.etcd_api, access(settings), rng=Random(), log=log)
+    try:
+        if not discovery.settled:
+            await discovery.read_config()
+        yield discovery.registry
+    finally:
+        await discovery.close()
 
 
 def access(settings: Settings) -> Any:

@@ -25,6 +25,7 @@ from pyflanneld.ports import (
     Certificates,
     Change,
     Clock,
+    Discovery,
     Firewall,
     Kernel,
     Notifier,
@@ -123,7 +124,7 @@ class Liveness:
 class Context:
     """What every loop works with: the ports, the settings, and where to say how it goes."""
 
-    registry: Registry
+    discovery: Discovery
     kernel: Kernel
     firewall: Firewall
     subnet_file: SubnetFile
@@ -138,6 +139,11 @@ class Context:
     prober: Prober | None = None  # there is one only with --probe
     certificates: Certificates | None = None  # there are some only with https
     saved_state: SavedStateFile | None = None  # there is one only with --state-dir
+
+    @property
+    def registry(self) -> Registry:
+        """The registry in use; it stays the same once the network configuration has been found."""
+        return self.discovery.registry
 
     def registry_failed(self, loop: str, error: RegistryError, *, blocks: bool) -> None:
         """Report that *loop* cannot use etcd at the moment."""
@@ -237,7 +243,7 @@ class Node:
 
 def start_over(context: Context, node: Node) -> None:
     """Connect to etcd anew, prove the lease and list the peers: old connections or timers cannot be relied on."""
-    context.registry.reconnect()
+    context.discovery.reconnect()
     node.verify_lease.set()
     node.list_within(0)
 

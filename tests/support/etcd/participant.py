@@ -22,6 +22,7 @@ from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable
+from pyflanneld.etcd.discovery import OneApi
 from pyflanneld.ports import Clock, Registry
 from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.node import Context, Liveness, Node, Options
@@ -72,7 +73,8 @@ class EtcdSide:
         self._link = Link(2, "eth1", 1500, True, (IPv4Interface(f"{self.address}/16"),))
         self.node: Node
         self.context = Context(
-            registry=self.told, kernel=FakeKernel(self._link), firewall=FakeFirewall(), subnet_file=MemoryFile(),
+            discovery=OneApi(self.told), kernel=FakeKernel(self._link), firewall=FakeFirewall(),
+            subnet_file=MemoryFile(),
             clock=clock, notifier=Manager(), rng=rng, log=self.log, options=_options(self.address),
             conditions=Conditions(clock, self.log), liveness=Liveness(clock),
         )
