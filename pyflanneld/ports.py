@@ -51,10 +51,10 @@ class Registry(Protocol):
         """Return the network configuration as it is now (``value`` is ``None`` where there is none)."""
         ...
 
-    def watch_config(self, after_revision: int) -> AbstractAsyncContextManager[AsyncIterator[None]]:
-        """Tell of each change of the configuration after *after_revision*, and now and then for no reason.
+    def watch_config(self, after_revision: int) -> AbstractAsyncContextManager[AsyncIterator[object]]:
+        """Deliver something after each change of the configuration since *after_revision*, and at other times too.
 
-        Errors as for ``watch_subnets``. A tick says only "look again".
+        Errors as for ``watch_subnets``. What is delivered says only "read again".
         """
         ...
 
@@ -134,6 +134,36 @@ class Configuration(Protocol):
 
     async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
         """Write the network configuration, provided that it is still as *seen*; say whether that was done."""
+        ...
+
+
+class FullRegistry(Registry, Administration, Configuration, Protocol):
+    """A registry with all that it can do."""
+
+
+class Discovery(Protocol):
+    """Finds the registry to use, by the API that holds the network configuration, and keeps to it."""
+
+    @property
+    def registry(self) -> Registry:
+        """The registry in use. Until the search has ended: the one on v3."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether the search has ended: ``registry`` stays the same from then on."""
+        ...
+
+    async def read_config(self) -> ConfigRecord:
+        """Return the configuration as ``Registry.read_config`` does, from the API that holds one; settle for that."""
+        ...
+
+    def reconnect(self) -> None:
+        """Use new connections from now on, with each API that may be in use; see ``Registry.reconnect``."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections. Leases stay."""
         ...
 
 

@@ -103,7 +103,7 @@ async def _clean(settings: Settings, named: Sequence[Network], *, release: bool,
         if release:
             await cleaning.release()
     finally:
-        await context.registry.close()
+        await context.discovery.close()
         await context.kernel.close()
     if not cleaning.removed and not cleaning.left:
         _say("there is nothing of ours here")
@@ -131,7 +131,7 @@ class Cleaning:
     async def config(self) -> NetworkConfig | None:
         """Return the network configuration, ``None`` where it cannot be had: the subnet file may know enough."""
         try:
-            value = (await self._context.registry.read_config()).value
+            value = (await self._context.discovery.read_config()).value
             return parse_config(value) if value is not None else None
         except RegistryError as error:
             self._etcd_trouble = str(error)

@@ -95,7 +95,7 @@ async def _join(context: Context, found: Preview) -> None:
 
 async def _config(context: Context, found: Preview) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
     key = f"{context.settings.etcd_prefix}/config"
-    record = await context.registry.read_config()
+    record = await context.discovery.read_config()
     where = f"{context.registry.endpoint}, API v{context.registry.api}"
     if record.value is None:
         raise Stopped(f"there is no network configuration in etcd at {key} ({where}): the daemon would wait for one")

@@ -6,9 +6,10 @@ Every change is guarded by what was listed a moment before: what somebody else h
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.commands import lease_table
@@ -24,7 +25,7 @@ from pyflanneld.core.lease.reservations import AlreadyReserved, MakeReservation,
 from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.errors import PyflanneldError, RegistryError, UsageError
 from pyflanneld.logs.setup import configure_logging
-from pyflanneld.ports import Administration, Registry
+from pyflanneld.ports import FullRegistry
 
 TRIES = 5
 
@@ -52,8 +53,7 @@ _FORCE = own_switch("force", "Release a live lease.")
 LEASES_FLAGS = (_OUTPUT, _FORCE, *(flag for flag in FLAGS if flag.group == ETCD))
 
 
-class LeaseStore(Registry, Administration, Protocol):
-    """What the command needs of a registry."""
+_Connect = Callable[[Settings], AbstractAsyncContextManager[FullRegistry]]
 
 
 class Refusal(PyflanneldError):
@@ -87,7 +87,7 @@ class Releasing:
 Order = ListRequest | Reservation | Releasing
 
 
-def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[[Settings], LeaseStore]) -> int:
+def main(words: Sequence[str], environ: Mapping[str, str], *, connect: _Connect) -> int:
     """Do what *words* (those after ``leases``) ask for; return the exit code.
 
     Raises:
@@ -162,9 +162,8 @@ def _public_ip(text: str) -> IPv4Address:
     return address
 
 
-async def _carry_out(order: Order, settings: Settings, connect: Callable[[Settings], LeaseStore]) -> None:
-    store = connect(settings)
-    try:
+async def _carry_out(order: Order, settings: Settings, connect: _Connect) -> None:
+    async with connect(settings) as store:
         match order:
             case ListRequest(output):
                 await _list(store, output)
@@ -174,18 +173,16 @@ async def _carry_out(order: Order, settings: Settings, connect: Callable[[Settin
                 await _release(store, subnet, force=force)
             case _:
                 assert_never(order)
-    finally:
-        await store.close()
 
 
-async def _list(store: LeaseStore, output: str) -> None:
+async def _list(store: FullRegistry, output: str) -> None:
     records = (await store.list_subnets()).records
     left = await store.times_to_live(records)
     rows = [lease_table.row(reservations.read_lease(record), left.get(record.name)) for record in records]
     sys.stdout.write(lease_table.as_json(rows) if output == "json" else lease_table.as_table(rows))
 
 
-async def _reserve(store: LeaseStore, order: Reservation, prefix: str) -> None:
+async def _reserve(store: FullRegistry, order: Reservation, prefix: str) -> None:
     config = await _config(store, prefix)
     attrs = LeaseAttrs(order.public_ip, BACKENDS[config.backend_type].lease_type, order.public_ipv6)
     for _ in range(TRIES):
@@ -214,7 +211,7 @@ def _say_reserved(key: SubnetKey, attrs: LeaseAttrs, elsewhere: SubnetKey | None
         )
 
 
-async def _config(store: LeaseStore, prefix: str) -> NetworkConfig:
+async def _config(store: FullRegistry, prefix: str) -> NetworkConfig:
     value = (await store.read_config()).value
     if value is None:
         raise Refusal(f"there is no network configuration at {prefix}/config, which says what can be reserved")
@@ -227,7 +224,7 @@ async def _config(store: LeaseStore, prefix: str) -> NetworkConfig:
     return config
 
 
-async def _release(store: LeaseStore, subnet: IPv4Network, *, force: bool) -> None:
+async def _release(store: FullRegistry, subnet: IPv4Network, *, force: bool) -> None:
     listed = await store.list_subnets()
     decision = reservations.decide_release(listed.records, subnet, force=force)
     if isinstance(decision, ReservationRefused):

@@ -59,7 +59,7 @@ async def _look(settings: Settings) -> Preview:
     try:
         found = await preview(context)
     finally:
-        await context.registry.close()
+        await context.discovery.close()
         await context.kernel.close()
     found.troubles += _others(settings)
     return found

@@ -26,6 +26,19 @@ class Only:
         return getattr(self._port, name)
 
 
+class DiscoveryToLookAt(Only):
+    """The ``Discovery`` port, whose registry cannot write."""
+
+    def __init__(self, port: Any) -> None:
+        super().__init__(port, "settled", "read_config", "close")
+        self._discovery = port
+
+    @property
+    def registry(self) -> Only:
+        """The registry in use."""
+        return Only(self._discovery.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live")
+
+
 class FirewallToLookAt(Only):
     """The ``Firewall`` port without its writes; all tables are read at once, for asking for one could create it."""
 
@@ -44,12 +57,12 @@ class FirewallToLookAt(Only):
 def only_looking(settings: Settings) -> Context:
     """Return a context like the daemon's whose ports cannot write, with a log that nobody reads.
 
-    The caller closes its registry and its kernel.
+    The caller closes its discovery and its kernel.
     """
     context = wiring.build_context(settings, silent_log(settings))
     real = context.ports
     ports: Any = Ports(
-        registry=Only(real.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live", "close"),
+        discovery=DiscoveryToLookAt(real.discovery),
         kernel=Only(real.kernel, "links", "routes", "route_to", "close"),
         firewall=FirewallToLookAt(real.firewall),
         subnet_file=Only(real.subnet_file, "read"),

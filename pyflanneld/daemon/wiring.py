@@ -3,8 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from random import Random
 from typing import Any
@@ -15,14 +15,14 @@ from pyflanneld.config.settings import Settings
 from pyflanneld.daemon.run import Daemon
 from pyflanneld.daemon.servers import ServerConfig, log_state, serve_status
 from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.choice import build
-from pyflanneld.etcd.discovery import FullRegistry
+from pyflanneld.etcd.discovery import discover
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.firewall.command_runner import Programs, program_directories
 from pyflanneld.firewall.host import HostFirewall
 from pyflanneld.http.bound_port import bind_health_port
 from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.netlink.kernel import NetlinkKernel
+from pyflanneld.ports import FullRegistry
 from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.context import Context, Ports
 from pyflanneld.state.liveness import Liveness
@@ -50,7 +50,7 @@ async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: Wake
         privileges.restrict(settings, log)  # before anything that starts a thread
         context = build_context(settings, log)
         stack.push_async_callback(_close, context.kernel.close)
-        stack.push_async_callback(_close, context.registry.close)
+        stack.push_async_callback(_close, context.discovery.close)
         config = ServerConfig(
             probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
@@ -67,11 +67,11 @@ async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: Wake
 
 
 def build_context(settings: Settings, log: Any) -> Context:
-    """Return the real ports and the settings, as the tasks take them; the caller closes kernel and registry."""
+    """Return the real ports and the settings, as the tasks take them; the caller closes kernel and discovery."""
     clock, rng, where = SystemClock(), Random(), access(settings)
     tls = Tls(where)
     ports = Ports(
-        registry=build(settings.etcd_api, where, rng=rng, log=log, tls=tls),
+        discovery=discover(settings.etcd_api, where, rng=rng, log=log, tls=tls),
         kernel=NetlinkKernel(protocol=settings.route_protocol, log=log),
         firewall=HostFirewall(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file),
@@ -91,9 +91,21 @@ async def _close(closing: Callable[[], Awaitable[None]]) -> None:
             await closing()
 
 
-def registry(settings: Settings) -> FullRegistry:
-    """Return a registry for a command that is done in a moment."""
-    return build(settings.etcd_api, access(settings), rng=Random(), log=structlog.get_logger("pyflanneld"))
+@asynccontextmanager
+async def registry(settings: Settings) -> AsyncIterator[FullRegistry]:
+    """Have the registry on the API that holds the configuration (v3 while none does), for a command.
+
+    Raises:
+        RegistryError: etcd cannot be asked which API that is.
+    """
+    log = structlog.get_logger("pyflanneld")
+    discovery = discover(settings.etcd_api, access(settings), rng=Random(), log=log)
+    try:
+        if not discovery.settled:
+            await discovery.read_config()
+        yield discovery.registry
+    finally:
+        await discovery.close()
 
 
 def access(settings: Settings) -> EtcdAccess:

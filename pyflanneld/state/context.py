@@ -10,6 +10,7 @@ from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.ports import (
     Certificates,
     Clock,
+    Discovery,
     Firewall,
     Kernel,
     Notifier,
@@ -35,7 +36,7 @@ class Ports:
         saved_state: only with ``--state-dir``.
     """
 
-    registry: Registry
+    discovery: Discovery
     kernel: Kernel
     firewall: Firewall
     subnet_file: SubnetFile
@@ -60,8 +61,13 @@ class Context:
 
     @property
     def registry(self) -> Registry:
-        """etcd."""
-        return self.ports.registry
+        """etcd; it stays the same once the network configuration has been found."""
+        return self.ports.discovery.registry
+
+    @property
+    def discovery(self) -> Discovery:
+        """The search for the API of etcd to use."""
+        return self.ports.discovery
 
     @property
     def kernel(self) -> Kernel:

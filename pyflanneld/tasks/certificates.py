@@ -35,7 +35,7 @@ async def keep_certificates(context: Context, current: Callable[[], Node | None]
             context.log.info("daemon.reloaded", certificates="new" if renewed else "as before")
             _look_at_all(context, node)
         elif renewed:
-            context.registry.reconnect()
+            context.discovery.reconnect()
             if node is not None:
                 node.wake.lease.set()
 
@@ -65,7 +65,7 @@ def _ends(ends_s: Mapping[str, float]) -> dict[str, str]:
 
 def _look_at_all(context: Context, node: Node | None) -> None:
     if node is None:
-        context.registry.reconnect()
+        context.discovery.reconnect()
         return
     start_over(context, node)
     node.wake.routes.set(KERNEL | Change.PEERS)

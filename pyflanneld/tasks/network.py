@@ -21,6 +21,7 @@ from pyflanneld.state.node import Node
 
 RETRY_CAP_S = 5.0
 LOOK_AGAIN_S = 60.0
+ASK_BOTH_S = 2.0  # how often each API of etcd is asked for a configuration, while neither has one
 BEAT_S = LOOK_AGAIN_S + RETRY_CAP_S
 WATCH_RETRY_FIRST_S = 1.0
 WATCH_RETRY_CAP_S = 30.0
@@ -56,8 +57,7 @@ async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange[IP
     Raises:
         TimeoutError: nothing usable came up for a while; look again, in case a change went unseen.
     """
-    record = await context.registry.read_config()
-    context.registry_works("config")
+    record = await _discovered(context)
     found = _usable(context, record)
     if found is not None:
         return found
@@ -67,6 +67,21 @@ async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange[IP
             if found is not None:
                 return found
     raise RegistryUnavailable("the watch on the network configuration has ended")
+
+
+async def _discovered(context: Context) -> ConfigRecord:
+    """Return the configuration as soon as it is known which of etcd's APIs to use; report while neither has one."""
+    searching = not context.discovery.settled
+    while True:
+        record = await context.discovery.read_config()
+        context.registry_works("config")
+        if context.discovery.settled:
+            break
+        _usable(context, record)
+        await asyncio.sleep(ASK_BOTH_S)
+    if searching:
+        context.log.info("registry.chosen", api=context.registry.api, endpoint=context.registry.endpoint)
+    return record
 
 
 def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, SubnetRange[IPv4Network]] | None:

@@ -176,7 +176,7 @@ async def _config(context: Context, settings: Settings, members: Sequence[Member
     known: dict[str, Any] = {}
     key = f"{context.settings.etcd_prefix}/config"
     try:
-        record = await context.registry.read_config()
+        record = await context.discovery.read_config()
         if record.value is None:
             known["config_trouble"] = f"there is none at {key}"
         else:

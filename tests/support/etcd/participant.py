@@ -24,6 +24,7 @@ from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.core.routes.table import RouteTable
+from pyflanneld.etcd.discovery import OneApi
 from pyflanneld.ports import Clock, Registry
 from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.context import Context, Ports
@@ -76,7 +77,8 @@ class EtcdSide:
         self._link = Link(2, "eth1", 1500, True, (IPv4Interface(f"{self.address}/16"),))
         self.node: Node
         ports = Ports(
-            registry=self.told, kernel=FakeKernel(self._link), firewall=FakeFirewall(), subnet_file=MemoryFile(),
+            discovery=OneApi(self.told), kernel=FakeKernel(self._link), firewall=FakeFirewall(),
+            subnet_file=MemoryFile(),
             clock=clock, notifier=Manager(),
         )
         settings = Settings(iface=("eth1",), public_ip=self.address)

@@ -11,7 +11,8 @@ from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.lease.saved_state import SavedState, decode_state, encode_state
 from pyflanneld.core.link.selection import Link
 from pyflanneld.daemon.run import Daemon
-from pyflanneld.ports import Certificates
+from pyflanneld.etcd.discovery import OneApi
+from pyflanneld.ports import Certificates, Discovery
 from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.context import Context, Ports
 from pyflanneld.state.counters import Counters
@@ -106,6 +107,7 @@ class FakeNode:
     def __init__(self, etcd: FakeEtcd, host: int = 21, *, env: str | None = None, guard: bool = True) -> None:
         self.host = host
         self.registry = FakeRegistry(etcd)
+        self.discovery: Discovery | None = None
         self.kernel = FakeKernel(lan(host), protocol=PROTOCOL)
         self.firewall = FakeFirewall()
         self.file = MemoryFile(env)
@@ -132,7 +134,8 @@ class FakeNode:
         """Make the daemon; a restart makes another one on the same kernel and file."""
         self.counters, self.conditions = Counters(), Conditions(self.clock, self.log)
         ports = Ports(
-            registry=self.registry, kernel=self.kernel, firewall=self.firewall, subnet_file=self.file,
+            discovery=self.discovery or OneApi(self.registry), kernel=self.kernel, firewall=self.firewall,
+            subnet_file=self.file,
             clock=self.clock, notifier=self.manager,
             prober=self.prober, certificates=self.certificates, saved_state=self.state,
         )
