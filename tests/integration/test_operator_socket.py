@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.commands.daemon_client import DaemonClient, RequestRefused
-from pyflanneld.errors import KernelError
+from pyflanneld.commands.daemon_client import DaemonClient
+from pyflanneld.errors import KernelError, RequestRefused
 from pyflanneld.http import listener
 from pyflanneld.http.listener import CONNECTIONS
 from pyflanneld.http.operator import StatusSource, operator_app, operator_listener, root_or_own_user

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from pyflanneld.commands.daemon_client import daemon_here
 from pyflanneld.commands.docker_opts import installed_version
 from pyflanneld.commands.doctor.checks.host import dropping_chains
 from pyflanneld.commands.doctor.host_facts import (
@@ -30,7 +31,6 @@ from pyflanneld.commands.doctor.host_facts import (
     Standing,
 )
 from pyflanneld.commands.dry_run import Preview, kernel_routes, settle_lease, wanted
-from pyflanneld.commands.running_daemon import daemon_here
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network

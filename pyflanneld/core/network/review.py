@@ -10,7 +10,7 @@ from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, overlap
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.codec import SubnetKey
-from pyflanneld.core.lease.reservations import Reading, read_lease
+from pyflanneld.core.lease.reservations import LeaseReading, read_lease
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.status.dry_run import connected
@@ -102,7 +102,7 @@ class LeaseFate(enum.Enum):
 class Effect:
     """A lease and what becomes of it at its node's next start."""
 
-    reading: Reading
+    reading: LeaseReading
     fate: LeaseFate
 
     @property
@@ -124,7 +124,7 @@ def effects(records: Iterable[Record], config: NetworkConfig) -> list[Effect]:
     return [Effect(reading, _fate(reading, config)) for reading in map(read_lease, records)]
 
 
-def _fate(reading: Reading, config: NetworkConfig) -> LeaseFate:
+def _fate(reading: LeaseReading, config: NetworkConfig) -> LeaseFate:
     if reading.key is None or reading.attrs is None:
         return LeaseFate.UNREADABLE
     if config.admits(reading.key.ipv4, reading.key.ipv6):
