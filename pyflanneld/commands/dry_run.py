@@ -219,7 +219,7 @@ def _blackholes(context: Context, node: Node, present: Sequence[KernelRoute]) ->
 async def _rules(context: Context, node: Node, found: Preview) -> None:
     for job in jobs_of(context, node):
         try:
-            found.steps.append(rules_step(job.name, job.program, await job.look(take_over=True)))
+            found.steps.append(rules_step(job.name, job.program, await job.check(take_over=True)))
         except ProgramMissing as error:
             found.troubles.append(Trouble(f"the rules for {job.name} would not be set: {error}"))
         except FirewallError as error:
@@ -239,4 +239,4 @@ def _look_around(context: Context, bootstrap: Bootstrap, node: Node, found: Prev
     own: list[Network] = [half for half in (node.lease.subnet, node.lease.ipv6) if half is not None]
     found.troubles += overlap_troubles(node.networks, own, bootstrap.links)
     check_bridge(context, node)
-    found.troubles += [Trouble(problem.text) for problem in context.conditions.open().values()]
+    found.troubles += [Trouble(condition.text) for condition in context.conditions.open().values()]

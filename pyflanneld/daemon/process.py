@@ -27,12 +27,12 @@ RELOAD_SIGNAL = signal.SIGHUP
 
 
 def run_daemon(settings: Settings) -> int:
-    """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
+    """Run the daemon until it is asked to stop; log in one line why it ends when it ends by itself."""
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
     hangup = WakeUp()
     signal.signal(RELOAD_SIGNAL, partial(_hang_up, hangup))
-    signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is something to tell
+    signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is a state to log
     privileges.forbid_core_dumps()
     recent = RecentEvents()
     configure_logging(settings.log_format, settings.verbosity, RateLimit(time.monotonic), recent)
@@ -68,7 +68,7 @@ def _stop_early(_number: int, _frame: FrameType | None) -> None:
 
 
 def _hang_up(hangup: WakeUp, _number: int, _frame: FrameType | None) -> None:
-    """Have everything looked at anew. No handler of the loop's own, which would be gone before the process is."""
+    """Have everything read anew. No handler of the loop's own, which would be gone before the process is."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -97,8 +97,8 @@ def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
     """Hold this network and this file for the length of the block.
 
     Args:
-        settings: say which.
-        log: where to tell of a wait.
+        settings: name both.
+        log: where a wait is reported.
         patient: wait for another daemon to finish its stop. Behind a start script supervisord does not know when that
             is: it takes the end of the script for the daemon's, and may start the next one at once.
     """

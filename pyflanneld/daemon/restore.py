@@ -1,12 +1,15 @@
-"""A stand-in for the node, for a start while etcd cannot be used: it goes by what was saved (``--state-dir``).
+"""Restore a node from the saved state (``--state-dir``), for a start while etcd cannot be used.
 
-It is a node like any other, with the same loops for routes, rules and subnet file, and the same judgement of the peers;
-only its lease and the list of the peers were read from a file. So nothing about it is confirmed: it is not ready, it
-adds what is missing and takes nothing away, and it leaves etcd alone. Beside it the daemon goes on to join the network
-as at any start. When that is done, the stand-in stops, which changes nothing on this host, and the node that etcd has
-confirmed takes over, as after a restart of the daemon.
+The restored node is a node like any other, with the same tasks for routes, rules and subnet file, and the same
+validation of the peers; only its lease and the list of the peers were read from a file. So nothing about it is
+confirmed: it is not ready, it adds what is missing and removes nothing, and it does not use etcd. Meanwhile the daemon
+goes on to join the network as at any start. When that is done, the restored node's tasks end, which changes nothing on
+this host, and the node that etcd has confirmed takes over, as after a restart of the daemon.
 
-It waits a moment first: an etcd that answers is better. That is worth more than the moment, for a host that boots.
+It waits a moment first: an etcd that answers is better.
+
+This is a start of its own, but no second way to run: bootstrap, tasks and validation are those of every start. What is
+here decides only whether the saved state may be used, and hands over.
 """
 
 import asyncio
@@ -32,15 +35,15 @@ from pyflanneld.tasks.network import usable_config
 PATIENCE_S = 2.0
 RETRY_FIRST_S = 5.0
 RETRY_CAP_S = 60.0
-TOPIC = "stand_in"
+TOPIC = "restore"
 
 
 class UnusableState(Exception):
-    """What was saved cannot be gone by; the message says why."""
+    """The saved state cannot be used; the message says why."""
 
 
 class Restore:
-    """What stands in for a node until there is one.
+    """The node that is restored until etcd has confirmed one.
 
     Args:
         context: the daemon's.
@@ -58,7 +61,7 @@ class Restore:
         self._tasks_before: frozenset[str] = frozenset()
 
     async def run(self, tend: Callable[[asyncio.TaskGroup, Node], None]) -> None:
-        """Stand in when it is time for that, until cancelled: *tend* starts the loops that keep this host right."""
+        """Restore the node when it is time, until cancelled: *tend* starts the tasks that keep this host right."""
         node, waits = None, backoff(RETRY_FIRST_S, RETRY_CAP_S, self._context.rng)
         pause_s = PATIENCE_S
         while node is None:
@@ -133,7 +136,7 @@ class Restore:
         return node
 
     def hand_over(self, node: Node, leases: Snapshot) -> None:
-        """Make way for *node*, which etcd has confirmed with the list *leases*; our own loops have ended."""
+        """Hand over to *node*, which etcd has confirmed with the list *leases*; the tasks of ours have ended."""
         context, before, state = self._context, self._node, self._state
         context.conditions.resolve(TOPIC)
         if before is None or state is None:
@@ -155,7 +158,7 @@ class Restore:
 
 
 def etcd_is_away(context: Context) -> bool:
-    """Say whether etcd has not answered yet, or has failed since."""
+    """Return whether etcd has not answered yet, or has failed since."""
     failing = any(topic.startswith("etcd:") for topic in context.conditions.open())
     return failing or context.counters.heard_at_s is None
 

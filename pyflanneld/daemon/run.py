@@ -1,4 +1,4 @@
-"""One run, from top to bottom: link, configuration, lease; then the tasks, until somebody says stop.
+"""One run, from top to bottom: link, configuration, lease; then the tasks, until somebody asks to stop.
 
 Everything comes as an argument; ``daemon/wiring.py`` builds the real things. Stopping is cancelling: whatever state the
 run is in, lease, routes, rules and file stay.
@@ -137,8 +137,11 @@ class Daemon:
         await node.progress.routes.wait()
         self.ready.set()
         self._context.ports.notifier.send("READY=1")
-        event = "saved_state.restored" if node.unconfirmed else "daemon.ready"
-        self._context.log.info(event, subnet=str(node.lease.key), routes=node.routes.present)
+        log, subnet, routes = self._context.log, str(node.lease.key), node.routes.present
+        if node.unconfirmed:
+            log.info("saved_state.restored", subnet=subnet, routes=routes)
+        else:
+            log.info("daemon.ready", subnet=subnet, routes=routes)
 
 
 async def _keep_lease(context: Context, node: Node, leases: Snapshot) -> None:

@@ -2,7 +2,7 @@
 
 The watch that is open goes on with the connection it has until the next list, so nothing is missed and a rotation on
 thousands of hosts costs etcd no lists; the lease is proved over a new connection at once, which shows whether etcd
-takes the new certificate. SIGHUP does more, for it is a person who asks: all is connected, listed and looked at anew.
+takes the new certificate. SIGHUP does more, because a person asks: all is connected, listed and read anew.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,12 +15,12 @@ from pyflanneld.state.context import Context
 from pyflanneld.state.node import KERNEL, Node, start_over
 from pyflanneld.state.wakeup import WakeUp
 
-LOOK_S = 40.0
+CHECK_S = 40.0
 """How often the files are read; with the jitter less than a minute."""
 
 
 async def keep_certificates(context: Context, current: Callable[[], Node | None], hangup: WakeUp) -> None:
-    """Look at the files now and then, and whenever *hangup* is set; the start has just read them.
+    """Read the files from time to time, and whenever *hangup* is set; the start has just read them.
 
     Args:
         context: the ports.
@@ -28,12 +28,12 @@ async def keep_certificates(context: Context, current: Callable[[], Node | None]
         hangup: woken by SIGHUP.
     """
     while True:
-        look_s = around(LOOK_S, 0.2, context.rng) if context.ports.certificates else None
-        asked = await hangup.wait(look_s)
+        wait_s = around(CHECK_S, 0.2, context.rng) if context.ports.certificates else None
+        asked = await hangup.wait(wait_s)
         renewed, node = _take_new(context), current()
         if asked:
             context.log.info("daemon.reloaded", certificates="new" if renewed else "as before")
-            _look_at_all(context, node)
+            _read_all_anew(context, node)
         elif renewed:
             context.discovery.reconnect()
             if node is not None:
@@ -41,7 +41,7 @@ async def keep_certificates(context: Context, current: Callable[[], Node | None]
 
 
 def _take_new(context: Context) -> bool:
-    """Take changed files into use; say whether there were any."""
+    """Use changed files from now on; return whether there were any."""
     if context.ports.certificates is None:
         return False
     try:
@@ -63,7 +63,7 @@ def _ends(ends_s: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def _look_at_all(context: Context, node: Node | None) -> None:
+def _read_all_anew(context: Context, node: Node | None) -> None:
     if node is None:
         context.discovery.reconnect()
         return

@@ -1,8 +1,8 @@
-"""A look at Docker's bridge: does it sit on the subnet that we lease?
+"""Check whether Docker's bridge is on the leased subnet.
 
 Level-triggered, from the links that the reconciler has just read. Docker keeps what it was started with, so a bridge on
-another subnet (Docker was started first, or the lease is a new one) stays wrong until somebody restarts it, while
-every peer sends to the leased one. It is none of our links, so it is said and nothing else.
+another subnet (Docker was started first, or the lease is a new one) stays wrong until somebody restarts Docker, while
+every peer sends to the leased subnet. The bridge is not ours, so the daemon reports it and changes nothing.
 """
 
 from pyflanneld.core.docker import bridge_complaint

@@ -1,4 +1,4 @@
-"""The small loops: kernel events, sleep of the machine, and the service manager."""
+"""The host around the daemon: kernel events, a machine that was suspended, and the service manager."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ EVENTS_RETRY_CAP_S = 5.0
 
 
 async def watch_kernel(context: Context, node: Node) -> None:
-    """Have the routes looked at whenever somebody else has touched links, addresses or routes."""
+    """Wake the routes task whenever links, addresses or routes have changed."""
     waits = backoff(0.1, EVENTS_RETRY_CAP_S, context.rng)
     while True:
         try:
@@ -30,14 +30,14 @@ async def watch_kernel(context: Context, node: Node) -> None:
 
 
 async def watch_process(context: Context, current: Callable[[], Node | None], watchdog_s: float | None) -> None:
-    """Notice that the machine has slept, feed the watchdog while all loops turn, and tell the manager how it goes.
+    """Notice that the machine was suspended, feed the watchdog while no task stalls, and keep the manager's STATUS.
 
     Args:
         context: the ports.
         current: the node, once there is one.
         watchdog_s: how often the service manager wants to hear from us; ``None``: it does not.
     """
-    asleep_s, told = context.clock.suspended_s(), ""
+    asleep_s, reported = context.clock.suspended_s(), ""
     tick_s = min(TICK_S, watchdog_s / 3) if watchdog_s else TICK_S
     while True:
         node, before_s, asleep_s = current(), asleep_s, context.clock.suspended_s()
@@ -48,15 +48,15 @@ async def watch_process(context: Context, current: Callable[[], Node | None], wa
         if health.live and watchdog_s:
             context.ports.notifier.send("WATCHDOG=1")
         status = _status(node, health.not_ready)
-        if status != told:
+        if status != reported:
             context.ports.notifier.send(f"STATUS={status}")
-            told = status
+            reported = status
         await asyncio.sleep(tick_s)
 
 
 def _status(node: Node | None, not_ready: tuple[str, ...]) -> str:
-    trouble = f"not ready: {not_ready[0]}" if not_ready else "ready"
+    readiness = f"not ready: {not_ready[0]}" if not_ready else "ready"
     if node is None:
-        return trouble
+        return readiness
     held = f"{node.lease.key} of {node.subnet_range.network}" + (", unconfirmed" if node.unconfirmed else "")
-    return f"{held}, {node.routes.present} peer routes by {node.link.name}; {trouble}"
+    return f"{held}, {node.routes.present} peer routes by {node.link.name}; {readiness}"

@@ -1,7 +1,7 @@
 """The link that carries the routes: chosen at start, and chosen again by the same rule whenever links change.
 
-What the default route or the way to ``--iface-can-reach`` chose at start stays the choice while the daemon runs: routes
-come and go, and peers must not see our address wander with them.
+What the default route or the route to ``--iface-can-reach`` chose at start stays the choice while the daemon runs:
+routes come and go, and our address must not change with them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,7 +37,7 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
     address = str(rule.public_ip or choice.address)
     context.log.info("link.chosen", link=choice.link.name, address=address, mtu=choice.link.mtu, why=choice.why)
     if rule.public_ip and not choice.link.carries(rule.public_ip):
-        # Whether it is an error depends on the configuration, which etcd may not be able to tell for a long time.
+        # Whether it is an error depends on the configuration, which etcd may be unable to deliver for a long time.
         warning = str(_not_on_link(rule.public_ip, choice.link.name, ", ".join(map(str, choice.link.addresses))))
         context.log.warning("link.public_ip_elsewhere", warning=warning)
     return links, choice
@@ -85,7 +85,7 @@ async def _routing(context: Context, rule: LinkRule) -> Routing:
 
 
 def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
-    """Take note of *links* as they are now; say whether routes can be placed."""
+    """Record *links* as they are now; return whether routes can be placed."""
     node.links = links
     try:
         choice = choose_link(links, _rule(context.settings), current=node.choice)
@@ -109,7 +109,7 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
 
 
 def _report_ipv6(context: Context, node: Node, link: Link) -> None:
-    """Say that a dual-stack node has lost its IPv6 address: the other half of the network works on."""
+    """Report that a dual-stack node has lost its IPv6 address; the IPv4 half works on."""
     if node.subnet_range6 is not None and not link.addresses6:
         text = f"{link.name} has no global IPv6 address any more: IPv6 routes cannot be placed"
         context.conditions.report("link6", "link.no_ipv6", text)

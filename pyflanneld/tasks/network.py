@@ -20,16 +20,16 @@ from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
 
 RETRY_CAP_S = 5.0
-LOOK_AGAIN_S = 60.0
+READ_AGAIN_S = 60.0
 ASK_BOTH_S = 2.0  # how often each API of etcd is asked for a configuration, while neither has one
-BEAT_S = LOOK_AGAIN_S + RETRY_CAP_S
+BEAT_S = READ_AGAIN_S + RETRY_CAP_S
 WATCH_RETRY_FIRST_S = 1.0
 WATCH_RETRY_CAP_S = 30.0
 CHANGED = "config_change"
 
 
 async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
-    """Return the configuration as soon as there is a good one; say once, and now and then, why there is none.
+    """Return the configuration as soon as there is a usable one; until then report why there is none.
 
     Raises:
         UnsupportedConfig: it asks for a backend that we do not have.
@@ -38,7 +38,7 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv
     while True:
         context.liveness.beat("config", BEAT_S)
         try:
-            async with asyncio.timeout(LOOK_AGAIN_S):
+            async with asyncio.timeout(READ_AGAIN_S):
                 found = await _first_usable(context)
         except TimeoutError:
             continue
@@ -52,10 +52,10 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv
 
 
 async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
-    """Look now and at every sign of a change.
+    """Read now and at every sign of a change.
 
     Raises:
-        TimeoutError: nothing usable came up for a while; look again, in case a change went unseen.
+        TimeoutError: nothing usable came for a while; read again, in case a change was missed.
     """
     record = await _discovered(context)
     found = _usable(context, record)

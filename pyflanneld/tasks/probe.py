@@ -1,4 +1,4 @@
-"""Probe the peers, one small packet after the other, and tell what is wrong. Changes no route, stands against nothing.
+"""Probe the peers, one small packet after the other, and report what is wrong. It changes no route and no readiness.
 
 One task and one socket for all peers: it sends the next probe, reads what has come for the earlier ones, and sleeps.
 """
@@ -19,7 +19,7 @@ RETRY_S = 60.0
 
 
 async def keep_probing(context: Context, node: Node, prober: Prober) -> None:
-    """Probe for ever; where that is impossible, say so and try now and then."""
+    """Probe for ever; where that is impossible, report it and try again from time to time."""
     while True:
         context.liveness.beat("probe", 2 * RETRY_S)
         try:
@@ -76,13 +76,13 @@ class _Probing:
         if shot is None:
             return now_s + IDLE_S
         if self._rounds != self._table.rounds:
-            self._tell_round()
+            self._log_round()
         if not self._prober.send(shot.number, shot.address, shot.size_bytes):
             self._table.take(ProbeRefusal(shot.number), now_s)
         return now_s + self._table.pause_s(context.settings.probe_interval_s, context.rng)
 
-    def _tell_round(self) -> None:
-        """Sum up, for whoever looks closely, what is known when another round begins."""
+    def _log_round(self) -> None:
+        """Log, at debug level, what is known when another round begins."""
         self._rounds = self._table.rounds
         reaches = self._table.reaches.values()
         lost = sum(1 for reach in reaches for sample in (reach.address, reach.subnet) if sample.loss)

@@ -40,7 +40,7 @@ def remembered_network(context: Context) -> IPv4Network | None:
     try:
         return previous_network(context.ports.subnet_file.read() or "")
     except (OSError, UnicodeDecodeError):
-        return None  # remembered_subnet says why
+        return None  # remembered_subnet logs why
 
 
 async def keep_file(context: Context, node: Node) -> None:

@@ -154,7 +154,7 @@ def test_f85_what_is_not_good_any_more_is_refused(
     node = cluster.nodes[0]
     state.write_text(json.dumps(json.loads(state.read_text()) | changes))
     journal, _ = reboot_without_etcd(cluster, state.parent)
-    assert why in journal.wait("saved_state.unusable", timeout_s=15)["problem"]
+    assert why in journal.wait("saved_state.unusable", timeout_s=15)["condition"]
     assert (gateways(node), node.subnet_file.exists()) == ({}, False)
     assert node.get("/healthz")[0] == 200
     cluster.etcd.start()
@@ -188,7 +188,7 @@ def test_f85_a_file_that_anybody_can_have_put_there_is_refused(
     node = cluster.nodes[0]
     node.exec("sh", "-c", f"cd {state.parent} && {spoil}")
     journal, _ = reboot_without_etcd(cluster, state.parent)
-    assert why in journal.wait("saved_state.unusable", timeout_s=15)["problem"]
+    assert why in journal.wait("saved_state.unusable", timeout_s=15)["condition"]
     assert (gateways(node), node.get("/healthz")[0]) == ({}, 200)
     cluster.etcd.start()
     node.wait_ready(45)

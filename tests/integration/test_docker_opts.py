@@ -127,4 +127,4 @@ def test_the_daemon_sees_dockers_bridge(make_lab: Callable[..., Lab]) -> None:
     assert "docker0 has 172.17.0.1/16, but the leased subnet is 172.7.21.0/24" in logged("docker.bridge_differs")[0]
     assert node.ready()
     topology.run("ip", "-n", node.namespace, "address", "add", "172.7.21.1/24", "dev", "docker0")
-    until(lambda: any('"topic": "docker"' in line for line in logged("problem.resolved")), "the end of the warning")
+    until(lambda: any('"topic": "docker"' in line for line in logged("condition.resolved")), "the end of the warning")

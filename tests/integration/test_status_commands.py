@@ -107,7 +107,7 @@ def test_etcd_killed(cluster: Lab) -> None:
         assert (finding["event"], finding["blocks"]) == ("etcd.unavailable", False)
         assert told["routes"]["present"] == 2
         assert ask(node, "peers").code == 0
-    journal.wait("problem.resolved", timeout_s=60, topic="etcd:peers")
+    journal.wait("condition.resolved", timeout_s=60, topic="etcd:peers")
     until(lambda: not facts(node)["findings"], "nothing is wrong any more", 45, poll_s=0.5)
 
 

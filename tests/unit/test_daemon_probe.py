@@ -109,7 +109,7 @@ def test_silence_is_told_and_changes_nothing() -> None:
             assert node.kernel.gateways(PROTOCOL) == {"172.7.22.0/24": "192.168.14.22"}
             prober.ways = ways
             await until(lambda: not problem(node), 60)
-            assert fields(node, "problem.resolved")["was"] == "probe.unanswered"
+            assert fields(node, "condition.resolved")["was"] == "probe.unanswered"
 
     run(scenario())
 

@@ -218,7 +218,7 @@ def test_wiped_cluster_keeps_its_routes() -> None:
             await asyncio.sleep(5)
             kept = routes(node.kernel)
             assert len(kept) >= 7
-            assert "waiting for it to say so again" in node.why_not
+            assert "until two more lists agree" in node.why_not
             for third in peers:
                 etcd.put(name(third), value(f"192.168.14.{third}"))
             await until(lambda: routes(node.kernel) == expected(*peers), 2)

@@ -58,15 +58,15 @@ def test_a_bridge_elsewhere_is_reported_until_it_is_right() -> None:
             await until(lambda: node.log.count("docker.bridge_differs"), 5)
             assert node.ready
             (fields,) = [fields for _, event, fields in node.log.events if event == "docker.bridge_differs"]
-            assert "docker0 has 172.17.0.1/16, but the leased subnet is 172.7.21.0/24" in str(fields["problem"])
-            assert "--bip=172.7.21.1/24" in str(fields["problem"])
+            assert "docker0 has 172.17.0.1/16, but the leased subnet is 172.7.21.0/24" in str(fields["condition"])
+            assert "--bip=172.7.21.1/24" in str(fields["condition"])
             node.kernel.set_link(bridge("172.7.21.1/24"))
-            await until(lambda: node.log.count("problem.resolved"), 5)
+            await until(lambda: node.log.count("condition.resolved"), 5)
             node.kernel.set_link(bridge("172.7.21.1/24", up=True))
             node.kernel.remove_link("docker0")
             node.kernel.wake()
             await until(lambda: node.kernel.calls["links"] > 5, 60)
-        assert node.log.count("docker.bridge_differs") == node.log.count("problem.resolved") == 1
+        assert node.log.count("docker.bridge_differs") == node.log.count("condition.resolved") == 1
 
     run(scenario())
 

@@ -79,7 +79,8 @@ def test_a_week_without_etcd_costs_less_than_a_megabyte(out: Out) -> None:
         spoken = [line for line in told if line["loop"] == loop]
         assert "for_s" not in spoken[0]
         assert spoken[-1]["for_s"] > WEEK_S - 2 * 3600, "it is still logged in the last hours"
-    assert {line["topic"] for line in lines(out) if line["event"] == "problem.resolved"} >= {"etcd:peers", "etcd:lease"}
+    resolved = {line["topic"] for line in lines(out) if line["event"] == "condition.resolved"}
+    assert resolved >= {"etcd:peers", "etcd:lease"}
 
 
 def test_a_week_of_a_flapping_peer_costs_less_than_a_megabyte(out: Out) -> None:

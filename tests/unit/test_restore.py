@@ -191,7 +191,7 @@ def refused_as_is(node: FakeNode) -> str:
             assert (node.file.text, routes(node)) == (None, {})
             assert node.daemon is not None
             assert node.daemon.health().live
-            found = node.conditions.open()["stand_in"]
+            found = node.conditions.open()["restore"]
             assert found.event == "saved_state.unusable"
             assert node.log.count("saved_state.unusable") == 1
             node.registry.down = None
@@ -479,7 +479,7 @@ def test_both_halves_of_a_dual_stack_node_are_restored() -> None:
         node.registry.down = AWAY
         async with node.running(ready=False):
             await until(lambda: node.log.count("saved_state.unusable"), 5)
-            assert "IPv6 address" in node.conditions.open()["stand_in"].text
+            assert "IPv6 address" in node.conditions.open()["restore"].text
         reboot(node)
         node.kernel.set_link(link)
         async with node.running(ready=False):

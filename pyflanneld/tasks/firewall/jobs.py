@@ -1,4 +1,4 @@
-"""The firewall rules of one node: what there is to keep right, how to look at it and how to write it.
+"""The firewall rules of one node: what to keep right, how to check it and how to write it.
 
 A *job* is one thing to keep right on the ``Firewall`` port: the masquerading or the forwarding in iptables, or both in
 one table of nft. ``tasks/firewall/keep.py`` says when.
@@ -84,7 +84,7 @@ class Job(ABC):
         self._sections = sections
 
     async def keep(self, *, take_over: bool) -> bool:
-        """Look, write what is wrong, and look again; say whether anything was wrong.
+        """Check, write what is wrong, and check again; return whether anything was wrong.
 
         Args:
             take_over: whether rules of v0.11.0 count as ours.
@@ -92,17 +92,17 @@ class Job(ABC):
         Raises:
             FirewallError: ``ProgramMissing`` and ``Misread`` among them.
         """
-        text = await self.look(take_over=take_over)
+        text = await self.check(take_over=take_over)
         self.placed = not text
         if not text:
             return False
         await self._write(text)
         self.placed = True
-        if await self.look(take_over=take_over):
+        if await self.check(take_over=take_over):
             raise Misread("they read back differently from what has just been written")
         return True
 
-    async def look(self, *, take_over: bool) -> str:
+    async def check(self, *, take_over: bool) -> str:
         """Return the transaction that is needed, empty when all is well; *take_over* and errors as for ``keep``."""
         return await self._needed(self._place.networks if take_over else ())
 
@@ -201,7 +201,7 @@ class Removal:
 
 
 async def remove_unasked(context: Context, node: Node) -> None:
-    """Remove the rules of ours that nobody asks for now: in the other program, and of flags that are off.
+    """Remove our rules that are not asked for any more: in the other program, and of flags that are off.
 
     A program that is not there has none. Raises ``FirewallError``.
     """
@@ -209,7 +209,7 @@ async def remove_unasked(context: Context, node: Node) -> None:
         for removal in await unasked(context, node, place):
             await remove(context, removal)
         if await forward_is_dropped(context, node, place):
-            context.log.warning("firewall.forward_dropped", problem=FORWARD_DROPPED)
+            context.log.warning("firewall.forward_dropped", condition=FORWARD_DROPPED)
 
 
 async def remove(context: Context, removal: Removal) -> None:
@@ -222,7 +222,7 @@ async def remove(context: Context, removal: Removal) -> None:
 
 
 async def unasked(context: Context, node: Node, place: Place) -> list[Removal]:
-    """Return the rules of ours that nobody asks for now; those that are asked for are taken to be in place."""
+    """Return our rules that are not asked for any more; those that are asked for are taken to be in place."""
     asked = asked_sections(context)
     sections = [section for section in SECTIONS if node.membership.config.nftables or section not in asked]
     found = await iptables_removals(context, place.family, place.networks, sections, asked)
@@ -274,7 +274,7 @@ async def nft_removals(context: Context, family: Family, networks: Sequence[Netw
 
 
 async def forward_is_dropped(context: Context, node: Node, place: Place) -> bool:
-    """Say whether iptables drops what our rules, which are in nft, are to let through."""
+    """Return whether iptables drops what our rules, which are in nft, accept."""
     if not node.membership.config.nftables or FORWARD not in asked_sections(context):
         return False
     try:

@@ -42,7 +42,7 @@ async def renew_lease(context: Context, node: Node, *, found: bool = False) -> N
         found: whether the lease was there already when this node joined.
 
     Raises:
-        LeaseLost: another node holds our subnet.
+        LeaseLost: another node has leased our subnet.
     """
     waits, proved = _waits(context, node), True
     await set_within(node.progress.routes, 1.0)  # the first routes come first
@@ -123,7 +123,7 @@ async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding
 
 
 async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLease) -> bool:
-    """Publish what we should say; the value was changed by somebody, or our address has moved."""
+    """Write what we publish: somebody has changed the value, or our address has changed."""
     record = await context.registry.rewrite_subnet(lease.record, encode_value(attrs, context.registry.api))
     if record is None:
         return False

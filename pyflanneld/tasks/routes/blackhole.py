@@ -1,4 +1,4 @@
-"""Keep, or take away, the blackhole behind the own subnet (``--ip-blackhole-route``)."""
+"""Keep, or remove, the blackhole route behind this host's subnet (``--ip-blackhole-route``)."""
 
 import errno
 from collections.abc import Iterable

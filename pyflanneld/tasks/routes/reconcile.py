@@ -213,7 +213,7 @@ class Reconciler:
         allowed = node.guard.allow(idle, self._table.present, now_s)
         held = len(node.guard.held)
         if held:
-            text = f"{held} routes are kept although etcd has lost their leases; waiting for it to say so again"
+            text = f"{held} routes are kept although their leases are gone from etcd, until two more lists agree"
             self._context.conditions.report("guard", "guard.holding", text, routes=held)
             node.wake.peers.set(within_s=LIST_SPACING_S)
         else:
