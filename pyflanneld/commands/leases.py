@@ -13,9 +13,9 @@ from typing import Protocol, assert_never
 from pyflanneld.backends import BACKENDS
 from pyflanneld.commands import lease_table
 from pyflanneld.commands.common_flags import OWN, own_switch
-from pyflanneld.config.flags import ETCD, FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
-from pyflanneld.config.settings import Settings, load_words
+from pyflanneld.config.load import load_words
+from pyflanneld.config.settings import ETCD, FLAGS, Settings
 from pyflanneld.config.types import parse_public_ip, parse_public_ipv6
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease import reservations
@@ -127,7 +127,7 @@ def _order(plain: Sequence[str], own: Mapping[str, Given]) -> Order:
 def _reservation(subnet: str, subnet6: str, public_ip: str, public_ip6: str) -> Reservation:
     key = SubnetKey(_subnet(subnet), _subnet6(subnet6) if subnet6 else None)
     try:
-        address6 = parse_public_ipv6(public_ip6)
+        address6 = parse_public_ipv6(public_ip6) if public_ip6 else None
     except ValueError as error:
         raise UsageError(f"{public_ip6!a} is not usable: {error}") from None
     return Reservation(key, _public_ip(public_ip), address6)
@@ -153,13 +153,12 @@ def _subnet(text: str) -> IPv4Network:
 
 
 def _public_ip(text: str) -> IPv4Address:
+    if not text:
+        raise UsageError("an empty public address is not usable: an IPv4 address such as 192.168.14.21 is needed")
     try:
-        address = parse_public_ip(text)
+        return parse_public_ip(text)
     except ValueError as error:
         raise UsageError(f"{text!a} is not usable: {error}") from None
-    if address is None:
-        raise UsageError("an empty public address is not usable: an IPv4 address such as 192.168.14.21 is needed")
-    return address
 
 
 async def _carry_out(order: Order, settings: Settings, connect: Callable[[Settings], LeaseStore]) -> None:
