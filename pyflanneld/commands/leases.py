@@ -107,8 +107,6 @@ def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[
 
 def _order(plain: Sequence[str], own: Mapping[str, Given]) -> Order:
     output, force = str(own["output"].value), own["force"].value is True
-    if output not in ("table", "json"):
-        raise UsageError(f"{own['output'].written}: {output!a} is not usable: table or json is needed")
     match list(plain):
         case [] | ["list"]:
             return ListRequest(output)

@@ -148,7 +148,8 @@ def to_settings(given: Mapping[str, Given]) -> Settings:
         flag = flags[str(field)]
         item = given[flag.name]
         value = item.value[int(position[0])] if isinstance(item.value, tuple) else item.value
-        raise unusable(item.written, value, str(first.get("ctx", {}).get("error", flag.needed))) from None
+        needed = first.get("ctx", {}).get("error") or flag.needed or first["msg"]
+        raise unusable(item.written, value, str(needed)) from None
 
 
 def _converted(flag: Flag, item: Given) -> object:

@@ -173,6 +173,14 @@ def test_a_sub_command_can_read_its_own_flags() -> None:
     assert fill_in(found, {}, FLAGS)["guard"].value is True
 
 
+def test_only_listed_choices_are_accepted() -> None:
+    """A flag with a list of values takes those and names them all."""
+    flags = (Flag("output", FlagKind.STRING, "text", "Form.", "FORMAT", choices=("text", "table", "json")),)
+    assert parse_flags(["--output=json"], {}, flags)["output"].value == "json"
+    with pytest.raises(UsageError, match="--output: 'xml' is not usable: text, table or json is needed"):
+        parse_flags(["--output=xml"], {}, flags)
+
+
 def test_a_missing_value_is_named() -> None:
     """A flag at the end without its value says what is missing."""
     assert message(["--port"]) == "--port needs a value: --port=PORT"

@@ -251,6 +251,12 @@ def test_bad_values_are_refused_by_name(flag: str, text: str, right: str) -> Non
         assert refusal(environ={variable: text}).startswith(f"{variable}: ")
 
 
+def test_of_a_repeated_flag_only_the_wrong_value_is_shown() -> None:
+    """The values that are right are not blamed."""
+    line = "--iface: 'a/b' is not usable: an interface name such as eth1 or an IPv4 address is needed"
+    assert refusal("--iface=eth1", "--iface=a/b", "--iface=eth2") == line
+
+
 def test_half_a_client_pair_is_refused() -> None:
     """Certificate without key and key without certificate, wherever they were given."""
     assert "--etcd-keyfile" in refusal(HTTPS, "--etcd-certfile=/x")
