@@ -19,9 +19,9 @@ from pyflanneld.commands.common_flags import OWN, is_on, own_switch
 from pyflanneld.commands.daemon_client import daemon_here
 from pyflanneld.commands.plan import GO_DAEMON
 from pyflanneld.commands.read_only_ports import only_looking, silent_log
-from pyflanneld.config.flags import FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
-from pyflanneld.config.settings import Settings, load_as_daemon
+from pyflanneld.config.load import load_as_daemon
+from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.core.families import Network
 from pyflanneld.core.firewall.rules import SECTIONS, Family
 from pyflanneld.core.invalid import Invalid

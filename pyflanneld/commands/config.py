@@ -15,8 +15,8 @@ from typing import Any
 
 from pyflanneld.commands.common_flags import OUTPUT, is_on, own_switch, wants_json
 from pyflanneld.commands.output import GREEN, RED, YELLOW, Paint, columns
-from pyflanneld.config.flags import ETCD, FLAGS
-from pyflanneld.config.settings import Settings, load_words
+from pyflanneld.config.load import load_words
+from pyflanneld.config.settings import ETCD, FLAGS, Settings
 from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.link.selection import Link
@@ -37,7 +37,8 @@ Usage: pyflanneld config check FILE|-            is it valid, and what does it c
 
 FILE holds the JSON document, - is the standard input. Set checks it first and says what becomes of the leases there
 are; where a live one would not fit any more it refuses, unless --force is given. It writes the file's bytes, only if
-nobody has changed the configuration meanwhile. Running daemons take a new one at their next start.
+nobody has changed the configuration meanwhile. A running daemon goes on with the one it has joined by, and takes the
+new one at its next start; it reports config.changed and is not ready when it would not fit the new one.
 
 Exit codes: 0 valid, shown, written, or there already; 1 not valid, none there, refused or failed; 2 wrong usage.
 """

@@ -16,9 +16,9 @@ from typing import Any
 
 import structlog
 
-from pyflanneld.config.flags import ETCD, FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind
-from pyflanneld.config.settings import load_some
+from pyflanneld.config.load import load_some
+from pyflanneld.config.settings import ETCD, FLAGS
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.migration import MigrationFate, MigrationStep, OldKey, plan_migration, same_config
 from pyflanneld.daemon.wiring import access

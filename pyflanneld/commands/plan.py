@@ -11,8 +11,8 @@ from pyflanneld.commands.daemon_client import daemon_here
 from pyflanneld.commands.dry_run import Preview, preview
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint
 from pyflanneld.commands.read_only_ports import only_looking
-from pyflanneld.config.flags import FLAGS
-from pyflanneld.config.settings import Settings, load_as_daemon
+from pyflanneld.config.load import load_as_daemon
+from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.core.status.dry_run import Act, DryRunStep, Trouble
 from pyflanneld.system import procfs
 

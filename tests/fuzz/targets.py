@@ -12,7 +12,7 @@ from io import StringIO
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import pairwise
 
-from pyflanneld.config.settings import load
+from pyflanneld.config.load import load
 from pyflanneld.core.docker import DockerVersion, Leased, docker_options
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.invalid import Invalid

@@ -14,8 +14,8 @@ from pyflanneld.commands.doctor.finding import Finding, Verdict, warn
 from pyflanneld.commands.doctor.host_facts import Facts
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint
 from pyflanneld.commands.read_only_ports import only_looking
-from pyflanneld.config.flags import FLAGS
-from pyflanneld.config.settings import Settings, load_as_daemon
+from pyflanneld.config.load import load_as_daemon
+from pyflanneld.config.settings import FLAGS, Settings
 
 TITLE = """\
 pyflanneld doctor: examines this host before or after the daemon's start, and touches nothing.
