@@ -8,10 +8,12 @@
     ├── AlreadyRunning         73   another pyflanneld serves this network or this subnet file
     ├── PortTaken              73   the health port is in use
     ├── NoDaemon                3   of the commands: there is no running daemon to ask
+    ├── RequestRefused          1   of the commands: a check, or the daemon, says no; nothing was changed
     ├── LeaseLost              75   our subnet belongs to another node now
     ├── RegistryError           1
     │   ├── RegistryUnavailable     wait and try again; the outcome of a write may be unknown
-    │   │   └── HistoryChanged          what is known cannot be continued: list again soon
+    │   │   ├── HistoryChanged          what is known cannot be continued: list again soon
+    │   │   └── ApiMissing              the server has no v2 API: nothing is stored there
     │   ├── RegistryDenied          credentials or rights refused: keep everything, alert, try again slowly
     │   └── RevisionCompacted       the watch position is gone: list again
     ├── KernelError             1   netlink refused or went silent
@@ -70,6 +72,10 @@ class NoDaemon(PyflanneldError):
     exit_code = 3
 
 
+class RequestRefused(PyflanneldError):
+    """A command's request must not or cannot be carried out: by its own check, or by the daemon's answer."""
+
+
 class LeaseLost(PyflanneldError):
     """The own subnet is held by another node. It is never overwritten."""
 
@@ -86,6 +92,10 @@ class RegistryUnavailable(RegistryError):
 
 class HistoryChanged(RegistryUnavailable):
     """Another cluster has answered, or one whose revisions lie before those that were seen."""
+
+
+class ApiMissing(RegistryUnavailable):
+    """The server answers and has no v2 API, or has it switched off."""
 
 
 class RegistryDenied(RegistryError):

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld.commands.common_flags import OWN, is_on, own_switch
+from pyflanneld.commands.daemon_client import daemon_here
 from pyflanneld.commands.plan import GO_DAEMON
 from pyflanneld.commands.read_only_ports import only_looking, silent_log
-from pyflanneld.commands.running_daemon import daemon_here
 from pyflanneld.config.flags import FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.config.settings import Settings, load_as_daemon
@@ -31,7 +31,7 @@ from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.core.routes.plan import Drop, KernelRoute
 from pyflanneld.daemon import wiring
 from pyflanneld.errors import AlreadyRunning, FirewallError, PyflanneldError, RegistryError, UsageError
-from pyflanneld.state.node import Context
+from pyflanneld.state.context import Context
 from pyflanneld.system import lock, procfs
 from pyflanneld.system.state_file import NAME as LAST_GOOD
 from pyflanneld.tasks.firewall.jobs import Removal, iptables_removals, nft_removals, remove
@@ -91,7 +91,7 @@ def _networks(given: Given) -> tuple[Network, ...]:
 
 
 async def _clean(settings: Settings, named: Sequence[Network], *, release: bool, dry_run: bool) -> int:
-    context = only_looking(settings) if dry_run else wiring.context(settings, silent_log(settings))
+    context = only_looking(settings) if dry_run else wiring.build_context(settings, silent_log(settings))
     cleaning = Cleaning(context, settings, dry_run=dry_run)
     try:
         config = await cleaning.config()
@@ -103,7 +103,7 @@ async def _clean(settings: Settings, named: Sequence[Network], *, release: bool,
         if release:
             await cleaning.release()
     finally:
-        await context.registry.close()
+        await context.discovery.close()
         await context.kernel.close()
     if not cleaning.removed and not cleaning.left:
         _say("there is nothing of ours here")
@@ -126,12 +126,12 @@ class Cleaning:
         self._etcd_trouble = ""
         self.subnet_text = ""
         with suppress(OSError, UnicodeDecodeError):
-            self.subnet_text = context.subnet_file.read() or ""
+            self.subnet_text = context.ports.subnet_file.read() or ""
 
     async def config(self) -> NetworkConfig | None:
         """Return the network configuration, ``None`` where it cannot be had: the subnet file may know enough."""
         try:
-            value = (await self._context.registry.read_config()).value
+            value = (await self._context.discovery.read_config()).value
             return parse_config(value) if value is not None else None
         except RegistryError as error:
             self._etcd_trouble = str(error)

@@ -8,10 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pyflanneld.commands.common_flags import OUTPUT, is_on, own_switch, wants_json
 from pyflanneld.commands.output import GREEN, RED, YELLOW, Paint, columns
@@ -24,8 +24,8 @@ from pyflanneld.core.network import review as configreview
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.network.review import Effect, LeaseFate
 from pyflanneld.errors import KernelError, PyflanneldError, RegistryError, UnsupportedConfig, UsageError
-from pyflanneld.logs import setup
-from pyflanneld.ports import Configuration, Registry
+from pyflanneld.logs.setup import configure_logging
+from pyflanneld.ports import FullRegistry
 from pyflanneld.tasks.network import usable_config
 
 TITLE = """\
@@ -47,8 +47,7 @@ CONFIG_FLAGS = (OUTPUT, _DRY_RUN, _FORCE, *(flag for flag in FLAGS if flag.group
 _MAX_BYTES = 64 * 1024
 
 
-class ConfigStore(Registry, Configuration, Protocol):
-    """What the command needs of a registry."""
+_Connect = Callable[[Settings], AbstractAsyncContextManager[FullRegistry]]
 
 
 class Refusal(PyflanneldError):
@@ -66,7 +65,7 @@ class Review:
     remarks: tuple[str, ...]
 
 
-def main(words: Sequence[str], *, connect: Callable[[Settings], ConfigStore]) -> int:
+def main(words: Sequence[str], *, connect: _Connect) -> int:
     """Do what *words* (those after ``config``) ask for; return the exit code.
 
     Raises:
@@ -75,7 +74,7 @@ def main(words: Sequence[str], *, connect: Callable[[Settings], ConfigStore]) ->
     """
     plain, settings, given = load_words(words, os.environ, title=TITLE, flags=CONFIG_FLAGS)
     as_json = wants_json(given)
-    setup.configure(settings.log_format, settings.verbosity)
+    configure_logging(settings.log_format, settings.verbosity)
     try:
         match plain:
             case ["check", file]:
@@ -145,13 +144,10 @@ def _text(review: Review, facts: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def _show(settings: Settings, connect: Callable[[Settings], ConfigStore], *, as_json: bool) -> int:
-    store = connect(settings)
-    try:
+async def _show(settings: Settings, connect: _Connect, *, as_json: bool) -> int:
+    async with connect(settings) as store:
         record = await store.read_config()
         where = f"{settings.etcd_prefix}/config ({store.endpoint}, API v{store.api})"
-    finally:
-        await store.close()
     if record.value is None:
         raise Refusal(f"there is no network configuration at {where}")
     if not as_json:
@@ -160,14 +156,13 @@ async def _show(settings: Settings, connect: Callable[[Settings], ConfigStore], 
 
 
 async def _set(
-    settings: Settings, connect: Callable[[Settings], ConfigStore], file: str, *, force: bool, dry_run: bool
+    settings: Settings, connect: _Connect, file: str, *, force: bool, dry_run: bool
 ) -> int:
     review = _review(file, _read(file), await _links())
     if _tell(review, as_json=False):
         return 1
     assert review.config is not None  # noqa: S101 - told as not usable otherwise
-    store = connect(settings)
-    try:
+    async with connect(settings) as store:
         seen = await store.read_config()
         where = f"{settings.etcd_prefix}/config ({store.endpoint}, API v{store.api})"
         if seen.value == review.document:
@@ -182,8 +177,6 @@ async def _set(
             raise Refusal("somebody has changed the configuration this moment; nothing was done")
         else:
             _say(f"{where} is written; daemons that run take it at their next start")
-    finally:
-        await store.close()
     return 0
 
 

@@ -7,6 +7,7 @@ firewall.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from math import inf
 
 from pyflanneld.core.etcd_types import Record, Renewal, Snapshot
@@ -32,7 +33,8 @@ from pyflanneld.core.status.dry_run import (
 )
 from pyflanneld.daemon.bootstrap import Bootstrap, prepare
 from pyflanneld.errors import FirewallError, ProgramMissing, PyflanneldError
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 from pyflanneld.tasks.docker import check_bridge
 from pyflanneld.tasks.firewall.jobs import FORWARD_DROPPED, forward_is_dropped, jobs_of, places_of, unasked
 from pyflanneld.tasks.lease.acquire import LeaseRequest, decide
@@ -75,7 +77,7 @@ async def preview(context: Context) -> Preview:
 
 async def _join(context: Context, found: Preview) -> None:
     links, choice = await first_link(context)
-    address = context.options.public_ip or choice.address
+    address = context.settings.public_ip or choice.address
     found.steps.append(
         DryRunStep("interface", Act.KEEP, f"{choice.link.name} ({address}, MTU {choice.link.mtu})", choice.why)
     )
@@ -91,9 +93,9 @@ async def _join(context: Context, found: Preview) -> None:
     _look_around(context, bootstrap, node, found)
 
 
-async def _config(context: Context, found: Preview) -> tuple[NetworkConfig, SubnetRange]:
-    key = f"{context.options.prefix}/config"
-    record = await context.registry.read_config()
+async def _config(context: Context, found: Preview) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
+    key = f"{context.settings.etcd_prefix}/config"
+    record = await context.discovery.read_config()
     where = f"{context.registry.endpoint}, API v{context.registry.api}"
     if record.value is None:
         raise Stopped(f"there is no network configuration in etcd at {key} ({where}): the daemon would wait for one")
@@ -164,9 +166,9 @@ def _hypothetical(context: Context, request: LeaseRequest, key: SubnetKey) -> Ow
 
 
 def _subnet_file(context: Context, node: Node, found: Preview) -> None:
-    path = context.options.subnet_file
+    path = str(context.settings.subnet_file)
     try:
-        before = context.subnet_file.read()
+        before = context.ports.subnet_file.read()
     except (OSError, UnicodeDecodeError) as error:
         found.troubles.append(Trouble(f"the subnet file {path} cannot be read, and would be replaced: {error}"))
         before = ""
@@ -174,7 +176,7 @@ def _subnet_file(context: Context, node: Node, found: Preview) -> None:
 
 
 async def _routes(context: Context, node: Node, found: Preview) -> None:
-    protocol = context.options.route_protocol
+    protocol = context.settings.route_protocol
     present = await kernel_routes(context, node.networks)
     view, desired, todo = wanted(context, node, present)
     found.troubles += peer_troubles(view)
@@ -201,23 +203,23 @@ def wanted(
     """Return what the peers' leases amount to here, the routes that they want, and how to get there."""
     view = node.peers.view(validation_context(context, node))
     desired = node.backend.desired_routes(view.peers, node.link.index)
-    protocol = context.options.route_protocol
+    protocol = context.settings.route_protocol
     return view, desired, plan_routes(desired, present, protocol=protocol, networks=node.networks, frozen=view.frozen)
 
 
 def _blackholes(context: Context, node: Node, present: Sequence[KernelRoute]) -> list[DryRunStep]:
-    ours = [one for one in present if is_blackhole_of_ours(one, context.options.route_protocol, node.networks)]
+    ours = [one for one in present if is_blackhole_of_ours(one, context.settings.route_protocol, node.networks)]
     own: list[Network] = [half for half in (node.lease.subnet, node.lease.ipv6) if half is not None]
     return [
         DryRunStep("route", Act.REMOVE if isinstance(change, Drop) else Act.ADD, f"blackhole {change.route.dst}")
-        for change in plan_blackholes(own if context.options.blackhole else [], ours)
+        for change in plan_blackholes(own if context.settings.ip_blackhole_route else [], ours)
     ]
 
 
 async def _rules(context: Context, node: Node, found: Preview) -> None:
     for job in jobs_of(context, node):
         try:
-            found.steps.append(rules_step(job.name, job.program, await job.look(take_over=True)))
+            found.steps.append(rules_step(job.name, job.program, await job.check(take_over=True)))
         except ProgramMissing as error:
             found.troubles.append(Trouble(f"the rules for {job.name} would not be set: {error}"))
         except FirewallError as error:
@@ -237,4 +239,4 @@ def _look_around(context: Context, bootstrap: Bootstrap, node: Node, found: Prev
     own: list[Network] = [half for half in (node.lease.subnet, node.lease.ipv6) if half is not None]
     found.troubles += overlap_troubles(node.networks, own, bootstrap.links)
     check_bridge(context, node)
-    found.troubles += [Trouble(problem.text) for problem in context.conditions.open().values()]
+    found.troubles += [Trouble(condition.text) for condition in context.conditions.open().values()]

@@ -23,7 +23,7 @@ from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.migration import MigrationFate, MigrationStep, OldKey, plan_migration, same_config
 from pyflanneld.daemon.wiring import access
 from pyflanneld.errors import RegistryError
-from pyflanneld.logs import setup
+from pyflanneld.logs.setup import configure_logging
 
 TITLE = """\
 pyflanneld migrate: copies the network configuration and the leases from etcd's v2 API to its v3 API.
@@ -44,7 +44,7 @@ _VERIFY_SLACK_S = 60
 def main(words: Sequence[str]) -> int:
     """Run ``pyflanneld migrate`` with these arguments and return the exit code."""
     settings, given = load_some(words, os.environ, title=TITLE, flags=MIGRATE_FLAGS)
-    setup.configure("console", 0)
+    configure_logging("console", 0)
     _say(f"from etcd v2 to v3 at {', '.join(settings.etcd_endpoints)}, below {settings.etcd_prefix}")
     try:
         return asyncio.run(_migrate(access(settings), dry_run=given["dry-run"].value is True))

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from pyflanneld.commands.common_flags import OUTPUT, wants_json
+from pyflanneld.commands.daemon_client import daemon_here
 from pyflanneld.commands.dry_run import Preview, preview
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint
 from pyflanneld.commands.read_only_ports import only_looking
-from pyflanneld.commands.running_daemon import daemon_here
 from pyflanneld.config.flags import FLAGS
 from pyflanneld.config.settings import Settings, load_as_daemon
 from pyflanneld.core.status.dry_run import Act, DryRunStep, Trouble
@@ -59,7 +59,7 @@ async def _look(settings: Settings) -> Preview:
     try:
         found = await preview(context)
     finally:
-        await context.registry.close()
+        await context.discovery.close()
         await context.kernel.close()
     found.troubles += _others(settings)
     return found

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 import structlog
@@ -10,7 +9,8 @@ import structlog
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.daemon import wiring
-from pyflanneld.logs import setup
+from pyflanneld.logs.setup import configure_logging
+from pyflanneld.state.context import Context, Ports
 
 
 class Only:
@@ -24,6 +24,19 @@ class Only:
         if name not in self._names:
             raise AttributeError(f"{name} is not for a command that only looks")
         return getattr(self._port, name)
+
+
+class DiscoveryToLookAt(Only):
+    """The ``Discovery`` port, whose registry cannot write."""
+
+    def __init__(self, port: Any) -> None:
+        super().__init__(port, "settled", "read_config", "close")
+        self._discovery = port
+
+    @property
+    def registry(self) -> Only:
+        """The registry in use."""
+        return Only(self._discovery.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live")
 
 
 class FirewallToLookAt(Only):
@@ -41,26 +54,27 @@ class FirewallToLookAt(Only):
         return self._saved[family]
 
 
-def only_looking(settings: Settings) -> Any:
+def only_looking(settings: Settings) -> Context:
     """Return a context like the daemon's whose ports cannot write, with a log that nobody reads.
 
-    The caller closes its registry and its kernel.
+    The caller closes its discovery and its kernel.
     """
-    context = wiring.context(settings, silent_log(settings))
-    return replace(
-        context,
-        registry=Only(context.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live", "close"),
-        kernel=Only(context.kernel, "links", "routes", "route_to", "close"),
-        firewall=FirewallToLookAt(context.firewall),
-        subnet_file=Only(context.subnet_file, "read"),
+    context = wiring.build_context(settings, silent_log(settings))
+    real = context.ports
+    ports: Any = Ports(
+        discovery=DiscoveryToLookAt(real.discovery),
+        kernel=Only(real.kernel, "links", "routes", "route_to", "close"),
+        firewall=FirewallToLookAt(real.firewall),
+        subnet_file=Only(real.subnet_file, "read"),
+        clock=real.clock,
         notifier=Only(None),
-        rng=Random(),
     )
+    return replace(context, ports=ports)
 
 
 def silent_log(settings: Settings) -> Any:
     """Return a log that nobody reads: what matters, a command says itself."""
-    setup.configure(settings.log_format, 0)
+    configure_logging(settings.log_format, 0)
     return structlog.wrap_logger(None, processors=[_drop])
 
 

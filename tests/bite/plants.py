@@ -56,30 +56,30 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B02 other family", "a lease without an address of the family that is asked for ends the daemon",
         "core/peers/validation.py",
-        "    if gateway is None:\n"
-        '        return Quarantine("bad_gateway", f"the lease has no {field_name} for {half.subnet}")\n',
+        "        if gateway is None:\n"
+        '            return Quarantine("bad_gateway", f"the lease has no {field} for {subnet}")\n',
         "",
         (*PEERS, "tests/unit/test_daemon_dual_stack.py"),
     ),
     Plant(
         "B03 no range check", "a peer's subnet may lie anywhere, 0.0.0.0/0 too",
         "core/peers/validation.py",
-        "    if not inside(subnet, network) or subnet.prefixlen <= network.prefixlen:\n",
-        "    if not subnet:\n",
+        "        if first < self._first or last > self._last or subnet.prefixlen <= network.prefixlen:\n",
+        "        if not subnet:\n",
         PEERS,
     ),
     Plant(
         "B03 own subnet", "a peer may claim a part of our own subnet",
         "core/peers/validation.py",
-        "    if overlap(subnet, side.own_subnet):\n",
-        "    if not subnet:\n",
+        '    yield *address_range(own_subnet), "overlaps_own", f"overlaps our own {own_subnet}"\n',
+        "",
         PEERS,
     ),
     Plant(
         "B03 connected network", "a peer may claim the LAN of the host",
         "core/peers/validation.py",
-        "    covered = next((net for net in side.near if overlap(net, subnet)), None)\n",
-        "    covered: Network | None = None\n",
+        "    for network in (*context.connected, *(own.network for own in context.link_addresses)):\n",
+        "    for network in ():\n",
         PEERS,
     ),
     Plant(
@@ -439,8 +439,8 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "loser forgotten", "a peer that lost to an older one is not looked at again when that has gone",
         "core/peers/table.py",
-        "        names = {**self._losers, **touched}\n",
-        "        names = dict(touched)\n",
+        "        due: dict[bytes, Network | None] = {**self._overlapped}\n",
+        "        due: dict[bytes, Network | None] = {}\n",
         PEERS,
     ),
     Plant(

@@ -138,7 +138,7 @@ def test_a_directory_of_roots_is_named_with_the_remedy(site: Lab) -> None:
     said = refused(node, prepare="mkdir /run/flannel")
     assert said.endswith("--subnet-file: nobody cannot write to the directory /run/flannel: chown nobody /run/flannel")
     said = refused(node, prepare="mkdir -p /run/a/flannel; chmod 700 /run/a", subnet_file="/run/a/flannel/subnet.env")
-    assert said.endswith("--subnet-file: nobody does not get to /run/a/flannel: chmod o+x /run/a")
+    assert said.endswith("--subnet-file: /run/a/flannel cannot be reached by nobody: chmod o+x /run/a")
     assert gateways(node) == {}
 
 
@@ -213,9 +213,9 @@ def test_the_end_of_the_start_script_is_still_noticed(site: Lab) -> None:
 def test_the_capability_is_handed_on_where_nobody_has_seen_to_that(handed_on: bool) -> None:
     """A user who has it, but not for the programs that it starts: from then on these have it too."""
     script = (
-        "import os, sys\nfrom pyflanneld.system import privileges as p\n"
-        f"p.become(p.Account('somebody', {UID}, {UID}))\np._prctl(47, 4)  # clear the ambient set\n"
-        f"{handed_on} and p.hand_on()\nos.execv('/bin/cat', ['cat', '/proc/self/status'])"
+        "import os, sys\nfrom pyflanneld.system import privileges as p\nfrom pyflanneld.system.prctl import prctl\n"
+        f"p.become(p.Account('somebody', {UID}, {UID}))\nprctl(47, 4)  # clear the ambient set\n"
+        f"{handed_on} and p.make_ambient()\nos.execv('/bin/cat', ['cat', '/proc/self/status'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert fields(done.stdout)["CapEff"] == (NET_ADMIN if handed_on else f"{0:016x}")

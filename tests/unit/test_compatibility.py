@@ -19,7 +19,7 @@ from pyflanneld.daemon import process
 from pyflanneld.http.monitor import monitor_app
 from pyflanneld.http.operator import StatusSource
 from pyflanneld.http.stream import Stream
-from pyflanneld.system import start_script
+from pyflanneld.system import service_manager
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
@@ -147,7 +147,7 @@ def test_every_exit_code_has_its_row() -> None:
 
 def test_every_signal_has_its_row() -> None:
     """Those that are handled; and the one that nobody can handle."""
-    numbers = (*process.STOP_SIGNALS, process.RELOAD_SIGNAL, start_script.ENDED, process.STATE_SIGNAL)
+    numbers = (*process.STOP_SIGNALS, process.RELOAD_SIGNAL, service_manager.SCRIPT_ENDED, process.STATE_SIGNAL)
     handled = {signal.Signals(number).name.removeprefix("SIG") for number in numbers}
     assert table("Signals").keys() == handled | {"KILL"}
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import structlog
 
+from pyflanneld.commands.daemon_client import daemon_here
+from pyflanneld.commands.docker_opts import installed_version
 from pyflanneld.commands.doctor.checks.host import dropping_chains
 from pyflanneld.commands.doctor.host_facts import (
     Asked,
@@ -29,7 +31,6 @@ from pyflanneld.commands.doctor.host_facts import (
     Standing,
 )
 from pyflanneld.commands.dry_run import Preview, kernel_routes, settle_lease, wanted
-from pyflanneld.commands.running_daemon import daemon_here
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network
@@ -50,9 +51,9 @@ from pyflanneld.errors import (
     RegistryError,
     UnsupportedConfig,
 )
-from pyflanneld.state.node import Context
-from pyflanneld.system import procfs, x509
-from pyflanneld.system.docker_version import installed
+from pyflanneld.state.context import Context
+from pyflanneld.system import procfs
+from pyflanneld.system.certificates import validity_in_file
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import usable_config
 
@@ -105,12 +106,12 @@ def etcdctl_words(settings: Settings, api: int) -> tuple[str, ...]:
 
 def _certificates(settings: Settings) -> tuple[Certificate, ...]:
     files = (("--etcd-cafile", settings.etcd_cafile), ("--etcd-certfile", settings.etcd_certfile))
-    return tuple(Certificate(role, str(path), x509.spans(path)) for role, path in files if path)
+    return tuple(Certificate(role, str(path), validity_in_file(path)) for role, path in files if path)
 
 
 def _subnet_file(context: Context) -> dict[str, Any]:
     try:
-        return {"subnet_text": context.subnet_file.read()}
+        return {"subnet_text": context.ports.subnet_file.read()}
     except UnicodeDecodeError:
         return {"subnet_trouble": "is not text"}
     except OSError as error:
@@ -173,9 +174,9 @@ async def _config(context: Context, settings: Settings, members: Sequence[Member
     if all(member.fault is not None for member in members):
         return {"members": tuple(members)}
     known: dict[str, Any] = {}
-    key = f"{context.options.prefix}/config"
+    key = f"{context.settings.etcd_prefix}/config"
     try:
-        record = await context.registry.read_config()
+        record = await context.discovery.read_config()
         if record.value is None:
             known["config_trouble"] = f"there is none at {key}"
         else:
@@ -265,15 +266,15 @@ def _with_our_address(records: Iterable[Record], public_ip: object, own: Record)
 async def _rules(context: Context, config: NetworkConfig | None) -> FirewallFacts:
     missing: list[str] = []
     nft = config is not None and config.nftables
-    if context.options.forward_rules or context.options.ip_masq:
+    if context.settings.iptables_forward_rules or context.settings.ip_masq:
         try:
-            context.firewall.need_nft() if nft else context.firewall.need_iptables(Family.IPV4)
+            context.ports.firewall.need_nft() if nft else context.ports.firewall.need_iptables(Family.IPV4)
         except ProgramMissing:
             missing.append("nft" if nft else "iptables")
     saved, trouble = None, ""
     try:
-        context.firewall.need_iptables(Family.IPV4)
-        saved = await context.firewall.save(Family.IPV4, None)
+        context.ports.firewall.need_iptables(Family.IPV4)
+        saved = await context.ports.firewall.save(Family.IPV4, None)
     except FirewallError as error:
         trouble = str(error)
     return FirewallFacts(saved, trouble, tuple(missing), await _dropping())
@@ -289,7 +290,7 @@ async def _dropping() -> tuple[str, ...]:
 
 
 def _docker(processes: Iterable[Process]) -> Docker:
-    found = installed()
+    found = installed_version()
     option = "allow-direct-routing"
     words = {word for process in processes if process.name == "dockerd" for word in process.words}
     told = bool({f"--{option}", f"--{option}=true"} & words)

@@ -53,7 +53,7 @@ async def _collect(settings: Settings) -> Facts:
     try:
         return await collect(context, settings)
     finally:
-        await context.registry.close()
+        await context.discovery.close()
         await context.kernel.close()
 
 

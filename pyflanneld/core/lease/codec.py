@@ -38,7 +38,7 @@ class SubnetKey:
     def __str__(self) -> str:
         return f"{self.ipv4} and {self.ipv6}" if self.ipv6 else str(self.ipv4)
 
-    def half(self, version: int) -> Network | None:
+    def subnet(self, version: int) -> Network | None:
         """Return the subnet of one family."""
         return self.ipv4 if version == 4 else self.ipv6
 

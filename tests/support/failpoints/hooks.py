@@ -225,6 +225,6 @@ HOOKS: dict[str, Hook] = {
     "tasks.routes.reconcile:Reconciler._place": before("reconcile.mid"),
     "tasks.routes.reconcile:Reconciler._allowed": allowed,
     "system.atomic_files:os": disk,
-    "system.sd_notify:SdNotifier.send": notify,
+    "system.service_manager:SdNotifier.send": notify,
     "daemon.wiring:_close": before("shutdown.close"),
 }

@@ -5,7 +5,7 @@ from ipaddress import IPv4Network
 from pyflanneld.commands.doctor.finding import Finding, bad, ok, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts
 from pyflanneld.commands.doctor.shell_quoting import quoted
-from pyflanneld.core.docker import FILTERS, DockerVersion, Leased, bridge_complaint, remark
+from pyflanneld.core.docker import FIRST_FILTERING, DockerVersion, Leased, bridge_complaint, direct_routing_hint
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.subnet_env import assignments
 from pyflanneld.core.link.selection import Link
@@ -101,11 +101,11 @@ def docker_version(facts: Facts) -> Finding:
         found = DockerVersion.parse(facts.docker.version)
     except Invalid as error:
         return skipped("Docker", str(error))
-    if found < FILTERS:
+    if found < FIRST_FILTERING:
         return ok("Docker", f"{found} lets other hosts in")
     if facts.docker.lets_in:
         return ok("Docker", f"{found}, told to let other hosts in (allow-direct-routing)")
     leased = _leased(facts)
-    mend = (remark(leased, found) if leased else None) or "pyflanneld docker-opts --direct-routing"
+    mend = (direct_routing_hint(leased, found) if leased else None) or "pyflanneld docker-opts, then restart Docker"
     why = "from 28 on Docker drops packets of other hosts to its containers"
     return warn("Docker", f"{found}, without allow-direct-routing", why, mend)
