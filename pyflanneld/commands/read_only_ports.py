@@ -1,4 +1,4 @@
-"""Ports for commands that only look: what would change anything is not there. Shell side."""
+"""Ports for commands that change nothing: the methods that write are missing. Shell side."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,8 +13,8 @@ from pyflanneld.daemon import wiring
 from pyflanneld.logs import setup
 
 
-class Only:
-    """A port with some of its methods: whoever reaches for another one finds a defect, not a changed host."""
+class ReadOnlyPort:
+    """A port with some of its methods: a call of another one is an error and not a changed host."""
 
     def __init__(self, port: object, *names: str) -> None:
         self._port = port
@@ -22,12 +22,12 @@ class Only:
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._names:
-            raise AttributeError(f"{name} is not for a command that only looks")
+            raise AttributeError(f"{name} is not allowed in a command that changes nothing")
         return getattr(self._port, name)
 
 
-class FirewallToLookAt(Only):
-    """The ``Firewall`` port without its writes; all tables are read at once, for asking for one could create it."""
+class ReadOnlyFirewall(ReadOnlyPort):
+    """The ``Firewall`` port without its writes; reads all tables at once, as asking for one could create it."""
 
     def __init__(self, port: Any) -> None:
         super().__init__(port, "need_iptables", "need_nft", "can_randomize", "list_table")
@@ -41,25 +41,27 @@ class FirewallToLookAt(Only):
         return self._saved[family]
 
 
-def only_looking(settings: Settings) -> Any:
-    """Return a context like the daemon's whose ports cannot write, with a log that nobody reads.
+def read_only_context(settings: Settings) -> Any:
+    """Return a context like the daemon's whose ports cannot write and whose log goes nowhere.
 
     The caller closes its registry and its kernel.
     """
     context = wiring.context(settings, silent_log(settings))
     return replace(
         context,
-        registry=Only(context.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live", "close"),
-        kernel=Only(context.kernel, "links", "routes", "route_to", "close"),
-        firewall=FirewallToLookAt(context.firewall),
-        subnet_file=Only(context.subnet_file, "read"),
-        notifier=Only(None),
+        registry=ReadOnlyPort(
+            context.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live", "close"
+        ),
+        kernel=ReadOnlyPort(context.kernel, "links", "routes", "route_to", "close"),
+        firewall=ReadOnlyFirewall(context.firewall),
+        subnet_file=ReadOnlyPort(context.subnet_file, "read"),
+        notifier=ReadOnlyPort(None),
         rng=Random(),
     )
 
 
 def silent_log(settings: Settings) -> Any:
-    """Return a log that nobody reads: what matters, a command says itself."""
+    """Return a log that goes nowhere: the command itself reports what matters."""
     setup.configure(settings.log_format, 0)
     return structlog.wrap_logger(None, processors=[_drop])
 
