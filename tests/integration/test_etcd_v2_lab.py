@@ -132,4 +132,4 @@ def test_two_networks_in_one_etcd(lab: Lab) -> None:
     assert stores()["verdict"] == "ok"
     lab.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
     told = stores()
-    assert (told["verdict"], told["mend"].count(f"etcdctl rm {PREFIX}/config")) == ("warn", 1)
+    assert (told["verdict"], told["fix"].count(f"etcdctl rm {PREFIX}/config")) == ("warn", 1)

@@ -180,7 +180,7 @@ def test_a_foreign_route_in_the_way(cluster: Lab) -> None:
     (row,) = diff.json
     assert (diff.code, row["dst"], row["state"], row["protocol"]) == (1, "172.7.99.0/24", "conflict", 4)
     assert (row["wanted_gateway"], row["kernel_gateway"]) == ("192.168.14.99", "192.168.14.98")
-    assert "somebody else's route stands there" in ask(node, "routes", "--diff").out
+    assert "a foreign route is in the way" in ask(node, "routes", "--diff").out
     assert ask(node, "peers").code == 1
     node.exec("ip", "route", "del", "172.7.99.0/24")
     journal.wait("route.put", timeout_s=65, dst="172.7.99.0/24", reason="way_free")
