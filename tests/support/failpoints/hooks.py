@@ -217,7 +217,7 @@ HOOKS: dict[str, Hook] = {
     "http.bound_port:bound": before("healthz_bind"),
     "etcd.v3.registry:EtcdV3Registry.read_config": answered("config_read"),
     "etcd.v3.registry:EtcdV3Registry._page": answered("list_page"),
-    "etcd.v3.registry:EtcdV3Registry._prolong": answered("keepalive"),
+    "etcd.v3.registry:EtcdV3Registry._keep_alive": answered("keepalive"),
     "etcd.v3.channel:Stubs.__init__": stubs,
     "etcd.v3.watch:Watch._changes": events,
     "netlink.socket:RequestSocket._dump_once": before("nl.dump"),
