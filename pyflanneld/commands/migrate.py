@@ -19,12 +19,12 @@ import structlog
 from pyflanneld.config.go_flags import Flag, FlagKind
 from pyflanneld.config.load import load_some
 from pyflanneld.config.settings import ETCD, FLAGS
+from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.migration import MigrationFate, MigrationStep, OldKey, plan_migration, same_config
 from pyflanneld.daemon.wiring import access
 from pyflanneld.errors import RegistryError
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
-from pyflanneld.etcd.v3.importer import Importer
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from pyflanneld.logs.setup import configure_logging
 
@@ -63,14 +63,13 @@ class _Stores:
 
     v2: Any
     v3: Any
-    importer: Any
 
 
 async def _migrate(access: Any, *, dry_run: bool) -> int:
     rng, log = Random(), structlog.get_logger("pyflanneld")
     async with AsyncExitStack() as stack:
-        stores = _Stores(*(kind(access, rng=rng, log=log) for kind in (EtcdV2Registry, EtcdV3Registry, Importer)))
-        for store in (stores.v2, stores.v3, stores.importer):
+        stores = _Stores(*(kind(access, rng=rng, log=log) for kind in (EtcdV2Registry, EtcdV3Registry)))
+        for store in (stores.v2, stores.v3):
             stack.push_async_callback(store.close)
         return await _run(stores, dry_run=dry_run)
 
@@ -83,7 +82,7 @@ async def _run(stores: _Stores, *, dry_run: bool) -> int:
     steps = plan_migration(await _old_keys(stores), (await stores.v3.list_subnets()).records)
     for step in steps:
         if step.fate is MigrationFate.COPY and not dry_run:
-            await stores.importer.put_subnet(step.key.name, step.value, step.key.ttl_s)
+            await stores.v3.import_subnet(step.key.name, step.value, step.key.ttl_s)
         _print(_line(step, dry_run=dry_run))
     conflicts = sum(step.fate is MigrationFate.CONFLICT for step in steps)
     conflicts += await _config(stores, config, held_back=bool(conflicts), dry_run=dry_run)
@@ -114,14 +113,15 @@ async def _config(stores: _Stores, config: bytes, *, held_back: bool, dry_run: b
         _print(_row("config", "", "held back until the conflicts are solved: daemons would move to v3"))
         return 0
     if not dry_run:
-        await stores.importer.put_config(config)
+        await stores.v3.write_config(config, seen=ConfigRecord(None, 0))
     _print(_row("config", shown(config), "would be copied" if dry_run else "copied"))
     return 0
 
 
 async def _verify(stores: _Stores, steps: Sequence[MigrationStep]) -> list[str]:
     """Read back what was copied; return one line for each key that is wrong."""
-    found = {record.name: record for record in (await stores.v3.list_subnets()).records}
+    records = (await stores.v3.list_subnets()).records
+    found, left = {record.name: record for record in records}, await stores.v3.times_to_live(records)
     wrong = []
     for step in steps:
         record = found.get(step.key.name)
@@ -130,7 +130,7 @@ async def _verify(stores: _Stores, steps: Sequence[MigrationStep]) -> list[str]:
         if record is None or record.value != step.value:
             wrong.append(f"{_name(step)}: v3 does not hold what was written; something else writes there")
             continue
-        ttl_s, wanted_s = await stores.importer.ttl_s(record.lease_id), step.key.ttl_s
+        ttl_s, wanted_s = int(left[record.name].left_s) if record.lease_id else None, step.key.ttl_s
         if (ttl_s is None) != (wanted_s is None) or (ttl_s or 0) > (wanted_s or 0) + _VERIFY_SLACK_S:
             wrong.append(f"{_name(step)}: v3 holds it with another time to live, {_left(ttl_s)}")
     return wrong

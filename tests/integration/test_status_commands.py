@@ -66,7 +66,7 @@ def test_a_healthy_cluster(cluster: Lab) -> None:
     assert told["lease"]["subnet"] == node.subnet
     assert 86000 < told["lease"]["left_s"] <= 86400
     assert (told["link"]["name"], told["link"]["address"]) == ("eth1", str(node.address.ip))
-    assert (told["peers"]["believed"], told["peers"]["routed"], told["routes"]["missing"]) == (2, 2, 0)
+    assert (told["peers"]["forged"], told["peers"]["routed"], told["routes"]["missing"]) == (2, 2, 0)
     assert told["etcd"]["endpoint"] == ENDPOINT
     assert told["file"] == {"path": str(node.subnet_file), "written": True}
     peers = {row["subnet"]: row for row in ask(node, "peers", "--output=json").json}
