@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
-from pyflanneld.core.status.health import Health
+from pyflanneld.core.status.report import Health
 from pyflanneld.daemon.bootstrap import prepare
 from pyflanneld.errors import LeaseLost
 from pyflanneld.ports import SavedStateFile

@@ -19,7 +19,7 @@ from pyflanneld.core.network.config import SubnetRange
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable, View
 from pyflanneld.core.routes.plan import KernelRoute, PeerChange
-from pyflanneld.core.status.health import Doubt, Health
+from pyflanneld.core.status.report import Health, UnreadyReason
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.ports import (
     Certificates,
@@ -37,7 +37,7 @@ from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.counters import Counters
 
 if TYPE_CHECKING:
-    from pyflanneld.core.probe.reachability import Reach
+    from pyflanneld.core.probe.reachability import Reachability
 
 MISSED_BEATS = 3
 DENIED_PAUSE_S = 5.0
@@ -203,7 +203,7 @@ class Node:
     view: View | None = None               # reconcile
     present: int = 0                       # reconcile: routes of ours in the kernel
     placed: Placed = field(default_factory=Placed)  # reconcile
-    probes: Mapping[IPv4Network, "Reach"] = field(default_factory=dict)  # probe loop: by peer's subnet; empty without
+    probes: Mapping[IPv4Network, "Reachability"] = field(default_factory=dict)  # probe loop: by subnet
     reconciled: asyncio.Event = field(default_factory=asyncio.Event)
     file_written: asyncio.Event = field(default_factory=asyncio.Event)
     rules: Sequence[KeptRules] = ()            # firewall, once: what was asked for
@@ -252,29 +252,29 @@ def publish(options: Options, choice: Choice, backend: Backend, *, ipv6: bool) -
 
 def assess_health(context: Context, node: Node | None) -> Health:
     """Answer the probes: alive by the heartbeats, ready when nothing stands against it."""
-    found = readiness_doubts(context, node)
+    found = unready_reasons(context, node)
     stopped = tuple(doubt.text for doubt in found if doubt.event == LOOP_STOPPED)
     others = (doubt.text for doubt in found if doubt.event != LOOP_STOPPED)
     return Health(not stopped, (*stopped, *context.conditions.blocking(), *others), stopped)
 
 
-def readiness_doubts(context: Context, node: Node | None) -> list[Doubt]:
+def unready_reasons(context: Context, node: Node | None) -> list[UnreadyReason]:
     """Return what stands against readiness besides the open problems."""
-    found = [Doubt(LOOP_STOPPED, f"the {loop} loop has stopped turning") for loop in context.liveness.stopped()]
+    found = [UnreadyReason(LOOP_STOPPED, f"the {loop} loop has stopped turning") for loop in context.liveness.stopped()]
     if node is not None:
         return found + _not_yet(node, context.clock.now_s())
-    return found or ([] if context.conditions.blocking() else [Doubt(PENDING, "starting")])
+    return found or ([] if context.conditions.blocking() else [UnreadyReason(PENDING, "starting")])
 
 
-def _not_yet(node: Node, now_s: float) -> list[Doubt]:
+def _not_yet(node: Node, now_s: float) -> list[UnreadyReason]:
     found, until_s = [], node.lease.confirmed_until_s
     if now_s > until_s:
         text = f"the lease of {node.lease.subnet} has not been confirmed for too long"
-        found.append(Doubt("lease.unconfirmed", text, until_s))
+        found.append(UnreadyReason("lease.unconfirmed", text, until_s))
     if not node.rules_placed.is_set():
-        found.append(Doubt(PENDING, "the firewall rules are not in place yet"))
+        found.append(UnreadyReason(PENDING, "the firewall rules are not in place yet"))
     if not node.file_written.is_set():
-        found.append(Doubt(PENDING, "the subnet file is not written yet"))
+        found.append(UnreadyReason(PENDING, "the subnet file is not written yet"))
     if not node.reconciled.is_set():
-        found.append(Doubt(PENDING, "the peers' routes are not in place yet"))
+        found.append(UnreadyReason(PENDING, "the peers' routes are not in place yet"))
     return found

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from pyflanneld.core.backoff import around
+from pyflanneld.core.backoff import jittered
 from pyflanneld.errors import UsageError
 from pyflanneld.ports import Change
 from pyflanneld.state.node import Context, Node, start_over
@@ -28,7 +28,7 @@ async def keep_certificates(context: Context, current: Callable[[], Node | None]
         hangup: set by SIGHUP; cleared here.
     """
     while True:
-        look_s = around(LOOK_S, 0.2, context.rng) if context.certificates else None
+        look_s = jittered(LOOK_S, 0.2, context.rng) if context.certificates else None
         asked = await set_within(hangup, look_s)
         hangup.clear()
         renewed, node = _take_new(context), current()

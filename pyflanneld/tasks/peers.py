@@ -9,7 +9,7 @@ the list after a break, within the round in which all can list, and watches on f
 
 import asyncio
 
-from pyflanneld.core.backoff import around, backoff, list_round_s
+from pyflanneld.core.backoff import backoff, jittered, list_round_s
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.peers.guard import LIST_SPACING_S
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable, RevisionCompacted
@@ -85,7 +85,7 @@ class PeerWatcher:
         self._context.counters.listed(self._why, snapshot.revision, self._context.clock.now_s())
         self._round_s = list_round_s(len(snapshot.records))
         node.peers.apply(snapshot)
-        node.guard.told(self._context.clock.now_s())
+        node.guard.list_applied(self._context.clock.now_s())
         node.complete = True
         node.wake_routes(peers=True)
 
@@ -93,7 +93,7 @@ class PeerWatcher:
         """Return how long the list that was just taken is good for."""
         if self._node.guard.held:
             return LIST_SPACING_S
-        return around(max(RELIST_S, self._round_s), 0.2, self._context.rng)
+        return jittered(max(RELIST_S, self._round_s), 0.2, self._context.rng)
 
     def _draw_turn(self) -> None:
         """Decide when to list after a break, unless that is still to come."""

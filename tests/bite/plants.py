@@ -260,7 +260,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B33 foreign route", "a foreign route in the place of ours is written over",
         "core/routes/plan.py",
-        "            blocked[dst] = rival\n",
+        "            blocked[dst] = blocker\n",
         "            puts.append(Replace(wanted))\n",
         ROUTES,
     ),
@@ -353,22 +353,22 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "guard off", "most routes may go at once on the word of one list",
         "core/peers/guard.py",
-        "            self._hold(fresh, now_s)\n            return self._proved\n",
-        "            return fresh | self._proved\n",
+        "            self._hold(fresh, now_s)\n            return self._confirmed\n",
+        "            return fresh | self._confirmed\n",
         GUARD,
     ),
     Plant(
         "guard for ever", "what was held once is never let go",
         "core/peers/guard.py",
-        "            self._proved |= self._held\n            self._held = frozenset()\n",
-        "            self._agreed = 0\n",
+        "            self._confirmed |= self._held\n            self._held = frozenset()\n",
+        "            self._confirmations = 0\n",
         GUARD,
     ),
     Plant(
         "older history agrees", "a list from an older history counts as a second opinion about a mass withdrawal",
         "core/peers/guard.py",
-        "        if self._suspicious:  # it is the list that is not trusted itself, or nothing was looked at since\n"
-        "            self._last_told_s = now_s\n",
+        "        if self._suspicious:  # this is the list that is not trusted, or nothing was planned since\n"
+        "            self._last_list_s = now_s\n",
         "",
         GUARD,
     ),
@@ -446,8 +446,8 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "no list again", "an event that etcd has lost is never made good by a list",
         "tasks/peers.py",
-        "        return around(max(RELIST_S, self._round_s), 0.2, self._context.rng)\n",
-        "        return around(max(RELIST_S, self._round_s), 0.2, self._context.rng) * 1e6\n",
+        "        return jittered(max(RELIST_S, self._round_s), 0.2, self._context.rng)\n",
+        "        return jittered(max(RELIST_S, self._round_s), 0.2, self._context.rng) * 1e6\n",
         FOLLOW,
     ),
     Plant(

@@ -151,8 +151,8 @@ def test_a_junk_key_and_a_peer_off_the_link(cluster: Lab) -> None:
     journal.wait("peer.quarantined", key="172.7.98.0-24")
     shown = ask(node, "status")
     assert shown.code == 0
-    assert "the key 172.7.99.0-24 is not believed (not_json)" in shown.out
-    told = "the key 172.7.98.0-24 is not believed (gateway_off_link): PublicIP 8.8.8.8 is no neighbour on the link"
+    assert "the key 172.7.99.0-24 is rejected (not_json)" in shown.out
+    told = "the key 172.7.98.0-24 is rejected (gateway_off_link): PublicIP 8.8.8.8 is no neighbour on the link"
     assert told in shown.out
     assert "Correct --public-ip or --iface on that node" in shown.out
     table = ask(node, "peers")

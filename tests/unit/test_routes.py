@@ -18,7 +18,7 @@ from pyflanneld.core.routes.plan import (
     Plan,
     Replace,
     Route,
-    carry_out,
+    apply_changes,
     plan_routes,
 )
 from tests.support import strategies
@@ -142,7 +142,7 @@ def test_the_outcome_is_what_the_kernel_has(
     todo = make(desired.values(), present.values(), frozen)
     changes = [*todo.puts, *todo.drops]
     refused = kernel.apply(changes)
-    carry_out([change for change in changes if change not in refused], present, PROTOCOL)
+    apply_changes([change for change in changes if change not in refused], present, PROTOCOL)
     assert present == kernel.ours()
 
 
@@ -164,7 +164,7 @@ def test_a_plan_over_what_is_due_equals_a_plan_over_everything(
     present = TinyKernel(routes).ours()
     first = make(desired.values(), present.values(), frozen)
     done = data.draw(st.lists(st.sampled_from([*first.puts, *first.drops]))) if first.destinations else []
-    carry_out(done, present, PROTOCOL)
+    apply_changes(done, present, PROTOCOL)
     due = first.destinations - {change.route.dst for change in done}
     due |= alter(desired, data.draw(strategies.wanted_routes()), data)
     due |= alter(present, TinyKernel(data.draw(KERNELS)).ours(), data)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_network
 
-from pyflanneld.core.firewall.rules import MARK, Network, Rule, Section, Side, is_old
+from pyflanneld.core.firewall.rules import MARK, AddressMatch, Network, Rule, Section, is_legacy
 
 _WORD = re.compile(r'(?P<bare>[^\s"]+)|"(?P<quoted>(?:[^"\\]|\\.)*)"')
 
@@ -97,7 +97,7 @@ def _option(word: str, rest: list[str], negated: bool) -> tuple[str, object] | N
     value = rest.pop(0)
     if word in {"-s", "-d"}:
         try:
-            return {"-s": "source", "-d": "destination"}[word], Side(ip_network(value), negated)
+            return {"-s": "source", "-d": "destination"}[word], AddressMatch(ip_network(value), negated)
         except ValueError:
             return None
     if negated:
@@ -177,7 +177,7 @@ def _ours(section: Section, found: Chains, plain: Collection[Network]) -> list[t
     return [
         (place, rule)
         for place, rule in enumerate(found.entrance)
-        if rule is not None and (rule == section.jump or is_old(rule, section, plain))
+        if rule is not None and (rule == section.jump or is_legacy(rule, section, plain))
     ]
 
 

@@ -25,14 +25,14 @@ from pyflanneld.core.firewall.rules import (
     MASQUERADE,
     MASQUERADE_TARGET,
     RETURN,
+    AddressMatch,
     Family,
     Network,
     Rule,
     Section,
-    Side,
 )
 
-Wanted = Mapping[Section, tuple[Rule, ...]]
+WantedRules = Mapping[Section, tuple[Rule, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def family_word(family: Family) -> str:
     return "ip" if family is Family.IPV4 else "ip6"
 
 
-def expected(wanted: Wanted) -> Table:
+def expected(wanted: WantedRules) -> Table:
     """Return what the table has to be."""
     return Table(
         {
@@ -108,7 +108,7 @@ def expected(wanted: Wanted) -> Table:
     )
 
 
-def repair(family: Family, found: Table | None, wanted: Wanted) -> str:
+def repair(family: Family, found: Table | None, wanted: WantedRules) -> str:
     """Return the transaction that makes *found* what it should be; empty when it is."""
     if found == expected(wanted):
         return ""
@@ -192,7 +192,7 @@ def _match(value: Mapping[str, Any]) -> dict[str, object] | None:
     if payload["protocol"] not in {"ip", "ip6"}:
         return None
     field = {"saddr": "source", "daddr": "destination"}[payload["field"]]
-    return {field: Side(ip_network(f"{prefix['addr']}/{prefix['len']}"), negated)}
+    return {field: AddressMatch(ip_network(f"{prefix['addr']}/{prefix['len']}"), negated)}
 
 
 def _verdict(kind: str, value: Any) -> dict[str, object] | None:

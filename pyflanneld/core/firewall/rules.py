@@ -35,7 +35,7 @@ class Family(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class AddressMatch:
     """One end of a packet's way: inside *network*, or outside when *negated*."""
 
     network: Network
@@ -54,8 +54,8 @@ class Rule:
     """
 
     target: str
-    source: Side | None = None
-    destination: Side | None = None
+    source: AddressMatch | None = None
+    destination: AddressMatch | None = None
     marked: bool = False
     comment: str = ""
     random_fully: bool = False
@@ -97,11 +97,11 @@ def section_rules(section: Section, network: Network, subnet: Network, *, random
     """Return what the section's chain holds, in order, on the node that leases *subnet* of *network*."""
     if section == FORWARD:
         return (
-            Rule(ACCEPT, source=Side(network), comment=section.comment),
-            Rule(ACCEPT, destination=Side(network), comment=section.comment),
+            Rule(ACCEPT, source=AddressMatch(network), comment=section.comment),
+            Rule(ACCEPT, destination=AddressMatch(network), comment=section.comment),
         )
-    inside, outside = Side(network), Side(network, negated=True)
-    here, not_multicast = Side(subnet), Side(Family.of(network).multicast, negated=True)
+    inside, outside = AddressMatch(network), AddressMatch(network, negated=True)
+    here, not_multicast = AddressMatch(subnet), AddressMatch(Family.of(network).multicast, negated=True)
     kept = ((here, inside), (inside, here), (outside, here))
     changed = ((inside, not_multicast), (outside, inside))
     return (
@@ -114,7 +114,7 @@ def section_rules(section: Section, network: Network, subnet: Network, *, random
     )
 
 
-def is_old(rule: Rule, section: Section, plain: Iterable[Network]) -> bool:
+def is_legacy(rule: Rule, section: Section, plain: Iterable[Network]) -> bool:
     """Say whether *rule*, found in the section's built-in chain, was put there by a flanneld that had no chains.
 
     Args:
@@ -130,13 +130,13 @@ def is_old(rule: Rule, section: Section, plain: Iterable[Network]) -> bool:
 
 def _is_plain(rule: Rule, section: Section, network: Network) -> bool:
     """Say whether v0.11.0 would have put *rule* for *network*, whatever the node's subnet was."""
-    inside, outside = Side(network), Side(network, negated=True)
+    inside, outside = AddressMatch(network), AddressMatch(network, negated=True)
     seen = (rule.target, rule.source, rule.destination)
     if section == FORWARD:
         return seen in {(ACCEPT, inside, None), (ACCEPT, None, inside)}
     if rule.target == RETURN and rule.source == outside and rule.destination is not None:
         return not rule.destination.negated and _within(rule.destination.network, network)
-    not_multicast = Side(Family.of(network).multicast, negated=True)
+    not_multicast = AddressMatch(Family.of(network).multicast, negated=True)
     return seen in {
         (RETURN, inside, inside),
         (MASQUERADE_TARGET, inside, not_multicast),

@@ -75,7 +75,7 @@ class Retake:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class HeldByOther:
     """Another node's address stands there."""
 
     by: IPv4Address
@@ -88,7 +88,7 @@ class Unreadable:
     why: str
 
 
-Finding = Confirmed | Rewrite | Retake | Taken | Unreadable
+Assessment = Confirmed | Rewrite | Retake | HeldByOther | Unreadable
 
 
 def confirmed(
@@ -107,7 +107,7 @@ def confirmed(
     return OwnLease(subnet, public_ip, record, ttl, sent_at_s, until_s, ipv6, public_ipv6)
 
 
-def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) -> Finding:
+def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) -> Assessment:
     """Say what a renewal round has shown.
 
     Args:
@@ -131,7 +131,7 @@ def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float)
     )
     if not ours:
         assert attrs is not None  # noqa: S101 - an unreadable value that is not ours was answered above
-        return Taken(attrs.public_ip)
+        return HeldByOther(attrs.public_ip)
     # Another lease (somebody put the key again) was not renewed by this round: the next one will, so ask for it now.
     ttl_s = seen.ttl_s if same_lease else 0.0
     proved = confirmed(

@@ -8,13 +8,13 @@ from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Replace
 
 
 class ChangeReason(StrEnum):
-    """The causes; their values are fit for a metric label."""
+    """The reasons; their values are fit for a metric label."""
 
-    START = "start"                          # found wanted, or idle, in the first round
+    START = "start"                          # put or dropped in the first round
     PEER_JOINED = "peer_joined"
     PEER_LEFT = "peer_left"
     GATEWAY_CHANGED = "gateway_changed"
-    WAY_FREE = "way_free"                    # a foreign route, or whatever the kernel minded, has gone
+    WAY_FREE = "way_free"                    # a foreign route has gone, or the kernel no longer refuses
     ADOPTED = "adopted"                      # a leftover of the Go daemon became ours
     DELETED_BY_OTHERS = "deleted_by_others"
     CHANGED_BY_OTHERS = "changed_by_others"
@@ -22,25 +22,25 @@ class ChangeReason(StrEnum):
 
 
 REPAIRS = frozenset({ChangeReason.DELETED_BY_OTHERS, ChangeReason.CHANGED_BY_OTHERS, ChangeReason.LINK})
-"""The causes that say: what we had put was not there any more."""
+"""The reasons for which a route of ours was put again."""
 
 
-def losses(
-    believed: Mapping[Network, KernelRoute], present: Mapping[Network, KernelRoute], *, link: bool
+def loss_reasons(
+    before: Mapping[Network, KernelRoute], present: Mapping[Network, KernelRoute], *, link: bool
 ) -> dict[Network, ChangeReason]:
-    """Return why each route is lost that was *believed* to be there and is not as it was.
+    """Return why each route of *before* is lost that is not *present* as it was.
 
     Args:
-        believed: our routes as we left them, by destination.
+        before: our routes as we left them, by destination.
         present: our routes as they are.
         link: whether the link explains what is missing.
     """
     gone = ChangeReason.LINK if link else ChangeReason.DELETED_BY_OTHERS
-    lost = (dst for dst, route in believed.items() if present.get(dst) != route)
+    lost = (dst for dst, route in before.items() if present.get(dst) != route)
     return {dst: ChangeReason.CHANGED_BY_OTHERS if dst in present else gone for dst in lost}
 
 
-def reason_of(
+def change_reason(
     change: PeerChange,
     *,
     first: bool,
@@ -48,14 +48,14 @@ def reason_of(
     lost: Mapping[Network, ChangeReason],
     waited: Collection[Network],
 ) -> ChangeReason:
-    """Say why *change* was made.
+    """Return why *change* was made.
 
     Args:
         change: what was done.
-        first: whether it belongs to the first round.
-        adopted: the destinations where a leftover of the Go daemon stood.
-        lost: why routes of ours were lost, as ``losses`` says, until they are there again.
-        waited: destinations that were wanted already and could not be had.
+        first: whether it was made in the first round.
+        adopted: the destinations where the Go daemon had left a route.
+        lost: why routes of ours were lost, as ``loss_reasons`` says, until they are there again.
+        waited: destinations that were wanted before and could not be placed.
     """
     dst = change.route.dst
     if dst in adopted:

@@ -1,11 +1,11 @@
-"""What to do about each thing that can be wrong: one sentence for an operator. Data only.
+"""How to fix each condition: one sentence for an operator. Data only.
 
 docs/troubleshooting.md says more about each.
 """
 
 from collections.abc import Mapping
 
-PROBLEMS: Mapping[str, str] = {
+CONDITIONS: Mapping[str, str] = {
     "blackhole.failed": "Look for another blackhole or unreachable route of that destination with `ip route show`.",
     "certificates.unusable": "Correct the file that it names: it is read again within a minute, or at once on SIGHUP.",
     "config.changed": "Put the former configuration back (`pyflanneld config`), or restart the daemon for the new one.",
@@ -39,7 +39,7 @@ PROBLEMS: Mapping[str, str] = {
     "route.failed": "ENETUNREACH: the gateway is not on this link. Else see `ip route get` for it, and `dmesg`.",
     "subnet_file.failed": "Check the directory: is it there, has it room, may this user write there, and not all?",
 }
-"""By the log event of the problem."""
+"""By the log event of the condition."""
 
 QUARANTINED: Mapping[str, str] = {
     "bad_gateway": "Find that node: its PublicIP is no address of a host there. An old lease of this host runs out.",
@@ -63,9 +63,9 @@ UNREADY: Mapping[str, str] = {
     "loop.stopped": "Restart the daemon, which costs nothing, and keep its log for a report.",
     "start.pending": "Wait a moment; if it stays, the lines above and the log say what it waits for.",
 }
-"""By what else stands against readiness."""
+"""By the other reasons for not being ready."""
 
 
 def hint(event: str, reason: str = "") -> str:
-    """Return what to do about the problem *event*, or about a key that is quarantined for *reason*; may be empty."""
-    return QUARANTINED.get(reason, "") or PROBLEMS.get(event, "") or UNREADY.get(event, "")
+    """Return how to fix the condition *event*, or a key that is quarantined for *reason*; may be empty."""
+    return QUARANTINED.get(reason, "") or CONDITIONS.get(event, "") or UNREADY.get(event, "")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from pyflanneld.core.families import Network, first_of
-from pyflanneld.core.routes.change_reasons import ChangeReason, losses, reason_of
+from pyflanneld.core.routes.change_reasons import ChangeReason, change_reason, loss_reasons
 from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange
 from pyflanneld.ports import Change
 from pyflanneld.state.counters import DROP, PUT
@@ -39,7 +39,7 @@ class RouteAudit:
         present: Mapping[Network, KernelRoute],
     ) -> None:
         """Take note of where our routes are *different*: what was *believed* before the look, what is *present* now."""
-        lost = losses(
+        lost = loss_reasons(
             {dst: believed[dst] for dst in different if dst in believed}, present,
             link=self._link_explains(believed, present),
         )
@@ -74,7 +74,7 @@ class RouteAudit:
         """
         first = not self._node.reconciled.is_set()
         causes = [
-            (change, reason_of(change, first=first, adopted=adopted, lost=self._lost, waited=self._waited))
+            (change, change_reason(change, first=first, adopted=adopted, lost=self._lost, waited=self._waited))
             for change in done
         ]
         self._waited = frozenset(waiting)

@@ -25,7 +25,7 @@ from pyflanneld.core.families import Network, first_of, inside
 from pyflanneld.core.peers.guard import LIST_SPACING_S
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.peers.validation import ValidationContext
-from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Plan, carry_out, plan_routes, usual_metric
+from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Plan, apply_changes, plan_routes, usual_metric
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change
 from pyflanneld.state.node import Context, Node, Placed
@@ -231,7 +231,7 @@ class Reconciler:
         self._due = todo.destinations.difference(change.route.dst for change in done)
         if done:
             self._read = []
-            carry_out(done, self._present, self._context.options.route_protocol)
+            apply_changes(done, self._present, self._context.options.route_protocol)
         adopted = self._foreign.keys() & {change.route.dst for change in done} if self._foreign else set()
         for dst in adopted:
             del self._foreign[dst]
