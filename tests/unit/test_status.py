@@ -227,7 +227,7 @@ def test_the_guard_holds() -> None:
             told = report(node)
             assert not told["ready"]
             assert told["guard"]["held"] == told["routes"]["held"] >= 7
-            assert findings(node)["guard.holding"]["hint"].startswith("Look into etcd")
+            assert findings(node)["guard.holding"]["hint"].startswith("Check etcd")
             rows = await observer(node).routes()
             assert {row.state for row in rows} == {"held"}
             for third in thirds:

@@ -94,8 +94,8 @@ def rows_of(table: PeerTable, kernel: list[KernelRoute], context: ValidationCont
     known: dict[Address, Neighbour] = {
         IPv4Address("192.168.14.22"): Neighbour(IPv4Address("192.168.14.22"), "reachable", "02:00:00:00:00:16")
     }
-    sight = PeerFacts(view, {row.dst: row for row in made}, LINK, known, {b"junk": 12.5}, ipv6=context.ipv6 is not None)
-    return {row.subnet or row.key: row for row in peer_rows(table.records(), sight)}
+    facts = PeerFacts(view, {row.dst: row for row in made}, LINK, known, {b"junk": 12.5}, ipv6=context.ipv6 is not None)
+    return {row.subnet or row.key: row for row in peer_rows(table.records(), facts)}
 
 
 def test_each_peer_has_its_state_and_its_reason() -> None:
