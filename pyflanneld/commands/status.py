@@ -121,7 +121,7 @@ def _lease(lease: Mapping[str, Any] | None) -> str:
 def _peers(peers: Mapping[str, Any] | None) -> str:
     if peers is None:
         return ""
-    parts = [f"{peers['believed']}, {peers['routed']} routed"]
+    parts = [f"{peers['accepted']}, {peers['routed']} routed"]
     parts += [f"{count} quarantined ({reason})" for reason, count in sorted(peers["quarantined"].items())]
     parts += [f"{peers['other_backend']} of another backend"] if peers["other_backend"] else []
     parts += [f"{peers['frozen']} frozen"] if peers["frozen"] else []

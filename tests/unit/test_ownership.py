@@ -13,12 +13,12 @@ from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.lease.ownership import (
     DRIFT_MARGIN_S,
     LONGEST_INTERVAL_S,
+    Assessment,
     Confirmed,
-    Finding,
+    HeldByOther,
     OwnLease,
     Retake,
     Rewrite,
-    Taken,
     Unreadable,
     assess,
     confirmed,
@@ -35,11 +35,11 @@ SENT_S = 1000.0
 HELD = confirmed(SUBNET, OURS, RECORD, 86400.0, 0.0)
 
 
-def look(record: Record | None, ttl_s: float | None = 86400.0, *, held: OwnLease = HELD) -> Finding:
+def look(record: Record | None, ttl_s: float | None = 86400.0, *, held: OwnLease = HELD) -> Assessment:
     return assess(held, PUBLISH, Renewal(record, ttl_s), SENT_S)
 
 
-def confirmed_lease(finding: Finding) -> OwnLease:
+def confirmed_lease(finding: Assessment) -> OwnLease:
     assert isinstance(finding, Confirmed)
     return finding.lease
 
@@ -152,13 +152,13 @@ def test_a_moved_address_is_published() -> None:
 def test_another_nodes_address_means_taken(lease_id: int) -> None:
     """Rows F24 and F25: another address on another lease, or on none, is another owner; he is named."""
     theirs = lease(SUBNET, str(OTHER), created=8, lease_id=lease_id)
-    assert look(theirs) == Taken(OTHER)
+    assert look(theirs) == HeldByOther(OTHER)
 
 
 def test_a_reservation_for_another_node_means_taken() -> None:
     """Without a lease nothing but the address proves a key ours."""
     reserved = confirmed(SUBNET, OURS, replace(RECORD, lease_id=0), None, 0.0)
-    assert look(lease(SUBNET, str(OTHER), lease_id=0), None, held=reserved) == Taken(OTHER)
+    assert look(lease(SUBNET, str(OTHER), lease_id=0), None, held=reserved) == HeldByOther(OTHER)
 
 
 @pytest.mark.parametrize("value", strategies.POISON_VALUES[:40])

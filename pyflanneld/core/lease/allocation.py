@@ -1,7 +1,7 @@
-"""Which subnet a node should hold: its own one again, the one its file remembers, or a free one.
+"""Which subnet a node leases: the one that it holds already, the one that its file remembers, or a free one.
 
 The order is flannel's (``pkg/subnet/etcd/local_manager.go``, v0.28.9), with its rule for a remembered subnet that
-somebody else holds: leave it alone.
+another node holds: leave it alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -166,7 +166,7 @@ def _fits(request: SubnetRequest[_N] | None, subnet: _N | None) -> bool:
 
 
 def _keys(records: Iterable[Record]) -> list[SubnetKey]:
-    """Return what the names claim, whatever the values say: a broken value does not free a subnet."""
+    """Return the subnets in the names, whatever the values say: a broken value does not free a subnet."""
     found = []
     for record in records:
         try:
