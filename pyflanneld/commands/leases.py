@@ -15,9 +15,9 @@ from typing import assert_never
 from pyflanneld.backends import BACKENDS
 from pyflanneld.commands.common_flags import OWN, own_switch
 from pyflanneld.commands.output import columns, duration_text
-from pyflanneld.config.flags import ETCD, FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
-from pyflanneld.config.settings import Settings, load_words
+from pyflanneld.config.load import load_words
+from pyflanneld.config.settings import ETCD, FLAGS, Settings
 from pyflanneld.config.types import parse_public_ip, parse_public_ipv6
 from pyflanneld.core.etcd_types import TimeToLive
 from pyflanneld.core.invalid import Invalid, shown
@@ -113,8 +113,6 @@ def main(words: Sequence[str], environ: Mapping[str, str], *, connect: _Connect)
 
 def _read_request(plain: Sequence[str], own: Mapping[str, Given]) -> LeasesRequest:
     output, force = str(own["output"].value), own["force"].value is True
-    if output not in ("table", "json"):
-        raise UsageError(f"{own['output'].written}: {output!a} is not usable: table or json is needed")
     match list(plain):
         case [] | ["list"]:
             return ListRequest(output)
@@ -133,7 +131,7 @@ def _read_request(plain: Sequence[str], own: Mapping[str, Given]) -> LeasesReque
 def _reservation(subnet: str, subnet6: str, public_ip: str, public_ip6: str) -> ReserveRequest:
     key = SubnetKey(_subnet(subnet), _subnet6(subnet6) if subnet6 else None)
     try:
-        address6 = parse_public_ipv6(public_ip6)
+        address6 = parse_public_ipv6(public_ip6) if public_ip6 else None
     except ValueError as error:
         raise UsageError(f"{public_ip6!a} is not usable: {error}") from None
     return ReserveRequest(key, _public_ip(public_ip), address6)
@@ -159,13 +157,12 @@ def _subnet(text: str) -> IPv4Network:
 
 
 def _public_ip(text: str) -> IPv4Address:
+    if not text:
+        raise UsageError("an empty public address is not usable: an IPv4 address such as 192.168.14.21 is needed")
     try:
-        address = parse_public_ip(text)
+        return parse_public_ip(text)
     except ValueError as error:
         raise UsageError(f"{text!a} is not usable: {error}") from None
-    if address is None:
-        raise UsageError("an empty public address is not usable: an IPv4 address such as 192.168.14.21 is needed")
-    return address
 
 
 async def _carry_out(request: LeasesRequest, settings: Settings, connect: _Connect) -> None:

@@ -110,7 +110,7 @@ def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
             if not patient:
                 raise
             log.info("lock.awaited", held=str(error), timeout_s=PREDECESSOR_S)
-            stack.enter_context(hold(patience_s=PREDECESSOR_S))
+            stack.enter_context(hold(wait_s=PREDECESSOR_S))
         yield
 
 

@@ -173,9 +173,9 @@ def test_f85_what_is_not_good_any_more_is_refused(
             pytest.param(*spoilt, marks=pytest.mark.thorough)
             for spoilt in (
                 ("chmod o+w .", "everybody may write to its directory"),
-                ("chmod o+w last-good.json", "others than its owner may write to it"),
+                ("chmod o+w last-good.json", "users other than its owner may write to it"),
                 ("truncate -s 9M last-good.json", "at most 8388608 bytes"),
-                ("rm last-good.json; mkfifo last-good.json", "it is no regular file"),
+                ("rm last-good.json; mkfifo last-good.json", "it is not a regular file"),
             )
         ),
     ],

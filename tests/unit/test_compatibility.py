@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyflanneld import backends, cli, errors
-from pyflanneld.config import deprecated, flags
+from pyflanneld.config import deprecated, settings
 from pyflanneld.core.lease import subnet_env
 from pyflanneld.core.network import config as netconf
 from pyflanneld.core.strict_json import parse_object
@@ -54,15 +54,13 @@ def written(name: str) -> str:
 
 
 def test_every_flag_has_its_row() -> None:
-    """Those that work, those that are accepted, refused, or to come; and no others."""
-    ours = {written(flag.name) for flag in flags.FLAGS}
+    """Those that work, those that are accepted, those that are refused; and no others."""
+    ours = {written(flag.name) for flag in settings.FLAGS}
     retired = {written(flag.name) for flag in deprecated.RETIRED}
     kubernetes = {written(flag.name) for flag in deprecated.KUBERNETES}
-    later = {written(name) for name in flags.FLANNELD_ONLY}
     rows = table("Flags")
-    assert rows.keys() == ours | retired | kubernetes | later
+    assert rows.keys() == ours | retired | kubernetes
     assert {name for name in ours if rows[name] in MISSING} == set()
-    assert {name for name in later if rows[name] != "not yet"} == set()
     assert {name for name in kubernetes if rows[name] != "no"} == set()
     assert {name for name in retired if rows[name] == "no"} == retired - {"--etcd-endpoint"}
 

@@ -4,7 +4,7 @@ from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
 
-from pyflanneld.config.settings import load
+from pyflanneld.config.load import load
 from pyflanneld.core.docker import bridge_complaint
 from pyflanneld.core.link.selection import Link
 from pyflanneld.errors import UsageError
