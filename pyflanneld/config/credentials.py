@@ -162,8 +162,8 @@ def check_ca(path: Path) -> None:
 def check_pair(cert: Path, key: Path) -> None:
     """Raise ``ValueError`` unless *cert* and *key* (PEM, not encrypted) belong together."""
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password=_no_password)
-    except _EncryptedKeyError:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password=no_passphrase)
+    except EncryptedKeyError:
         raise ValueError("the key is encrypted; it has to be stored without a passphrase") from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
@@ -184,13 +184,13 @@ def exposure(path: Path) -> str | None:
     return f"{path} can be read by group or others (mode {mode & 0o777:04o}); chmod 600 fixes it"
 
 
-class _EncryptedKeyError(Exception):
-    pass
+class EncryptedKeyError(Exception):
+    """A private key needs a passphrase."""
 
 
-def _no_password() -> str:
-    # Without this, OpenSSL would ask for a passphrase on the terminal and wait.
-    raise _EncryptedKeyError
+def no_passphrase() -> str:
+    """Raise ``EncryptedKeyError``, as ``load_cert_chain``'s *password*: OpenSSL would ask on the terminal, and wait."""
+    raise EncryptedKeyError
 
 
 def _unreadable(error: OSError) -> str:

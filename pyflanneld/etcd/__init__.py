@@ -2,6 +2,6 @@
 
 import os
 
-# gRPC's core writes lines of its own to stderr, in no format of ours, unless this is set before its first import. What
-# matters in them reaches us as error details. An operator who wants them sets the variable.
+# gRPC's core writes lines in a format of its own to stderr, unless this is set before its first import. What matters in
+# them reaches us as error details. An operator who wants the lines sets the variable.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

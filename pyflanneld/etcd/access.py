@@ -1,18 +1,22 @@
-"""Where etcd is and who we are to it: plain values, importable without gRPC."""
+"""How to reach a cluster, with either API: endpoints, credentials, deadlines, the member in use. Without gRPC."""
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
+from structlog.typing import FilteringBoundLogger
 
 DEFAULT_PORT = 2379
 
 
 @dataclass(frozen=True, slots=True)
 class EtcdAccess:
-    """How to reach one etcd cluster.
+    """Where one etcd cluster is, and our credentials.
 
     Attributes:
         endpoints: ``http://host:port`` or ``https://host:port``, all of one scheme; host may be a name, an IPv4
@@ -47,11 +51,75 @@ class EtcdAccess:
         return self.password or ""
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long to wait for etcd, in seconds; tests shorten it.
+
+    Attributes:
+        rpc_s: for the response to one request.
+        read_s: for a read with all its attempts.
+        progress_s: after this silence a v3 watch requests a progress notification.
+        silence_s: after this silence a v3 watch counts as dead, and a v2 watch sends its request again.
+    """
+
+    rpc_s: float = 5.0
+    read_s: float = 10.0
+    progress_s: float = 30.0
+    silence_s: float = 45.0
+
+
+class Member(Protocol):
+    """One etcd member, by the URL that the operator wrote."""
+
+    @property
+    def url(self) -> str:
+        """``http://host:port`` or ``https://host:port``."""
+        ...
+
+
+M = TypeVar("M", bound=Member)
+
+
+class Members(Generic[M]):
+    """All members and the one in use. The first is picked at random, to spread thousands of nodes over the members."""
+
+    def __init__(self, members: Sequence[M], *, rng: random.Random, log: FilteringBoundLogger) -> None:
+        self._all = tuple(members)
+        self._at = rng.randrange(len(self._all))
+        self._answering: M | None = None
+        self._log = log
+
+    @property
+    def current(self) -> M:
+        """The member in use."""
+        return self._all[self._at]
+
+    def in_turn(self) -> tuple[M, ...]:
+        """Return all members, beginning with the one in use."""
+        return self._all[self._at :] + self._all[: self._at]
+
+    def answered(self, member: M) -> None:
+        """Record that *member* works."""
+        self._answering = member
+
+    def leave(self, member: M, error: Exception) -> None:
+        """Switch to the next member, unless another call has already left *member*.
+
+        Only the first switch, away from a member that worked, is a warning: the search for one that works goes round.
+        """
+        if member is not self.current or len(self._all) == 1:
+            return
+        self._at = (self._at + 1) % len(self._all)
+        note = self._log.warning if member is self._answering else self._log.debug
+        note("endpoint.switched", **{"from": member.url, "to": self.current.url}, error=str(error))
+        self._answering = None
+
+
 def grpc_target(endpoint: str) -> str:
     """Return the gRPC name of *endpoint*, for example ``ipv4:192.168.14.12:2379`` or ``dns:///etcd1:2379``.
 
-    The resolver is named outright, so that no environment variable and no guess decides how an address is read:
-    https://github.com/grpc/grpc/blob/master/doc/naming.md
+    The resolver is named explicitly, so that neither an environment variable nor a guess decides how an address is
+    read: https://github.com/grpc/grpc/blob/master/doc/naming.md
     """
     parts = urlsplit(endpoint)
     host, port = parts.hostname or "", parts.port or DEFAULT_PORT

@@ -1,7 +1,7 @@
-"""One etcd member under examination: what is wrong with it, in which step, for ``pyflanneld doctor``.
+"""Probes one etcd member for ``pyflanneld doctor``: what fails, and in which step.
 
-No port: the daemon never does this. The steps are told apart by what was asked, not by what was answered: first a
-plain HTTP request (name, connection, TLS, is it etcd at all), then the login, then one read of each kind of key.
+No port: the daemon never does this. The kind of request tells the step, not the response: first a plain HTTP request
+(name, connection, TLS, whether it is etcd at all), then the login, then one read of each kind of key.
 """
 
 import asyncio
@@ -18,22 +18,20 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aetcd import rpc
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.commands.doctor.host_facts import MemberFault, MemberReport
+from pyflanneld.core.etcd_types import MemberFault, MemberReport
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.etcd.access import DEFAULT_PORT, EtcdAccess
 from pyflanneld.etcd.tls import Tls
-from pyflanneld.etcd.v2.registry import EtcdV2Registry
-from pyflanneld.etcd.v3.auth import Tokens
-from pyflanneld.etcd.v3.calls import metadata
-from pyflanneld.etcd.v3.channel import Endpoint
-from pyflanneld.etcd.v3.grpc_errors import CALL_ERRORS
+from pyflanneld.etcd.v2.registry import EtcdV2Registry, ServerVersion
+from pyflanneld.etcd.v3.calls import Tokens, metadata
+from pyflanneld.etcd.v3.channel import CALL_ERRORS, Endpoint
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 
 DEADLINE_S: Final = 4.0
-_ANSWER_BYTES: Final = 64 * 1024
+_RESPONSE_BYTES: Final = 64 * 1024
 
 # X509_V_ERR_* of OpenSSL, include/openssl/x509_vfy.h.
 _VERIFY_FAULTS: Final = {
@@ -42,12 +40,8 @@ _VERIFY_FAULTS: Final = {
 }  # fmt: skip
 
 
-class _Version(BaseModel):
-    etcdserver: str
-
-
 async def probe_member(access: EtcdAccess, url: str, *, deadline_s: float = DEADLINE_S) -> MemberReport:
-    """Ask a member for its version, as anybody may; say what is wrong with name, connection, TLS or answer.
+    """Request the version of a member, which needs no rights; report what fails: name, connection, TLS or response.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
@@ -62,24 +56,24 @@ async def probe_member(access: EtcdAccess, url: str, *, deadline_s: float = DEAD
             try:
                 until_s = _certificate_until_s(writer.get_extra_info("peercert"))
                 writer.write(f"GET /version HTTP/1.0\r\nHost: {urlsplit(url).netloc}\r\n\r\n".encode())
-                answer = b""
-                while len(answer) < _ANSWER_BYTES and (more := await reader.read(_ANSWER_BYTES)):
-                    answer += more
+                response = b""
+                while len(response) < _RESPONSE_BYTES and (more := await reader.read(_RESPONSE_BYTES)):
+                    response += more
             finally:
                 writer.transport.abort()
     except (TimeoutError, OSError) as error:
         return MemberReport(
-            url, _fault(error, secure=context is not None, connected=connected), _words(error, deadline_s)
+            url, _fault(error, secure=context is not None, connected=connected), _detail(error, deadline_s)
         )
-    return _read(answer, MemberReport(url, certificate_until_s=until_s))
+    return _with_version(response, MemberReport(url, certificate_until_s=until_s))
 
 
-def _read(answer: bytes, member: MemberReport) -> MemberReport:
-    head, _, body = answer.partition(b"\r\n\r\n")
+def _with_version(response: bytes, member: MemberReport) -> MemberReport:
+    head, _, body = response.partition(b"\r\n\r\n")
     status, _, fields = head.partition(b"\r\n")
     skew_s = _skew_s(BytesParser().parsebytes(fields).get("Date"))
     try:
-        version = _Version.model_validate_json(body).etcdserver
+        version = ServerVersion.model_validate_json(body).etcdserver
     except ValidationError:
         shown = ascii(b" ".join((status + b" " + body).split())[:120])[2:-1]
         return replace(member, fault=MemberFault.NO_ETCD, detail=shown or "it closes the connection", skew_s=skew_s)
@@ -87,7 +81,7 @@ def _read(answer: bytes, member: MemberReport) -> MemberReport:
 
 
 def _fault(error: Exception, *, secure: bool, connected: bool) -> MemberFault:
-    """Say what has failed: before the connection is there, with it TLS, or after it."""
+    """Return what has failed: before the connection is there, in the TLS handshake, or after it."""
     match error:
         case ssl.SSLCertVerificationError():
             return _VERIFY_FAULTS.get(error.verify_code, MemberFault.TLS)
@@ -107,7 +101,7 @@ def _fault(error: Exception, *, secure: bool, connected: bool) -> MemberFault:
             return MemberFault.UNREACHABLE
 
 
-def _words(error: Exception, deadline_s: float) -> str:
+def _detail(error: Exception, deadline_s: float) -> str:
     match error:
         case ssl.SSLCertVerificationError():
             return ascii(error.verify_message)[1:-1]
@@ -122,7 +116,7 @@ def _words(error: Exception, deadline_s: float) -> str:
 
 
 def _skew_s(date: str | None) -> float | None:
-    """Return how far the clock behind a ``Date`` header, which has whole seconds, is ahead of ours."""
+    """Return how far the clock of a ``Date`` header, which has whole seconds, is ahead of ours."""
     if date is None:
         return None
     try:
@@ -131,29 +125,30 @@ def _skew_s(date: str | None) -> float | None:
         return None
 
 
-def _certificate_until_s(shown: Mapping[str, Any] | None) -> float | None:
-    return float(ssl.cert_time_to_seconds(shown["notAfter"])) if shown and "notAfter" in shown else None
+def _certificate_until_s(certificate: Mapping[str, Any] | None) -> float | None:
+    end = certificate.get("notAfter") if certificate else None
+    return float(ssl.cert_time_to_seconds(end)) if end else None
 
 
 async def rights(access: EtcdAccess, member: MemberReport, api: int, log: FilteringBoundLogger) -> MemberReport:
-    """Say of a member that answers whether it serves us: the login, a read of the configuration, one of the leases."""
+    """Report whether a member that answers serves us: the login, a read of the configuration, one of the leases."""
     alone = replace(access, endpoints=(member.url,))
     if api == 2:
-        return await _reads(EtcdV2Registry(alone, rng=random.Random(), log=log), member)
+        return await _try_reads(EtcdV2Registry(alone, rng=random.Random(), log=log), member)
     endpoint = Endpoint(member.url, Tls(alone))
     try:
         token = await Tokens(alone, rpc_timeout_s=DEADLINE_S, log=log).current(endpoint)
     except RegistryError as error:
         fault = MemberFault.LOGIN if isinstance(error, RegistryDenied) else MemberFault.BROKEN
-        return replace(member, fault=fault, detail=_told(error, member))
+        return replace(member, fault=fault, detail=_shortened(error, member))
     else:
-        told = await _alarms(endpoint, token)
+        alarms = await _alarms(endpoint, token)
     finally:
         await endpoint.close()
-    return replace(await _reads(EtcdV3Registry(alone, rng=random.Random(), log=log), member), alarms=told)
+    return replace(await _try_reads(EtcdV3Registry(alone, rng=random.Random(), log=log), member), alarms=alarms)
 
 
-async def _reads(registry: EtcdV2Registry | EtcdV3Registry, member: MemberReport) -> MemberReport:
+async def _try_reads(registry: EtcdV2Registry | EtcdV3Registry, member: MemberReport) -> MemberReport:
     steps: tuple[tuple[Callable[[], Awaitable[object]], MemberFault], ...] = (
         (registry.read_config, MemberFault.CONFIG_DENIED), (registry.list_subnets, MemberFault.SUBNETS_DENIED),
     )  # fmt: skip
@@ -162,20 +157,20 @@ async def _reads(registry: EtcdV2Registry | EtcdV3Registry, member: MemberReport
             try:
                 await read()
             except RegistryDenied as error:
-                return replace(member, fault=fault, detail=_told(error, member))
+                return replace(member, fault=fault, detail=_shortened(error, member))
             except RegistryError as error:
-                return replace(member, fault=MemberFault.BROKEN, detail=_told(error, member))
+                return replace(member, fault=MemberFault.BROKEN, detail=_shortened(error, member))
     finally:
         await registry.close()
     return member
 
 
-def _told(error: RegistryError, member: MemberReport) -> str:
+def _shortened(error: RegistryError, member: MemberReport) -> str:
     return str(error).removeprefix(f"{member.url}: ")
 
 
 async def _alarms(endpoint: Endpoint, token: str) -> tuple[str, ...] | None:
-    """Return what a member tells of alarms in its status; ``None`` when it does not tell."""
+    """Return the alarms in a member's status; ``None`` when it does not report its status."""
     maintenance = rpc.MaintenanceStub(endpoint.stubs().channel)
     with contextlib.suppress(*CALL_ERRORS):
         status = await maintenance.Status(rpc.StatusRequest(), timeout=DEADLINE_S, metadata=metadata(token)[1:])

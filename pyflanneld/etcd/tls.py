@@ -1,8 +1,9 @@
-"""The certificate files: read and checked before anything is dialled, and again when they have changed.
+"""The certificate files: read and checked before the first connection, and again when they have changed.
 
-gRPC reports a bad file only as a failing handshake, long after the start, so what was read is tried on the standard
-library's ``ssl`` first: what does not load, or does not fit together, is the operator's mistake and said at once. What
-is tried is what is used, for the files may be replaced at any time, and two of them not in the same moment.
+gRPC reports a bad file only as a failed handshake, long after the start. So what was read is loaded into the standard
+library's ``ssl`` first: a file that does not load, or does not belong to the other, is the operator's mistake and is
+reported at once. Exactly these bytes are used later, because the files may be replaced at any time, and two of them not
+at the same moment.
 """
 
 import os
@@ -27,7 +28,7 @@ _SYSTEM_BUNDLES = (
 
 @dataclass(frozen=True, slots=True)
 class TlsMaterial:
-    """What the files hold, PEM; the private key is never shown."""
+    """What the files hold, as PEM; never shown."""
 
     ca: bytes = field(repr=False)
     cert: bytes | None = field(default=None, repr=False)
@@ -50,10 +51,10 @@ class Tls:
         self.material = load_tls(access)
 
     def reload(self) -> bool:
-        """Take the files into use if they hold anything new; say whether they do.
+        """Use the files from now on if they hold anything new; return whether they do.
 
         Raises:
-            UsageError: as at the start; what was in use stays in use.
+            UsageError: as at the start; the former ones stay in use.
         """
         found = _read_all(self._access)
         if found is None or found == self.material:
@@ -63,10 +64,10 @@ class Tls:
         return True
 
     def ends_s(self) -> Mapping[str, float]:
-        """Return until when what is in use is good, in seconds since 1970, by the name of the flag that named it.
+        """Return when the certificates in use expire, in seconds since 1970, by the name of the flag that named them.
 
-        Of a client certificate and those that come with it, the first to end counts; of the authorities the last one,
-        for there are two of them while one takes the other's place.
+        Of a client certificate and those that come with it, the first to expire counts; of the authorities the last
+        one, because there are two of them while one replaces the other.
         """
         from pyflanneld.system.certificates import validity_of  # late: 0.1 s that no start needs
 
@@ -79,7 +80,7 @@ class Tls:
         return {name: end_s for name, end_s in ends.items() if end_s}
 
     def context(self) -> ssl.SSLContext | None:
-        """Return how https is spoken, ``None`` for http."""
+        """Return the TLS context for https, ``None`` for http."""
         return None if self.material is None else context_of(self.material)
 
 
@@ -92,17 +93,17 @@ def load_tls(access: EtcdAccess) -> TlsMaterial | None:
 
 
 def context_of(material: TlsMaterial) -> ssl.SSLContext:
-    """Return how https is spoken with *material*: the server is always verified, its name too.
+    """Return the TLS context with *material*: the server is always verified, and its name.
 
     Raises:
-        ssl.SSLError, ValueError: these are no certificates, or no pair.
+        ssl.SSLError, ValueError: these are not certificates, or not a pair.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata=material.ca.decode("ascii", "ignore"))
     if material.cert is not None and material.key is not None:
         with _in_memory(material.cert) as cert, _in_memory(material.key) as key:
-            context.load_cert_chain(cert, key, password=_no_password)
+            context.load_cert_chain(cert, key, password=credentials.no_passphrase)
     return context
 
 
@@ -143,7 +144,7 @@ def _check(access: EtcdAccess, material: TlsMaterial) -> None:
     cert, key = access.cert_file, access.key_file
     try:
         context_of(material)
-    except _EncryptedKeyError:
+    except credentials.EncryptedKeyError:
         raise UsageError(f"{key} is encrypted: a private key without a password is needed") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{cert} and {key} are not a certificate and its private key in PEM form: {error}") from error
@@ -151,18 +152,9 @@ def _check(access: EtcdAccess, material: TlsMaterial) -> None:
         raise UsageError(exposed)
 
 
-class _EncryptedKeyError(Exception):
-    pass
-
-
-def _no_password() -> str:
-    # Without this, OpenSSL would ask for a password on the terminal and wait.
-    raise _EncryptedKeyError
-
-
 @contextmanager
 def _in_memory(pem: bytes) -> Iterator[str]:
-    """Have *pem* as a file of this process's memory: ``ssl`` takes a pair only from files."""
+    """Provide *pem* as a file in memory: ``ssl`` loads a pair only from files."""
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:

@@ -39,7 +39,7 @@ class Bench(abc.ABC):
         junk: names that are no subnet's and can be stored, in their order.
         leases_outlive_keys: TTLs belong to leases with numbers of their own, not to the keys.
         overwriting_keeps_age: a key that is overwritten keeps its ``create_revision``.
-        renewals_are_changes: a renewal, although it wakes nobody, moves the revisions of key and store.
+        renewals_are_changes: a renewal, although it wakes no watcher, changes the revisions of key and store.
     """
 
     registry: Registry
@@ -96,10 +96,10 @@ class Bench(abc.ABC):
 
     @abc.abstractmethod
     def refuse(self, refusing: bool) -> None:
-        """Break the client's connections, and let it make no new ones until told otherwise."""
+        """Break the client's connections, and refuse new ones until this is called with ``False``."""
 
     @abc.abstractmethod
-    async def create_unheard(self, name: bytes, value: bytes, listed: Snapshot) -> Record | None:
+    async def create_with_lost_reply(self, name: bytes, value: bytes, listed: Snapshot) -> Record | None:
         """Have the client create a subnet, such that it happens and no reply gets through."""
 
     @abc.abstractmethod
@@ -146,7 +146,7 @@ class FakeBench(Bench):
     def refuse(self, refusing: bool) -> None:
         self.registry.down = RegistryUnavailable("fake: down") if refusing else None
 
-    async def create_unheard(self, name: bytes, value: bytes, listed: Snapshot) -> Record | None:
+    async def create_with_lost_reply(self, name: bytes, value: bytes, listed: Snapshot) -> Record | None:
         self.registry.lose_next_reply()
         return await self.registry.create_subnet(name, value, ttl_s=DAY_S, listed=listed)
 
@@ -234,7 +234,7 @@ class EtcdBench(Bench):
         self.proxy.refuse = refusing
         self.proxy.mute = False
 
-    async def create_unheard(self, name: bytes, value: bytes, listed: Snapshot) -> Record | None:
+    async def create_with_lost_reply(self, name: bytes, value: bytes, listed: Snapshot) -> Record | None:
         self.proxy.mute_after = value
         creating = asyncio.create_task(self.registry.create_subnet(name, value, ttl_s=DAY_S, listed=listed))
         await eventually(lambda: self.raw.get(self.key(b"subnets/" + name)))
@@ -329,14 +329,14 @@ class EtcdV2Bench(Bench):
 
     async def granted(self, lease_id: int) -> int | None:
         node = await self._node(lease_id)
-        # etcd tells what is left, rounded up; nothing here takes more than a few seconds.
+        # etcd reports what is left, rounded up; nothing here takes more than a few seconds.
         return None if node is None else DAY_S if DAY_S - 10 <= node["ttl"] <= DAY_S else node["ttl"]
 
     def refuse(self, refusing: bool) -> None:
         self.proxy.refuse = refusing
         self.proxy.mute = False
 
-    async def create_unheard(self, name: bytes, value: bytes, listed: Snapshot) -> Record | None:
+    async def create_with_lost_reply(self, name: bytes, value: bytes, listed: Snapshot) -> Record | None:
         self.proxy.mute_after = value
         creating = asyncio.create_task(self.registry.create_subnet(name, value, ttl_s=DAY_S, listed=listed))
         await eventually(lambda: self.raw.get(self.key(b"subnets/" + name)))

@@ -26,7 +26,7 @@ async def records(bench: Bench) -> tuple[Record, ...]:
 
 class TestTimesToLive:
     async def test_by_name(self, bench: Bench) -> None:
-        """Each key with a TTL has its rest and its grant; a reservation is not among them."""
+        """Each key with a TTL has what is left and what was granted; a reservation is left out."""
         await made(bench, A)
         lease_id = await bench.grant(500)
         await bench.put(b"subnets/" + B, b"{}", lease_id=lease_id)
@@ -34,7 +34,7 @@ class TestTimesToLive:
         found = await admin(bench).times_to_live(await records(bench))
         assert found.keys() == {A, B}
         assert found[A].granted_s == DAY_S
-        assert found[B].granted_s == (500 if bench.leases_outlive_keys else DAY_S), "v2 does not tell what was granted"
+        assert found[B].granted_s == (500 if bench.leases_outlive_keys else DAY_S), "v2 does not report the grant"
         assert DAY_S - 60 < found[A].left_s <= DAY_S
 
     async def test_expired_meanwhile(self, bench: Bench) -> None:

@@ -24,7 +24,7 @@ async def test_another(bench: Bench) -> None:
 
 
 async def test_changed_meanwhile(bench: Bench) -> None:
-    """One that somebody has changed since is left alone, also where it says the same again."""
+    """One that somebody has changed since is left alone, also where its value is the same again."""
     await bench.put(b"config", b"old")
     seen = await bench.registry.read_config()
     await bench.put(b"config", b"other")
@@ -46,7 +46,7 @@ async def test_appeared_or_gone_meanwhile(bench: Bench) -> None:
 
 
 async def test_other_keys_do_not_count(bench: Bench) -> None:
-    """What happens below subnets/ since is nothing to it."""
+    """Changes below subnets/ do not count."""
     await bench.put(b"config", b"old")
     seen = await bench.registry.read_config()
     await bench.put(b"subnets/10.1.0.0-24", b"{}")

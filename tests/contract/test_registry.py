@@ -17,7 +17,7 @@ A, B, C = b"10.1.0.0-24", b"10.2.0.0-24", b"10.3.0.0-24"
 
 
 async def made(bench: Bench, name: bytes = A, value: bytes = b"{}") -> Record:
-    """Create a subnet that nobody contests."""
+    """Create a subnet without a conflict."""
     record = await bench.registry.create_subnet(
         name, value, ttl_s=DAY_S, listed=await bench.registry.list_subnets()
     )
@@ -34,12 +34,12 @@ def renewed(bench: Bench, held: Record, renewal: Renewal) -> Record:
 
 
 def client_tasks() -> set[asyncio.Task[Any]]:
-    """Return all tasks but those of the proxy, which keeps one for each connection."""
+    """Return all tasks except those of the proxy, which keeps one for each connection."""
     return {task for task in asyncio.all_tasks() if "TcpProxy" not in repr(task.get_coro())}
 
 
 async def upcoming(watch: AsyncIterator[tuple[Put | Gone, ...]], count: int) -> list[Put | Gone]:
-    """Return the next *count* changes, whatever the portions they come in."""
+    """Return the next *count* changes, however they are grouped."""
     changes: list[Put | Gone] = []
     async with asyncio.timeout(10):
         while len(changes) < count:
@@ -47,12 +47,12 @@ async def upcoming(watch: AsyncIterator[tuple[Put | Gone, ...]], count: int) -> 
     return changes
 
 
-async def heard_until_error(watch: AsyncIterator[Any]) -> list[Any]:
+async def read_until_error(watch: AsyncIterator[Any]) -> list[Any]:
     """Read on until the watch raises, which it does."""
-    heard = []
+    read = []
     async with asyncio.timeout(10):
         while True:
-            heard.append(await anext(watch))
+            read.append(await anext(watch))
 
 
 class TestConfig:
@@ -71,7 +71,7 @@ class TestConfig:
         assert config.revision > before.revision
 
     async def test_watch(self, bench: Bench) -> None:
-        """A change after the given revision is told, also one from before the watch was opened; others are not."""
+        """A change after the given revision is delivered, also one from before the watch was opened; others are not."""
         config = await bench.registry.read_config()
         await bench.put(b"config", b"1")
         async with bench.registry.watch_config(config.revision) as ticks, asyncio.timeout(10):
@@ -93,7 +93,7 @@ class TestConfig:
         await bench.compact()
         with pytest.raises(RevisionCompacted):
             async with bench.registry.watch_config(config.revision) as ticks:
-                await heard_until_error(ticks)
+                await read_until_error(ticks)
 
 
 class TestList:
@@ -121,14 +121,14 @@ class TestList:
         assert [record.name for record in snapshot.records] == [B]
 
     async def test_names_may_be_anything(self, bench: Bench) -> None:
-        """Junk is reported by its bytes, unjudged, and breaks nothing."""
+        """Junk is returned as bytes, unvalidated, and breaks nothing."""
         for name in bench.junk:
             await bench.put(b"subnets/" + name, b"\x00\xff")
         found = [(record.name, record.value) for record in (await bench.registry.list_subnets()).records]
         assert found == [(name, bench.stored(b"\x00\xff")) for name in sorted(bench.junk)]
 
     async def test_reservation_and_lease(self, bench: Bench) -> None:
-        """A record tells whether its key has a TTL."""
+        """A record shows whether its key has a TTL."""
         lease_id = await bench.grant(100)
         await bench.put(b"subnets/" + A, b"{}")
         await bench.put(b"subnets/" + B, b"{}", lease_id=lease_id)
@@ -137,7 +137,7 @@ class TestList:
         assert leased.lease_id == (lease_id if bench.leases_outlive_keys else leased.create_revision)
 
     async def test_outage(self, bench: Bench) -> None:
-        """No answer is an error and never an empty list; later the list is there again."""
+        """No answer is an error and never an empty list; the list works again later."""
         await bench.fill(2)
         bench.refuse(True)
         with pytest.raises(RegistryUnavailable):
@@ -172,13 +172,13 @@ class TestWatch:
             await bench.delete(b"subnets/" + A)
             await bench.put(b"subnets/" + A, b"4")
             changes = await upcoming(watch, 4)
-        told = [(c.record.name, c.record.value) if isinstance(c, Put) else (c.name, None) for c in changes]
-        assert told == [(B, b"2"), (A, b"3"), (A, None), (A, b"4")]
+        seen = [(c.record.name, c.record.value) if isinstance(c, Put) else (c.name, None) for c in changes]
+        assert seen == [(B, b"2"), (A, b"3"), (A, None), (A, b"4")]
         final = await bench.registry.list_subnets()
         assert {c.record for c in (changes[0], changes[3]) if isinstance(c, Put)} == set(final.records)
 
     async def test_only_the_subnets(self, bench: Bench) -> None:
-        """Changes of sibling keys are not told."""
+        """Changes of sibling keys are not delivered."""
         since = await bench.registry.list_subnets()
         async with bench.registry.watch_subnets(since) as watch:
             for key in (*bench.siblings, b"subnets/" + B):
@@ -188,7 +188,7 @@ class TestWatch:
         assert change.record.name == B
 
     async def test_expiry_is_a_deletion(self, bench: Bench) -> None:
-        """The end of a lease is told as the end of its key."""
+        """The end of a lease is delivered as the deletion of its key."""
         record = await made(bench)
         async with bench.registry.watch_subnets(await bench.registry.list_subnets()) as watch:
             await bench.revoke(record.lease_id)
@@ -222,7 +222,7 @@ class TestWatch:
         await bench.compact()
         with pytest.raises(RevisionCompacted):
             async with bench.registry.watch_subnets(since) as watch:
-                await heard_until_error(watch)
+                await read_until_error(watch)
 
     async def test_from_another_cluster(self, bench: Bench) -> None:
         """A list from one cluster cannot be continued on another."""
@@ -230,15 +230,15 @@ class TestWatch:
         elsewhere = Snapshot(since.records, since.revision, cluster_id=since.cluster_id ^ 1)
         with pytest.raises(HistoryChanged):
             async with bench.registry.watch_subnets(elsewhere) as watch:
-                await heard_until_error(watch)
+                await read_until_error(watch)
 
     async def test_from_the_future(self, bench: Bench) -> None:
-        """A history that ends before the list was made, as after a restored backup, is refused and not waited for."""
+        """A history that ends before the list, as after a restored backup, is an error; it is not waited for."""
         since = await bench.registry.list_subnets()
         ahead = Snapshot(since.records, since.revision + 1000, since.cluster_id)
         with pytest.raises(HistoryChanged):
             async with bench.registry.watch_subnets(ahead) as watch:
-                await heard_until_error(watch)
+                await read_until_error(watch)
 
     async def test_cut(self, bench: Bench) -> None:
         """A broken connection ends the watch with an error, and a new one takes up where it ended."""
@@ -247,7 +247,7 @@ class TestWatch:
             assert await anext(watch) == ()
             bench.refuse(True)
             with pytest.raises(RegistryUnavailable):
-                await heard_until_error(watch)
+                await read_until_error(watch)
         bench.refuse(False)
         await bench.put(b"subnets/" + A, b"meanwhile")
         await listed_again(bench)
@@ -301,7 +301,7 @@ class TestCreate:
         assert record.create_revision == record.mod_revision
 
     async def test_ttl_is_attached(self, bench: Bench) -> None:
-        """The key hangs on a lease with the TTL that was asked for, and goes when that goes."""
+        """The key is attached to a lease with the requested TTL, and is deleted with it."""
         record = await made(bench)
         assert record.lease_id != 0
         assert await bench.granted(record.lease_id) == DAY_S
@@ -316,9 +316,9 @@ class TestCreate:
         assert [record.name for record in (await bench.registry.list_subnets()).records] == [b"junk"]
 
     async def test_recreated_is_new(self, bench: Bench) -> None:
-        """A key of the list that was deleted and made again since is new, where that can be told from an overwrite.
+        """A key of the list that was deleted and created again is new, where an overwrite looks different.
 
-        Where it cannot, it is no conflict either: the caller has chosen around its name.
+        Where it does not, it is no conflict either: the caller has avoided its name.
         """
         await bench.put(b"subnets/" + B, b"{}")
         listed = await bench.registry.list_subnets()
@@ -328,7 +328,7 @@ class TestCreate:
         assert (created is None) is bench.overwriting_keeps_age
 
     async def test_rewritten_and_deleted_are_not_new(self, bench: Bench) -> None:
-        """Renewals and departures of others since the list stand in nobody's way, nor does anything outside."""
+        """Renewals and departures of others since the list are no conflict, nor is anything outside."""
         for name in (B, C):
             await bench.put(b"subnets/" + name, b"{}")
         listed = await bench.registry.list_subnets()
@@ -364,7 +364,7 @@ class TestCreate:
         assert len((await bench.registry.list_subnets()).records) == 1
 
     async def test_outage(self, bench: Bench) -> None:
-        """Without an answer nothing is claimed."""
+        """Without an answer nothing is created."""
         listed = await bench.registry.list_subnets()
         bench.refuse(True)
         with pytest.raises(RegistryUnavailable):
@@ -372,20 +372,20 @@ class TestCreate:
         bench.refuse(False)
         assert (await listed_again(bench)).records == ()
 
-    async def test_unheard(self, bench: Bench) -> None:
-        """When the reply is lost, so is no subnet: the key is found by listing, alive, and no second one is made."""
+    async def test_lost_reply(self, bench: Bench) -> None:
+        """A lost reply costs no subnet: the key is found by listing, alive, and no second one is created."""
         listed = await bench.registry.list_subnets()
         with pytest.raises(RegistryUnavailable):
-            await bench.create_unheard(A, b"unheard-of", listed)
+            await bench.create_with_lost_reply(A, b"lost reply", listed)
         (record,) = (await listed_again(bench)).records
         assert await bench.registry.create_subnet(B, b"again", ttl_s=DAY_S, listed=listed) is None
         renewal = await bench.registry.renew(record)
         assert (renewal.record, renewal.ttl_s) == (renewed(bench, record, renewal), DAY_S)
 
-    async def test_unheard_then_moved_on(self, bench: Bench) -> None:
-        """A caller that has seen its unheard key may create another one, on another lease; neither is harmed."""
+    async def test_lost_reply_then_another_subnet(self, bench: Bench) -> None:
+        """A caller that has found that key may create another one, on another lease; neither is harmed."""
         with pytest.raises(RegistryUnavailable):
-            await bench.create_unheard(A, b"unheard-of", await bench.registry.list_subnets())
+            await bench.create_with_lost_reply(A, b"lost reply", await bench.registry.list_subnets())
         (first,) = (await listed_again(bench)).records
         second = await made(bench, B)
         assert second.lease_id != first.lease_id
@@ -396,7 +396,7 @@ class TestCreate:
 
 class TestRewrite:
     async def test_changes_the_value_only(self, bench: Bench) -> None:
-        """The value is new; the key's lease and its birth are not."""
+        """The value is new; the lease and the age of the key are not."""
         held = await made(bench)
         record = await bench.registry.rewrite_subnet(held, b"new")
         assert record is not None
@@ -442,7 +442,7 @@ class TestDelete:
 
 
 class TestRenew:
-    async def test_prolongs_and_reads_back(self, bench: Bench) -> None:
+    async def test_renews_and_reads_back(self, bench: Bench) -> None:
         """The full TTL is granted again, and the key is returned as it is, time after time."""
         held = await made(bench)
         for _ in range(3):
@@ -450,8 +450,8 @@ class TestRenew:
             assert (renewal.record, renewal.ttl_s) == (renewed(bench, held, renewal), DAY_S)
         assert (await bench.registry.list_subnets()).records == (renewal.record,)
 
-    async def test_wakes_nobody(self, bench: Bench) -> None:
-        """Renewing is no change: watchers, and the revision where that is possible, stay as they were."""
+    async def test_wakes_no_watcher(self, bench: Bench) -> None:
+        """Renewing is no change: watchers, and the revision where that is possible, stay the same."""
         held = await made(bench)
         since = await bench.registry.list_subnets()
         async with bench.another().watch_subnets(since) as watch:
@@ -472,7 +472,7 @@ class TestRenew:
         assert (renewal.record, renewal.ttl_s) == (held, None)
 
     async def test_key_gone(self, bench: Bench) -> None:
-        """A deleted key is told as absent, although its lease, where it is another thing, lives on."""
+        """A deleted key is reported as absent, although its lease, where that is separate, lives on."""
         held = await made(bench)
         await bench.delete(b"subnets/" + A)
         renewal = await bench.registry.renew(held)
@@ -486,7 +486,7 @@ class TestRenew:
         assert (renewal.record, renewal.ttl_s) == (None, 0)
 
     async def test_rewritten_by_another(self, bench: Bench) -> None:
-        """What is there now is reported, whoever wrote it and whatever it hangs on."""
+        """What is there now is reported, whoever wrote it and whatever lease it has."""
         held = await made(bench)
         await bench.put(b"subnets/" + A, b"theirs", lease_id=await bench.grant(100))
         renewal = await bench.registry.renew(held)
@@ -498,7 +498,7 @@ class TestRenew:
 
 class TestTimeLeft:
     async def test_runs_down_and_is_whole_again(self, bench: Bench) -> None:
-        """What a lease still has is told with the leader's term, where the API tells it, and a renewal fills it up."""
+        """What is left is returned with the leader's term, where the API reports it; a renewal restores it."""
         held = await made(bench)
         first = await bench.registry.time_left(held)
         if bench.registry.api == 2:
@@ -525,7 +525,7 @@ class TestTimeLeft:
 
 class TestReconnect:
     async def test_what_is_open_stays_open(self, bench: Bench) -> None:
-        """New calls use a new connection; a watch that was open goes on telling."""
+        """New calls use a new connection; a watch that was open goes on."""
         since = await bench.registry.list_subnets()
         async with bench.registry.watch_subnets(since) as watch:
             assert await anext(watch) == ()
@@ -559,7 +559,7 @@ class TestClose:
         assert await bench.granted(record.lease_id) == DAY_S
 
     async def test_afterwards(self, bench: Bench) -> None:
-        """A closed registry answers nothing, and closing it again is no error."""
+        """A closed registry answers no call, and closing it again is no error."""
         registry = bench.another()
         await registry.list_subnets()
         await registry.close()
@@ -568,5 +568,5 @@ class TestClose:
             await registry.list_subnets()
 
     async def test_endpoint_is_named(self, bench: Bench) -> None:
-        """The endpoint is told as it was given."""
+        """The endpoint is reported as it was given."""
         assert bench.registry.endpoint == bench.url

@@ -21,7 +21,7 @@ from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.etcd.counters import daemon_counters, etcd_counters
-from tests.support.etcd.grpc_proxy import Meddler, meddling
+from tests.support.etcd.grpc_proxy import FaultProxy, fault_proxy
 from tests.support.etcd.server import Files
 from tests.support.lab.etcd_members import Members, three_members
 from tests.support.lab.testbed import (
@@ -210,8 +210,8 @@ def test_f31_certificates_seem_to_have_expired(
 class Sleeper:
     """A host whose daemon is sent to sleep and wakes in a later time, and what it asks etcd for."""
 
-    def __init__(self, lab: Lab, meddler: Meddler) -> None:
-        self.node, self.store, self.meddler = lab.nodes[0], store_of(lab), meddler
+    def __init__(self, lab: Lab, proxy: FaultProxy) -> None:
+        self.node, self.store, self.proxy = lab.nodes[0], store_of(lab), proxy
         self._nap = lab.folder / "nap"
         self._nap.unlink(missing_ok=True)
         self._env = {"NAP": str(self._nap)}
@@ -220,7 +220,7 @@ class Sleeper:
     def start(self) -> None:
         """Start the daemon with one peer, and wait until it is ready."""
         self.store.put(KEY, lease_value(STRANGER))
-        launch(self.node, env=self._env, program="tests.faults.napping", etcd_endpoints=self.meddler.url())
+        launch(self.node, env=self._env, program="tests.faults.napping", etcd_endpoints=self.proxy.url())
         self.node.wait_ready()
         self.node.wait_routes({SUBNET: STRANGER})
 
@@ -235,8 +235,8 @@ class Sleeper:
 
 @pytest.fixture
 def sleeper(site: Lab) -> Iterator[Sleeper]:
-    with meddling(site) as meddler:
-        yield Sleeper(site, meddler)
+    with fault_proxy(site) as proxy:
+        yield Sleeper(site, proxy)
         if site.nodes[0].process.pid():
             site.nodes[0].kill()
 
@@ -244,15 +244,15 @@ def sleeper(site: Lab) -> Iterator[Sleeper]:
 def test_f30_slept_for_an_hour(sleeper: Sleeper, measured: Measured) -> None:
     """After an hour of sleep the daemon connects anew within two seconds and proves its lease; nothing is written, no
     route moves."""
-    node, store, meddler = sleeper.node, sleeper.store, sleeper.meddler
+    node, store, proxy = sleeper.node, sleeper.store, sleeper.proxy
     sleeper.start()
     kvs, journal = store.kvs(), Journal(node)
-    renewed, watches = meddler.met("Lease/LeaseKeepAlive"), meddler.met("Watch/Watch")
+    renewed, watches = proxy.met("Lease/LeaseKeepAlive"), proxy.met("Watch/Watch")
     with RouteMonitor(node) as monitor:
         with sleeper.asleep(3600):
             pass
-        until(lambda: meddler.met("Lease/LeaseKeepAlive") > renewed, "the lease is proved", 3)
-        until(lambda: meddler.met("Watch/Watch") > watches, "the watch is opened anew", 3)
+        until(lambda: proxy.met("Lease/LeaseKeepAlive") > renewed, "the lease is proved", 3)
+        until(lambda: proxy.met("Watch/Watch") > watches, "the watch is opened anew", 3)
         woken = journal.wait("machine.resumed")
         assert 3600 <= woken["slept_s"] < 3700
         store.put(KEY, lease_value(OTHER))
@@ -268,7 +268,7 @@ def test_f30_slept_for_an_hour(sleeper: Sleeper, measured: Measured) -> None:
 def test_f30_slept_for_longer_than_the_lease(sleeper: Sleeper, taken: bool, measured: Measured) -> None:
     """The lease has run out in the sleep: before anything is written etcd is asked how things are. A subnet that is
     free is taken again; one that another holds is left to it, exit 75."""
-    node, store, meddler = sleeper.node, sleeper.store, sleeper.meddler
+    node, store, proxy = sleeper.node, sleeper.store, sleeper.proxy
     store.put(sleeper.key, lease_value(node.address.ip), lease=store.grant(TTL_S))
     sleeper.start()
     with RouteMonitor(node) as monitor:
@@ -276,7 +276,7 @@ def test_f30_slept_for_longer_than_the_lease(sleeper: Sleeper, taken: bool, meas
             until(lambda: store.kv(sleeper.key) is None, "the lease has run out", 15, 0.1)
             if taken:
                 store.put(sleeper.key, lease_value(OTHER), lease=store.grant(600))
-            before = meddler.all_met()
+            before = proxy.all_met()
         woken = time.monotonic()
         if taken:
             assert wait_exit(node, 10) == 75
@@ -284,7 +284,7 @@ def test_f30_slept_for_longer_than_the_lease(sleeper: Sleeper, taken: bool, meas
             until(lambda: store.kv(sleeper.key) is not None, "taken again", 10)
         took_s = time.monotonic() - woken
         assert monitor.messages() == ()
-    asked = meddler.all_met()[len(before) :]
+    asked = proxy.all_met()[len(before) :]
     writes = [at for at, kind in enumerate(asked) if kind in ("KV/Txn", "Lease/LeaseGrant")]
     kv = store.kv(sleeper.key)
     assert kv is not None

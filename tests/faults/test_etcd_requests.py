@@ -14,7 +14,7 @@ from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
-from tests.support.etcd.grpc_proxy import Meddler, meddling
+from tests.support.etcd.grpc_proxy import FaultProxy, fault_proxy
 from tests.support.lab.testbed import (
     Journal,
     Keeper,
@@ -63,16 +63,16 @@ def test_f08_etcd_dies_at_each_step_of_the_start(steps: Lab, down_s: int, measur
     """Each host has come to another step when etcd is killed: all are alive, and ready when it is back, with one key
     and one etcd lease each."""
     nodes, store = steps.nodes, store_of(steps)
-    with meddling(steps, len(STEPS)) as meddler:
+    with fault_proxy(steps, len(STEPS)) as proxy:
         for path, (node, (kind, order)) in enumerate(zip(nodes, STEPS, strict=True)):
-            meddler.order({kind: order}, path)
-            launch(node, etcd_endpoints=meddler.url(path))
+            proxy.order({kind: order}, path)
+            launch(node, etcd_endpoints=proxy.url(path))
         for path, (kind, _) in enumerate(STEPS):
-            until(lambda path=path, kind=kind: meddler.met(kind, path) > 0, f"n{path + 1} comes to {kind}", 30)
+            until(lambda path=path, kind=kind: proxy.met(kind, path) > 0, f"n{path + 1} comes to {kind}", 30)
         swallowed = [lease_key(nodes[STEPS.index(("KV/Txn", "swallow"))].bridge_address.network)]
         until(lambda: all(store.kv(key) for key in swallowed), "etcd has put the key", 10)
         steps.etcd.stop(signal.SIGKILL)
-        meddler.order({})
+        proxy.order({})
         down = time.monotonic()
         until(lambda: time.monotonic() > down + down_s, "etcd has been away", down_s + 5, 0.1)
         assert all(node.get("/healthz")[0] == 200 for node in nodes)
@@ -90,12 +90,12 @@ def test_f08_etcd_dies_at_each_step_of_the_start(steps: Lab, down_s: int, measur
 
 
 class Crowd:
-    """A host behind a meddler, with more peers than fit into one page of a list."""
+    """A host behind a proxy, with more peers than fit into one page of a list."""
 
-    def __init__(self, lab: Lab, meddler: Meddler) -> None:
+    def __init__(self, lab: Lab, proxy: FaultProxy) -> None:
         self.node: LabHost = lab.nodes[0]
         self.store: Store = store_of(lab)
-        self.meddler = meddler
+        self.proxy = proxy
         self.subnets = [f"172.7.{128 + number // 16}.{number % 16 * 16}/28" for number in range(MANY)]
         self.wanted = dict.fromkeys(self.subnets, STRANGER)
         value = lease_value(STRANGER).replace('"', '\\"')
@@ -108,7 +108,7 @@ class Crowd:
         return lease
 
     def launch(self) -> None:
-        launch(self.node, etcd_endpoints=self.meddler.url())
+        launch(self.node, etcd_endpoints=self.proxy.url())
 
     def has_routes(self) -> bool:
         return gateways(self.node) == self.wanted
@@ -119,8 +119,8 @@ class Crowd:
 
 @pytest.fixture
 def crowd(site: Lab) -> Iterator[Crowd]:
-    with meddling(site) as meddler:
-        crowd = Crowd(site, meddler)
+    with fault_proxy(site) as proxy:
+        crowd = Crowd(site, proxy)
         yield crowd
         if crowd.node.process.pid():
             crowd.node.kill()
@@ -129,31 +129,31 @@ def crowd(site: Lab) -> Iterator[Crowd]:
 @pytest.mark.thorough
 def test_f09_second_page_refused(crowd: Crowd, measured: Measured) -> None:
     """While the further pages of a list are refused no part of it is believed: not at the start, nor later on."""
-    node, meddler = crowd.node, crowd.meddler
-    meddler.order({"KV/Range page": "refuse"})
+    node, proxy = crowd.node, crowd.proxy
+    proxy.order({"KV/Range page": "refuse"})
     journal = Journal(node)
     crowd.launch()
-    until(lambda: meddler.met("KV/Range page") >= 2, "the second page is asked for, and again", 20)
+    until(lambda: proxy.met("KV/Range page") >= 2, "the second page is asked for, and again", 20)
     assert gateways(node) == {}
     assert node.get("/readyz")[0] == 503
     assert node.get("/healthz")[0] == 200
     assert journal.events("etcd.unavailable")
-    meddler.order({})
+    proxy.order({})
     node.wait_ready()
     crowd.wait_routes()
     with RouteMonitor(node) as monitor:
-        meddler.order({"KV/Range page": "refuse", "Watch/Watch": "refuse"})
+        proxy.order({"KV/Range page": "refuse", "Watch/Watch": "refuse"})
         journal.wait("etcd.unavailable", timeout_s=10, task="peers")
         gone = crowd.subnets.pop()
         crowd.store.delete(lease_key(gone))
-        asked = meddler.met("KV/Range page")
-        until(lambda: meddler.met("KV/Range page") >= asked + 2, "the second page is asked for, and again", 40)
+        asked = proxy.met("KV/Range page")
+        until(lambda: proxy.met("KV/Range page") >= asked + 2, "the second page is asked for, and again", 40)
         assert monitor.messages() == ()
         del crowd.wanted[gone]
-        meddler.order({})
+        proxy.order({})
         crowd.wait_routes()
         assert [message.text.split()[:2] for message in monitor.messages()] == [["Deleted", gone]]
-    measured(f"{MANY} peers; no route moved by {meddler.met('KV/Range page') - asked} halves of a list")
+    measured(f"{MANY} peers; no route moved by {proxy.met('KV/Range page') - asked} halves of a list")
 
 
 @pytest.mark.parametrize(
@@ -171,25 +171,25 @@ def test_f09_second_page_refused(crowd: Crowd, measured: Measured) -> None:
 )
 def test_f09_one_kind_of_request_refused(crowd: Crowd, kind: str, orders: dict[str, str], measured: Measured) -> None:
     """With one kind of request refused no route moves and nobody is restarted; the rest goes on, and heals."""
-    node, meddler, store = crowd.node, crowd.meddler, crowd.store
+    node, proxy, store = crowd.node, crowd.proxy, crowd.store
     # How long a lease still has is asked for where renewals are rare. HUP makes one come.
     rare = kind == "Lease/LeaseTimeToLive"
     lease = crowd.own_lease(TTL_S if rare else 8)
     crowd.launch()
     node.wait_ready()
     crowd.wait_routes()
-    until(lambda: not rare or meddler.met(kind) >= 1, "the lease is asked about", 10)
-    pid, asked = pid_of(node), meddler.met(kind)
+    until(lambda: not rare or proxy.met(kind) >= 1, "the lease is asked about", 10)
+    pid, asked = pid_of(node), proxy.met(kind)
     with RouteMonitor(node) as monitor:
-        meddler.order(orders)
+        proxy.order(orders)
         for more in (1, 2):
             if rare:
                 os.kill(pid, signal.SIGHUP)
-            until(lambda more=more: meddler.met(kind) >= asked + more, "it is asked for in vain, and again", 30)
-        asked = meddler.met(kind) - asked
+            until(lambda more=more: proxy.met(kind) >= asked + more, "it is asked for in vain, and again", 30)
+        asked = proxy.met(kind) - asked
         assert monitor.messages() == ()
         assert node.get("/healthz")[0] == 200
-        meddler.order({})
+        proxy.order({})
         store.put(lease_key(SUBNET), lease_value(STRANGER))
         crowd.wanted[SUBNET] = STRANGER
         crowd.wait_routes()
@@ -208,12 +208,12 @@ def test_f34_keepalive_succeeds_for_a_revoked_lease(site: Lab, measured: Measure
     node, store = site.nodes[0], store_of(site)
     key, lease = lease_key(node.bridge_address.network), store.grant(8)
     store.put(key, lease_value(node.address.ip), lease=lease)
-    with meddling(site) as meddler:
-        launch(node, etcd_endpoints=meddler.url())
+    with fault_proxy(site) as proxy:
+        launch(node, etcd_endpoints=proxy.url())
         node.wait_ready()
-        meddler.order({"Lease/LeaseKeepAlive": "believe 8", "Watch/Watch": "deaf"})
-        renewals = meddler.met("Lease/LeaseKeepAlive")
-        until(lambda: meddler.met("Lease/LeaseKeepAlive") > renewals, "an answer is forged", 10)
+        proxy.order({"Lease/LeaseKeepAlive": "forge 8", "Watch/Watch": "deaf"})
+        renewals = proxy.met("Lease/LeaseKeepAlive")
+        until(lambda: proxy.met("Lease/LeaseKeepAlive") > renewals, "an answer is forged", 10)
         journal = Journal(node)
         store.ctl("lease", "revoke", f"{lease:x}")
         began = time.monotonic()

@@ -262,7 +262,7 @@ def test_f84_authority_replaced_by_way_of_both(tls: TlsSite, measured: Measured)
         until(lambda: refused(first), "the old authority is not believed", 25)
         tls.good_server(tls.other)
         tls.follows(PICKED_UP_S)
-    measured(f"believed {took_s:.1f} s after HUP; the old authority refused once it is out of the bundle")
+    measured(f"forged {took_s:.1f} s after HUP; the old authority refused once it is out of the bundle")
 
 
 # Files that cannot be used

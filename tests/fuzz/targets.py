@@ -23,7 +23,7 @@ from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted, UsageError
-from pyflanneld.etcd.v2.keyspace import Tree, parse_event
+from pyflanneld.etcd.v2.keyspace import V2KeySpace, parse_event
 from pyflanneld.logs.sanitise import MAX_CHARS, escaped, safe, trace_lines
 from pyflanneld.netlink import links, routes, routes6
 from pyflanneld.netlink.frames import frames, kernel_verdict
@@ -180,7 +180,7 @@ def settings(data: bytes) -> None:
 
 def etcd_v2(data: bytes) -> None:
     """An answer or an event of etcd's v2 API: a name never leads out of the directory."""
-    tree = Tree.below("/net")
+    tree = V2KeySpace.below("/net")
     try:
         event = parse_event(data, "etcd")
         change = tree.change(event)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.fakes.scripted_etcd import ScriptedEtcd
 from tests.support.lab.testbed import cluster, cluster_keeper, etcd_release, site, site_keeper

@@ -41,7 +41,7 @@ async def main():
             say("listed", registry.endpoint, len(since.records))
             async with registry.watch_subnets(since) as watch:
                 async for changes in watch:
-                    say("told", registry.endpoint, len(changes))
+                    say("changes", registry.endpoint, len(changes))
         except RegistryUnavailable as error:
             say("failed", error)
 
@@ -92,7 +92,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(node, members)
 
 
-async def heard(process: asyncio.subprocess.Process, word: str) -> list[str]:
+async def line_with(process: asyncio.subprocess.Process, word: str) -> list[str]:
     """Return the words of the next line that begins with *word*."""
     assert process.stdout is not None
     while line := (await process.stdout.readline()).decode().split():
@@ -105,14 +105,14 @@ async def test_swallowed_member_is_left(site: Site) -> None:
     """A watch that waits quietly notices within 20 s, and goes on with another member."""
     urls = [member.url for member in site.members]
     async with site.node.process(sys.executable, "-c", NODE, *urls) as process:
-        _, url, _ = await heard(process, "told")
+        _, url, _ = await line_with(process, "changes")
         first = next(address for address in ADDRESSES if address in url)
         site.swallow(first)
         begun = time.monotonic()
         async with asyncio.timeout(LEFT_WITHIN_S + 10):
-            failed = await heard(process, "failed")
+            failed = await line_with(process, "failed")
             assert time.monotonic() - begun < LEFT_WITHIN_S
             assert first in failed[1]
-            assert first not in (await heard(process, "listed"))[1]
-            assert first not in (await heard(process, "told"))[1]
+            assert first not in (await line_with(process, "listed"))[1]
+            assert first not in (await line_with(process, "changes"))[1]
         assert time.monotonic() - begun < LEFT_WITHIN_S

@@ -13,7 +13,7 @@ from aetcd import rpc
 
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
-from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.access import Timing
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, key_value, never
 from tests.support.polling import eventually
@@ -157,7 +157,7 @@ class TestFailures:
     async def test_translation(
         self, scripted: ScriptedEtcd, connect: Connect, call: str, code: str, details: str, error: type[Exception]
     ) -> None:
-        """Every call turns etcd's answer into the error that says what to do, and keeps its words."""
+        """Every call turns etcd's response into the error by which the caller reacts, with etcd's text."""
         all_by(scripted, Refusal(getattr(grpc.StatusCode, code), details))
         with pytest.raises(error) as raised:
             await {**READS, **WRITES}[call](connect(scripted, timing=SHORT))

@@ -101,7 +101,7 @@ async def test_leader_killed(etcd: Etcd, connect: Connect) -> None:
 
 
 async def test_connected_member_frozen(etcd: Etcd, connect: Connect) -> None:
-    """A member that keeps its connections and says nothing is left: by a read at once, by the watch within 20 s."""
+    """A member that keeps its connections and is silent is left: by a read at once, by the watch within 20 s."""
     registry = connect(*etcd.endpoints)
     since = await registry.list_subnets()
     first = registry.endpoint
@@ -120,7 +120,7 @@ async def test_connected_member_frozen(etcd: Etcd, connect: Connect) -> None:
 
 
 async def test_member_alone(etcd: Etcd, connect: Connect) -> None:
-    """A member without the others answers nothing rather than something old, and its watches end."""
+    """A member without the others gives no answer rather than an old one, and its watches end."""
     registry = connect(etcd.endpoints[0])
     own = await created(registry)
     since = await registry.list_subnets()

@@ -11,7 +11,7 @@ from aetcd import rpc
 
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
-from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.access import Timing
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, key_value, never
 from tests.support.polling import eventually
@@ -52,7 +52,7 @@ class TestCreate:
         assert (absent.key, absent.result, absent.create_revision) == (b"/net/subnets/a", rpc.Compare.EQUAL, 0)
 
     async def test_lost_races_share_one_lease(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """However often the race is lost, one lease is granted, and the winner's key hangs on it."""
+        """However often the race is lost, one lease is granted, and the winner's key is attached to it."""
         self.story(scripted)
         answers = iter([False, False, True, True])
         scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=next(answers))
@@ -82,8 +82,8 @@ class TestCreate:
         await registry.close()
         assert time.monotonic() - begun < 2
 
-    async def test_grant_unheard(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A lease whose grant was not heard of is found again under its number: no second one is granted."""
+    async def test_grant_reply_lost(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A lease whose grant got no reply is found again by its ID: no second one is granted."""
         self.story(scripted)
         scripted.on["LeaseGrant"] = Refusal(grpc.StatusCode.UNAVAILABLE, "transport is closing")
         registry = connect(scripted)
@@ -93,7 +93,7 @@ class TestCreate:
         assert record is not None
         assert [request.ID for request in scripted.asked["LeaseGrant"]] == [record.lease_id]
 
-    async def test_grant_unheard_and_not_done(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+    async def test_grant_failed(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A lease that was not granted after all is granted anew."""
         self.story(scripted)
         scripted.on["LeaseGrant"] = Refusal(grpc.StatusCode.UNAVAILABLE, "transport is closing")
@@ -107,7 +107,7 @@ class TestCreate:
         refused, granted = scripted.asked["LeaseGrant"]
         assert record.lease_id == granted.ID != refused.ID
 
-    async def test_put_unheard_but_done(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+    async def test_put_reply_lost(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A key that is there with our lease was put by us, whatever became of the reply."""
         self.story(scripted)
         scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
@@ -117,7 +117,7 @@ class TestCreate:
         record = await connect(scripted).create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
         assert record == Record(b"a", b"{}", 11, 11, scripted.asked["LeaseGrant"][0].ID)
 
-    async def test_put_unheard_and_done_late(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+    async def test_put_reply_lost_and_put_delayed(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A put that happens after we looked is found before the next attempt, which does not add a second key."""
         self.story(scripted)
         scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
@@ -149,7 +149,7 @@ class TestCreate:
         assert not scripted.asked["LeaseRevoke"]
 
     async def test_close_spares_what_cannot_be_read(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """When nobody can say whether a key hangs on the lease, it is left to run out."""
+        """When it is unknown whether a key is attached to the lease, the lease expires by itself."""
         self.story(scripted)
         scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
         scripted.on["Range"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")

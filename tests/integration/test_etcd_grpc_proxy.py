@@ -8,8 +8,7 @@ import pytest
 
 from pyflanneld.core.etcd_types import Put, Record
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.etcd.server import Etcd, etcd_missing, free_ports, read_metrics, running_etcd
 from tests.support.polling import eventually
@@ -81,7 +80,7 @@ async def test_a_lease_is_created_renewed_and_refused(nodes: list[EtcdV3Registry
 
 
 async def test_watches_of_many_nodes_are_one_for_etcd(etcd: Etcd, nodes: list[EtcdV3Registry]) -> None:
-    """Each node hears of a change, and etcd has told the proxy of it once."""
+    """Each node receives a change, and etcd has sent it to the proxy once."""
     since = await nodes[0].list_subnets()
     idle = read_metrics(etcd)[WATCHERS]
     opened = [registry.watch_subnets(since) for registry in nodes]

@@ -10,8 +10,7 @@ import pytest
 
 from pyflanneld.core.etcd_types import Put, Record
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.etcd.client import RawEtcd
 from tests.support.etcd.server import Etcd, etcd_missing, running_etcd
@@ -120,7 +119,7 @@ async def test_over_a_network_that_loses_replies(etcd: Etcd) -> None:
 
 
 async def test_watch_under_load(etcd: Etcd) -> None:
-    """While many write at once, a watch that keeps asking for signs of life is never wrong and never cries wolf."""
+    """While many write at once, a watch that keeps requesting progress is never wrong and raises no false alarm."""
     url, halt = etcd.endpoints[0], asyncio.Event()
 
     async def write(number: int) -> None:
@@ -145,7 +144,7 @@ async def test_watch_under_load(etcd: Etcd) -> None:
                             state[change.record.name] = change.record
                         else:
                             del state[change.name]
-            assert signs_of_life > 1  # the first says "open"
+            assert signs_of_life > 1  # the first means "open"
 
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         for number in range(3):

@@ -1,4 +1,4 @@
-"""https: who is trusted, what is verified, and which mistakes are told before anything is dialled."""
+"""https: who is trusted, what is verified, and which mistakes are reported before the first connection."""
 
 import contextlib
 import socket
@@ -14,8 +14,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable, UsageError
-from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.tls import load_tls
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.etcd.registries import opened
@@ -268,7 +267,7 @@ class TestFiles:
             self.load(**{**files, which: bad})
 
     def test_not_a_pair(self, client: Files, stranger: Files) -> None:
-        """A key that does not belong to its certificate is told with both names."""
+        """A key that does not belong to its certificate is reported with both names."""
         with pytest.raises(UsageError) as raised:
             self.load(ca_file=client.ca, cert_file=client.cert, key_file=stranger.key)
         assert str(client.cert) in str(raised.value)

@@ -66,7 +66,7 @@ class TestAuth:
     async def test_at_most_once_a_second(
         self, scripted: ScriptedEtcd, connect: Connect, tokens: Callable[[], int]
     ) -> None:
-        """A token that dies at once does not make us hammer."""
+        """A token that dies at once does not cause a flood of requests."""
         registry = connect(scripted, username="flannel", password=PASSWORD)
         begun = time.monotonic()
         for _ in range(3):
@@ -91,7 +91,7 @@ class TestAuth:
         assert PASSWORD not in repr((errors, logs, registry, EtcdAccess((), "", password=wrong)))
 
     async def test_auth_switched_off(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """Credentials for a server that wants none are not shown again, and the operator is told once."""
+        """Credentials for a server that wants none are not sent again, and that is logged once."""
         scripted.on["Authenticate"] = Refusal(
             grpc.StatusCode.FAILED_PRECONDITION, "etcdserver: authentication is not enabled"
         )

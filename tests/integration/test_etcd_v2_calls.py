@@ -13,12 +13,10 @@ import structlog
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, encode_value
 from pyflanneld.errors import ApiMissing, RegistryUnavailable, RevisionCompacted
-from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.members import Members
-from pyflanneld.etcd.timing import Timing
-from pyflanneld.etcd.v2.create import CreatorV2
-from pyflanneld.etcd.v2.http import Http, HttpMember
-from pyflanneld.etcd.v2.keyspace import Tree
+from pyflanneld.etcd.access import EtcdAccess, Members, Timing
+from pyflanneld.etcd.v2.create import V2Creator
+from pyflanneld.etcd.v2.http import V2Client, V2Member
+from pyflanneld.etcd.v2.keyspace import V2KeySpace
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
 from tests.support.etcd.client_v2 import RawEtcdV2
 from tests.support.etcd.registries import SHORT, opened
@@ -70,7 +68,7 @@ class TestBytes:
         assert TTL_S - 5 <= node["ttl"] <= TTL_S
 
     async def test_flannels_lease_is_read(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
-        """A lease of flannel v0.11.0 is read as one, and can be prolonged as it is: no rewrite is needed."""
+        """A lease of flannel v0.11.0 is read as one, and can be renewed as it is: no rewrite is needed."""
         await raw.set(KEY, '{"PublicIP":"192.168.1.10","BackendType":"host-gw"}', ttl=500)
         (record,) = (await registry.list_subnets()).records
         assert (record.name, record.value) == (NAME, OURS)
@@ -92,7 +90,7 @@ class TestBytes:
         assert "expiration" not in await raw.get("/net/subnets/172.7.22.0-24")
 
     async def test_remaining(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
-        """What is left to live is told per key; a reservation has no end."""
+        """What is left to live is returned per key; a reservation has no end."""
         await raw.set(KEY, "{}", ttl=500)
         await raw.set("/net/subnets/172.7.22.0-24", "{}")
         left = await registry.remaining()
@@ -129,7 +127,7 @@ class TestRenewal:
             assert renewal.record.lease_id == held.lease_id
 
     async def test_overwritten(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
-        """A key that somebody set is another one, whatever TTL it has: nothing is prolonged."""
+        """A key that somebody set is another one, whatever TTL it has: nothing is renewed."""
         held = await created(registry)
         await raw.set(KEY, "theirs", ttl=77)
         renewal = await registry.renew(held)
@@ -139,7 +137,7 @@ class TestRenewal:
         assert (await raw.get(KEY))["ttl"] <= 77
 
     async def test_expired(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
-        """An expired key is told as gone, to the watchers and to its holder."""
+        """An expired key is gone for the watchers and for its holder."""
         await raw.set(KEY, "{}", ttl=1)
         since = await registry.list_subnets()
         (held,) = since.records
@@ -152,7 +150,7 @@ class TestRenewal:
 
 
 class TestCreation:
-    async def test_rival_in_between(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
+    async def test_conflict_in_between(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
         """An overlapping key made between our list and our creation was first: ours is given back, nothing is left."""
         listed = await registry.list_subnets()
 
@@ -166,7 +164,7 @@ class TestCreation:
             assert await late.create(NAME, OURS, ttl_s=TTL_S, listed=listed) is None
         assert [record.value for record in (await registry.list_subnets()).records] == [b"theirs"]
 
-    async def test_rival_of_the_other_half(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
+    async def test_conflict_of_the_other_family(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
         """In a dual-stack network a key that overlaps only the IPv6 half was first as well."""
         listed = await registry.list_subnets()
 
@@ -268,17 +266,17 @@ def creator(shared: Etcd, registry: EtcdV2Registry, list_subnets: object) -> "_C
 
 
 class _Creating:
-    """A ``CreatorV2`` whose lists are the test's."""
+    """A ``V2Creator`` whose lists are the test's."""
 
     def __init__(self, url: str, registry: EtcdV2Registry, list_subnets: object) -> None:
-        members = Members([HttpMember(url)], rng=random.Random(1), log=structlog.get_logger())
-        self.http = Http(EtcdAccess((url,), "/net"), members=members, timing=Timing())
-        self.creator = CreatorV2(
-            self.http, Tree.below("/net"), list_subnets=list_subnets,  # type: ignore[arg-type]
+        members = Members([V2Member(url)], rng=random.Random(1), log=structlog.get_logger())
+        self.http = V2Client(EtcdAccess((url,), "/net"), members=members, timing=Timing())
+        self.creator = V2Creator(
+            self.http, V2KeySpace.below("/net"), list_subnets=list_subnets,  # type: ignore[arg-type]
             delete=registry.delete_subnet, log=structlog.get_logger(),
         )
 
-    async def __aenter__(self) -> CreatorV2:
+    async def __aenter__(self) -> V2Creator:
         return self.creator
 
     async def __aexit__(self, *_: object) -> None:
@@ -300,7 +298,7 @@ class TestWatch:
         assert isinstance(changes[0], Put)
 
     async def test_index_cleared(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
-        """A position that etcd has forgotten is told as such; after a list the watch goes on."""
+        """A position that etcd has forgotten is an error of its own; after a list the watch goes on."""
         since = await registry.list_subnets()
         await raw.forget()
         with pytest.raises(RevisionCompacted, match="cleared"):
@@ -325,7 +323,7 @@ class TestWatch:
         assert (await registry.list_subnets()).records == ()
 
     async def test_every_action(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
-        """Each way to change or delete a key is heard as a put or as its end; nested keys are none."""
+        """Each way to change or delete a key is delivered as a put or as a deletion; nested keys are none."""
         since = await registry.list_subnets()
         await raw.ask("PUT", KEY, value="created", prevExist="false")
         await raw.ask("PUT", KEY, value="updated", prevExist="true")
@@ -335,11 +333,11 @@ class TestWatch:
         await raw.delete(KEY, prevValue="set")
         await raw.set(KEY, "again")
         await raw.delete(KEY)
-        heard: list[bytes | None] = []
+        seen: list[bytes | None] = []
         async with registry.watch_subnets(since) as watch, asyncio.timeout(10):
-            while len(heard) < 7:
-                heard += [c.record.value if isinstance(c, Put) else None for c in await anext(watch)]
-        assert heard == [b"created", b"updated", b"swapped", b"set", None, b"again", None]
+            while len(seen) < 7:
+                seen += [c.record.value if isinstance(c, Put) else None for c in await anext(watch)]
+        assert seen == [b"created", b"updated", b"swapped", b"set", None, b"again", None]
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -347,7 +345,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @asynccontextmanager
 async def serving(answer: Handler) -> AsyncIterator[str]:
-    """Answer connections until the block ends and the last of them is closed."""
+    """V2Response connections until the block ends and the last of them is closed."""
     open_ones: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -421,7 +419,7 @@ class TestServers:
             await reader.read()
 
         async with serving(answer) as url, opened(url, timing=SHORT) as registry:
-            with pytest.raises(RegistryUnavailable, match="no answer of etcd"):
+            with pytest.raises(RegistryUnavailable, match="not a response of etcd"):
                 async with registry.watch_config(1) as ticks:
                     await anext(ticks)
 

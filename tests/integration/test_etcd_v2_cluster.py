@@ -110,7 +110,7 @@ async def test_connected_member_killed(etcd: Etcd) -> None:
 
 
 async def test_connected_member_frozen(etcd: Etcd) -> None:
-    """A member that keeps its connections and says nothing is left by the watch, and reads go on at another."""
+    """A member that keeps its connections and is silent is left by the watch, and reads go on at another."""
     async with opened(*await followers_first(etcd), timing=SHORT) as registry:
         since = await registry.list_subnets()
         first = registry.endpoint
@@ -126,7 +126,7 @@ async def test_connected_member_frozen(etcd: Etcd) -> None:
 
 
 async def test_member_alone(etcd: Etcd) -> None:
-    """A member without the others answers nothing rather than something old, and its watches end."""
+    """A member without the others gives no answer rather than an old one, and its watches end."""
     async with opened(etcd.endpoints[0], timing=SHORT) as registry:
         own = await created(registry)
         since = await registry.list_subnets()

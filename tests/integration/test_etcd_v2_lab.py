@@ -62,7 +62,7 @@ def test_a_cluster_on_v2(lab: Lab) -> None:
 
 
 def test_a_mixed_cluster(lab: Lab) -> None:
-    """A lease written, renewed and deleted as flannel v0.11.0 does it is followed all along."""
+    """A lease written, renewed and deleted as flannel v0.11.0 does it is followed throughout."""
     lab.start()
     gateways = lab.gateways_for(lab.nodes[0])
     key = f"{PREFIX}/subnets/172.7.99.0-24"
@@ -89,11 +89,11 @@ def test_over_to_v3(lab: Lab) -> None:
     """After ``pyflanneld migrate`` each daemon that is restarted goes on in v3 with its subnet; no route is missing."""
     lab.start()
     before = {node.name: (node.subnet, lab.gateways_for(node)) for node in lab.nodes}
-    told = run(
+    output = run(
         "ip", "netns", "exec", lab.etcd.namespace, sys.executable, "-m", "pyflanneld", "migrate",
         "--etcd-endpoints", ENDPOINT,
     )
-    assert "3 copied" in told
+    assert "3 copied" in output
     for node in lab.nodes:
         assert node.stop() == 0
         node.start()
@@ -112,7 +112,7 @@ def test_waits_on_both(lab: Lab) -> None:
     etcdctl_2(lab, "rm", f"{PREFIX}/config")
     node = lab.nodes[0]
     node.start()
-    until(lambda: logged(lab, "config.missing"), "it says that it waits", READY_TIMEOUT_S, poll_s=0.1)
+    until(lambda: logged(lab, "config.missing"), "it reports that it waits", READY_TIMEOUT_S, poll_s=0.1)
     assert not node.ready()
     lab.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
     node.wait_ready()
@@ -120,7 +120,7 @@ def test_waits_on_both(lab: Lab) -> None:
 
 
 def test_two_networks_in_one_etcd(lab: Lab) -> None:
-    """A configuration in both stores is two networks: v3 counts, and ``doctor`` tells that there is another one."""
+    """A configuration in both stores is two networks: v3 counts, and ``doctor`` reports the other one."""
     node = lab.nodes[0]
 
     def stores() -> dict[str, Any]:
@@ -131,5 +131,5 @@ def test_two_networks_in_one_etcd(lab: Lab) -> None:
 
     assert stores()["verdict"] == "ok"
     lab.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
-    told = stores()
-    assert (told["verdict"], told["mend"].count(f"etcdctl rm {PREFIX}/config")) == ("warn", 1)
+    found = stores()
+    assert (found["verdict"], found["fix"].count(f"etcdctl rm {PREFIX}/config")) == ("warn", 1)

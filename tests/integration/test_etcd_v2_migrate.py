@@ -114,7 +114,7 @@ async def test_repeating(etcd: Etcd, v2: RawEtcdV2, v3: RawEtcd) -> None:
 
 @pytest.mark.usefixtures("v2")
 async def test_conflicts(etcd: Etcd, v3: RawEtcd) -> None:
-    """What differs in v3 is told and never overwritten; the rest is copied, the configuration held back, exit 1."""
+    """What differs in v3 is reported and never overwritten; the rest is copied, the configuration held back, exit 1."""
     await v3.put(f"{PREFIX}/subnets/172.7.21.0-24".encode(), new_value(99))
     done = await migrate(etcd)
     assert done.returncode == 1

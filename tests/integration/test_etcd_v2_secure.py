@@ -90,7 +90,7 @@ class TestTls:
                 await registry.read_config()
 
     async def test_half_a_pair(self, client: Files) -> None:
-        """Half a client pair is told before anything is dialled."""
+        """Half a client pair is reported before the first connection."""
         with pytest.raises(UsageError, match="go together"):
             async with opened("https://127.0.0.1:1", ca_file=client.ca, cert_file=client.cert):
                 pass

@@ -11,7 +11,7 @@ from aetcd import rpc
 
 from pyflanneld.core.etcd_types import Gone, Put, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable, RevisionCompacted
-from pyflanneld.etcd.v3.calls import Timing
+from pyflanneld.etcd.access import Timing
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.fakes.scripted_etcd import (
     CLUSTER,
@@ -38,7 +38,7 @@ def deletion(name: bytes, mod: int) -> Any:
     return rpc.Event(type=rpc.Event.DELETE, kv=rpc.KeyValue(key=b"/net/subnets/" + name, mod_revision=mod))
 
 
-def told(*events: Any, revision: int, **kwargs: Any) -> Any:
+def watch_response(*events: Any, revision: int, **kwargs: Any) -> Any:
     return rpc.WatchResponse(header=header(revision), events=list(events), **kwargs)
 
 
@@ -81,30 +81,30 @@ class TestWatchStream:
         assert stream.metadata["hasleader"] == "true"
 
     async def test_duplicates_are_dropped(self, watching: Watching) -> None:
-        """An event that etcd delivers twice is told once (etcd before 3.4.24)."""
-        await watching.stream.say(told(put(b"a", 11), put(b"b", 12), revision=12))
-        await watching.stream.say(told(put(b"a", 11), deletion(b"b", 13), revision=13))
+        """An event that etcd delivers twice is delivered once (etcd before 3.4.24)."""
+        await watching.stream.say(watch_response(put(b"a", 11), put(b"b", 12), revision=12))
+        await watching.stream.say(watch_response(put(b"a", 11), deletion(b"b", 13), revision=13))
         assert await watching.next() == [(b"a", 11), (b"b", 12)]
         assert await watching.next() == [(b"b", -13)]
 
     async def test_replayed_events_are_dropped(self, watching: Watching) -> None:
         """A member that travels back in time (etcd before 3.4.25) brings no key back to what it was."""
-        await watching.stream.say(told(put(b"a", 11), deletion(b"a", 14), revision=14))
-        await watching.stream.say(told(put(b"a", 11), put(b"a", 12), revision=14))
+        await watching.stream.say(watch_response(put(b"a", 11), deletion(b"a", 14), revision=14))
+        await watching.stream.say(watch_response(put(b"a", 11), put(b"a", 12), revision=14))
         assert await watching.next() == [(b"a", 11), (b"a", -14)]
         assert await watching.next() == []
 
     async def test_events_before_the_start_are_dropped(self, watching: Watching) -> None:
         """Events from before the list (etcd before 3.4.38) are not news."""
-        await watching.stream.say(told(put(b"a", 9), put(b"b", 10), put(b"c", 11), revision=11))
+        await watching.stream.say(watch_response(put(b"a", 9), put(b"b", 10), put(b"c", 11), revision=11))
         assert await watching.next() == [(b"c", 11)]
 
     async def test_fragments_are_put_together(self, watching: Watching) -> None:
-        """A batch that etcd has cut into pieces is told as one."""
+        """A batch that etcd has cut into pieces is delivered as one."""
         await watching.stream.say(
-            told(put(b"a", 11), revision=13, fragment=True),
-            told(put(b"b", 12), revision=13, fragment=True),
-            told(put(b"c", 13), revision=13),
+            watch_response(put(b"a", 11), revision=13, fragment=True),
+            watch_response(put(b"b", 12), revision=13, fragment=True),
+            watch_response(put(b"c", 13), revision=13),
         )
         assert await watching.next() == [(b"a", 11), (b"b", 12), (b"c", 13)]
 
@@ -112,26 +112,26 @@ class TestWatchStream:
         """A response beyond gRPC's default limit is taken."""
         big = rpc.Event(type=rpc.Event.PUT, kv=key_value(b"a", 11, value=b"x" * 6_000_000))
         waiting = asyncio.ensure_future(watching.next())
-        await watching.stream.say(told(big, revision=11))
+        await watching.stream.say(watch_response(big, revision=11))
         assert await waiting == [(b"a", 11)]
 
     async def test_progress_is_a_sign_of_life(self, watching: Watching) -> None:
-        """After a silence etcd is asked; its answer is told as an empty change, and the watch goes on."""
+        """After a silence etcd is asked; its response is delivered as an empty change, and the watch goes on."""
         for _ in range(4):  # longer together than the silence that kills
             waiting = asyncio.ensure_future(watching.next())
             request = await watching.stream.requests.get()
             assert request.WhichOneof("request_union") == "progress_request"
-            await watching.stream.say(told(revision=500, watch_id=-1))
+            await watching.stream.say(watch_response(revision=500, watch_id=-1))
             assert await waiting == []
 
     async def test_progress_may_overtake_events(self, watching: Watching) -> None:
-        """Events that come after a progress answer with a higher revision are told all the same."""
-        await watching.stream.say(told(revision=500, watch_id=-1), told(put(b"a", 11), revision=11))
+        """Events that come after a progress answer with a higher revision are delivered all the same."""
+        await watching.stream.say(watch_response(revision=500, watch_id=-1), watch_response(put(b"a", 11), revision=11))
         assert await watching.next() == []
         assert await watching.next() == [(b"a", 11)]
 
     async def test_silence(self, watching: Watching) -> None:
-        """A watch that answers nothing, not even when asked, is dead."""
+        """A watch without any response, even to a request, is dead."""
         begun = time.monotonic()
         with pytest.raises(RegistryUnavailable, match="silent"):
             await watching.next()
@@ -165,21 +165,23 @@ class TestWatchStream:
             await stream.requests.get()
             await stream.say(rpc.WatchResponse(header=rpc.ResponseHeader(revision=3), created=True))
             assert await opening == ()
-            await stream.say(told(put(b"a", 11), revision=11))
+            await stream.say(watch_response(put(b"a", 11), revision=11))
             assert seen(await anext(watch)) == [(b"a", 11)]
 
     async def test_progress_may_come_late(self, watching: Watching) -> None:
         """A progress answer that does not count the newest events yet is a sign of life like any other."""
-        await watching.stream.say(told(put(b"a", 20), revision=20), told(revision=19, watch_id=-1))
+        await watching.stream.say(watch_response(put(b"a", 20), revision=20), watch_response(revision=19, watch_id=-1))
         assert await watching.next() == [(b"a", 20)]
         assert await watching.next() == []
 
     @pytest.mark.parametrize(
-        "response", [told(put(b"b", 15), revision=19), told(revision=9, watch_id=-1)], ids=["events", "progress"]
+        "response",
+        [watch_response(put(b"b", 15), revision=19), watch_response(revision=9, watch_id=-1)],
+        ids=["events", "progress"],
     )
     async def test_going_back(self, watching: Watching, response: Any) -> None:
-        """Events at a revision before what was told, or life at one before the start, are another history."""
-        await watching.stream.say(told(put(b"a", 20), revision=20), response)
+        """Events at a revision before what was delivered, or progress at one before the start, are another history."""
+        await watching.stream.say(watch_response(put(b"a", 20), revision=20), response)
         assert await watching.next() == [(b"a", 20)]
         with pytest.raises(RegistryUnavailable, match="went back"):
             await watching.next()
@@ -196,20 +198,20 @@ class TestWatchStream:
         ],
     )
     async def test_cancelled(self, watching: Watching, response: dict[str, Any], error: type[Exception]) -> None:
-        """A cancelled watch is never silent, whatever the reason, and the error says what to do."""
+        """A cancelled watch is an error, whatever the reason, and its class is what the caller reacts to."""
         await watching.stream.say(rpc.WatchResponse(header=header(50), canceled=True, **response))
         with pytest.raises(error):
             await watching.next()
 
     @pytest.mark.parametrize("status", [None, Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")])
     async def test_ended(self, watching: Watching, status: Refusal | None) -> None:
-        """The end of the stream, in peace or not, is the end of the watch."""
+        """The end of the stream, with an error or without, is the end of the watch."""
         watching.stream.end(status)
         with pytest.raises(RegistryUnavailable, match="no leader" if status else "ended the watch"):
             await watching.next()
 
     async def test_refused_creation(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """Created and cancelled at once, under the number -1, is a refusal."""
+        """Created and cancelled at once, with the ID -1, is a refusal."""
         async with connect(scripted).watch_subnets(SINCE) as watch:
             opening = asyncio.ensure_future(anext(watch))
             stream = await scripted.watches.get()

@@ -66,7 +66,7 @@ def test_a_healthy_cluster(cluster: Lab) -> None:
     assert told["lease"]["subnet"] == node.subnet
     assert 86000 < told["lease"]["left_s"] <= 86400
     assert (told["link"]["name"], told["link"]["address"]) == ("eth1", str(node.address.ip))
-    assert (told["peers"]["believed"], told["peers"]["routed"], told["routes"]["missing"]) == (2, 2, 0)
+    assert (told["peers"]["forged"], told["peers"]["routed"], told["routes"]["missing"]) == (2, 2, 0)
     assert told["etcd"]["endpoint"] == ENDPOINT
     assert told["file"] == {"path": str(node.subnet_file), "written": True}
     peers = {row["subnet"]: row for row in ask(node, "peers", "--output=json").json}
@@ -180,7 +180,7 @@ def test_a_foreign_route_in_the_way(cluster: Lab) -> None:
     (row,) = diff.json
     assert (diff.code, row["dst"], row["state"], row["protocol"]) == (1, "172.7.99.0/24", "conflict", 4)
     assert (row["wanted_gateway"], row["kernel_gateway"]) == ("192.168.14.99", "192.168.14.98")
-    assert "somebody else's route stands there" in ask(node, "routes", "--diff").out
+    assert "a foreign route is in the way" in ask(node, "routes", "--diff").out
     assert ask(node, "peers").code == 1
     node.exec("ip", "route", "del", "172.7.99.0/24")
     journal.wait("route.put", timeout_s=65, dst="172.7.99.0/24", reason="way_free")

@@ -10,8 +10,7 @@ import pytest
 import trustme
 
 from pyflanneld.errors import RegistryError, RegistryUnavailable, UsageError
-from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
 from pyflanneld.etcd.v3.registry import EtcdV3Registry

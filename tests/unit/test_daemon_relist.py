@@ -45,7 +45,7 @@ class Site:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(side.run()) for side in self.sides]
-        await until(lambda: all(side.told.watches_at for side in self.sides), 5)
+        await until(lambda: all(side.counted.watches_at for side in self.sides), 5)
         await asyncio.sleep(1)
         yield
         for task in tasks:
@@ -65,7 +65,7 @@ class Site:
 
     def lists(self, began: float) -> list[list[float]]:
         """Return, for each node, when it has listed since *began*."""
-        return [[at - began for at in side.told.lists_at if at >= began] for side in self.sides]
+        return [[at - began for at in side.counted.lists_at if at >= began] for side in self.sides]
 
     def all_heard(self) -> bool:
         """Say whether every node has folded in a change since the cut."""
@@ -185,7 +185,7 @@ def test_two_histories_side_by_side_are_not_asked_without_end() -> None:
             raise HistoryChanged("another cluster answered the watch")
 
         async with site.running():
-            site.sides[0].told.watch_subnets = refused  # type: ignore[method-assign]
+            site.sides[0].counted.watch_subnets = refused  # type: ignore[method-assign]
             began = site.cut()
             await asyncio.sleep(60)
             assert 3 <= len(site.lists(began)[0]) <= 16

@@ -1,4 +1,4 @@
-"""Which endpoint is in use, and what is worth telling about it."""
+"""Which endpoint is in use, and what is logged about it."""
 
 from random import Random
 
@@ -14,7 +14,7 @@ def warnings(log: Journal) -> int:
     return sum(level == "warning" for level, _, _ in log.events)
 
 
-def test_search_for_a_working_endpoint_is_no_news() -> None:
+def test_search_for_a_working_endpoint_is_no_warning() -> None:
     """Going round and round while all are down warns of nothing; that the one that worked stopped working does."""
     log = Journal()
     endpoints = Endpoints(URLS, None, rng=Random(1), log=log)

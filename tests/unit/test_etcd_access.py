@@ -23,7 +23,7 @@ from pyflanneld.etcd.v3.keyspace import KeySpace
     ],
 )
 def test_grpc_target(url: str, target: str) -> None:
-    """Addresses are taken for addresses and names for names, with etcd's port where none is given."""
+    """Addresses are used as addresses and names as names, with etcd's port where none is given."""
     assert grpc_target(url) == target
 
 
@@ -57,6 +57,6 @@ def test_secure() -> None:
 
 
 def test_settings_need_no_grpc() -> None:
-    """Saying where etcd is does not load gRPC: ``pyflanneld --help`` stays quick."""
+    """Saying where etcd is does not load gRPC: ``pyflanneld --help`` stays fast."""
     code = "import sys, pyflanneld.etcd.access; sys.exit('grpc' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

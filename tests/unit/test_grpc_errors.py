@@ -1,11 +1,11 @@
-"""What gRPC says of a call that failed, in words that help."""
+"""gRPC's errors as ours, with a hint where the cause is known."""
 
 import grpc
 import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.etcd.v3.grpc_errors import translate
+from pyflanneld.etcd.v3.channel import translate
 
 HANDSHAKE = "failed to connect; last error: UNKNOWN: ipv4:192.0.2.1:2379: Tls handshake failed ({}): OK"
 ALERT = "TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:10000412:SSL routines:OPENSSL_internal:"
@@ -26,8 +26,8 @@ def failed(details: str) -> AioRpcError:
     ],
     ids=["closed", "bad", "required", "unknown"],
 )  # fmt: skip
-def test_a_client_certificate_that_is_wanted_is_spoken_of(sign: str) -> None:
-    """Whether the server's alert comes in the handshake or behind it is a matter of chance."""
+def test_a_required_client_certificate_is_named(sign: str) -> None:
+    """The server's alert may come in the handshake or after it."""
     error = translate(failed(HANDSHAKE.format(sign)), "https://192.0.2.1:2379")
     assert isinstance(error, RegistryUnavailable)
     assert str(error).endswith("closed the TLS connection: it may demand a client certificate, or another one")

@@ -66,7 +66,7 @@ def test_a_healthy_node() -> None:
             assert told["link"]["why"] == "matches --iface=eth1"
             assert (told["etcd"]["api"], told["etcd"]["revision"]) == (3, node.registry.etcd.state.revision)
             assert told["peers"] == {
-                "believed": 2, "routed": 2, "quarantined": {}, "other_backend": 0, "frozen": 0,
+                "forged": 2, "routed": 2, "quarantined": {}, "other_backend": 0, "frozen": 0,
             }  # fmt: skip
             assert (told["routes"]["wanted"], told["routes"]["present"], told["routes"]["missing"]) == (2, 2, 0)
             assert told["firewall"] == [

@@ -71,9 +71,9 @@ _pyflanneld() {
             _arguments $daemon
             ;;
         cleanup)
-            _arguments '--release[Delete this host'\''s lease and the subnet file too.]' \
-                '--dry-run[Only say what would be removed.]' \
-                '*--network=[The cluster'\''s network, where neither etcd nor the subnet file can tell.]:cidr: ' \
+            _arguments '--release[Also delete this host'\''s lease and the subnet file.]' \
+                '--dry-run[Only show what would be removed.]' \
+                '*--network=[The cluster'\''s network, if neither etcd nor the subnet file names it.]:cidr: ' \
                 $daemon
             ;;
         completion)
@@ -82,8 +82,8 @@ _pyflanneld() {
             ;;
         config)
             _arguments '--output=[text or json.]:format:(text json)' \
-                '--dry-run[Set\: only say what would be done.]' \
-                '--force[Set\: write it although live leases do not fit.]' \
+                '--dry-run[Set\: only show what would be done.]' \
+                '--force[Set\: write it even if live leases do not fit.]' \
                 '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out.]:url: ' \
                 '--etcd-prefix=[Root of all keys\: <prefix>/config and <prefix>/subnets/.]:key: ' \
                 '--etcd-api=[API of etcd to use\: 3, 2 (where flanneld up to v0.17 keeps everything), or auto for the one that holds the configuration, 3 first.]:api:(auto 3 2)' \
@@ -114,7 +114,7 @@ _pyflanneld() {
             ;;
         doctor)
             _arguments '--output=[text or json.]:format:(text json)' \
-                '--all[Tell what is well or was skipped, too (json always does).]' \
+                '--all[Also show what is ok or was skipped (json always does).]' \
                 $daemon
             ;;
         lab)
@@ -170,7 +170,7 @@ _pyflanneld() {
                 $daemon
             ;;
         routes)
-            _arguments '--diff[Only what differs; the exit code tells.]' \
+            _arguments '--diff[Only what differs; exit code 1 if anything does.]' \
                 '--output=[text or json.]:format:(text json)' \
                 '--subnet-file=[Which daemon\: the one with this subnet file.]:path:_files' \
                 '--help[Print help and exit.]'

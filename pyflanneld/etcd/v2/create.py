@@ -4,16 +4,17 @@ Theory of operation. ``prevExist=false`` guards the one name; nothing guards aga
 
 1. *List before.* Anything that was created since the caller's list is a conflict, and nothing has been written yet.
 2. *Create*, if absent.
-3. *List after.* A key that overlaps ours (or that nobody can read), is new since the caller's list and older than ours
-   (lower index) was there first: ours is deleted, if nobody changed it, and the caller chooses again. Of two that are
-   created at once each sees the other in its second list, both see the same order, and only the younger gives way.
+3. *List after.* A key that overlaps ours (or that is not readable), is new since the caller's list and older than ours
+   (lower index) was there first: ours is deleted, if nobody changed it, and the caller chooses again. Of two keys that
+   are created at once, each client sees the other's in its second list, both see the same order, and only the younger
+   one is deleted.
 
-A name of the caller's list is never new: it was chosen around. (flanneld v0.11.0 renews with a plain ``set``, which v2
-cannot tell from a new key.)
+A name of the caller's list is never new: the caller has avoided it. (flanneld v0.11.0 renews with a plain ``set``,
+which v2 cannot distinguish from a new key.)
 
-When a reply is lost, or the list of step 3 fails, the key may be ours without proof. Its name is remembered: the
-caller, who lists again after the error and finds a lease with its address, renews it, and ``settle`` makes up for step
-3 first. What v2 cannot prevent is a creation that was held up on its way and happens after the caller has moved on:
+When a response is lost, or the list of step 3 fails, the key may be ours without verification. Its name is remembered:
+the caller lists again after the error, finds a lease with its address and renews it, and ``settle`` makes up for step 3
+first. v2 cannot prevent that a creation is delayed on its way and happens after the caller has chosen another subnet:
 that key lives until its TTL ends.
 """
 
@@ -27,45 +28,45 @@ from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import parse_key_name
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.etcd.v2.http import Form, Http, V2Request
-from pyflanneld.etcd.v2.keyspace import Tree, parse_event
+from pyflanneld.etcd.v2.http import Form, V2Client, V2Request
+from pyflanneld.etcd.v2.keyspace import V2KeySpace, parse_event
 from pyflanneld.etcd.v2.responses import KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, V2Refused
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """A creation that is not proved: what was to be written, and the list that it was decided by."""
+class UnverifiedCreation:
+    """A creation whose step 3 is missing: the value, and the list that the caller has chosen by."""
 
     value: bytes
     listed: Snapshot
 
 
-class CreatorV2:
+class V2Creator:
     """Creates keys with a TTL, one at a time.
 
     Args:
         http: sends the requests.
-        tree: where the keys are.
+        keys: where the keys are.
         list_subnets: returns all subnets as they are now.
         delete: deletes a record unless somebody changed it.
     """
 
     def __init__(
         self,
-        http: Http,
-        tree: Tree,
+        http: V2Client,
+        keys: V2KeySpace,
         *,
         list_subnets: Callable[[], Awaitable[Snapshot]],
         delete: Callable[[Record], Awaitable[bool]],
         log: FilteringBoundLogger,
     ) -> None:
         self._http = http
-        self._tree = tree
+        self._keys = keys
         self._list = list_subnets
         self._delete = delete
         self._log = log
         self._lock = asyncio.Lock()
-        self._unproved: dict[bytes, Attempt] = {}
+        self._unverified: dict[bytes, UnverifiedCreation] = {}
 
     async def create(self, name: bytes, value: bytes, *, ttl_s: int | None, listed: Snapshot) -> Record | None:
         """Do what ``Registry.create_subnet`` promises; with ``None`` for the TTL, ``Administration.reserve_subnet``."""
@@ -75,61 +76,61 @@ class CreatorV2:
                 raise RegistryUnavailable("the list to create a key by is from another cluster or a newer history")
             if _new(before.records, listed):
                 return None
-            self._unproved[name] = Attempt(value, listed)
+            self._unverified[name] = UnverifiedCreation(value, listed)
             record = await self._put(name, value, ttl_s, listed)
             if record is None:
-                del self._unproved[name]
+                del self._unverified[name]
                 return None
-            return record if await self._proved(record, listed) else None
+            return record if await self._verified(record, listed) else None
 
     async def settle(self, name: bytes) -> bool:
-        """Make up for a proof that is missing; say whether the key may be kept, which it may if none is missing.
+        """Make up for a missing step 3; return whether the key may be kept.
 
-        The key is read again: it may have been made, or be somebody else's, since its holder has seen it.
+        The key is read again: it may have been created, or be somebody else's, since its holder has read it.
         """
         async with self._lock:
-            attempt = self._unproved.get(name)
-            if attempt is None:
+            creation = self._unverified.get(name)
+            if creation is None:
                 return True
-            record = await read_record(self._http, self._tree, name)
+            record = await read_subnet(self._http, self._keys, name)
             if record is None:
                 return True  # not there, or not yet
-            if record.value != attempt.value or record.create_revision <= attempt.listed.revision:
-                del self._unproved[name]
-                return True  # not what we have made
-            return await self._proved(record, attempt.listed)
+            if record.value != creation.value or record.create_revision <= creation.listed.revision:
+                del self._unverified[name]
+                return True  # not the one that we have created
+            return await self._verified(record, creation.listed)
 
     async def _put(self, name: bytes, value: bytes, ttl_s: int | None, listed: Snapshot) -> Record | None:
         form: Form = {"value": value} if ttl_s is None else {"value": value, "ttl": ttl_s}
         try:
-            answer = await self._http.once(V2Request("PUT", self._tree.path(name), {"prevExist": "false"}, form))
+            answer = await self._http.once(V2Request("PUT", self._keys.path(name), {"prevExist": "false"}, form))
         except V2Refused as error:
             if error.code in (KEY_EXISTS, NOT_A_FILE):
                 return None
             raise
         except RegistryUnavailable as error:
             return await self._outcome(name, value, listed, error)
-        return self._tree.record(parse_event(answer.body, "creating").node)
+        return self._keys.record(parse_event(answer.body, "creating").node)
 
     async def _outcome(self, name: bytes, value: bytes, listed: Snapshot, error: RegistryUnavailable) -> Record:
         """Return the record if the creation that ended in *error* has happened.
 
         Raises:
-            RegistryUnavailable: it has not, or not yet, or nobody can say.
+            RegistryUnavailable: it has not, or not yet, or that is unknown.
         """
-        record = await read_record(self._http, self._tree, name)
+        record = await read_subnet(self._http, self._keys, name)
         if record is None or record.value != value or record.create_revision <= listed.revision:
             raise RegistryUnavailable(f"creating {name!r}, which is not there (yet): {error}") from error
         return record
 
-    async def _proved(self, record: Record, listed: Snapshot) -> bool:
-        """Make sure that nothing overlapping was there first; give the key back if there was."""
-        rival = _rival(record, (await self._list()).records, listed)
-        if rival is not None:
-            self._log.info("lease.given_back", key=record.name, rival=rival.name)
+    async def _verified(self, record: Record, listed: Snapshot) -> bool:
+        """Return whether nothing overlapping was there first; delete the key if there was."""
+        conflict = _older_conflict(record, (await self._list()).records, listed)
+        if conflict is not None:
+            self._log.info("lease.given_back", key=record.name, conflict=conflict.name)
             await self._delete(record)
-        del self._unproved[record.name]
-        return rival is None
+        del self._unverified[record.name]
+        return conflict is None
 
 
 def _new(records: Iterable[Record], listed: Snapshot) -> list[Record]:
@@ -138,7 +139,7 @@ def _new(records: Iterable[Record], listed: Snapshot) -> list[Record]:
     return [record for record in records if record.create_revision > listed.revision and record.name not in known]
 
 
-def _rival(own: Record, records: Iterable[Record], listed: Snapshot) -> Record | None:
+def _older_conflict(own: Record, records: Iterable[Record], listed: Snapshot) -> Record | None:
     """Return a record that was there before *own* and may overlap it."""
     older = (record for record in _new(records, listed) if record.create_revision < own.create_revision)
     return next((record for record in older if record.name != own.name and _may_overlap(record, own)), None)
@@ -151,12 +152,12 @@ def _may_overlap(one: Record, other: Record) -> bool:
         return True
 
 
-async def read_record(http: Http, tree: Tree, name: bytes) -> Record | None:
+async def read_subnet(http: V2Client, keys: V2KeySpace, name: bytes) -> Record | None:
     """Return the subnet *name* as it is now (linearizable), ``None`` when it is absent."""
     try:
-        answer = await http.anywhere(V2Request("GET", tree.path(name), {"quorum": "true"}))
+        answer = await http.anywhere(V2Request("GET", keys.path(name), {"quorum": "true"}))
     except V2Refused as error:
         if error.code == KEY_NOT_FOUND:
             return None
         raise
-    return tree.record(parse_event(answer.body, "reading").node)
+    return keys.record(parse_event(answer.body, "reading").node)

@@ -1,8 +1,8 @@
-"""How a request to etcd's v2 API travels: deadline, TLS, user, and to which member.
+"""How a request to etcd's v2 API is sent: deadline, TLS, user, and to which member.
 
-A request that may be repeated is asked of each member at most once; a write is sent once, on a connection of its own,
-for aiohttp repeats a PUT by itself when a connection that it reuses turns out to be dead. Redirects are not followed:
-they could carry the password elsewhere. What comes back is judged in ``answers_v2``.
+A request that may be repeated is sent to each member at most once. A write is sent once, on a connection of its own,
+because aiohttp itself repeats a PUT when a connection that it reuses turns out to be dead. Redirects are not followed:
+they could carry the password elsewhere. ``responses`` decides what a response means.
 """
 
 import asyncio
@@ -19,18 +19,16 @@ import aiohttp
 from yarl import URL
 
 from pyflanneld.errors import ApiMissing, RegistryError, RegistryUnavailable
-from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.members import Members
-from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.access import EtcdAccess, Members, Timing
 from pyflanneld.etcd.tls import Tls
-from pyflanneld.etcd.v2.responses import Answer, V2Refused, checked, unavailable
+from pyflanneld.etcd.v2.responses import V2Refused, V2Response, checked, unavailable
 
 Form = Mapping[str, bytes | str | int]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HttpMember:
+class V2Member:
     """One etcd member, by the URL that the operator wrote."""
 
     url: str
@@ -43,7 +41,7 @@ class V2Request:
     Attributes:
         method: ``"GET"``, ``"PUT"`` or ``"DELETE"``.
         path: from the root, encoded.
-        query: behind the question mark.
+        query: after the question mark.
         form: the body's fields.
     """
 
@@ -53,21 +51,21 @@ class V2Request:
     form: Form | None = None
 
 
-class Http:
+class V2Client:
     """Requests to the members of one cluster.
 
     Args:
         access: where it is.
         members: which of them is in use.
         timing: how long to wait.
-        tls: the certificates in use, where they are shared; otherwise read here.
+        tls: the certificates in use, where they are shared; otherwise they are read here.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
     """
 
     def __init__(
-        self, access: EtcdAccess, *, members: Members[HttpMember], timing: Timing, tls: Tls | None = None
+        self, access: EtcdAccess, *, members: Members[V2Member], timing: Timing, tls: Tls | None = None
     ) -> None:
         self.members = members
         self.timing = timing
@@ -75,32 +73,32 @@ class Http:
         self._headers = {"Authorization": _basic(access)} if access.username else {}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._old_sessions: list[aiohttp.ClientSession] = []
-        self._pending: WeakSet[Pending] = WeakSet()
+        self._pending: WeakSet[PendingResponse] = WeakSet()
         self._closed = False
 
-    async def once(self, request: V2Request) -> Answer:
+    async def once(self, request: V2Request) -> V2Response:
         """Send a write to the member in use.
 
         Raises:
-            Refused: nothing was done.
+            V2Refused: nothing was done.
             RegistryDenied: nothing was done.
-            RegistryUnavailable: otherwise; what was done is not known.
+            RegistryUnavailable: otherwise; what was done is unknown.
         """
         return await self._leaving(self.members.current, self.timing.rpc_s, lambda m: self.ask(m, request, fresh=True))
 
-    async def anywhere(self, request: V2Request, *, elsewhere: bool = False) -> Answer:
-        """Ask until somebody answers, each member at most once, within ``Timing.read_s``.
+    async def anywhere(self, request: V2Request, *, elsewhere: bool = False) -> V2Response:
+        """Send a request until a member answers, to each at most once, within ``Timing.read_s``.
 
         Args:
             request: repeating it must be harmless.
-            elsewhere: leave out the member in use if there is another one, and stay on it for other requests.
+            elsewhere: leave out the member in use if there is another one, and keep it for other requests.
         """
         members = self.members.in_turn()
         alone = len(members) == 1
         leave = not elsewhere or alone
         return await self._first_answer(members if leave else members[1:], request, leave=leave)
 
-    async def _first_answer(self, members: Sequence[HttpMember], request: V2Request, *, leave: bool) -> Answer:
+    async def _first_answer(self, members: Sequence[V2Member], request: V2Request, *, leave: bool) -> V2Response:
         loop = asyncio.get_running_loop()
         rpc_s, give_up_at = self.timing.rpc_s, loop.time() + self.timing.read_s
         for number, member in enumerate(members, 1):
@@ -115,7 +113,7 @@ class Http:
         raise AssertionError("unreachable: there is a member")
 
     async def _leaving(
-        self, member: HttpMember, limit_s: float, ask: Callable[[HttpMember], Awaitable[T]], *, leave: bool = True
+        self, member: V2Member, limit_s: float, ask: Callable[[V2Member], Awaitable[T]], *, leave: bool = True
     ) -> T:
         try:
             async with asyncio.timeout(limit_s):
@@ -123,10 +121,10 @@ class Http:
         except V2Refused:
             raise
         except TimeoutError as error:
-            late = RegistryUnavailable(f"{member.url}: no answer within {limit_s:.3g} s")
+            timeout = RegistryUnavailable(f"{member.url}: no answer within {limit_s:.3g} s")
             if leave:
-                self.members.leave(member, late)
-            raise late from error
+                self.members.leave(member, timeout)
+            raise timeout from error
         except RegistryUnavailable as error:
             if leave:
                 self.members.leave(member, error)
@@ -135,12 +133,12 @@ class Http:
             self.members.answered(member)
         return answer
 
-    async def ask(self, member: HttpMember, request: V2Request, *, fresh: bool = False) -> Answer:
-        """Send *request* to *member* and read the answer; the deadline is the caller's.
+    async def ask(self, member: V2Member, request: V2Request, *, fresh: bool = False) -> V2Response:
+        """Send *request* to *member* and read the response; the deadline is the caller's.
 
         Args:
-            member: whom to ask.
-            request: what to ask.
+            member: where to send it.
+            request: what to send.
             fresh: on a connection of its own.
         """
         try:
@@ -149,28 +147,28 @@ class Http:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise unavailable(member.url, error) from error
 
-    async def begin(self, member: HttpMember, request: V2Request) -> "Pending":
-        """Ask for something that may take its time, and return as soon as the server has taken it up."""
+    async def begin(self, member: V2Member, request: V2Request) -> "PendingResponse":
+        """Send a request whose response may take long, and return as soon as the server has accepted it."""
 
-        async def taken_up(member: HttpMember) -> Pending:
+        async def accepted(member: V2Member) -> PendingResponse:
             try:
                 response = await self._send(member, request, fresh=False)
                 if response.status != 200:
                     async with response:
                         checked(member.url, response, await response.read())
                         raise RegistryUnavailable(f"{member.url}: HTTP {response.status} to a watch")
-                return Pending(member, response)
+                return PendingResponse(member, response)
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise unavailable(member.url, error) from error
 
-        pending = await self._leaving(member, self.timing.rpc_s, taken_up)
+        pending = await self._leaving(member, self.timing.rpc_s, accepted)
         self._pending.add(pending)
         return pending
 
     async def document(self, path: str) -> bytes:
-        """Return what is at *path*, which is none of the v2 API's, on the member in use."""
+        """Return what is at *path*, outside the v2 API, on the member in use."""
 
-        async def get(member: HttpMember) -> bytes:
+        async def get(member: V2Member) -> bytes:
             try:
                 async with await self._send(member, V2Request("GET", path, {}), fresh=False) as response:
                     if response.status != 200:
@@ -181,7 +179,7 @@ class Http:
 
         return await self._leaving(self.members.current, self.timing.rpc_s, get)
 
-    async def _send(self, member: HttpMember, request: V2Request, *, fresh: bool) -> aiohttp.ClientResponse:
+    async def _send(self, member: V2Member, request: V2Request, *, fresh: bool) -> aiohttp.ClientResponse:
         query = f"?{urlencode(request.query)}" if request.query else ""
         form = {"Content-Type": "application/x-www-form-urlencoded"} if request.form is not None else {}
         return await self._session(fresh).request(
@@ -206,7 +204,7 @@ class Http:
         return self._sessions[fresh]
 
     def reconnect(self) -> None:
-        """Use new connections from now on; what is under way keeps the old ones, which aiohttp drops once they idle."""
+        """Use new connections from now on; requests under way keep the old ones, which aiohttp closes when idle."""
         self._old_sessions += self._sessions.values()
         self._sessions = {}
 
@@ -221,10 +219,10 @@ class Http:
         self._old_sessions.clear()
 
 
-class Pending:
-    """An answer whose body is still to come."""
+class PendingResponse:
+    """A response whose body is still to come."""
 
-    def __init__(self, member: HttpMember, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, member: V2Member, response: aiohttp.ClientResponse) -> None:
         self.member = member
         self._response = response
         try:
@@ -235,14 +233,14 @@ class Pending:
         _find_dead_peer(response)
 
     async def body(self) -> bytes:
-        """Return the body as soon as it is complete; given up by cancelling, the answer is void."""
+        """Return the body as soon as it is complete; after a cancellation the response is void."""
         try:
             return await self._response.read()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise unavailable(self.member.url, error) from error
 
     def end(self) -> None:
-        """Let the one who waits for the body fail: aiohttp, closing a session, does not wake it."""
+        """Let the task that waits for the body fail: aiohttp does not wake it when it closes the session."""
         self._response.content.set_exception(aiohttp.ClientConnectionError("closed"))
 
     def close(self) -> None:
@@ -251,7 +249,7 @@ class Pending:
 
 
 def _find_dead_peer(response: aiohttp.ClientResponse) -> None:
-    """Let the kernel probe a connection on which nothing is said: after 10 s, and twice more, 5 s apart."""
+    """Let the kernel probe an idle connection: after 10 s, and twice more, 5 s apart."""
     connection = response.connection
     sock = connection.transport.get_extra_info("socket") if connection and connection.transport else None
     if sock is None:

@@ -1,12 +1,12 @@
-"""Between the v2 API's JSON and our records. Wire format: etcd's ``Documentation/v2/api.md`` (2.3 to 3.5).
+"""The v2 API's JSON as our records and changes. Wire format: etcd's ``Documentation/v2/api.md`` (2.3 to 3.5).
 
-A key is a file in a tree of directories. Subnets are the files directly in ``<prefix>/subnets``; what lies deeper is
-none. A directory there is reported with an empty value, which nobody can read as a lease, for it keeps a key of its
-name from being made. Values are JSON texts: bytes that are no UTF-8 were replaced by the server.
+A key is a file in a tree of directories. Subnets are the files directly in ``<prefix>/subnets``; deeper ones are not. A
+directory there is reported with an empty value, which is never a valid lease, because it prevents a key of its name.
+Values are JSON texts: the server has replaced bytes that are not UTF-8.
 
-``Record.lease_id`` is 0 for a key without TTL and else the index at which this incarnation of the key was made. That
-tells, as an etcd lease does in v3, whether the key is still the one that we hold: a rewrite or a refresh of ours, being
-comparisons, keep the index, and another client's plain ``set`` changes it. It changes ``create_revision`` for the same
+``Record.lease_id`` is 0 for a key without TTL, and else the index at which this incarnation of it was created. Like an
+etcd lease in v3, it shows whether the key is still the one that we hold: our own rewrites and refreshes, being
+comparisons, keep the index; another client's plain ``set`` changes it. ``create_revision`` changes for the same
 reason: flanneld v0.11.0 renews with a plain ``set``, so the age of its keys is that of their last renewal.
 """
 
@@ -22,13 +22,13 @@ from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 _GONE: Final = frozenset({"delete", "expire", "compareAndDelete"})
 
 
-class KeyNode(BaseModel):
-    """A key or a directory. ``ttl`` is left out when it is 0, ``expiration`` is not."""
+class V2Node(BaseModel):
+    """A key or a directory. The server leaves out a ``ttl`` of 0, but not ``expiration``."""
 
     key: str
     value: str = ""
     directory: bool = Field(default=False, alias="dir")
-    nodes: tuple["KeyNode", ...] = ()
+    nodes: tuple["V2Node", ...] = ()
     ttl_s: int = Field(default=0, alias="ttl")
     expiration: str | None = None
     created: int = Field(default=0, alias="createdIndex")
@@ -40,33 +40,33 @@ class KeyNode(BaseModel):
         return None if self.expiration is None else max(self.ttl_s, 0)
 
 
-class Event(BaseModel):
-    """What was asked for, or what happened."""
+class V2Event(BaseModel):
+    """What was done to a node, or what was read of it."""
 
     action: str
-    node: KeyNode
+    node: V2Node
 
 
-def parse_event(body: bytes, where: str) -> Event:
-    """Read an answer's body.
+def parse_event(body: bytes, where: str) -> V2Event:
+    """Parse the body of a response.
 
     Raises:
         RegistryUnavailable: it is something else.
     """
     try:
-        return Event.model_validate_json(body)
+        return V2Event.model_validate_json(body)
     except ValidationError as error:
-        raise RegistryUnavailable(f"{where}: an answer that is none of etcd's v2 API") from error
+        raise RegistryUnavailable(f"{where}: not a response of etcd's v2 API") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class V2KeySpace:
     """The keys of one cluster.
 
     Attributes:
         config: the path of ``<prefix>/config``.
         subnets: the path of ``<prefix>/subnets``.
-        key: the key ``<prefix>/subnets``, as answers spell it.
+        key: the key ``<prefix>/subnets``, as responses spell it.
     """
 
     config: str
@@ -74,8 +74,8 @@ class Tree:
     key: str
 
     @classmethod
-    def below(cls, prefix: str) -> "Tree":
-        """Return the keys below *prefix*, written with or without a slash at its end."""
+    def below(cls, prefix: str) -> "V2KeySpace":
+        """Return the keys below *prefix*, with or without a slash at its end."""
         root = prefix.rstrip("/")
         return cls(f"/v2/keys{quote(root)}/config", f"/v2/keys{quote(root)}/subnets", f"{root}/subnets")
 
@@ -83,7 +83,7 @@ class Tree:
         """Return the path of the subnet *name*."""
         return f"{self.subnets}/{quote(name, safe='')}"
 
-    def record(self, node: KeyNode) -> Record:
+    def record(self, node: V2Node) -> Record:
         """Return *node* as a record."""
         return Record(
             name=node.key.removeprefix(f"{self.key}/").encode(errors="replace"),
@@ -93,11 +93,11 @@ class Tree:
             lease_id=0 if node.expiration is None else node.created,
         )
 
-    def change(self, event: Event) -> Put | Gone | None:
-        """Return what a watch has told; ``None`` when it concerns no subnet.
+    def change(self, event: V2Event) -> Put | Gone | None:
+        """Return an event of a watch as a change; ``None`` when it is about no subnet.
 
         Raises:
-            RevisionCompacted: the whole directory went, and which keys with it is not told: list again.
+            RevisionCompacted: the whole directory was deleted, which does not name the keys in it: list again.
         """
         key, gone = event.node.key, event.action in _GONE
         if not key.startswith(f"{self.key}/"):

@@ -1,17 +1,17 @@
 """The registry on etcd's v2 API: ``ports.Registry`` over HTTP, for clusters where flanneld v0.11.0 keeps everything.
 
-This module says *what* is asked; ``http_v2`` says how a request travels, ``answers_v2`` and ``wire_v2`` what comes
-back, ``watch_v2`` and ``create_v2`` hold the two parts with a theory of their own. Keys and values are flannel's
-(v0.11.0, ``subnet/etcdv2/registry.go``). All reads are linearizable (``quorum=true``).
+This module says *what* is requested; ``http`` says how a request is sent, ``responses`` and ``keyspace`` what comes
+back; ``watch`` and ``create`` are the two parts with a theory of operation. Keys and values are flannel's (v0.11.0,
+``subnet/etcdv2/registry.go``). All reads are linearizable (``quorum=true``).
 
 Where v2 keeps the port's contract in another way than v3:
 
-* *Revisions* are etcd's v2 index. A renewal has an index of its own, so it moves the key's ``mod_revision`` and the
-  store's revision; watchers are not woken by it, on servers that can refresh a TTL (etcd 2.3 and later).
-* *Creation* is proved by a list before and one after it (``create_v2``).
-* *A TTL belongs to the key*: ``lease_id`` is the key's creation index, 0 without TTL (``wire_v2``), and a deleted key
-  leaves nothing to prolong: ``renew`` then reports a TTL of 0. A rewrite begins the TTL anew, for v2 would drop it.
-* *A write compares indices* (``prevIndex``), where flanneld overwrites what it finds.
+* *Revisions* are etcd's v2 index. A renewal has an index of its own, so it changes the key's ``mod_revision`` and the
+  store's revision; it does not wake watchers, on servers that can refresh a TTL (etcd 2.3 and later).
+* *Creation* is verified by a list before and one after it (``create``).
+* *A TTL belongs to the key*: ``lease_id`` is the key's creation index, 0 without TTL (``keyspace``), and a deleted key
+  leaves nothing to renew: ``renew`` then returns a TTL of 0. A rewrite starts the TTL again, because v2 would drop it.
+* *A write compares indices* (``prevIndex``), where flanneld overwrites whatever is there.
 """
 
 import random
@@ -37,14 +37,12 @@ from pyflanneld.core.etcd_types import (
 )
 from pyflanneld.core.lease.codec import TTL_S
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.members import Members
-from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.access import EtcdAccess, Members, Timing
 from pyflanneld.etcd.tls import Tls
-from pyflanneld.etcd.v2.create import CreatorV2, read_record
-from pyflanneld.etcd.v2.http import Form, Http, HttpMember, V2Request
-from pyflanneld.etcd.v2.keyspace import KeyNode, Tree, parse_event
-from pyflanneld.etcd.v2.responses import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, Answer, V2Refused
+from pyflanneld.etcd.v2.create import V2Creator, read_subnet
+from pyflanneld.etcd.v2.http import Form, V2Client, V2Member, V2Request
+from pyflanneld.etcd.v2.keyspace import V2KeySpace, V2Node, parse_event
+from pyflanneld.etcd.v2.responses import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, NOT_A_FILE, V2Refused, V2Response
 from pyflanneld.etcd.v2.watch import LongPoll
 
 _TIMING: Final = Timing()
@@ -56,11 +54,11 @@ class EtcdV2Registry:
     """``ports.Registry`` on etcd's v2 API.
 
     Args:
-        access: where etcd is and who we are to it.
-        rng: draws the endpoint to begin with.
+        access: where etcd is, and our credentials.
+        rng: picks the endpoint to begin with.
         log: where events go; by default structlog's.
-        timing: how long to wait for what.
-        tls: the certificates in use, where they are shared; otherwise read here.
+        timing: how long to wait.
+        tls: the certificates in use, where they are shared; otherwise they are read here.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
@@ -76,11 +74,11 @@ class EtcdV2Registry:
         tls: Tls | None = None,
     ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.etcd")
-        self._tree = Tree.below(access.prefix)
-        members = Members([HttpMember(url) for url in access.endpoints], rng=rng, log=self._log)
-        self._http = Http(access, members=members, timing=timing, tls=tls)
-        self._creator = CreatorV2(
-            self._http, self._tree, list_subnets=self.list_subnets, delete=self.delete_subnet, log=self._log
+        self._keys = V2KeySpace.below(access.prefix)
+        members = Members([V2Member(url) for url in access.endpoints], rng=rng, log=self._log)
+        self._http = V2Client(access, members=members, timing=timing, tls=tls)
+        self._creator = V2Creator(
+            self._http, self._keys, list_subnets=self.list_subnets, delete=self.delete_subnet, log=self._log
         )
         self._refreshes: dict[str, bool] = {}
 
@@ -98,49 +96,49 @@ class EtcdV2Registry:
         """Return the version of the member in use, for example ``(3, 4, 23)``.
 
         Raises:
-            RegistryUnavailable: no answer, or none that says so.
+            RegistryUnavailable: no response, or one without a version.
         """
         try:
-            told = _Version.model_validate_json(await self._http.document("/version"))
-            return tuple(int(part) for part in told.etcdserver.partition("-")[0].split("."))
+            version = ServerVersion.model_validate_json(await self._http.document("/version"))
+            return tuple(int(part) for part in version.etcdserver.partition("-")[0].split("."))
         except (ValidationError, ValueError) as error:
             raise RegistryUnavailable(f"{self.endpoint}: no version of etcd at /version") from error
 
     async def read_config(self) -> ConfigRecord:
         """Return ``<prefix>/config`` as it is now."""
-        answer, node = await self._get(self._tree.config)
+        answer, node = await self._get(self._keys.config)
         value = node.value.encode(errors="replace") if node is not None and not node.directory else None
         return ConfigRecord(value=value, revision=answer.index)
 
     @asynccontextmanager
-    async def watch_config(self, after_revision: int) -> AsyncIterator[AsyncIterator[None]]:
-        """Tick after each change of ``<prefix>/config``, and now and then for no reason."""
-        poll = self._poll(self._tree.config, after_revision, None)
+    async def watch_config(self, after_revision: int) -> AsyncIterator[AsyncIterator[object]]:
+        """Deliver something after each change of ``<prefix>/config``, and at other times too."""
+        poll = self._poll(self._keys.config, after_revision, None)
         try:
-            yield _Ticks(poll)
+            yield poll
         finally:
             await poll.close()
 
     async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
         """Return all subnets at one index."""
         answer, nodes = await self._list(elsewhere=elsewhere)
-        return Snapshot(tuple(self._tree.record(node) for node in nodes), answer.index, answer.cluster_id)
+        return Snapshot(tuple(self._keys.record(node) for node in nodes), answer.index, answer.cluster_id)
 
     async def remaining(self) -> dict[bytes, int | None]:
         """Return the seconds that each subnet has left to live; ``None`` for one without TTL."""
         _, nodes = await self._list()
-        return {self._tree.record(node).name: node.remaining_s for node in nodes}
+        return {self._keys.record(node).name: node.remaining_s for node in nodes}
 
-    async def _list(self, *, elsewhere: bool = False) -> tuple[Answer, list[KeyNode]]:
-        """Return the nodes of the directory in the order of their names; one that is absent has none."""
-        answer, directory = await self._get(self._tree.subnets, elsewhere=elsewhere)
+    async def _list(self, *, elsewhere: bool = False) -> tuple[V2Response, list[V2Node]]:
+        """Return the nodes of the directory in the order of their names; an absent one has none."""
+        answer, directory = await self._get(self._keys.subnets, elsewhere=elsewhere)
         if directory is None:
             return answer, []
         if not directory.directory:
-            raise RegistryUnavailable(f"{self.endpoint}: {self._tree.key} is a key and should be a directory")
+            raise RegistryUnavailable(f"{self.endpoint}: {self._keys.key} is a key and should be a directory")
         return answer, sorted(directory.nodes, key=lambda node: node.key.encode(errors="replace"))
 
-    async def _get(self, path: str, *, elsewhere: bool = False) -> tuple[Answer, KeyNode | None]:
+    async def _get(self, path: str, *, elsewhere: bool = False) -> tuple[V2Response, V2Node | None]:
         try:
             answer = await self._http.anywhere(V2Request("GET", path, {"quorum": "true"}), elsewhere=elsewhere)
         except V2Refused as error:
@@ -152,23 +150,23 @@ class EtcdV2Registry:
     @asynccontextmanager
     async def watch_subnets(self, after: Position) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
         """Deliver every change after *after*."""
-        poll = self._poll(self._tree.subnets, after.revision, after.cluster_id)
+        poll = self._poll(self._keys.subnets, after.revision, after.cluster_id)
         try:
-            yield _Changes(poll, self._tree)
+            yield _Changes(poll, self._keys)
         finally:
             await poll.close()
 
     def _poll(self, path: str, after: int, cluster_id: int | None) -> LongPoll:
         return LongPoll(
-            self._http, path, alive=self._tree.config, after=after, cluster_id=cluster_id, log=self._log
+            self._http, path, alive=self._keys.config, after=after, cluster_id=cluster_id, log=self._log
         )
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
-        """Create the key with a TTL, provided that nothing overlapping appeared since *listed*; see ``create_v2``."""
+        """Create the key with a TTL, provided that nothing overlapping appeared since *listed*; see ``create``."""
         return await self._creator.create(name, value, ttl_s=ttl_s, listed=listed)
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
-        """Change the value of *held* if nobody changed it. A TTL begins anew; a key without one gets none."""
+        """Change the value of *held* if nobody changed it. A TTL starts again; a key without one gets none."""
         form: Form = {"value": value, "ttl": TTL_S} if held.lease_id else {"value": value}
         try:
             answer = await self._http.once(self._compared("PUT", held, form=form))
@@ -176,7 +174,7 @@ class EtcdV2Registry:
             if error.code in _NOT_OURS:
                 return None
             raise
-        return self._tree.record(parse_event(answer.body, self.endpoint).node)
+        return self._keys.record(parse_event(answer.body, self.endpoint).node)
 
     async def delete_subnet(self, held: Record) -> bool:
         """Delete *held* if nobody changed it."""
@@ -189,19 +187,19 @@ class EtcdV2Registry:
         return True
 
     async def renew(self, held: Record) -> Renewal:
-        """Let the TTL of *held* begin anew if nobody changed the key, and return it as it is.
+        """Start the TTL of *held* again if nobody changed the key, and read the key back.
 
-        A refusal may be our own doing: the reply to an earlier refresh was lost, and the index has moved on. The key
-        is read then, and refreshed once more if it is the same one, with the same value.
+        We may have caused a refusal ourselves: the response to an earlier refresh was lost, and the index is a later
+        one. The key is read then, and refreshed once more if it is the same one, with the same value.
         """
         if not await self._creator.settle(held.name):
             return Renewal(record=None, ttl_s=0.0)
         if not held.lease_id:
-            return Renewal(record=await read_record(self._http, self._tree, held.name), ttl_s=None)
+            return Renewal(record=await read_subnet(self._http, self._keys, held.name), ttl_s=None)
         renewal = await self._refresh(held)
         if renewal is not None:
             return renewal
-        record = await read_record(self._http, self._tree, held.name)
+        record = await read_subnet(self._http, self._keys, held.name)
         if record is not None and (record.lease_id, record.value) == (held.lease_id, held.value):
             renewal = await self._refresh(record)
         return renewal or Renewal(record=record, ttl_s=0.0)
@@ -217,27 +215,27 @@ class EtcdV2Registry:
                 return None
             raise
         node = parse_event(answer.body, self.endpoint).node
-        return Renewal(record=self._tree.record(node), ttl_s=float(node.remaining_s or 0))
+        return Renewal(record=self._keys.record(node), ttl_s=float(node.remaining_s or 0))
 
     async def _can_refresh(self) -> bool:
-        """Say whether the member in use knows ``refresh``: an older one would take it for an empty value."""
+        """Return whether the member in use knows ``refresh``: an older one would write an empty value."""
         if self.endpoint not in self._refreshes:
             self._refreshes[self.endpoint] = await self.server_version() >= _REFRESH_SINCE
         return self._refreshes[self.endpoint]
 
     def _compared(self, method: str, held: Record, form: Form | None = None) -> V2Request:
         """Return a write that happens only if nobody has changed *held*."""
-        return V2Request(method, self._tree.path(held.name), {"prevIndex": held.mod_revision}, form)
+        return V2Request(method, self._keys.path(held.name), {"prevIndex": held.mod_revision}, form)
 
     async def time_left(self, held: Record) -> TimeLeft | None:  # noqa: ARG002
-        """Return ``None``: v2 does not tell under which leader a time to live was counted."""
+        """Return ``None``: v2 does not report under which leader a time to live was counted."""
         return None
 
     async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
-        """Return how long the *records* with a TTL still have, by name; what was granted v2 does not tell: a day."""
+        """Return how long the *records* with a TTL still have, by name. v2 does not report the grant: it is a day."""
         left = await self.remaining()
-        mortal = [record.name for record in records if record.lease_id]
-        return {name: TimeToLive(float(left.get(name) or 0), float(TTL_S)) for name in mortal}
+        with_ttl = [record.name for record in records if record.lease_id]
+        return {name: TimeToLive(float(left.get(name) or 0), float(TTL_S)) for name in with_ttl}
 
     async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
         """Create the key without a TTL, provided that nothing overlapping appeared since *listed*."""
@@ -249,13 +247,13 @@ class EtcdV2Registry:
 
     async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
         """Write ``<prefix>/config`` if it is still as *seen*."""
-        _, node = await self._get(self._tree.config)
+        _, node = await self._get(self._keys.config)
         there = None if node is None or node.directory else node.value.encode(errors="replace")
         if there != seen.value or (node is not None and node.modified > seen.revision):
             return False
         guard: dict[str, str | int] = {"prevExist": "false"} if node is None else {"prevIndex": node.modified}
         try:
-            await self._http.once(V2Request("PUT", self._tree.config, guard, {"value": value}))
+            await self._http.once(V2Request("PUT", self._keys.config, guard, {"value": value}))
         except V2Refused as error:
             if error.code in (*_NOT_OURS, KEY_EXISTS, NOT_A_FILE):
                 return False
@@ -271,34 +269,23 @@ class EtcdV2Registry:
         await self._http.close()
 
 
-class _Version(BaseModel):
+class ServerVersion(BaseModel):
+    """What every etcd answers at ``/version``."""
+
     etcdserver: str
-
-
-class _Ticks:
-    """A watch of which only the rhythm matters."""
-
-    def __init__(self, poll: LongPoll) -> None:
-        self._poll = poll
-
-    def __aiter__(self) -> "_Ticks":
-        return self
-
-    async def __anext__(self) -> None:
-        await self._poll.next()
 
 
 class _Changes:
     """A watch on the subnets, one change at a time."""
 
-    def __init__(self, poll: LongPoll, tree: Tree) -> None:
+    def __init__(self, poll: LongPoll, keys: V2KeySpace) -> None:
         self._poll = poll
-        self._tree = tree
+        self._keys = keys
 
     def __aiter__(self) -> "_Changes":
         return self
 
     async def __anext__(self) -> tuple[Put | Gone, ...]:
-        event = await self._poll.next()
-        change = self._tree.change(event) if event is not None else None
+        event = await anext(self._poll)
+        change = self._keys.change(event) if event is not None else None
         return () if change is None else (change,)

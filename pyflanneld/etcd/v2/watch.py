@@ -1,16 +1,16 @@
-"""One watch on a v2 key or directory, for as long as it can be believed.
+"""One watch on a v2 key or directory, for as long as it can be trusted.
 
-Theory of operation. A long poll asks for the first change at or after an index and is answered with that one; asking
-again from the index behind it loses nothing, for etcd keeps the last 1000 changes of its whole tree. Those that are
-gone are told as an error (401), and the caller lists again. The answer's header comes at once, with the index N at
-which it was taken up: after a silence whatever comes next lies behind N, so the next poll begins there, and a busy tree
-elsewhere does not make our position too old.
+Theory of operation. A long poll requests the first change at or after an index, and its response is that change; the
+next poll, from the index after it, misses nothing, because etcd keeps the last 1000 changes of its whole tree. A poll
+for an older one is an error (401), and the caller lists again. The header of the response comes at once, with the index
+N at which the server accepted it: after a silence, whatever comes next is after N, so the next poll begins there, and
+many changes elsewhere in the tree do not make our position too old.
 
-A poll can wait for ever, and silence is not health: after 45 s the member has to answer a linearizable read, which one
-that was cut off from the others cannot, and the poll is asked anew. A dead connection is found by the kernel's probes.
+A poll can wait for ever, and silence is not health: after 45 s the member has to answer a linearizable read, which a
+member that was cut off from the others cannot, and the poll is sent again. The kernel's probes find a dead connection.
 
-Refreshes of a TTL are changes with an index of their own that no poll tells. The watch is given up, for the caller to
-list again, when the connection breaks, and when the answer is from another cluster or an older history.
+Refreshes of a TTL are changes with an index of their own that no poll reports. The watch ends with an error, and the
+caller lists again, when the connection breaks, and when a response is from another cluster or an older history.
 """
 
 import asyncio
@@ -18,24 +18,24 @@ import asyncio
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable, RevisionCompacted
-from pyflanneld.etcd.v2.http import Http, Pending, V2Request
-from pyflanneld.etcd.v2.keyspace import Event, parse_event
-from pyflanneld.etcd.v2.responses import INDEX_CLEARED, Answer, V2Refused
+from pyflanneld.etcd.v2.http import PendingResponse, V2Client, V2Request
+from pyflanneld.etcd.v2.keyspace import V2Event, parse_event
+from pyflanneld.etcd.v2.responses import INDEX_CLEARED, V2Refused, V2Response
 
 
 class LongPoll:
-    """The changes at *path* after an index, one after another; to be closed after use.
+    """The changes at *path* after an index, one at a time, as an asynchronous iterator; close it after use.
 
     Args:
         http: sends the requests.
-        path: of a key, or of a directory with all that is below.
+        path: of a key, or of a directory with everything below it.
         alive: a small key, to be read as a sign of life.
-        after: the index up to which all is known.
-        cluster_id: the cluster that it was heard from; ``None`` to believe the first answer.
+        after: the index up to which everything is known.
+        cluster_id: the cluster of that index; ``None`` to accept any.
     """
 
     def __init__(
-        self, http: Http, path: str, *, alive: str, after: int, cluster_id: int | None, log: FilteringBoundLogger
+        self, http: V2Client, path: str, *, alive: str, after: int, cluster_id: int | None, log: FilteringBoundLogger
     ) -> None:
         self._http = http
         self._path = path
@@ -43,21 +43,24 @@ class LongPoll:
         self._known = after
         self._cluster_id = cluster_id
         self._log = log
-        self._pending: Pending | None = None
+        self._pending: PendingResponse | None = None
         self._member = http.members.current
         self._opened = False
 
-    async def next(self) -> Event | None:
-        """Return the next change; ``None`` is a sign of life, the first one says "open"."""
+    def __aiter__(self) -> "LongPoll":
+        return self
+
+    async def __anext__(self) -> V2Event | None:
+        """Return the next change; ``None`` is a sign of life, the first one means "open"."""
         try:
             return await self._next()
         except RegistryUnavailable as error:
             self._http.members.leave(self._member, error)
             raise
 
-    async def _next(self) -> Event | None:
+    async def _next(self) -> V2Event | None:
         if self._pending is None:
-            self._pending = await self._ask()
+            self._pending = await self._send()
         if not self._opened:
             self._opened = True
             self._log.debug("watch.opened", endpoint=self._member.url, start_revision=self._known + 1)
@@ -69,7 +72,7 @@ class LongPoll:
         except TimeoutError:
             await self._prove_alive()
             self._known = max(self._known, pending.answer.index)
-            self._pending = await self._ask()  # at once: the history does not wait for our caller
+            self._pending = await self._send()  # at once: etcd may forget changes before our caller asks
             return None
         finally:
             pending.close()
@@ -79,7 +82,7 @@ class LongPoll:
         self._known = max(self._known, event.node.modified)
         return event
 
-    async def _ask(self) -> Pending:
+    async def _send(self) -> PendingResponse:
         query: dict[str, str | int] = {"wait": "true", "recursive": "true", "waitIndex": self._known + 1}
         try:
             pending = await self._http.begin(self._member, V2Request("GET", self._path, query))
@@ -94,8 +97,8 @@ class LongPoll:
             raise
         return pending
 
-    def _check(self, answer: Answer) -> None:
-        """Raise if *answer* cannot be the continuation of what was seen; else take note of its index."""
+    def _check(self, answer: V2Response) -> None:
+        """Raise if *answer* cannot continue what was seen."""
         where = self._member.url
         if self._cluster_id is None:
             self._cluster_id = answer.cluster_id
@@ -108,13 +111,13 @@ class LongPoll:
         try:
             async with asyncio.timeout(self._http.timing.rpc_s):
                 self._check(await self._http.ask(self._member, self._alive))
-        except V2Refused as error:  # an absent key is an answer too
+        except V2Refused as error:  # an absent key is an answer as well
             self._check(error.answer)
         except TimeoutError as error:
             raise RegistryUnavailable(f"{self._member.url}: the watch is silent, and so is the server") from error
 
     async def close(self) -> None:
-        """End the watch; the one waiting for it is not woken by this."""
+        """End the watch; this does not wake a task that waits for it."""
         if self._pending is not None:
             self._pending.close()
             self._pending = None

@@ -1,12 +1,15 @@
-"""What is asked of etcd v3 on the side: times to live, and keys without one."""
+"""Requests of the commands to etcd v3: times to live, keys without one, and keys copied from another store."""
 
 import asyncio
+import contextlib
+import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from aetcd import rpc
 
 from pyflanneld.core.etcd_types import Record, Snapshot, TimeLeft, TimeToLive
+from pyflanneld.errors import RegistryError
 from pyflanneld.etcd.v3.calls import Caller
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.leases import guarded_put
@@ -26,7 +29,8 @@ async def times_to_live(caller: Caller, records: Iterable[Record]) -> Mapping[by
 
     async def ask(lease_id: int) -> None:
         async with gate:
-            left = await _time_to_live(caller, lease_id)
+            answer = await _time_to_live(caller, lease_id)
+        left = TimeToLive(_left_s(answer), float(answer.grantedTTL))
         found.update(dict.fromkeys(names[lease_id], left))
 
     try:
@@ -38,24 +42,46 @@ async def times_to_live(caller: Caller, records: Iterable[Record]) -> Mapping[by
     return found
 
 
-async def _time_to_live(caller: Caller, lease_id: int) -> TimeToLive:
-    request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
-    answer: Any = await caller.read(lambda stubs, how: stubs.lease.LeaseTimeToLive(request, **how))
-    return TimeToLive(float(max(answer.TTL, 0)), float(answer.grantedTTL))  # -1: there is no such lease any more
-
-
 async def time_left(caller: Caller, lease_id: int) -> TimeLeft:
     """Return how long an etcd lease still has, and in which leader's term."""
+    answer = await _time_to_live(caller, lease_id)
+    return TimeLeft(_left_s(answer), answer.header.raft_term)
+
+
+async def _time_to_live(caller: Caller, lease_id: int) -> Any:
     request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
-    answer: Any = await caller.read(lambda stubs, how: stubs.lease.LeaseTimeToLive(request, **how))
-    return TimeLeft(float(max(answer.TTL, 0)), answer.header.raft_term)
+    return await caller.read(lambda stubs, options: stubs.lease.LeaseTimeToLive(request, **options))
+
+
+def _left_s(answer: Any) -> float:
+    return float(max(answer.TTL, 0))  # -1: there is no such lease any more
 
 
 async def create_without_ttl(
     caller: Caller, keys: KeySpace, name: bytes, value: bytes, listed: Snapshot
 ) -> Record | None:
-    """Create the key, provided that nothing was created since *listed*; a lost reply leaves the outcome unknown."""
+    """Create the key, provided that nothing was created since *listed*; a lost response leaves the outcome unknown."""
     request = guarded_put(keys, name, value, 0, listed)
-    response: Any = await caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
+    response: Any = await caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
     revision = response.header.revision
     return Record(name, value, revision, revision, 0) if response.succeeded else None
+
+
+async def create_if_absent(caller: Caller, key: bytes, value: bytes, ttl_s: int | None) -> bool:
+    """Create *key* with a TTL in seconds, or without one, if it is absent; return whether it was created.
+
+    An etcd lease whose key was not created is revoked when nothing can be attached to it, and expires otherwise.
+    """
+    lease_id = secrets.randbits(62) + 1 if ttl_s is not None else 0
+    if ttl_s is not None:
+        grant = rpc.LeaseGrantRequest(TTL=max(ttl_s, 1), ID=lease_id)
+        await caller.write(lambda stubs, options: stubs.lease.LeaseGrant(grant, **options))
+    absent = rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)
+    put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=lease_id))
+    request = rpc.TxnRequest(compare=[absent], success=[put])
+    response: Any = await caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
+    if lease_id and not response.succeeded:
+        revoke = rpc.LeaseRevokeRequest(ID=lease_id)
+        with contextlib.suppress(RegistryError):
+            await caller.write(lambda stubs, options: stubs.lease.LeaseRevoke(revoke, **options))
+    return bool(response.succeeded)

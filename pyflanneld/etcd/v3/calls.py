@@ -1,33 +1,50 @@
-"""How a call is made: deadline, token, which endpoint, and what happens when it fails.
+"""How a v3 call is made: deadline, token, which endpoint, and what happens when it fails.
 
-A read may be asked again on the next endpoint, for it changes nothing. A write is sent once: after no answer nobody
-here knows what became of it. A refused token is renewed and the call repeated once, writes too, since a refusal means
-that nothing was done.
+A read may be sent again to the next endpoint, because it changes nothing. A write is sent once: without an answer its
+outcome is unknown.
+
+etcd wants a token when authentication is on and no client certificate names the user. It is fetched with user name and
+password before the first call, and again when a call is refused. etcd's *simple* tokens expire after 300 s without use,
+on a change of users or roles, and with the server, so a refusal is an ordinary event: the token is renewed and the call
+repeated once, writes too, because a refused call has done nothing. Only a second refusal is an error. There is one
+request for a token at a time and at most one per second: checking a password is expensive for etcd (bcrypt), on
+purpose. A refused password is not sent again for five seconds.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
+
+from aetcd import rpc
+from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
-from pyflanneld.etcd.timing import Timing
-from pyflanneld.etcd.v3.auth import Tokens
-from pyflanneld.etcd.v3.channel import Endpoint, Endpoints, Stubs
-from pyflanneld.etcd.v3.grpc_errors import CALL_ERRORS, CallRefused, translate
+from pyflanneld.etcd.access import EtcdAccess, Timing
+from pyflanneld.etcd.v3.channel import (
+    CALL_ERRORS,
+    AuthNotEnabled,
+    CallRefused,
+    Endpoint,
+    Endpoints,
+    Stubs,
+    translate,
+)
 
-__all__ = ["Attempt", "Caller", "How", "Timing", "keep_alive", "metadata"]
+_PAUSE_S: Final = 1.0
+_REFUSED_PAUSE_S: Final = 5.0
+NO_TOKEN: Final = ""
 
 T = TypeVar("T")
 
 
-class How(TypedDict):
+class CallOptions(TypedDict):
     """The keyword arguments of a gRPC call."""
 
     timeout: float
     metadata: tuple[tuple[str, str], ...]
 
 
-Attempt = Callable[[Stubs, How], Awaitable[T]]
+Call = Callable[[Stubs, CallOptions], Awaitable[T]]
 
 
 def metadata(token: str) -> tuple[tuple[str, str], ...]:
@@ -40,6 +57,72 @@ def metadata(token: str) -> tuple[tuple[str, str], ...]:
     return (*leader, ("token", token)) if token else leader
 
 
+class Tokens:
+    """The current token, shared by all calls."""
+
+    def __init__(self, access: EtcdAccess, *, rpc_timeout_s: float, log: FilteringBoundLogger) -> None:
+        self._user = access.username or ""
+        self._password = access.password_text
+        self._timeout_s = rpc_timeout_s
+        self._log = log
+        self._token: str | None = None if self._user else NO_TOKEN
+        self._lock = asyncio.Lock()
+        self._next_at = 0.0
+        self._refusal: RegistryDenied | None = None
+
+    @property
+    def renewable(self) -> bool:
+        """Whether there are credentials to fetch another token with."""
+        return bool(self._user)
+
+    async def current(self, endpoint: Endpoint) -> str:
+        """Return the token to send, fetched from *endpoint* if there is none yet; ``NO_TOKEN`` to send none."""
+        return await self.renewed(endpoint, None) if self._token is None else self._token
+
+    async def renewed(self, endpoint: Endpoint, refused: str | None) -> str:
+        """Return another token than *refused*.
+
+        Raises:
+            RegistryDenied: etcd does not know this user or password.
+            RegistryUnavailable: no answer.
+        """
+        async with self._lock:
+            if self._token is not None and self._token != refused:
+                return self._token  # renewed by another call while we waited
+            await self._wait_turn()
+            self._token = await self._authenticate(endpoint)
+            return self._token
+
+    async def _wait_turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        wait_s = self._next_at - loop.time()
+        if wait_s > 0 and self._refusal is not None:
+            raise RegistryDenied(str(self._refusal))
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        self._refusal = None
+        self._next_at = loop.time() + _PAUSE_S
+
+    async def _authenticate(self, endpoint: Endpoint) -> str:
+        request = rpc.AuthenticateRequest(name=self._user, password=self._password())
+        try:
+            response: Any = await endpoint.stubs().auth.Authenticate(request, timeout=self._timeout_s)
+        except CALL_ERRORS as error:
+            return self._without_token(translate(error, endpoint.url), error)
+        self._log.debug("auth.renewed", endpoint=endpoint.url, user=self._user)
+        return str(response.token)
+
+    def _without_token(self, error: Exception, cause: BaseException) -> str:
+        """Return ``NO_TOKEN`` where etcd asks for none; else raise *error*."""
+        if isinstance(error, AuthNotEnabled):
+            self._log.warning("auth.not_enabled", user=self._user)
+            return NO_TOKEN
+        if isinstance(error, RegistryDenied):
+            self._refusal = error
+            self._next_at = asyncio.get_running_loop().time() + _REFUSED_PAUSE_S
+        raise error from cause
+
+
 class Caller:
     """Makes calls on the endpoint in use, or on others where that is harmless."""
 
@@ -48,49 +131,47 @@ class Caller:
         self.tokens = tokens
         self.timing = timing
 
-    async def write(self, attempt: Attempt[T]) -> T:
+    async def write(self, call: Call[T]) -> T:
         """Send a request once.
 
         Raises:
-            RequestRefused: a working server said no, nothing was done.
-            RegistryUnavailable: otherwise; what was done is not known.
+            CallRefused: a working server refused it; nothing was done.
+            RegistryUnavailable: otherwise; what was done is unknown.
             RegistryDenied: nothing was done.
         """
-        return await self._leaving(self.endpoints.current, attempt, self.timing.rpc_s)
+        return await self._leaving(self.endpoints.current, call, self.timing.rpc_s)
 
-    async def read(self, attempt: Attempt[T], *, elsewhere: bool = False) -> T:
-        """Ask until somebody answers, each endpoint at most once, within ``Timing.read_s``.
+    async def read(self, call: Call[T], *, elsewhere: bool = False) -> T:
+        """Send a request until an endpoint answers, to each at most once, within ``Timing.read_s``.
 
         Args:
-            attempt: makes the request; repeating it must be harmless.
-            elsewhere: leave out the endpoint in use if there is another one, and stay on it for other calls.
+            call: sends the request; repeating it must be harmless.
+            elsewhere: leave out the endpoint in use if there is another one, and keep it for other calls.
         """
         members = self.endpoints.in_turn()
         if elsewhere and len(members) > 1:
-            return await self._first_answer(members[1:], attempt, self._once)
-        return await self._first_answer(members, attempt, self._leaving)
+            return await self._first_answer(members[1:], call, self._once)
+        return await self._first_answer(members, call, self._leaving)
 
     async def _first_answer(
-        self,
-        members: Sequence[Endpoint],
-        attempt: Attempt[T],
-        ask: Callable[[Endpoint, Attempt[T], float], Awaitable[T]],
+        self, members: Sequence[Endpoint], call: Call[T], send: Callable[[Endpoint, Call[T], float], Awaitable[T]]
     ) -> T:
         loop = asyncio.get_running_loop()
         rpc_s, give_up_at = self.timing.rpc_s, loop.time() + self.timing.read_s
         for endpoint in members[:-1]:
             try:
-                return await ask(endpoint, attempt, min(rpc_s, give_up_at - loop.time()))
+                return await send(endpoint, call, min(rpc_s, give_up_at - loop.time()))
             except CallRefused:
                 raise
             except RegistryUnavailable:
                 if loop.time() > give_up_at - rpc_s / 5:
                     raise
-        return await ask(members[-1], attempt, min(rpc_s, give_up_at - loop.time()))
+        return await send(members[-1], call, min(rpc_s, give_up_at - loop.time()))
 
-    async def _leaving(self, endpoint: Endpoint, attempt: Attempt[T], timeout_s: float) -> T:
+    async def _leaving(self, endpoint: Endpoint, call: Call[T], timeout_s: float) -> T:
+        """Make the call; switch to another endpoint if this one does not answer."""
         try:
-            answer = await self._once(endpoint, attempt, timeout_s)
+            answer = await self._once(endpoint, call, timeout_s)
         except CallRefused:
             raise
         except RegistryUnavailable as error:
@@ -99,26 +180,26 @@ class Caller:
         self.endpoints.answered(endpoint)
         return answer
 
-    async def _once(self, endpoint: Endpoint, attempt: Attempt[T], timeout_s: float) -> T:
+    async def _once(self, endpoint: Endpoint, call: Call[T], timeout_s: float) -> T:
         token = await self.tokens.current(endpoint)
         try:
-            return await _send(endpoint, attempt, token, timeout_s)
+            return await _send(endpoint, call, token, timeout_s)
         except RegistryDenied:
             if not self.tokens.renewable:
                 raise
         token = await self.tokens.renewed(endpoint, token)
-        return await _send(endpoint, attempt, token, timeout_s)
+        return await _send(endpoint, call, token, timeout_s)
 
 
-async def _send(endpoint: Endpoint, attempt: Attempt[T], token: str, timeout_s: float) -> T:
+async def _send(endpoint: Endpoint, call: Call[T], token: str, timeout_s: float) -> T:
     try:
-        return await attempt(endpoint.stubs(), {"timeout": timeout_s, "metadata": metadata(token)})
+        return await call(endpoint.stubs(), {"timeout": timeout_s, "metadata": metadata(token)})
     except CALL_ERRORS as error:
         raise translate(error, endpoint.url) from error
     except asyncio.CancelledError as error:
         if _is_cancelled():
             raise
-        # gRPC's way of saying that the channel was closed; our caller must not mistake it for its own cancellation.
+        # gRPC raises this when the channel was closed; our caller must not mistake it for its own cancellation.
         raise RegistryUnavailable(f"{endpoint.url}: closed") from error
 
 
@@ -127,12 +208,12 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def keep_alive(stubs: Stubs, how: How, request: Any) -> Any:
-    """Send one ``LeaseKeepAliveRequest`` on a stream of its own and return the answer.
+async def keep_alive(stubs: Stubs, options: CallOptions, request: Any) -> Any:
+    """Send one ``LeaseKeepAliveRequest`` on a stream of its own and return the response.
 
-    The stream is made for many; one renewal in minutes does not pay for keeping it open.
+    The stream is made for many requests; for one in some minutes it is not worth keeping open.
     """
-    call = stubs.lease.LeaseKeepAlive(**how)
+    call = stubs.lease.LeaseKeepAlive(**options)
     try:
         await call.write(request)
         answer = await call.read()

@@ -1,4 +1,4 @@
-"""Between etcd's messages and our records: keys below the prefix, key-values, watch events."""
+"""The keys below the prefix, and etcd's key-values and watch events as our records and changes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ class KeySpace:
     Attributes:
         config: ``<prefix>/config``.
         subnets: ``<prefix>/subnets/``, the first key of the range, with its slash: ``subnets-old/x`` is no subnet.
-        subnets_end: ``<prefix>/subnets0``, the end of the range, for ``0`` is what follows a slash.
+        subnets_end: ``<prefix>/subnets0``, the end of the range, because ``0`` follows the slash.
     """
 
     config: bytes
@@ -22,7 +22,7 @@ class KeySpace:
 
     @classmethod
     def below(cls, prefix: str) -> "KeySpace":
-        """Return the keys below *prefix*, written with or without a slash at its end."""
+        """Return the keys below *prefix*, with or without a slash at its end."""
         root = prefix.rstrip("/").encode()
         return cls(config=root + b"/config", subnets=root + b"/subnets/", subnets_end=root + b"/subnets0")
 
@@ -41,7 +41,7 @@ class KeySpace:
         )
 
     def change(self, event: Any) -> Put | Gone:
-        """Return etcd's ``mvccpb.Event`` as a change. Expiry is a deletion to etcd, and to us."""
+        """Return etcd's ``mvccpb.Event`` as a change. An expiry is a deletion, as it is in etcd."""
         if event.type == event.DELETE:
             return Gone(name=event.kv.key.removeprefix(self.subnets), revision=event.kv.mod_revision)
         return Put(self.record(event.kv))

@@ -1,20 +1,20 @@
-"""Creating a key with a TTL so that no reply that gets lost costs us a subnet, or etcd an orphan lease.
+"""Creating a key with a TTL, so that a lost response costs neither us a subnet nor etcd an orphaned lease.
 
-Theory of operation. Creating takes two requests: grant an etcd lease, then put the key with it, guarded. Either reply
-may be lost, and then nobody knows what happened. The rules:
+Theory of operation. Creating takes two requests: grant an etcd lease, then put the key with it, guarded. Either
+response may be lost, and then the outcome is unknown. The rules:
 
-1. *We choose the lease's number*, and remember it as the spare before we ask for it. A grant whose reply was lost is
-   found again under that number; a lost race leaves the lease as the spare for the next attempt.
-2. A name is remembered as *tried* with the spare before the put is sent, and forgotten when the put was refused for
-   sure. After no answer the key is read back: if it hangs on our lease, we made it.
-3. If it does not (yet), the caller is told that the outcome is unknown, and the spare keeps the tried name. The put
-   may still happen. It cannot end in two subnets: its guard and that of any later put each demand that nothing was
-   created since a list that is older than both, so at most one of them succeeds.
-4. Before the spare is used again, the tried names are read. A key that hangs on it is *ours and alive*: the lease is
-   no longer a spare. If the caller could not have known of that key, it is told to list again (``None``) and finds it.
+1. *We choose the ID of the lease*, and remember it as the spare lease before we request it. A grant whose response was
+   lost is found again by that ID; after a lost race the lease stays the spare for the next attempt.
+2. A name is remembered as *tried* with the spare before the put is sent, and forgotten when the put was certainly
+   refused. Without an answer the key is read back: if it is attached to our lease, we made it.
+3. If it is not there (yet), the caller gets an error that leaves the outcome open, and the spare keeps the tried name.
+   The put may still happen. It cannot lead to two subnets: its guard and that of any later put each demand that nothing
+   was created since a list that is older than both, so at most one of them succeeds.
+4. Before the spare is used again, the tried names are read. A key that is attached to it is *ours and alive*: the lease
+   is no longer a spare. If the caller cannot know of that key, it must list again (``None``) and finds it.
 5. A lease is revoked only as a spare, at ``close`` or for another TTL, and only after the tried names were read:
-   **never revoke a lease on which a live key of ours may hang** (flanneld v0.28.9 does so when a put fails, and deletes
-   its own subnet if that put was in fact done).
+   **never revoke a lease to which a live key of ours may be attached** (flanneld v0.28.9 does so when a put fails, and
+   deletes its own subnet if that put was in fact done).
 6. A spare is refreshed by a keep-alive before use, so that the new key starts with its full TTL.
 """
 
@@ -30,7 +30,7 @@ from structlog.typing import FilteringBoundLogger
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.v3.calls import Caller, keep_alive
-from pyflanneld.etcd.v3.grpc_errors import CallRefused, LeaseNotFound
+from pyflanneld.etcd.v3.channel import CallRefused, LeaseNotFound
 from pyflanneld.etcd.v3.keyspace import KeySpace
 
 CLOSE_S: Final = 3.0
@@ -38,13 +38,13 @@ CLOSE_S: Final = 3.0
 
 
 @dataclass(slots=True)
-class Spare:
-    """An etcd lease that no key is known to hang on.
+class SpareLease:
+    """An etcd lease to which no key is known to be attached.
 
     Attributes:
-        lease_id: its number, chosen by us.
+        lease_id: its ID, chosen by us.
         ttl_s: its time to live, in seconds.
-        tried: names whose put with this lease may have happened, or may yet.
+        tried: names whose put with this lease may have happened or may still happen.
     """
 
     lease_id: int
@@ -60,7 +60,7 @@ class Creator:
         self._keys = keys
         self._log = log
         self._lock = asyncio.Lock()
-        self._spare: Spare | None = None
+        self._spare: SpareLease | None = None
 
     async def create(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         """Do what ``Registry.create_subnet`` promises."""
@@ -70,12 +70,12 @@ class Creator:
                 return None
             try:
                 return await self._put(name, value, await self._lease(ttl_s), listed)
-            except LeaseNotFound:  # revoked under our hands: nothing was done
+            except LeaseNotFound:  # revoked by somebody else: nothing was done
                 self._spare = None
                 return await self._put(name, value, await self._lease(ttl_s), listed)
 
     async def close(self) -> None:
-        """Revoke the spare, if there is one and if that can be done safely and soon."""
+        """Revoke the spare, if there is one and if that is safe and quick."""
         try:
             async with asyncio.timeout(CLOSE_S), self._lock:
                 await self._settle()
@@ -85,7 +85,7 @@ class Creator:
                 self._log.info("lease.left_behind", lease_id=self._spare.lease_id, error=str(error))
 
     async def _settle(self) -> Record | None:
-        """Find out whether a put with unknown outcome has happened; if so return its record and give up the spare."""
+        """Return the record of a put with unknown outcome if it has happened; its lease is then no spare."""
         spare = self._spare
         for name in sorted(spare.tried) if spare else ():
             record = await self._read(name)
@@ -94,29 +94,29 @@ class Creator:
                 return record
         return None
 
-    async def _lease(self, ttl_s: int) -> Spare:
-        """Return the spare, granted and fresh."""
+    async def _lease(self, ttl_s: int) -> SpareLease:
+        """Return a spare that was granted or refreshed just now."""
         if self._spare is not None and self._spare.ttl_s != ttl_s:
             await self._give_back()
         if self._spare is not None and await self._refreshed(self._spare):
             return self._spare
-        # Numbers drawn from the operating system: two nodes must not draw the same one, not even two clones.
-        self._spare = Spare(secrets.randbits(62) + 1, ttl_s)
+        # From the operating system: two nodes must not pick the same ID, not even two clones of one machine.
+        self._spare = SpareLease(secrets.randbits(62) + 1, ttl_s)
         request = rpc.LeaseGrantRequest(TTL=ttl_s, ID=self._spare.lease_id)
-        await self._caller.write(lambda stubs, how: stubs.lease.LeaseGrant(request, **how))
+        await self._caller.write(lambda stubs, options: stubs.lease.LeaseGrant(request, **options))
         return self._spare
 
-    async def _refreshed(self, spare: Spare) -> bool:
+    async def _refreshed(self, spare: SpareLease) -> bool:
         request = rpc.LeaseKeepAliveRequest(ID=spare.lease_id)
-        answer = await self._caller.read(lambda stubs, how: keep_alive(stubs, how, request))
+        answer = await self._caller.read(lambda stubs, options: keep_alive(stubs, options, request))
         return bool(answer.TTL > 0)
 
-    async def _put(self, name: bytes, value: bytes, spare: Spare, listed: Snapshot) -> Record | None:
+    async def _put(self, name: bytes, value: bytes, spare: SpareLease, listed: Snapshot) -> Record | None:
         request = guarded_put(self._keys, name, value, spare.lease_id, listed)
         known = name in spare.tried
         spare.tried.add(name)
         try:
-            response = await self._caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
+            response = await self._caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
         except (CallRefused, RegistryDenied):
             spare.tried -= set() if known else {name}
             raise
@@ -129,11 +129,11 @@ class Creator:
         spare.tried -= set() if known else {name}
         return None
 
-    async def _outcome(self, name: bytes, spare: Spare, error: RegistryUnavailable) -> Record:
+    async def _outcome(self, name: bytes, spare: SpareLease, error: RegistryUnavailable) -> Record:
         """Return the record if the put that ended in *error* has happened.
 
         Raises:
-            RegistryUnavailable: it has not, or not yet, or nobody can say.
+            RegistryUnavailable: it has not, or not yet, or that is unknown.
         """
         record = await self._read(name)
         if record is None or record.lease_id != spare.lease_id:
@@ -145,20 +145,20 @@ class Creator:
         return await read_record(self._caller, self._keys, name)
 
     async def _give_back(self) -> None:
-        """Revoke the spare; its tried names were read just before, and no key hangs on it."""
+        """Revoke the spare; its tried names were read just before, and no key is attached to it."""
         if self._spare is None:
             return
         request = rpc.LeaseRevokeRequest(ID=self._spare.lease_id)
         with contextlib.suppress(LeaseNotFound):
-            await self._caller.write(lambda stubs, how: stubs.lease.LeaseRevoke(request, **how))
+            await self._caller.write(lambda stubs, options: stubs.lease.LeaseRevoke(request, **options))
         self._log.debug("lease.revoked", lease_id=self._spare.lease_id)
         self._spare = None
 
 
 def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed: Snapshot) -> Any:
-    """Return the request to put, provided that every key of the range is as old as the list, and this one absent.
+    """Return the request to put the key if each key of the range is as old as the list, and this one is absent.
 
-    A comparison over a range holds when it holds for every key in it, and so for none
+    A comparison over a range holds when it holds for each key in it, so also for an empty range
     (``etcdserverpb.Compare.range_end``, etcd 3.3).
     """
     nothing_new = rpc.Compare(
@@ -177,5 +177,5 @@ def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed
 async def read_record(caller: Caller, keys: KeySpace, name: bytes) -> Record | None:
     """Return the subnet *name* as it is now (linearizable), ``None`` when it is absent."""
     request = rpc.RangeRequest(key=keys.key(name))
-    response: Any = await caller.read(lambda stubs, how: stubs.kv.Range(request, **how))
+    response: Any = await caller.read(lambda stubs, options: stubs.kv.Range(request, **options))
     return keys.record(response.kvs[0]) if response.kvs else None

@@ -1,8 +1,9 @@
 """The registry on etcd's v3 API: ``ports.Registry`` over gRPC, with the generated stubs of ``aetcd``.
 
-This module says *what* is asked; ``calls`` says how a request travels, ``channel`` where to, ``watch`` and ``leases``
-hold the two parts with a theory of their own. Keys and values are flannel's (v0.28.9, ``pkg/subnet/etcd/registry.go``),
-but the range is exact: flannel lists everything that starts with ``<prefix>/subnets``.
+This module says *what* is requested; ``calls`` says how a request is sent, ``channel`` where to; ``watch`` and
+``leases`` are the two parts with a theory of operation. Keys and values are flannel's (v0.28.9,
+``pkg/subnet/etcd/registry.go``), but the range is exact: flannel lists everything that starts with
+``<prefix>/subnets``.
 
 Reads are linearizable (``serializable`` is never set): a member that was cut off does not answer.
 """
@@ -29,11 +30,10 @@ from pyflanneld.core.etcd_types import (
     TimeToLive,
 )
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
-from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.tls import Tls
-from pyflanneld.etcd.v3.administration import create_without_ttl, time_left, times_to_live
-from pyflanneld.etcd.v3.auth import Tokens
-from pyflanneld.etcd.v3.calls import Caller, Timing, keep_alive
+from pyflanneld.etcd.v3.administration import create_if_absent, create_without_ttl, time_left, times_to_live
+from pyflanneld.etcd.v3.calls import Caller, Tokens, keep_alive
 from pyflanneld.etcd.v3.channel import Endpoints
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.leases import Creator, read_record
@@ -50,11 +50,11 @@ class EtcdV3Registry:
     """``ports.Registry`` on etcd v3.
 
     Args:
-        access: where etcd is and who we are to it.
-        rng: draws the endpoint to begin with.
+        access: where etcd is, and our credentials.
+        rng: picks the endpoint to begin with.
         log: where events go; by default structlog's.
-        timing: how long to wait for what.
-        tls: the certificates in use, where they are shared; otherwise read here.
+        timing: how long to wait.
+        tls: the certificates in use, where they are shared; otherwise they are read here.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
@@ -93,8 +93,8 @@ class EtcdV3Registry:
         return ConfigRecord(value=value, revision=response.header.revision)
 
     @asynccontextmanager
-    async def watch_config(self, after_revision: int) -> AsyncIterator[AsyncIterator[None]]:
-        """Tick after each change of ``<prefix>/config``, and now and then for no reason."""
+    async def watch_config(self, after_revision: int) -> AsyncIterator[AsyncIterator[object]]:
+        """Deliver something after each change of ``<prefix>/config``, and at other times too."""
         watch = Watch(
             self._caller,
             self._keys,
@@ -105,14 +105,14 @@ class EtcdV3Registry:
             log=self._log,
         )
         try:
-            yield _Ticks(watch)
+            yield watch
         finally:
             await watch.close()
 
     async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
         """Return all subnets at one revision.
 
-        The list is read in pages, all at the revision of the first. A compaction in between makes it start over.
+        The list is read in pages, all at the revision of the first. A compaction in between starts it over.
         """
         for attempt in range(1, _LIST_ATTEMPTS + 1):
             try:
@@ -127,7 +127,7 @@ class EtcdV3Registry:
         while page.more and page.kvs:
             page = await self._page(page.kvs[-1].key + b"\0", first.header.revision, elsewhere=elsewhere)
             if page.header.cluster_id != first.header.cluster_id:
-                raise RegistryUnavailable(f"{self.endpoint}: the pages of one list came from two clusters")
+                raise RegistryUnavailable(f"{self.endpoint}: the pages of one list come from two clusters")
             records.extend(self._keys.record(kv) for kv in page.kvs)
         if len(records) != first.count:
             raise RegistryUnavailable(f"{self.endpoint}: incomplete list, {len(records)} of {first.count} keys")
@@ -138,7 +138,7 @@ class EtcdV3Registry:
         return await self._range(request, elsewhere=elsewhere)
 
     async def _range(self, request: Any, *, elsewhere: bool = False) -> Any:
-        return await self._caller.read(lambda stubs, how: stubs.kv.Range(request, **how), elsewhere=elsewhere)
+        return await self._caller.read(lambda stubs, options: stubs.kv.Range(request, **options), elsewhere=elsewhere)
 
     @asynccontextmanager
     async def watch_subnets(self, after: Position) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
@@ -158,11 +158,11 @@ class EtcdV3Registry:
             await watch.close()
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
-        """Create the key with a TTL if nothing was created since *listed*; see ``leases`` for lost replies."""
+        """Create the key with a TTL if nothing was created since *listed*; ``leases`` has the rules."""
         return await self._creator.create(name, value, ttl_s=ttl_s, listed=listed)
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
-        """Change the value of *held*, on the lease it has, if nobody changed it."""
+        """Change the value of *held*, with its lease, if nobody changed it."""
         put = rpc.PutRequest(key=self._keys.key(held.name), value=value, lease=held.lease_id)
         response = await self._if_unchanged(held, rpc.RequestOp(request_put=put))
         if not response.succeeded:
@@ -170,7 +170,7 @@ class EtcdV3Registry:
         return Record(held.name, value, held.create_revision, response.header.revision, held.lease_id)
 
     async def delete_subnet(self, held: Record) -> bool:
-        """Delete *held* if nobody changed it. Its etcd lease is left to run out: other keys may hang on it."""
+        """Delete *held* if nobody changed it. Its etcd lease expires by itself: other keys may be attached to it."""
         delete = rpc.DeleteRangeRequest(key=self._keys.key(held.name))
         response = await self._if_unchanged(held, rpc.RequestOp(request_delete_range=delete))
         return bool(response.succeeded)
@@ -183,21 +183,21 @@ class EtcdV3Registry:
             mod_revision=held.mod_revision,
         )
         request = rpc.TxnRequest(compare=[unchanged], success=[operation])
-        return await self._caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
+        return await self._caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
 
     async def renew(self, held: Record) -> Renewal:
-        """Prolong the lease of *held* and read its key back.
+        """Renew the lease of *held* and read its key back.
 
         The key is read after the keep-alive, since etcd before 3.4.38 and 3.5.23 may report success for a lease that
         was just revoked.
         """
-        ttl_s = await self._prolong(held.lease_id) if held.lease_id else None
+        ttl_s = await self._keep_alive(held.lease_id) if held.lease_id else None
         return Renewal(record=await read_record(self._caller, self._keys, held.name), ttl_s=ttl_s)
 
-    async def _prolong(self, lease_id: int) -> float:
+    async def _keep_alive(self, lease_id: int) -> float:
         """Return the time to live from now on, in seconds; 0 when there is no such lease."""
         request = rpc.LeaseKeepAliveRequest(ID=lease_id)
-        answer: Any = await self._caller.read(lambda stubs, how: keep_alive(stubs, how, request))
+        answer: Any = await self._caller.read(lambda stubs, options: keep_alive(stubs, options, request))
         return float(max(answer.TTL, 0))
 
     async def time_left(self, held: Record) -> TimeLeft | None:
@@ -213,7 +213,7 @@ class EtcdV3Registry:
         return await create_without_ttl(self._caller, self._keys, name, value, listed)
 
     async def make_reservation(self, held: Record) -> Record | None:
-        """Take *held* off its etcd lease if nobody changed it; the lease is left to run out."""
+        """Detach *held* from its etcd lease if nobody changed it; the lease expires by itself."""
         return await self.rewrite_subnet(replace(held, lease_id=0), held.value)
 
     async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
@@ -229,27 +229,21 @@ class EtcdV3Registry:
             ]
         put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value))
         request = rpc.TxnRequest(compare=same, success=[put])
-        response: Any = await self._caller.write(lambda stubs, how: stubs.kv.Txn(request, **how))
+        response: Any = await self._caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
         return bool(response.succeeded)
+
+    async def import_subnet(self, name: bytes, value: bytes, ttl_s: int | None) -> bool:
+        """Create the subnet if it is absent, as it was in another store; return whether it was created.
+
+        *ttl_s* is what it had left to live, ``None`` for a reservation. No port: the daemon never does this.
+        """
+        return await create_if_absent(self._caller, self._keys.key(name), value, ttl_s)
 
     def reconnect(self) -> None:
         """Use new connections from now on."""
         self._endpoints.reconnect()
 
     async def close(self) -> None:
-        """Revoke a lease that was granted for nothing, and close all connections. The leases of keys stay."""
+        """Revoke an etcd lease that no key uses, and close all connections. The leases of keys stay."""
         await self._creator.close()
         await self._endpoints.close()
-
-
-class _Ticks:
-    """A watch of which only the rhythm matters."""
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-
-    def __aiter__(self) -> "_Ticks":
-        return self
-
-    async def __anext__(self) -> None:
-        await self._watch.__anext__()

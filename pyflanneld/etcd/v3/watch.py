@@ -1,20 +1,20 @@
-"""One watch on a range of keys, for as long as it can be believed.
+"""One watch on a range of keys, for as long as it can be trusted.
 
-Theory of operation: a ``Watch`` opens a stream on the endpoint in use with the first ``__anext__`` and gives up at the
-first sign that it cannot be trusted: the caller then lists again and opens another one. It never repairs anything, for
-a gap in the history cannot be seen from inside. The signs:
+Theory of operation: a ``Watch`` opens a stream on the endpoint in use with the first ``__anext__``, and ends with an
+error at the first sign that it cannot be trusted: the caller then lists again and opens another one. It never repairs
+anything, because a gap in the history cannot be seen from inside. The signs:
 
 * the stream ends, or etcd cancels the watch. A refused creation looks like ``created`` and ``canceled`` at once, with
   ``watch_id`` -1; the reason is a text. A refused token is renewed and the watch opened once more;
-* nothing at all was heard for 45 s. After 30 s of silence we ask for progress, which every etcd since 3.4 answers;
-* the answer is from another cluster, or its revision lies before what was seen already (a restored backup, or a member
-  that is behind): etcd would otherwise wait, silently, until the old revisions come round again.
+* nothing at all came for 45 s. After 30 s of silence we request progress, which every etcd since 3.4 answers;
+* the response is from another cluster, or its revision is older than what was seen (a restored backup, or a member that
+  is behind): etcd would otherwise wait, silently, until it reaches those revisions again.
 
 Defences against etcd 3.4 before 3.4.38 and 3.5 before 3.5.23 (their changelogs): events are delivered twice, old events
 are replayed after a member took a snapshot, and a watch on a future revision gets older events. So an event before the
-start revision, or not newer than the last one of its key, is dropped. An answer to a progress request may overtake
+start revision, or not newer than the last one of its key, is dropped. A response to a progress request may overtake
 events that were before it, or come after events that it does not count yet (seen with 3.4.23 under load), so its
-revision proves life and little else.
+revision proves that the member is alive and little else.
 
 Wire format: ``etcdserverpb.WatchRequest``/``WatchResponse`` (etcd 3.4 and 3.5, ``rpc.proto``).
 """
@@ -29,13 +29,12 @@ from structlog.typing import FilteringBoundLogger
 from pyflanneld.core.etcd_types import Gone, Put
 from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
 from pyflanneld.etcd.v3.calls import Caller, metadata
-from pyflanneld.etcd.v3.channel import Endpoint
-from pyflanneld.etcd.v3.grpc_errors import CALL_ERRORS, COMPACTED, is_denial, translate
+from pyflanneld.etcd.v3.channel import CALL_ERRORS, COMPACTED, Endpoint, is_denial, translate
 from pyflanneld.etcd.v3.keyspace import KeySpace
 
 
-class Stream:
-    """A gRPC watch stream whose reads can be waited for with a limit and taken up again."""
+class WatchStream:
+    """A gRPC watch stream; a read that was given up after a time limit is continued by the next."""
 
     def __init__(self, endpoint: Endpoint, token: str, rpc_s: float) -> None:
         self.url = endpoint.url
@@ -44,7 +43,7 @@ class Stream:
         self._reading: asyncio.Task[Any] | None = None
 
     async def send(self, request: Any) -> None:
-        """Write *request*; a stream that does not even take it is dead."""
+        """Write *request*. Raises ``RegistryUnavailable`` where the stream does not even take it."""
         try:
             async with asyncio.timeout(self._rpc_s):
                 await self._call.write(request)
@@ -61,7 +60,7 @@ class Stream:
         if not done:
             return None
         reading, self._reading = self._reading, None
-        if reading.cancelled():  # gRPC's way of saying that the channel was closed
+        if reading.cancelled():  # gRPC does this when the channel was closed
             raise RegistryUnavailable(f"{self.url}: the watch stream was closed")
         return reading.result()
 
@@ -75,34 +74,34 @@ class Stream:
         return response
 
     async def _reason(self, error: BaseException) -> RegistryError:
-        """Return what the server said when it ended the stream, rather than that it is ended."""
+        """Return the reason for which the server ended the stream, rather than that it has ended."""
         try:
             await self.receive(self._rpc_s)
-        except RegistryError as told:
-            return told
+        except RegistryError as reason:
+            return reason
         return translate(error, self.url)
 
     async def close(self) -> None:
-        """End the stream; a reader that is still waiting is stopped and waited for."""
+        """End the stream, and the read that is still waiting."""
         self._call.cancel()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait({self._reading})
             if not self._reading.cancelled():
-                self._reading.exception()  # seen: it is not news to anybody any more
+                self._reading.exception()  # retrieved, so that asyncio does not report it
 
 
 class Watch:
-    """The changes of ``[key, range_end)`` after a revision, as an asynchronous iterator; to be closed after use.
+    """The changes of ``[key, range_end)`` after a revision, as an asynchronous iterator; close it after use.
 
     Args:
-        caller: gives the endpoint and the token.
-        keys: how keys become names.
+        caller: provides the endpoint and the token.
+        keys: turns keys into names.
         key: the first key of the range.
         range_end: the key after the last; empty for the single *key*.
-        after_revision: the revision whose state is known already.
-        cluster_id: the cluster that it was heard from; ``None`` to believe the first answer.
-        log: where the opening is told.
+        after_revision: the revision up to which everything is known.
+        cluster_id: the cluster of that revision; ``None`` to accept any.
+        log: gets ``watch.opened``.
     """
 
     def __init__(
@@ -126,16 +125,16 @@ class Watch:
         self._seen = after_revision
         self._cluster_id = cluster_id
         self._last: dict[bytes, int] = {}
-        self._stream: Stream | None = None
-        self._heard_at = 0.0
-        self._asked_at: float | None = None
+        self._stream: WatchStream | None = None
+        self._received_at = 0.0
+        self._requested_at: float | None = None
         self._log = log
 
     def __aiter__(self) -> "Watch":
         return self
 
     async def __anext__(self) -> tuple[Put | Gone, ...]:
-        """Return the next changes, oldest first; an empty tuple is a sign of life, the first one says "open"."""
+        """Return the next changes, oldest first; an empty tuple is a sign of life, the first one means "open"."""
         endpoint = self._caller.endpoints.current
         try:
             if self._stream is None:
@@ -148,7 +147,7 @@ class Watch:
             raise
 
     async def close(self) -> None:
-        """End the watch; the one waiting for it is not woken by this."""
+        """End the watch; this does not wake a task that waits for it."""
         if self._stream is not None:
             await self._stream.close()
 
@@ -165,15 +164,15 @@ class Watch:
         self._log.debug("watch.opened", endpoint=endpoint.url, start_revision=self._start)
 
     async def _open_with(self, endpoint: Endpoint, token: str) -> None:
-        self._stream = Stream(endpoint, token, self._timing.rpc_s)
+        self._stream = WatchStream(endpoint, token, self._timing.rpc_s)
         await self._stream.send(rpc.WatchRequest(create_request=self._create))
         response = await self._stream.receive(self._timing.rpc_s)
         if response is None:
             raise RegistryUnavailable(f"{endpoint.url}: no answer to opening a watch within {self._timing.rpc_s:g} s")
-        self._heard_at = asyncio.get_running_loop().time()
+        self._received_at = asyncio.get_running_loop().time()
         self._check(response)
 
-    async def _events(self, stream: Stream) -> list[Any]:
+    async def _events(self, stream: WatchStream) -> list[Any]:
         """Return the events of one response, which etcd may have cut into fragments."""
         events: list[Any] = []
         while True:
@@ -183,29 +182,29 @@ class Watch:
             if not response.fragment:
                 return events
 
-    async def _next_response(self, stream: Stream) -> Any:
+    async def _next_response(self, stream: WatchStream) -> Any:
         now = asyncio.get_running_loop().time
         response = None
-        if self._asked_at is None:
-            response = await stream.receive(self._heard_at + self._timing.progress_s - now())
+        if self._requested_at is None:
+            response = await stream.receive(self._received_at + self._timing.progress_s - now())
             if response is None:
-                self._asked_at = now()
+                self._requested_at = now()
                 await stream.send(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
-        if response is None and self._asked_at is not None:
-            patience_s = self._timing.silence_s - self._timing.progress_s
-            response = await stream.receive(self._asked_at + patience_s - now())
+        if response is None and self._requested_at is not None:
+            limit_s = self._timing.silence_s - self._timing.progress_s
+            response = await stream.receive(self._requested_at + limit_s - now())
         if response is None:
             raise RegistryUnavailable(f"{stream.url}: the watch was silent for {self._timing.silence_s:g} s")
-        self._heard_at, self._asked_at = now(), None
+        self._received_at, self._requested_at = now(), None
         return response
 
     def _check(self, response: Any) -> None:
-        """Raise if *response* ends the watch or cannot be the continuation of what was seen."""
+        """Raise if *response* ends the watch or cannot continue what was seen."""
         where = self._stream.url if self._stream else ""
         if response.canceled:
             raise _cancellation(response, where)
         if not response.header.cluster_id:
-            return  # etcd's gRPC proxy speaks for itself: it opens a watch that others share already
+            return  # from etcd's gRPC proxy itself: it joins a watch that other clients share
         if self._cluster_id is None:
             self._cluster_id = response.header.cluster_id
         if response.header.cluster_id != self._cluster_id:

@@ -13,7 +13,7 @@ from pyflanneld.core.backoff import list_round_s
 from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, encode_name, encode_value
 from pyflanneld.core.lease.ownership import renewal_interval_s
 from pyflanneld.core.network.config import parse_config
-from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.access import Timing
 from pyflanneld.etcd.v3.registry import PAGE
 from pyflanneld.tasks.peers import RELIST_S
 

@@ -172,10 +172,10 @@ class Crew:
 
     @property
     def renewals(self) -> int:
-        return sum(side.told.renewals for side in self.sides)
+        return sum(side.counted.renewals for side in self.sides)
 
     def lists_since(self, moment: float) -> tuple[int, ...]:
-        return tuple(sum(at >= moment for at in side.told.listed_at) for side in self.sides)
+        return tuple(sum(at >= moment for at in side.counted.listed_at) for side in self.sides)
 
     async def close(self) -> None:
         for registry in (*self.registries, self.stranger):
@@ -327,12 +327,12 @@ async def _lost_leader(crew: Crew, rows: list[Row], break_s: float) -> Report:
     moment = loop.time()
     killed.kill()
     await asyncio.sleep(break_s)
-    again = [min((at - moment for at in side.told.watches_at if at >= moment), default=break_s) for side in on_it]
-    broken = sum(any(at >= moment for at in side.told.watches_at) for side in crew.sides)
+    again = [min((at - moment for at in side.counted.watches_at if at >= moment), default=break_s) for side in on_it]
+    broken = sum(any(at >= moment for at in side.counted.watches_at) for side in crew.sides)
     lists = crew.lists_since(moment)
     rows.append(Row("leader lost: watches that broke", len(on_it), broken))
     rows.append(Row("leader lost: lists in all", broken, sum(lists)))
-    last_s = max((at - moment for side in crew.sides for at in side.told.listed_at if at >= moment), default=0.0)
+    last_s = max((at - moment for side in crew.sides for at in side.counted.listed_at if at >= moment), default=0.0)
     rows.append(Row("leader lost: seconds until the last list", 1.0 + list_round_s(known), last_s))
     vanished = sum(side.log.count("lease.vanished") for side in crew.sides)
     return Report(tuple(rows), lists, broken, max(again, default=0.0), vanished)

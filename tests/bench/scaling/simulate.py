@@ -1,7 +1,7 @@
 """What formulas cannot tell: crowds of nodes before a few etcd members, second by second. Pure Python, virtual time.
 
 A *process* is a generator that yields the moments at which it goes on. Nodes wait as the daemon does, by its own
-functions and periods (``core.backoff``, ``tasks.peers``, ``tasks.lease.acquire``, ``etcd.timing``); the order of their
+functions and periods (``core.backoff``, ``tasks.peers``, ``tasks.lease.acquire``, ``etcd.access``); the order of their
 requests is that of ``loops`` and ``etcd.v3.calls``. A member is one queue: first come, first served, and a request
 that would begin after its deadline costs nothing, for its client is gone. Two runs with one seed are alike.
 """
@@ -20,7 +20,7 @@ from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.lease.allocation import Claim, SubnetRequest, choose
 from pyflanneld.core.lease.codec import encode_name
 from pyflanneld.core.network.config import parse_config
-from pyflanneld.etcd.timing import Timing
+from pyflanneld.etcd.access import Timing
 from pyflanneld.etcd.v3.registry import PAGE
 from pyflanneld.tasks import peers
 from pyflanneld.tasks.lease import acquire

@@ -13,7 +13,7 @@ from pyflanneld.lab import topology
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key and its new value, with the etcd lease that it hangs on (0: none); value ``None``: it is deleted."""
+    """A key and its new value, with its etcd lease (0: none); value ``None``: it is deleted."""
 
     key: str
     value: str | None

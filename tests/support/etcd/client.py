@@ -21,7 +21,7 @@ class RawEtcd:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str) -> AsyncIterator["RawEtcd"]:
-        """Have a client until the block ends."""
+        """Provide a client until the block ends."""
         raw = cls(url)
         try:
             yield raw
@@ -64,11 +64,11 @@ class RawEtcd:
         await self.lease.LeaseRevoke(rpc.LeaseRevokeRequest(ID=lease_id))
 
     async def time_to_live(self, lease_id: int) -> Any:
-        """Return etcd's ``LeaseTimeToLiveResponse`` with the keys that hang on the lease."""
+        """Return etcd's ``LeaseTimeToLiveResponse`` with the keys that are attached to the lease."""
         return await self.lease.LeaseTimeToLive(rpc.LeaseTimeToLiveRequest(ID=lease_id, keys=True))
 
     async def leases(self) -> set[int]:
-        """Return the numbers of all leases of the cluster."""
+        """Return the IDs of all leases of the cluster."""
         return {lease.ID for lease in (await self.lease.LeaseLeases(rpc.LeaseLeasesRequest())).leases}
 
     async def close(self) -> None:

@@ -23,7 +23,7 @@ class RawEtcdV2:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str) -> AsyncIterator["RawEtcdV2"]:
-        """Have a client until the block ends."""
+        """Provide a client until the block ends."""
         async with aiohttp.ClientSession() as session:
             yield cls(url, session)
 

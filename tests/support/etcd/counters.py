@@ -1,4 +1,4 @@
-"""What etcd and the daemon count themselves, read from their metrics: the observers' second opinion."""
+"""What etcd and the daemon count, read from their metrics: the observers' second opinion."""
 
 import contextlib
 import re
@@ -38,7 +38,7 @@ def etcd_counters(namespace: str, port: int = 2379) -> Counters:
 
 
 def daemon_counters(node: LabHost) -> Counters:
-    """Ask a host's daemon, which begins to tell its numbers a moment after it is ready."""
+    """Ask a host's daemon, which serves metrics a moment after it is ready."""
     found: list[str] = []
 
     def answers() -> bool:
@@ -47,6 +47,6 @@ def daemon_counters(node: LabHost) -> Counters:
             found.append(answer.decode())
         return bool(found)
 
-    until(answers, f"{node.name} tells its numbers", 10, 0.05)
+    until(answers, f"{node.name} serves its metrics", 10, 0.05)
     assert " 200 OK" in found[0].partition("\r\n")[0], found[0]
     return Counters(found[0])

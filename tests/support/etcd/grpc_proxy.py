@@ -1,17 +1,17 @@
-"""A gRPC proxy before a real etcd that refuses, holds up, swallows or forges by kind of request, as a test tells it.
+"""A gRPC proxy before a real etcd that refuses, delays, drops or forges by kind of request, as a test orders.
 
-    with meddling(lab, paths=2) as meddler:              # each path is a URL of its own for a daemon
-        launch(node, etcd_endpoints=meddler.url(0))
-        meddler.order({"KV/Range page": "refuse"})       # replaces the orders of all paths; ``path=0`` for one
-        until(lambda: meddler.met("KV/Range page"), "the second page is asked for")
+    with fault_proxy(lab, paths=2) as proxy:             # each path is a URL of its own for a daemon
+        launch(node, etcd_endpoints=proxy.url(0))
+        proxy.order({"KV/Range page": "refuse"})       # replaces the orders of all paths; ``path=0`` for one
+        until(lambda: proxy.met("KV/Range page"), "the second page is requested")
 
 Kinds are the methods of etcd's API, ``KV/Range`` also by what it is for: ``config``, ``list``, ``page`` (further ones).
 
-    refuse      answer with UNAVAILABLE, as a server that has no time; a watch that is open ends so too
-    hold        neither pass it on nor answer it
-    swallow     pass it on, and keep the answer
+    refuse      answer with UNAVAILABLE, as an overloaded server does; an open watch ends in the same way
+    hold        neither forward it nor answer it
+    swallow     forward it, and keep the answer
     deaf        a watch stays open, its events are lost
-    believe 8   a keep-alive succeeds, for 8 s, whatever etcd would say: before 3.4.38 it may, for a revoked lease
+    forge 8     a keep-alive succeeds, for 8 s, whatever etcd would answer: before 3.4.38 it may, for a revoked lease
 
 The program itself runs in etcd's namespace: ``python tests/support/etcd/grpc_proxy.py UPSTREAM FOLDER HOST:PORT...``.
 """
@@ -41,7 +41,7 @@ Orders = Mapping[str, str]
 # The test's side
 
 
-class Meddler:
+class FaultProxy:
     """The running proxy."""
 
     def __init__(self, process: Background, paths: int) -> None:
@@ -54,7 +54,7 @@ class Meddler:
         return f"http://{ADDRESS.ip}:{FIRST_PORT + path}"
 
     def order(self, orders: Orders, path: int | None = None) -> None:
-        """Do this from now on, on one path or on all; nothing: pass everything on."""
+        """Follow these orders from now on, on one path or on all; without any, forward everything."""
         self._orders |= {each: orders for each in self._orders if path is None or each == str(path)}
         new = self._process.folder / "orders.new"
         new.write_text(json.dumps(self._orders))
@@ -71,17 +71,17 @@ class Meddler:
 
 
 @contextlib.contextmanager
-def meddling(lab: Lab, paths: int = 1) -> Iterator[Meddler]:
-    """Have a proxy before the laboratory's etcd until the block ends."""
-    process = Background(lab.etcd.namespace, lab.folder / "meddler")
+def fault_proxy(lab: Lab, paths: int = 1) -> Iterator[FaultProxy]:
+    """Run a proxy before the laboratory's etcd until the block ends."""
+    process = Background(lab.etcd.namespace, lab.folder / "proxy")
     process.folder.mkdir(exist_ok=True)
     process.log.unlink(missing_ok=True)
-    meddler = Meddler(process, paths)
+    proxy = FaultProxy(process, paths)
     ends = [f"{ADDRESS.ip}:{FIRST_PORT + path}" for path in range(paths)]
     process.start(sys.executable, "-P", __file__, "127.0.0.1:2379", str(process.folder), *ends)
     try:
         until(lambda: "listening\n" in process.log.read_text(), "the proxy listens")
-        yield meddler
+        yield proxy
     finally:
         process.stop()
 
@@ -115,7 +115,7 @@ class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 await refuse(context)
             case ["hold"]:
                 await asyncio.Event().wait()
-            case ["believe", ttl_s]:
+            case ["forge", ttl_s]:
                 asked = rpc.LeaseKeepAliveRequest.FromString(first)
                 forged = rpc.LeaseKeepAliveResponse(ID=asked.ID, TTL=int(ttl_s))
                 await context.write(forged.SerializeToString())
@@ -125,7 +125,7 @@ class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _forward(self, method: str, kinds: tuple[str, ...], first: bytes, requests: Any, context: Any) -> None:
         shown = tuple(pair for pair in context.invocation_metadata() if pair[0] in ("token", "hasleader"))
         call = self._channel.stream_stream(method)(metadata=shown)
-        asking = asyncio.create_task(pass_on(first, requests, call))
+        asking = asyncio.create_task(forward(first, requests, call))
         try:
             await self._answer(call, kinds, context)
         except grpc.aio.AioRpcError as error:
@@ -135,7 +135,7 @@ class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             call.cancel()
 
     async def _answer(self, call: Any, kinds: tuple[str, ...], context: Any) -> None:
-        """Pass the answers on, as long as the orders allow that."""
+        """Forward the answers, as long as the orders allow that."""
         reading = asyncio.ensure_future(call.read())
         while True:
             done, _ = await asyncio.wait({reading}, timeout=LOOK_S)
@@ -158,8 +158,8 @@ async def refuse(context: Any) -> None:
     await context.abort(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
 
 
-async def pass_on(first: bytes, requests: Any, call: Any) -> None:
-    """Send what the client says."""
+async def forward(first: bytes, requests: Any, call: Any) -> None:
+    """Forward what the client sends."""
     await call.write(first)
     async for request in requests:
         await call.write(request)

@@ -1,4 +1,4 @@
-"""What of a node talks to etcd: the real loops for the lease and the peers, on any registry, without routes.
+"""What of a node talks to etcd: the real tasks for the lease and the peers, on any registry, without routes.
 
     side = EtcdSide(registry, SystemClock(), host=7, rng=Random(7))
     await side.join(ttl_s=30)          # list, create, as many times as it takes
@@ -38,8 +38,8 @@ from tests.support.fakes.node import CONFIG, Manager, MemoryFile
 from tests.support.fakes.virtual_time import Journal
 
 
-class Told:
-    """A registry that passes on what it is asked for, and remembers when; ``listed_at`` is when a list had come."""
+class CountingRegistry:
+    """A registry that forwards each call and remembers its time; ``listed_at`` is when a list had come."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -67,17 +67,17 @@ class Told:
 
 
 class EtcdSide:
-    """One node's loops that use etcd; ``told`` counts, ``log`` keeps the events, ``node`` has the peers."""
+    """One node's tasks that use etcd: ``counted`` counts calls, ``log`` keeps the events, ``node`` has the peers."""
 
     def __init__(self, registry: Registry, clock: Clock, *, host: int, rng: Random) -> None:
-        self.told = Told(registry)
+        self.counted = CountingRegistry(registry)
         self.log = Journal()
         self.address = IPv4Address("192.168.0.0") + host
         self._rng, self._clock = rng, clock
         self._link = Link(2, "eth1", 1500, True, (IPv4Interface(f"{self.address}/16"),))
         self.node: Node
         ports = Ports(
-            discovery=OneApi(self.told), kernel=FakeKernel(self._link), firewall=FakeFirewall(),
+            discovery=OneApi(self.counted), kernel=FakeKernel(self._link), firewall=FakeFirewall(),
             subnet_file=MemoryFile(),
             clock=clock, notifier=Manager(),
         )
@@ -90,9 +90,9 @@ class EtcdSide:
         """Create the lease *name*, and remember the list that it was created by."""
         attrs = LeaseAttrs(self.address, "host-gw")
         for race in range(10_000):
-            listed = await self.told.list_subnets()
+            listed = await self.counted.list_subnets()
             sent_at_s = self._clock.now_s()
-            record = await self.told.create_subnet(name, encode_value(attrs), ttl_s=ttl_s, listed=listed)
+            record = await self.counted.create_subnet(name, encode_value(attrs), ttl_s=ttl_s, listed=listed)
             if record is not None:
                 self.take(record, listed, ttl_s, sent_at_s)
                 return

@@ -1,13 +1,13 @@
-"""A registry in memory that keeps the contract of the real one (``tests/contract/test_registry.py``), with levers.
+"""A registry in memory with the contract of the real one (``tests/contract/test_registry.py``), and controls for tests.
 
 ``FakeEtcd`` is the cluster: one history of revisions, shared by as many ``FakeRegistry`` clients as there are nodes.
-Nothing here knows the time: leases end when a test says so (``revoke``).
+Leases do not expire: they end when a test revokes them (``revoke``).
 
     etcd = FakeEtcd()
     etcd.put_config(b'{"Network":"10.0.0.0/8"}')
     registry = FakeRegistry(etcd)
     registry.fail_next(3)          # three calls fail before they do anything
-    registry.lose_next_reply()     # the next write happens, and its caller hears nothing
+    registry.lose_next_reply()     # the next write happens, and its caller gets no reply
     registry.down = RegistryUnavailable("...")   # every call and every watch fails until this is None again
     registry.cut_watches()         # open watches end; new ones work
     etcd.compact()                 # positions before now are gone
@@ -68,7 +68,7 @@ class State:
 
 
 class FakeEtcd:
-    """The cluster behind the fakes; its methods are what administrators and other nodes do."""
+    """The cluster behind the fakes; its methods are what administrators and other clients do."""
 
     def __init__(self) -> None:
         self.state = State()
@@ -84,7 +84,7 @@ class FakeEtcd:
         self.put_key(CONFIG, value)
 
     def put(self, name: bytes, value: bytes, *, lease_id: int = 0) -> Record:
-        """Write the subnet *name*, as any other client may: without asking."""
+        """Write the subnet *name*, as any other client may, without a condition."""
         return self.put_key(SUBNETS + name, value, lease_id=lease_id)
 
     def put_key(self, key: bytes, value: bytes, *, lease_id: int = 0) -> Record:
@@ -121,13 +121,13 @@ class FakeEtcd:
         return TimeLeft(lease.ttl_s - passed_s if lease else 0.0, self.leader)
 
     def revoke(self, lease_id: int) -> None:
-        """End a lease, and so the keys that hang on it: what revoking and expiring have in common."""
+        """End a lease, and delete its keys: what revoking and expiring have in common."""
         self.state.leases.pop(lease_id, None)
         for key in [key for key, record in self.state.keys.items() if record.lease_id == lease_id]:
             self.delete_key(key)
 
     def forget_lease(self, lease_id: int) -> None:
-        """End a lease but leave its keys alone, to look at the moment in between."""
+        """End a lease but not its keys: the moment in between."""
         self.state.leases.pop(lease_id, None)
 
     def compact(self) -> None:
@@ -190,14 +190,14 @@ class FakeRegistry:
         self._lose_reply = False
         self._watches: dict[_FakeWatch, None] = {}  # in the order of their opening, so that two runs are alike
 
-    # -- levers
+    # -- controls
 
     def fail_next(self, calls: int = 1, error: RegistryError | None = None) -> None:
         """Let the next *calls* fail (openings of watches too) before they do anything."""
         self._failures += [error or RegistryUnavailable("fake: no answer")] * calls
 
     def lose_next_reply(self) -> None:
-        """Let the next write happen and its caller be told ``RegistryUnavailable``."""
+        """Let the next write happen and raise ``RegistryUnavailable`` to its caller."""
         self._lose_reply = True
 
     @property
@@ -236,10 +236,10 @@ class FakeRegistry:
         return ConfigRecord(record.value if record else None, self.etcd.state.revision)
 
     @asynccontextmanager
-    async def watch_config(self, after_revision: int) -> AsyncIterator[AsyncIterator[None]]:
+    async def watch_config(self, after_revision: int) -> AsyncIterator[AsyncIterator[object]]:
         since = Snapshot((), after_revision, self.etcd.state.cluster_id)
         with self._watching(since, CONFIG) as watch:
-            yield _Ticks(watch)
+            yield watch
 
     async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:  # noqa: ARG002
         await self._arrive()
@@ -329,7 +329,7 @@ class FakeRegistry:
     # -- inside
 
     async def _arrive(self) -> None:
-        """Take the time of a call, and fail if a lever says so."""
+        """Take the time of a call, and fail if a control says so."""
         await asyncio.sleep(0)
         self.check()
 
@@ -431,16 +431,3 @@ def _change(event: Event) -> Put | Gone:
 def _again(error: RegistryError) -> RegistryError:
     """Return a fresh exception for the same reason, so that tracebacks do not pile up on one."""
     return type(error)(*error.args)
-
-
-class _Ticks:
-    """A watch of which only the rhythm matters."""
-
-    def __init__(self, watch: _FakeWatch) -> None:
-        self._watch = watch
-
-    def __aiter__(self) -> "_Ticks":
-        return self
-
-    async def __anext__(self) -> None:
-        await self._watch.__anext__()

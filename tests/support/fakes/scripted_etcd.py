@@ -1,7 +1,7 @@
-"""A gRPC server that speaks etcd's protocol and says what a test makes it say, right or wrong.
+"""A gRPC server with etcd's protocol whose responses, right or wrong, are a test's.
 
-For the answers that a healthy etcd gives once a year. Each request goes to the handler of its name; without one it is
-answered by an empty message. Handlers may be changed at any time.
+For responses that a healthy etcd hardly ever gives. Each request goes to the handler of its name; without one the
+response is an empty message. Handlers may be changed at any time.
 
     async with ScriptedEtcd.running() as server:
         server.on["Range"] = lambda request: rpc.RangeResponse(header=header(7), count=1)
@@ -37,7 +37,7 @@ def key_value(name: bytes, mod: int, *, lease: int = 0, value: bytes = b"{}") ->
 
 
 def refused_creation() -> Any:
-    """Return how etcd refuses a watch: made and cancelled at once, under a number that is none."""
+    """Return how etcd refuses a watch: created and cancelled at once, with an invalid ID."""
     reason = "etcdserver: permission denied"
     return rpc.WatchResponse(header=header(10), created=True, canceled=True, watch_id=-1, cancel_reason=reason)
 
@@ -77,7 +77,7 @@ class WatchStream:
         return request.create_request
 
     def end(self, status: Refusal | None = None) -> None:
-        """End the stream, with a status or in peace."""
+        """End the stream, with a status or without."""
         self.status = status
         self.ended.set()
 
