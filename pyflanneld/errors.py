@@ -12,7 +12,8 @@
     ├── LeaseLost              75   our subnet belongs to another node now
     ├── RegistryError           1
     │   ├── RegistryUnavailable     wait and try again; the outcome of a write may be unknown
-    │   │   └── HistoryChanged          what is known cannot be continued: list again soon
+    │   │   ├── HistoryChanged          what is known cannot be continued: list again soon
+    │   │   └── ApiMissing              the server has no v2 API: nothing is stored there
     │   ├── RegistryDenied          credentials or rights refused: keep everything, alert, try again slowly
     │   └── RevisionCompacted       the watch position is gone: list again
     ├── KernelError             1   netlink refused or went silent
@@ -91,6 +92,10 @@ class RegistryUnavailable(RegistryError):
 
 class HistoryChanged(RegistryUnavailable):
     """Another cluster has answered, or one whose revisions lie before those that were seen."""
+
+
+class ApiMissing(RegistryUnavailable):
+    """The server answers and has no v2 API, or has it switched off."""
 
 
 class RegistryDenied(RegistryError):

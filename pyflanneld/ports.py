@@ -9,7 +9,17 @@ from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Protocol
 
-from pyflanneld.core.etcd_types import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
+from pyflanneld.core.etcd_types import (
+    ConfigRecord,
+    Gone,
+    Position,
+    Put,
+    Record,
+    Renewal,
+    Snapshot,
+    TimeLeft,
+    TimeToLive,
+)
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.core.link.neighbours import Neighbour
 from pyflanneld.core.link.selection import Link
@@ -41,10 +51,10 @@ class Registry(Protocol):
         """Return the network configuration as it is now (``value`` is ``None`` where there is none)."""
         ...
 
-    def watch_config(self, after_revision: int) -> AbstractAsyncContextManager[AsyncIterator[None]]:
-        """Tell of each change of the configuration after *after_revision*, and now and then for no reason.
+    def watch_config(self, after_revision: int) -> AbstractAsyncContextManager[AsyncIterator[object]]:
+        """Deliver something after each change of the configuration since *after_revision*, and at other times too.
 
-        Errors as for ``watch_subnets``. A tick says only "look again".
+        Errors as for ``watch_subnets``. What is delivered says only "read again".
         """
         ...
 
@@ -56,8 +66,8 @@ class Registry(Protocol):
         """
         ...
 
-    def watch_subnets(self, since: Snapshot) -> AbstractAsyncContextManager[AsyncIterator[tuple[Put | Gone, ...]]]:
-        """Deliver, in order, every change after *since*; an empty tuple is a sign of life.
+    def watch_subnets(self, after: Position) -> AbstractAsyncContextManager[AsyncIterator[tuple[Put | Gone, ...]]]:
+        """Deliver, in order, every change after *after*; an empty tuple is a sign of life.
 
         Raises, from the iterator: ``RevisionCompacted``; ``HistoryChanged`` when answered by another cluster or an
         older history; ``RegistryUnavailable`` when cancelled, cut off, or silent for too long. After any of them the
@@ -127,11 +137,42 @@ class Configuration(Protocol):
         ...
 
 
+class FullRegistry(Registry, Administration, Configuration, Protocol):
+    """A registry with all that it can do."""
+
+
+class Discovery(Protocol):
+    """Finds the registry to use, by the API that holds the network configuration, and keeps to it."""
+
+    @property
+    def registry(self) -> Registry:
+        """The registry in use. Until the search has ended: the one on v3."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether the search has ended: ``registry`` stays the same from then on."""
+        ...
+
+    async def read_config(self) -> ConfigRecord:
+        """Return the configuration as ``Registry.read_config`` does, from the API that holds one; settle for that."""
+        ...
+
+    def reconnect(self) -> None:
+        """Use new connections from now on, with each API that may be in use; see ``Registry.reconnect``."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections. Leases stay."""
+        ...
+
+
 class Change(enum.Flag):
-    """What a kernel notification was about."""
+    """What has changed. The kernel reports the first two."""
 
     ROUTES = enum.auto()
     LINKS = enum.auto()
+    PEERS = enum.auto()
 
 
 class Kernel(Protocol):

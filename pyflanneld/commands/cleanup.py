@@ -18,9 +18,9 @@ from typing import Any
 from pyflanneld.commands.common_flags import OWN, is_on, own_switch
 from pyflanneld.commands.daemon_client import daemon_here, go_daemons
 from pyflanneld.commands.read_only_ports import read_only_context, silent_log
-from pyflanneld.config.flags import FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
-from pyflanneld.config.settings import Settings, load_as_daemon
+from pyflanneld.config.load import load_as_daemon
+from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.core.families import Network
 from pyflanneld.core.firewall.rules import SECTIONS, Family
 from pyflanneld.core.invalid import Invalid
@@ -30,7 +30,7 @@ from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.core.routes.plan import Drop, KernelRoute
 from pyflanneld.daemon import wiring
 from pyflanneld.errors import AlreadyRunning, FirewallError, PyflanneldError, RegistryError, UsageError
-from pyflanneld.state.node import Context
+from pyflanneld.state.context import Context
 from pyflanneld.system import lock
 from pyflanneld.system.state_file import NAME as LAST_GOOD
 from pyflanneld.tasks.firewall.jobs import Removal, iptables_removals, nft_removals, remove
@@ -90,7 +90,7 @@ def _networks(given: Given) -> tuple[Network, ...]:
 
 
 async def _clean(settings: Settings, named: Sequence[Network], *, release: bool, dry_run: bool) -> int:
-    context = read_only_context(settings) if dry_run else wiring.context(settings, silent_log(settings))
+    context = read_only_context(settings) if dry_run else wiring.build_context(settings, silent_log(settings))
     cleanup = Cleanup(context, settings, dry_run=dry_run)
     try:
         config = await cleanup.config()
@@ -102,7 +102,7 @@ async def _clean(settings: Settings, named: Sequence[Network], *, release: bool,
         if release:
             await cleanup.release()
     finally:
-        await context.registry.close()
+        await context.discovery.close()
         await context.kernel.close()
     if not cleanup.removed and not cleanup.left:
         print("there is nothing of ours here")
@@ -125,12 +125,12 @@ class Cleanup:
         self._etcd_error = ""
         self.subnet_text = ""
         with suppress(OSError, UnicodeDecodeError):
-            self.subnet_text = context.subnet_file.read() or ""
+            self.subnet_text = context.ports.subnet_file.read() or ""
 
     async def config(self) -> NetworkConfig | None:
         """Return the network configuration, ``None`` where it cannot be read: the subnet file may name the network."""
         try:
-            value = (await self._context.registry.read_config()).value
+            value = (await self._context.discovery.read_config()).value
             return parse_config(value) if value is not None else None
         except RegistryError as error:
             self._etcd_error = str(error)

@@ -7,15 +7,15 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pyflanneld.commands.common_flags import OUTPUT, is_on, own_switch, wants_json
 from pyflanneld.commands.output import GREEN, RED, YELLOW, Paint, columns, json_text
-from pyflanneld.config.flags import ETCD, FLAGS
-from pyflanneld.config.settings import Settings, load_words
+from pyflanneld.config.load import load_words
+from pyflanneld.config.settings import ETCD, FLAGS, Settings
 from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.link.selection import Link
@@ -23,9 +23,9 @@ from pyflanneld.core.network import review as config_review
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.network.review import Effect, LeaseFate
 from pyflanneld.errors import KernelError, RegistryError, RequestRefused, UnsupportedConfig, UsageError
-from pyflanneld.logs import setup
+from pyflanneld.logs.setup import configure_logging
 from pyflanneld.netlink.kernel import NetlinkKernel
-from pyflanneld.ports import Configuration, Registry
+from pyflanneld.ports import FullRegistry
 from pyflanneld.tasks.network import usable_config
 
 TITLE = """\
@@ -37,7 +37,8 @@ Usage: pyflanneld config check FILE|-            is it valid, what are its effec
 
 FILE holds the JSON document, - is the standard input. Set checks it first and shows its effect on the present leases;
 if a live lease would no longer fit, it refuses without --force. It writes the file's bytes, and only if nobody has
-changed the configuration meanwhile. Running daemons apply a new configuration at their next start.
+changed the configuration meanwhile. A running daemon goes on with the one it has joined by, and applies the new one at
+its next start; it reports config.changed and is not ready when it would not fit the new one.
 
 Exit codes: 0 valid, shown, written or unchanged; 1 not valid, missing, refused or failed; 2 wrong usage.
 """
@@ -47,8 +48,7 @@ CONFIG_FLAGS = (OUTPUT, _DRY_RUN, _FORCE, *(flag for flag in FLAGS if flag.group
 _MAX_BYTES = 64 * 1024
 
 
-class ConfigStore(Registry, Configuration, Protocol):
-    """What the command needs of a registry."""
+_Connect = Callable[[Settings], AbstractAsyncContextManager[FullRegistry]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Review:
     remarks: tuple[str, ...]
 
 
-def main(words: Sequence[str], *, connect: Callable[[Settings], ConfigStore]) -> int:
+def main(words: Sequence[str], *, connect: _Connect) -> int:
     """Run the command with *words*, those after ``config``; return the exit code.
 
     Raises:
@@ -71,7 +71,7 @@ def main(words: Sequence[str], *, connect: Callable[[Settings], ConfigStore]) ->
     """
     plain, settings, given = load_words(words, os.environ, title=TITLE, flags=CONFIG_FLAGS)
     as_json = wants_json(given)
-    setup.configure(settings.log_format, settings.verbosity)
+    configure_logging(settings.log_format, settings.verbosity)
     try:
         match plain:
             case ["check", file]:
@@ -139,13 +139,10 @@ def _text(review: Review, facts: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def _show(settings: Settings, connect: Callable[[Settings], ConfigStore], *, as_json: bool) -> int:
-    store = connect(settings)
-    try:
+async def _show(settings: Settings, connect: _Connect, *, as_json: bool) -> int:
+    async with connect(settings) as store:
         record = await store.read_config()
         where = f"{settings.etcd_prefix}/config ({store.endpoint}, API v{store.api})"
-    finally:
-        await store.close()
     if record.value is None:
         raise RequestRefused(f"there is no network configuration at {where}")
     if not as_json:
@@ -154,14 +151,13 @@ async def _show(settings: Settings, connect: Callable[[Settings], ConfigStore], 
 
 
 async def _set(
-    settings: Settings, connect: Callable[[Settings], ConfigStore], file: str, *, force: bool, dry_run: bool
+    settings: Settings, connect: _Connect, file: str, *, force: bool, dry_run: bool
 ) -> int:
     review = _review(file, _read(file), await _links())
     if _report(review, as_json=False):
         return 1
     assert review.config is not None  # noqa: S101 - reported as not usable otherwise
-    store = connect(settings)
-    try:
+    async with connect(settings) as store:
         seen = await store.read_config()
         where = f"{settings.etcd_prefix}/config ({store.endpoint}, API v{store.api})"
         if seen.value == review.document:
@@ -176,8 +172,6 @@ async def _set(
             raise RequestRefused("somebody changed the configuration at this moment; nothing was done")
         else:
             print(f"{where} is written; running daemons apply it at their next start")
-    finally:
-        await store.close()
     return 0
 
 

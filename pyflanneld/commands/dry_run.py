@@ -9,6 +9,7 @@ nothing records what stays as it is and why.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import IPv4Network
 from math import inf
 
 from pyflanneld.core.etcd_types import Record, Renewal, Snapshot
@@ -35,7 +36,8 @@ from pyflanneld.core.status.dry_run import (
 )
 from pyflanneld.daemon.bootstrap import prepare
 from pyflanneld.errors import FirewallError, ProgramMissing, PyflanneldError
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 from pyflanneld.tasks.docker import check_bridge
 from pyflanneld.tasks.firewall.jobs import FORWARD_DROPPED, forward_is_dropped, jobs_of, places_of, unasked
 from pyflanneld.tasks.lease.acquire import LeaseRequest, decide
@@ -81,7 +83,7 @@ class DryRun:
     async def _start(self) -> None:
         context = self._context
         links, choice = await first_link(context)
-        address = context.options.public_ip or choice.address
+        address = context.settings.public_ip or choice.address
         what = f"{choice.link.name} ({address}, MTU {choice.link.mtu})"
         self.steps.append(DryRunStep("interface", Action.KEEP, what, choice.why))
         config, subnet_range = await self._config()
@@ -98,9 +100,10 @@ class DryRun:
         check_bridge(context, node)
         self.problems += [StartProblem(condition.text) for condition in context.conditions.open().values()]
 
-    async def _config(self) -> tuple[NetworkConfig, SubnetRange]:
-        registry, key = self._context.registry, f"{self._context.options.prefix}/config"
-        record = await registry.read_config()
+    async def _config(self) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
+        key = f"{self._context.settings.etcd_prefix}/config"
+        record = await self._context.discovery.read_config()
+        registry = self._context.registry  # it depends on where the configuration is
         where = f"{registry.endpoint}, API v{registry.api}"
         if record.value is None:
             raise CannotStart(f"there is no network configuration in etcd at {key} ({where}): the daemon would wait")
@@ -117,9 +120,9 @@ class DryRun:
         return config, subnet_range
 
     def _subnet_file(self, node: Node) -> None:
-        path = self._context.options.subnet_file
+        path = str(self._context.settings.subnet_file)
         try:
-            before = self._context.subnet_file.read()
+            before = self._context.ports.subnet_file.read()
         except (OSError, UnicodeDecodeError) as error:
             text = f"the subnet file {path} cannot be read, and would be replaced: {error}"
             self.problems.append(StartProblem(text))
@@ -127,7 +130,7 @@ class DryRun:
         self.steps.append(file_step(path, before, file_text(self._context, node)))
 
     async def _routes(self, node: Node) -> None:
-        context, protocol = self._context, self._context.options.route_protocol
+        context, protocol = self._context, self._context.settings.route_protocol
         present = await kernel_routes(context, node.networks)
         view, todo = plan_peer_routes(context, node, present)
         self.problems += peer_problems(view)
@@ -137,7 +140,7 @@ class DryRun:
         desired = node.backend.desired_routes(view.peers, node.link.index)
         self.steps += route_steps(todo, desired, present, node.links, protocol=protocol, held=held)
         ours = [route for route in present if is_blackhole_of_ours(route, protocol, node.networks)]
-        own = own_subnets(node.lease.key) if context.options.blackhole else ()
+        own = own_subnets(node.lease.key) if context.settings.ip_blackhole_route else ()
         for change in plan_blackholes(own, ours):
             action = Action.REMOVE if isinstance(change, Drop) else Action.ADD
             self.steps.append(DryRunStep("route", action, f"blackhole {change.route.dst}"))
@@ -147,7 +150,7 @@ class DryRun:
     async def _rules(self, node: Node) -> None:
         for job in jobs_of(self._context, node):
             try:
-                self.steps.append(rules_step(job.name, job.program, await job.look(take_over=True)))
+                self.steps.append(rules_step(job.name, job.program, await job.check(take_over=True)))
             except ProgramMissing as error:
                 self.problems.append(StartProblem(f"the rules for {job.name} would not be set: {error}"))
             except FirewallError as error:
@@ -233,5 +236,5 @@ def plan_peer_routes(context: Context, node: Node, present: Sequence[KernelRoute
     """Return the validated peers, and the changes from the routes that are *present* to those that the peers want."""
     view = node.peers.view(validation_context(context, node))
     desired = node.backend.desired_routes(view.peers, node.link.index)
-    protocol = context.options.route_protocol
+    protocol = context.settings.route_protocol
     return view, plan_routes(desired, present, protocol=protocol, networks=node.networks, frozen=view.frozen)

@@ -6,16 +6,17 @@ Every change is conditional on the list read just before: a key that somebody ch
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.commands.common_flags import OWN, own_switch
 from pyflanneld.commands.output import columns, duration_text, json_text
-from pyflanneld.config.flags import ETCD, FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
-from pyflanneld.config.settings import Settings, load_words
+from pyflanneld.config.load import load_words
+from pyflanneld.config.settings import ETCD, FLAGS, Settings
 from pyflanneld.config.types import parse_public_ip, parse_public_ipv6
 from pyflanneld.core.etcd_types import TimeToLive
 from pyflanneld.core.invalid import Invalid, shown
@@ -30,8 +31,8 @@ from pyflanneld.core.lease.reservations import (
 )
 from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.errors import RegistryError, RequestRefused, UsageError
-from pyflanneld.logs import setup
-from pyflanneld.ports import Administration, Registry
+from pyflanneld.logs.setup import configure_logging
+from pyflanneld.ports import FullRegistry
 
 TRIES = 5
 
@@ -61,10 +62,7 @@ LEASES_FLAGS = (_OUTPUT, _FORCE, *(flag for flag in FLAGS if flag.group == ETCD)
 
 
 LeaseRow = Mapping[str, str | float | bool | None]
-
-
-class LeaseStore(Registry, Administration, Protocol):
-    """What the command needs of a registry."""
+_Connect = Callable[[Settings], AbstractAsyncContextManager[FullRegistry]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class ReleaseRequest:
 LeasesRequest = ListRequest | ReserveRequest | ReleaseRequest
 
 
-def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[[Settings], LeaseStore]) -> int:
+def main(words: Sequence[str], environ: Mapping[str, str], *, connect: _Connect) -> int:
     """Run the command with *words*, those after ``leases``; return the exit code.
 
     Raises:
@@ -103,7 +101,7 @@ def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[
     """
     plain, settings, given = load_words(words, environ, title=TITLE, flags=LEASES_FLAGS)
     request = _read_request(plain, given)
-    setup.configure(settings.log_format, settings.verbosity)
+    configure_logging(settings.log_format, settings.verbosity)
     try:
         asyncio.run(_carry_out(request, settings, connect))
     except (RegistryError, RequestRefused) as error:
@@ -114,8 +112,6 @@ def main(words: Sequence[str], environ: Mapping[str, str], *, connect: Callable[
 
 def _read_request(plain: Sequence[str], own: Mapping[str, Given]) -> LeasesRequest:
     output, force = str(own["output"].value), own["force"].value is True
-    if output not in ("table", "json"):
-        raise UsageError(f"{own['output'].written}: {output!a} is not usable: table or json is needed")
     match list(plain):
         case [] | ["list"]:
             return ListRequest(output)
@@ -134,7 +130,7 @@ def _read_request(plain: Sequence[str], own: Mapping[str, Given]) -> LeasesReque
 def _reservation(subnet: str, subnet6: str, public_ip: str, public_ip6: str) -> ReserveRequest:
     key = SubnetKey(_subnet(subnet), _subnet6(subnet6) if subnet6 else None)
     try:
-        address6 = parse_public_ipv6(public_ip6)
+        address6 = parse_public_ipv6(public_ip6) if public_ip6 else None
     except ValueError as error:
         raise UsageError(f"{public_ip6!a} is not usable: {error}") from None
     return ReserveRequest(key, _public_ip(public_ip), address6)
@@ -160,18 +156,16 @@ def _subnet(text: str) -> IPv4Network:
 
 
 def _public_ip(text: str) -> IPv4Address:
+    if not text:
+        raise UsageError("an empty public address is not usable: an IPv4 address such as 192.168.14.21 is needed")
     try:
-        address = parse_public_ip(text)
+        return parse_public_ip(text)
     except ValueError as error:
         raise UsageError(f"{text!a} is not usable: {error}") from None
-    if address is None:
-        raise UsageError("an empty public address is not usable: an IPv4 address such as 192.168.14.21 is needed")
-    return address
 
 
-async def _carry_out(request: LeasesRequest, settings: Settings, connect: Callable[[Settings], LeaseStore]) -> None:
-    store = connect(settings)
-    try:
+async def _carry_out(request: LeasesRequest, settings: Settings, connect: _Connect) -> None:
+    async with connect(settings) as store:
         match request:
             case ListRequest(output):
                 await _list(store, output)
@@ -181,18 +175,16 @@ async def _carry_out(request: LeasesRequest, settings: Settings, connect: Callab
                 await _release(store, subnet, force=force)
             case _:
                 assert_never(request)
-    finally:
-        await store.close()
 
 
-async def _list(store: LeaseStore, output: str) -> None:
+async def _list(store: FullRegistry, output: str) -> None:
     records = (await store.list_subnets()).records
     left = await store.times_to_live(records)
     rows = [lease_row(reservations.read_lease(record), left.get(record.name)) for record in records]
     sys.stdout.write(json_text(rows) if output == "json" else as_table(rows))
 
 
-async def _reserve(store: LeaseStore, request: ReserveRequest, prefix: str) -> None:
+async def _reserve(store: FullRegistry, request: ReserveRequest, prefix: str) -> None:
     config = await _config(store, prefix)
     attrs = LeaseAttrs(request.public_ip, BACKENDS[config.backend_type].lease_type, request.public_ipv6)
     for _ in range(TRIES):
@@ -221,7 +213,7 @@ def _report_reserved(key: SubnetKey, attrs: LeaseAttrs, elsewhere: SubnetKey | N
         )
 
 
-async def _config(store: LeaseStore, prefix: str) -> NetworkConfig:
+async def _config(store: FullRegistry, prefix: str) -> NetworkConfig:
     value = (await store.read_config()).value
     if value is None:
         raise RequestRefused(f"there is no network configuration at {prefix}/config to check the reservation against")
@@ -235,7 +227,7 @@ async def _config(store: LeaseStore, prefix: str) -> NetworkConfig:
     return config
 
 
-async def _release(store: LeaseStore, subnet: IPv4Network, *, force: bool) -> None:
+async def _release(store: FullRegistry, subnet: IPv4Network, *, force: bool) -> None:
     listed = await store.list_subnets()
     decision = reservations.decide_release(listed.records, subnet, force=force)
     if isinstance(decision, ReservationRefused):

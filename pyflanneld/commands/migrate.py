@@ -16,9 +16,9 @@ from typing import Any
 
 import structlog
 
-from pyflanneld.config.flags import ETCD, FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind
-from pyflanneld.config.settings import load_some
+from pyflanneld.config.load import load_some
+from pyflanneld.config.settings import ETCD, FLAGS
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.migration import MigrationFate, MigrationStep, OldKey, plan_migration, same_config
 from pyflanneld.daemon.wiring import access
@@ -26,7 +26,7 @@ from pyflanneld.errors import RegistryError
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
 from pyflanneld.etcd.v3.importer import Importer
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
-from pyflanneld.logs import setup
+from pyflanneld.logs.setup import configure_logging
 
 TITLE = """\
 pyflanneld migrate: copy the network configuration and the leases from etcd's v2 API to its v3 API.
@@ -47,7 +47,7 @@ _VERIFY_SLACK_S = 60
 def main(words: Sequence[str]) -> int:
     """Run the command with *words*, those after ``migrate``; return the exit code."""
     settings, given = load_some(words, os.environ, title=TITLE, flags=MIGRATE_FLAGS)
-    setup.configure("console", 0)
+    configure_logging("console", 0)
     print(f"from etcd v2 to v3 at {', '.join(settings.etcd_endpoints)}, below {settings.etcd_prefix}")
     try:
         return asyncio.run(_migrate(access(settings), dry_run=given["dry-run"].value is True))

@@ -10,8 +10,8 @@ from pyflanneld.commands.daemon_client import daemon_here, go_daemons
 from pyflanneld.commands.dry_run import DryRun
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, json_text
 from pyflanneld.commands.read_only_ports import read_only_context
-from pyflanneld.config.flags import FLAGS
-from pyflanneld.config.settings import Settings, load_as_daemon
+from pyflanneld.config.load import load_as_daemon
+from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.core.status.dry_run import Action, DryRunStep, StartProblem
 from pyflanneld.system import procfs
 
@@ -58,7 +58,7 @@ async def _dry_run(settings: Settings) -> DryRun:
     try:
         await plan.run()
     finally:
-        await context.registry.close()
+        await context.discovery.close()
         await context.kernel.close()
     return plan
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 import structlog
@@ -10,7 +9,8 @@ import structlog
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.daemon import wiring
-from pyflanneld.logs import setup
+from pyflanneld.logs.setup import configure_logging
+from pyflanneld.state.context import Context, Ports
 
 
 class ReadOnlyPort:
@@ -24,6 +24,19 @@ class ReadOnlyPort:
         if name not in self._names:
             raise AttributeError(f"{name} is not allowed in a command that changes nothing")
         return getattr(self._port, name)
+
+
+class ReadOnlyDiscovery(ReadOnlyPort):
+    """The ``Discovery`` port, whose registry cannot write."""
+
+    def __init__(self, port: Any) -> None:
+        super().__init__(port, "settled", "read_config", "close")
+        self._discovery = port
+
+    @property
+    def registry(self) -> ReadOnlyPort:
+        """The registry in use."""
+        return ReadOnlyPort(self._discovery.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live")
 
 
 class ReadOnlyFirewall(ReadOnlyPort):
@@ -41,28 +54,27 @@ class ReadOnlyFirewall(ReadOnlyPort):
         return self._saved[family]
 
 
-def read_only_context(settings: Settings) -> Any:
+def read_only_context(settings: Settings) -> Context:
     """Return a context like the daemon's whose ports cannot write and whose log goes nowhere.
 
-    The caller closes its registry and its kernel.
+    The caller closes its discovery and its kernel.
     """
-    context = wiring.context(settings, silent_log(settings))
-    return replace(
-        context,
-        registry=ReadOnlyPort(
-            context.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live", "close"
-        ),
-        kernel=ReadOnlyPort(context.kernel, "links", "routes", "route_to", "close"),
-        firewall=ReadOnlyFirewall(context.firewall),
-        subnet_file=ReadOnlyPort(context.subnet_file, "read"),
+    context = wiring.build_context(settings, silent_log(settings))
+    real = context.ports
+    ports: Any = Ports(
+        discovery=ReadOnlyDiscovery(real.discovery),
+        kernel=ReadOnlyPort(real.kernel, "links", "routes", "route_to", "close"),
+        firewall=ReadOnlyFirewall(real.firewall),
+        subnet_file=ReadOnlyPort(real.subnet_file, "read"),
+        clock=real.clock,
         notifier=ReadOnlyPort(None),
-        rng=Random(),
     )
+    return replace(context, ports=ports)
 
 
 def silent_log(settings: Settings) -> Any:
     """Return a log that goes nowhere: the command itself reports what matters."""
-    setup.configure(settings.log_format, 0)
+    configure_logging(settings.log_format, 0)
     return structlog.wrap_logger(None, processors=[_drop])
 
 

@@ -24,12 +24,25 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the history of one etcd cluster, from which a watch can go on."""
+
+    revision: int
+    cluster_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A complete list of the subnets at one revision."""
 
     records: tuple[Record, ...]
     revision: int
     cluster_id: int
+
+    @property
+    def position(self) -> Position:
+        """Where a watch goes on from."""
+        return Position(self.revision, self.cluster_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import structlog
 import trustme
 
 from pyflanneld.cli import main
-from pyflanneld.system import x509
 from tests.integration.test_etcd_tls import write_files
 from tests.support.etcd.server import Etcd, Files, etcd_missing, running_etcd
 
@@ -183,17 +182,3 @@ def test_no_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert finding["verdict"] == "bad"
     assert "NOSPACE" in finding["seen"]
     assert "defrag" in finding["fix"]
-
-
-def test_the_dates_are_those_of_the_certificates(tmp_path: Path) -> None:
-    """Both forms of time in a certificate are read, of every certificate in a file; junk has none."""
-    ca = trustme.CA()
-    begin, end = datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.UTC), datetime.datetime(
-        2061, 1, 2, 3, 4, 5, tzinfo=datetime.UTC
-    )
-    files = write_files(tmp_path / "some", ca, ca.issue_cert("a", not_before=begin, not_after=end))
-    assert x509.spans(files.cert) == ((begin.timestamp(), end.timestamp()),)
-    assert len(x509.spans(files.ca)) == 1
-    (tmp_path / "junk").write_text("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n")
-    assert x509.spans(tmp_path / "junk") == ()
-    assert x509.spans(tmp_path / "absent") == ()

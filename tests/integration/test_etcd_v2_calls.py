@@ -12,7 +12,7 @@ import structlog
 
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, encode_value
-from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import ApiMissing, RegistryUnavailable, RevisionCompacted
 from pyflanneld.etcd.access import EtcdAccess
 from pyflanneld.etcd.members import Members
 from pyflanneld.etcd.timing import Timing
@@ -20,7 +20,6 @@ from pyflanneld.etcd.v2.create import CreatorV2
 from pyflanneld.etcd.v2.http import Http, HttpMember
 from pyflanneld.etcd.v2.keyspace import Tree
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
-from pyflanneld.etcd.v2.responses import ApiMissing
 from tests.support.etcd.client_v2 import RawEtcdV2
 from tests.support.etcd.registries import SHORT, opened
 from tests.support.etcd.server import Etcd, etcd_missing, running_etcd

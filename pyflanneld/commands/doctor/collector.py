@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from pyflanneld.commands.daemon_client import daemon_here
+from pyflanneld.commands.docker_opts import installed_version
 from pyflanneld.commands.doctor.checks.host import dropping_chains
 from pyflanneld.commands.doctor.host_facts import (
     Certificate,
@@ -53,9 +54,9 @@ from pyflanneld.etcd.member_probe import probe_member, rights
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
 from pyflanneld.firewall.command_runner import Programs, program_directories
 from pyflanneld.netlink.policy_rules import list_policy_rules
-from pyflanneld.state.node import Context
-from pyflanneld.system import procfs, x509
-from pyflanneld.system.docker_version import installed
+from pyflanneld.state.context import Context
+from pyflanneld.system import procfs
+from pyflanneld.system.certificates import validity_in_file
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import usable_config
 
@@ -114,12 +115,12 @@ def etcdctl_words(settings: Settings, api: int) -> tuple[str, ...]:
 
 def _certificates(settings: Settings) -> tuple[Certificate, ...]:
     files = (("--etcd-cafile", settings.etcd_cafile), ("--etcd-certfile", settings.etcd_certfile))
-    return tuple(Certificate(role, str(path), x509.spans(path)) for role, path in files if path)
+    return tuple(Certificate(role, str(path), validity_in_file(path)) for role, path in files if path)
 
 
 def _subnet_file(context: Context) -> dict[str, Any]:
     try:
-        return {"subnet_text": context.subnet_file.read()}
+        return {"subnet_text": context.ports.subnet_file.read()}
     except UnicodeDecodeError:
         return {"subnet_error": "is not text"}
     except OSError as error:
@@ -180,9 +181,9 @@ async def _config(context: Context, settings: Settings, members: Sequence[Member
     if all(member.fault is not None for member in members):
         return {"members": tuple(members)}
     known: dict[str, Any] = {}
-    key = f"{context.options.prefix}/config"
+    key = f"{context.settings.etcd_prefix}/config"
     try:
-        record = await context.registry.read_config()
+        record = await context.discovery.read_config()
         if record.value is None:
             known["config_error"] = f"there is none at {key}"
         else:
@@ -269,15 +270,15 @@ def _with_our_address(records: Iterable[Record], public_ip: object, own: Record)
 async def _rules(context: Context, config: NetworkConfig | None) -> FirewallFacts:
     missing: list[str] = []
     nft = config is not None and config.nftables
-    if context.options.forward_rules or context.options.ip_masq:
+    if context.settings.iptables_forward_rules or context.settings.ip_masq:
         try:
-            context.firewall.need_nft() if nft else context.firewall.need_iptables(Family.IPV4)
+            context.ports.firewall.need_nft() if nft else context.ports.firewall.need_iptables(Family.IPV4)
         except ProgramMissing:
             missing.append("nft" if nft else "iptables")
     saved, failed = None, ""
     try:
-        context.firewall.need_iptables(Family.IPV4)
-        saved = await context.firewall.save(Family.IPV4, None)
+        context.ports.firewall.need_iptables(Family.IPV4)
+        saved = await context.ports.firewall.save(Family.IPV4, None)
     except FirewallError as error:
         failed = str(error)
     return FirewallFacts(saved, failed, tuple(missing), await _dropping())
@@ -291,7 +292,7 @@ async def _dropping() -> tuple[str, ...]:
 
 
 def _docker(processes: Iterable[Process]) -> Docker:
-    found = installed()
+    found = installed_version()
     option = "allow-direct-routing"
     words = {word for process in processes if process.name == "dockerd" for word in process.words}
     direct = bool({f"--{option}", f"--{option}=true"} & words)

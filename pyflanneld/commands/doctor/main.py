@@ -13,8 +13,8 @@ from pyflanneld.commands.doctor.finding import Finding, Verdict, warn
 from pyflanneld.commands.doctor.host_facts import Facts
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, json_text
 from pyflanneld.commands.read_only_ports import read_only_context
-from pyflanneld.config.flags import FLAGS
-from pyflanneld.config.settings import Settings, load_as_daemon
+from pyflanneld.config.load import load_as_daemon
+from pyflanneld.config.settings import FLAGS, Settings
 
 TITLE = """\
 pyflanneld doctor: check this host, its etcd and its peers, and change nothing.
@@ -52,7 +52,7 @@ async def _collect(settings: Settings) -> Facts:
     try:
         return await collect(context, settings)
     finally:
-        await context.registry.close()
+        await context.discovery.close()
         await context.kernel.close()
 
 

@@ -4,6 +4,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, overlap
@@ -11,7 +12,7 @@ from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.lease.reservations import LeaseReading, read_lease
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.network.config import NetworkConfig, SubnetRange, SubnetRange6
+from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.status.dry_run import connected
 from pyflanneld.core.strict_json import parse_object
 
@@ -31,7 +32,9 @@ def config_facts(config: NetworkConfig) -> list[tuple[str, str]]:
     return found
 
 
-def _range_facts(prefix: str, subnet_range: SubnetRange | SubnetRange6) -> list[tuple[str, str]]:
+def _range_facts(
+    prefix: str, subnet_range: SubnetRange[IPv4Network] | SubnetRange[IPv6Network]
+) -> list[tuple[str, str]]:
     bits = subnet_range.network.max_prefixlen - subnet_range.subnet_len
     hosts = (int(subnet_range.subnet_max) - int(subnet_range.subnet_min) >> bits) + 1
     # The network's address, the broadcast and the bridge's own are no container's; IPv6 has no broadcast.

@@ -18,12 +18,12 @@ from weakref import WeakSet
 import aiohttp
 from yarl import URL
 
-from pyflanneld.errors import RegistryError, RegistryUnavailable
+from pyflanneld.errors import ApiMissing, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess
 from pyflanneld.etcd.members import Members
 from pyflanneld.etcd.timing import Timing
 from pyflanneld.etcd.tls import Tls
-from pyflanneld.etcd.v2.responses import Answer, ApiMissing, V2Refused, checked, unavailable
+from pyflanneld.etcd.v2.responses import Answer, V2Refused, checked, unavailable
 
 Form = Mapping[str, bytes | str | int]
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
-from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
+from pyflanneld.errors import ApiMissing, RegistryDenied, RegistryError, RegistryUnavailable
 
 KEY_NOT_FOUND: Final = 100
 COMPARE_FAILED: Final = 101
@@ -50,10 +50,6 @@ class V2Refused(RegistryUnavailable):
         super().__init__(text)
         self.code = code
         self.answer = answer
-
-
-class ApiMissing(RegistryUnavailable):
-    """The server answers, and has no v2 API (any more), or has it switched off."""
 
 
 class _Error(BaseModel):

@@ -4,7 +4,7 @@ from ipaddress import IPv4Network
 
 from pyflanneld.commands.doctor.finding import Finding, bad, ok, quoted, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts
-from pyflanneld.core.docker import FILTERS, DockerVersion, Leased, bridge_complaint, remark
+from pyflanneld.core.docker import FIRST_FILTERING, DockerVersion, Leased, bridge_complaint, direct_routing_hint
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.subnet_env import assignments
 from pyflanneld.core.link.selection import Link
@@ -100,11 +100,11 @@ def docker_version(facts: Facts) -> Finding:
         found = DockerVersion.parse(facts.docker.version)
     except Invalid as error:
         return skipped("Docker", str(error))
-    if found < FILTERS:
+    if found < FIRST_FILTERING:
         return ok("Docker", f"{found} accepts packets from other hosts")
     if facts.docker.direct_routing:
         return ok("Docker", f"{found}, set to accept packets from other hosts (allow-direct-routing)")
     leased = _leased(facts)
-    fix = (remark(leased, found) if leased else None) or "pyflanneld docker-opts --direct-routing"
+    fix = (direct_routing_hint(leased, found) if leased else None) or "pyflanneld docker-opts, then restart Docker"
     why = "from version 28 on, Docker drops packets from other hosts to its containers"
     return warn("Docker", f"{found}, without allow-direct-routing", why, fix)
