@@ -1,4 +1,4 @@
-"""Tool: what really happened, as told by others than the daemon: ``ip monitor`` and ``ping``."""
+"""Tool: measurements that are independent of the daemon: ``ip monitor`` and ``ping``."""
 
 import re
 import signal
@@ -43,7 +43,7 @@ class _Recorder:
             self._process.wait(timeout=5.0)
 
     def _text(self) -> str:
-        """Return what was printed so far. The file's position is the program's too, so it is read from the side."""
+        """Return what was printed so far. Opened anew, as the program shares the file's position."""
         return Path(f"/proc/self/fd/{self._output.fileno()}").read_text(errors="replace")
 
 
@@ -56,7 +56,7 @@ class RouteEvent:
 
     @property
     def deleted(self) -> bool:
-        """Say whether the route went away."""
+        """Return whether the route was deleted."""
         return self.text.startswith("Deleted ")
 
 
@@ -111,7 +111,7 @@ class Ping(_Recorder):
         return frozenset(int(number) for number in re.findall(r"icmp_seq=(\d+) ttl=", self._text()))
 
     def result(self) -> Traffic:
-        """End the traffic and return what came of it. The very last packet may be on its way and does not count."""
+        """End the traffic and return its result. The last packet may still be under way and does not count."""
         self._end(signal.SIGINT)
         found = re.search(r"(\d+) packets transmitted", self._text())
         sent = int(found[1]) - 1 if found else 0

@@ -118,7 +118,7 @@ def test_etcd_down_from_the_start_and_later() -> None:
             await asyncio.sleep(30)
             assert report(node)["etcd"]["heard_s_ago"] is None
             assert findings(node)["etcd.unavailable"]["blocks"]
-            assert "not heard of yet" in text(node)
+            assert "no answer yet" in text(node)
             node.registry.down = None
             await until(lambda: node.ready, 30)
             node.registry.down = RegistryUnavailable("no member answers")
