@@ -85,7 +85,7 @@ soak: need-root test-programs venv ## one fault after the other for MINUTES=20, 
 bench: need-root bench-programs venv ## measure speed and cost, beside ip -batch and other flanneld programs (root)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-docs: venv ## write what is made from the code: the man page, and the flag table of docs/configuration.md
+docs: venv ## write what is made from the code: man page, completion scripts, flag table of docs/configuration.md
 	@$(BIN)/python .ci/docs.py
 
 bench-scaling: demo-programs venv ## a large cluster: model, simulation, and 200 nodes on a real etcd (4 min)

@@ -56,7 +56,7 @@ def _wait(_number: int, _frame: object) -> None:
 
 
 def _run_daemon(words: list[str]) -> int:
-    from pyflanneld.config.settings import load
+    from pyflanneld.config.load import load
 
     settings = load(words, os.environ, forms=_forms)
     os.environ.pop("FLANNELD_ETCD_PASSWORD", None)  # nothing that is started from here shall inherit it

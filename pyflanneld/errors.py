@@ -8,6 +8,7 @@
     ├── AlreadyRunning         73   another pyflanneld serves this network or this subnet file
     ├── PortTaken              73   the health port is in use
     ├── NoDaemon                3   of the commands: there is no running daemon to ask
+    ├── RequestRefused          1   of the commands: a check, or the daemon, says no; nothing was changed
     ├── LeaseLost              75   our subnet belongs to another node now
     ├── RegistryError           1
     │   ├── RegistryUnavailable     wait and try again; the outcome of a write may be unknown
@@ -69,6 +70,10 @@ class NoDaemon(PyflanneldError):
     """No running daemon can be asked, or it does not answer; the message says what to do."""
 
     exit_code = 3
+
+
+class RequestRefused(PyflanneldError):
+    """A command's request must not or cannot be carried out: by its own check, or by the daemon's answer."""
 
 
 class LeaseLost(PyflanneldError):

@@ -9,7 +9,17 @@ from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Protocol
 
-from pyflanneld.core.etcd_types import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
+from pyflanneld.core.etcd_types import (
+    ConfigRecord,
+    Gone,
+    Position,
+    Put,
+    Record,
+    Renewal,
+    Snapshot,
+    TimeLeft,
+    TimeToLive,
+)
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.core.link.neighbours import Neighbour
 from pyflanneld.core.link.selection import Link
@@ -56,8 +66,8 @@ class Registry(Protocol):
         """
         ...
 
-    def watch_subnets(self, since: Snapshot) -> AbstractAsyncContextManager[AsyncIterator[tuple[Put | Gone, ...]]]:
-        """Deliver, in order, every change after *since*; an empty tuple is a sign of life.
+    def watch_subnets(self, after: Position) -> AbstractAsyncContextManager[AsyncIterator[tuple[Put | Gone, ...]]]:
+        """Deliver, in order, every change after *after*; an empty tuple is a sign of life.
 
         Raises, from the iterator: ``RevisionCompacted``; ``HistoryChanged`` when answered by another cluster or an
         older history; ``RegistryUnavailable`` when cancelled, cut off, or silent for too long. After any of them the
@@ -158,10 +168,11 @@ class Discovery(Protocol):
 
 
 class Change(enum.Flag):
-    """What a kernel notification was about."""
+    """What has changed. The kernel reports the first two."""
 
     ROUTES = enum.auto()
     LINKS = enum.auto()
+    PEERS = enum.auto()
 
 
 class Kernel(Protocol):

@@ -1,8 +1,8 @@
-"""``pyflanneld cleanup``: takes away what a daemon that is no more has left on this host. Shell side.
+"""``pyflanneld cleanup``: remove what a stopped daemon has left on this host. Shell side.
 
-Only what carries our mark goes: routes of our protocol inside networks that are known to be ours, flannel's chains and
-table about these networks, and on demand the lease that address and subnet file say is this host's. Nothing is taken
-away under a daemon that runs: the command holds the daemon's lock while it works.
+It removes only what carries our mark: routes of our protocol inside our networks, flannel's chains and table about
+these networks, and on demand the lease that both the address and the subnet file prove to be this host's. It removes
+nothing while a daemon runs: the command holds the daemon's lock while it works.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld.commands.common_flags import OWN, is_on, own_switch
+from pyflanneld.commands.daemon_client import daemon_here
 from pyflanneld.commands.plan import GO_DAEMON
-from pyflanneld.commands.read_only_ports import only_looking, silent_log
-from pyflanneld.commands.running_daemon import daemon_here
-from pyflanneld.config.flags import FLAGS
+from pyflanneld.commands.read_only_ports import read_only_context, silent_log
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
-from pyflanneld.config.settings import Settings, load_as_daemon
+from pyflanneld.config.load import load_as_daemon
+from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.core.families import Network
 from pyflanneld.core.firewall.rules import SECTIONS, Family
 from pyflanneld.core.invalid import Invalid
@@ -31,39 +31,39 @@ from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.core.routes.plan import Drop, KernelRoute
 from pyflanneld.daemon import wiring
 from pyflanneld.errors import AlreadyRunning, FirewallError, PyflanneldError, RegistryError, UsageError
-from pyflanneld.state.node import Context
+from pyflanneld.state.context import Context
 from pyflanneld.system import lock, procfs
 from pyflanneld.system.state_file import NAME as LAST_GOOD
 from pyflanneld.tasks.firewall.jobs import Removal, iptables_removals, nft_removals, remove
 from pyflanneld.tasks.link import first_link
 
 TITLE = """\
-pyflanneld cleanup: takes away what the daemon has left on this host, once it is stopped.
+pyflanneld cleanup: remove what a stopped daemon has left on this host.
 
 Usage: pyflanneld cleanup [--release] [--dry-run] [--network=CIDR] [flags]
 
 Give it the daemon's flags, or its FLANNELD_* variables. It removes routes with our protocol number inside the network
-(that which etcd or the subnet file names), flannel's firewall rules about it, and what is kept in --state-dir. Routes
-of others stay. With --release it also deletes this host's lease and then the subnet file: the next start takes any
-free subnet. It may be repeated at any time.
+that etcd or the subnet file names, flannel's firewall rules about it, and the saved state in --state-dir. Foreign
+routes stay. With --release it also deletes this host's lease and then the subnet file: the next start takes any free
+subnet. It may be repeated at any time.
 
-Exit codes: 0 nothing of ours is left, 1 something is, and the output says what, 2 wrong usage, 73 a pyflanneld runs
+Exit codes: 0 nothing of ours is left, 1 something is left (the output says what), 2 wrong usage, 73 a pyflanneld runs
 here: stop it first.
 """
-_RELEASE = own_switch("release", "Delete this host's lease and the subnet file too.")
-_DRY_RUN = own_switch("dry-run", "Only say what would be removed.")
+_RELEASE = own_switch("release", "Also delete this host's lease and the subnet file.")
+_DRY_RUN = own_switch("dry-run", "Only show what would be removed.")
 _NETWORK = Flag(
-    "network", FlagKind.STRINGS, (), "The cluster's network, where neither etcd nor the subnet file can tell.", "CIDR",
+    "network", FlagKind.STRINGS, (), "The cluster's network, if neither etcd nor the subnet file names it.", "CIDR",
     OWN, from_env=False,
 )  # fmt: skip
 CLEANUP_FLAGS = (_RELEASE, _DRY_RUN, _NETWORK, *FLAGS)
 
 
 def main(words: Sequence[str]) -> int:
-    """Do what *words* (those after ``cleanup``) ask for; return the exit code.
+    """Run the command with *words*, those after ``cleanup``; return the exit code.
 
     Raises:
-        UsageError: they cannot be understood.
+        UsageError: the command line is wrong.
     """
     settings, given = load_as_daemon(words, os.environ, title=TITLE, own=(_RELEASE, _DRY_RUN, _NETWORK))
     named, dry_run = _networks(given["network"]), is_on(given, _DRY_RUN)
@@ -91,31 +91,31 @@ def _networks(given: Given) -> tuple[Network, ...]:
 
 
 async def _clean(settings: Settings, named: Sequence[Network], *, release: bool, dry_run: bool) -> int:
-    context = only_looking(settings) if dry_run else wiring.context(settings, silent_log(settings))
-    cleaning = Cleaning(context, settings, dry_run=dry_run)
+    context = read_only_context(settings) if dry_run else wiring.build_context(settings, silent_log(settings))
+    cleanup = Cleanup(context, settings, dry_run=dry_run)
     try:
-        config = await cleaning.config()
-        networks = known_networks(config, cleaning.subnet_text, named)
-        await cleaning.routes(networks)
-        await cleaning.rules(networks)
+        config = await cleanup.config()
+        networks = known_networks(config, cleanup.subnet_text, named)
+        await cleanup.routes(networks)
+        await cleanup.rules(networks)
         if settings.state_dir is not None:
-            cleaning.file(settings.state_dir / LAST_GOOD)
+            cleanup.file(settings.state_dir / LAST_GOOD)
         if release:
-            await cleaning.release()
+            await cleanup.release()
     finally:
         await context.discovery.close()
         await context.kernel.close()
-    if not cleaning.removed and not cleaning.left:
-        _say("there is nothing of ours here")
-    return 1 if cleaning.left else 0
+    if not cleanup.removed and not cleanup.left:
+        _print("there is nothing of ours here")
+    return 1 if cleanup.left else 0
 
 
-class Cleaning:
-    """One run, told line by line.
+class Cleanup:
+    """One run, reported line by line.
 
     Attributes:
-        removed: how many things have gone, or would go.
-        left: how many are still there that should not be.
+        removed: how many things were, or would be, removed.
+        left: how many could not be removed.
     """
 
     def __init__(self, context: Context, settings: Settings, *, dry_run: bool) -> None:
@@ -123,18 +123,18 @@ class Cleaning:
         self._context = context
         self._settings = settings
         self._dry_run = dry_run
-        self._etcd_trouble = ""
+        self._etcd_error = ""
         self.subnet_text = ""
         with suppress(OSError, UnicodeDecodeError):
-            self.subnet_text = context.subnet_file.read() or ""
+            self.subnet_text = context.ports.subnet_file.read() or ""
 
     async def config(self) -> NetworkConfig | None:
-        """Return the network configuration, ``None`` where it cannot be had: the subnet file may know enough."""
+        """Return the network configuration, ``None`` where it cannot be read: the subnet file may name the network."""
         try:
             value = (await self._context.discovery.read_config()).value
             return parse_config(value) if value is not None else None
         except RegistryError as error:
-            self._etcd_trouble = str(error)
+            self._etcd_error = str(error)
         except Invalid:
             pass
         return None
@@ -155,17 +155,15 @@ class Cleaning:
                 self._leave(what, f"the kernel refuses: {errno.errorcode.get(failed[change], failed[change])}")
             else:
                 self._remove(what)
-        self._say_others(others, names, networks)
+        self._report_others(others, names, networks)
 
-    def _say_others(
-        self, others: Sequence[KernelRoute], names: dict[int, str], networks: Sequence[Network]
-    ) -> None:
+    def _report_others(self, others: Sequence[KernelRoute], names: dict[int, str], networks: Sequence[Network]) -> None:
         for route in others if networks else ():
-            _say(f"left route {_shown(route, names)}: outside {', '.join(map(str, networks))}, another daemon's")
+            _print(f"left route {_shown(route, names)}: outside {', '.join(map(str, networks))}, another daemon's")
         if not networks and others:
-            why = f"etcd cannot be asked ({self._etcd_trouble})" if self._etcd_trouble else "etcd names no network"
+            why = f"etcd cannot be read ({self._etcd_error})" if self._etcd_error else "etcd names no network"
             what = f"{len(others)} route{'s' if len(others) > 1 else ''} of protocol {self._settings.route_protocol}"
-            self._leave(what, f"{why}, nor does the subnet file: say which network with --network")
+            self._leave(what, f"{why}, nor does the subnet file: name the network with --network")
 
     async def rules(self, networks: Sequence[Network]) -> None:
         """Remove flannel's chains and table about *networks*."""
@@ -186,7 +184,7 @@ class Cleaning:
         what = f"rules {' '.join(removal.where.values())} in {removal.program} ({removal.family.value})"
         go = next((process for process in procfs.processes() if process.name == GO_DAEMON), None)
         if go is not None:
-            _say(f"left {what}: a Go flanneld keeps them too, {go}")
+            _print(f"left {what}: a Go flanneld maintains them too, {go}")
             return
         try:
             if not self._dry_run:
@@ -196,7 +194,7 @@ class Cleaning:
             self._leave(what, str(error))
 
     async def release(self) -> None:
-        """Delete our lease, if address and file say that it is ours, and then the file."""
+        """Delete this host's lease, if the address and the subnet file prove it, and then the file."""
         try:
             subnet = previous_subnet(self.subnet_text)
             public_ip = self._settings.public_ip or (await first_link(self._context))[1].address
@@ -206,18 +204,18 @@ class Cleaning:
         if isinstance(found, NotOurs):
             if not found.gone:
                 return self._leave("the lease", found.why)
-            _say(f"gone the lease: {found.why}")
+            _print(f"no lease: {found.why}")
         elif await self._delete(found.record):
             self._remove(f"lease {found.subnet}")
         else:
-            return self._leave(f"lease {found.subnet}", "somebody has changed it this moment; try again")
+            return self._leave(f"lease {found.subnet}", "somebody changed it at this moment; try again")
         return self.file(Path(self._settings.subnet_file))
 
     async def _delete(self, record: Any) -> bool:
         return self._dry_run or await self._context.registry.delete_subnet(record)
 
     def file(self, path: Path) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         try:
             if self._dry_run:
                 path.lstat()
@@ -231,19 +229,19 @@ class Cleaning:
 
     def _remove(self, what: str) -> None:
         self.removed += 1
-        _say(f"{'would remove' if self._dry_run else 'removed'} {what}")
+        _print(f"{'would remove' if self._dry_run else 'removed'} {what}")
 
     def _leave(self, what: str, why: str) -> None:
         self.left += 1
-        _say(f"not removed {what}: {why}")
+        _print(f"not removed {what}: {why}")
 
 
 def _shown(route: KernelRoute, names: dict[int, str]) -> str:
     if route.blackhole:
         return f"blackhole {route.dst}"
-    way = f" via {route.gateway}" if route.gateway else ""
-    return f"{route.dst}{way} dev {names.get(route.link_index, route.link_index)}"
+    via = f" via {route.gateway}" if route.gateway else ""
+    return f"{route.dst}{via} dev {names.get(route.link_index, route.link_index)}"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text + "\n")

@@ -1,12 +1,13 @@
-"""Flags that several sub-commands have beside the daemon's."""
+"""Flags that several sub-commands have in addition to the daemon's."""
 
 from collections.abc import Mapping
 
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
-from pyflanneld.errors import UsageError
 
 OWN = "this command"
-OUTPUT = Flag("output", FlagKind.STRING, "text", "text or json.", "FORMAT", OWN, from_env=False)
+OUTPUT = Flag(
+    "output", FlagKind.STRING, "text", "text or json.", "FORMAT", OWN, from_env=False, choices=("text", "json")
+)
 
 
 def own_switch(name: str, text: str) -> Flag:
@@ -15,17 +16,10 @@ def own_switch(name: str, text: str) -> Flag:
 
 
 def is_on(given: Mapping[str, Given], flag: Flag) -> bool:
-    """Say whether a true-or-false flag is set."""
+    """Return whether a true-or-false flag is set."""
     return given[flag.name].value is True
 
 
 def wants_json(given: Mapping[str, Given]) -> bool:
-    """Say whether ``OUTPUT`` asks for JSON.
-
-    Raises:
-        UsageError: it asks for something else than that or text.
-    """
-    item = given[OUTPUT.name]
-    if item.value not in ("text", "json"):
-        raise UsageError(f"{item.written}: {item.value!a} is not usable: text or json is needed")
-    return item.value == "json"
+    """Return whether ``OUTPUT`` asks for JSON."""
+    return given[OUTPUT.name].value == "json"

@@ -1,10 +1,12 @@
-"""``pyflanneld completion SHELL``: a script that completes sub-commands, flags, and the values that are known.
+"""``pyflanneld completion SHELL``: print a script that completes sub-commands, flags, and the values that are known.
 
-The scripts are made from the declarations and hold all words themselves: completing starts no Python.
+The scripts are made from the declarations by ``make docs`` and stand next to this module, in ``completions/``. They
+hold all words themselves: to complete a line starts no Python.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 from pyflanneld.config.go_flags import Flag
 from pyflanneld.errors import UsageError
@@ -21,6 +23,8 @@ zsh: put it as _pyflanneld into a folder of $fpath, such as /usr/local/share/zsh
 
 fish: put it into /etc/fish/completions/pyflanneld.fish.
 """
+SHELLS = ("bash", "zsh", "fish")
+SCRIPTS = Path(__file__).with_name("completions")
 
 
 def main(words: Sequence[str]) -> int:
@@ -32,10 +36,7 @@ def main(words: Sequence[str]) -> int:
     if any(word in ("-h", "-help", "--help") for word in words):
         sys.stdout.write(TITLE)
         return 0
-    from pyflanneld.commands.shells import bash, fish, zsh
-
-    scripts: Mapping[str, Callable[[], str]] = {"bash": bash, "zsh": zsh, "fish": fish}
-    if len(words) != 1 or words[0] not in scripts:
-        raise UsageError(f"completion needs the name of one shell: {', '.join(scripts)}")
-    sys.stdout.write(scripts[words[0]]())
+    if len(words) != 1 or words[0] not in SHELLS:
+        raise UsageError(f"completion needs the name of one shell: {', '.join(SHELLS)}")
+    sys.stdout.write((SCRIPTS / f"pyflanneld.{words[0]}").read_text("utf-8"))
     return 0

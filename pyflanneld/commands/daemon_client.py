@@ -1,31 +1,35 @@
-"""Finding the daemons of this network namespace, and asking one. Shell side; the standard library only, to be quick.
+"""Find the daemons of this network namespace, and ask one. Shell side; imports little, to start quickly.
 
-The daemons' sockets are abstract (``http.operator``), so /proc/net/unix lists them, for this namespace alone.
+The daemons' sockets and locks are abstract (``http.operator``, ``system.lock``), so /proc/net/unix lists them, for this
+namespace alone.
 """
 
 import http.client
 import json
 import re
 import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyflanneld.commands.common_flags import OWN
-from pyflanneld.config.go_flags import Flag, FlagKind, Given
-from pyflanneld.errors import NoDaemon, PyflanneldError, UsageError
-from pyflanneld.system import lock
+from pyflanneld.commands.common_flags import OUTPUT, OWN, wants_json
+from pyflanneld.config import usage
+from pyflanneld.config.go_flags import Flag, FlagKind, Given, HelpAsked, fill_in, read_mixed
+from pyflanneld.core.host import Process
+from pyflanneld.errors import NoDaemon, RequestRefused, UsageError
+from pyflanneld.system import lock, procfs
+
+if TYPE_CHECKING:
+    from pyflanneld.config.settings import Settings
 
 TIMEOUT_S = 5.0
 BUSY_S = 0.2
 _WHICH = "Which daemon: the one with this subnet file."
 SUBNET_FILE = Flag("subnet-file", FlagKind.STRING, "", _WHICH, "PATH", OWN, from_env=False)
 _SOCKET = re.compile(r"@(pyflanneld/operator/[0-9a-f]{32})$")
-
-
-class RequestRefused(PyflanneldError):
-    """The daemon answers that it will not, or cannot."""
 
 
 class DaemonClient:
@@ -39,11 +43,11 @@ class DaemonClient:
         return self._ask("GET", path, None)
 
     def post(self, path: str, value: object) -> Any:
-        """Send *value* there as JSON and return the answer. Raises ``NoDaemon``, ``RequestRefused``."""
+        """Send *value* to *path* as JSON and return the answer. Raises ``NoDaemon``, ``RequestRefused``."""
         return self._ask("POST", path, json.dumps(value))
 
     def _ask(self, method: str, path: str, body: str | None) -> Any:
-        """Ask, and ask again where the daemon hangs up: it does so while too many ask at the same time."""
+        """Ask, and ask again when the daemon hangs up: it does so while it has too many clients."""
         give_up_at = time.monotonic() + TIMEOUT_S
         while True:
             try:
@@ -83,41 +87,94 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(f"\0{self._name}")
 
 
-def chosen(subnet_file: Given) -> DaemonClient:
-    """Return the daemon that is meant.
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a command asks: which daemon, in which output format, with which other flags and words."""
+
+    daemon: DaemonClient
+    output: str
+    given: dict[str, Given]
+    words: list[str] = field(default_factory=list)
+
+
+def run_query(
+    command: str,
+    words: Sequence[str],
+    title: str,
+    flags: Sequence[Flag],
+    act: Callable[[Query], int],
+    most_words: int = 0,
+) -> int:
+    """Read the command line, find the daemon, *act*; return the exit code.
+
+    Raises:
+        UsageError: the command line is wrong.
+    """
+    read = read_or_help(command, words, title, flags, most_words)
+    if read is None:
+        return 0
+    plain, given = read
+    output = "json" if OUTPUT.name in given and wants_json(given) else "text"
+    try:
+        return act(Query(find_daemon(given[SUBNET_FILE.name]), output, given, plain))
+    except (NoDaemon, RequestRefused) as error:
+        sys.stderr.write(f"pyflanneld {command}: {error}\n")
+        return error.exit_code
+
+
+def read_or_help(
+    command: str, words: Sequence[str], title: str, flags: Sequence[Flag], most_words: int = 0
+) -> tuple[list[str], dict[str, Given]] | None:
+    """Split the command line into its words and all flags; ``None`` after ``--help`` was answered.
+
+    Raises:
+        UsageError: the command line is wrong.
+    """
+    try:
+        found, plain = read_mixed(words, flags)
+    except HelpAsked:
+        sys.stdout.write(usage.usage(title, flags))
+        return None
+    if len(plain) > most_words:
+        raise UsageError(f"{command} does not take {plain[most_words]!a}")
+    return plain, fill_in(found, {}, flags)
+
+
+def find_daemon(subnet_file: Given) -> DaemonClient:
+    """Return the daemon with this subnet file.
 
     Args:
-        subnet_file: the flag ``SUBNET_FILE``; its default means: the only one there is.
+        subnet_file: the flag ``SUBNET_FILE``; its default means: the only daemon there is.
 
     Raises:
         NoDaemon: there is none.
         UsageError: there are several, and none was named.
     """
-    names = running()
+    names = daemon_sockets()
     if subnet_file.value:
         path = Path(str(subnet_file.value))
         name = lock.abstract_name("operator", lock.file_key(path))[1:]
         if name not in names:
-            raise NoDaemon(f"no pyflanneld with the subnet file {path} runs in this network namespace{_others(names)}")
+            raise NoDaemon(f"no pyflanneld with the subnet file {path} runs in this network namespace{_list(names)}")
         return DaemonClient(name)
     match names:
         case []:
             raise NoDaemon(
-                "no pyflanneld runs in this network namespace: start it, or look with `ip netns` for the one it runs in"
+                "no pyflanneld runs in this network namespace: start it, or find its namespace with `ip netns`"
             )
         case [name]:
             return DaemonClient(name)
-    raise UsageError(f"several daemons run here; name one with --subnet-file:{_others(names)}")
+    raise UsageError(f"several daemons run here; name one with --subnet-file:{_list(names)}")
 
 
-def running() -> list[str]:
+def daemon_sockets() -> list[str]:
     """Return the socket names of the daemons in this network namespace."""
     lines = Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()
     found = (match[1] for line in lines if (match := _SOCKET.search(line)))
     return sorted(set(found))
 
 
-def _others(names: Sequence[str]) -> str:
+def _list(names: Sequence[str]) -> str:
     """Return one line for each daemon, with its subnet file."""
     lines = []
     for name in names:
@@ -127,3 +184,24 @@ def _others(names: Sequence[str]) -> str:
             continue
         lines.append(f"\n  --subnet-file={report['file']['path']}  (pid {report['pid']})")
     return "".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningDaemon:
+    """A daemon: what it serves, and its process where that can be found."""
+
+    what: str
+    process: Process | None
+
+    def __str__(self) -> str:
+        return f"a pyflanneld{f' (pid {self.process.pid})' if self.process else ''} serves {self.what}"
+
+
+def daemon_here(settings: "Settings") -> RunningDaemon | None:
+    """Return the daemon that holds the lock which a daemon with these settings would take; takes no lock itself."""
+    network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
+    for name, what in lock.lock_names(network, settings.subnet_file).items():
+        number = procfs.unix_listener(name)
+        if number is not None:
+            return RunningDaemon(what, procfs.owner_of(number))
+    return None

@@ -1,9 +1,9 @@
-"""Tool: ``pyflanneld docker-opts``, in the place of flannel's ``mk-docker-opts.sh``.
+"""Tool: ``pyflanneld docker-opts``, which replaces flannel's ``mk-docker-opts.sh``.
 
-Same options, same file, and the script's exit code 1 for whatever goes wrong, ``-h`` and a wrong option included. As
-its version of v0.28.9 does, and that of v0.11.0 does not, it ends with 1, the file being written, when the routing
-table has a way to the own subnet through another node: Docker's bridge would compete with it. Other than the script,
-it never writes options without a subnet, with which Docker would start on one of its own: the file stays as it was.
+It has the script's options, file and exit code: 1 for every failure, and for ``-h`` and a wrong option. As the script
+of v0.28.9 (not that of v0.11.0), it writes the file and then ends with 1 when the routing table has a route to this
+host's subnet through another node, because Docker's bridge would compete with that route. Unlike the script, it writes
+nothing without a subnet: with empty options Docker would start on a subnet of its own.
 """
 
 import argparse
@@ -11,6 +11,8 @@ import asyncio
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
@@ -22,13 +24,18 @@ from pyflanneld.core.docker import DockerVersion, Leased
 from pyflanneld.core.invalid import Invalid, shown
 from pyflanneld.core.lease.subnet_env import assignments
 from pyflanneld.errors import KernelError, UsageError
-from pyflanneld.system import docker_version
 from pyflanneld.system.atomic_files import write_file
 
 _SUBNET_FILE = Path("/run/flannel/subnet.env")
 _DOCKER_FILE = Path("/run/docker_opts.env")
 _STDOUT = frozenset({"-", "/dev/stdout"})
-_ROUTE_PROTOCOL = 103  # any: nothing is put here
+_ROUTE_PROTOCOL = 103  # any: this command changes no route
+_VERSION_TIMEOUT_S = 5.0
+_VERSION_COMMANDS = (
+    ("dockerd", "--version"),  # needs no running daemon
+    ("docker", "version", "--format", "{{.Server.Version}}"),
+)
+_REMOTE_VARIABLES = frozenset({"DOCKER_HOST", "DOCKER_CONTEXT"})  # the client would ask another machine's daemon
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,9 +43,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _run(_arguments(argv))
     except (Invalid, UsageError) as error:
-        _say(str(error))
+        _report(str(error))
     except OSError as error:
-        _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _report(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return 1
 
 
@@ -60,50 +67,73 @@ def _run(given: argparse.Namespace) -> int:
             _write_json(given, leased, known)
         case "network":
             print(*docker.network_arguments(leased, known, given.trusted))
-    opened = not given.direct_routing or (given.format == "network" and known is not None)
-    if not opened and (remark := docker.remark(leased, known)):
-        _say(remark)
-    return _look_at_routes(leased.bridge.network)
+    settled = not given.direct_routing or (given.format == "network" and known is not None)
+    if not settled and (hint := docker.direct_routing_hint(leased, known)):
+        _report(hint)
+    return _check_routes(leased.bridge.network)
 
 
 def _subnet_file(path: Path) -> dict[str, str]:
-    """Return what the subnet file sets, nothing if there is none: the environment may have it all."""
+    """Return the variables that the subnet file sets; without a file none, for the environment may have them all."""
     try:
         return assignments(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not text") from None
+        raise UsageError(f"{path}: is not UTF-8 text") from None
 
 
 def _version(given: argparse.Namespace) -> DockerVersion | None:
-    """Return Docker's version as far as it matters for what was asked for."""
+    """Return Docker's version; ``None`` where it is unknown, or does not matter."""
     if not given.direct_routing:
         return None
-    found: DockerVersion | None = given.docker_version or docker_version.installed()
-    if given.trusted and (found is None or found < docker.ALLOWS):
-        raise UsageError(f"--trusted-interface needs Docker {docker.ALLOWS} or later; this is {found or 'not known'}")
+    found: DockerVersion | None = given.docker_version or installed_version()
+    if given.trusted and (found is None or found < docker.FIRST_ALLOWING):
+        needed = f"--trusted-interface needs Docker {docker.FIRST_ALLOWING} or later"
+        raise UsageError(f"{needed}; this is {found or 'not known'}")
     return found
+
+
+def installed_version() -> DockerVersion | None:
+    """Return the version of this host's Docker daemon; ``None`` where no program reports it."""
+    for program, *words in _VERSION_COMMANDS:
+        path = shutil.which(program)
+        if path is None:
+            continue
+        try:
+            return DockerVersion.parse(_output(path, *words))
+        except (OSError, subprocess.SubprocessError, Invalid):
+            continue
+    return None
+
+
+def _output(*command: str) -> str:
+    environ = {name: value for name, value in os.environ.items() if name not in _REMOTE_VARIABLES}
+    done = subprocess.run(  # noqa: S603 - Docker's own programs, with constant arguments
+        command, check=True, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
+        env=environ, timeout=_VERSION_TIMEOUT_S,
+    )
+    return done.stdout
 
 
 def _write_environment(
     given: argparse.Namespace, values: Mapping[str, str], leased: Leased, known: DockerVersion | None
 ) -> None:
     if given.docker_file.resolve() == given.subnet_file.resolve():
-        _say(f"{given.docker_file} is the subnet file, which pyflanneld will put right again: write elsewhere (-d)")
+        _report(f"{given.docker_file} is the subnet file, which pyflanneld rewrites: write to another file (-d)")
     both = given.single == given.combined
     wanted = docker.docker_options(leased, known)
     text = docker.environment_text(
         wanted, values, given.key, single=given.single or both, combined=given.combined or both
     )
     if str(given.docker_file) in _STDOUT:
-        print(text, end="")  # opened by its name, it would be another file to what writes there before and after us
+        print(text, end="")  # opened by its name, it would be a second file for others that write to it
     else:
         write_file(given.docker_file, text)
 
 
 def _write_json(given: argparse.Namespace, leased: Leased, known: DockerVersion | None) -> None:
-    """Print the options as JSON, or merge them into a ``daemon.json`` and say what has changed."""
+    """Print the options as JSON, or merge them into a ``daemon.json`` and report what has changed."""
     wanted = docker.docker_options(leased, known)
     if given.into is None:
         print(_json(docker.merged({}, wanted, leased)), end="")
@@ -116,7 +146,8 @@ def _write_json(given: argparse.Namespace, leased: Leased, known: DockerVersion 
     changed = [key for key, value in after.items() if key not in document or _json(document[key]) != _json(value)]
     if changed:
         write_file(given.into, _json(after))
-    _say(f"{given.into}: {', '.join(changed)} set; restart Docker" if changed else f"{given.into} is right already")
+    done = f"{', '.join(changed)} set; restart Docker" if changed else "nothing to change"
+    _report(f"{given.into}: {done}")
 
 
 def _document(path: Path) -> dict[str, object]:
@@ -125,9 +156,9 @@ def _document(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError):
-        raise UsageError(f"{path}: is no JSON; it stays as it is") from None
+        raise UsageError(f"{path}: is not JSON; nothing was changed") from None
     if not isinstance(document, dict):
-        raise UsageError(f"{path}: is no JSON object; it stays as it is")
+        raise UsageError(f"{path}: is not a JSON object; nothing was changed")
     return document
 
 
@@ -135,11 +166,11 @@ def _json(document: object) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _look_at_routes(subnet: IPv4Network) -> int:
-    """Return 1 when another node is the way to our own subnet; 0 also where nobody may look."""
+def _check_routes(subnet: IPv4Network) -> int:
+    """Return 1 when a route to this host's subnet leads to another node; 0 also where routes cannot be read."""
     from pyflanneld.netlink.kernel import NetlinkKernel  # late: --help needs no netlink
 
-    async def ways() -> list[str]:
+    async def gateways() -> list[str]:
         kernel = NetlinkKernel(protocol=_ROUTE_PROTOCOL)
         try:
             return [str(route.gateway) for route in await kernel.routes() if route.dst == subnet and route.gateway]
@@ -147,21 +178,21 @@ def _look_at_routes(subnet: IPv4Network) -> int:
             await kernel.close()
 
     try:
-        found = asyncio.run(ways())
+        found = asyncio.run(gateways())
     except KernelError as error:
-        _say(f"the routing table cannot be read: {error}")
+        _report(f"the routing table cannot be read: {error}")
         return 0
     if found:
-        _say(f"the routing table has our own subnet {subnet} via {', '.join(found)}: remove that route")
+        _report(f"the routing table has this host's subnet {subnet} via {', '.join(found)}: remove that route")
     return int(bool(found))
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(f"pyflanneld docker-opts: {text}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with the script's manners: how to use it goes to stderr, with exit code 1."""
+    """An argparse parser that behaves as the script: usage goes to stderr, with exit code 1."""
 
     def error(self, message: str) -> NoReturn:
         self.print_help(sys.stderr)
@@ -175,13 +206,13 @@ class _Help(argparse.Action):
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    reader = parser()
-    given = reader.parse_args(argv)
+    made = parser()
+    given = made.parse_args(argv)
     given.format = given.format or ("json" if given.into else "env")
     if given.into and given.format != "json":
-        reader.error(f"--into takes the json form, not --format={given.format}")
+        made.error(f"--into takes the json form, not --format={given.format}")
     if given.trusted and (given.format != "network" or not given.direct_routing):
-        reader.error("--trusted-interface is for --format=network, and not together with --no-direct-routing")
+        made.error("--trusted-interface is for --format=network, and not together with --no-direct-routing")
     return given
 
 
@@ -213,7 +244,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _variable(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no name of a shell variable")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not the name of a shell variable")
     return text
 
 
@@ -226,5 +257,5 @@ def _docker_version(text: str) -> DockerVersion:
 
 def _interface(text: str) -> str:
     if not re.fullmatch(r"[!-.0-9;-~]{1,15}", text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no interface")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not the name of an interface")
     return text

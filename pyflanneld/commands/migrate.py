@@ -1,8 +1,8 @@
-"""The sub-command ``pyflanneld migrate``: copies configuration and leases from etcd's v2 API to its v3 API.
+"""``pyflanneld migrate``: copy configuration and leases from etcd's v2 API to its v3 API. Shell side.
 
-Order is what makes it safe while daemons run: the leases go first and the configuration last, for a daemon that starts
-with ``--etcd-api=auto`` goes where the configuration is and has to find its lease there. While there are conflicts the
-configuration is held back. Nothing is overwritten or deleted, on either side, so it can be repeated at any time.
+The order makes it safe while daemons run: first the leases, last the configuration. A daemon that starts with
+``--etcd-api=auto`` uses the API that holds the configuration, and has to find its lease there. While there are
+conflicts the configuration is held back. Nothing is overwritten or deleted on either side, so it can be repeated.
 """
 
 import asyncio
@@ -16,23 +16,25 @@ from typing import Any
 
 import structlog
 
-from pyflanneld.config.flags import ETCD, FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind
-from pyflanneld.config.settings import load_some
+from pyflanneld.config.load import load_some
+from pyflanneld.config.settings import ETCD, FLAGS
 from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.migration import MigrationFate, MigrationStep, OldKey, plan_migration, same_config
 from pyflanneld.daemon.wiring import access
 from pyflanneld.errors import RegistryError
-from pyflanneld.logs import setup
+from pyflanneld.etcd.v2.registry import EtcdV2Registry
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from pyflanneld.logs.setup import configure_logging
 
 TITLE = """\
-pyflanneld migrate: copies the network configuration and the leases from etcd's v2 API to its v3 API.
+pyflanneld migrate: copy the network configuration and the leases from etcd's v2 API to its v3 API.
 
 Usage: pyflanneld migrate [flags]
 
-Leases keep the time they have left to live; reservations stay without one. Nothing is overwritten or deleted, and it
-may be repeated. Exit code 0: v3 holds everything; 1: it does not, and the output says why.
+Leases keep their remaining time to live; reservations stay without one. Nothing is overwritten or deleted, and it may
+be repeated. Exit code 0: v3 holds everything; 1: it does not, and the output says why.
 """
 MIGRATE_FLAGS = (
     *(flag for flag in FLAGS if flag.group == ETCD and flag.name != "etcd-api"),
@@ -43,15 +45,15 @@ _VERIFY_SLACK_S = 60
 
 
 def main(words: Sequence[str]) -> int:
-    """Run ``pyflanneld migrate`` with these arguments and return the exit code."""
+    """Run the command with *words*, those after ``migrate``; return the exit code."""
     settings, given = load_some(words, os.environ, title=TITLE, flags=MIGRATE_FLAGS)
-    setup.configure("console", 0)
-    _say(f"from etcd v2 to v3 at {', '.join(settings.etcd_endpoints)}, below {settings.etcd_prefix}")
+    configure_logging("console", 0)
+    _print(f"from etcd v2 to v3 at {', '.join(settings.etcd_endpoints)}, below {settings.etcd_prefix}")
     try:
         return asyncio.run(_migrate(access(settings), dry_run=given["dry-run"].value is True))
     except RegistryError as error:
         sys.stderr.write(f"pyflanneld migrate: {error}\n")
-        sys.stderr.write("it may be started again at any time: what has been copied is left as it is\n")
+        sys.stderr.write("it may be repeated at any time: what is copied already stays as it is\n")
         return 1
 
 
@@ -64,9 +66,6 @@ class _Stores:
 
 
 async def _migrate(access: Any, *, dry_run: bool) -> int:
-    from pyflanneld.etcd.v2.registry import EtcdV2Registry
-    from pyflanneld.etcd.v3.registry import EtcdV3Registry
-
     rng, log = Random(), structlog.get_logger("pyflanneld")
     async with AsyncExitStack() as stack:
         stores = _Stores(*(kind(access, rng=rng, log=log) for kind in (EtcdV2Registry, EtcdV3Registry)))
@@ -78,22 +77,22 @@ async def _migrate(access: Any, *, dry_run: bool) -> int:
 async def _run(stores: _Stores, *, dry_run: bool) -> int:
     config = (await stores.v2.read_config()).value
     if config is None:
-        _say("v2 has no network configuration there: nothing to migrate")
+        _print("v2 has no network configuration there: nothing to migrate")
         return 1
     steps = plan_migration(await _old_keys(stores), (await stores.v3.list_subnets()).records)
     for step in steps:
         if step.fate is MigrationFate.COPY and not dry_run:
             await stores.v3.import_subnet(step.key.name, step.value, step.key.ttl_s)
-        _say(_line(step, dry_run=dry_run))
+        _print(_line(step, dry_run=dry_run))
     conflicts = sum(step.fate is MigrationFate.CONFLICT for step in steps)
     conflicts += await _config(stores, config, held_back=bool(conflicts), dry_run=dry_run)
-    _say(_summary(steps, conflicts, dry_run=dry_run))
-    lacking = [] if dry_run else await _verify(stores, steps)
-    for text in lacking:
-        _say(text)
-    if not dry_run and not lacking:
-        _say("read back from v3: everything is there as it should be")
-    return 1 if conflicts or lacking else 0
+    _print(_summary(steps, conflicts, dry_run=dry_run))
+    wrong = [] if dry_run else await _verify(stores, steps)
+    for text in wrong:
+        _print(text)
+    if not dry_run and not wrong:
+        _print("read back from v3: everything is as it should be")
+    return 1 if conflicts or wrong else 0
 
 
 async def _old_keys(stores: _Stores) -> list[OldKey]:
@@ -108,33 +107,33 @@ async def _config(stores: _Stores, config: bytes, *, held_back: bool, dry_run: b
     there = (await stores.v3.read_config()).value
     if there is not None:
         same = same_config(config, there)
-        _say(_row("config", "", "there already" if same else f"conflict: v3 says {shown(there)}"))
+        _print(_row("config", "", "there already" if same else f"conflict: v3 says {shown(there)}"))
         return 0 if same else 1
     if held_back:
-        _say(_row("config", "", "held back until the conflicts are solved: daemons would move to v3"))
+        _print(_row("config", "", "held back until the conflicts are solved: daemons would move to v3"))
         return 0
     if not dry_run:
         await stores.v3.write_config(config, seen=ConfigRecord(None, 0))
-    _say(_row("config", shown(config), "would be copied" if dry_run else "copied"))
+    _print(_row("config", shown(config), "would be copied" if dry_run else "copied"))
     return 0
 
 
 async def _verify(stores: _Stores, steps: Sequence[MigrationStep]) -> list[str]:
-    """Read back what was copied and return what is not as it should be."""
+    """Read back what was copied; return one line for each key that is wrong."""
     records = (await stores.v3.list_subnets()).records
     found, left = {record.name: record for record in records}, await stores.v3.times_to_live(records)
-    lacking = []
+    wrong = []
     for step in steps:
         record = found.get(step.key.name)
         if step.fate is not MigrationFate.COPY:
             continue
         if record is None or record.value != step.value:
-            lacking.append(f"{_name(step)}: v3 does not hold what was written; somebody else writes there")
+            wrong.append(f"{_name(step)}: v3 does not hold what was written; something else writes there")
             continue
         ttl_s, wanted_s = int(left[record.name].left_s) if record.lease_id else None, step.key.ttl_s
         if (ttl_s is None) != (wanted_s is None) or (ttl_s or 0) > (wanted_s or 0) + _VERIFY_SLACK_S:
-            lacking.append(f"{_name(step)}: v3 has it with another time to live, {_left(ttl_s)}")
-    return lacking
+            wrong.append(f"{_name(step)}: v3 holds it with another time to live, {_left(ttl_s)}")
+    return wrong
 
 
 def _line(step: MigrationStep, *, dry_run: bool) -> str:
@@ -173,5 +172,5 @@ def _summary(steps: Sequence[MigrationStep], conflicts: int, *, dry_run: bool) -
     )
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text + "\n")

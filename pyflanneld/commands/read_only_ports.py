@@ -1,8 +1,7 @@
-"""Ports for commands that only look: what would change anything is not there. Shell side."""
+"""Ports for commands that change nothing: the methods that write are missing. Shell side."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 import structlog
@@ -10,11 +9,12 @@ import structlog
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.daemon import wiring
-from pyflanneld.logs import setup
+from pyflanneld.logs.setup import configure_logging
+from pyflanneld.state.context import Context, Ports
 
 
-class Only:
-    """A port with some of its methods: whoever reaches for another one finds a defect, not a changed host."""
+class ReadOnlyPort:
+    """A port with some of its methods: a call of another one is an error and not a changed host."""
 
     def __init__(self, port: object, *names: str) -> None:
         self._port = port
@@ -22,11 +22,11 @@ class Only:
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._names:
-            raise AttributeError(f"{name} is not for a command that only looks")
+            raise AttributeError(f"{name} is not allowed in a command that changes nothing")
         return getattr(self._port, name)
 
 
-class DiscoveryToLookAt(Only):
+class ReadOnlyDiscovery(ReadOnlyPort):
     """The ``Discovery`` port, whose registry cannot write."""
 
     def __init__(self, port: Any) -> None:
@@ -34,13 +34,13 @@ class DiscoveryToLookAt(Only):
         self._discovery = port
 
     @property
-    def registry(self) -> Only:
+    def registry(self) -> ReadOnlyPort:
         """The registry in use."""
-        return Only(self._discovery.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live")
+        return ReadOnlyPort(self._discovery.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live")
 
 
-class FirewallToLookAt(Only):
-    """The ``Firewall`` port without its writes; all tables are read at once, for asking for one could create it."""
+class ReadOnlyFirewall(ReadOnlyPort):
+    """The ``Firewall`` port without its writes; reads all tables at once, as asking for one could create it."""
 
     def __init__(self, port: Any) -> None:
         super().__init__(port, "need_iptables", "need_nft", "can_randomize", "list_table")
@@ -54,26 +54,27 @@ class FirewallToLookAt(Only):
         return self._saved[family]
 
 
-def only_looking(settings: Settings) -> Any:
-    """Return a context like the daemon's whose ports cannot write, with a log that nobody reads.
+def read_only_context(settings: Settings) -> Context:
+    """Return a context like the daemon's whose ports cannot write and whose log goes nowhere.
 
     The caller closes its discovery and its kernel.
     """
-    context = wiring.context(settings, silent_log(settings))
-    return replace(
-        context,
-        discovery=DiscoveryToLookAt(context.discovery),
-        kernel=Only(context.kernel, "links", "routes", "route_to", "close"),
-        firewall=FirewallToLookAt(context.firewall),
-        subnet_file=Only(context.subnet_file, "read"),
-        notifier=Only(None),
-        rng=Random(),
+    context = wiring.build_context(settings, silent_log(settings))
+    real = context.ports
+    ports: Any = Ports(
+        discovery=ReadOnlyDiscovery(real.discovery),
+        kernel=ReadOnlyPort(real.kernel, "links", "routes", "route_to", "close"),
+        firewall=ReadOnlyFirewall(real.firewall),
+        subnet_file=ReadOnlyPort(real.subnet_file, "read"),
+        clock=real.clock,
+        notifier=ReadOnlyPort(None),
     )
+    return replace(context, ports=ports)
 
 
 def silent_log(settings: Settings) -> Any:
-    """Return a log that nobody reads: what matters, a command says itself."""
-    setup.configure(settings.log_format, 0)
+    """Return a log that goes nowhere: the command itself reports what matters."""
+    configure_logging(settings.log_format, 0)
     return structlog.wrap_logger(None, processors=[_drop])
 
 

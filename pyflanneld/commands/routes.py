@@ -1,46 +1,46 @@
-"""``pyflanneld routes``: the routes that are wanted beside those that the kernel has."""
+"""``pyflanneld routes``: the wanted routes next to those in the kernel."""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyflanneld.commands import daemon_query
-from pyflanneld.commands.common_flags import own_switch
+from pyflanneld.commands.common_flags import OUTPUT, own_switch
+from pyflanneld.commands.daemon_client import SUBNET_FILE, Query, run_query
 from pyflanneld.commands.output import BOLD, GREEN, RED, YELLOW, Paint, columns
 
 TITLE = """\
-pyflanneld routes: the routes that the leases ask for, beside those that the kernel has.
+pyflanneld routes: the routes that the leases want, next to those in the kernel.
 
 Usage: pyflanneld routes [--diff] [--output=text|json] [--subnet-file=PATH]
 
 Exit codes: 0 done; with --diff: 0 nothing differs, 1 something does. 2 wrong usage or several daemons, 3 no daemon.
 """
-_DIFF = own_switch("diff", "Only what differs; the exit code tells.")
-FLAGS = (_DIFF, daemon_query.OUTPUT, daemon_query.SUBNET_FILE)
+_DIFF = own_switch("diff", "Only what differs; exit code 1 if anything does.")
+FLAGS = (_DIFF, OUTPUT, SUBNET_FILE)
 _HEAD = ("DESTINATION", "STATE", "WANTED", "KERNEL", "PROTO", "WHAT IT MEANS")
 _COLOURS = {"ok": GREEN, "held": YELLOW, "frozen": YELLOW, "unwanted": YELLOW}
 _MEANING = {
     "ok": "",
-    "missing": "not there yet; comes with the next look at the kernel",
+    "missing": "not there yet; the next scan of the kernel adds it",
     "refused": "the kernel refuses it",
-    "wrong_gateway": "ours, but not as wanted; comes right with the next look at the kernel",
-    "conflict": "somebody else's route stands there, and is left alone",
-    "held": "its lease is gone; the withdraw guard waits for etcd to say so again",
+    "wrong_gateway": "ours, but not as wanted; the next scan of the kernel corrects it",
+    "conflict": "a foreign route is in the way, and is left alone",
+    "held": "its lease is gone; the withdraw guard waits for etcd to confirm that",
     "frozen": "its lease cannot be read; the route stays as it is",
-    "unwanted": "its lease is gone; the route goes soon, or when the own lease is confirmed again",
+    "unwanted": "its lease is gone; the route goes soon, or once this host's lease is confirmed again",
 }
 
 
 def main(words: Sequence[str]) -> int:
     """Show the routes; return the exit code."""
-    return daemon_query.run_query("routes", words, TITLE, FLAGS, _show)
+    return run_query("routes", words, TITLE, FLAGS, _show)
 
 
-def _show(order: daemon_query.Order) -> int:
-    diff = order.given["diff"].value is True
-    rows = [row for row in order.daemon.get("/routes") if not diff or row["state"] != "ok"]
-    text = json.dumps(rows, indent=2) + "\n" if order.output == "json" else as_text(rows, Paint(sys.stdout), diff=diff)
+def _show(query: Query) -> int:
+    diff = query.given["diff"].value is True
+    rows = [row for row in query.daemon.get("/routes") if not diff or row["state"] != "ok"]
+    text = json.dumps(rows, indent=2) + "\n" if query.output == "json" else as_text(rows, Paint(sys.stdout), diff=diff)
     sys.stdout.write(text)
     return 1 if diff and rows else 0
 
@@ -61,8 +61,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         row["dst"],
         _words(row),
-        _way(row["wanted_gateway"], row["wanted_link"]),
-        _way(row["kernel_gateway"], row["kernel_link"]),
+        _next_hop(row["wanted_gateway"], row["wanted_link"]),
+        _next_hop(row["kernel_gateway"], row["kernel_link"]),
         "-" if row["protocol"] is None else str(row["protocol"]),
         ": ".join(filter(None, (_MEANING[row["state"]], row["detail"]))),
     )
@@ -72,7 +72,7 @@ def _words(row: Mapping[str, Any]) -> str:
     return str(row["state"]).replace("_", " ")
 
 
-def _way(gateway: str | None, link: str | None) -> str:
-    """Return ``via 192.168.14.22 dev eth1``, as far as it is known."""
+def _next_hop(gateway: str | None, link: str | None) -> str:
+    """Return ``via 192.168.14.22 dev eth1``, as far as known."""
     parts = ([f"via {gateway}"] if gateway else []) + ([f"dev {link}"] if link else [])
     return " ".join(parts) or "-"

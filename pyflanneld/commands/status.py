@@ -1,15 +1,16 @@
-"""``pyflanneld status``: what the daemon of this host does, what is wrong, and what to do about it."""
+"""``pyflanneld status``: the state of this host's daemon, what is wrong, and what to do about it."""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyflanneld.commands import daemon_query
+from pyflanneld.commands.common_flags import OUTPUT
+from pyflanneld.commands.daemon_client import SUBNET_FILE, Query, run_query
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, duration_text
 
 TITLE = """\
-pyflanneld status: what the daemon of this host does, what is wrong and since when, and what to do about it.
+pyflanneld status: the state of this host's daemon, what is wrong and since when, and what to do about it.
 
 Usage: pyflanneld status [--output=text|json] [--subnet-file=PATH]
 
@@ -17,17 +18,17 @@ It asks the running daemon over a local socket, and works with etcd down.
 
 Exit codes: 0 ready, 1 not ready, 2 wrong usage or several daemons, 3 no daemon.
 """
-FLAGS = (daemon_query.OUTPUT, daemon_query.SUBNET_FILE)
+FLAGS = (OUTPUT, SUBNET_FILE)
 
 
 def main(words: Sequence[str]) -> int:
     """Show the status; return the exit code."""
-    return daemon_query.run_query("status", words, TITLE, FLAGS, _show)
+    return run_query("status", words, TITLE, FLAGS, _show)
 
 
-def _show(order: daemon_query.Order) -> int:
-    report = order.daemon.get("/status")
-    if order.output == "json":
+def _show(query: Query) -> int:
+    report = query.daemon.get("/status")
+    if query.output == "json":
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
         sys.stdout.write(as_text(report, Paint(sys.stdout)))
@@ -35,7 +36,7 @@ def _show(order: daemon_query.Order) -> int:
 
 
 def as_text(report: Mapping[str, Any], paint: Paint) -> str:
-    """Return the report for people: the verdict, the facts, what is wrong."""
+    """Return the report as text: readiness, the facts, what is wrong."""
     lines = [_verdict(report, paint), "", *_facts(report, paint)]
     if report["findings"]:
         lines += ["", paint("what is wrong", BOLD)]

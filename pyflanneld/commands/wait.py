@@ -1,29 +1,29 @@
-"""``pyflanneld wait``: until the daemon is ready, for what has to start behind it."""
+"""``pyflanneld wait``: block until the daemon is ready, for services that start after it."""
 
 import sys
 import time
 from collections.abc import Sequence
 
-from pyflanneld.commands import daemon_client, daemon_query
 from pyflanneld.commands.common_flags import OWN
+from pyflanneld.commands.daemon_client import SUBNET_FILE, find_daemon, read_or_help
 from pyflanneld.config.go_flags import Flag, FlagKind
-from pyflanneld.errors import NoDaemon, UsageError
+from pyflanneld.errors import NoDaemon, RequestRefused, UsageError
 
 TITLE = """\
-pyflanneld wait: waits until the daemon of this host is ready; also for a daemon that has yet to start.
+pyflanneld wait: waits until the daemon of this host is ready, also if it has not started yet.
 
 Usage: pyflanneld wait [--timeout=SECONDS] [--subnet-file=PATH]
 
 Exit codes: 0 ready, 1 not ready in time (says why), 2 wrong usage or several daemons, 3 no daemon in time.
 """
 _TIMEOUT = Flag("timeout", FlagKind.INT, 60, "How long to wait, in seconds.", "SECONDS", OWN, from_env=False)
-FLAGS = (_TIMEOUT, daemon_query.SUBNET_FILE)
+FLAGS = (_TIMEOUT, SUBNET_FILE)
 POLL_S = 0.2
 
 
 def main(words: Sequence[str]) -> int:
     """Wait; return the exit code."""
-    read = daemon_query.read_or_help("wait", words, TITLE, FLAGS)
+    read = read_or_help("wait", words, TITLE, FLAGS)
     if read is None:
         return 0
     given = read[1]
@@ -33,8 +33,8 @@ def main(words: Sequence[str]) -> int:
     give_up_at = time.monotonic() + timeout.value
     while True:
         try:
-            health = daemon_client.chosen(given[daemon_query.SUBNET_FILE.name]).get("/health")
-        except (NoDaemon, daemon_client.RequestRefused) as error:
+            health = find_daemon(given[SUBNET_FILE.name]).get("/health")
+        except (NoDaemon, RequestRefused) as error:
             code, why = error.exit_code, str(error)
         else:
             if health["ready"]:

@@ -1,13 +1,119 @@
-"""Looks at the files that etcd's TLS and authentication need, before anything is contacted. Reads files, nothing else.
+"""Check the files and the login for etcd's TLS and authentication before anything is contacted. Reads files only.
 
-``ValueError`` from here says what is wrong with a file and what would be right; the caller names the flag.
+The functions that read one file raise ``ValueError``, which says what is wrong with it and what would be right.
 """
 
 import ssl
 import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import SecretStr
+
+from pyflanneld.config.go_flags import Given, unusable
+from pyflanneld.config.settings import Settings
+from pyflanneld.config.types import endpoint_host, is_loopback
+from pyflanneld.errors import UsageError
+
+T = TypeVar("T")
 
 _MAX_PASSWORD_BYTES = 4096
+
+
+def check(settings: Settings, given: Mapping[str, Given]) -> SecretStr | None:
+    """Check the TLS files and the login; return the password, wherever it comes from.
+
+    Raises:
+        UsageError: a file or a part of the login is missing, wrong, given twice or exposed; names the flag.
+    """
+    _check_tls(settings, given)
+    password = _check_login(settings, given)
+    if settings.refuse_exposed_keys and (exposed := _exposed(settings, given)):
+        raise UsageError(f"{exposed[0]}, or leave --refuse-exposed-keys out")
+    return password
+
+
+def warnings(settings: Settings, given: Mapping[str, Given]) -> list[str]:
+    """Return a sentence for each secret that others on this host can read."""
+    found = _exposed(settings, given)
+    if given["etcd-password"].in_argv and settings.etcd_password:
+        found.append("--etcd-password on the command line can be read by everyone here; use --etcd-password-file")
+    return found
+
+
+def _check_tls(settings: Settings, given: Mapping[str, Given]) -> None:
+    """Refuse half a client pair, TLS files that no endpoint would use, and files that cannot be read or are not PEM."""
+    ca, cert, key = settings.etcd_cafile, settings.etcd_certfile, settings.etcd_keyfile
+    if cert and not key:
+        raise UsageError(f"{given['etcd-certfile'].written} is given without --etcd-keyfile: both are needed")
+    if key and not cert:
+        raise UsageError(f"{given['etcd-keyfile'].written} is given without --etcd-certfile: both are needed")
+    if not _uses_tls(settings):
+        _refuse_tls_files(settings, given)
+        return
+    if ca:
+        _read(given["etcd-cafile"], check_ca, ca)
+    if cert and key:
+        _read(given["etcd-certfile"], check_readable, cert)
+        _read(given["etcd-keyfile"], check_readable, key)
+        _read(given["etcd-keyfile"], check_pair, cert, key)
+
+
+def _uses_tls(settings: Settings) -> bool:
+    return settings.etcd_endpoints[0].startswith("https://")
+
+
+def _refuse_tls_files(settings: Settings, given: Mapping[str, Given]) -> None:
+    for name in ("etcd-cafile", "etcd-certfile", "etcd-keyfile"):
+        if given[name].value:
+            raise UsageError(
+                f"{given[name].written} is given, but {given['etcd-endpoints'].written} is "
+                f"{','.join(settings.etcd_endpoints)}: TLS files need https:// endpoints"
+            )
+
+
+def _check_login(settings: Settings, given: Mapping[str, Given]) -> SecretStr | None:
+    """Return the password; refuse what is incomplete, doubled, or would travel in clear text."""
+    user, flag, file = given["etcd-username"], given["etcd-password"], given["etcd-password-file"]
+    if flag.value and file.value:
+        raise UsageError(f"{flag.written} and {file.written} are both given: one of them is enough")
+    if (flag.value or file.value) and not user.value:
+        written = (flag if flag.value else file).written
+        raise UsageError(f"{written} is given without --etcd-username: a password needs its user")
+    if not user.value:
+        return None
+    if not (flag.value or file.value):
+        raise UsageError(f"{user.written} is given without --etcd-password-file or --etcd-password")
+    _refuse_plaintext(settings, user)
+    path = settings.etcd_password_file
+    return SecretStr(_read(file, read_password, path)) if path else settings.etcd_password
+
+
+def _refuse_plaintext(settings: Settings, user: Given) -> None:
+    if _uses_tls(settings) or settings.allow_plaintext_auth:
+        return
+    for endpoint in settings.etcd_endpoints:
+        if not is_loopback(endpoint_host(endpoint)):
+            raise UsageError(
+                f"{user.written}: user and password would cross the network in clear text to {endpoint}: "
+                "use https:// endpoints, or say --allow-plaintext-auth"
+            )
+
+
+def _exposed(settings: Settings, given: Mapping[str, Given]) -> list[str]:
+    """Return a sentence for each secret file that others than its owner can read."""
+    files = {"etcd-keyfile": settings.etcd_keyfile, "etcd-password-file": settings.etcd_password_file}
+    exposed = {name: exposure(path) for name, path in files.items() if path}
+    return [f"{given[name].written}: {text}" for name, text in exposed.items() if text]
+
+
+def _read(item: Given, read: Callable[..., T], *paths: Path) -> T:
+    """Return what *read* makes of the files; a ``ValueError`` becomes one that names the flag."""
+    try:
+        return read(*paths)
+    except ValueError as error:
+        raise unusable(item.written, item.value, str(error)) from None
 
 
 def read_password(path: Path) -> str:
@@ -68,14 +174,14 @@ def check_pair(cert: Path, key: Path) -> None:
 
 
 def exposure(path: Path) -> str | None:
-    """Say that others than the owner can read *path*, and how to mend that; ``None`` when all is well."""
+    """Return a text when others than the owner can read *path*, with how to fix it; ``None`` when all is well."""
     try:
         mode = path.stat().st_mode
     except OSError:
         return None
     if not stat.S_ISREG(mode) or not mode & 0o044:
         return None
-    return f"{path} can be read by group or others (mode {mode & 0o777:04o}); chmod 600 mends it"
+    return f"{path} can be read by group or others (mode {mode & 0o777:04o}); chmod 600 fixes it"
 
 
 class EncryptedKeyError(Exception):

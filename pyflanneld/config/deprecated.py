@@ -1,14 +1,15 @@
-"""Flags of flanneld that have no work left here, known so that an old command line or environment still starts. Pure.
+"""Flags of flanneld that do nothing here, known so that an old command line or environment still starts. Pure.
 
 ``RETIRED`` are those of earlier versions and of its log library: accepted, with a warning that says what to do.
 ``KUBERNETES`` are those of the mode that pyflanneld does not have. At flanneld's own default they ask for nothing and
-are passed over in silence, because start scripts do write ``--kube-subnet-mgr=false``. With any other value somebody
+are ignored without a word, because start scripts do write ``--kube-subnet-mgr=false``. With any other value somebody
 expects Kubernetes, and would get a daemon that waits for etcd for ever: that is refused.
 """
 
 from collections.abc import Mapping
 
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
+from pyflanneld.config.settings import FLAGS
 from pyflanneld.errors import UsageError
 
 _MODES = "flannel's client and server mode ended with v0.8.0; etcd is asked directly, see --etcd-endpoints"
@@ -21,7 +22,7 @@ def _old(name: str, text: str, default: str | bool = "") -> Flag:
 
 
 RETIRED: tuple[Flag, ...] = (
-    _old("etcd-endpoint", "flannel v0.1.0's name of --etcd-endpoints; it takes its place if that is not given"),
+    *(_old(old, f"the old name of --{new.name}; used if that is not given") for new in FLAGS for old in new.old_names),
     _old("remote", _MODES),
     _old("remote-keyfile", _MODES),
     _old("remote-certfile", _MODES),
@@ -49,21 +50,19 @@ KUBERNETES: tuple[Flag, ...] = (
 
 
 def apply_deprecated(given: Mapping[str, Given]) -> tuple[dict[str, Given], tuple[str, ...]]:
-    """Take the old flags out of *given*; return the others, and a warning for each that asked for something.
+    """Return *given* with old names replaced by the new ones, and a warning for each old flag that asks for something.
 
     Raises:
         UsageError: Kubernetes mode is asked for.
     """
     settled, warnings = dict(given), []
-    for flag in KUBERNETES:
-        item = settled.pop(flag.name)
-        if item.value != flag.default:
-            raise UsageError(f"{item.written}: {flag.text}")
-    for flag in RETIRED:
-        item = settled.pop(flag.name)
-        if item.value == flag.default:
+    for flag in (*KUBERNETES, *RETIRED):
+        item = given.get(flag.name)
+        if item is None or item.value == flag.default:
             continue
+        if flag in KUBERNETES:
+            raise UsageError(f"{item.written}: {flag.text}")
         warnings.append(f"{item.written}: {flag.text}")
-        if flag.name == "etcd-endpoint" and settled["etcd-endpoints"].is_default:
-            settled["etcd-endpoints"] = item
+        for new in (new for new in FLAGS if flag.name in new.old_names and given[new.name].is_default):
+            settled[new.name] = item
     return settled, tuple(warnings)

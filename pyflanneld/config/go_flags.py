@@ -28,7 +28,7 @@ _HELP = ("h", "help")
 
 
 class FlagKind(enum.Enum):
-    """How a flag's text is read."""
+    """How a flag's value is read."""
 
     STRING = "text"
     INT = "number"
@@ -48,9 +48,12 @@ class Flag:
         metavar: what its value is called there, ``"URL,…"``; empty for a bool.
         group: the heading it is listed under.
         from_env: whether its ``FLANNELD_*`` variable is read.
-        secret: its value is never shown.
-        choices: the values there are, where they can be listed; whoever reads the value still has to check it.
-        hidden: understood, but neither listed by ``--help`` nor suggested.
+        choices: the values that are accepted, where they can be listed.
+        hidden: accepted, but neither listed by ``--help`` nor suggested.
+        old_names: former names, which are accepted with a warning.
+        needed: what would be right, for messages about a wrong value.
+        field: the field of the settings that the value goes to; empty for a flag of a sub-command alone.
+        factor: what turns the number into the field's unit.
     """
 
     name: str
@@ -60,9 +63,12 @@ class Flag:
     metavar: str = ""
     group: str = ""
     from_env: bool = True
-    secret: bool = False
     choices: tuple[str, ...] = ()
     hidden: bool = False
+    old_names: tuple[str, ...] = ()
+    needed: str = ""
+    field: str = ""
+    factor: int = 1
 
     @property
     def env(self) -> str:
@@ -92,32 +98,23 @@ class HelpAsked(Exception):
     """``-h`` or ``--help`` was met while reading the command line."""
 
 
-def parse_flags(
-    argv: Sequence[str], environ: Mapping[str, str], flags: Sequence[Flag], elsewhere: Mapping[str, str] | None = None
-) -> dict[str, Given]:
+def parse_flags(argv: Sequence[str], environ: Mapping[str, str], flags: Sequence[Flag]) -> dict[str, Given]:
     """Return every flag's value by name, from the command line, the environment or its default.
 
     Raises:
         HelpAsked: help is wanted.
         UsageError: in one line, what is wrong and what would be right.
     """
-    on_line, rest = read_argv(argv, flags, elsewhere)
+    on_line, rest = read_argv(argv, flags)
     refuse_words(rest, flags)
     return fill_in(on_line, environ, flags)
 
 
-def read_argv(
-    argv: Sequence[str], flags: Sequence[Flag], elsewhere: Mapping[str, str] | None = None
-) -> tuple[dict[str, Given], list[str]]:
+def read_argv(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[dict[str, Given], list[str]]:
     """Read the flags at the start of *argv* (without the program's name).
 
-    Args:
-        argv: the words of the command line.
-        flags: the flags there are.
-        elsewhere: flags that the Go daemon has and this program has not, each with a sentence saying so.
-
     Returns:
-        The values of the flags that were given, and the words after the flags.
+        The values of the flags that were given, by name, and the words after the flags.
     """
     by_name = {flag.name: flag for flag in flags}
     found: dict[str, Given] = {}
@@ -134,7 +131,7 @@ def read_argv(
             raise HelpAsked
         flag = by_name.get(name)
         if flag is None:
-            raise _unknown(written, name, by_name, elsewhere or {})
+            raise _unknown(written, name, flags)
         if text is None:
             text = _next_word(flag, written, words)
         found[name] = _merged(found.get(name), flag, written, text)
@@ -178,14 +175,17 @@ def refuse_words(rest: Sequence[str], flags: Sequence[Flag]) -> None:
     raise UsageError(f"unexpected word {shown(rest[0])} after the flags: {hint}")
 
 
+def unusable(written: str, value: object, needed: str) -> UsageError:
+    """Return the error for a wrong value of a flag, as it was *written*: *needed* says what would be right."""
+    without_login = re.sub(r"://[^/,]*@", "://***@", value) if isinstance(value, str) else value
+    return UsageError(f"{written}: {shown(without_login)} is not usable: {needed}")
+
+
 def unread_variables(environ: Mapping[str, str], flags: Sequence[Flag]) -> tuple[str, ...]:
     """Return the names of non-empty ``FLANNELD_*`` variables that no flag reads, sorted."""
-    known = {flag.env for flag in flags}
-    return tuple(sorted(name for name, text in environ.items() if text and _is_stray(name, known)))
-
-
-def _is_stray(name: str, known: set[str]) -> bool:
-    return name.startswith("FLANNELD_") and name not in known
+    read = {flag.env for flag in flags}
+    found = {name for name, text in environ.items() if text and name.startswith("FLANNELD_")}
+    return tuple(sorted(found - read))
 
 
 def _split(word: str) -> tuple[str, str, str | None]:
@@ -216,17 +216,19 @@ def _merged(before: Given | None, flag: Flag, written: str, text: str) -> Given:
 def _read(flag: Flag, written: str, text: str) -> Value:
     match flag.kind:
         case FlagKind.STRING:
+            if flag.choices and text not in flag.choices:
+                raise unusable(written, text, f"{', '.join(flag.choices[:-1])} or {flag.choices[-1]} is needed")
             return text
         case FlagKind.STRINGS:
             return (text,)
         case FlagKind.BOOL:
             if text not in _TRUE | _FALSE:
-                raise UsageError(f"{written}: {shown(text)} is not usable: true or false is needed")
+                raise unusable(written, text, "true or false is needed")
             return text in _TRUE
         case FlagKind.INT:
             number = _go_int(text)
             if number is None:
-                raise UsageError(f"{written}: {shown(text)} is not usable: a whole number is needed")
+                raise unusable(written, text, "a whole number is needed")
             return number
 
 
@@ -242,10 +244,8 @@ def _go_int(text: str) -> int | None:
     return number if -(2**63) <= number < 2**63 else None
 
 
-def _unknown(written: str, name: str, known: Mapping[str, Flag], elsewhere: Mapping[str, str]) -> UsageError:
-    if name in elsewhere:
-        return UsageError(f"{written}: {elsewhere[name]}")
-    listed = [flag.name for flag in known.values() if not flag.hidden]
+def _unknown(written: str, name: str, flags: Sequence[Flag]) -> UsageError:
+    listed = [flag.name for flag in flags if not flag.hidden]
     near = difflib.get_close_matches(name.lower().replace("_", "-"), listed, n=1)
     hint = f"did you mean --{near[0]}?" if near else "--help lists all flags"
     return UsageError(f"unknown flag {shown(written)}: {hint}")

@@ -1,356 +1,311 @@
-"""The daemon's settings: one frozen value, complete and checked before anything is contacted.
+"""The daemon's flags and settings, each declared once, as a field of ``Settings``. Pure.
 
-Reads the command line, the environment and the files they name; imports nothing that talks to etcd or the kernel.
+The Go parser's table, the variables, ``--help``, the man page, the completion and the table of docs/configuration.md
+are all derived from the fields. A new flag is one field here, and the task that uses it.
 """
 
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from pyflanneld import __version__
-from pyflanneld.config import credentials, deprecated, usage
-from pyflanneld.config.flags import FLAGS, FLANNELD_ONLY
-from pyflanneld.config.go_flags import (
-    Flag,
-    Given,
-    HelpAsked,
-    fill_in,
-    read_argv,
-    read_mixed,
-    refuse_words,
-    unread_variables,
-)
+from pyflanneld.config.go_flags import Flag, FlagKind, Value
 from pyflanneld.config.types import (
-    Account,
+    AccountName,
     BridgeName,
-    CanReach,
+    Directory,
     Endpoints,
-    EtcdApi,
     FilePath,
-    Interfaces,
+    Interface,
     ListenIp,
-    LogFormat,
     MetricsBind,
-    OptionalDirectory,
-    OptionalPath,
-    Patterns,
+    NotNegative,
+    OrNone,
+    Pattern,
     Port,
     Prefix,
     PublicIp,
     PublicIpv6,
     RouteProtocol,
     UserName,
-    Verbosity,
-    endpoint_host,
-    is_loopback,
 )
-from pyflanneld.core.invalid import shown
-from pyflanneld.errors import UsageError
 
-T = TypeVar("T")
+ETCD, NODE, FIREWALL, PROCESS = "etcd", "node and routes", "firewall", "process"
 
-_ALL_FLAGS = (*FLAGS, *deprecated.RETIRED, *deprecated.KUBERNETES)
 
-_TITLE = """\
-pyflanneld {version}: leases a subnet from etcd and keeps host-gw routes to its peers, in flanneld's place.
+class Unit(NamedTuple):
+    """The unit that an operator writes a duration in; its setting is in seconds."""
 
-Usage: {forms}
+    name: str
+    seconds: int
 
-Flags are written -x v, -x=v, --x v or --x=v. Each can be set by the variable shown; the command line wins.
-"""
+
+_KINDS = {str: FlagKind.STRING, int: FlagKind.INT, bool: FlagKind.BOOL, tuple: FlagKind.STRINGS}
+SECONDS, MINUTES = Unit("seconds", 1), Unit("minutes", 60)
+
+
+def flag(
+    default: Value,
+    text: str,
+    metavar: str,
+    group: str,
+    *,
+    name: str = "",
+    needed: str = "",
+    old_names: tuple[str, ...] = (),
+) -> Any:
+    """Declare a flag as the field of ``Settings`` that it is assigned to; the annotation checks and converts the value.
+
+    Args:
+        default: as an operator would write it; its type says how the flag is read (a tuple: repeatable).
+        text: what the flag does, in sentences.
+        metavar: what its value is called in the help, ``"URL,..."``; empty for true or false.
+        group: the heading that it is listed under.
+        name: without dashes; by default the field's name.
+        needed: what would be right, for values that the annotation refuses in words of its own.
+        old_names: former names that are still accepted, with a warning.
+    """
+    kind = _KINDS[type(default)]
+    declared = Flag(name, kind, default, text, metavar, group, needed=needed, old_names=old_names)
+    return Field(default=default, json_schema_extra=_extra(declared))
+
+
+def duration(default: int, unit: Unit, text: str, group: str, *, ge: int, le: int) -> Any:
+    """Declare a flag that takes a whole number of *unit*, for a field in seconds whose name ends in ``_s``."""
+    needed, factor = f"{unit.name} from {ge} to {le} are needed", unit.seconds
+    text, metavar = f"{text} From {ge} to {le}.", unit.name.upper()
+    declared = Flag("", FlagKind.INT, default, text, metavar, group, needed=needed, factor=factor)
+    return Field(default=default * factor, ge=ge * factor, le=le * factor, json_schema_extra=_extra(declared))
+
+
+def _extra(declared: Flag) -> dict[str, Any]:
+    """Return the declaration in the place that pydantic keeps for others' facts about a field."""
+    return {"flag": declared}
 
 
 class Settings(BaseModel):
-    """What the operator wants. Field names are the flags'; durations are in seconds.
+    """What the operator wants: a frozen value that is checked however it is made. Durations are in seconds.
 
-    Attributes:
-        etcd_endpoints: ``("https://10.0.0.1:2379", …)``, port always present, all http or all https.
-        etcd_prefix: ``"/coreos.com/network"``, no trailing slash.
-        etcd_password: from the flag, the variable or the password file; never shown by ``repr``.
-        iface: interface names or IPv4 addresses, in the operator's order.
-        healthz_port: 0 when there is to be no listener.
-        metrics_bind: address and port of the metrics and the page; ``None``: no listener.
-        verbosity: ``-v``.
-        user: whom to become, ``"NAME[:GROUP]"``; ``None``: nobody else.
-        warnings: what the operator should mend although it works, one sentence each; to be logged at start.
+    An optional value that is not wanted is ``None`` here and an empty text on the command line.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
-    etcd_endpoints: Endpoints = ("http://127.0.0.1:4001", "http://127.0.0.1:2379")
-    etcd_prefix: Prefix = "/coreos.com/network"
-    etcd_api: EtcdApi = "auto"
-    etcd_cafile: OptionalPath = None
-    etcd_certfile: OptionalPath = None
-    etcd_keyfile: OptionalPath = None
-    etcd_username: UserName = None
-    etcd_password: SecretStr | None = None
-    etcd_password_file: OptionalPath = None
-    allow_plaintext_auth: bool = False
-    refuse_exposed_keys: bool = False
-    iface: Interfaces = ()
-    iface_regex: Patterns = ()
-    iface_can_reach: CanReach = None
-    public_ip: PublicIp = None
-    public_ipv6: PublicIpv6 = None
-    subnet_file: FilePath = Path("/run/flannel/subnet.env")
-    subnet_lease_renew_margin_s: float = Field(default=3600.0, ge=60.0, le=1439 * 60.0)
-    state_dir: OptionalDirectory = None
-    docker_bridge: BridgeName = "docker0"
-    route_protocol: RouteProtocol = 103
-    withdraw_guard: bool = True
-    ip_masq: bool = False
-    ip_masq_fully_random_disable: bool = False
-    iptables_forward_rules: bool = True
-    iptables_resync_s: float = Field(default=5.0, ge=1.0, le=86400.0)
-    ip_blackhole_route: bool = False
-    probe: bool = False
-    probe_interval_s: float = Field(default=30.0, ge=5.0, le=3600.0)
-    healthz_ip: ListenIp = IPv4Address("0.0.0.0")  # noqa: S104 - flannel's default
-    healthz_port: Port = 2401
-    metrics_bind: MetricsBind = (IPv4Address("127.0.0.1"), 2402)
-    metrics_textfile: OptionalPath = None
-    log_format: LogFormat = "console"
-    verbosity: Verbosity = 0
-    user: Account = None
+    # etcd
+    etcd_endpoints: Endpoints = flag(
+        "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        "Members of the etcd cluster, separated by commas: http://host[:port] or https://host[:port], all of one "
+        "kind; port 2379 when left out.",
+        "URL,...",
+        ETCD,
+        old_names=("etcd-endpoint",),
+    )
+    etcd_prefix: Prefix = flag(
+        "/coreos.com/network", "Root of all keys: <prefix>/config and <prefix>/subnets/.", "KEY", ETCD
+    )
+    etcd_api: Literal["auto", "3", "2"] = flag(
+        "auto",
+        "API of etcd to use: 3, 2 (where flanneld up to v0.17 keeps everything), or auto for the one that holds the "
+        "configuration, 3 first.",
+        "API",
+        ETCD,
+    )
+    etcd_cafile: OrNone[FilePath] = flag(
+        "", "CA certificates (PEM) that etcd's certificate is checked against; without it, the system's.", "FILE", ETCD
+    )
+    etcd_certfile: OrNone[FilePath] = flag("", "Client certificate (PEM); needs --etcd-keyfile.", "FILE", ETCD)
+    etcd_keyfile: OrNone[FilePath] = flag("", "Client key (PEM, not encrypted); needs --etcd-certfile.", "FILE", ETCD)
+    etcd_username: OrNone[UserName] = flag("", "User for etcd's own authentication; needs a password.", "NAME", ETCD)
+    etcd_password: OrNone[SecretStr] = flag(
+        "",
+        "Password of that user. Everyone on the host can read a command line: prefer --etcd-password-file.",
+        "TEXT",
+        ETCD,
+    )
+    etcd_password_file: OrNone[FilePath] = flag("", "File whose only line is the password.", "FILE", ETCD)
+    allow_plaintext_auth: bool = flag(
+        False, "Send user and password over http to an endpoint that is not on this host.", "", ETCD
+    )
+    refuse_exposed_keys: bool = flag(
+        False,
+        "Refuse a client key or a password file that others than its owner can read; without it, a warning.",
+        "",
+        ETCD,
+    )
+
+    # node and routes
+    iface: tuple[Interface, ...] = flag(
+        (),
+        "Interface towards the other nodes, by name or IPv4 address; the first usable one counts. Without this and "
+        "the next two, the one with --public-ip or that of the default route.",
+        "NAME|IP",
+        NODE,
+    )
+    iface_regex: tuple[Pattern, ...] = flag(
+        (),
+        "Regular expression for that interface, tried after all --iface; searched for in the addresses of every "
+        "interface first, then in the names. ^ and $ anchor it.",
+        "REGEX",
+        NODE,
+    )
+    iface_can_reach: OrNone[IPv4Address] = flag(
+        "",
+        "Take the interface and the address through which the kernel reaches this address; tried after --iface-regex.",
+        "IP",
+        NODE,
+        needed="an IPv4 address is needed, such as 192.168.14.1",
+    )
+    public_ip: OrNone[PublicIp] = flag(
+        "",
+        "IPv4 address that the peers use as gateway to this node; must be on the interface. Without it, the "
+        "interface's address.",
+        "IP",
+        NODE,
+    )
+    public_ipv6: OrNone[PublicIpv6] = flag(
+        "",
+        "IPv6 address that the peers use as gateway to this node, in a dual-stack network; must be on the interface. "
+        "Without it, the interface's global address.",
+        "IP",
+        NODE,
+    )
+    subnet_file: FilePath = flag(
+        "/run/flannel/subnet.env",
+        "Where the subnet is written for Docker; read at start for the subnet to request.",
+        "FILE",
+        NODE,
+    )
+    state_dir: OrNone[Directory] = flag(
+        "",
+        "Directory where the last good state is kept, from which subnet file, routes and rules are restored when the "
+        "host boots while etcd cannot be used. Without it, none is kept.",
+        "DIR",
+        NODE,
+    )
+    docker_bridge: BridgeName = flag(
+        "docker0",
+        "Docker's bridge; a warning is logged when it exists and is not on the leased subnet. --docker-bridge= turns "
+        "that off.",
+        "NAME",
+        NODE,
+        needed="the name of a bridge such as docker0 is needed, or nothing",
+    )
+    subnet_lease_renew_margin_s: float = duration(
+        60,
+        MINUTES,
+        "Minutes before its end by which the lease has to be renewed; it is renewed far earlier.",
+        NODE,
+        ge=1,
+        le=1439,
+    )
+    route_protocol: RouteProtocol = flag(
+        103,
+        "Protocol number (5 to 255, not another routing daemon's) that marks the routes this daemon owns.",
+        "NUMBER",
+        NODE,
+    )
+    withdraw_guard: bool = flag(
+        True, "Before most routes are removed at once, wait for two more complete lists from etcd that agree.", "", NODE
+    )
+    ip_blackhole_route: bool = flag(
+        False,
+        "Keep a blackhole route for this host's subnet, so that packets to containers that are gone are dropped here "
+        "and not sent out by the default route.",
+        "",
+        NODE,
+    )
+
+    # firewall
+    ip_masq: bool = flag(
+        False,
+        "Masquerade what goes from the network to the outside, and nothing that stays inside; FLANNEL_IPMASQ says so.",
+        "",
+        FIREWALL,
+    )
+    ip_masq_fully_random_disable: bool = flag(
+        False, "Do not have the source ports of masqueraded connections chosen at random.", "", FIREWALL
+    )
+    iptables_forward_rules: bool = flag(
+        True,
+        "Let packets from and to the network be forwarded, whatever the policy of iptables' FORWARD.",
+        "",
+        FIREWALL,
+    )
+    iptables_resync_s: float = duration(
+        5, SECONDS, "How often the firewall rules are checked and repaired.", FIREWALL, ge=1, le=86400
+    )
+
+    # process
+    probe: bool = flag(
+        False,
+        "Probe the peers' addresses and the first address of each of their subnets, and report which do not answer.",
+        "",
+        PROCESS,
+    )
+    probe_interval_s: float = duration(
+        30,
+        SECONDS,
+        "How often each peer is probed, with --probe; large networks take longer.",
+        PROCESS,
+        ge=5,
+        le=3600,
+    )
+    healthz_ip: ListenIp = flag(
+        "0.0.0.0",  # noqa: S104 - flannel's default
+        "Address of the health listener.",
+        "IP",
+        PROCESS,
+    )
+    healthz_port: Port = flag(
+        2401,
+        "Port of /healthz and /readyz; 0 or less switches it off.",
+        "PORT",
+        PROCESS,
+        needed="a port from 1 to 65535 is needed, or 0 for none",
+    )
+    metrics_bind: MetricsBind = flag(
+        "127.0.0.1:2402",
+        "Where the page for browsers and /metrics are served, without a password; --metrics-bind=off switches both "
+        "off.",
+        "ADDRESS:PORT",
+        PROCESS,
+    )
+    metrics_textfile: OrNone[FilePath] = flag(
+        "",
+        "File that the metrics are written to every 15 s, for node_exporter's textfile collector; ends in .prom.",
+        "FILE",
+        PROCESS,
+    )
+    user: OrNone[AccountName] = flag(
+        "",
+        "Started as root, become this user, by name or number, with CAP_NET_ADMIN alone; its directory has to hold the "
+        "subnet file.",
+        "USER[:GROUP]",
+        PROCESS,
+        needed="a user by name or number is needed, with :GROUP behind it for another than its own group",
+    )
+    log_format: Literal["console", "json"] = flag("console", "console or json, on stderr.", "FORMAT", PROCESS)
+    verbosity: NotNegative = flag(0, "Verbosity of the log; 1 and more adds debug lines.", "LEVEL", PROCESS, name="v")
+
+    # what loading them has found
     warnings: tuple[str, ...] = ()
+    """What works but should be fixed, one sentence each; logged at start."""
 
 
-def _daemon_form() -> Sequence[str]:
-    return ("pyflanneld [flags]",)
+def _declared() -> Iterator[Flag]:
+    for field, info in Settings.model_fields.items():
+        if isinstance(info.json_schema_extra, dict):
+            declared: Any = info.json_schema_extra["flag"]
+            name = declared.name or field.removesuffix("_s").replace("_", "-")
+            choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+            yield replace(declared, name=name, field=field, choices=choices)
 
 
-def load(
-    argv: Sequence[str], environ: Mapping[str, str], *, forms: Callable[[], Sequence[str]] = _daemon_form
-) -> Settings:
-    """Read the settings from *argv* (without the program's name) and *environ*.
-
-    Args:
-        argv: the words of the command line.
-        environ: the environment.
-        forms: returns the lines on how to use the program, for ``--help``.
-
-    Raises:
-        UsageError: one line that names the flag or variable as it was written, its value, and what would be right.
-        SystemExit: 0, after ``--help`` or ``--version`` was answered on stdout.
-    """
-    with _helping(lambda: _TITLE.format(version=__version__, forms="\n       ".join(forms())), FLAGS):
-        on_line, rest = read_argv(argv, _ALL_FLAGS, FLANNELD_ONLY)
-    if "version" in on_line and on_line["version"].value:  # before the environment is read, as in flanneld
-        sys.stdout.write(f"pyflanneld {__version__}\n")
-        raise SystemExit(0)
-    refuse_words(rest, FLAGS)
-    given, remarks = deprecated.apply_deprecated(fill_in(on_line, environ, _ALL_FLAGS))
-    return _checked(given, environ, remarks)
-
-
-def load_some(
-    argv: Sequence[str], environ: Mapping[str, str], *, title: str, flags: Sequence[Flag]
-) -> tuple[Settings, dict[str, Given]]:
-    """Read a sub-command's flags: at least those of etcd, some of the daemon's, and some of its own.
-
-    Returns:
-        The settings, with defaults for what the sub-command has no flag for, and all flags as they were given.
-
-    Raises:
-        UsageError: as for ``load``.
-        SystemExit: 0, after ``--help`` was answered on stdout.
-    """
-    words, settings, given = load_words(argv, environ, title=title, flags=flags)
-    refuse_words(words, flags)
-    return settings, given
-
-
-def load_words(
-    argv: Sequence[str], environ: Mapping[str, str], *, title: str, flags: Sequence[Flag]
-) -> tuple[list[str], Settings, dict[str, Given]]:
-    """Read the flags of a sub-command that takes words among them; return the words, and the rest as ``load_some``."""
-    with _helping(lambda: title, flags):
-        on_line, words = read_mixed(argv, flags)
-    given = fill_in(on_line, environ, flags)
-    ours = {flag.name for flag in FLAGS}
-    return words, _checked({name: item for name, item in given.items() if name in ours}, environ), given
-
-
-def load_as_daemon(
-    argv: Sequence[str], environ: Mapping[str, str], *, title: str, own: Sequence[Flag]
-) -> tuple[Settings, dict[str, Given]]:
-    """Read a daemon's flags and variables, as ``load`` does, for a sub-command that has some flags of its *own*.
-
-    Returns and raises as ``load_some``.
-    """
-    flags = (*own, *_ALL_FLAGS)
-    with _helping(lambda: title, (*own, *FLAGS)):
-        on_line, rest = read_argv(argv, flags, FLANNELD_ONLY)
-    refuse_words(rest, flags)
-    given = fill_in(on_line, environ, flags)
-    names = {flag.name for flag in _ALL_FLAGS}
-    ours, remarks = deprecated.apply_deprecated({name: item for name, item in given.items() if name in names})
-    return _checked(ours, environ, remarks), given
-
-
-@contextmanager
-def _helping(title: Callable[[], str], flags: Sequence[Flag]) -> Iterator[None]:
-    """Answer ``--help`` where it is asked for, and end."""
-    try:
-        yield
-    except HelpAsked:
-        sys.stdout.write(usage.usage(title(), flags))
-        raise SystemExit(0) from None
-
-
-def _checked(given: Mapping[str, Given], environ: Mapping[str, str], remarks: tuple[str, ...] = ()) -> Settings:
-    settings = _typed(given)
-    _check_tls(settings, given)
-    password = _check_auth(settings, given)
-    if settings.refuse_exposed_keys and (exposed := _exposed(settings, given)):
-        raise UsageError(f"{exposed[0]}, or leave --refuse-exposed-keys out")
-    update = {"etcd_password": password, "warnings": remarks + _warnings(settings, given, environ)}
-    return settings.model_copy(update=update)
-
-
-def flag_table_markdown() -> str:
-    """Return the table of all flags for ``docs/configuration.md``, between ``<!-- flags -->`` and its end mark."""
-    return usage.markdown(FLAGS)
-
-
-def _typed(given: Mapping[str, Given]) -> Settings:
-    """Build the settings field by field; the first bad one is reported in the operator's words."""
-    values: dict[str, object] = {}
-    for name, item in given.items():
-        if name not in {"help", "version"} and not item.is_default:
-            values[_FIELDS.get(name, name.replace("-", "_"))] = item.value
-    _convert(values, given)
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise _usage_error(error, given) from None
-
-
-def _convert(values: dict[str, object], given: Mapping[str, Given]) -> None:
-    """Put minutes, seconds and the secret into their fields' own types."""
-    margin = values.get("subnet_lease_renew_margin_s")
-    if isinstance(margin, int):
-        if not 1 <= margin <= 1439:
-            raise _unusable(given["subnet-lease-renew-margin"], "minutes from 1 to 1439 are needed")
-        values["subnet_lease_renew_margin_s"] = margin * 60.0
-    for field, (least, longest) in _SECONDS.items():
-        seconds = values.get(field)
-        if isinstance(seconds, int):
-            if not least <= seconds <= longest:
-                raise _unusable(given[_NAMES[field]], f"seconds from {least} to {longest} are needed")
-            values[field] = float(seconds)
-    if "etcd_password" in values:
-        password = str(values["etcd_password"])
-        values["etcd_password"] = SecretStr(password) if password else None
-
-
-_FIELDS = {
-    "v": "verbosity",
-    "subnet-lease-renew-margin": "subnet_lease_renew_margin_s",
-    "iptables-resync": "iptables_resync_s",
-    "probe-interval": "probe_interval_s",
-}
-_SECONDS = {"iptables_resync_s": (1, 86400), "probe_interval_s": (5, 3600)}
-_NAMES = {field: name for name, field in _FIELDS.items()}
-
-
-def _usage_error(error: ValidationError, given: Mapping[str, Given]) -> UsageError:
-    first = error.errors()[0]
-    field = str(first["loc"][0])
-    expected = str(first.get("ctx", {}).get("error", first["msg"]))
-    return _unusable(given[_NAMES.get(field, field.replace("_", "-"))], expected)
-
-
-def _unusable(item: Given, expected: str) -> UsageError:
-    value = ",".join(item.value) if isinstance(item.value, tuple) else item.value
-    without_login = re.sub(r"://[^/,]*@", "://***@", value) if isinstance(value, str) else value
-    return UsageError(f"{item.written}: {shown(without_login)} is not usable: {expected}")
-
-
-def _check_tls(settings: Settings, given: Mapping[str, Given]) -> None:
-    """Refuse half a client pair, TLS files that no endpoint would use, and files that cannot be read or are not PEM."""
-    ca, cert, key = settings.etcd_cafile, settings.etcd_certfile, settings.etcd_keyfile
-    if cert and not key:
-        raise UsageError(f"{given['etcd-certfile'].written} is given without --etcd-keyfile: both are needed")
-    if key and not cert:
-        raise UsageError(f"{given['etcd-keyfile'].written} is given without --etcd-certfile: both are needed")
-    if not _uses_tls(settings):
-        _refuse_tls_files(settings, given)
-        return
-    if ca:
-        _look_at(given["etcd-cafile"], credentials.check_ca, ca)
-    if cert and key:
-        _look_at(given["etcd-certfile"], credentials.check_readable, cert)
-        _look_at(given["etcd-keyfile"], credentials.check_readable, key)
-        _look_at(given["etcd-keyfile"], credentials.check_pair, cert, key)
-
-
-def _uses_tls(settings: Settings) -> bool:
-    return settings.etcd_endpoints[0].startswith("https://")
-
-
-def _refuse_tls_files(settings: Settings, given: Mapping[str, Given]) -> None:
-    for name in ("etcd-cafile", "etcd-certfile", "etcd-keyfile"):
-        if given[name].value:
-            raise UsageError(
-                f"{given[name].written} is given, but {given['etcd-endpoints'].written} is "
-                f"{','.join(settings.etcd_endpoints)}: TLS files need https:// endpoints"
-            )
-
-
-def _check_auth(settings: Settings, given: Mapping[str, Given]) -> SecretStr | None:
-    """Return the password, from wherever it is; refuse what is incomplete, doubled, or would travel in clear text."""
-    user, flag, file = given["etcd-username"], given["etcd-password"], given["etcd-password-file"]
-    if flag.value and file.value:
-        raise UsageError(f"{flag.written} and {file.written} are both given: one of them is enough")
-    if (flag.value or file.value) and not user.value:
-        written = (flag if flag.value else file).written
-        raise UsageError(f"{written} is given without --etcd-username: a password needs its user")
-    if not user.value:
-        return None
-    if not (flag.value or file.value):
-        raise UsageError(f"{user.written} is given without --etcd-password-file or --etcd-password")
-    _refuse_plaintext(settings, user)
-    path = settings.etcd_password_file
-    return SecretStr(_look_at(file, credentials.read_password, path)) if path else settings.etcd_password
-
-
-def _refuse_plaintext(settings: Settings, user: Given) -> None:
-    if _uses_tls(settings) or settings.allow_plaintext_auth:
-        return
-    for endpoint in settings.etcd_endpoints:
-        if not is_loopback(endpoint_host(endpoint)):
-            raise UsageError(
-                f"{user.written}: user and password would cross the network in clear text to {endpoint}: "
-                "use https:// endpoints, or say --allow-plaintext-auth"
-            )
-
-
-def _look_at(item: Given, check: Callable[..., T], *paths: Path) -> T:
-    try:
-        return check(*paths)
-    except ValueError as error:
-        raise _unusable(item, str(error)) from None
-
-
-def _exposed(settings: Settings, given: Mapping[str, Given]) -> list[str]:
-    """Return what to say of each secret file that others than its owner can read."""
-    files = {"etcd-keyfile": settings.etcd_keyfile, "etcd-password-file": settings.etcd_password_file}
-    told = {name: credentials.exposure(path) for name, path in files.items() if path}
-    return [f"{given[name].written}: {text}" for name, text in told.items() if text]
-
-
-def _warnings(settings: Settings, given: Mapping[str, Given], environ: Mapping[str, str]) -> tuple[str, ...]:
-    strays = unread_variables(environ, _ALL_FLAGS)
-    found = [f"{name} is set, but there is no such flag: it has no effect" for name in strays]
-    found += _exposed(settings, given)
-    if given["etcd-password"].in_argv and settings.etcd_password:
-        found.append("--etcd-password on the command line can be read by everyone here; use --etcd-password-file")
-    return tuple(found)
+FLAGS: tuple[Flag, ...] = (
+    *_declared(),
+    Flag("version", FlagKind.BOOL, False, "Print the version and exit.", "", PROCESS, from_env=False),
+    Flag("help", FlagKind.BOOL, False, "Print this text and exit.", "", PROCESS, from_env=False),
+)
+"""All flags of the daemon, in the order of ``--help``."""

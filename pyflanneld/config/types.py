@@ -1,27 +1,33 @@
-"""How the text of each setting becomes a typed value. Pure: no file is opened and no name resolved here.
+"""The types of the settings, where pydantic alone does not say what is allowed. Pure: opens no file, resolves no name.
 
-Each parser raises ``ValueError`` whose message says what would be right ("a port from 1 to 65535"); the caller names
-the flag and shows the value. ``TypeError`` is a mistake in the program, never in the operator's text.
+A parser raises ``ValueError`` whose message says what would be right ("a port from 1 to 65535"); whoever reads the
+command line names the flag and shows the value. Each parser also takes what it has returned.
 """
 
 import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from pyflanneld.config import go_regex
+from pyflanneld.config.go_regex import parse_go_regex
 from pyflanneld.core.link.selection import LinkPattern
 
-DEFAULT_ETCD_PORT = 2379
+T = TypeVar("T")
+AnyAddress = IPv4Address | IPv6Address  # pydantic's own type would load another ten modules
 
+_DEFAULT_ETCD_PORT = 2379
 _HOST_NAME = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)(\.[A-Za-z0-9_-]{1,63})*\.?")
-_KERNEL_PROTOCOLS = {0: "none", 1: "ICMP redirects", 2: "the kernel", 3: "boot scripts", 4: "administrators (static)"}
-# What other daemons put on their routes (linux/rtnetlink.h). Two owners of one number delete each other's routes.
-_DAEMON_PROTOCOLS = {
+# What else puts numbers on routes (linux/rtnetlink.h). Two owners of one number delete each other's routes.
+_PROTOCOL_OWNERS = {
+    0: "none",
+    1: "ICMP redirects",
+    2: "the kernel",
+    3: "boot scripts",
+    4: "administrators (static)",
     8: "gated",
     9: "router advertisements",
     10: "mrtd",
@@ -43,14 +49,14 @@ _DAEMON_PROTOCOLS = {
 }
 
 
-def parse_endpoints(value: object) -> tuple[str, ...]:
+def parse_endpoints(value: str | Sequence[str]) -> tuple[str, ...]:
     """Read ``"http://a:2379, http://b"`` (or its items) as ``("http://a:2379", "http://b:2379")``, doubles dropped."""
-    items = value.split(",") if isinstance(value, str) else _texts(value)
-    if items == [""] or not items:
+    items = [item.strip() for item in (value.split(",") if isinstance(value, str) else value)]
+    if items in ([], [""]):
         raise ValueError("at least one endpoint such as http://127.0.0.1:2379 is needed")
-    if not all(item.strip() for item in items):
+    if not all(items):
         raise ValueError("there is an empty item between the commas")
-    endpoints = tuple(dict.fromkeys(_endpoint(item.strip()) for item in items))
+    endpoints = tuple(dict.fromkeys(_endpoint(item) for item in items))
     if len({endpoint.partition("://")[0] for endpoint in endpoints}) > 1:
         raise ValueError("http and https are mixed: all endpoints have to be of one kind")
     return endpoints
@@ -62,16 +68,16 @@ def endpoint_host(endpoint: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether *host* is this machine: ``localhost``, ``127.0.0.0/8`` or ``::1``."""
+    """Return whether *host* is this machine: ``localhost``, ``127.0.0.0/8`` or ``::1``."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host.lower().rstrip(".") == "localhost"
 
 
-def parse_prefix(value: object) -> str:
+def parse_prefix(text: str) -> str:
     """Read the root of the keys, without the trailing slash."""
-    text = _text(value).rstrip("/")
+    text = text.rstrip("/")
     if not text.startswith("/"):
         raise ValueError("a key that starts with '/' is needed, such as /coreos.com/network")
     if not all("!" <= char <= "~" for char in text) or len(text) > 200:
@@ -81,55 +87,27 @@ def parse_prefix(value: object) -> str:
     return text
 
 
-def parse_iface(value: object) -> tuple[str, ...]:
-    """Read interface names or IPv4 addresses."""
-    names = tuple(_texts(value))
-    for name in names:
-        if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", name):
-            _ipv4(name)  # the kernel would take 1.2.3.400 as a name; nobody means that
-        elif not re.fullmatch(r"[!-.0-9;-~]{1,127}", name) or name.startswith("-") or name in {".", ".."}:
-            raise ValueError("an interface name such as eth1 or an IPv4 address is needed")
-    return names
-
-
-def parse_iface_regex(value: object) -> tuple[LinkPattern, ...]:
-    """Read regular expressions."""
-    if isinstance(value, tuple) and all(isinstance(item, LinkPattern) for item in value):
-        return value
-    return tuple(go_regex.parse_go_regex(text) for text in _texts(value))
-
-
-def parse_can_reach(value: object) -> IPv4Address | None:
-    """Read the IPv4 address to be reached; empty is none."""
-    if value is None or value == "":
-        return None
-    return value if isinstance(value, IPv4Address) else _ipv4(_text(value))
-
-
-def parse_bridge(value: object) -> str:
-    """Read the name of a bridge; empty is none."""
-    text = _text(value)
-    if text and not re.fullmatch(r"[!-.0-9;-~]{1,15}", text):
-        raise ValueError("the name of a bridge such as docker0 is needed, or nothing")
+def parse_interface(text: str) -> str:
+    """Read an interface name or an IPv4 address."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text):
+        _ipv4(text)  # the kernel would take 1.2.3.400 as a name; nobody means that
+    elif not re.fullmatch(r"[!-.0-9;-~]{1,127}", text) or text.startswith("-") or text in {".", ".."}:
+        raise ValueError("an interface name such as eth1 or an IPv4 address is needed")
     return text
 
 
-def parse_public_ip(value: object) -> IPv4Address | None:
-    """Read a unicast IPv4 address; empty is none."""
-    if value is None or value == "":
-        return None
-    address = value if isinstance(value, IPv4Address) else _ipv4(_text(value))
+def parse_public_ip(value: str | IPv4Address) -> IPv4Address:
+    """Read a unicast IPv4 address."""
+    address = _ipv4(str(value))
     if address.is_loopback or address.is_multicast or address.is_reserved or address.packed[0] == 0:
         raise ValueError("an address of this host that the other nodes can reach is needed")
     return address
 
 
-def parse_public_ipv6(value: object) -> IPv6Address | None:
-    """Read a global unicast IPv6 address; empty is none."""
-    if value is None or value == "":
-        return None
+def parse_public_ipv6(value: str | IPv6Address) -> IPv6Address:
+    """Read a global unicast IPv6 address."""
     try:
-        address = value if isinstance(value, IPv6Address) else IPv6Address(_text(value))
+        address = IPv6Address(str(value))
     except ValueError:
         raise ValueError("an IPv6 address is needed, such as 2001:db8::21") from None
     if address.is_link_local or address.is_loopback or address.is_multicast or address.is_reserved:
@@ -137,113 +115,60 @@ def parse_public_ipv6(value: object) -> IPv6Address | None:
     return address
 
 
-def parse_listen_ip(value: object) -> IPv4Address | IPv6Address:
-    """Read the address to listen on, IPv4 or IPv6 (brackets allowed)."""
-    if isinstance(value, IPv4Address | IPv6Address):
-        return value
-    text = _text(value)
+def parse_listen_ip(value: str | AnyAddress) -> AnyAddress:
+    """Read an IPv4 or IPv6 address, brackets allowed."""
+    text = str(value)
     try:
         return ip_address(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
     except ValueError:
         raise ValueError("an IP address is needed, such as 0.0.0.0 or 127.0.0.1") from None
 
 
-def parse_port(value: object) -> int:
-    """Read a port; 0 or less is 0, which means off, as in flanneld."""
-    number = _number(value)
-    if number > 65535:
-        raise ValueError("a port from 1 to 65535 is needed, or 0 for none")
-    return max(number, 0)
-
-
-def parse_metrics_bind(value: object) -> tuple[IPv4Address | IPv6Address, int] | None:
+def parse_metrics_bind(value: str | tuple[AnyAddress, int] | None) -> tuple[AnyAddress, int] | None:
     """Read ``"127.0.0.1:2402"`` or ``"[::1]:2402"``; empty, ``0`` and ``off`` are none."""
-    if value is None or isinstance(value, tuple):
+    if not isinstance(value, str):
         return value
-    text = _text(value)
-    if text in {"", "0", "off"}:
+    if value in {"", "0", "off"}:
         return None
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})", text)
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})", value)
     try:
-        address, port = ip_address(match[1] or match[2] if match else ""), int(match[3] if match else 0)
+        address = (IPv6Address(match[1]) if match[1] else IPv4Address(match[2])) if match else None
     except ValueError:
-        address, port = None, 0
-    if address is None or not 1 <= port <= 65535 or (address.version == 6) is not bool(match and match[1]):
+        address = None
+    if match is None or address is None or not 1 <= int(match[3]) <= 65535:
         raise ValueError("an address and a port are needed, such as 127.0.0.1:2402 or [::1]:2402, or off")
-    return address, port
+    return address, int(match[3])
 
 
-def parse_verbosity(value: object) -> int:
-    """Read the log level; negative is 0."""
-    return max(_number(value), 0)
-
-
-def parse_route_protocol(value: object) -> int:
+def parse_route_protocol(number: int) -> int:
     """Read a route protocol number that nobody else uses."""
-    number = _number(value)
     if not 0 <= number <= 255:
         raise ValueError("a number from 5 to 255 is needed")
-    owner = (_KERNEL_PROTOCOLS | _DAEMON_PROTOCOLS).get(number)
-    if owner:
+    if owner := _PROTOCOL_OWNERS.get(number):
         raise ValueError(f"that number marks the routes of {owner}, which must not be taken for ours; 103 is free")
     return number
 
 
-def parse_path(value: object) -> Path:
+def parse_path(value: str | Path) -> Path:
     """Read the path of a file, absolute or relative to the working directory."""
-    text = str(value) if isinstance(value, Path) else _text(value)
+    text = str(value)
     if "\0" in text or text.endswith("/") or Path(text).name in {"", ".."}:
         raise ValueError("the path of a file is needed")
     return Path(text)
 
 
-def parse_optional_path(value: object) -> Path | None:
-    """Read a path; empty is none."""
-    return None if value is None or value == "" else parse_path(value)
-
-
-def parse_optional_directory(value: object) -> Path | None:
-    """Read the path of a directory, a slash at its end or not; empty is none."""
-    if value is None or value == "":
-        return None
-    text = str(value) if isinstance(value, Path) else _text(value)
-    path = Path(text)
-    if "\0" in text or path.name in {"", ".."}:
+def parse_directory(value: str | Path) -> Path:
+    """Read the path of a directory, with or without a slash at its end."""
+    path = Path(value)
+    if "\0" in str(path) or path.name in {"", ".."}:
         raise ValueError("the path of a directory is needed, and not of / or a parent")
     return path
 
 
-def parse_log_format(value: object) -> str:
-    """Read ``console`` or ``json``."""
-    if value not in {"console", "json"}:
-        raise ValueError("console or json is needed")
-    return str(value)
-
-
-def parse_etcd_api(value: object) -> str:
-    """Read ``auto``, ``3`` or ``2``."""
-    if value not in {"auto", "3", "2"}:
-        raise ValueError("auto, 3 or 2 is needed")
-    return str(value)
-
-
-def parse_user_name(value: object) -> str | None:
-    """Read a user name; empty is none."""
-    if value is None or value == "":
-        return None
-    text = _text(value)
+def parse_user_name(text: str) -> str:
+    """Read a user name of etcd."""
     if not text.isprintable() or text != text.strip():
         raise ValueError("a name of printable characters without spaces around it is needed")
-    return text
-
-
-def parse_account(value: object) -> str | None:
-    """Read a user of this host and, behind a colon, a group; empty is none."""
-    if value is None or value == "":
-        return None
-    text = _text(value)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", text):
-        raise ValueError("a user by name or number is needed, with :GROUP behind it for another than its own group")
     return text
 
 
@@ -262,8 +187,7 @@ def _host_and_port(rest: str, item: str) -> tuple[str, int]:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#]+)(?::([0-9]{1,5}))?", rest)
     if match is None:
         raise ValueError(f"{item[:80]!a} has to be scheme://host:port and no more")
-    host = match[1]
-    port = int(match[2]) if match[2] else DEFAULT_ETCD_PORT
+    host, port = match[1], int(match[2] or _DEFAULT_ETCD_PORT)
     if not 1 <= port <= 65535:
         raise ValueError(f"{item[:80]!a} needs a port from 1 to 65535")
     if not _is_host(host):
@@ -289,41 +213,32 @@ def _ipv4(text: str) -> IPv4Address:
         raise ValueError("an IPv4 address is needed, such as 192.168.14.21") from None
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("text is needed")
-    return value
+def _pattern(value: str | LinkPattern) -> LinkPattern:
+    return value if isinstance(value, LinkPattern) else parse_go_regex(value)
 
 
-def _texts(value: object) -> list[str]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError("a list of texts is needed")
-    return [_text(item) for item in value]
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
 
 
-def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError("a whole number is needed")
-    return value
+def _at_least_0(number: int) -> int:
+    return max(number, 0)
 
 
+OrNone = Annotated[T | None, BeforeValidator(_none_if_empty)]
 Endpoints = Annotated[tuple[str, ...], BeforeValidator(parse_endpoints)]
-Prefix = Annotated[str, BeforeValidator(parse_prefix)]
-Interfaces = Annotated[tuple[str, ...], BeforeValidator(parse_iface)]
-Patterns = Annotated[tuple[LinkPattern, ...], BeforeValidator(parse_iface_regex)]
-CanReach = Annotated[IPv4Address | None, BeforeValidator(parse_can_reach)]
-BridgeName = Annotated[str, BeforeValidator(parse_bridge)]
-PublicIp = Annotated[IPv4Address | None, BeforeValidator(parse_public_ip)]
-PublicIpv6 = Annotated[IPv6Address | None, BeforeValidator(parse_public_ipv6)]
-ListenIp = Annotated[IPv4Address | IPv6Address, BeforeValidator(parse_listen_ip)]
-MetricsBind = Annotated[tuple[IPv4Address | IPv6Address, int] | None, BeforeValidator(parse_metrics_bind)]
-Port = Annotated[int, BeforeValidator(parse_port)]
-Verbosity = Annotated[int, BeforeValidator(parse_verbosity)]
-RouteProtocol = Annotated[int, BeforeValidator(parse_route_protocol)]
+Prefix = Annotated[str, AfterValidator(parse_prefix)]
+Interface = Annotated[str, AfterValidator(parse_interface)]
+Pattern = Annotated[LinkPattern, BeforeValidator(_pattern)]
+BridgeName = Annotated[str, Field(pattern=r"^[!-.0-9;-~]{0,15}$")]
+PublicIp = Annotated[IPv4Address, BeforeValidator(parse_public_ip)]
+PublicIpv6 = Annotated[IPv6Address, BeforeValidator(parse_public_ipv6)]
+ListenIp = Annotated[AnyAddress, BeforeValidator(parse_listen_ip)]
+MetricsBind = Annotated[tuple[AnyAddress, int] | None, BeforeValidator(parse_metrics_bind)]
+NotNegative = Annotated[int, AfterValidator(_at_least_0)]
+Port = Annotated[int, Field(le=65535), AfterValidator(_at_least_0)]
+RouteProtocol = Annotated[int, AfterValidator(parse_route_protocol)]
 FilePath = Annotated[Path, BeforeValidator(parse_path)]
-OptionalPath = Annotated[Path | None, BeforeValidator(parse_optional_path)]
-OptionalDirectory = Annotated[Path | None, BeforeValidator(parse_optional_directory)]
-LogFormat = Annotated[Literal["console", "json"], BeforeValidator(parse_log_format)]
-EtcdApi = Annotated[Literal["auto", "3", "2"], BeforeValidator(parse_etcd_api)]
-Account = Annotated[str | None, BeforeValidator(parse_account)]
-UserName = Annotated[str | None, BeforeValidator(parse_user_name)]
+Directory = Annotated[Path, BeforeValidator(parse_directory)]
+AccountName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$")]
+UserName = Annotated[str, AfterValidator(parse_user_name)]

@@ -1,4 +1,4 @@
-"""The text of ``--help`` and the flag table of the documentation, both made from the declarations. Pure."""
+"""The text of ``--help``, made from the declarations of the flags. Pure."""
 
 import textwrap
 from collections.abc import Sequence
@@ -18,15 +18,6 @@ def usage(title: str, flags: Sequence[Flag]) -> str:
     return "\n".join(parts)
 
 
-def markdown(flags: Sequence[Flag]) -> str:
-    """Return the flags as a Markdown table, one line each, for the documentation."""
-    lines = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
-    lines += [
-        f"| `{_cell(_head(flag))}` | {_variable(flag)} | {_default(flag)} | {_cell(flag.text)} |" for flag in flags
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def default_text(flag: Flag) -> str:
     """Return the default as an operator would write it; empty when there is none."""
     match flag.default:
@@ -38,7 +29,8 @@ def default_text(flag: Flag) -> str:
             return str(flag.default)
 
 
-def _head(flag: Flag) -> str:
+def head(flag: Flag) -> str:
+    """Return the flag as it is written, with its value's name: ``"--etcd-prefix=KEY"``."""
     dashes = "-" if len(flag.name) == 1 else "--"
     return f"{dashes}{flag.name}={flag.metavar}" if flag.metavar else f"{dashes}{flag.name}"
 
@@ -50,21 +42,7 @@ def _entry(flag: Flag) -> str:
     paragraphs = [flag.text, f"[{', '.join(facts)}]"] if facts else [flag.text]
     width = _COLUMNS - _INDENT
     lines = [line for text in paragraphs for line in textwrap.wrap(text, width, break_on_hyphens=False)]
-    head = f"  {_head(flag)}"
-    if len(head) < _INDENT - 1:
-        lines[0] = head.ljust(_INDENT) + lines[0]
-        return lines[0] + "".join(f"\n{'':{_INDENT}}{line}" for line in lines[1:])
-    return head + "".join(f"\n{'':{_INDENT}}{line}" for line in lines)
-
-
-def _variable(flag: Flag) -> str:
-    return f"`{flag.env}`" if flag.from_env else ""
-
-
-def _default(flag: Flag) -> str:
-    text = default_text(flag)
-    return f"`{text}`" if text and flag.from_env else ""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    first = f"  {head(flag)}"
+    if len(first) < _INDENT - 1:
+        first = first.ljust(_INDENT) + lines.pop(0)
+    return first + "".join(f"\n{'':{_INDENT}}{line}" for line in lines)

@@ -1,17 +1,20 @@
-"""What Docker has to be told so that its bridge sits on the leased subnet: options for dockerd, in three forms.
+"""The options that put Docker's bridge on the leased subnet, in three forms. Pure.
 
 The environment file is byte for byte what flannel's ``dist/mk-docker-opts.sh`` writes (the same in v0.11.0 and
-v0.28.9), except that what a shell would expand inside the quotes is escaped here. Docker refuses to start with a bad
-option and starts on a wrong subnet without one, so a value that cannot be right is refused instead of passed on.
+v0.28.9), except that what a shell would expand inside the quotes is escaped here. Docker does not start with a bad
+option, and starts on a wrong subnet without one, so an unusable value is an error.
 
 Docker 28 and direct routing (Docker's documentation, "Port publishing and mapping"; release notes of 28.0.0, 28.0.2
 and 28.2.0; moby pull requests 48597, 48724, 49325, 49621 and 49832). Since 28.0.0 packets that come from outside the
 host and are addressed to a container are dropped in the table ``raw``, and those to a port that is not published at
-the end of the chain ``DOCKER`` as well. Against the first there is, since 28.2.0, the daemon's option
-``allow-direct-routing``, and for networks made with ``docker network create`` the bridge option
-``com.docker.network.bridge.trusted_host_interfaces`` (names separated by colons). Against both there is, since 28.0.0,
-the bridge option ``com.docker.network.bridge.gateway_mode_ipv4`` with the value ``nat-unprotected``, which the default
-bridge cannot be given; there a rule in the chain ``DOCKER-USER`` has to open the other ports.
+the end of the chain ``DOCKER`` as well. What turns that off:
+
+* the first, since 28.2.0: the daemon's option ``allow-direct-routing``, and for networks made with
+  ``docker network create`` the bridge option ``com.docker.network.bridge.trusted_host_interfaces`` (names separated by
+  colons);
+* both, since 28.0.0: the bridge option ``com.docker.network.bridge.gateway_mode_ipv4`` with the value
+  ``nat-unprotected``. The default bridge does not take it: there a rule in the chain ``DOCKER-USER`` has to open the
+  ports that are not published.
 """
 
 import re
@@ -27,12 +30,12 @@ EXTRA_PREFIX = "DOCKER_OPT_"
 _BRIDGE = "com.docker.network.bridge."
 _LONGEST_SUBNET = 30
 _MTU_MIN, _MTU_MAX = 68, 65535
-_FOR_THE_SHELL = re.compile(r'(["$`\\])')
+_SHELL_SPECIAL = re.compile(r'(["$`\\])')
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class DockerVersion:
-    """A version of Docker, such as 28.2.2; what follows the numbers does not count."""
+    """A version of Docker, such as 28.2.2; a suffix does not count."""
 
     major: int
     minor: int
@@ -54,22 +57,22 @@ class DockerVersion:
         return f"{self.major}.{self.minor}.{self.patch}"
 
 
-FILTERS = DockerVersion(28, 0, 0)
-"""From this version on, Docker drops what comes from outside for a container, and knows ``nat-unprotected``."""
+FIRST_FILTERING = DockerVersion(28, 0, 0)
+"""The first that drops packets from outside to a container's address, and that has ``nat-unprotected``."""
 
-ALLOWS = DockerVersion(28, 2, 0)
-"""From this version on, there are ``allow-direct-routing`` and ``trusted_host_interfaces``."""
+FIRST_ALLOWING = DockerVersion(28, 2, 0)
+"""The first with ``allow-direct-routing`` and ``trusted_host_interfaces``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """What the subnet file says about this leased.
+    """The leased subnet, as the subnet file describes it; ``None`` for what is not in the file.
 
     Attributes:
         bridge: the bridge's address with the length of the subnet, ``172.7.21.1/24``.
-        network: the whole cluster's network, where it is told.
-        mtu: where it is told.
-        ip_masq: whether the daemon masquerades, so that Docker need not; ``None`` where it is not told.
+        network: the whole cluster's network.
+        mtu: in bytes.
+        ip_masq: whether the daemon masquerades, so that Docker need not.
     """
 
     bridge: IPv4Interface
@@ -114,7 +117,7 @@ def _network(text: str) -> IPv4Network:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of dockerd: *key* and *value* in ``daemon.json``, *name* and *flag* in the environment file."""
+    """One option of dockerd: *key* and *value* for ``daemon.json``, *name* and *flag* for the environment file."""
 
     key: str
     value: str | int | bool
@@ -122,24 +125,24 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The option as dockerd's command line has it."""
+        """The option on dockerd's command line."""
         value = str(self.value).lower() if isinstance(self.value, bool) else self.value
         return f"--{self.key}={value}"
 
 
 def docker_options(leased: Leased, version: DockerVersion | None) -> tuple[Option, ...]:
-    """Return what dockerd has to be told.
+    """Return dockerd's options.
 
     Args:
         leased: from the subnet file.
-        version: Docker's; ``None`` (unknown, or nobody wants direct routing) gives only what every version knows.
+        version: Docker's; ``None`` (unknown, or no direct routing) gives only the options that every version has.
     """
     found = [Option("bip", str(leased.bridge), "BIP")]
     if leased.mtu is not None:
         found.append(Option("mtu", leased.mtu, "MTU"))
     if leased.ip_masq is not None:
         found.append(Option("ip-masq", not leased.ip_masq, "IPMASQ"))
-    if version is not None and version >= ALLOWS:
+    if version is not None and version >= FIRST_ALLOWING:
         found.append(Option("allow-direct-routing", True, "ALLOW_DIRECT_ROUTING"))
     return tuple(found)
 
@@ -151,11 +154,11 @@ def environment_text(
 
     Args:
         wanted: the options.
-        values: environment and subnet file. A ``DOCKER_OPT_*`` that is set there already comes along, and what *key*
-            holds there stands before the combined options.
-        key: the variable of the combined options, ``DOCKER_OPTS``.
+        values: environment and subnet file. Each ``DOCKER_OPT_*`` in it is copied, and the value of *key* is put in
+            front of the combined options.
+        key: the variable for the combined options, ``DOCKER_OPTS``.
         single: write one variable for each option.
-        combined: write the variable of all.
+        combined: write the variable with all options.
     """
     flags = {name: " ".join(value.split()) for name, value in values.items() if name.startswith(EXTRA_PREFIX)}
     flags |= {EXTRA_PREFIX + option.name: option.flag for option in wanted}
@@ -167,19 +170,19 @@ def environment_text(
 
 
 def _assignment(name: str, value: str) -> str:
-    escaped = _FOR_THE_SHELL.sub(r"\\\1", value)
+    escaped = _SHELL_SPECIAL.sub(r"\\\1", value)
     return f'{name}="{escaped}"' + "\n"
 
 
 def merged(document: Mapping[str, object], wanted: Iterable[Option], leased: Leased) -> dict[str, object]:
-    """Return *document*, the content of a ``daemon.json``, with the options; every other key is left as it is.
+    """Return *document*, the content of a ``daemon.json``, with the options; every other key stays.
 
     Raises:
-        Invalid: it has a key with which Docker would not start, or not use the leased subnet.
+        Invalid: it has a key with which Docker would not start, or would not use the leased subnet.
     """
     bridge, fixed = document.get("bridge"), document.get("fixed-cidr")
     if bridge:
-        raise Invalid("bridge_given", "bridge", bridge, "no such key beside bip: Docker takes one of them")
+        raise Invalid("bridge_given", "bridge", bridge, "no such key next to bip: Docker accepts only one of them")
     if fixed and not _inside(fixed, leased.bridge.network):
         raise Invalid("fixed_cidr_outside", "fixed-cidr", fixed, f"a part of the leased subnet {leased.bridge.network}")
     return {**document, **{option.key: option.value for option in wanted}}
@@ -193,32 +196,32 @@ def _inside(text: object, network: IPv4Network) -> bool:
 
 
 def network_arguments(leased: Leased, version: DockerVersion | None, trusted: Sequence[str] = ()) -> list[str]:
-    """Return the arguments of ``docker network create`` for a bridge on the leased subnet, besides Docker's own.
+    """Return the arguments of ``docker network create`` for a second bridge, on the leased subnet.
 
     Args:
         leased: from the subnet file.
         version: Docker's, as for ``docker_options``.
-        trusted: interfaces whose packets reach published ports; without any, every port is open to everybody.
+        trusted: interfaces whose packets reach published ports; without any, every port is open to all hosts.
     """
     arguments = ["--driver=bridge", f"--subnet={leased.bridge.network}", f"--gateway={leased.bridge.ip}"]
     if leased.mtu is not None:
         arguments.append(f"--opt=com.docker.network.driver.mtu={leased.mtu}")
     if leased.ip_masq is not None:
         arguments.append(f"--opt={_BRIDGE}enable_ip_masquerade={str(not leased.ip_masq).lower()}")
-    if version is not None and version >= ALLOWS and trusted:
+    if version is not None and version >= FIRST_ALLOWING and trusted:
         arguments.append(f"--opt={_BRIDGE}trusted_host_interfaces={':'.join(trusted)}")
-    elif version is not None and version >= FILTERS:
+    elif version is not None and version >= FIRST_FILTERING:
         arguments.append(f"--opt={_BRIDGE}gateway_mode_ipv4=nat-unprotected")
     return arguments
 
 
-def remark(leased: Leased, version: DockerVersion | None) -> str | None:
-    """Return what an operator has to know about direct routing to the default bridge; ``None`` where it just works."""
+def direct_routing_hint(leased: Leased, version: DockerVersion | None) -> str | None:
+    """Return how other nodes reach the default bridge; ``None`` where nothing stops them."""
     if version is None:
         return "Docker's version is not known, and from 28 on it drops packets of other nodes: give --docker-version"
-    if version < FILTERS:
+    if version < FIRST_FILTERING:
         return None
-    if version < ALLOWS:
+    if version < FIRST_ALLOWING:
         return f"Docker {version} drops packets of other nodes to its containers; 28.2 is the first to have an option"
     match = f"-s {leased.network} -d {leased.network}" if leased.network else f"-d {leased.bridge.network}"
     return (
@@ -228,12 +231,12 @@ def remark(leased: Leased, version: DockerVersion | None) -> str | None:
 
 
 def bridge_complaint(links: Iterable[Link], bridge: str, subnet: IPv4Network) -> str | None:
-    """Return what is wrong with Docker's bridge: it is there, has addresses, and none is in the leased *subnet*."""
+    """Return a message if Docker's bridge exists and has addresses, but none in the leased *subnet*; else ``None``."""
     addresses = [own for link in links if link.name == bridge for own in link.addresses]
     if not addresses or any(own.network == subnet for own in addresses):
         return None
     return (
         f"{bridge} has {', '.join(map(str, addresses))}, but the leased subnet is {subnet}: other nodes do not reach "
         f"containers there; start Docker with --bip={subnet.network_address + 1}/{subnet.prefixlen} (see pyflanneld "
-        "docker-opts), or name the bridge that counts with --docker-bridge"
+        "docker-opts), or name the right bridge with --docker-bridge"
     )

@@ -1,5 +1,6 @@
 """What the registry tells: raw records and the changes among them. Nothing here has been validated yet."""
 
+import enum
 from dataclasses import dataclass
 
 
@@ -23,12 +24,25 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the history of one etcd cluster, from which a watch can go on."""
+
+    revision: int
+    cluster_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A complete list of the subnets at one revision."""
 
     records: tuple[Record, ...]
     revision: int
     cluster_id: int
+
+    @property
+    def position(self) -> Position:
+        """Where a watch goes on from."""
+        return Position(self.revision, self.cluster_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +99,46 @@ class Renewal:
 
     record: Record | None
     ttl_s: float | None
+
+
+class MemberFault(enum.Enum):
+    """Why an etcd member does not serve us."""
+
+    NO_NAME = "its name cannot be resolved"
+    REFUSED = "connection refused"
+    TIMEOUT = "no answer in time"
+    UNREACHABLE = "there is no route to it"
+    EXPIRED = "its certificate has expired"
+    NOT_YET = "its certificate is not valid yet"
+    NAME = "its certificate is for another name"
+    AUTHORITY = "its certificate is signed by an unknown authority"
+    CLIENT = "it refuses our client certificate, or the lack of one"
+    TLS = "TLS failed"
+    NO_ETCD = "it does not answer as etcd does"
+    LOGIN = "user or password is refused"
+    CONFIG_DENIED = "we may not read the network configuration"
+    SUBNETS_DENIED = "we may not read the leases"
+    BROKEN = "it answers, but cannot serve"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReport:
+    """What a probe of one etcd member found.
+
+    Attributes:
+        url: as the operator wrote it.
+        fault: the first thing that is wrong with it; ``None`` when it serves.
+        detail: the error's own words.
+        version: such as ``"3.4.23"``.
+        skew_s: how far its clock is ahead of ours.
+        certificate_until_s: when its server certificate ends, in seconds since 1970.
+        alarms: of its cluster; ``None`` when it did not report them.
+    """
+
+    url: str
+    fault: MemberFault | None = None
+    detail: str = ""
+    version: str = ""
+    skew_s: float | None = None
+    certificate_until_s: float | None = None
+    alarms: tuple[str, ...] | None = None

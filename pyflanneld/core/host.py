@@ -11,8 +11,8 @@ class Process:
     Attributes:
         name: what the kernel calls it, at most 15 characters.
         words: its command line.
-        supervised: supervisord has started it, or what started it.
-        leads: it leads a process group of its own.
+        supervised: it is a descendant of supervisord.
+        leads: it leads its own process group.
     """
 
     pid: int
@@ -28,7 +28,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class ListeningSocket:
-    """A TCP socket that listens; *holder* where that can be found out."""
+    """A listening TCP socket; *holder* is its process, where that is known."""
 
     address: str
     holder: Process | None
@@ -40,10 +40,10 @@ MAIN_TABLE, LOCAL_TABLE = 254, 255
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """A rule that leads packets to a routing table (``ip rule``).
+    """A rule that selects a routing table (``ip rule``).
 
     Attributes:
-        narrowed: it asks for more than addresses: a mark, an interface, a user, a port.
+        narrowed: it matches more than addresses: a mark, an interface, a user or a port.
     """
 
     priority: int

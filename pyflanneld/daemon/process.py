@@ -16,10 +16,10 @@ from pyflanneld import __version__
 from pyflanneld.config.settings import Settings
 from pyflanneld.daemon.wiring import STATE_SIGNAL, serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
-from pyflanneld.logs import setup
-from pyflanneld.logs.buffer import Recent
-from pyflanneld.logs.rate_limit import Repeats
-from pyflanneld.system import lock, privileges, start_script
+from pyflanneld.logs.processors import RateLimit, RecentEvents
+from pyflanneld.logs.setup import configure_logging
+from pyflanneld.state.wakeup import WakeUp
+from pyflanneld.system import lock, privileges, service_manager
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -27,15 +27,15 @@ RELOAD_SIGNAL = signal.SIGHUP
 
 
 def run_daemon(settings: Settings) -> int:
-    """Run the daemon until it is told to stop; say in one line why it ends when it ends by itself."""
+    """Run the daemon until it is asked to stop; log in one line why it ends when it ends by itself."""
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
-    hangup = asyncio.Event()
+    hangup = WakeUp()
     signal.signal(RELOAD_SIGNAL, partial(_hang_up, hangup))
-    signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is something to tell
+    signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is a state to log
     privileges.forbid_core_dumps()
-    recent = Recent()
-    setup.configure(settings.log_format, settings.verbosity, Repeats(time.monotonic), recent)
+    recent = RecentEvents()
+    configure_logging(settings.log_format, settings.verbosity, RateLimit(time.monotonic), recent)
     log = structlog.get_logger("pyflanneld")
     log.info(
         "daemon.started", version=__version__, pid=os.getpid(), etcd=settings.etcd_endpoints,
@@ -43,7 +43,7 @@ def run_daemon(settings: Settings) -> int:
     )
     for warning in settings.warnings:
         log.warning("settings.warned", warning=warning)
-    scripted = start_script.is_start_script(os.environ)
+    scripted = service_manager.has_start_script(os.environ)
     if scripted and not _follow_start_script(log):
         return 0
     try:
@@ -67,8 +67,8 @@ def _stop_early(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _hang_up(hangup: asyncio.Event, _number: int, _frame: FrameType | None) -> None:
-    """Have everything looked at anew. No handler of the loop's own, which would be gone before the process is."""
+def _hang_up(hangup: WakeUp, _number: int, _frame: FrameType | None) -> None:
+    """Have everything read anew. No handler of the loop's own, which would be gone before the process is."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -80,7 +80,7 @@ def _hang_up(hangup: asyncio.Event, _number: int, _frame: FrameType | None) -> N
 def _follow_start_script(log: Any) -> bool:
     """Arrange for the daemon to end with its start script; return whether there is anything left to follow."""
     try:
-        alive = start_script.signal_its_end()
+        alive = service_manager.follow_start_script()
     except OSError as error:
         log.warning("start_script.not_followed", error=str(error))
         return True
@@ -97,8 +97,8 @@ def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
     """Hold this network and this file for the length of the block.
 
     Args:
-        settings: say which.
-        log: where to tell of a wait.
+        settings: name both.
+        log: where a wait is reported.
         patient: wait for another daemon to finish its stop. Behind a start script supervisord does not know when that
             is: it takes the end of the script for the daemon's, and may start the next one at once.
     """
@@ -110,7 +110,7 @@ def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
             if not patient:
                 raise
             log.info("lock.awaited", held=str(error), timeout_s=PREDECESSOR_S)
-            stack.enter_context(hold(patience_s=PREDECESSOR_S))
+            stack.enter_context(hold(wait_s=PREDECESSOR_S))
         yield
 
 
@@ -138,7 +138,7 @@ async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
 
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, partial(stop, signal=number.name))
-    loop.add_signal_handler(start_script.ENDED, partial(stop, reason=_SCRIPT_ENDED))
+    loop.add_signal_handler(service_manager.SCRIPT_ENDED, partial(stop, reason=_SCRIPT_ENDED))
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()

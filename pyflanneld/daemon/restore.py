@@ -1,12 +1,15 @@
-"""A stand-in for the node, for a start while etcd cannot be used: it goes by what was saved (``--state-dir``).
+"""Restore a node from the saved state (``--state-dir``), for a start while etcd cannot be used.
 
-It is a node like any other, with the same loops for routes, rules and subnet file, and the same judgement of the peers;
-only its lease and the list of the peers were read from a file. So nothing about it is confirmed: it is not ready, it
-adds what is missing and takes nothing away, and it leaves etcd alone. Beside it the daemon goes on to join the network
-as at any start. When that is done, the stand-in stops, which changes nothing on this host, and the node that etcd has
-confirmed takes over, as after a restart of the daemon.
+The restored node is a node like any other, with the same tasks for routes, rules and subnet file, and the same
+validation of the peers; only its lease and the list of the peers were read from a file. So nothing about it is
+confirmed: it is not ready, it adds what is missing and removes nothing, and it does not use etcd. Meanwhile the daemon
+goes on to join the network as at any start. When that is done, the restored node's tasks end, which changes nothing on
+this host, and the node that etcd has confirmed takes over, as after a restart of the daemon.
 
-It waits a moment first: an etcd that answers is better. That is worth more than the moment, for a host that boots.
+It waits a moment first: an etcd that answers is better.
+
+This is a start of its own, but no second way to run: bootstrap, tasks and validation are those of every start. What is
+here decides only whether the saved state may be used, and hands over.
 """
 
 import asyncio
@@ -14,6 +17,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from math import inf
 
+from pyflanneld.config.settings import Settings
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.invalid import Invalid, shown
@@ -23,22 +27,23 @@ from pyflanneld.core.lease.saved_state import SavedState
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.daemon.bootstrap import Bootstrap, prepare
 from pyflanneld.errors import PyflanneldError
-from pyflanneld.ports import SavedStateFile
-from pyflanneld.state.node import Context, Node, Options
+from pyflanneld.ports import Change, SavedStateFile
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 from pyflanneld.tasks.network import usable_config
 
 PATIENCE_S = 2.0
 RETRY_FIRST_S = 5.0
 RETRY_CAP_S = 60.0
-TOPIC = "stand_in"
+TOPIC = "restore"
 
 
 class UnusableState(Exception):
-    """What was saved cannot be gone by; the message says why."""
+    """The saved state cannot be used; the message says why."""
 
 
 class Restore:
-    """What stands in for a node until there is one.
+    """The node that is restored until etcd has confirmed one.
 
     Args:
         context: the daemon's.
@@ -53,10 +58,10 @@ class Restore:
         self._choice = choice
         self._state: SavedState | None = None
         self._node: Node | None = None
-        self._loops_before: frozenset[str] = frozenset()
+        self._tasks_before: frozenset[str] = frozenset()
 
     async def run(self, tend: Callable[[asyncio.TaskGroup, Node], None]) -> None:
-        """Stand in when it is time for that, until cancelled: *tend* starts the loops that keep this host right."""
+        """Restore the node when it is time, until cancelled: *tend* starts the tasks that keep this host right."""
         node, waits = None, backoff(RETRY_FIRST_S, RETRY_CAP_S, self._context.rng)
         pause_s = PATIENCE_S
         while node is None:
@@ -75,16 +80,16 @@ class Restore:
             self._state, self._node = await self._restored()
         except UnusableState as error:
             text = f"the state in {self._file.path} is not used: {error}; waiting for etcd"
-            self._context.conditions.report(TOPIC, "last_good.unusable", text, blocks=False, cause=str(error))
+            self._context.conditions.report(TOPIC, "saved_state.unusable", text, blocks=False, cause=str(error))
         return self._node
 
     def _begin(self, node: Node) -> None:
-        saved_at = _utc(node.saved_at_s or 0.0)
-        self._loops_before = self._context.liveness.loops()
+        saved_at = _utc(node.membership.saved_at_s or 0.0)
+        self._tasks_before = self._context.liveness.tasks()
         text = f"unconfirmed: {node.lease.key} and its peers are as saved at {saved_at}, etcd cannot be used"
         self._context.conditions.resolve(TOPIC)
         self._context.conditions.report(
-            TOPIC, "last_good.in_use", text, subnet=str(node.lease.key), peers=len(node.peers.records()),
+            TOPIC, "saved_state.in_use", text, subnet=str(node.lease.key), peers=len(node.peers.records()),
             saved_at=saved_at, path=self._file.path,
         )
 
@@ -99,7 +104,7 @@ class Restore:
         if state is None:
             raise UnusableState("there is none yet")
         bootstrap = self._prospect(state)
-        _check_origin(state, self._context.options, bootstrap.request.attrs)
+        _check_origin(state, self._context.settings, bootstrap.request.attrs)
         _check_age(state, self._context.clock.wall_s())
         return state, self._as_node(state, bootstrap)
 
@@ -120,49 +125,50 @@ class Restore:
         age_s = context.clock.wall_s() - state.saved_at_s
         proved_at_s = context.clock.now_s() - age_s
         ttl_s = inf if state.lease_end_s is None else state.lease_end_s - state.saved_at_s
-        node = bootstrap.node(context, OwnLease(  # confirmed then, and not since: no proof outlives its daemon
+        lease = OwnLease(  # confirmed then, and not since: no proof outlives its daemon
             key.ipv4, attrs.public_ip, state.own, ttl_s, proved_at_s, proved_at_s, key.ipv6, attrs.public_ipv6,
-        ))  # fmt: skip
-        node.saved_at_s = state.saved_at_s
-        node.peers.apply(Snapshot(state.peers, state.revision, state.cluster_id))
-        node.complete = True
-        node.wake_routes(peers=True)
+        )  # fmt: skip
+        node = bootstrap.node(context, lease, saved_at_s=state.saved_at_s)
+        peers = Snapshot(state.peers, state.revision, state.cluster_id)
+        node.peers.apply(peers)
+        node.listed = peers.position
+        node.wake.routes.set(Change.PEERS)
         return node
 
     def hand_over(self, node: Node, leases: Snapshot) -> None:
-        """Make way for *node*, which etcd has confirmed with the list *leases*; our own loops have ended."""
+        """Hand over to *node*, which etcd has confirmed with the list *leases*; the tasks of ours have ended."""
         context, before, state = self._context, self._node, self._state
         context.conditions.resolve(TOPIC)
         if before is None or state is None:
             return
-        for loop in context.liveness.loops() - self._loops_before:
-            context.liveness.rest(loop)
+        for task in context.liveness.tasks() - self._tasks_before:
+            context.liveness.rest(task)
         for rules in before.rules:  # the node may ask for others
             context.conditions.resolve(f"firewall {rules.name}")
         if leases.cluster_id != state.cluster_id or leases.revision < state.revision:
             node.guard.distrust()
         was, now = (before.networks, before.lease.key), (node.networks, node.lease.key)
         if was == now:
-            context.log.info("last_good.confirmed", subnet=str(node.lease.key))
+            context.log.info("saved_state.confirmed", subnet=str(node.lease.key))
         else:
             context.log.warning(
-                "last_good.superseded", was=str(before.lease.key), now=str(node.lease.key),
+                "saved_state.superseded", was=str(before.lease.key), now=str(node.lease.key),
                 network=str(node.subnet_range.network),
             )
 
 
 def etcd_is_away(context: Context) -> bool:
-    """Say whether etcd has not answered yet, or has failed since."""
+    """Return whether etcd has not answered yet, or has failed since."""
     failing = any(topic.startswith("etcd:") for topic in context.conditions.open())
     return failing or context.counters.heard_at_s is None
 
 
-def _check_origin(state: SavedState, options: Options, attrs: LeaseAttrs) -> None:
+def _check_origin(state: SavedState, settings: Settings, attrs: LeaseAttrs) -> None:
     """Raise ``UnusableState`` for what was saved for another network or another node; ours would publish *attrs*."""
-    if state.prefix != options.prefix:
-        raise UnusableState(f"it is about the prefix {shown(state.prefix)}, this is {options.prefix}")
-    if options.etcd_api not in ("auto", str(state.api)):
-        raise UnusableState(f"it comes from etcd's API {state.api}, --etcd-api says {options.etcd_api}")
+    if state.prefix != settings.etcd_prefix:
+        raise UnusableState(f"it is about the prefix {shown(state.prefix)}, this is {settings.etcd_prefix}")
+    if settings.etcd_api not in ("auto", str(state.api)):
+        raise UnusableState(f"it comes from etcd's API {state.api}, --etcd-api says {settings.etcd_api}")
     if parse_value(state.own.value) != attrs:
         both = f" and {attrs.public_ipv6}" if attrs.public_ipv6 else ""
         ours = f"{attrs.public_ip}{both} with the backend {attrs.backend_type or 'alloc'}"

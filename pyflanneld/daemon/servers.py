@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyflanneld.daemon.run import Daemon
-from pyflanneld.logs import setup
-from pyflanneld.logs.buffer import Recent
+from pyflanneld.logs.processors import RecentEvents
+from pyflanneld.logs.setup import log_level, set_log_level
 from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.lazy_import import load_module
 from pyflanneld.system.atomic_files import write_file
@@ -67,8 +67,10 @@ class Numbers:
         return self._metrics.text_of(self._registry), self._metrics.CONTENT_TYPE
 
 
-async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: Recent, conditions: Conditions) -> None:
-    """Tell until cancelled."""
+async def serve_status(
+    daemon: Daemon, *, config: ServerConfig, recent: RecentEvents, conditions: Conditions, secure: bool = False
+) -> None:
+    """Tell until cancelled; *secure*: of certificates too."""
     with suppress(TimeoutError):
         async with asyncio.timeout(BEGIN_S):
             await daemon.ready.wait()
@@ -77,11 +79,13 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: Recent, 
     async with asyncio.TaskGroup() as tasks:
         if config.probes is not None:
             tasks.create_task(_answer_probes(config.probes, daemon), name="probes")
+        if secure:
+            await load_module("pyflanneld.system.certificates", on_thread=True)
         await load_module("pyflanneld.http.monitor", on_thread=True)
         from pyflanneld.http.monitor import monitor_listener
         from pyflanneld.http.operator import StatusSource, operator_listener
 
-        told = StatusSource(daemon.observer, level=setup.level, set_level=setup.set_level, events=recent.events)
+        told = StatusSource(daemon.observer, level=log_level, set_level=set_log_level, events=recent.events)
         numbers = Numbers(daemon.observer)
         operator = operator_listener(told, config.socket)
         tasks.create_task(_listen(operator, partial(_no_socket, conditions)), name="operator")
@@ -95,7 +99,7 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: Recent, 
 
 def log_state(daemon: Daemon, log: Any) -> None:
     """Write all that ``pyflanneld status`` would show into the log: for whoever has only the log and the process id."""
-    log.info("daemon.state", **asdict(daemon.observer.status(setup.level())))
+    log.info("daemon.state", **asdict(daemon.observer.status(log_level())))
 
 
 async def _answer_probes(probes: Bound, daemon: Daemon) -> None:

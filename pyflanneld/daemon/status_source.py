@@ -1,7 +1,7 @@
-"""What the daemon tells of itself: reports and rows made from the loops' state, for the socket and the listener.
+"""What the daemon reports of itself: reports and rows made from the tasks' state, for the socket and the listener.
 
 It only reads. Whoever asks how often, the kernel is read at most twice a second unless it has changed; rows of
-thousands of peers are made on a thread, so that no loop waits for an operator's question.
+thousands of peers are made on a thread, so that no task waits for an operator's question.
 """
 
 import asyncio
@@ -35,8 +35,10 @@ from pyflanneld.core.status.report import (
 )
 from pyflanneld.core.status.table_view import PeerRow, RouteRow, Sight, Wanted, peer_rows, route_rows
 from pyflanneld.ports import Certificates
+from pyflanneld.state.context import Context
 from pyflanneld.state.counters import Counters
-from pyflanneld.state.node import Context, Node, Placed, assess_health, readiness_doubts
+from pyflanneld.state.node import KERNEL, Node
+from pyflanneld.state.readiness import assess_health, readiness_doubts
 from pyflanneld.tasks.lease.renew import interval_s
 
 KEEP_S = 0.5
@@ -45,12 +47,12 @@ MANY = 200
 
 @dataclass(frozen=True, slots=True)
 class _Kernel:
-    """What the kernel had at one moment, and how far the routes had come by then."""
+    """What the kernel had at one moment; *version* is that of the routes by then."""
 
     routes: tuple[KernelRoute, ...]
     neighbours: dict[Address, Neighbour]
     read_at_s: float
-    placed: Placed
+    version: int
 
 
 class DaemonStatus:
@@ -76,7 +78,7 @@ class DaemonStatus:
 
     @property
     def begun(self) -> Mapping[str, int]:
-        """How often each kind of problem has begun, by event."""
+        """How often each kind of condition has begun, by event."""
         return self._context.conditions.begun
 
     def health(self) -> Health:
@@ -88,7 +90,8 @@ class DaemonStatus:
         context, node, health = self._context, self._current(), self.health()
         now_s = context.clock.now_s()
         wanted = wanted_routes(node) if node else {}
-        lacking = set(missing(wanted, node.placed.present)) if node else set()
+        present = {route.dst: route for route in node.routes.routes()} if node else {}
+        lacking = set(missing(wanted, present))
         return Report(
             version=__version__, pid=os.getpid(), uptime_s=round(now_s - self._started_s, 3), log_level=log_level,
             live=health.live, ready=health.ready, not_ready=health.not_ready,
@@ -100,9 +103,9 @@ class DaemonStatus:
             peers=peers_part(node.view, len(wanted) - len(lacking)) if node and node.view else None,
             routes=self._routes(node, len(wanted), lacking) if node and node.view else None,
             firewall=_rules(node) if node else None,
-            file=FilePart(context.options.subnet_file, node is not None and node.file_written.is_set()),
-            guard=GuardPart(context.options.withdraw_guard, len(node.guard.held)) if node else None,
-            unconfirmed_s=_ago(node.saved_at_s, context.clock.wall_s()) if node else None,
+            file=FilePart(str(context.settings.subnet_file), node is not None and node.progress.file.is_set()),
+            guard=GuardPart(context.settings.withdraw_guard, len(node.guard.held)) if node else None,
+            unconfirmed_s=_ago(node.membership.saved_at_s, context.clock.wall_s()) if node else None,
         )  # fmt: skip
 
     async def peers(self) -> tuple[PeerRow, ...]:
@@ -112,12 +115,12 @@ class DaemonStatus:
             return ()
         kernel, wanted, now_s = await self._read(node), self._wanted(node), self._context.clock.now_s()
         records, links = node.peers.records(), tuple(node.links)
-        doubted_s = self._doubted_s(now_s)
+        quarantined_s = self._quarantined_s(now_s)
         view, link, ipv6, probes = node.view, node.link, node.subnet_range6 is not None, dict(node.probes)
 
         def rows() -> tuple[PeerRow, ...]:
             routes = {row.dst: row for row in route_rows(wanted, kernel.routes, links)}
-            return peer_rows(records, Sight(view, routes, link, kernel.neighbours, doubted_s, ipv6, probes))
+            return peer_rows(records, Sight(view, routes, link, kernel.neighbours, quarantined_s, ipv6, probes))
 
         return await asyncio.to_thread(rows) if len(records) > MANY else rows()
 
@@ -131,57 +134,58 @@ class DaemonStatus:
             return await asyncio.to_thread(route_rows, wanted, kernel.routes, links)
         return route_rows(wanted, kernel.routes, links)
 
-    def _doubted_s(self, now_s: float) -> dict[bytes, float]:
+    def _quarantined_s(self, now_s: float) -> dict[bytes, float]:
         """Return for how long each quarantined key has been so."""
-        return {name: round(now_s - since_s, 3) for name, since_s in self._context.counters.doubted.items()}
+        return {name: round(now_s - since_s, 3) for name, since_s in self._context.counters.quarantined_since_s.items()}
 
     async def _read(self, node: Node) -> _Kernel:
         """Return what the kernel has, read within the last half second and after the last change."""
         async with self._reading:
-            now_s, known, placed = self._context.clock.now_s(), self._kernel, node.placed
-            if known and now_s - known.read_at_s <= KEEP_S and known.placed is placed and not node.told:
+            now_s, known, version = self._context.clock.now_s(), self._kernel, node.routes.version
+            changed = known is None or known.version != version or node.wake.routes.changes & KERNEL
+            if known and not changed and now_s - known.read_at_s <= KEEP_S:
                 return known
             routes: list[KernelRoute] = []
             for network in node.networks:
                 routes += await self._context.kernel.routes(version=network.version)
             found = await self._context.kernel.neighbours(node.link.index)
-            self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s, placed)
+            self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s, version)
             return self._kernel
 
     def _wanted(self, node: Node) -> Wanted:
-        failed = {change.route.dst: errno.errorcode.get(code, str(code)) for change, code in node.placed.failed.items()}
+        failed = {dst: errno.errorcode.get(code, str(code)) for dst, code in node.routes.refused().items()}
         return Wanted(
-            routes=wanted_routes(node), protocol=self._context.options.route_protocol, networks=node.networks,
+            routes=wanted_routes(node), protocol=self._context.settings.route_protocol, networks=node.networks,
             held=node.guard.held, frozen=node.view.frozen if node.view else (), failed=failed,
         )
 
     def _etcd(self, now_s: float) -> EtcdPart:
         registry, counters = self._context.registry, self._context.counters
         return EtcdPart(
-            api=registry.api, endpoint=registry.endpoint, prefix=self._context.options.prefix,
+            api=registry.api, endpoint=registry.endpoint, prefix=self._context.settings.etcd_prefix,
             heard_s_ago=_ago(counters.heard_at_s, now_s), lag_s=_ago(counters.peers_at_s, now_s),
             revision=counters.revision, event_s_ago=_ago(counters.event_at_s, now_s),
-            certificates_left_s=_left(self._context.certificates),
+            certificates_left_s=_left(self._context.ports.certificates),
         )
 
     def _routes(self, node: Node, wanted: int, lacking: set[Network]) -> RoutesPart:
-        placed, refused = node.placed, {change.route.dst for change in node.placed.failed}
+        table, refused, blocked = node.routes, node.routes.refused(), node.routes.blocked()
         return RoutesPart(
-            wanted=wanted, present=len(placed.present), missing=len(lacking - placed.blocked.keys() - refused),
-            conflict=len(placed.blocked), refused=len(refused), held=len(node.guard.held),
-            protocol=self._context.options.route_protocol,
-            repaired={cause.value: count for cause, count in self._context.counters.repairs.items()},
+            wanted=wanted, present=table.present, missing=len(lacking - blocked.keys() - refused.keys()),
+            conflict=len(blocked), refused=len(refused), held=len(node.guard.held),
+            protocol=self._context.settings.route_protocol,
+            repaired={reason.value: count for reason, count in self._context.counters.repairs.items()},
         )
 
     def _findings(self, node: Node | None, now_s: float) -> tuple[StatusFinding, ...]:
-        """Return all that is wrong: the open problems, quarantined keys, and whatever else stands against readiness."""
+        """Return the open conditions, quarantined keys, and whatever else stands against readiness."""
         context = self._context
         findings = [
             StatusFinding(topic, one.event, one.text, _ago(one.since_s, now_s), one.blocks, hint(one.event))
             for topic, one in context.conditions.open().items()
         ]
         if node is not None and node.view is not None:
-            findings += quarantine_findings(node.view, self._doubted_s(now_s))
+            findings += quarantine_findings(node.view, self._quarantined_s(now_s))
         for doubt in readiness_doubts(context, node):
             for_s = _ago(doubt.since_s, now_s)
             findings.append(StatusFinding("readiness", doubt.event, doubt.text, for_s, True, hint(doubt.event)))

@@ -1,7 +1,4 @@
-"""The only place that builds the real ports, for the daemon and for the commands that need one or another.
-
-Imports are late: ``--help``, usage errors and most commands need none of these parts.
-"""
+"""The only place that builds the real ports, for the daemon and for the commands that need one or another."""
 
 import asyncio
 import os
@@ -9,50 +6,59 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address
 from random import Random
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 import structlog
 
 from pyflanneld.config.settings import Settings
-from pyflanneld.logs.buffer import Recent
+from pyflanneld.daemon.run import Daemon
+from pyflanneld.daemon.servers import ServerConfig, log_state, serve_status
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.discovery import discover
+from pyflanneld.etcd.tls import Tls
+from pyflanneld.firewall.command_runner import Programs, program_directories
+from pyflanneld.firewall.host import HostFirewall
+from pyflanneld.http.bound_port import bind_health_port
+from pyflanneld.logs.processors import RecentEvents
+from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.ports import FullRegistry
+from pyflanneld.state.conditions import Conditions
+from pyflanneld.state.context import Context, Ports
+from pyflanneld.state.liveness import Liveness
+from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges
 from pyflanneld.system.atomic_files import SubnetEnvFile
 from pyflanneld.system.clock import SystemClock
-from pyflanneld.system.sd_notify import SdNotifier, watchdog_interval_s
+from pyflanneld.system.prober import HostProber
+from pyflanneld.system.service_manager import SdNotifier, watchdog_interval_s
+from pyflanneld.system.state_file import StateFile
 
 CLOSE_S = 1.0
 STATE_SIGNAL = signal.SIGUSR1
 
 
-async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Event) -> None:
+async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: WakeUp) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched.
 
-    *hangup* is set when certificates are to be read again, and everything to be looked at.
+    *hangup* is woken when certificates are to be read again, and everything else as well.
     """
-    from pyflanneld.daemon.run import Daemon  # late: --help and usage errors need none of this
-    from pyflanneld.daemon.servers import ServerConfig, log_state, serve_status
-    from pyflanneld.http.bound_port import bind_health_port
-
     async with AsyncExitStack() as stack:
         probes = None
         if settings.healthz_port:
             probes = stack.enter_context(bind_health_port(settings.healthz_ip, settings.healthz_port))
         privileges.restrict(settings, log)  # before anything that starts a thread
-        ports = context(settings, log)
-        stack.push_async_callback(_close, ports.kernel.close)
-        stack.push_async_callback(_close, ports.discovery.close)
+        context = build_context(settings, log)
+        stack.push_async_callback(_close, context.kernel.close)
+        stack.push_async_callback(_close, context.discovery.close)
         config = ServerConfig(
             probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
         )
-        stack.callback(ports.notifier.send, "STOPPING=1")
-        beside = partial(serve_status, config=config, recent=recent, conditions=ports.conditions)
+        stack.callback(context.ports.notifier.send, "STOPPING=1")
+        beside = partial(serve_status, config=config, recent=recent, conditions=context.conditions)
         watchdog_s = watchdog_interval_s(os.environ, os.getpid())
-        daemon = Daemon(ports, watchdog_s=watchdog_s, beside=beside, hangup=hangup)
+        daemon = Daemon(context, watchdog_s=watchdog_s, beside=beside, hangup=hangup)
         # No handler of the loop's own: it would be gone before the process is, and the signal would end that.
         soon = partial(asyncio.get_running_loop().call_soon_threadsafe, log_state, daemon, log)
         signal.signal(STATE_SIGNAL, lambda *_: soon())
@@ -60,42 +66,22 @@ async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Ev
         await daemon.run()
 
 
-def context(settings: Settings, log: Any) -> Any:
+def build_context(settings: Settings, log: Any) -> Context:
     """Return the real ports and the settings, as the tasks take them; the caller closes kernel and discovery."""
-    from pyflanneld.etcd.discovery import discover
-    from pyflanneld.etcd.tls import Tls
-    from pyflanneld.firewall.command_runner import Programs, program_directories
-    from pyflanneld.firewall.host import HostFirewall
-    from pyflanneld.netlink.kernel import NetlinkKernel
-    from pyflanneld.state.conditions import Conditions
-    from pyflanneld.state.node import Context, Liveness
-
     clock, rng, where = SystemClock(), Random(), access(settings)
     tls = Tls(where)
-    return Context(
+    ports = Ports(
         discovery=discover(settings.etcd_api, where, rng=rng, log=log, tls=tls),
         kernel=NetlinkKernel(protocol=settings.route_protocol, log=log),
         firewall=HostFirewall(Programs(program_directories(os.environ))),
-        subnet_file=SubnetEnvFile(settings.subnet_file), clock=clock,
-        notifier=SdNotifier(os.environ), rng=rng, log=log, options=options(settings),
-        conditions=Conditions(clock, log), liveness=Liveness(clock), prober=_prober() if settings.probe else None,
+        subnet_file=SubnetEnvFile(settings.subnet_file),
+        clock=clock,
+        notifier=SdNotifier(os.environ),
+        prober=HostProber() if settings.probe else None,
         certificates=tls if where.secure else None,
-        saved_state=_last_good(settings),
+        saved_state=StateFile(settings.state_dir) if settings.state_dir is not None else None,
     )
-
-
-def _last_good(settings: Settings) -> Any:
-    if settings.state_dir is None:
-        return None
-    from pyflanneld.system.state_file import StateFile
-
-    return StateFile(settings.state_dir)
-
-
-def _prober() -> Any:
-    from pyflanneld.system.prober import HostProber
-
-    return HostProber()
+    return Context(ports, settings, rng, log, Conditions(clock, log), Liveness(clock))
 
 
 async def _close(closing: Callable[[], Awaitable[None]]) -> None:
@@ -112,8 +98,6 @@ async def registry(settings: Settings) -> AsyncIterator[FullRegistry]:
     Raises:
         RegistryError: etcd cannot be asked which API that is.
     """
-    from pyflanneld.etcd.discovery import discover
-
     log = structlog.get_logger("pyflanneld")
     discovery = discover(settings.etcd_api, access(settings), rng=Random(), log=log)
     try:
@@ -124,42 +108,10 @@ async def registry(settings: Settings) -> AsyncIterator[FullRegistry]:
         await discovery.close()
 
 
-def access(settings: Settings) -> Any:
+def access(settings: Settings) -> EtcdAccess:
     """Return where etcd is and who we are to it."""
-    from pyflanneld.etcd.access import EtcdAccess
-
     return EtcdAccess(
         endpoints=settings.etcd_endpoints, prefix=settings.etcd_prefix,
         ca_file=settings.etcd_cafile, cert_file=settings.etcd_certfile, key_file=settings.etcd_keyfile,
         username=settings.etcd_username, password=settings.etcd_password, private_files=settings.refuse_exposed_keys,
     )
-
-
-def options(settings: Settings) -> Any:
-    """Return what the loops need of *settings*."""
-    from pyflanneld.state.node import Options
-
-    return Options(
-        prefix=settings.etcd_prefix, subnet_file=str(settings.subnet_file),
-        wanted_links=settings.iface, public_ip=settings.public_ip,
-        route_protocol=settings.route_protocol, renew_margin_s=settings.subnet_lease_renew_margin_s,
-        withdraw_guard=settings.withdraw_guard, protected=_etcd_addresses(settings, IPv4Address),
-        link_patterns=settings.iface_regex, can_reach=settings.iface_can_reach, docker_bridge=settings.docker_bridge,
-        ip_masq=settings.ip_masq, random_fully_disabled=settings.ip_masq_fully_random_disable,
-        forward_rules=settings.iptables_forward_rules, firewall_resync_s=settings.iptables_resync_s,
-        blackhole=settings.ip_blackhole_route,
-        public_ipv6=settings.public_ipv6, protected6=_etcd_addresses(settings, IPv6Address),
-        probe_interval_s=settings.probe_interval_s, etcd_api=settings.etcd_api,
-    )
-
-
-_A = TypeVar("_A", IPv4Address, IPv6Address)
-
-
-def _etcd_addresses(settings: Settings, kind: type[_A]) -> frozenset[_A]:
-    """Return the etcd members that are named by address: no peer's route may capture them."""
-    found = set()
-    for endpoint in settings.etcd_endpoints:
-        with suppress(ValueError):
-            found.add(kind(urlsplit(endpoint).hostname or ""))
-    return frozenset(found)

@@ -21,7 +21,7 @@ from aetcd import rpc
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.commands.doctor.host_facts import MemberFault, MemberReport
+from pyflanneld.core.etcd_types import MemberFault, MemberReport
 from pyflanneld.errors import RegistryDenied, RegistryError
 from pyflanneld.etcd.access import DEFAULT_PORT, EtcdAccess
 from pyflanneld.etcd.tls import Tls

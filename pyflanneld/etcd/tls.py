@@ -16,7 +16,6 @@ from pathlib import Path
 from pyflanneld.config import credentials
 from pyflanneld.errors import UsageError
 from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.system import x509
 
 # Where distributions keep their bundle: Debian and Alpine, Red Hat, SUSE, and OpenSSL's own default.
 _SYSTEM_BUNDLES = (
@@ -70,12 +69,14 @@ class Tls:
         Of a client certificate and those that come with it, the first to expire counts; of the authorities the last
         one, because there are two of them while one replaces the other.
         """
+        from pyflanneld.system.certificates import validity_of  # late: 0.1 s that no start needs
+
         access, material = self._access, self.material
         ends = {}
         if material is not None and access.ca_file is not None:
-            ends["etcd-cafile"] = max((end for _, end in x509.spans_of(material.ca)), default=0.0)
+            ends["etcd-cafile"] = max((end for _, end in validity_of(material.ca)), default=0.0)
         if material is not None and material.cert is not None:
-            ends["etcd-certfile"] = min((end for _, end in x509.spans_of(material.cert)), default=0.0)
+            ends["etcd-certfile"] = min((end for _, end in validity_of(material.cert)), default=0.0)
         return {name: end_s for name, end_s in ends.items() if end_s}
 
     def context(self) -> ssl.SSLContext | None:

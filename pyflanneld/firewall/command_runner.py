@@ -1,9 +1,9 @@
-"""Runs other programs: the one place of the daemon that does.
+"""Runs programs. No other module of the daemon does.
 
-A program is looked for by name in absolute directories, its path kept for the next time. It runs without a shell, with
-arguments that are constants of this package, in an environment of its own (the C locale, no secrets of ours), in a
-session of its own (a signal meant for the daemon's process group does not hit it half-way), and never longer than its
-deadline: then it is killed with all that it has started. What varies goes in as its standard input.
+A program is found by name in absolute directories; its path is cached. It runs without a shell, with constant
+arguments, in a minimal environment (the C locale, no secrets), and in a session of its own, so that a signal to the
+daemon's process group does not interrupt it. After its deadline it is killed with all its children. Variable data goes
+to its standard input.
 """
 
 import asyncio
@@ -24,30 +24,30 @@ _SHOWN_CHARS = 160
 
 
 def program_directories(environ: Mapping[str, str]) -> list[str]:
-    """Return the absolute directories of ``PATH``, and those of administrators' programs."""
+    """Return the absolute directories in ``PATH``, and those of administrators' programs."""
     named = environ.get("PATH", "").split(os.pathsep)
     return [directory for directory in (*named, *_ADMIN_DIRECTORIES) if directory.startswith("/")]
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a program has left behind: its exit code (negative: the signal that ended it) and its words."""
+    """The result of a program: its exit code (negative: the signal that ended it) and its output."""
 
     code: int
     stdout: str
     stderr: str
 
     @property
-    def words(self) -> str:
-        """What it says went wrong, on one line."""
+    def message(self) -> str:
+        """Its error message, on one line of printable ASCII."""
         return ascii(" ".join((self.stderr or self.stdout).split())[:_SHOWN_CHARS])[1:-1] or "no message"
 
 
 class Programs:
-    """Programs by name.
+    """Finds and runs programs by name.
 
     Args:
-        directories: where they are looked for, in this order.
+        directories: where to find them, in this order.
         deadline_s: how long a program may run.
     """
 
@@ -70,8 +70,8 @@ class Programs:
         """Run a program to its end.
 
         Raises:
-            ProgramMissing: it is not there.
-            FirewallError: it cannot be started, or has not ended in time.
+            ProgramMissing: it is not found.
+            FirewallError: it cannot be started, or did not end in time.
         """
         path = self.find(name)
         try:
@@ -81,21 +81,21 @@ class Programs:
                 env=_ENVIRONMENT, cwd="/", start_new_session=True,
             )
         except OSError as error:
-            self._found.pop(name, None)  # look again the next time
+            self._found.pop(name, None)  # search for it again the next time
             raise FirewallError(f"{path} cannot be started: {error.strerror}") from error
         try:
             async with asyncio.timeout(self._deadline_s):
                 stdout, stderr = await process.communicate(stdin.encode())
         except TimeoutError as error:
-            raise FirewallError(f"{name} has not ended within {self._deadline_s:g} s") from error
+            raise FirewallError(f"{name} did not end within {self._deadline_s:g} s") from error
         finally:
-            await _ended(process)
+            await _kill(process)
         assert process.returncode is not None  # noqa: S101 - communicate waits for the end
         return Output(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    """Kill what is left of a program, and wait a moment for its end."""
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a program that still runs, with its children, and wait a moment for its end."""
     if process.returncode is not None:
         return
     with suppress(ProcessLookupError):

@@ -21,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from pyflanneld.core.routes.change_reasons import REPAIRS, ChangeReason
-from pyflanneld.core.status.hints import PROBLEMS, QUARANTINED
+from pyflanneld.core.status.hints import CONDITIONS, QUARANTINED
 from pyflanneld.core.status.report import EtcdPart, LeasePart, PeersPart, Report, RoutesPart
 from pyflanneld.state.counters import DROP, KINDS, LISTS, PUT, Counters, Durations
 
@@ -111,7 +111,7 @@ def text_of(registry: CollectorRegistry) -> bytes:
 def _health(report: Report, begun: Mapping[str, int]) -> Iterator[Metric]:
     yield _gauge("live", "1 while every loop of the daemon turns.", {(): report.live})
     yield _gauge("ready", "1 while the node can be trusted with traffic, as /readyz says.", {(): report.ready})
-    events = sorted({*PROBLEMS, *begun})
+    events = sorted({*CONDITIONS, *begun})
     there = [finding.event for finding in report.findings]
     counts = {(event,): there.count(event) for event in events}
     yield _gauge("problems", "Problems that are open now.", counts, "event")

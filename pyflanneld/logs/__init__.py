@@ -1,1 +1,1 @@
-"""Shell: the daemon's log: set-up, sanitising, rate limit, and the last events."""
+"""Shell: the daemon's log: set-up, what may stand in a line, the rate limit, the last events."""

@@ -1,7 +1,7 @@
-"""What may stand in a log line: printable text of bounded length, without secrets. Pure.
+"""What a log line may contain: printable text of bounded length, without secrets. Pure.
 
-Keys and values in etcd can be written by every node of the cluster. None of them may forge a line, paint a terminal or
-flood a disk through our log.
+Every node of the cluster can write keys and values in etcd. None of them may forge a line, control a terminal or fill a
+disk through our log.
 """
 
 import math
@@ -19,12 +19,12 @@ _SECRET_NAME = re.compile(r"(pass(word|wd|phrase)?|secret|token|credentials?|aut
 
 
 def safe(name: str, value: object, depth: int = 0) -> object:
-    """Return *value* as JSON-able data fit to print.
+    """Return *value* as printable data that JSON can encode.
 
     Args:
-        name: the field's name; when it speaks of a secret (``etcd_password``), the value becomes ``"***"``.
-        value: anything. Numbers, truth values and ``None`` stay, collections keep their shape, the rest becomes text.
-        depth: how many collections we are in; the fifth becomes ``"…"``.
+        name: the field's name; when it is that of a secret (``etcd_password``), the value becomes ``"***"``.
+        value: anything. Numbers, booleans and ``None`` stay, collections keep their shape, the rest becomes text.
+        depth: how many collections contain the value; a collection within four others becomes ``"…"``.
     """
     if isinstance(value, SecretStr | SecretBytes) or (_SECRET_NAME.search(name) and value not in (None, "")):
         return "***"
@@ -48,7 +48,7 @@ def safe(name: str, value: object, depth: int = 0) -> object:
 
 
 def escaped(text: str, limit: int = MAX_CHARS) -> str:
-    r"""Return *text* cut to *limit* characters, with what does not print written as ``\n``, ``\x1b``, ``\u202e``."""
+    r"""Return *text* cut to *limit* characters, with unprintable ones written as ``\n``, ``\x1b``, ``\u202e``."""
     more = "…" if len(text) > limit else ""
     text = text[:limit]
     if not text.isprintable():
@@ -57,7 +57,7 @@ def escaped(text: str, limit: int = MAX_CHARS) -> str:
 
 
 def trace_lines(text: str) -> list[str]:
-    """Return a traceback's lines, each safe; of a very long one the first and the last lines."""
+    """Return the lines of a traceback, each safe; of a very long one only the first and the last lines."""
     lines = text.splitlines()
     if len(lines) > MAX_TRACE_LINES:
         half = MAX_TRACE_LINES // 2
@@ -76,5 +76,5 @@ def _text(value: object) -> str:
             case BaseException():
                 return f"{type(value).__name__}: {value}" if str(value) else type(value).__name__
         return str(value)
-    except Exception:  # a value that cannot be shown must not stop whoever logs it
+    except Exception:  # a value without a text must not stop its logger
         return f"<{type(value).__name__} that cannot be shown>"

@@ -1,8 +1,8 @@
-"""Log lines: structlog events with fields, on stderr, for people (console) or machines (json). Shell side.
+"""The log's set-up: structlog events with fields, on stderr, for people (console) or machines (JSON).
 
-One event is one line, exceptions included in JSON; on the console a traceback follows, marked so that it cannot be
-taken for an event. What may stand in a line is decided in ``logsafe``. A log that cannot be written is lost; it never
-stops the daemon.
+One event is one line. In JSON an exception is part of its line; on the console its traceback follows, marked so that
+no line of it looks like an event. ``sanitise`` decides what may stand in a line. A log that cannot be written is lost;
+it never stops the daemon.
 """
 
 import json
@@ -20,30 +20,32 @@ from pyflanneld.logs import sanitise
 
 EventDict = MutableMapping[str, Any]
 
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+"""The levels that an operator can set; events below the level are not logged."""
+
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
-"""What is logged, by the least level."""
 
-
-def configure(log_format: Literal["console", "json"], verbosity: int, *more: structlog.typing.Processor) -> None:
+def configure_logging(
+    log_format: Literal["console", "json"], verbosity: int, *more: structlog.typing.Processor
+) -> None:
     """Set up structlog, and the standard library's logging for our dependencies, to write to stderr.
 
     Args:
         log_format: ``"console"`` for people, coloured on a terminal only; ``"json"``: one object per line.
         verbosity: 0 for info and above, 1 and more for debug too. Dependencies: warnings and above, always.
-        more: what else sees, or changes, each event before it is written; it is safe by then.
+        more: further processors, between the sanitising and the renderer.
     """
     prepare: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         _add_time,
-        _take_exception,
         _make_safe,
+        structlog.processors.ExceptionRenderer(_trace_lines),
         *more,
     ]
-    render = render_json if log_format == "json" else Console(coloured=_stderr_is_terminal())
+    render = structlog.processors.JSONRenderer() if log_format == "json" else Console(coloured=_stderr_is_terminal())
     structlog.configure(
         processors=[*prepare, render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbosity > 0 else logging.INFO),
@@ -64,27 +66,24 @@ def configure(log_format: Literal["console", "json"], verbosity: int, *more: str
     logging.getLogger("pyroute2.netlink.rtnl.tcmsg").setLevel(logging.ERROR)
 
 
-def level() -> str:
+def log_level() -> str:
     """Return the name of the level in force."""
     log = structlog.get_logger()
     return next(name for name, number in LEVELS.items() if log.is_enabled_for(number))
 
 
-def set_level(name: str) -> None:
+def set_log_level(name: str) -> None:
     """Change the level, for every logger at once. Raises ``ValueError`` for what is not in ``LEVELS``."""
     if name not in LEVELS:
         raise ValueError(f"{name!a} is no level; there is: {', '.join(LEVELS)}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(LEVELS[name]))
 
 
-def render_json(_logger: object, _method: str, event: EventDict) -> str:
-    """Return the event as one JSON object, the fixed fields first."""
-    first = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
-    return json.dumps(first | dict(event))
-
-
 class Console:
-    """Renders ``2026-01-02T03:04:05.678Z info    lease.acquired subnet=172.7.21.0/24``."""
+    """Renders ``2026-01-02T03:04:05.678Z info    lease.acquired subnet=172.7.21.0/24``.
+
+    structlog's ``ConsoleRenderer`` needs as much code to leave out its brackets and padding, and to mark tracebacks.
+    """
 
     def __init__(self, *, coloured: bool) -> None:
         self._coloured = coloured
@@ -93,49 +92,44 @@ class Console:
         """Return the line, and below it the traceback if there is one."""
         time, level, name = (str(event.pop(key, "")) for key in ("timestamp", "level", "event"))
         trace = event.pop("exception", ())
-        fields = "".join(f" {key}={_shown(value)}" for key, value in event.items())
+        fields = "".join(f" {key}={_field_text(value)}" for key, value in event.items())
         if self._coloured:
             level, name = f"{_COLOURS.get(level, '')}{level:<7}{_RESET}", f"{_BOLD}{name}{_RESET}"
         return f"{time} {level:<7} {name}{fields}" + "".join(f"\n    | {line}" for line in trace)
 
 
-def _shown(value: object) -> str:
-    """Return a field's value; quoted when it could be taken for more than one field."""
+def _field_text(value: object) -> str:
+    """Return the text of a field's value, in quotes where it could pass for more than one field."""
     if isinstance(value, str):
         plain = value and not any(char in ' ="' for char in value)
         return value if plain else '"' + value.replace('"', '\\"') + '"'
     if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
-        return _shown(",".join(str(item) for item in value))
+        return _field_text(",".join(str(item) for item in value))
     return json.dumps(value, ensure_ascii=False)
 
 
 def _add_time(_logger: object, _method: str, event: EventDict) -> EventDict:
-    now = datetime.now(UTC)
-    event["timestamp"] = f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03d}Z"
-    return event
-
-
-def _take_exception(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Turn ``exc_info`` into the list of the traceback's lines under ``exception``."""
-    given = event.pop("exc_info", None)
-    if not given:
-        return event
-    error = given if isinstance(given, BaseException) else (given if isinstance(given, tuple) else sys.exc_info())[1]
-    if isinstance(error, BaseException):
-        event["exception"] = sanitise.trace_lines("".join(traceback.format_exception(error)))
+    """Add the time in milliseconds; structlog's ``TimeStamper`` has no such form."""
+    event["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return event
 
 
 def _make_safe(_logger: object, _method: str, event: EventDict) -> EventDict:
-    trace = event.pop("exception", None)
-    clean: EventDict = {sanitise.escaped(str(name)): sanitise.safe(str(name), value) for name, value in event.items()}
-    if trace:
-        clean["exception"] = trace
-    return clean
+    """Return the event with safe names and values, the fixed fields first; ``exc_info`` is rendered later."""
+    exc_info = event.pop("exc_info", None)
+    fixed = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
+    clean: EventDict = {
+        sanitise.escaped(str(name)): sanitise.safe(str(name), value) for name, value in (fixed | dict(event)).items()
+    }
+    return {**clean, "exc_info": exc_info} if exc_info else clean
+
+
+def _trace_lines(exc_info: structlog.typing.ExcInfo) -> list[str]:
+    return sanitise.trace_lines("".join(traceback.format_exception(*exc_info)))
 
 
 class _StderrLogger:
-    """Where structlog's lines end: one write per event, errors ignored."""
+    """Writes structlog's lines: one write per event. structlog's own loggers raise when stderr is broken."""
 
     def __init__(self, *_names: object) -> None:
         """Take, and ignore, what ``structlog.get_logger`` was called with."""
@@ -148,11 +142,11 @@ class _StderrLogger:
 
 
 class _StdlibHandler(logging.Handler):
-    """Where the standard library's records end: the same lines, the same way."""
+    """Writes the standard library's records in the same way."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; one that cannot even be formatted is lost."""
-        with suppress(Exception, structlog.DropEvent):  # logging must not fail, and there is nowhere to say that it did
+        """Write one record; one that cannot be formatted is lost."""
+        with suppress(Exception, structlog.DropEvent):  # logging must not fail, and nothing can report that it did
             _write(self.format(record))
 
 

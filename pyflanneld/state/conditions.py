@@ -1,4 +1,4 @@
-"""What is wrong right now, since when, said once and then now and then; the source of readiness and status."""
+"""What is wrong now, and since when, logged once and then ever more seldom; the source of readiness and status."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pyflanneld.ports import Clock
 
 REMIND_S = 300.0
 REMIND_CAP_S = 3600.0
-"""A problem that lasts is said again after five minutes, then after twice as long each time, at last every hour."""
+"""A condition that lasts is logged again after five minutes, then after twice as long each time, at last every hour."""
 
 
 @dataclass(slots=True)
@@ -18,10 +18,10 @@ class Condition:
     Attributes:
         event: the log event's name, for example ``"config.missing"``.
         text: one sentence, for readiness and status.
-        cause: what makes it another trouble when it changes.
+        cause: what makes it another condition when it changes.
         since_s: when it began, on the clock's scale.
         blocks: whether the node is not ready because of it.
-        remind_at_s: when it is said again if it lasts, and *remind_s* how long after the time before.
+        remind_at_s: when it is logged again if it lasts, and *remind_s* how long after the time before.
     """
 
     event: str
@@ -34,7 +34,7 @@ class Condition:
 
 
 class Conditions:
-    """The open problems by topic; a topic has one problem at a time.
+    """The open conditions by topic; a topic has one at a time.
 
     Attributes:
         begun: how often each has begun, by event.
@@ -49,14 +49,14 @@ class Conditions:
     def report(
         self, topic: str, event: str, text: str, *, blocks: bool = True, cause: str = "", **fields: object
     ) -> None:
-        """Say that *topic* is in trouble; a repetition is logged only now and then, another *cause* at once.
+        """Report that something is wrong with *topic*; a repetition is logged seldom, another *cause* at once.
 
         Args:
-            topic: what is in trouble.
+            topic: what it is about.
             event: the log event.
             text: one sentence, which may carry numbers that change all the time.
             blocks: whether the node is not ready because of it.
-            cause: what a person would call another trouble when it changes.
+            cause: what a person would call another condition when it changes.
             fields: for the log.
         """
         now = self._clock.now_s()
@@ -72,19 +72,19 @@ class Conditions:
             since = known.since_s if known else now
             self.begun[event] += 1
             self._open[topic] = Condition(event, text, cause, since, blocks, now + REMIND_S)
-        self._log.warning(event, problem=text, **fields)
+        self._log.warning(event, condition=text, **fields)
 
     def resolve(self, topic: str, **fields: object) -> None:
-        """Say that *topic* is well; silent where it was well already."""
+        """Report that nothing is wrong with *topic*; logged only where something was."""
         known = self._open.pop(topic, None)
         if known is not None:
             lasted_s = round(self._clock.now_s() - known.since_s, 3)
-            self._log.info("problem.resolved", topic=topic, was=known.event, lasted_s=lasted_s, **fields)
+            self._log.info("condition.resolved", topic=topic, was=known.event, lasted_s=lasted_s, **fields)
 
     def blocking(self) -> tuple[str, ...]:
         """Return the sentences that stand against readiness."""
-        return tuple(problem.text for problem in self._open.values() if problem.blocks)
+        return tuple(one.text for one in self._open.values() if one.blocks)
 
     def open(self) -> dict[str, Condition]:
-        """Return every open problem by topic."""
+        """Return every open condition by topic."""
         return dict(self._open)

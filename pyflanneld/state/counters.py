@@ -39,7 +39,7 @@ class Durations:
         return sum(self.counts)
 
     def add(self, duration_s: float) -> None:
-        """Take note of one more."""
+        """Count one more."""
         self.counts[bisect_left(self.bounds_s, duration_s)] += 1
         self.sum_s += duration_s
 
@@ -49,19 +49,19 @@ class Counters:
     """The counts. Times are on the scale of ``ports.Clock``; ``None``: it has not happened yet.
 
     Attributes:
-        routes: changes of routes that were made, by (``PUT`` or ``DROP``, cause).
+        routes: changes of routes that were made, by (``PUT`` or ``DROP``, reason).
         lists: complete lists of the peers, by why they were read.
-        etcd_errors: by (loop, kind).
-        watch_events: changes of keys that the watch told of.
-        event_at_s: when it told of the last one.
+        etcd_errors: by (task, kind).
+        watch_events: changes of keys that the watch has delivered.
+        event_at_s: when it delivered the last one.
         revision: the newest revision of etcd that was seen.
         heard_at_s: when etcd last answered, whatever was asked.
         peers_at_s: when the view of the peers was last known to be up to date: a list, or a sign of life of the watch.
         rounds: how long reconciling took.
-        renewals: looks at the own lease that proved it (True) or did not (False).
-        retaken: how often the own lease had vanished and was taken again.
+        renewals: renewals of this host's lease that proved it (True) or did not (False).
+        retaken: how often this host's lease had vanished and was taken again.
         firewall_repairs: how often rules were not as they had been left.
-        doubted: since when each quarantined key is, by name: as many as there are such keys.
+        quarantined_since_s: since when each quarantined key is, by name: as many as there are such keys.
     """
 
     routes: Counter[tuple[str, ChangeReason]] = field(default_factory=Counter)
@@ -76,16 +76,16 @@ class Counters:
     renewals: Counter[bool] = field(default_factory=Counter)
     retaken: int = 0
     firewall_repairs: int = 0
-    doubted: dict[bytes, float] = field(default_factory=dict)
+    quarantined_since_s: dict[bytes, float] = field(default_factory=dict)
 
     @property
     def repairs(self) -> Counter[ChangeReason]:
-        """Routes that were put again because somebody, or the link, had taken them away, by cause."""
+        """Routes that were put again because somebody, or the link, had taken them away, by reason."""
         repairs = {cause: count for (kind, cause), count in self.routes.items() if kind == PUT and cause in REPAIRS}
         return Counter(repairs)
 
-    def etcd_failed(self, loop: str, error: RegistryError) -> None:
-        """Count an error of etcd that *loop* met."""
+    def etcd_failed(self, task: str, error: RegistryError) -> None:
+        """Count an error of etcd that *task* met."""
         match error:
             case RegistryDenied():
                 kind = "denied"
@@ -93,7 +93,7 @@ class Counters:
                 kind = "compacted"
             case _:
                 kind = "unavailable"
-        self.etcd_errors[loop, kind] += 1
+        self.etcd_errors[task, kind] += 1
 
     def listed(self, why: str, revision: int, now_s: float) -> None:
         """Count a complete list of the peers."""
@@ -101,18 +101,18 @@ class Counters:
         self.revision, self.heard_at_s, self.peers_at_s = revision, now_s, now_s
 
     def watched(self, events: int, revision: int, now_s: float) -> None:
-        """Count what the watch has told; no events are a sign of life."""
+        """Count what the watch has delivered; no events are a sign of life."""
         self.watch_events += events
         self.revision, self.heard_at_s, self.peers_at_s = revision, now_s, now_s
         if events:
             self.event_at_s = now_s
 
-    def doubt(self, names: Collection[bytes], now_s: float) -> None:
-        """Take note of which keys are quarantined now."""
-        self.doubted = {name: self.doubted.get(name, now_s) for name in names}
+    def quarantine(self, names: Collection[bytes], now_s: float) -> None:
+        """Record which keys are quarantined now."""
+        self.quarantined_since_s = {name: self.quarantined_since_s.get(name, now_s) for name in names}
 
     async def timed(self, now_s: Callable[[], float], round_: Awaitable[None]) -> None:
-        """Wait for *round_* and take note of how long it took."""
+        """Wait for *round_* and record how long it took."""
         began_s = now_s()
         await round_
         self.rounds.add(now_s() - began_s)

@@ -1,11 +1,11 @@
-"""The real clock. Shell side."""
+"""The real clock."""
 
 import asyncio
 import time
 
 
 class SystemClock:
-    """Implements ``ports.Clock`` with CLOCK_BOOTTIME, which goes on while the machine sleeps; asyncio's timers stop."""
+    """Implements ``ports.Clock`` with CLOCK_BOOTTIME, which runs while the machine sleeps; asyncio's timers do not."""
 
     def now_s(self) -> float:
         """Return seconds since boot, suspended time included."""
@@ -20,5 +20,5 @@ class SystemClock:
         return time.time()
 
     async def sleep(self, delay_s: float) -> None:
-        """Wait *delay_s* seconds of running time; a nap of the machine in between makes it longer."""
+        """Wait *delay_s* seconds of running time; the time that the machine sleeps is added."""
         await asyncio.sleep(delay_s)

@@ -1,20 +1,18 @@
-"""Only the rights that the daemon needs: no core dump, and with ``--user`` CAP_NET_ADMIN alone. Shell side, audited.
+"""Drops the rights that the daemon does not need: no core dump, and with ``--user`` CAP_NET_ADMIN alone.
 
-Routes and firewall rules need CAP_NET_ADMIN; nothing needs more, not the probes either. What root can do beyond that is
-done first: create the directory of the subnet file, and bind a health port below 1024. Then, in this order:
+Routes and firewall rules need CAP_NET_ADMIN; nothing needs more, not even the probes. What only root can do comes
+first: create the directory of the subnet file, and bind a health port below 1024. Then, in this order:
 
 * the bounding set loses all but CAP_NET_ADMIN, so that no program started from here can gain more;
 * no supplementary groups, then the group, then the user, real, effective and saved, with the capabilities kept over it;
 * effective, permitted, inheritable and ambient become CAP_NET_ADMIN. Ambient is for the firewall programs, the only
   ones that the daemon starts; ``firewall/command_runner.py`` is the place;
 * no new privileges: a set-user-ID program is like any other from here on;
-* no core dump and no look at the memory, which holds etcd's password; a change of the user has undone that.
+* no core dump, and no process may read our memory, which holds etcd's password: the change of user has undone that.
 
-Capabilities belong to a thread (capabilities(7)), so all of it comes before the first thread. Numbers are those of
-linux/prctl.h and linux/capability.h.
+Capabilities belong to a thread (capabilities(7)), so all of it comes before the first thread.
 """
 
-import ctypes
 import grp
 import os
 import pwd
@@ -31,21 +29,32 @@ import pyflanneld
 from pyflanneld.config.settings import Settings
 from pyflanneld.errors import UsageError
 from pyflanneld.system.atomic_files import make_directories
+from pyflanneld.system.prctl import (
+    AMBIENT_CLEAR_ALL,
+    AMBIENT_IS_SET,
+    AMBIENT_RAISE,
+    CAP_NET_ADMIN,
+    PR_CAP_AMBIENT,
+    PR_CAPBSET_DROP,
+    PR_CAPBSET_READ,
+    PR_SET_DUMPABLE,
+    PR_SET_KEEPCAPS,
+    PR_SET_NO_NEW_PRIVS,
+    capabilities,
+    parent_death_signal,
+    prctl,
+    set_capabilities,
+    set_parent_death_signal,
+)
 
-CAP_NET_ADMIN = 12
 _ONLY = 1 << CAP_NET_ADMIN
 _PRIVILEGED_PORTS = 1024
-
-_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS = 1, 2, 4, 8
-_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 23, 24, 38, 47
-_AMBIENT_IS_SET, _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 1, 2, 4
-_CAPABILITY_VERSION_3 = 0x20080522
 _TASKS = Path("/proc/self/task")
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom the daemon becomes; *name* is as the operator wrote it."""
+    """The account that the daemon becomes; *name* is as the operator wrote it."""
 
     name: str
     uid: int
@@ -53,54 +62,54 @@ class Account:
 
 
 def restrict(settings: Settings, log: Any) -> None:
-    """Give up what is not needed, as ``--user`` says; nothing has been touched yet but the health port.
+    """Drop the rights that are not needed, as ``--user`` says; only the health port may be in use by then.
 
     Raises:
-        UsageError: a right is missing, or the user cannot do with the files what the daemon has to.
+        UsageError: a right is missing, or the user cannot read or write a file that the daemon needs.
     """
     need_net_admin()
     if settings.user is None:
-        hand_on()
+        make_ambient()
         return
     who = account(settings.user)
     if settings.metrics_bind is not None and settings.metrics_bind[1] < _PRIVILEGED_PORTS:
         raise UsageError(f"--metrics-bind: port {settings.metrics_bind[1]} is root's: with --user, take one above 1023")
     if os.geteuid() == who.uid:
-        hand_on()
+        make_ambient()
     else:
         if os.geteuid() == 0:
             for _, directory in _written(settings):
                 make_directories(directory, (who.uid, who.gid))
         become(who)
-    _need_files(settings, who.name)
+    check_files(who.name, readable=_read(settings), writable=_written(settings))
     log.info("privileges.dropped", user=who.name, uid=who.uid, gid=who.gid, kept="CAP_NET_ADMIN")
 
 
-def _need_files(settings: Settings, who: str) -> None:
+def _read(settings: Settings) -> list[tuple[str, Path]]:
+    """Return the files that the daemon reads, each with its flag; three modules stand for the program."""
     program = [("user", Path(module.__file__ or "")) for module in (os, pydantic, pyflanneld)]
     files = (
         ("etcd-cafile", settings.etcd_cafile), ("etcd-certfile", settings.etcd_certfile),
         ("etcd-keyfile", settings.etcd_keyfile),
     )  # fmt: skip
-    readable = [*program, *((flag, path) for flag, path in files if path is not None)]
-    need_files(who, readable=readable, writable=_written(settings))
+    return [*program, *((flag, path) for flag, path in files if path is not None)]
 
 
 def _written(settings: Settings) -> list[tuple[str, Path]]:
-    """Return the flags that name files which are written, and the directories of these."""
+    """Return the directories that the daemon writes to, each with the flag that names it or a file in it."""
     files = (("subnet-file", settings.subnet_file), ("metrics-textfile", settings.metrics_textfile))
     found = [(flag, path.parent) for flag, path in files if path is not None]
     return found if settings.state_dir is None else [*found, ("state-dir", settings.state_dir)]
 
 
 def forbid_core_dumps() -> None:
-    """Let no core file, and no other process of the same user, show what is in memory; the log is not concerned."""
+    """Keep the memory out of core files and away from other processes of the same user; faulthandler's log stays."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _prctl(_PR_SET_DUMPABLE, 0)
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def account(text: str) -> Account:
-    """Return the account that ``NAME|UID[:GROUP|GID]`` means.
+    """Return the account of ``NAME|UID[:GROUP|GID]``.
 
     Raises:
         UsageError: there is none, or it is root's.
@@ -128,8 +137,8 @@ def _group(text: str) -> int:
 
 
 def need_net_admin() -> None:
-    """Raise ``UsageError`` where routes could not be set: better said at once than by each of them."""
-    if _effective() & _ONLY:
+    """Raise ``UsageError`` without CAP_NET_ADMIN: one error at the start instead of one for each route."""
+    if capabilities()[0] & _ONLY:
         return
     who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
     raise UsageError(
@@ -138,68 +147,69 @@ def need_net_admin() -> None:
     )
 
 
-def hand_on() -> None:
-    """Let the firewall programs have CAP_NET_ADMIN where the daemon is not root and nobody has seen to that.
+def make_ambient() -> None:
+    """Let the firewall programs inherit CAP_NET_ADMIN where the daemon is not root and they would not.
 
-    A system call filter may refuse it, as that of the unit, which has seen to it; elsewhere the programs will complain.
+    A system call filter may refuse that. The filter of our unit does, and the unit sets the ambient capability itself;
+    anywhere else the programs will report the missing right.
     """
-    if os.geteuid() == 0 or _prctl(_PR_CAP_AMBIENT, _AMBIENT_IS_SET, CAP_NET_ADMIN):
+    if os.geteuid() == 0 or prctl(PR_CAP_AMBIENT, AMBIENT_IS_SET, CAP_NET_ADMIN):
         return
-    effective, permitted, inheritable = _capabilities()
+    effective, permitted, inheritable = capabilities()
     with suppress(OSError):
-        _set_capabilities(effective, permitted, inheritable | _ONLY)
-        _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, CAP_NET_ADMIN)
+        set_capabilities(effective, permitted, inheritable | _ONLY)
+        prctl(PR_CAP_AMBIENT, AMBIENT_RAISE, CAP_NET_ADMIN)
 
 
 def become(who: Account) -> None:
     """Become *who* with CAP_NET_ADMIN alone.
 
     Raises:
-        UsageError: that takes root, or more rights than this root has.
+        UsageError: this process is not root, or a root without the rights for it.
     """
     if os.geteuid() != 0:
         raise UsageError(f"--user: only root can become {who.name}; this is uid {os.geteuid()}: leave --user out")
     if len(list(_TASKS.iterdir())) != 1:
-        raise RuntimeError("there are threads already, which would keep root's capabilities")
-    parent, at_its_end = os.getppid(), _signal_at_parents_end()
+        raise RuntimeError("other threads run already and would keep root's capabilities")
+    parent, death_signal = os.getppid(), parent_death_signal()
     try:
-        _give_up(who)
+        _drop_rights(who)
     except OSError as error:
         raise UsageError(
             f"--user: cannot become {who.name} ({error.strerror}): root needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP"
         ) from error
     forbid_core_dumps()
-    _follow_again(parent, at_its_end)
-    if _capabilities() != (_ONLY, _ONLY, _ONLY) or os.getresuid() != (who.uid,) * 3 or os.getgroups():
-        raise RuntimeError("not all rights are given up")
+    _restore_death_signal(parent, death_signal)
+    if capabilities() != (_ONLY, _ONLY, _ONLY) or os.getresuid() != (who.uid,) * 3 or os.getgroups():
+        raise RuntimeError("not all rights are dropped")
 
 
-def _give_up(who: Account) -> None:
+def _drop_rights(who: Account) -> None:
     for number in range(64):
-        if number != CAP_NET_ADMIN and _has_in_bounds(number):
-            _prctl(_PR_CAPBSET_DROP, number)
-    _prctl(_PR_SET_KEEPCAPS, 1)
+        if number != CAP_NET_ADMIN and _in_bounding_set(number):
+            prctl(PR_CAPBSET_DROP, number)
+    prctl(PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(who.gid, who.gid, who.gid)
     os.setresuid(who.uid, who.uid, who.uid)
-    _set_capabilities(_ONLY, _ONLY, _ONLY)
-    _prctl(_PR_SET_KEEPCAPS, 0)
-    _prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
-    _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, CAP_NET_ADMIN)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    set_capabilities(_ONLY, _ONLY, _ONLY)
+    prctl(PR_SET_KEEPCAPS, 0)
+    prctl(PR_CAP_AMBIENT, AMBIENT_CLEAR_ALL)
+    prctl(PR_CAP_AMBIENT, AMBIENT_RAISE, CAP_NET_ADMIN)
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _follow_again(parent: int, number: int) -> None:
-    """Ask again for the signal at the parent's end (``start_script``): a change of user makes the kernel forget it."""
+def _restore_death_signal(parent: int, number: int) -> None:
+    """Request the signal at the parent's end again (``service_manager``): a change of user clears it."""
     if number == 0:
         return
-    _prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it has ended in between, without a word
+    set_parent_death_signal(number)
+    if os.getppid() != parent:  # it ended in between, without the signal
         os.kill(os.getpid(), number)
 
 
-def need_files(who: str, readable: Iterable[tuple[str, Path]], writable: Iterable[tuple[str, Path]]) -> None:
-    """Look whether this process, being *who*, can read these files and put new ones into these directories.
+def check_files(who: str, readable: Iterable[tuple[str, Path]], writable: Iterable[tuple[str, Path]]) -> None:
+    """Check that this process, running as *who*, can read these files and create files in these directories.
 
     Args:
         who: for the message.
@@ -207,81 +217,27 @@ def need_files(who: str, readable: Iterable[tuple[str, Path]], writable: Iterabl
         writable: a flag and the directory of its file.
 
     Raises:
-        UsageError: it names the flag, the path, and the command that mends it.
+        UsageError: with the flag, the path, and the command that fixes it.
     """
     for flag, path in readable:
-        _need_way(who, flag, path)
+        _check_reachable(who, flag, path)
         if not os.access(path, os.R_OK):
             raise UsageError(f"--{flag}: {path} cannot be read by {who}: chown {who} {path}")
     for flag, path in writable:
-        _need_way(who, flag, path)
+        _check_reachable(who, flag, path)
         if not os.access(path, os.W_OK | os.X_OK):
             raise UsageError(f"--{flag}: {who} cannot write to the directory {path}: chown {who} {path}")
 
 
-def _need_way(who: str, flag: str, path: Path) -> None:
-    """Raise ``UsageError`` for the first directory above *path* that may not be passed."""
+def _check_reachable(who: str, flag: str, path: Path) -> None:
+    """Raise ``UsageError`` for the first directory above *path* that this process may not enter."""
     for above in reversed(path.absolute().parents):
         if not os.access(above, os.X_OK):
-            raise UsageError(f"--{flag}: {who} does not get to {path}: chmod o+x {above}")
+            raise UsageError(f"--{flag}: {path} cannot be reached by {who}: chmod o+x {above}")
 
 
-# The kernel
-
-
-class _Header(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-class _Word(ctypes.Structure):
-    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _prctl(option: int, *arguments: int) -> int:
-    words = [ctypes.c_ulong(word) for word in (*arguments, 0, 0, 0, 0)[:4]]
-    return _checked(_libc.prctl(option, *words))
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
-
-
-def _has_in_bounds(number: int) -> bool:
+def _in_bounding_set(number: int) -> bool:
     try:
-        return _prctl(_PR_CAPBSET_READ, number) == 1
+        return prctl(PR_CAPBSET_READ, number) == 1
     except OSError:
         return False  # more than this kernel has
-
-
-def _signal_at_parents_end() -> int:
-    number = ctypes.c_int(0)
-    _checked(_libc.prctl(_PR_GET_PDEATHSIG, ctypes.byref(number), *(ctypes.c_ulong(0) for _ in range(3))))
-    return number.value
-
-
-def _effective() -> int:
-    return _capabilities()[0]
-
-
-def _capabilities() -> tuple[int, int, int]:
-    """Return this thread's effective, permitted and inheritable set."""
-    header, words = _Header(_CAPABILITY_VERSION_3, 0), (_Word * 2)()
-    _checked(_libc.capget(ctypes.byref(header), words))
-    low, high = words
-    return (
-        low.effective | high.effective << 32,
-        low.permitted | high.permitted << 32,
-        low.inheritable | high.inheritable << 32,
-    )
-
-
-def _set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
-    sets = (effective, permitted, inheritable)
-    words = (_Word * 2)(_Word(*(each & 0xFFFFFFFF for each in sets)), _Word(*(each >> 32 for each in sets)))
-    _checked(_libc.capset(ctypes.byref(_Header(_CAPABILITY_VERSION_3, 0)), words))

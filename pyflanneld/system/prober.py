@@ -1,9 +1,10 @@
-"""Probes: ICMP echo through a socket that needs no right (``ping(7)``'s), or UDP to a closed port where that is barred.
+"""The prober: ICMP echo through an unprivileged socket, or UDP to a closed port where that is not allowed.
 
 ``SOCK_DGRAM`` with ``IPPROTO_ICMP`` is open to the groups in ``net.ipv4.ping_group_range``; the kernel fills in the
-identifier and the checksum and hands us only our own answers (Linux ``net/ipv4/ping.c``). UDP to a port on which nobody
-listens is answered with "port unreachable", which the error queue delivers with the packet quoted (``IP_RECVERR``,
-``ip(7)``). Arrival times are the kernel's (``SO_TIMESTAMPNS``), so a busy event loop makes no round trip longer.
+identifier and the checksum and delivers only the replies to this socket (``icmp(7)``; Linux ``net/ipv4/ping.c``). UDP
+to a port on which nobody listens is answered with "port unreachable", which the error queue delivers with the packet
+quoted (``IP_RECVERR``, ``ip(7)``). Arrival times are the kernel's (``SO_TIMESTAMPNS``), so a busy event loop makes no
+round trip longer.
 """
 
 import os
@@ -18,7 +19,7 @@ from pyflanneld.core.probe.table import Answer, Echo, ProbeRefusal
 from pyflanneld.errors import ProbeError
 
 UDP_PORT = 33434
-"""Where traceroute begins: by convention nobody listens there."""
+"""The first port of traceroute: by convention nobody listens on it."""
 
 _IP_HEADER, _L4_HEADER = 20, 8  # both ICMP's echo and UDP have eight bytes
 _ECHO_REQUEST = 8
@@ -30,14 +31,14 @@ _SO_TIMESTAMPNS = 35
 _ORIGIN_ICMP = 2
 _EXTENDED_ERROR = struct.Struct("=IBBBBII")  # errno, origin, type, code, pad, info, data; then the sender's sockaddr
 _TIMESPEC = struct.Struct("@ll")
-_STAMP = struct.Struct("!8sId")  # what a probe carries: the run's mark, its number, and when it was sent
+_STAMP = struct.Struct("!8sId")  # a probe's payload: the mark of this prober, the probe's number, the time of sending
 _ANCILLARY_BYTES = 256
-_AT_ONCE = 1000
+_MAX_PER_READ = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class _Arrival:
-    """One message off the socket; *error* is ``(type, code, info, sender)`` of an ICMP error."""
+    """One message from the socket; *error* is ``(type, code, info, sender)`` of an ICMP error."""
 
     data: bytes
     address: IPv4Address
@@ -46,7 +47,7 @@ class _Arrival:
 
 
 class HostProber:
-    """``ports.Prober`` of this network namespace."""
+    """Implements ``ports.Prober`` in the network namespace of the thread that opens it."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
@@ -66,7 +67,7 @@ class HostProber:
         raise ProbeError(f"the kernel allows neither an ICMP nor a UDP socket: {why.strerror}") from why
 
     def send(self, number: int, address: IPv4Address, size_bytes: int) -> bool:
-        """Send one probe."""
+        """Send one probe; return whether the kernel took it."""
         assert self._socket is not None, "not open"  # noqa: S101
         stamp = _STAMP.pack(self._mark, number, time.time())
         payload = stamp.ljust(size_bytes - _IP_HEADER - _L4_HEADER, b"\0")
@@ -74,7 +75,7 @@ class HostProber:
             packet, port = struct.pack("!BBHHH", _ECHO_REQUEST, 0, 0, 0, number) + payload, 0
         else:
             packet, port = payload, UDP_PORT
-        for _ in range(2):  # an error that an earlier probe has met is told at the next call, whatever that is
+        for _ in range(2):  # the next call on the socket returns the error of an earlier probe, whatever that call is
             try:
                 self._socket.sendto(packet, (str(address), port))
             except OSError:
@@ -83,7 +84,7 @@ class HostProber:
         return False
 
     def answers(self) -> Sequence[Answer]:
-        """Return what has come since the last call."""
+        """Return the answers since the last call."""
         assert self._socket is not None, "not open"  # noqa: S101
         arrivals = [*_arrivals(self._socket, 0), *_arrivals(self._socket, socket.MSG_ERRQUEUE)]
         return [answer for arrival in arrivals if (answer := self._read(arrival)) is not None]
@@ -95,7 +96,7 @@ class HostProber:
             self._socket = None
 
     def _read(self, arrival: _Arrival) -> Answer | None:
-        """Return what an arrival says of which of our probes; ``None`` where it is nobody's answer."""
+        """Return the answer in an arrival; ``None`` if it answers no probe of ours."""
         found = arrival.data.find(self._mark)
         if found not in (0, _L4_HEADER) or len(arrival.data) < found + _STAMP.size:
             return None
@@ -125,14 +126,14 @@ def _open(protocol: int) -> socket.socket:
 
 
 def _arrivals(source: socket.socket, flags: int) -> Iterator[_Arrival]:
-    """Yield what waits in the socket's queue, or with ``MSG_ERRQUEUE`` in that of its errors."""
-    for _ in range(_AT_ONCE):
+    """Yield the messages in the socket's queue, or with ``MSG_ERRQUEUE`` in its error queue."""
+    for _ in range(_MAX_PER_READ):
         try:
             data, ancillary, _, sender = source.recvmsg(_STAMP.size + _L4_HEADER, _ANCILLARY_BYTES, flags)
         except BlockingIOError:
             return
         except OSError:
-            continue  # the error of an earlier probe, told here once; the queue of errors has it as well
+            continue  # the error of an earlier probe, which is in the error queue as well
         arrived_s, error = time.time(), None
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
@@ -145,7 +146,7 @@ def _arrivals(source: socket.socket, flags: int) -> Iterator[_Arrival]:
 
 
 def _icmp_error(content: bytes) -> tuple[int, int, int, IPv4Address] | None:
-    """Read an extended error; ``None`` for one that is not from an ICMP message."""
+    """Parse an extended error; ``None`` for one that is not from an ICMP message."""
     _, origin, kind, code, _, info, _ = _EXTENDED_ERROR.unpack_from(content)
     if origin != _ORIGIN_ICMP or len(content) < _EXTENDED_ERROR.size + 8:
         return None

@@ -1,7 +1,7 @@
-"""What ``/proc`` tells about this host, for the commands that only look. Shell side: reads files, asks nobody.
+"""Facts from ``/proc`` about this host, for commands that only read.
 
-Processes are those of this network namespace, for it is what the daemon belongs to. What cannot be read (no root, a
-process that has just ended) is left out.
+Processes are those of this network namespace, as the daemon belongs to one. Whatever cannot be read (no root, a process
+that has just ended) is left out.
 """
 
 import os
@@ -16,7 +16,7 @@ _LISTEN = "0A"  # TCP_LISTEN, include/net/tcp_states.h
 
 
 def processes() -> tuple[Process, ...]:
-    """Return the processes of this network namespace, without this one, in the order of their numbers."""
+    """Return the other processes of this network namespace, in the order of their ids."""
     here = _namespace("self")
     numbers = sorted(int(path.name) for path in PROC.iterdir() if path.name.isdigit())
     found = (_process(pid) for pid in numbers if pid != os.getpid() and here == _namespace(str(pid)) is not None)
@@ -50,17 +50,17 @@ def _environment(folder: Path) -> str:
 
 
 def tcp_listener(ip: IPv4Address | IPv6Address, port: int) -> ListeningSocket | None:
-    """Return who keeps *ip* and *port* from being listened on, as far as the tables of sockets tell."""
+    """Return the listener that prevents another one on *ip* and *port*; ``None`` if there is none."""
     for table in ("tcp", "tcp6"):
         for fields in _table(table):
             address, _, number = fields[1].partition(":")
-            if fields[3] == _LISTEN and int(number, 16) == port and _meet(ip, _address(address)):
+            if fields[3] == _LISTEN and int(number, 16) == port and _conflict(ip, _address(address)):
                 return ListeningSocket(f"{_address(address)}:{port}", owner_of(int(fields[9])))
     return None
 
 
 def unix_listener(name: str) -> int | None:
-    """Return the socket's number of whoever listens on the abstract *name*; nobody notices the question."""
+    """Return the inode number of the socket that listens on the abstract *name*; does not connect to it."""
     for fields in _table("unix"):
         if fields[-1] == f"@{name}":
             return int(fields[6])
@@ -68,7 +68,7 @@ def unix_listener(name: str) -> int | None:
 
 
 def owner_of(socket_number: int) -> Process | None:
-    """Return the process that holds a socket."""
+    """Return the process that has a socket open, by the socket's inode number."""
     wanted = f"socket:[{socket_number}]"
     for process in processes():
         if any(wanted == target for target in _open_files(process.pid)):
@@ -85,7 +85,7 @@ def _open_files(pid: int) -> Iterator[str]:
 
 
 def _table(name: str) -> list[list[str]]:
-    """Return the lines of a table of sockets (Documentation/networking/proc_net_tcp.rst), without its head."""
+    """Return the rows of a table of sockets (Documentation/networking/proc_net_tcp.rst), without the header."""
     try:
         return [line.split() for line in (PROC / "net" / name).read_text(errors="replace").splitlines()[1:]]
     except OSError:
@@ -93,20 +93,20 @@ def _table(name: str) -> list[list[str]]:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
-    """Read an address: words of 32 bits, each in the order of this machine's memory."""
+    """Parse an address: words of 32 bits, each in the byte order of this machine."""
     words = [int(text[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(text), 8)]
     return IPv4Address(words[0]) if len(words) == 1 else IPv6Address(b"".join(words))
 
 
-def _meet(wanted: IPv4Address | IPv6Address, there: IPv4Address | IPv6Address) -> bool:
-    """Say whether the one is in the way of the other: the same, or one of them is every address."""
+def _conflict(wanted: IPv4Address | IPv6Address, there: IPv4Address | IPv6Address) -> bool:
+    """Return whether two listeners exclude each other: the addresses are equal, or one is the wildcard."""
     if isinstance(there, IPv6Address) and there.ipv4_mapped is not None:
         there = there.ipv4_mapped
     return wanted == there or there.is_unspecified or (wanted.is_unspecified and wanted.version >= there.version)
 
 
 def sysctl(name: str) -> str | None:
-    """Return a kernel setting such as ``"net/ipv4/ip_forward"``; ``None`` where there is none."""
+    """Return a kernel setting such as ``"net/ipv4/ip_forward"``; ``None`` if it does not exist."""
     try:
         return (PROC / "sys" / name).read_text(errors="replace").strip()
     except OSError:

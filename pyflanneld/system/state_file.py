@@ -1,7 +1,7 @@
-"""The file below ``--state-dir``: what a boot without etcd goes by. Shell side.
+"""The file in ``--state-dir``, from which a boot without etcd restores the last good state.
 
-It is written as ``subnet.env`` is, but for the daemon alone (mode 0600), and on a thread: a disk may take its time,
-no loop has to. It is read only where nobody but root and the daemon's own user can have put it.
+It is written as ``subnet.env`` is, but readable for the daemon alone (mode 0600), and on a thread, because a disk may
+be slow. It is read only if nobody but root and the daemon's own user can have written it.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pyflanneld.core.lease.saved_state import MAX_BYTES, SavedState, decode_state, encode_state
 from pyflanneld.system.atomic_files import (
-    content_of,
     make_directories,
     open_directory,
-    refuse_everyones,
+    read_regular,
+    refuse_world_writable,
     remove_leftovers,
     replace_file,
 )
@@ -41,19 +41,19 @@ class StateFile:
         return str(self._directory / NAME)
 
     async def read(self) -> SavedState | None:
-        """Return what was saved, ``None`` when there is no file; raises as the port says."""
+        """Return the saved state, ``None`` when there is no file. Raises as the port says."""
         return await asyncio.to_thread(self._read)
 
     async def write(self, state: SavedState) -> None:
-        """Put *state* there, atomically and durably; create the directory (0755) if it is missing."""
+        """Write *state*, atomically and durably; create the directory (0755) if it is missing."""
         await asyncio.to_thread(self._write, state)
 
     async def forget(self) -> None:
-        """Remove the file, and write no more."""
+        """Remove the file, and ignore every later ``write``."""
         await asyncio.to_thread(self._forget)
 
     def _forget(self) -> None:
-        with self._writing:  # behind a write that is under way
+        with self._writing:  # after a write that is under way
             self._forgotten = True
             with suppress(FileNotFoundError), open_directory(self._directory) as at:
                 os.unlink(NAME, dir_fd=at)
@@ -62,14 +62,14 @@ class StateFile:
     def _read(self) -> SavedState | None:
         try:
             with open_directory(self._directory) as at:
-                refuse_everyones(at, self._directory, sticky_will_do=False)
+                refuse_world_writable(at, self._directory, allow_sticky=False)
                 fd = os.open(NAME, _FLAGS, dir_fd=at)
-                _refuse_foreign(fd, self.path)
-                data = content_of(fd, MAX_BYTES + 1)
+                _refuse_untrusted(fd, self.path)
+                data = read_regular(fd, MAX_BYTES + 1)
         except FileNotFoundError:
             return None
         if data is None:
-            raise OSError(errno.EINVAL, "it is no regular file", self.path)
+            raise OSError(errno.EINVAL, "it is not a regular file", self.path)
         return decode_state(data)
 
     def _write(self, state: SavedState) -> None:
@@ -79,19 +79,19 @@ class StateFile:
                 return
             make_directories(self._directory)
             with open_directory(self._directory) as at:
-                refuse_everyones(at, self._directory, sticky_will_do=False)
+                refuse_world_writable(at, self._directory, allow_sticky=False)
                 remove_leftovers(at, NAME)
                 replace_file(at, NAME, data, _MODE)
 
 
-def _refuse_foreign(fd: int, path: str) -> None:
-    """Raise ``PermissionError``, and close *fd*, for a file that somebody else has put there or may write to."""
+def _refuse_untrusted(fd: int, path: str) -> None:
+    """Raise ``PermissionError``, and close *fd*, for a file of another user, or one that others may write to."""
     status = os.fstat(fd)
     why = ""
     if status.st_uid not in (0, os.geteuid()):
         why = f"it belongs to uid {status.st_uid}, not to root or this user"
     elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        why = "others than its owner may write to it"
+        why = "users other than its owner may write to it"
     if why:
         os.close(fd)
         raise PermissionError(errno.EPERM, why, path)

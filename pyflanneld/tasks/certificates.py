@@ -2,58 +2,57 @@
 
 The watch that is open goes on with the connection it has until the next list, so nothing is missed and a rotation on
 thousands of hosts costs etcd no lists; the lease is proved over a new connection at once, which shows whether etcd
-takes the new certificate. SIGHUP does more, for it is a person who asks: all is connected, listed and looked at anew.
+takes the new certificate. SIGHUP does more, because a person asks: all is connected, listed and read anew.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from pyflanneld.core.backoff import around
 from pyflanneld.errors import UsageError
 from pyflanneld.ports import Change
-from pyflanneld.state.node import Context, Node, start_over
-from pyflanneld.state.wakeup import set_within
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import KERNEL, Node, start_over
+from pyflanneld.state.wakeup import WakeUp
 
-LOOK_S = 40.0
+CHECK_S = 40.0
 """How often the files are read; with the jitter less than a minute."""
 
 
-async def keep_certificates(context: Context, current: Callable[[], Node | None], hangup: asyncio.Event) -> None:
-    """Look at the files now and then, and whenever *hangup* is set; the start has just read them.
+async def keep_certificates(context: Context, current: Callable[[], Node | None], hangup: WakeUp) -> None:
+    """Read the files from time to time, and whenever *hangup* is set; the start has just read them.
 
     Args:
         context: the ports.
         current: the node, once there is one.
-        hangup: set by SIGHUP; cleared here.
+        hangup: woken by SIGHUP.
     """
     while True:
-        look_s = around(LOOK_S, 0.2, context.rng) if context.certificates else None
-        asked = await set_within(hangup, look_s)
-        hangup.clear()
+        wait_s = around(CHECK_S, 0.2, context.rng) if context.ports.certificates else None
+        asked = await hangup.wait(wait_s)
         renewed, node = _take_new(context), current()
         if asked:
             context.log.info("daemon.reloaded", certificates="new" if renewed else "as before")
-            _look_at_all(context, node)
+            _read_all_anew(context, node)
         elif renewed:
             context.discovery.reconnect()
             if node is not None:
-                node.verify_lease.set()
+                node.wake.lease.set()
 
 
 def _take_new(context: Context) -> bool:
-    """Take changed files into use; say whether there were any."""
-    if context.certificates is None:
+    """Use changed files from now on; return whether there were any."""
+    if context.ports.certificates is None:
         return False
     try:
-        renewed = context.certificates.reload()
+        renewed = context.ports.certificates.reload()
     except UsageError as error:
         text = f"changed certificate files cannot be used, the former ones stay in use: {error}"
         context.conditions.report("certificates", "certificates.unusable", text, blocks=False, cause=str(error))
         return False
     context.conditions.resolve("certificates")
     if renewed:
-        context.log.info("certificates.renewed", **_ends(context.certificates.ends_s()))
+        context.log.info("certificates.renewed", **_ends(context.ports.certificates.ends_s()))
     return renewed
 
 
@@ -64,10 +63,9 @@ def _ends(ends_s: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def _look_at_all(context: Context, node: Node | None) -> None:
+def _read_all_anew(context: Context, node: Node | None) -> None:
     if node is None:
         context.discovery.reconnect()
         return
     start_over(context, node)
-    node.told |= Change.LINKS | Change.ROUTES
-    node.wake_routes(peers=True, kernel=True)
+    node.wake.routes.set(KERNEL | Change.PEERS)

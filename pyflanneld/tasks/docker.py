@@ -1,19 +1,20 @@
-"""A look at Docker's bridge: does it sit on the subnet that we lease?
+"""Check whether Docker's bridge is on the leased subnet.
 
 Level-triggered, from the links that the reconciler has just read. Docker keeps what it was started with, so a bridge on
-another subnet (Docker was started first, or the lease is a new one) stays wrong until somebody restarts it, while
-every peer sends to the leased one. It is none of our links, so it is said and nothing else.
+another subnet (Docker was started first, or the lease is a new one) stays wrong until somebody restarts Docker, while
+every peer sends to the leased subnet. The bridge is not ours, so the daemon reports it and changes nothing.
 """
 
 from pyflanneld.core.docker import bridge_complaint
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 TOPIC = "docker"
 
 
 def check_bridge(context: Context, node: Node) -> None:
     """Report that Docker's bridge has addresses and none of them is in our subnet, or that all is well."""
-    bridge = context.options.docker_bridge
+    bridge = context.settings.docker_bridge
     complaint = bridge_complaint(node.links, bridge, node.lease.subnet)
     if complaint is None:
         context.conditions.resolve(TOPIC, bridge=bridge)

@@ -1,12 +1,13 @@
-"""The small loops: kernel events, sleep of the machine, and the service manager."""
+"""The host around the daemon: kernel events, a machine that was suspended, and the service manager."""
 
 import asyncio
 from collections.abc import Callable
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.errors import KernelError
-from pyflanneld.ports import Change
-from pyflanneld.state.node import Context, Node, assess_health, start_over
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import KERNEL, Node, start_over
+from pyflanneld.state.readiness import assess_health
 
 TICK_S = 1.0
 SUSPEND_S = 5.0
@@ -14,31 +15,29 @@ EVENTS_RETRY_CAP_S = 5.0
 
 
 async def watch_kernel(context: Context, node: Node) -> None:
-    """Have the routes looked at whenever somebody else has touched links, addresses or routes."""
+    """Wake the routes task whenever links, addresses or routes have changed."""
     waits = backoff(0.1, EVENTS_RETRY_CAP_S, context.rng)
     while True:
         try:
             ipv6 = None if node.subnet_range6 is None else node.subnet_range6.network
             async with context.kernel.changes(node.subnet_range.network, ipv6) as changes:
-                node.told |= Change.LINKS | Change.ROUTES  # what happened before the subscription
-                node.wake_routes(kernel=True)
+                node.wake.routes.set(KERNEL)  # what happened before the subscription
                 async for change in changes:
-                    node.told |= change
-                    node.wake_routes(kernel=True)
+                    node.wake.routes.set(change)
         except KernelError as error:
             context.log.warning("kernel.events_lost", error=str(error))
         await asyncio.sleep(next(waits))
 
 
 async def watch_process(context: Context, current: Callable[[], Node | None], watchdog_s: float | None) -> None:
-    """Notice that the machine has slept, feed the watchdog while all loops turn, and tell the manager how it goes.
+    """Notice that the machine was suspended, feed the watchdog while no task stalls, and keep the manager's STATUS.
 
     Args:
         context: the ports.
         current: the node, once there is one.
         watchdog_s: how often the service manager wants to hear from us; ``None``: it does not.
     """
-    asleep_s, told = context.clock.suspended_s(), ""
+    asleep_s, reported = context.clock.suspended_s(), ""
     tick_s = min(TICK_S, watchdog_s / 3) if watchdog_s else TICK_S
     while True:
         node, before_s, asleep_s = current(), asleep_s, context.clock.suspended_s()
@@ -47,17 +46,17 @@ async def watch_process(context: Context, current: Callable[[], Node | None], wa
             start_over(context, node)
         health = assess_health(context, node)
         if health.live and watchdog_s:
-            context.notifier.send("WATCHDOG=1")
+            context.ports.notifier.send("WATCHDOG=1")
         status = _status(node, health.not_ready)
-        if status != told:
-            context.notifier.send(f"STATUS={status}")
-            told = status
+        if status != reported:
+            context.ports.notifier.send(f"STATUS={status}")
+            reported = status
         await asyncio.sleep(tick_s)
 
 
 def _status(node: Node | None, not_ready: tuple[str, ...]) -> str:
-    trouble = f"not ready: {not_ready[0]}" if not_ready else "ready"
+    readiness = f"not ready: {not_ready[0]}" if not_ready else "ready"
     if node is None:
-        return trouble
-    held = f"{node.lease.key} of {node.subnet_range.network}" + (", unconfirmed" if node.saved_at_s is not None else "")
-    return f"{held}, {node.present} peer routes by {node.link.name}; {trouble}"
+        return readiness
+    held = f"{node.lease.key} of {node.subnet_range.network}" + (", unconfirmed" if node.unconfirmed else "")
+    return f"{held}, {node.routes.present} peer routes by {node.link.name}; {readiness}"

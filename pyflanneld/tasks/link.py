@@ -1,17 +1,23 @@
 """The link that carries the routes: chosen at start, and chosen again by the same rule whenever links change.
 
-What the default route or the way to ``--iface-can-reach`` chose at start stays the choice while the daemon runs: routes
-come and go, and peers must not see our address wander with them.
+What the default route or the route to ``--iface-can-reach`` chose at start stays the choice while the daemon runs:
+routes come and go, and our address must not change with them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pyflanneld.backends import Backend
+from pyflanneld.config.settings import Settings
+from pyflanneld.core.families import Address, Network, in_order, overlap
 from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link, describe_links
-from pyflanneld.core.peers.validation import ValidationContext, ValidationContext6
+from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
-from pyflanneld.state.node import Context, Node, Options, start_over
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node, start_over
 
 
 async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
@@ -21,7 +27,7 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
         LinkUnusable: none fits.
         PublicIpNotOnLink: none is named, and none has the address to publish.
     """
-    links, rule = await context.kernel.links(), _rule(context.options)
+    links, rule = await context.kernel.links(), _rule(context.settings)
     try:
         choice = choose_link(links, rule, await _routing(context, rule))
     except NoLink as error:
@@ -31,7 +37,7 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
     address = str(rule.public_ip or choice.address)
     context.log.info("link.chosen", link=choice.link.name, address=address, mtu=choice.link.mtu, why=choice.why)
     if rule.public_ip and not choice.link.carries(rule.public_ip):
-        # Whether it is an error depends on the configuration, which etcd may not be able to tell for a long time.
+        # Whether it is an error depends on the configuration, which etcd may be unable to deliver for a long time.
         warning = str(_not_on_link(rule.public_ip, choice.link.name, ", ".join(map(str, choice.link.addresses))))
         context.log.warning("link.public_ip_elsewhere", warning=warning)
     return links, choice
@@ -44,12 +50,12 @@ def check_public_ip(context: Context, link: Link, backend: Backend, *, ipv6: boo
         PublicIpNotOnLink: one is not on the link, which this backend needs.
         LinkUnusable: the network is dual-stack, and the link has no IPv6 address to publish.
     """
-    options = context.options
-    given = [options.public_ip, options.public_ipv6 if ipv6 else None]
+    settings = context.settings
+    given = [settings.public_ip, settings.public_ipv6 if ipv6 else None]
     for public_ip in given if backend.needs_public_ip_on_link else ():
         if public_ip is not None and not link.carries(public_ip):
             raise _not_on_link(public_ip, link.name, ", ".join(map(str, (*link.addresses, *link.addresses6))))
-    if ipv6 and options.public_ipv6 is None and link.address6 is None:
+    if ipv6 and settings.public_ipv6 is None and link.address6 is None:
         raise LinkUnusable(
             f"the network configuration has EnableIPv6, and {link.name} has no global IPv6 address that lasts; "
             "give it one, or name one with --public-ipv6"
@@ -64,8 +70,8 @@ def _not_on_link(public_ip: IPv4Address | IPv6Address, where: str, there: str) -
     )
 
 
-def _rule(options: Options) -> LinkRule:
-    return LinkRule(options.wanted_links, options.link_patterns, options.can_reach, options.public_ip)
+def _rule(settings: Settings) -> LinkRule:
+    return LinkRule(settings.iface, settings.iface_regex, settings.iface_can_reach, settings.public_ip)
 
 
 async def _routing(context: Context, rule: LinkRule) -> Routing:
@@ -79,10 +85,10 @@ async def _routing(context: Context, rule: LinkRule) -> Routing:
 
 
 def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
-    """Take note of *links* as they are now; say whether routes can be placed."""
+    """Record *links* as they are now; return whether routes can be placed."""
     node.links = links
     try:
-        choice = choose_link(links, _rule(context.options), current=node.choice)
+        choice = choose_link(links, _rule(context.settings), current=node.choice)
     except NoLink as error:
         context.conditions.report("link", "link.missing", f"routes cannot be placed: {error}")
         return False
@@ -90,7 +96,7 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
     before, link = was.link, choice.link
     if link.mtu != before.mtu:
         context.log.info("link.mtu_changed", link=link.name, was=before.mtu, now=link.mtu)
-        node.file_outdated.set()
+        node.wake.file.set()
     moved = node.subnet_range6 is not None and link.address6 != before.address6
     if moved or (link.index, choice.address) != (before.index, was.address):
         context.log.warning(
@@ -103,7 +109,7 @@ def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
 
 
 def _report_ipv6(context: Context, node: Node, link: Link) -> None:
-    """Say that a dual-stack node has lost its IPv6 address: the other half of the network works on."""
+    """Report that a dual-stack node has lost its IPv6 address; the IPv4 half works on."""
     if node.subnet_range6 is not None and not link.addresses6:
         text = f"{link.name} has no global IPv6 address any more: IPv6 routes cannot be placed"
         context.conditions.report("link6", "link.no_ipv6", text)
@@ -112,7 +118,7 @@ def _report_ipv6(context: Context, node: Node, link: Link) -> None:
 
 
 def _report_state(context: Context, link: Link, backend: Backend) -> bool:
-    public_ip = context.options.public_ip
+    public_ip = context.settings.public_ip
     if not link.up:
         context.conditions.report("link", "link.down", f"routes cannot be placed: {link.name} is down")
     elif backend.needs_public_ip_on_link and public_ip is not None and not link.carries(public_ip):
@@ -124,33 +130,37 @@ def _report_state(context: Context, link: Link, backend: Backend) -> bool:
 
 
 def validation_context(context: Context, node: Node) -> ValidationContext:
-    """Return what peers are judged against, on this host as it is now."""
-    addresses = tuple(own for link in node.links for own in link.addresses)
-    connected = {own.network for own in addresses if not own.network.overlaps(node.lease.subnet)}
-    return ValidationContext(
-        network=node.subnet_range.network,
-        backend_type=node.backend.lease_type,
-        own_subnet=node.lease.subnet,
-        link_addresses=node.link.addresses,
+    """Return what peers' leases are validated against, on this host as it is now."""
+    endpoints, lease, range6 = context.settings.etcd_endpoints, node.lease, node.subnet_range6
+    protected = etcd_addresses(endpoints, IPv4Address)
+    ipv4, ipv6 = _family_context(node, node.subnet_range.network, lease.subnet, protected), None
+    if range6 is not None and lease.ipv6 is not None:
+        ipv6 = _family_context(node, range6.network, lease.ipv6, etcd_addresses(endpoints, IPv6Address))
+    backend = node.backend
+    return ValidationContext(backend.lease_type, ipv4, ipv6, gateways_on_link=backend.needs_public_ip_on_link)
+
+
+def _family_context(
+    node: Node, network: Network, own_subnet: Network, protected: frozenset[Address]
+) -> FamilyContext:
+    addresses = [own for link in node.links for own in link.interfaces(network.version)]
+    connected = {own.network for own in addresses if not overlap(own.network, own_subnet)}
+    return FamilyContext(
+        network, own_subnet,
+        link_addresses=node.link.interfaces(network.version),
         own_addresses=frozenset(own.ip for own in addresses),
-        connected=tuple(sorted(connected)),
-        protected=context.options.protected,
-        gateways_on_link=node.backend.needs_public_ip_on_link,
-        ipv6=_ground6_of(context, node),
+        connected=tuple(in_order(connected)),
+        protected=protected,
     )
 
 
-def _ground6_of(context: Context, node: Node) -> ValidationContext6 | None:
-    if node.subnet_range6 is None or node.lease.ipv6 is None:
-        return None
-    own_subnet = node.lease.ipv6
-    addresses = tuple(own for link in node.links for own in link.addresses6)
-    connected = {own.network for own in addresses if not own.network.overlaps(own_subnet)}
-    return ValidationContext6(
-        network=node.subnet_range6.network,
-        own_subnet=own_subnet,
-        link_addresses=node.link.addresses6,
-        own_addresses=frozenset(own.ip for own in addresses),
-        connected=tuple(sorted(connected)),
-        protected=context.options.protected6,
-    )
+A = TypeVar("A", IPv4Address, IPv6Address)
+
+
+def etcd_addresses(endpoints: Iterable[str], kind: type[A]) -> frozenset[A]:
+    """Return the etcd members that are named by an address of this *kind*: no peer's route may capture them."""
+    found = set()
+    for endpoint in endpoints:
+        with suppress(ValueError):
+            found.add(kind(urlsplit(endpoint).hostname or ""))
+    return frozenset(found)

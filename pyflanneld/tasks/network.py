@@ -1,23 +1,35 @@
-"""Wait for a network configuration that can be used."""
+"""The network configuration: wait for one that can be used, then watch it.
+
+A node that runs goes on with the configuration that it has joined by. To follow a change at once would move every host
+of a cluster, and its containers, at the same moment. So a change that a restart would not survive unmoved is reported,
+and the node is not ready until the configuration fits again or somebody restarts the daemon. Anything else, such as
+other bounds around our subnet, is logged.
+"""
 
 import asyncio
+from ipaddress import IPv4Network
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange, parse_config
+from pyflanneld.core.network.review import misfits
 from pyflanneld.errors import RegistryError, RegistryUnavailable, UnsupportedConfig
-from pyflanneld.state.node import Context
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 RETRY_CAP_S = 5.0
-LOOK_AGAIN_S = 60.0
+READ_AGAIN_S = 60.0
 ASK_BOTH_S = 2.0  # how often each API of etcd is asked for a configuration, while neither has one
-BEAT_S = LOOK_AGAIN_S + RETRY_CAP_S
+BEAT_S = READ_AGAIN_S + RETRY_CAP_S
+WATCH_RETRY_FIRST_S = 1.0
+WATCH_RETRY_CAP_S = 30.0
+CHANGED = "config_change"
 
 
-async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
-    """Return the configuration as soon as there is a good one; say once, and now and then, why there is none.
+async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
+    """Return the configuration as soon as there is a usable one; until then report why there is none.
 
     Raises:
         UnsupportedConfig: it asks for a backend that we do not have.
@@ -26,7 +38,7 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
     while True:
         context.liveness.beat("config", BEAT_S)
         try:
-            async with asyncio.timeout(LOOK_AGAIN_S):
+            async with asyncio.timeout(READ_AGAIN_S):
                 found = await _first_usable(context)
         except TimeoutError:
             continue
@@ -39,11 +51,11 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange]:
             return found
 
 
-async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange]:
-    """Look now and at every sign of a change.
+async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
+    """Read now and at every sign of a change.
 
     Raises:
-        TimeoutError: nothing usable came up for a while; look again, in case a change went unseen.
+        TimeoutError: nothing usable came for a while; read again, in case a change was missed.
     """
     record = await _discovered(context)
     found = _usable(context, record)
@@ -72,8 +84,8 @@ async def _discovered(context: Context) -> ConfigRecord:
     return record
 
 
-def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, SubnetRange] | None:
-    key = f"{context.options.prefix}/config"
+def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, SubnetRange[IPv4Network]] | None:
+    key = f"{context.settings.etcd_prefix}/config"
     if record.value is None:
         text = f"there is no network configuration in etcd at {key}; put one there, such as " + (
             '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
@@ -88,7 +100,7 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
         return None
 
 
-def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange]:
+def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
     """Read a document as the daemon does; *what* is its name in a message.
 
     Raises:
@@ -103,7 +115,50 @@ def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange]:
     return config, subnet_range
 
 
-def _ipv4_range(config: NetworkConfig) -> SubnetRange:
+def _ipv4_range(config: NetworkConfig) -> SubnetRange[IPv4Network]:
     if config.ipv4 is None:
         raise Invalid("unsupported", "EnableIPv4", False, "true: etcd has no form of key for a lease without IPv4")
     return config.ipv4
+
+
+async def watch_config(context: Context, node: Node) -> None:
+    """Watch for ever, once the routes are placed. A break is reported by the tasks that need etcd more."""
+    await node.progress.routes.wait()
+    waits = backoff(WATCH_RETRY_FIRST_S, WATCH_RETRY_CAP_S, context.rng)
+    seen: bytes | None = node.membership.config.document
+    while True:
+        try:
+            record = await context.registry.read_config()
+            async with context.registry.watch_config(record.revision) as ticks:
+                seen = _compare(context, node, record, seen)
+                async for _ in ticks:
+                    waits = backoff(WATCH_RETRY_FIRST_S, WATCH_RETRY_CAP_S, context.rng)
+                    seen = _compare(context, node, await context.registry.read_config(), seen)
+            raise RegistryUnavailable("the watch on the network configuration has ended")
+        except RegistryError as error:
+            context.log.debug("config.unwatched", error=str(error))
+            await asyncio.sleep(next(waits))
+
+
+def _compare(context: Context, node: Node, record: ConfigRecord, seen: bytes | None) -> bytes | None:
+    """Report a configuration that is another one than was *seen*; return it."""
+    if record.value == seen:
+        return seen
+    why = _misfit(node, record.value)
+    if why:
+        text = f"the network configuration in etcd does not fit this node any more, which goes on as before: {why}"
+        context.conditions.report(CHANGED, "config.changed", text, cause=why)
+    else:
+        context.conditions.resolve(CHANGED)
+        context.log.info("config.fits", subnet=str(node.lease.key))
+    return record.value
+
+
+def _misfit(node: Node, value: bytes | None) -> str:
+    """Return why this node would not come out of a restart as it is; empty if it would."""
+    if value is None:
+        return "there is none"
+    try:
+        return "; ".join(misfits(node.lease.key, node.membership.config, parse_config(value)))
+    except Invalid as error:
+        return str(error)

@@ -1,19 +1,22 @@
-"""Follow the peers: list, then watch; list again whenever the watch ends, for whatever reason, and every few minutes.
+"""Watch the peers: list, then watch; list again whenever the watch ends, for whatever reason, and every few minutes.
 
 Every list and every change goes through ``PeerTable.apply``. A broken watch takes nothing away: only a complete list
 does, and where it comes from another cluster or an older history, the withdrawal guard holds what it would remove.
 
-Lists cost the cluster the square of its nodes, and what ends one watch ends thousands. So each node draws a *turn* for
-the list after a break, within the round in which all can list, and watches on from what it knows until then.
+Lists cost the cluster the square of its nodes, and what ends one watch ends thousands. So each node picks a *turn* for
+the list after a break at random, within the round in which all can list, and watches on from what it knows until then.
 """
 
 import asyncio
+from dataclasses import replace
 
 from pyflanneld.core.backoff import around, backoff, list_round_s
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.peers.guard import LIST_SPACING_S
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable, RevisionCompacted
-from pyflanneld.state.node import Context, Node
+from pyflanneld.ports import Change
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 RELIST_S = 300.0
 RETRY_FIRST_S = 0.2
@@ -28,25 +31,23 @@ class PeerWatcher:
         self._node = node
         self._own_name = node.lease.record.name
         self._first: Snapshot | None = first
-        self._cluster_id, self._revision = first.cluster_id, first.revision
+        self._position = first.position  # up to where all changes are known
         self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, context.rng)
         self._round_s, self._turn_at = 0.0, 0.0
-        self._deadline: asyncio.Timeout | None = None
         self._why = "first"  # the next list is read
-        node.list_within = self._list_within
 
     async def run(self) -> None:
-        """Follow for ever, beginning with the list that is known already."""
+        """Watch for ever, beginning with the list that is known already."""
         while True:
             self._context.liveness.beat("peers", RELIST_S)
             try:
                 await self._watch_until_turn()
-                snapshot = await self._next_list()
-                await self._watch_until_due(snapshot, self._period_s())
+                await self._next_list()
+                await self._watch_for(self._period_s())
             except RevisionCompacted as error:
                 self._why = "compacted"
                 self._context.counters.etcd_failed("peers", error)
-                self._context.log.info("watch.compacted", revision=self._revision)
+                self._context.log.info("watch.compacted", revision=self._position.revision)
                 await self._turn_soon()
             except HistoryChanged as error:
                 self._why = "watch_ended"
@@ -55,39 +56,36 @@ class PeerWatcher:
                 await self._turn_soon()
             except RegistryError as error:
                 self._why = "watch_ended"
-                self._draw_turn()
+                self._pick_turn()
                 self._context.registry_failed("peers", error, blocks=False)
                 await self._context.pause(error, next(self._waits))
 
-    async def _next_list(self) -> Snapshot:
-        """Fold in the next complete list and return it; the first is known already, and older than our own lease."""
+    async def _next_list(self) -> None:
+        """Fold in the next complete list; the first is known already, and older than this host's lease."""
         first, self._first = self._first, None
         if first is not None:
             self._take(first)
-            return first
+            return
         snapshot = await self._context.registry.list_subnets(elsewhere=bool(self._node.guard.held))
         self._take(snapshot)
-        self._look_at_own(next((record for record in snapshot.records if record.name == self._own_name), None))
-        return snapshot
+        self._check_own(next((record for record in snapshot.records if record.name == self._own_name), None))
 
     def _take(self, snapshot: Snapshot) -> None:
         """Fold a complete list in."""
-        node = self._node
-        if snapshot.cluster_id != self._cluster_id or snapshot.revision < self._revision:
+        node, before, now_s = self._node, self._position, self._context.clock.now_s()
+        if snapshot.cluster_id != before.cluster_id or snapshot.revision < before.revision:
             node.guard.distrust()
             self._context.log.warning(
-                "etcd.history_changed", was=self._revision, now=snapshot.revision,
-                same_cluster=snapshot.cluster_id == self._cluster_id,
+                "etcd.history_changed", was=before.revision, now=snapshot.revision,
+                same_cluster=snapshot.cluster_id == before.cluster_id,
             )
             self._why = "history_changed"
-        self._cluster_id, self._revision = snapshot.cluster_id, snapshot.revision
-        node.cluster_id, node.revision = snapshot.cluster_id, snapshot.revision
-        self._context.counters.listed(self._why, snapshot.revision, self._context.clock.now_s())
+        self._position = node.listed = snapshot.position
+        self._context.counters.listed(self._why, snapshot.revision, now_s)
         self._round_s = list_round_s(len(snapshot.records))
         node.peers.apply(snapshot)
-        node.guard.told(self._context.clock.now_s())
-        node.complete = True
-        node.wake_routes(peers=True)
+        node.guard.told(now_s)
+        node.wake.routes.set(Change.PEERS)
 
     def _period_s(self) -> float:
         """Return how long the list that was just taken is good for."""
@@ -95,14 +93,14 @@ class PeerWatcher:
             return LIST_SPACING_S
         return around(max(RELIST_S, self._round_s), 0.2, self._context.rng)
 
-    def _draw_turn(self) -> None:
+    def _pick_turn(self) -> None:
         """Decide when to list after a break, unless that is still to come."""
         now = asyncio.get_running_loop().time()
         if self._turn_at <= now:
             self._turn_at = now + self._context.rng.uniform(0, self._round_s)
 
     async def _turn_soon(self) -> None:
-        """Wait as little as may be before the list: what is known cannot be continued."""
+        """Wait as little as possible before the list: what is known cannot be continued."""
         self._turn_at = 0.0
         await asyncio.sleep(self._context.rng.uniform(0, min(self._round_s, RETRY_CAP_S)))
 
@@ -110,27 +108,19 @@ class PeerWatcher:
         """Watch on from what is known until it is our turn to list."""
         left_s = self._turn_at - asyncio.get_running_loop().time()
         if left_s > 0:
-            await self._watch_until_due(Snapshot((), self._revision, self._cluster_id), left_s)
+            await self._watch_for(left_s)
 
-    async def _watch_until_due(self, snapshot: Snapshot, period_s: float) -> None:
+    async def _watch_for(self, period_s: float) -> None:
+        """Watch from what is known, until the next list is due or somebody asks for it."""
         try:
-            async with asyncio.timeout(period_s) as self._deadline:
-                await self._watch(snapshot)
+            async with self._node.wake.peers.timeout(period_s):
+                await self._watch()
         except TimeoutError:
             self._why = "guard" if self._node.guard.held else "due"
             self._context.log.debug("watch.due")
-        finally:
-            self._deadline = None
 
-    def _list_within(self, delay_s: float) -> None:
-        """Bring the next list forward."""
-        deadline = self._deadline
-        if deadline is not None and not deadline.expired():
-            soon = asyncio.get_running_loop().time() + delay_s
-            deadline.reschedule(min(soon, deadline.when() or soon))
-
-    async def _watch(self, snapshot: Snapshot) -> None:
-        async with self._context.registry.watch_subnets(snapshot) as batches:
+    async def _watch(self) -> None:
+        async with self._context.registry.watch_subnets(self._position) as batches:
             async for events in batches:
                 self._context.registry_works("peers")
                 self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, self._context.rng)
@@ -139,21 +129,23 @@ class PeerWatcher:
         raise RegistryUnavailable("the watch on the leases has ended")
 
     def _fold(self, events: tuple[Put | Gone, ...]) -> None:
-        changed = False
+        changed, revision = False, self._position.revision
         for event in events:
-            name, revision = (event.name, event.revision) if isinstance(event, Gone) else (
-                event.record.name, event.record.mod_revision
-            )
-            self._revision = max(self._revision, revision)
+            if isinstance(event, Gone):
+                name, at = event.name, event.revision
+            else:
+                name, at = event.record.name, event.record.mod_revision
+            revision = max(revision, at)
             if name == self._own_name:
-                self._look_at_own(None if isinstance(event, Gone) else event.record)
+                self._check_own(None if isinstance(event, Gone) else event.record)
             else:
                 changed |= self._node.peers.apply(event)
-        self._context.counters.watched(len(events), self._revision, self._context.clock.now_s())
+        self._position = replace(self._position, revision=revision)
+        self._context.counters.watched(len(events), revision, self._context.clock.now_s())
         if changed:
-            self._node.wake_routes(peers=True)
+            self._node.wake.routes.set(Change.PEERS)
 
-    def _look_at_own(self, seen: Record | None) -> None:
-        """Wake the lease loop when our own key is not as we know it."""
+    def _check_own(self, seen: Record | None) -> None:
+        """Wake the lease task when this host's key is not as it is known."""
         if seen != self._node.lease.record:
-            self._node.verify_lease.set()
+            self._node.wake.lease.set()

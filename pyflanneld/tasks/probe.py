@@ -1,4 +1,4 @@
-"""Probe the peers, one small packet after the other, and tell what is wrong. Changes no route, stands against nothing.
+"""Probe the peers, one small packet after the other, and report what is wrong. It changes no route and no readiness.
 
 One task and one socket for all peers: it sends the next probe, reads what has come for the earlier ones, and sleeps.
 """
@@ -9,7 +9,8 @@ from pyflanneld.core.probe.reachability import complaint
 from pyflanneld.core.probe.table import ProbeRefusal, ProbeTable
 from pyflanneld.errors import ProbeError
 from pyflanneld.ports import Prober
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 TOPIC = "probe"
 IDLE_S = 1.0
@@ -18,7 +19,7 @@ RETRY_S = 60.0
 
 
 async def keep_probing(context: Context, node: Node, prober: Prober) -> None:
-    """Probe for ever; where that is impossible, say so and try now and then."""
+    """Probe for ever; where that is impossible, report it and try again from time to time."""
     while True:
         context.liveness.beat("probe", 2 * RETRY_S)
         try:
@@ -27,7 +28,7 @@ async def keep_probing(context: Context, node: Node, prober: Prober) -> None:
             context.conditions.report(TOPIC, "probe.impossible", f"peers cannot be probed: {error}", blocks=False)
             await asyncio.sleep(RETRY_S)
             continue
-        context.log.info("probe.started", form=form, interval_s=context.options.probe_interval_s)
+        context.log.info("probe.started", form=form, interval_s=context.settings.probe_interval_s)
         try:
             await _Probing(context, node, prober).run()
         finally:
@@ -50,9 +51,9 @@ class _Probing:
         """Probe until cancelled."""
         context, table = self._context, self._table
         self._node.probes = table.reaches
-        next_s = context.clock.now_s() + context.rng.uniform(0.0, min(IDLE_S, context.options.probe_interval_s))
+        next_s = context.clock.now_s() + context.rng.uniform(0.0, min(IDLE_S, context.settings.probe_interval_s))
         while True:
-            context.liveness.beat("probe", context.options.probe_interval_s * 2)
+            context.liveness.beat("probe", context.settings.probe_interval_s * 2)
             self._follow()
             self._collect()
             if context.clock.now_s() >= next_s:
@@ -75,13 +76,13 @@ class _Probing:
         if shot is None:
             return now_s + IDLE_S
         if self._rounds != self._table.rounds:
-            self._tell_round()
+            self._log_round()
         if not self._prober.send(shot.number, shot.address, shot.size_bytes):
             self._table.take(ProbeRefusal(shot.number), now_s)
-        return now_s + self._table.pause_s(context.options.probe_interval_s, context.rng)
+        return now_s + self._table.pause_s(context.settings.probe_interval_s, context.rng)
 
-    def _tell_round(self) -> None:
-        """Sum up, for whoever looks closely, what is known when another round begins."""
+    def _log_round(self) -> None:
+        """Log, at debug level, what is known when another round begins."""
         self._rounds = self._table.rounds
         reaches = self._table.reaches.values()
         lost = sum(1 for reach in reaches for sample in (reach.address, reach.subnet) if sample.loss)

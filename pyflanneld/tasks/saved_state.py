@@ -1,9 +1,9 @@
 """Save what a boot without etcd would go by, while it is known to be good (``--state-dir``).
 
-Level-triggered: every few seconds it looks whether anything is new, and what has changed meanwhile is saved at once.
-Where nothing changes, it is saved again now and then, because it is only as good as its age, which counts from when
-etcd last said so. It is good while our lease is confirmed, the list was complete, and the withdrawal guard holds
-nothing back; keys that are not believed are left out. A disk that fails is a problem, and no loop waits for it.
+Level-triggered: every few seconds it checks whether anything is new, and saves all changes together. Where nothing
+changes, the state is saved again from time to time, because its age counts, from when etcd last confirmed it. The state
+is good while our lease is confirmed, the list was complete, and the withdrawal guard holds nothing back; quarantined
+keys are left out. A disk that fails is reported, and no task waits for it.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.saved_state import MAX_VALUE_BYTES, SavedState, as_kept
 from pyflanneld.core.peers.table import View
 from pyflanneld.ports import SavedStateFile
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 SPACING_S = 5.0
 REFRESH_S = 3600.0
@@ -22,7 +23,7 @@ FORGET_S = 2.0
 TOPIC = "last_good"
 
 
-async def keep_last_good(context: Context, node: Node, file: SavedStateFile) -> None:
+async def keep_saved_state(context: Context, node: Node, file: SavedStateFile) -> None:
     """Keep the file true for ever; the node is ready."""
     await _Keeper(context, node, file).run()
 
@@ -42,10 +43,10 @@ class _Keeper:
         pause_s = 0.0
         while True:
             await asyncio.sleep(pause_s)
-            pause_s = await self._look()
+            pause_s = await self._check()
 
-    async def _look(self) -> float:
-        """Save what is new; return how long to wait before the next look."""
+    async def _check(self) -> float:
+        """Save what is new; return how long to wait before the next check."""
         node, now_s = self._node, self._context.clock.now_s()
         if not _is_good(node, now_s) or not self._may_be_new(node):
             return SPACING_S
@@ -58,7 +59,7 @@ class _Keeper:
                 return next(self._waits)
             self._saved, self._waits = state, backoff(SPACING_S, RETRY_CAP_S, self._context.rng)
             self._context.conditions.resolve(TOPIC)
-            self._context.log.debug("last_good.written", peers=len(state.peers))
+            self._context.log.debug("saved_state.written", peers=len(state.peers))
         self._view = view
         return SPACING_S
 
@@ -69,47 +70,49 @@ class _Keeper:
         return self._is_old(saved)
 
     def _is_old(self, saved: SavedState) -> bool:
-        """Say whether *saved* is to be saved again for its age, or because the clock was set back since."""
+        """Return whether *saved* is too old, or the clock was set back since."""
         age_s = known_at_s(self._context, self._node) - saved.saved_at_s
         return not -SPACING_S <= age_s < max(SPACING_S, min(REFRESH_S, self._node.lease.ttl_s / 24))
 
     def _report(self, error: OSError | Invalid) -> None:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         text = f"{self._file.path} cannot be written: {why}; a boot without etcd would find an old one, or none"
-        self._context.conditions.report(TOPIC, "last_good.failed", text, blocks=False, cause=why)
+        self._context.conditions.report(TOPIC, "saved_state.failed", text, blocks=False, cause=why)
 
 
 def _is_good(node: Node, now_s: float) -> bool:
-    """Say whether what the node knows may be relied on some other day."""
+    """Return whether what the node knows is worth saving."""
     held = bool(node.guard.held) or not node.link.up  # with the link down nothing is withdrawn, so nothing is held
-    return node.complete and node.view is not None and now_s <= node.lease.confirmed_until_s and not held
+    return node.listed is not None and node.view is not None and now_s <= node.lease.confirmed_until_s and not held
 
 
 def known_at_s(context: Context, node: Node) -> float:
-    """Return until when both the own lease and the peers were known to be so, in seconds since 1970."""
+    """Return when both this host's lease and the peers were last confirmed, in seconds since 1970."""
     known_s = min(node.lease.confirmed_at_s, context.counters.peers_at_s or 0.0)
     return context.clock.wall_s() - (context.clock.now_s() - known_s)
 
 
 def saved_state(context: Context, node: Node) -> SavedState:
     """Return what there is to save; the node has its first view."""
-    lease, view, wall_s = node.lease, node.view, context.clock.wall_s()
+    lease, view, listed, wall_s = node.lease, node.view, node.listed, context.clock.wall_s()
     assert view is not None  # noqa: S101 - as said
+    assert listed is not None  # noqa: S101 - a view comes of a list
     left_s = lease.confirmed_until_s - context.clock.now_s()
-    doubted = view.quarantined.keys() | view.foreign_backends
-    peers = (record for record in node.peers.records() if record.name not in doubted)
+    left_out = view.quarantined.keys() | view.foreign_backends
+    peers = (record for record in node.peers.records() if record.name not in left_out)
     return SavedState(
         saved_at_s=known_at_s(context, node), lease_end_s=None if lease.reserved else wall_s + left_s,
-        prefix=context.options.prefix, api=context.registry.api,
-        cluster_id=node.cluster_id, revision=node.revision, config=node.config, own=lease.record,
+        prefix=context.settings.etcd_prefix, api=context.registry.api,
+        cluster_id=listed.cluster_id, revision=listed.revision, config=node.membership.config.document,
+        own=lease.record,
         peers=tuple(as_kept(peer) for peer in peers if len(peer.value) <= MAX_VALUE_BYTES),
     )  # fmt: skip
 
 
 async def forget(context: Context, node: Node, file: SavedStateFile) -> None:
-    """Have the file gone, and no more of it written; a disk that does not answer is not waited for."""
+    """Remove the file, and write it no more; a disk that does not answer is not waited for."""
     try:
         async with asyncio.timeout(FORGET_S):
             await file.forget()
     except OSError as error:  # TimeoutError is one
-        context.log.warning("last_good.not_removed", subnet=str(node.lease.subnet), error=str(error))
+        context.log.warning("saved_state.not_removed", subnet=str(node.lease.subnet), error=str(error))

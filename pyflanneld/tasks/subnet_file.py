@@ -7,8 +7,8 @@ from typing import TypeVar
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.subnet_env import previous_network, previous_subnet, previous_subnet6, render
-from pyflanneld.state.node import Context, Node
-from pyflanneld.state.wakeup import set_within
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 T = TypeVar("T")
 
@@ -28,19 +28,19 @@ def remembered_subnet6(context: Context) -> IPv6Network | None:
 
 def _remembered(context: Context, parse: Callable[[str], T | None]) -> T | None:
     try:
-        text = context.subnet_file.read()
+        text = context.ports.subnet_file.read()
         return parse(text) if text is not None else None
     except (OSError, UnicodeDecodeError, Invalid) as error:
-        context.log.warning("subnet_file.ignored", path=context.options.subnet_file, why=str(error))
+        context.log.warning("subnet_file.ignored", path=context.settings.subnet_file, why=str(error))
         return None
 
 
 def remembered_network(context: Context) -> IPv4Network | None:
     """Return the network that the file names from an earlier run, if it can be read."""
     try:
-        return previous_network(context.subnet_file.read() or "")
+        return previous_network(context.ports.subnet_file.read() or "")
     except (OSError, UnicodeDecodeError):
-        return None  # remembered_subnet says why
+        return None  # remembered_subnet logs why
 
 
 async def keep_file(context: Context, node: Node) -> None:
@@ -48,26 +48,25 @@ async def keep_file(context: Context, node: Node) -> None:
 
     Whoever waits for the file, such as Docker's start, finds the rules in place.
     """
-    await node.rules_tried.wait()
+    await node.progress.rules_tried.wait()
     waits = backoff(1.0, RETRY_CAP_S, context.rng)
     while True:
         context.liveness.beat("file", 2 * CHECK_S)
-        node.file_outdated.clear()
         try:
-            written = context.subnet_file.write(file_text(context, node))
+            written = context.ports.subnet_file.write(file_text(context, node))
         except OSError as error:
-            node.file_written.clear()
+            node.progress.file.clear()
             why = error.strerror or str(error)
-            text = f"the subnet file {context.options.subnet_file} cannot be written: {why}"
+            text = f"the subnet file {context.settings.subnet_file} cannot be written: {why}"
             context.conditions.report("file", "subnet_file.failed", text, cause=why)
-            await set_within(node.file_outdated, next(waits))
+            await node.wake.file.wait(next(waits))
             continue
         waits = backoff(1.0, RETRY_CAP_S, context.rng)
         context.conditions.resolve("file")
-        node.file_written.set()
+        node.progress.file.set()
         if written:
             context.log.info("subnet_file.written", subnet=str(node.lease.key), mtu=node.link.mtu)
-        await set_within(node.file_outdated, CHECK_S)
+        await node.wake.file.wait(CHECK_S)
 
 
 def file_text(context: Context, node: Node) -> str:
@@ -76,4 +75,4 @@ def file_text(context: Context, node: Node) -> str:
     ipv6 = (
         (node.subnet_range6.network, lease.ipv6) if node.subnet_range6 is not None and lease.ipv6 is not None else None
     )
-    return render(node.subnet_range.network, lease.subnet, node.link.mtu, ip_masq=context.options.ip_masq, ipv6=ipv6)
+    return render(node.subnet_range.network, lease.subnet, node.link.mtu, ip_masq=context.settings.ip_masq, ipv6=ipv6)

@@ -31,7 +31,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--peers", type=_sizes, metavar="N,…", help="other numbers of peers than the usual ones")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--write", action="store_true", help="renew docs/performance.md and docs/performance/")
+    parser.add_argument("--write", action="store_true", help="renew docs/dev/performance.md and docs/dev/performance/")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write results.json, report.md and the plots there")
     parser.add_argument("--report", type=_results, metavar="FILE", help="measure nothing, report what this holds")
     args = parser.parse_args(argv)

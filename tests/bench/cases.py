@@ -1,4 +1,4 @@
-"""What is measured, and with how many peers; ``docs/performance.md`` says it for its readers."""
+"""What is measured, and with how many peers; ``docs/dev/performance.md`` says it for its readers."""
 
 from tests.bench import changes, costs, inprocess, repair, start, traffic
 from tests.bench.bench import Case

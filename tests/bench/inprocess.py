@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface
 from pyflanneld.backends import BACKENDS
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.peers.table import PeerTable
-from pyflanneld.core.peers.validation import ValidationContext
+from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.core.routes.plan import plan_routes
 from pyflanneld.netlink.kernel import NetlinkKernel
 from tests.bench.bench import Bench
@@ -43,18 +43,18 @@ async def _apply(space: Namespace, snapshot: Snapshot) -> float:
     kernel = NetlinkKernel(protocol=PROTOCOL)
     with space.inside():
         link = next(link for link in await kernel.links() if link.name == "eth1")  # opens the socket, there
-    ground = ValidationContext(
-        network=NETWORK, backend_type="host-gw", own_subnet=ME.subnet,
+    context = ValidationContext("host-gw", FamilyContext(
+        network=NETWORK, own_subnet=ME.subnet,
         link_addresses=(IPv4Interface((ME.gateway, LAN.prefixlen)),), own_addresses=frozenset({ME.gateway}),
         connected=(LAN,),
-    )
+    ))  # fmt: skip
     gc.collect()
     gc.freeze()  # what the benchmark itself holds is not the daemon's to look through
     try:
         began = time.monotonic()
         table = PeerTable(ME.name)
         table.apply(snapshot)
-        desired = HOST_GW.desired_routes(table.view(ground).peers, link.index)
+        desired = HOST_GW.desired_routes(table.view(context).peers, link.index)
         todo = plan_routes(desired, [], protocol=PROTOCOL, networks=(NETWORK,))
         refused = await kernel.apply(todo.puts)
         took_s = time.monotonic() - began

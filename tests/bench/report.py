@@ -1,4 +1,4 @@
-"""The report: tables in Markdown, plots, the JSON file; and their places in ``docs/performance.md``."""
+"""The report: tables in Markdown, plots, the JSON file; and their places in ``docs/dev/performance.md``."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from tests.bench.plot import Chart, Series
 from tests.bench.results import FLOOR, OURS, STATIC, Result, Results, readable, three_digits
 from tests.bench.targets import judged
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "dev"
 PAGE = DOCS / "performance.md"
 YARDSTICKS = (FLOOR, STATIC)
 
@@ -145,7 +145,7 @@ def machine(results: Results) -> str:
 
 
 def blocks(results: Results) -> dict[str, str]:
-    """Return the tables by the name that ``docs/performance.md`` has for their place."""
+    """Return the tables by the name that ``docs/dev/performance.md`` has for their place."""
     found = {
         "about": machine(results),
         "targets": targets_table(results),
@@ -217,7 +217,7 @@ def write(results: Results, folder: Path) -> None:
 
 
 def write_docs(results: Results) -> None:
-    """Renew the tables of ``docs/performance.md``, and what it shows."""
+    """Renew the tables of ``docs/dev/performance.md``, and what it shows."""
     write(results, DOCS / "performance")
     (DOCS / "performance" / "report.md").unlink()
     PAGE.write_text(renewed(PAGE.read_text("utf-8"), blocks(results)), "utf-8")

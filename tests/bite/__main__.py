@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bite import checks
-from tests.bite.plants import PLANTS, Plant
+from tests.bite.plants import PLANTS, Plant, spoiled
 from tests.bite.table import amend, write
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/planted-faults.md"
+PAGE = ROOT / "docs/dev/planted-faults.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +75,9 @@ def plant_and_look(plant: Plant) -> Result:
 
 
 def spoil(tree: Path, plant: Plant) -> None:
-    """Plant the fault.
-
-    Raises:
-        ValueError: the text to replace is not there exactly once.
-    """
+    """Plant the fault. Raises ``ValueError`` as ``spoiled`` does."""
     path = tree / "pyflanneld" / plant.file
-    text = path.read_text()
-    if text.count(plant.old) != 1:
-        raise ValueError(f"{plant.name}: its text stands {text.count(plant.old)} times in {plant.file}")
-    path.write_text(text.replace(plant.old, plant.new))
+    path.write_text(spoiled(plant, path.read_text()))
 
 
 @contextmanager

@@ -1,18 +1,39 @@
 """The faults that are planted: flannel's own mistakes (``B`` and a number), and plausible ones.
 
-Each is a text of the daemon's source, which must be there exactly once, and what stands in its place in the spoiled
-copy. The checks are listed from cheap to costly; the simulated world is always asked first.
+Each names a place of the daemon and the changes that spoil it (``tests.bite.changes``). Prefer public functions, ports,
+constants and strings that others see: an edit elsewhere, or another wording of the same code, breaks none of them. The
+tests are listed from cheap to costly; the simulated world is always asked first.
 """
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import dedent
+
+from tests.bite.changes import (
+    Change,
+    argument,
+    assigned,
+    body,
+    call,
+    case,
+    drop_assignment,
+    drop_call,
+    entry,
+    find,
+    first,
+    handler,
+    never,
+    reads,
+    returns,
+)
 
 PEERS = ("tests/unit/test_peer_table.py", "tests/unit/test_peer_validation.py", "tests/unit/test_daemon_routes.py")
 ROUTES = ("tests/unit/test_routes.py", "tests/unit/test_daemon_routes.py", "tests/unit/test_daemon_relist.py")
 LEASE = ("tests/unit/test_ownership.py", "tests/unit/test_daemon_lease.py", "tests/unit/test_allocation.py")
 GUARD = ("tests/unit/test_guard.py", "tests/unit/test_daemon_relist.py")
 FOLLOW = ("tests/unit/test_daemon_relist.py", "tests/unit/test_daemon_routes.py")
-STAND_IN = ("tests/unit/test_restore.py",)
+RESTORE = ("tests/unit/test_restore.py",)
 ETCD = ("tests/contract/test_registry.py", "tests/integration/test_etcd_create.py")
 
 
@@ -23,487 +44,405 @@ class Plant:
     Attributes:
         name: what it is called; begins with flannel's number where it is one of its mistakes.
         what: what the spoiled daemon does.
-        file: below ``pyflanneld/``.
-        old: what stands there.
-        new: what is put there.
+        where: ``module``, ``module:function``, ``module:Class`` or ``module:Class.method`` of ``pyflanneld``.
+        changes: each has to find at least one place there.
         tests: files of tests, or single tests, that are asked besides the simulated world.
+        helper: code for the end of the module, which the changes use.
     """
 
     name: str
     what: str
-    file: str
-    old: str
-    new: str
+    where: str
+    changes: Sequence[Change]
     tests: Sequence[str]
+    helper: str = ""
+
+    @property
+    def file(self) -> str:
+        """The module's file, below ``pyflanneld/``."""
+        return self.where.partition(":")[0].replace(".", "/") + ".py"
+
+
+def spoiled(plant: Plant, text: str) -> str:
+    """Return the module's *text* with the fault in it.
+
+    Raises:
+        ValueError: the place, or what is to be changed there, is not in the module.
+    """
+    tree = ast.parse(text)
+    scope = find(tree, plant.where.partition(":")[2])
+    if scope is None:
+        raise ValueError(f"{plant.name}: there is no {plant.where}")
+    for number, change in enumerate(plant.changes, 1):
+        if not change(scope):
+            raise ValueError(f"{plant.name}: change {number} finds nothing to change in {plant.where}")
+    tree.body += ast.parse(dedent(plant.helper)).body
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
 
 PLANTS: tuple[Plant, ...] = (
     Plant(
         "B01 spoiled value", "a value that cannot be read makes a peer forgotten, with its route",
-        "core/peers/table.py",
-        "            known.record, known.latest = record, _read(record).latest\n",
-        "            known = self._entries[record.name] = _read(record)\n",
+        "core.peers.table:PeerTable.apply",
+        [body("""
+            if isinstance(event, Put) and _broken(event.record):
+                others = tuple(record for record in self.records() if record.name != event.record.name)
+                original(self, Snapshot(others, event.record.mod_revision - 1, 0))
+            if isinstance(event, Snapshot):
+                sound = tuple(record for record in event.records if not _broken(record))
+                original(self, Snapshot(sound, event.revision, event.cluster_id))
+            return original(self, event)
+        """)],
         PEERS,
+        helper="""
+            def _broken(record):
+                try:
+                    parse_value(record.value)
+                except Invalid:
+                    return True
+                return False
+        """,
     ),
     Plant(
         "B01 failed list", "a list that fails counts as a list of nothing",
-        "tasks/peers.py",
-        "        snapshot = await self._context.registry.list_subnets(elsewhere=bool(self._node.guard.held))\n",
-        "        try:\n            snapshot = await self._context.registry.list_subnets()\n"
-        "        except RegistryError:\n            snapshot = Snapshot((), self._revision, self._cluster_id)\n",
+        "tasks.peers",
+        [call("list_subnets", "await _or_nothing(value)")],
         FOLLOW,
+        helper="""
+            _last = [Snapshot((), 0, 0)]
+
+            async def _or_nothing(snapshot):
+                try:
+                    _last[0] = await snapshot
+                except RegistryError:
+                    return Snapshot((), _last[0].revision, _last[0].cluster_id)
+                return _last[0]
+        """,
     ),
     Plant(
         "B02 other family", "a lease without an address of the family that is asked for ends the daemon",
-        "core/peers/validation.py",
-        "    if gateway is None:\n"
-        '        return Quarantine("bad_gateway", f"the lease has no {field_name} for {half.subnet}")\n',
-        "",
+        "core.lease.codec:LeaseAttrs.gateway",
+        [body("""
+            gateway = original(self, version)
+            assert gateway is not None
+            return gateway
+        """)],
         (*PEERS, "tests/unit/test_daemon_dual_stack.py"),
     ),
     Plant(
         "B03 no range check", "a peer's subnet may lie anywhere, 0.0.0.0/0 too",
-        "core/peers/validation.py",
-        "    if not inside(subnet, network) or subnet.prefixlen <= network.prefixlen:\n",
-        "    if not subnet:\n",
-        PEERS,
+        "core.peers.validation", [never(body="outside_network")], PEERS,
     ),
     Plant(
         "B03 own subnet", "a peer may claim a part of our own subnet",
-        "core/peers/validation.py",
-        "    if overlap(subnet, side.own_subnet):\n",
-        "    if not subnet:\n",
-        PEERS,
+        "core.peers.validation:_occupied",
+        [body("return [one for one in original(context) if one[2] != 'overlaps_own']")], PEERS,
     ),
     Plant(
         "B03 connected network", "a peer may claim the LAN of the host",
-        "core/peers/validation.py",
-        "    covered = next((net for net in side.near if overlap(net, subnet)), None)\n",
-        "    covered: Network | None = None\n",
-        PEERS,
+        "core.peers.validation:_occupied",
+        [body("return [one for one in original(context) if one[2] != 'captures_network']")], PEERS,
     ),
     Plant(
         "B03 loose key", "a key counts when a part of it looks like a subnet",
-        "core/lease/codec.py",
-        "    match = _NAME.fullmatch(name) if len(name) <= MAX_NAME_BYTES else None\n",
-        "    match = _NAME.search(name)\n",
+        "core.lease.codec:parse_key_name", [call("fullmatch", "_NAME.search(arg0)")],
         ("tests/unit/test_lease.py", *PEERS),
     ),
     Plant(
         "B04 write by force", "a lease that another node holds by now is written over",
-        "core/lease/ownership.py",
-        "    if not ours:\n",
-        "    if not ours and attrs is None:\n",
+        "core.lease.ownership:assess",
+        [call("Taken", "Rewrite(replace(held, record=seen.record))")],
         LEASE,
     ),
     Plant(
         "B05 renewal ends", "the task that renews the lease ends at the first failure, and nobody notices",
-        "tasks/lease/renew.py",
-        "        if proved:\n            waits =",
-        "        if not proved:\n            return\n        if proved:\n            waits =",
-        LEASE,
+        "tasks.lease.renew:renew_lease", [call("next", "_end()")], LEASE,
+        helper="""
+            def _end():
+                raise asyncio.CancelledError
+        """,
     ),
     Plant(
         "B06 watch ends", "the task that follows the peers ends when a list or a watch fails",
-        "tasks/peers.py",
-        '                self._why = "watch_ended"\n                self._draw_turn()\n',
-        "                return\n",
-        FOLLOW,
+        "tasks.peers:PeerWatcher.run", [handler("RegistryError", "return")], FOLLOW,
     ),
     Plant(
         "B07 partial list", "the first page of a list counts as the whole",
-        "etcd/v3/registry.py",
-        "        while page.more and page.kvs:\n",
-        "        first.count = len(records)\n        while False:\n",
-        ETCD,
+        "etcd.v3.registry:EtcdV3Registry", [never(test="more"), never(test="count")], ETCD,
     ),
     Plant(
         "B08 attributes ignored", "a list that finds a known peer at another address changes nothing",
-        "core/peers/table.py",
-        "        changed = [self._put(record) for record in current.values()]\n",
-        "        changed = [self._put(record) for name, record in current.items() if name not in self._entries]\n",
+        "core.peers.table:PeerTable.apply",
+        [body("""
+            if isinstance(event, Snapshot):
+                known = {record.name: record for record in self.records()}
+                records = tuple(known.get(record.name, record) for record in event.records)
+                event = Snapshot(records, event.revision, event.cluster_id)
+            return original(self, event)
+        """)],
         PEERS,
     ),
     Plant(
-        "B09 own lease a peer", "the own lease is taken for a peer's",
-        "core/peers/table.py",
-        "        if record.name == self._own_name:\n            return False\n",
-        "",
-        PEERS,
+        "B09 own lease a peer", "this host's lease is taken for a peer's",
+        "core.peers.table:PeerTable.__init__", [first('own_name = b""')], PEERS,
     ),
     Plant(
         "B10 other backend", "the lease of another backend is used as if it were one of ours",
-        "core/peers/table.py",
-        "            entry.good.clear()\n            self._foreign.add(name)\n",
-        "            pass\n",
-        PEERS,
+        "core.peers.table", [call("parse_value", 'LeaseAttrs(value.public_ip, "host-gw", value.public_ipv6)')], PEERS,
     ),
     Plant(
         "B12 stale routes stay", "a route that nothing wants any more is left in the kernel",
-        "core/routes/plan.py",
-        "    return Plan(tuple(puts), tuple(drops), blocked)\n",
-        "    del drops\n    return Plan(tuple(puts), (), blocked)\n",
-        ROUTES,
+        "core.routes.plan:plan_routes", [returns("Plan(value.puts, (), value.blocked)")], ROUTES,
     ),
     Plant(
-        "B15 prefix without a slash", "keys beside subnets/, such as subnets-old/, are taken for leases",
-        "etcd/v3/keyspace.py",
-        'subnets=root + b"/subnets/", subnets_end=root + b"/subnets0")',
-        'subnets=root + b"/subnets", subnets_end=root + b"/subnett")',
+        "B15 prefix without a slash", "keys next to subnets/, such as subnets-old/, are taken for leases",
+        "etcd.v3.keyspace:KeySpace.below",
+        [returns('cls(config=value.config, subnets=value.subnets[:-1], subnets_end=value.subnets_end[:-2] + b"t")')],
         ETCD,
     ),
     Plant(
         "B17 no deadline", "a call to a member that does not answer waits for an hour",
-        "etcd/v3/calls.py",
-        '{"timeout": timeout_s, "metadata": metadata(token)}',
-        '{"timeout": timeout_s * 3600, "metadata": metadata(token)}',
+        "etcd.v3.calls", [entry("timeout", "value * 3600")],
         ("tests/integration/test_etcd_calls.py", "tests/integration/test_etcd_black_hole.py"),
     ),
     Plant(
         "B18 no jitter", "all nodes try again in step",
-        "core/backoff.py",
-        "        yield rng.uniform(ceiling / 2, ceiling)\n",
-        "        yield ceiling\n",
-        ("tests/unit/test_backoff.py",),
+        "core.backoff:backoff", [call("uniform", "arg1")], ("tests/unit/test_backoff.py",),
     ),
     Plant(
         "B22 lost race", "whoever loses the race for a subnet ends",
-        "tasks/lease/acquire.py",
-        "        await asyncio.sleep(race_pause_s(race, context.rng))\n    raise",
-        '        raise RuntimeError("somebody else was faster")\n    raise',
-        LEASE,
+        "tasks.lease.acquire:acquire", [call("race_pause_s", "1 / 0")], LEASE,
     ),
     Plant(
         "B23 one key guarded", "a new lease is guarded against the same key only, not against one that overlaps",
-        "etcd/v3/leases.py",
-        "compare=[nothing_new, absent]",
-        "compare=[absent]",
+        "etcd.v3.leases:guarded_put",
+        [argument("TxnRequest", "compare", "[each for each in value if not each.range_end]")],
         ETCD,
     ),
     Plant(
         "B24 reservation destroyed", "a key without a TTL that does not fit is deleted, although an operator put it",
-        "core/lease/allocation.py",
-        "        elif record.lease_id:  # a reservation is the operator's to remove\n",
-        "        else:\n",
-        LEASE,
+        "core.lease.allocation", [reads("lease_id", "True")], LEASE,
     ),
     Plant(
         "B25 write to renew", "each renewal writes the key again",
-        "core/lease/ownership.py",
-        "    if attrs == publish:\n",
-        "    if attrs is None and attrs == publish:\n",
-        LEASE,
+        "core.lease.ownership:assess", [call("Confirmed", "Rewrite(arg0)")], LEASE,
     ),
     Plant(
         "B26 renewal late", "the lease is renewed only when the margin before its end is reached",
-        "core/lease/ownership.py",
-        "    return max(1.0, min(LONGEST_INTERVAL_S, ttl_s / 10, ttl_s - margin_s))\n",
-        "    return max(1.0, ttl_s - margin_s)\n",
-        LEASE,
+        "core.lease.ownership:renewal_interval_s", [body("return max(1.0, ttl_s - margin_s)")], LEASE,
     ),
     Plant(
         "B27 deleted key", "the daemon gives up when its key is deleted, instead of taking its subnet again",
-        "tasks/lease/renew.py",
-        "            return await _retake(context, node, attrs)\n",
-        '            raise LeaseLost(f"{node.lease.subnet} is gone")\n',
-        LEASE,
+        "tasks.lease.renew", [case("Retake", 'raise LeaseLost("the key is gone")')], LEASE,
     ),
     Plant(
         "B27 exit code", "a lost lease ends the daemon with exit code 0, which no supervisor takes for a failure",
-        "errors.py",
-        "    exit_code = 75\n",
-        "    exit_code = 0\n",
+        "errors:LeaseLost", [assigned("exit_code", "0")],
         ("tests/unit/test_catalogue.py", "tests/unit/test_docs.py", "tests/faults/test_lease.py"),
     ),
     Plant(
         "B28 suspend unseen", "the time that a machine sleeps does not count",
-        "system/clock.py",
-        "        return time.clock_gettime(time.CLOCK_BOOTTIME)\n\n    def suspended_s",
-        "        return time.clock_gettime(time.CLOCK_MONOTONIC)\n\n    def suspended_s",
+        "system.clock:SystemClock.now_s", [reads("CLOCK_BOOTTIME", "time.CLOCK_MONOTONIC")],
         ("tests/unit/test_daemon_lease.py", "tests/unit/test_clock.py"),
     ),
     Plant(
         "B30 error at the start", "an error of etcd while a lease is acquired ends the daemon",
-        "tasks/lease/acquire.py",
-        "            await context.pause(error, next(waits))\n            continue\n",
-        "            raise\n",
-        LEASE,
+        "tasks.lease.acquire:acquire", [handler("RegistryError", "raise")], LEASE,
     ),
     Plant(
-        "B31 configuration unwatched", "a configuration that does not fit the node any more is not told",
-        "tasks/network_watch.py",
-        "    if why:\n",
-        "    if why and node.config is None:\n",
-        ("tests/unit/test_daemon_config.py",),
+        "B31 configuration unwatched", "a configuration that does not fit the node any more is not reported",
+        "tasks.network:_compare", [drop_call("report")], ("tests/unit/test_daemon_config.py",),
     ),
     Plant(
         "B31 network followed", "a change of the configuration that fits nobody any more is let pass as one that does",
-        "core/network/review.py",
-        "    return [] if same_kind and after.admits(key.ipv4, key.ipv6) else differences(before, after)\n",
-        "    return [] if same_kind or after.admits(key.ipv4, key.ipv6) else differences(before, after)\n",
+        "core.network.review:misfits",
+        [body("return [] if after.admits(key.ipv4, key.ipv6) else original(key, before, after)")],
         ("tests/unit/test_daemon_config.py",),
     ),
     Plant(
         "late module missed", "a module that cannot be opened for want of descriptors ends the daemon",
-        "state/lazy_import.py",
-        "        except OSError:\n            await asyncio.sleep(RETRY_S)\n",
-        "        except OSError:\n            raise\n",
-        ("tests/unit/test_lazy_import.py",),
+        "state.lazy_import:load_module", [handler("OSError", "raise")], ("tests/unit/test_lazy_import.py",),
     ),
     Plant(
         "B32 underlay", "the subnet of the host's own LAN may be leased",
-        "core/lease/allocation.py",
-        " if not inside(network, net)] + list(underlay)\n",
-        " if not inside(network, net)]\n",
-        LEASE,
+        "core.lease.allocation:choose", [first("underlay = ()")], LEASE,
     ),
     Plant(
         "B33 foreign route", "a foreign route in the place of ours is written over",
-        "core/routes/plan.py",
-        "            blocked[dst] = rival\n",
-        "            puts.append(Replace(wanted))\n",
+        "core.routes.plan:plan_routes",
+        [returns("Plan((*value.puts, *(Replace(desired[dst]) for dst in value.blocked)), value.drops, {})")],
         ROUTES,
     ),
     Plant(
         "B34 delete, then add", "routes are dropped before others are put",
-        "tasks/routes/reconcile.py",
-        "        changes: list[PeerChange] = [*todo.puts, *self._allowed(todo.drops)]\n",
-        "        changes: list[PeerChange] = [*self._allowed(todo.drops), *todo.puts]\n",
+        "tasks.routes.reconcile",
+        [argument("apply", 0, "sorted(value, key=lambda each: not isinstance(each, Drop))")],
         ROUTES,
     ),
     Plant(
         "B36 interface frozen", "the interface is what it was at the start, whatever becomes of it",
-        "tasks/link.py",
-        "    was, node.choice = node.choice, choice\n",
-        "    was = node.choice\n",
+        "tasks.link:follow_link",
+        [body("""
+            frozen = node.choice
+            placeable = original(context, node, links)
+            node.choice = frozen
+            return placeable
+        """)],
         ("tests/unit/test_daemon_link.py",),
     ),
     Plant(
-        "B37 refusal untold", "a route that the kernel refuses is no problem to speak of",
-        "tasks/routes/reconcile.py",
-        '            conditions.report("routes", "route.failed", text)\n',
-        '            conditions.resolve("routes", why=text)\n',
-        ROUTES,
+        "B37 refusal untold", "a route that the kernel refuses is no condition to speak of",
+        "tasks.routes.reconcile", [drop_call("report", mention="route.failed")], ROUTES,
     ),
     Plant(
         "B38 only missing routes", "a route with a wrong gateway is not put right",
-        "core/routes/plan.py",
-        "    return there.plain and there.gateway == wanted.gateway and there.link_index == wanted.link_index\n",
-        "    return there.plain and there.link_index == wanted.link_index\n",
-        ROUTES,
+        "core.routes.plan:same", [body("return there.plain and there.link_index == wanted.link_index")], ROUTES,
     ),
     Plant(
         "B39 password in the log", "what a field's name calls a secret is logged",
-        "logs/sanitise.py",
-        '        return "***"\n',
-        "        return str(value)\n",
-        ("tests/unit/test_logs.py",),
+        "logs.sanitise:safe", [never(body="***")], ("tests/unit/test_logs.py",),
     ),
     Plant(
-        "B40 always healthy", "a loop that has stopped is not seen",
-        "state/node.py",
-        "        return [loop for loop, due in self._due.items() if now > due]\n",
-        "        return [loop for loop, due in self._due.items() if now > due + 1e9]\n",
+        "B40 always healthy", "a task that has stopped is not seen",
+        "state.liveness:Liveness.stalled", [body("return []")],
         ("tests/unit/test_status.py", "tests/unit/test_daemon_routes.py", "tests/unit/test_daemon_lease.py"),
     ),
     Plant(
         "B41 ready without the file", "a subnet file that cannot be written is a warning, and the node is ready",
-        "tasks/subnet_file.py",
-        '            context.conditions.report("file", "subnet_file.failed", text, cause=why)\n',
-        '            context.conditions.report("file", "subnet_file.failed", text, blocks=False, cause=why)\n'
-        "            node.file_written.set()\n",
+        "tasks.subnet_file:keep_file",
+        [call("report", "(context.conditions.report(arg0, arg1, arg2, blocks=False), node.progress.file.set())")],
         ROUTES,
     ),
     Plant(
         "B41 ready too early", "the service manager is told that the node is ready before the file is written",
-        "daemon/run.py",
-        "        await node.file_written.wait()\n",
-        "",
-        ROUTES,
+        "daemon.run:Daemon", [drop_call("wait", mention="file")], ROUTES,
     ),
     Plant(
         "B42 no bound", "a value of any size is read",
-        "core/strict_json.py",
-        "    if len(data) > max_bytes:\n",
-        "    if len(data) > max_bytes**2:\n",
+        "core.strict_json:parse_object", [never(test="max_bytes")],
         ("tests/unit/test_strict_json.py", "tests/unit/test_lease.py"),
     ),
     Plant(
         "B42 forged line", "what stands in a key goes into the log as it is",
-        "logs/sanitise.py",
-        "    if not text.isprintable():\n",
-        "    if not text:\n",
-        ("tests/unit/test_logs.py",),
+        "logs.sanitise:escaped", [never(test="isprintable")], ("tests/unit/test_logs.py",),
     ),
     Plant(
         "B43 bad variable", "a variable that cannot be understood is passed over",
-        "config/go_flags.py",
-        '        text = environ.get(flag.env, "") if flag.from_env else ""\n',
-        '        text = environ.get(flag.env, "") if flag.from_env else ""\n'
-        '        text = "" if flag.kind is FlagKind.INT and not text.isdigit() else text\n',
+        "config.go_flags:fill_in",
+        [body("""
+            try:
+                return original(on_line, environ, flags)
+            except UsageError:
+                return original(on_line, {}, flags)
+        """)],
         ("tests/unit/test_flags.py", "tests/unit/test_settings.py"),
     ),
     Plant(
         "B45 own subnet revoked", "a put whose reply is lost has its etcd lease revoked, and with it perhaps our key",
-        "etcd/v3/leases.py",
-        "            return await self._outcome(name, spare, error)\n",
-        "            await self._give_back()\n            raise RegistryUnavailable(str(error)) from error\n",
+        "etcd.v3.leases:Creator",
+        [handler("RegistryUnavailable", """
+            await self._give_back()
+            raise
+        """)],
         ETCD,
     ),
     Plant(
         "guard off", "most routes may go at once on the word of one list",
-        "core/peers/guard.py",
-        "            self._hold(fresh, now_s)\n            return self._proved\n",
-        "            return fresh | self._proved\n",
-        GUARD,
+        "core.peers.guard:WithdrawGuard.allow", [body("return idle")], GUARD,
     ),
     Plant(
         "guard for ever", "what was held once is never let go",
-        "core/peers/guard.py",
-        "            self._proved |= self._held\n            self._held = frozenset()\n",
-        "            self._agreed = 0\n",
-        GUARD,
+        "core.peers.guard", [never(test="LISTS_NEEDED")], GUARD,
     ),
     Plant(
         "older history agrees", "a list from an older history counts as a second opinion about a mass withdrawal",
-        "core/peers/guard.py",
-        "        if self._suspicious:  # it is the list that is not trusted itself, or nothing was looked at since\n"
-        "            self._last_told_s = now_s\n",
-        "",
-        GUARD,
+        "core.peers.guard", [never(test="_suspicious")], GUARD,
     ),
     Plant(
-        "first look unseen", "a kernel that never answers the first look is not noticed",
-        "tasks/routes/reconcile.py",
-        '        self._context.liveness.beat("routes", 2 * SCAN_S)  # the first look counts too\n',
-        "",
-        ROUTES,
+        "first look unseen", "a kernel that never answers the first read is not noticed",
+        "tasks.routes.reconcile:Reconciler.run", [drop_call("beat")], ROUTES,
     ),
     Plant(
-        "time travel", "an event that is older than what is known is believed",
-        "core/peers/table.py",
-        "                return record.mod_revision > self._known_at(record.name) and self._put(record)\n",
-        "                return self._put(record)\n",
+        "time travel", "an event that is older than what is known is trusted",
+        "core.peers.table:PeerTable.apply",
+        [body("""
+            if isinstance(event, Put):
+                others = (record for record in self.records() if record.name != event.record.name)
+                event = Snapshot((*others, event.record), 0, 0)
+            return original(self, event)
+        """)],
         PEERS,
     ),
     Plant(
         "early sweep", "routes are swept before the first complete list",
-        "tasks/routes/reconcile.py",
-        "        if not node.complete:\n            return\n",
-        "",
-        ROUTES,
+        "tasks.routes.reconcile", [reads("listed", "True")], ROUTES,
     ),
     Plant(
-        "withdrawal in doubt", "routes are withdrawn although the own lease has not been confirmed for too long",
-        "tasks/routes/reconcile.py",
-        "        if now_s > node.lease.confirmed_until_s:\n            return []\n",
-        "",
+        "withdrawal in doubt", "routes are withdrawn although this host's lease has not been confirmed for too long",
+        "tasks.routes.reconcile", [reads("confirmed_until_s", 'float("inf")')],
         (*ROUTES, "tests/unit/test_daemon_lease.py"),
     ),
     Plant(
         "no sync", "the new file is not on the disk when it takes the old one's name",
-        "system/atomic_files.py",
-        "            os.fsync(fd)\n",
-        "",
-        ("tests/unit/test_atomic_files.py",),
+        "system.atomic_files:replace_file", [drop_call("fsync", mention="fd")], ("tests/unit/test_atomic_files.py",),
     ),
     Plant(
         "file in place", "subnet.env is written where it stands",
-        "system/atomic_files.py",
-        '    temporary = f".{name}.{secrets.token_hex(8)}"\n'
-        "    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC\n",
-        "    temporary = name\n    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC\n",
+        "system.atomic_files:replace_file", [assigned("temporary", "name"), reads("O_EXCL", "os.O_TRUNC")],
         ("tests/unit/test_atomic_files.py",),
     ),
     Plant(
-        "confirmed too long", "the lease is believed beyond its end",
-        "core/lease/ownership.py",
-        "    until_s = sent_at_s + ttl - DRIFT_MARGIN_S\n",
-        "    until_s = sent_at_s + ttl + DRIFT_MARGIN_S\n",
+        "confirmed too long", "the lease is trusted beyond its end",
+        "core.lease.ownership:confirmed",
+        [returns("replace(value, confirmed_until_s=value.confirmed_until_s + 2 * DRIFT_MARGIN_S)")],
         LEASE,
     ),
     Plant(
-        "blind retake", "a subnet is taken again although somebody else has leased an overlapping one",
-        "tasks/lease/renew.py",
-        "        rival = _overlapping(snapshot, key, node.networks)\n",
-        "        rival = _overlapping(Snapshot((), 0, 0), key, node.networks)\n",
-        LEASE,
+        "blind retake", "a subnet is taken again although another host has leased an overlapping one",
+        "tasks.lease.renew", [call("overlap", "False")], LEASE,
     ),
     Plant(
         "refusal forgotten", "a change that the kernel has refused counts as done",
-        "tasks/routes/reconcile.py",
-        "        done = [change for change in changes if change not in refused] if refused else changes\n",
-        "        done = changes\n",
-        ROUTES,
+        "tasks.routes.reconcile", [call("apply", "value and {}")], ROUTES,
     ),
     Plant(
-        "loser forgotten", "a peer that lost to an older one is not looked at again when that has gone",
-        "core/peers/table.py",
-        "        names = {**self._losers, **touched}\n",
-        "        names = dict(touched)\n",
-        PEERS,
+        "loser forgotten", "a peer that lost to an older one is not validated again when that has gone",
+        "core.peers.table", [reads("_overlapped", "{}")], PEERS,
     ),
     Plant(
         "no list again", "an event that etcd has lost is never made good by a list",
-        "tasks/peers.py",
-        "        return around(max(RELIST_S, self._round_s), 0.2, self._context.rng)\n",
-        "        return around(max(RELIST_S, self._round_s), 0.2, self._context.rng) * 1e6\n",
-        FOLLOW,
+        "tasks.peers", [call("around", "value * 1e6")], FOLLOW,
     ),
     Plant(
         "no scan", "the kernel is read only when it says something",
-        "tasks/routes/reconcile.py",
-        "TOLD_EARLY_S if self._look_again else SCAN_S)\n",
-        "TOLD_EARLY_S if self._look_again else 1e6)\n",
-        ROUTES,
+        "tasks.routes.reconcile", [assigned("SCAN_S", "1e6")], ROUTES,
     ),
     Plant(
-        "due forgotten", "what a look has found different is not compared in the next round",
-        "tasks/routes/reconcile.py",
-        "        self._now_due(different)\n",
-        "        self._now_due(())\n",
-        ROUTES,
+        "due forgotten", "what a read has found different is not compared in the next round",
+        "core.routes.table:RouteTable.take_over", [drop_call("add_due")], ROUTES,
     ),
     Plant(
         "saved lease has run out", "a boot without etcd goes by a lease that may be another node's by now",
-        "daemon/restore.py",
-        "    if state.lease_end_s is not None and state.lease_end_s <= now_s:\n",
-        "    if state.lease_end_s is not None and state.lease_end_s <= 0:\n",
-        STAND_IN,
+        "daemon.restore", [reads("lease_end_s", "None")], RESTORE,
     ),
     Plant(
         "saved for another", "a boot without etcd goes by what was saved for another address",
-        "daemon/restore.py",
-        "    if parse_value(state.own.value) != attrs:\n",
-        "    if parse_value(state.own.value).backend_type != attrs.backend_type:\n",
-        STAND_IN,
+        "daemon.restore", [never(test="parse_value")], RESTORE,
     ),
     Plant(
         "saved word counts", "a route of ours is replaced because an older file says so",
-        "tasks/routes/reconcile.py",
-        "            desired = {dst: route for dst, route in desired.items() if dst not in self._present}\n",
-        "",
-        STAND_IN,
+        "tasks.routes.reconcile", [drop_assignment("desired", mention="desired")], RESTORE,
     ),
     Plant(
-        "held peers not saved", "what the withdraw guard holds back is gone from what a boot without etcd goes by",
-        "tasks/saved_state.py",
-        "    held = bool(node.guard.held) or not node.link.up",
-        "    held = not node.link.up",
-        STAND_IN,
+        "held peers not saved", "what the withdrawal guard holds back is gone from what a boot without etcd goes by",
+        "tasks.saved_state", [reads("held", "()")], RESTORE,
     ),
     Plant(
         "lost lease saved", "a lease that another node has stays what a boot without etcd goes by",
-        "tasks/saved_state.py",
-        "            await file.forget()\n",
-        "            pass\n",
-        STAND_IN,
+        "tasks.saved_state", [drop_call("forget")], RESTORE,
     ),
     Plant(
         "saved anew in an outage", "what was saved counts from when it was written, not from when etcd said it",
-        "tasks/saved_state.py",
-        "    return context.clock.wall_s() - (context.clock.now_s() - known_s)\n",
-        "    return context.clock.wall_s()\n",
-        STAND_IN,
+        "tasks.saved_state:known_at_s", [body("return context.clock.wall_s()")], RESTORE,
     ),
 )

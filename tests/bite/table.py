@@ -1,4 +1,4 @@
-"""Write ``docs/planted-faults.md``."""
+"""Write ``docs/dev/planted-faults.md``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,8 @@ others are mistakes that we could have made. Before it begins, all these checks 
 _BOTTOM = """
 "no": this kind of check does not see the fault; most of these live in a part that the other kind does not
 have (the simulated world has no gRPC and no log). To add one: an entry in `tests/bite/plants.py`.
-`tests/unit/test_plants.py` fails when the text that a fault replaces is no longer there.
+`tests/unit/test_plants.py` fails when the function that a fault changes, or
+what it changes there, is gone.
 """
 
 

@@ -1,4 +1,4 @@
-"""Run the fault matrix: a line per row while it runs, the table of docs/reliability.md at the end.
+"""Run the fault matrix: a line per row while it runs, the table of docs/dev/reliability.md at the end.
 
     python -m tests.faults                 # everything; writes the table
     python -m tests.faults F20 F21         # these rows; writes nothing

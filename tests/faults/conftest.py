@@ -34,7 +34,7 @@ OBSERVED = bool(os.environ.get("PYFLANNELD_OBSERVE"))
 
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Measured:
-    """Take what a test has seen, in words with their numbers: a cell of the table in ``docs/reliability.md``.
+    """Take what a test has seen, in words with their numbers: a cell of the table in ``docs/dev/reliability.md``.
 
     measured("route back after 12 ms")
     """

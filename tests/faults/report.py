@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md: what a whole run of the fault matrix has shown."""
+"""The table of docs/dev/reliability.md: what a whole run of the fault matrix has shown."""
 
 import platform
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.faults.progress import HOLDS, Result
 from tests.faults.rows import ROOT, Row
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "dev" / "reliability.md"
 FAULTS, SIMULATED = "faults", "simulated"  # the marks of the page
 HEAD = "| row | fault | flanneld | pyflanneld | measured | verdict |\n|---|---|---|---|---|---|\n"
 PHRASES = 3  # of what was measured; a row with many tests would fill the page

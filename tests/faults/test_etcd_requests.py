@@ -143,7 +143,7 @@ def test_f09_second_page_refused(crowd: Crowd, measured: Measured) -> None:
     crowd.wait_routes()
     with RouteMonitor(node) as monitor:
         proxy.order({"KV/Range page": "refuse", "Watch/Watch": "refuse"})
-        journal.wait("etcd.unavailable", timeout_s=10, loop="peers")
+        journal.wait("etcd.unavailable", timeout_s=10, task="peers")
         gone = crowd.subnets.pop()
         crowd.store.delete(lease_key(gone))
         asked = proxy.met("KV/Range page")

@@ -151,7 +151,7 @@ def test_f15_rights_taken_away(site: Lab, monkeypatch: pytest.MonkeyPatch, measu
                 restart(site)
             denied = journal.wait("etcd.denied", timeout_s=20)
             assert denied["level"] in ("warning", "error")
-            assert "permission denied" in denied["problem"]
+            assert "permission denied" in denied["condition"]
             root.delete(KEY)
             assert node.get("/healthz")[0] == 200
             assert monitor.messages() == ()
@@ -226,7 +226,7 @@ def test_f18_no_space(site: Lab, measured: Measured) -> None:
     with RouteMonitor(holder) as monitor:
         launch(comer)
         failed = journal.wait("etcd.unavailable", timeout_s=20)
-        assert "space" in failed["problem"]
+        assert "space" in failed["condition"]
         assert "space" in why_not_ready(comer)
         assert comer.get("/healthz")[0] == 200
         assert holder.stop() == 0

@@ -50,7 +50,7 @@ def node(site: Lab) -> Iterator[LabHost]:
 
 def trouble(node: LabHost, journal: Journal, words: str) -> None:
     """The daemon lives and says what is wrong; lease and routes are there, the node is not ready."""
-    assert words in journal.wait("subnet_file.failed", timeout_s=15)["problem"]
+    assert words in journal.wait("subnet_file.failed", timeout_s=15)["condition"]
     until(lambda: words in why_not_ready(node), f"{node.name} is not ready for it")
     assert node.get("/healthz")[0] == 200
     node.wait_routes(PEER)
@@ -73,7 +73,7 @@ def test_f77_a_step_fails_twice(node: LabHost, site: Lab, step: str, name: str, 
     assert store_of(site).kvs() == keys
     assert gateways(node) == PEER
     assert len(journal.events("subnet_file.failed")) == 1
-    assert journal.events("problem.resolved", topic="file")
+    assert journal.events("condition.resolved", topic="file")
 
 
 def leased(lab: Lab, node: LabHost) -> str:

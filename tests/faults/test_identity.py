@@ -305,7 +305,7 @@ def test_f45_network_inside_the_lan(site: Lab, measured: Measured) -> None:
     store.put(f"{PREFIX}/config", '{"Network":"192.168.14.0/24","Backend":{"Type":"host-gw"}}')
     journal = Journal(node)
     launch(node)
-    assert "overlaps 192.168.14.0/24" in journal.wait("lease.exhausted", timeout_s=15)["problem"]
+    assert "overlaps 192.168.14.0/24" in journal.wait("lease.exhausted", timeout_s=15)["condition"]
     assert node.get("/readyz")[0] == 503
     assert node.get("/healthz")[0] == 200
     assert store.kvs(f"{PREFIX}/subnets/") == {}

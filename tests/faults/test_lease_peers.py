@@ -34,7 +34,7 @@ def disconnected(node: LabHost, store: Store) -> Iterator[None]:
         store.put(JUNK, "")  # something to acknowledge, which makes the loss known
         journal.wait("etcd.unavailable", timeout_s=25)
         yield
-    journal.wait("problem.resolved", timeout_s=25)
+    journal.wait("condition.resolved", timeout_s=25)
     store.delete(JUNK)
 
 

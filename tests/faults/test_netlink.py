@@ -75,7 +75,7 @@ def test_f61_netlink_fails_twice(site: Lab, measured: Measured, ailment: str) ->
         journal.wait("kernel.failed", timeout_s=10)
         node.wait_routes(PEERS, 25)
         took_s = time.monotonic() - began
-        journal.wait("problem.resolved", topic="kernel")
+        journal.wait("condition.resolved", topic="kernel")
         moved = {message.text.removeprefix("Deleted ").split()[0] for message in monitor.messages()}
         assert moved == {VICTIM}
     assert pid_of(node) == pid

@@ -384,12 +384,12 @@ def test_f60_configuration_missing_then_bad_then_right(site: Lab, measured: Meas
     assert node.get("/healthz")[0] == 200
     assert store.leases() == {}
     assert len(journal.events("config.missing")) == 1
-    said = [event["problem"] for event in journal.events("config.invalid")]
+    said = [event["condition"] for event in journal.events("config.invalid")]
     assert len(said) == len(set(said))
     store.put(f"{PREFIX}/config", '{"network":"172.7.0.0/16","BACKEND":{"type":"HOST-GW","Junk":[1]},"Other":{}}')
     took_s = node.wait_ready(5)
     assert node.subnet == "172.7.21.0/24"
-    assert len(journal.events("problem.resolved", topic="config")) == 1
+    assert len(journal.events("condition.resolved", topic="config")) == 1
     assert CHARSET.fullmatch(node.subnet_file.read_text())
     measured(f"{len(BAD_CONFIGS)} refused, each with its reason; ready {took_s:.1f} s after a good one")
 

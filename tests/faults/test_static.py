@@ -74,7 +74,7 @@ def test_f85_a_host_boots_while_etcd_is_down(cluster: Lab, state: Path, measured
     env, held = node.subnet_file.read_bytes(), gateways(node)
     assert state.stat().st_mode & 0o777 == 0o600
     journal, began_s = reboot_without_etcd(cluster, state.parent)
-    journal.wait("last_good.restored", timeout_s=15)
+    journal.wait("saved_state.restored", timeout_s=15)
     restored_s = time.monotonic() - began_s
     assert (node.subnet_file.read_bytes(), gateways(node)) == (env, held)
     assert "FLANNEL-FWD" in node.exec("iptables-save")
@@ -89,7 +89,7 @@ def test_f85_a_host_boots_while_etcd_is_down(cluster: Lab, state: Path, measured
         traffic = ping.result()
     assert traffic.lost == 0
     assert (node.subnet_file.read_bytes(), node.subnet_file.stat().st_mtime_ns) == (env, kept)
-    assert journal.events("last_good.confirmed", subnet=node.subnet)
+    assert journal.events("saved_state.confirmed", subnet=node.subnet)
     until(lambda: state.read_bytes() != written, "the state is saved again")
     measured(f"restored {restored_s:.1f} s after the start; {traffic.lost} of {traffic.sent} packets lost; "
              f"ready {ready_s:.1f} s after etcd is back, 0 route messages")  # fmt: skip
@@ -100,7 +100,7 @@ def test_f85_what_changed_meanwhile_is_done_when_etcd_is_back(cluster: Lab, stat
     node = cluster.nodes[0]
     held = gateways(node)
     journal, _ = reboot_without_etcd(cluster, state.parent)
-    journal.wait("last_good.restored", timeout_s=15)
+    journal.wait("saved_state.restored", timeout_s=15)
     node.exec("ip", "route", "del", cluster.nodes[1].subnet)
     node.wait_routes(held, 5)
     cluster.etcd.start()
@@ -118,12 +118,12 @@ def test_f85_an_etcd_that_hangs_is_no_better(cluster: Lab, state: Path) -> None:
     os.kill(etcd, signal.SIGSTOP)
     try:
         journal = reboot(node, state.parent)
-        journal.wait("last_good.restored", timeout_s=15)
+        journal.wait("saved_state.restored", timeout_s=15)
         assert gateways(node) == held
     finally:
         os.kill(etcd, signal.SIGCONT)
     node.wait_ready(45)
-    assert journal.events("last_good.confirmed", subnet=node.subnet)
+    assert journal.events("saved_state.confirmed", subnet=node.subnet)
     assert not journal.events("route.dropped")
 
 
@@ -154,13 +154,13 @@ def test_f85_what_is_not_good_any_more_is_refused(
     node = cluster.nodes[0]
     state.write_text(json.dumps(json.loads(state.read_text()) | changes))
     journal, _ = reboot_without_etcd(cluster, state.parent)
-    assert why in journal.wait("last_good.unusable", timeout_s=15)["problem"]
+    assert why in journal.wait("saved_state.unusable", timeout_s=15)["condition"]
     assert (gateways(node), node.subnet_file.exists()) == ({}, False)
     assert node.get("/healthz")[0] == 200
     cluster.etcd.start()
     node.wait_ready(45)
     assert gateways(node) == cluster.gateways_for(node)
-    assert not journal.events("last_good.in_use")
+    assert not journal.events("saved_state.in_use")
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_f85_what_is_not_good_any_more_is_refused(
             pytest.param(*spoilt, marks=pytest.mark.thorough)
             for spoilt in (
                 ("chmod o+w .", "everybody may write to its directory"),
-                ("chmod o+w last-good.json", "others than its owner may write to it"),
+                ("chmod o+w last-good.json", "users other than its owner may write to it"),
                 ("truncate -s 9M last-good.json", "at most 8388608 bytes"),
-                ("rm last-good.json; mkfifo last-good.json", "it is no regular file"),
+                ("rm last-good.json; mkfifo last-good.json", "it is not a regular file"),
             )
         ),
     ],
@@ -188,7 +188,7 @@ def test_f85_a_file_that_anybody_can_have_put_there_is_refused(
     node = cluster.nodes[0]
     node.exec("sh", "-c", f"cd {state.parent} && {spoil}")
     journal, _ = reboot_without_etcd(cluster, state.parent)
-    assert why in journal.wait("last_good.unusable", timeout_s=15)["problem"]
+    assert why in journal.wait("saved_state.unusable", timeout_s=15)["condition"]
     assert (gateways(node), node.get("/healthz")[0]) == ({}, 200)
     cluster.etcd.start()
     node.wait_ready(45)

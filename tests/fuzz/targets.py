@@ -12,7 +12,7 @@ from io import StringIO
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import pairwise
 
-from pyflanneld.config.settings import load
+from pyflanneld.config.load import load
 from pyflanneld.core.docker import DockerVersion, Leased, docker_options
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.invalid import Invalid
@@ -21,7 +21,7 @@ from pyflanneld.core.lease.codec import encode_name, encode_value, parse_key_nam
 from pyflanneld.core.lease.subnet_env import assignments, previous_network, previous_subnet, previous_subnet6, render
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.peers.table import PeerTable
-from pyflanneld.core.peers.validation import ValidationContext
+from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted, UsageError
 from pyflanneld.etcd.v2.keyspace import V2KeySpace, parse_event
 from pyflanneld.logs.sanitise import MAX_CHARS, escaped, safe, trace_lines
@@ -84,12 +84,12 @@ def config(data: bytes) -> None:
     assert low % step == high % step == 0
 
 
-GROUND = ValidationContext(
-    network=IPv4Network("10.5.0.0/16"), backend_type="host-gw", own_subnet=IPv4Network("10.5.34.0/24"),
+CONTEXT = ValidationContext("host-gw", FamilyContext(
+    network=IPv4Network("10.5.0.0/16"), own_subnet=IPv4Network("10.5.34.0/24"),
     link_addresses=(IPv4Interface("192.168.1.10/24"),),
     own_addresses=frozenset({IPv4Address("192.168.1.10"), IPv4Address("10.5.34.1")}),
     protected=frozenset({IPv4Address("10.5.9.9")}),
-)  # fmt: skip
+))  # fmt: skip
 
 
 def peers(data: bytes) -> None:
@@ -110,10 +110,10 @@ def peers(data: bytes) -> None:
             case _:
                 listed[name] = record
                 table.apply(Put(record))
-        _check_routes({str(dst): str(gateway) for dst, gateway in table.view(GROUND).peers.items()})
+        _check_routes({str(dst): str(gateway) for dst, gateway in table.view(CONTEXT).peers.items()})
     fresh = PeerTable(b"10.5.34.0-24")
     fresh.apply(Snapshot(tuple(listed.values()), revision, 1))
-    for name, quarantine in fresh.view(GROUND).quarantined.items():
+    for name, quarantine in fresh.view(CONTEXT).quarantined.items():
         assert quarantine.detail.isprintable(), name
 
 
@@ -255,7 +255,7 @@ def state(data: bytes) -> None:
     config(read.config)
     table = PeerTable(b"10.5.34.0-24")
     table.apply(Snapshot(read.peers, read.revision, read.cluster_id))
-    _check_routes({str(dst): str(gateway) for dst, gateway in table.view(GROUND).peers.items()})
+    _check_routes({str(dst): str(gateway) for dst, gateway in table.view(CONTEXT).peers.items()})
 
 
 TARGETS: dict[str, Target] = {

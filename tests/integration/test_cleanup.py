@@ -100,7 +100,7 @@ def test_release(site: Lab) -> None:
     assert not node.subnet_file.exists()
     again = cleanup(node, "--release")
     assert again.returncode == 0
-    assert again.stdout == f"gone the lease: 192.168.14.21 has none\n{NOTHING}"
+    assert again.stdout == f"no lease: 192.168.14.21 has none\n{NOTHING}"
     store.put(lease_key("172.7.40.0/24"), lease_value("192.168.14.21"), lease=store.grant(600))
     assert "no subnet file proves that it is this host's" in cleanup(node, "--release").stdout
     assert lease_key("172.7.40.0/24") in store.kvs()
@@ -110,7 +110,7 @@ def test_release(site: Lab) -> None:
     ("value", "ttl_s", "why"),
     [
         (lease_value("192.168.14.77"), 600, "is 192.168.14.77's, and this host is 192.168.14.21"),
-        (lease_value("192.168.14.21"), 0, "is a reservation, and the operator's"),
+        (lease_value("192.168.14.21"), 0, "is a reservation; to delete it"),
         ("junk", 600, "cannot be read"),
     ],
 )
@@ -142,7 +142,7 @@ def test_without_etcd(site: Lab) -> None:
     node.subnet_file.unlink()
     done = cleanup(node, etcd_endpoints=nobody)
     assert done.returncode == 1
-    assert "not removed 2 routes of protocol 103: etcd cannot be asked" in done.stdout
+    assert "not removed 2 routes of protocol 103: etcd cannot be read" in done.stdout
     assert len(gateways(node)) == 2
     done = cleanup(node, "--network=172.7.22.0/24", etcd_endpoints=nobody)
     assert (done.returncode, gateways(node)) == (0, {"172.7.23.0/24": "192.168.14.23"})
@@ -161,9 +161,8 @@ def test_rules_that_a_go_flanneld_keeps_too(site: Lab) -> None:
     with process_named(node, "flanneld") as pid:
         done = cleanup(node)
     assert done.returncode == 0
-    assert f"left rules filter FLANNEL-FWD in iptables (ipv4): a Go flanneld keeps them too, flanneld (pid {pid})" in (
-        done.stdout
-    )
+    rules = "left rules filter FLANNEL-FWD in iptables (ipv4)"
+    assert f"{rules}: a Go flanneld maintains them too, flanneld (pid {pid})" in done.stdout
     assert "FLANNEL-FWD" in node.exec("iptables-save")
 
 

@@ -97,7 +97,7 @@ def test_the_first(cluster: Cluster) -> None:
     assert cluster.set(GOOD) == 0
     assert cluster.config == GOOD
     assert cluster.set(GOOD) == 0
-    assert "says exactly this already" in cluster.out
+    assert "holds exactly this already" in cluster.out
     assert cluster("show") == 0
     assert cluster.out.splitlines()[0] == GOOD
     assert "valid" in cluster.out
@@ -127,7 +127,7 @@ def test_live_leases_that_would_not_fit(cluster: Cluster) -> None:
     assert cluster.set(LONGER) == 1
     assert "SubnetLen: 24 -> 25" in cluster.out
     assert "172.7.21.0/24 of 192.168.14.21 does not fit: that host takes another subnet" in cluster.out
-    assert "1 live lease would not fit any more; nothing was done" in cluster.err
+    assert "1 live lease would no longer fit; nothing was done" in cluster.err
     assert cluster.set(LONGER, "--force", "--dry-run") == 0
     assert cluster.config == GOOD
     assert cluster.set(LONGER, "--force") == 0

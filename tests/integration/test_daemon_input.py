@@ -236,7 +236,7 @@ def test_f77_full_and_read_only_disk(site: Lab) -> None:
     launch(frozen, subnet_file=f"{at}/subnet.env", prepare=f"mount -t tmpfs -o ro none {at}")
     for node, journal, reason in zip(both, journals, ("No space left", "Read-only"), strict=True):
         failed = journal.wait("subnet_file.failed", timeout_s=15)
-        assert reason in failed["problem"]
+        assert reason in failed["condition"]
         assert node.get("/readyz")[0] == 503
         assert "subnet file" in why_not_ready(node)
         assert node.get("/healthz")[0] == 200

@@ -1,4 +1,4 @@
-"""docker-opts as a process: its file in a shell, the Docker it finds, the routing table; and the daemon's look."""
+"""docker-opts as a process: its file in a shell, the Docker it finds, the routing table; and the daemon's check."""
 
 import json
 import subprocess
@@ -98,13 +98,13 @@ def test_daemon_json_as_a_process(tmp_path: Path) -> None:
         ("10.1.74.0/24 via 192.168.77.2 metric 50 proto 103", 1),
     ],
 )
-def test_a_route_to_the_own_subnet(tmp_path: Path, route: str, code: int) -> None:
-    """A way to our very subnet through another node is exit code 1, as in flannel since v0.18; the file is written."""
+def test_a_route_to_the_hosts_subnet(tmp_path: Path, route: str, code: int) -> None:
+    """A route to this host's subnet through another node: exit code 1, as flannel since v0.18; the file is written."""
     with namespace() as host:
         host.veth("eth0", "192.168.77.1/24", peer="peer0")
         host.ip(f"route add {route}")
         done = docker_opts(tmp_path, "--docker-version=27", inside=host)
-    told = "the routing table has our own subnet 10.1.74.0/24 via 192.168.77.2: remove that route\n"
+    told = "the routing table has this host's subnet 10.1.74.0/24 via 192.168.77.2: remove that route\n"
     assert (done.returncode, done.stderr) == (code, f"pyflanneld docker-opts: {told}" if code else "")
     assert sourced("sh", tmp_path / "out.env", "$DOCKER_OPTS") == BASICS
 
@@ -127,4 +127,4 @@ def test_the_daemon_sees_dockers_bridge(make_lab: Callable[..., Lab]) -> None:
     assert "docker0 has 172.17.0.1/16, but the leased subnet is 172.7.21.0/24" in logged("docker.bridge_differs")[0]
     assert node.ready()
     topology.run("ip", "-n", node.namespace, "address", "add", "172.7.21.1/24", "dev", "docker0")
-    until(lambda: any('"topic": "docker"' in line for line in logged("problem.resolved")), "the end of the warning")
+    until(lambda: any('"topic": "docker"' in line for line in logged("condition.resolved")), "the end of the warning")

@@ -37,7 +37,7 @@ def only(findings: list[Finding]) -> Finding:
     """Return the one that is wrong; it says why, and what mends it."""
     (one,) = wrong(findings)
     assert one["why"]
-    assert one["mend"]
+    assert one["fix"]
     return one
 
 
@@ -58,7 +58,7 @@ def test_a_cluster_that_is_well(cluster: Lab) -> None:
     seen = {one["check"]: one["seen"] for one in findings}
     assert seen["daemon"].endswith(f"(pid {pid_of(cluster.nodes[0])})")
     assert seen["routes"] == "2 of 2 peers have their route"
-    assert seen["health port"] == "the daemon says that it is ready"
+    assert seen["health port"] == "the daemon reports that it is ready"
     assert seen["Docker's bridge"] == "docker0 is on the leased 172.7.21.0/24"
     assert seen["lease"].startswith("172.7.21.0/24, for 2")
     assert {one["check"]: one["verdict"] for one in findings}["etcd version"] == "warn"
@@ -78,7 +78,7 @@ def test_a_junk_key(cluster: Lab) -> None:
     finding = only(findings)
     assert (code, finding["check"], finding["verdict"]) == (0, "keys", "warn")
     assert "172.7.77.0-24'; touch /x (bad_key)" in finding["seen"].replace("\\", "")
-    node.exec("bash", "-c", finding["mend"].partition("if it is nobody's: ")[2])
+    node.exec("bash", "-c", finding["fix"].partition("if it is nobody's: ")[2])
     assert len(store.kvs(f"{PREFIX}/subnets")) == 3
     assert wrong(doctor(cluster, node)[1]) == []
 
@@ -90,7 +90,7 @@ def test_a_key_with_a_zero_byte_and_other_bytes(cluster: Lab) -> None:
     store.ctl("txn", stdin=txn.encode())
     assert len(store.kvs(f"{PREFIX}/subnets")) == 5
     for finding in wrong(doctor(cluster, node)[1]):
-        node.exec("bash", "-c", finding["mend"].partition("if it is nobody's: ")[2])
+        node.exec("bash", "-c", finding["fix"].partition("if it is nobody's: ")[2])
     assert len(store.kvs(f"{PREFIX}/subnets")) == 3
 
 
@@ -113,7 +113,7 @@ def test_a_foreign_route_in_the_way(site: Lab) -> None:
         finding = only(findings)
         assert (code, finding["check"], finding["verdict"]) == (1, "foreign routes", "bad")
         assert finding["seen"] == "172.7.22.0/24 via 192.168.14.99 dev eth1 proto zebra"
-        node.exec("sh", "-c", finding["mend"].partition("; then: ")[2])
+        node.exec("sh", "-c", finding["fix"].partition("; then: ")[2])
     assert wrong(doctor(site, node)[1]) == []
 
 
@@ -136,7 +136,7 @@ def test_no_forwarding(site: Lab) -> None:
         code, findings = doctor(site, node)
         finding = only(findings)
         assert (code, finding["check"]) == (1, "forwarding")
-        node.exec("sh", "-c", finding["mend"])
+        node.exec("sh", "-c", finding["fix"])
         assert wrong(doctor(site, node)[1]) == []
 
 
@@ -148,7 +148,7 @@ def test_etcd_down(cluster: Lab) -> None:
     findings = json.loads(done.stdout)["findings"]
     bad = {one["check"]: one["seen"] for one in findings if one["verdict"] == "bad"}
     assert bad["etcd http://192.168.14.12:1"].startswith("connection refused")
-    assert bad["etcd http://192.168.14.250:2379"].startswith(("no answer in time", "there is no way to it"))
+    assert bad["etcd http://192.168.14.250:2379"].startswith(("no answer in time", "there is no route to it"))
     assert bad["etcd http://no.such.host:1"].startswith("its name cannot be resolved")
     skipped = {one["check"] for one in findings if one["verdict"] == "skipped"}
     assert {"peers", "lease", "configuration"} <= skipped
@@ -214,15 +214,15 @@ def test_the_file_and_the_lease_differ(cluster: Lab) -> None:
 
 
 def test_for_people(cluster: Lab) -> None:
-    """Only what is wrong is told, the worst first, each with why and mend; --all tells the rest."""
+    """Only what is wrong is told, the worst first, each with why and how to fix it; --all tells the rest."""
     node, store = cluster.nodes[0], store_of(cluster)
     store.put(lease_key("172.7.60.0/24"), lease_value("10.99.0.1"))
     done = command(node, "doctor", *daemon_flags(node))
     lines = done.stdout.splitlines()
     assert lines[0].startswith("bad     peers         172.7.60.0-24 (gateway_off_link)")
     assert lines[1].startswith("        why   host-gw needs every host on one LAN")
-    assert lines[2].startswith("        mend  ")
-    assert lines[-1].endswith("--all tells everything")
+    assert lines[2].startswith("        fix   ")
+    assert lines[-1].endswith("--all shows everything")
     assert "ok      " not in done.stdout
     assert "\nok      " in command(node, "doctor", *daemon_flags(node), "--all").stdout
 
@@ -236,5 +236,5 @@ def test_a_rule_past_the_main_table(cluster: Lab) -> None:
         found = only(findings)
         assert (code, found["check"]) == (0, "policy rules")
         assert "rule 1000 (from 172.7.0.0/16 to 0.0.0.0/0 lookup 100)" in found["seen"]
-        node.exec("sh", "-c", found["mend"])
+        node.exec("sh", "-c", found["fix"])
         assert wrong(doctor(cluster, node)[1]) == []

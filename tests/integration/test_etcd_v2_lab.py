@@ -132,4 +132,4 @@ def test_two_networks_in_one_etcd(lab: Lab) -> None:
     assert stores()["verdict"] == "ok"
     lab.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
     found = stores()
-    assert (found["verdict"], found["mend"].count(f"etcdctl rm {PREFIX}/config")) == ("warn", 1)
+    assert (found["verdict"], found["fix"].count(f"etcdctl rm {PREFIX}/config")) == ("warn", 1)

@@ -87,7 +87,7 @@ async def test_dockers_rules_are_left_alone(site: Crossing) -> None:
         assert {table: site.others(table) for table in TABLES} == before
     assert sorted(ours(site, "filter")) == sorted([JUMP, *FORWARDING])
     assert {table: site.others(table) for table in TABLES} == before
-    async with site.daemon(forward_rules=False) as node:
+    async with site.daemon(iptables_forward_rules=False) as node:
         await eventually(lambda: node.log.count("firewall.removed") == 2)
     assert {table: site.saved(table) for table in TABLES} == before
 
@@ -200,6 +200,6 @@ async def test_nft_and_back(site: Crossing) -> None:
 async def test_nothing_is_touched_where_nothing_was_and_nothing_is_asked(site: Crossing) -> None:
     """Without both flags there is not one chain of ours, and no table that was not there before."""
     before = site.host.run("nft", "list", "ruleset") + "".join(site.saved("nat") + site.saved("filter"))
-    async with site.daemon(forward_rules=False):
+    async with site.daemon(iptables_forward_rules=False):
         await eventually(lambda: "firewall" not in {task.get_name() for task in asyncio.all_tasks()})
     assert site.host.run("nft", "list", "ruleset") + "".join(site.saved("nat") + site.saved("filter")) == before

@@ -131,7 +131,7 @@ async def test_forwarding_under_a_dropping_policy(site: Crossing) -> None:
 async def test_without_the_rules_the_policy_drops(site: Crossing) -> None:
     """--iptables-forward-rules=false leaves forwarding to the host's own rules."""
     site.iptables("-P FORWARD DROP")
-    async with site.daemon(forward_rules=False):
+    async with site.daemon(iptables_forward_rules=False):
         with Way(site.pod, site.peer, PEER_POD) as way:
             way.send()
             await eventually(lambda: site.dropped() == 1)

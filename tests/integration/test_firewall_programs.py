@@ -54,10 +54,10 @@ async def test_words_and_code_come_back(tmp_path: Path, install: Install) -> Non
     install("prog", r"""cat; printf 'one\n\033[31mtwo\377\n' >&2; exit 3""")
     output = await programs(tmp_path).run("prog", stdin="text\n")
     assert (output.code, output.stdout) == (3, "text\n")
-    assert "\n" not in output.words
-    assert output.words.isascii()
-    assert output.words.isprintable()
-    assert output.words.startswith("one \\x1b[31mtwo")
+    assert "\n" not in output.message
+    assert output.message.isascii()
+    assert output.message.isprintable()
+    assert output.message.startswith("one \\x1b[31mtwo")
 
 
 async def test_a_clean_environment(tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ async def test_much_output_is_read_whole(tmp_path: Path, install: Install) -> No
 async def test_one_that_hangs_is_killed_with_all_it_started(tmp_path: Path, install: Install) -> None:
     """At the deadline it is an error, and neither the program nor its child is left."""
     install("prog", f"sleep 1000 & echo $! >{tmp_path}/child; echo $$ >{tmp_path}/parent; wait")
-    with pytest.raises(FirewallError, match=r"prog has not ended within 0\.5 s"):
+    with pytest.raises(FirewallError, match=r"prog did not end within 0\.5 s"):
         await programs(tmp_path, deadline_s=0.5).run("prog")
     pids = [int((tmp_path / name).read_text()) for name in ("child", "parent")]
     await eventually(lambda: not any(alive(pid) for pid in pids))

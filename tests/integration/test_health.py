@@ -17,7 +17,7 @@ from pyflanneld.http.health import HealthServer
 LOCAL = IPv4Address("127.0.0.1")
 READY = Health(live=True, not_ready=())
 WAITING = Health(live=True, not_ready=("etcd does not answer", "two\nlines"))
-STOPPED = "the routes loop has stopped turning"
+STOPPED = "the routes task has stalled"
 DEAD = Health(live=False, not_ready=(STOPPED,), not_live=(STOPPED,))
 
 

@@ -18,7 +18,7 @@ from pyflanneld.daemon.servers import Numbers, ServerConfig, serve_status
 from pyflanneld.http import listener, stream
 from pyflanneld.http.monitor import CONNECTIONS, is_this_host, monitor_listener
 from pyflanneld.http.operator import StatusSource
-from pyflanneld.logs.buffer import Recent
+from pyflanneld.logs.processors import RecentEvents
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
 
@@ -30,7 +30,7 @@ class Site:
     """A daemon on fakes and where it is told of."""
 
     node: FakeNode
-    recent: Recent
+    recent: RecentEvents
     port: int
 
     @property
@@ -60,7 +60,7 @@ def free_port() -> int:
 @asynccontextmanager
 async def site() -> AsyncIterator[Site]:
     """Serve such a node on a free port."""
-    node, recent, port = a_node(), Recent(), free_port()
+    node, recent, port = a_node(), RecentEvents(), free_port()
     async with node.running():
         assert node.daemon is not None
         told = StatusSource(node.daemon.observer, level=lambda: "info", set_level=lambda _: None, events=recent.events)
@@ -129,7 +129,7 @@ async def test_the_metrics_are_text_for_prometheus() -> None:
 async def test_the_reports_are_those_of_the_commands() -> None:
     """Status, peers, routes and events as JSON; what a key holds is escaped already."""
     async with site() as here:
-        here.event("route.put", dst="172.7.22.0/24", cause="peer_joined")
+        here.event("route.put", dst="172.7.22.0/24", reason="peer_joined")
         report, peers, routes, events = [
             json.loads((await get(f"{here.url}/{path}"))[1]) for path in ("status", "peers", "routes", "events")
         ]
@@ -335,7 +335,7 @@ async def telling(config: ServerConfig) -> AsyncIterator[FakeNode]:
     node = a_node()
     async with node.running():
         assert node.daemon is not None
-        serving = serve_status(node.daemon, config=config, recent=Recent(), conditions=node.conditions)
+        serving = serve_status(node.daemon, config=config, recent=RecentEvents(), conditions=node.conditions)
         telling = asyncio.create_task(serving)
         try:
             yield node

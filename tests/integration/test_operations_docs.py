@@ -109,7 +109,7 @@ def test_upgrade(operator: Operator) -> None:
 def test_another_address(operator: Operator) -> None:
     """The host keeps its subnet under its new address, and the peers follow."""
     lab, node = operator.lab, operator.node
-    stop, start = scripts("A host gets another address")
+    stop, start = scripts("Change a host's address")
     operator.type(stop)
     lab.nodes[1].wait_routes(lab.gateways_for(lab.nodes[1], lab.nodes[1:]))
     node.exec("ip", "address", "del", "192.168.14.21/24", "dev", "eth1")
@@ -127,7 +127,7 @@ def test_another_address_with_a_reservation(operator: Operator) -> None:
     """The other way: the subnet is reserved for the new address in between."""
     lab, node = operator.lab, operator.node
     operator.type("pyflanneld leases reserve 172.7.21.0/24 192.168.14.21")
-    stop, start = scripts("A host gets another address")
+    stop, start = scripts("Change a host's address")
     operator.type(stop.replace(" --force", ""))
     (reserve,) = re.findall(r"`(pyflanneld leases reserve [^`]*)`", PAGE.read_text("utf-8"))
     operator.type(reserve)
@@ -145,7 +145,7 @@ def test_a_host_leaves(operator: Operator) -> None:
     lab, node = operator.lab, operator.node
     (operator.folder / "supervisord.d" / "flanneld.ini").touch()
     journal = Journal(lab.nodes[1])
-    stop, release, clean = scripts("A host leaves for good")
+    stop, release, clean = scripts("Remove a host")
     operator.type(stop)
     operator.type(release)
     for other in lab.nodes[1:]:
@@ -224,7 +224,7 @@ def test_an_empty_etcd(operator: Operator) -> None:
     lab.etcd.stop()
     lab.etcd.flags = ("--data-dir", str(operator.folder / "etcd" / "new"))
     lab.etcd.start()
-    assert "192.168.14.21" in operator.type(scripts("etcd is lost, and there is no backup")[0])
+    assert "192.168.14.21" in operator.type(scripts("etcd is lost without a backup")[0])
     kept = {lease_key(subnet) for subnet in subnets}
     until(lambda: kept <= store_of(lab).kvs(PREFIX).keys(), "all leases are there again", 40)
     for node in lab.nodes:

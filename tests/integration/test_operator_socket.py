@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from pyflanneld.commands.daemon_client import DaemonClient, RequestRefused
-from pyflanneld.errors import KernelError
+from pyflanneld.commands.daemon_client import DaemonClient
+from pyflanneld.errors import KernelError, RequestRefused
 from pyflanneld.http import listener
 from pyflanneld.http.listener import CONNECTIONS
 from pyflanneld.http.operator import StatusSource, operator_app, operator_listener, root_or_own_user
-from pyflanneld.logs.buffer import Recent
+from pyflanneld.logs.processors import RecentEvents
 from tests.support.fakes.source import FakeSource
 
 
@@ -39,7 +39,7 @@ class Level:
 @asynccontextmanager
 async def serving(source: FakeSource | None = None, level: Level | None = None) -> AsyncIterator[str]:
     """Serve, and return the socket's name without its NUL."""
-    name, level, recent = f"pyflanneld/test/{secrets.token_hex(16)}", level or Level(), Recent()
+    name, level, recent = f"pyflanneld/test/{secrets.token_hex(16)}", level or Level(), RecentEvents()
     recent(None, "info", {"level": "info", "event": "daemon.ready", "timestamp": "T", "routes": 2})
     recent(None, "debug", {"level": "debug", "event": "watch.due", "timestamp": "T"})
     told = StatusSource(source or FakeSource(), level=level.get, set_level=level.set, events=recent.events)

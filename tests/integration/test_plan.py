@@ -24,7 +24,7 @@ def plan(lab: Lab, node: LabHost, *more: str, **changes: str) -> tuple[int, dict
 
 def acts(document: dict[str, Any], part: str) -> dict[str, str]:
     """Return what becomes of each thing of a part."""
-    return {step["what"]: step["act"] for step in document["steps"] if step["part"] == part}
+    return {step["what"]: step["action"] for step in document["steps"] if step["part"] == part}
 
 
 def test_before_any_daemon(site: Lab) -> None:
@@ -45,7 +45,7 @@ def test_before_any_daemon(site: Lab) -> None:
     assert node.subnet == "172.7.21.0/24"
     code, said = plan(site, node)
     assert (code, said["would_change"], said["starts"]) == (0, False, True)
-    assert [t["text"] for t in said["troubles"]] == [
+    assert [t["text"] for t in said["problems"]] == [
         f"a pyflanneld (pid {pid_of(node)}) serves this etcd prefix and endpoints already: "
         "this is what its next start would do"
     ]
@@ -65,7 +65,7 @@ def test_boot_routes_of_a_go_daemon_are_adopted(site: Lab) -> None:
             "172.7.22.0/24 via 192.168.14.22 dev eth1": "adopt",
             "172.7.23.0/24 via 192.168.14.23 dev eth1": "leave",
         }
-        (step,) = (step for step in said["steps"] if step["act"] == "leave")
+        (step,) = (step for step in said["steps"] if step["action"] == "leave")
         assert step["why"] == "a foreign route is in the way, via 192.168.14.99 dev eth1 proto boot"
         node.start()
         node.wait_ready()
@@ -88,8 +88,8 @@ def test_routes_of_ours_that_are_wrong_or_idle(site: Lab) -> None:
         "172.7.22.0/24 via 192.168.14.22 dev eth1": "change",
         "172.7.30.0/24 via 192.168.14.30 dev eth1": "remove",
     }
-    assert [t["text"] for t in said["troubles"]] == [
-        "the lease 172.7.40.0-24 is not believed (not_json): lease: b'junk' is not usable: "
+    assert [t["text"] for t in said["problems"]] == [
+        "the lease 172.7.40.0-24 is rejected (not_json): lease: b'junk' is not usable: "
         "a JSON object in UTF-8"
     ]
 
@@ -101,7 +101,7 @@ def test_a_peer_off_the_link_is_named(site: Lab) -> None:
     code, said = plan(site, node)
     assert code == 10
     assert acts(said, "route") == {}
-    assert "gateway_off_link" in said["troubles"][0]["text"]
+    assert "gateway_off_link" in said["problems"][0]["text"]
 
 
 def test_the_file_that_differs(site: Lab) -> None:
@@ -111,11 +111,11 @@ def test_the_file_that_differs(site: Lab) -> None:
     code, said = plan(site, node, "--ip-masq")
     assert code == 10
     (lease,) = (step for step in said["steps"] if step["part"] == "lease")
-    assert (lease["what"], lease["act"]) == ("a free subnet", "add")
+    assert (lease["what"], lease["action"]) == ("a free subnet", "add")
     assert "not 172.7.21.0/24, which the subnet file names: it overlaps 172.7.21.0/24, which is taken" in lease["why"]
     assert "one of 254 free subnets" in lease["why"]
     (file,) = (step for step in said["steps"] if step["part"] == "subnet file")
-    assert file["act"] == "change"
+    assert file["action"] == "change"
     assert {"- FLANNEL_SUBNET=172.7.21.1/24", "+ FLANNEL_IPMASQ=true"} <= set(file["lines"])
     masquerading = next(step for step in said["steps"] if step["what"] == "masquerading in iptables")
     assert "*nat" in masquerading["lines"]
@@ -127,8 +127,8 @@ def test_a_reservation_and_a_lease_that_no_longer_fits(site: Lab) -> None:
     store.put(lease_key("172.7.50.0/24"), lease_value(node.address.ip))
     said = plan(site, node)[1]
     (step,) = (step for step in said["steps"] if step["part"] == "lease")
-    assert (step["act"], step["what"]) == ("keep", "172.7.50.0/24")
-    assert step["why"].startswith("a reservation of ours")
+    assert (step["action"], step["what"]) == ("keep", "172.7.50.0/24")
+    assert step["why"].startswith("this host's reservation")
     store.delete(lease_key("172.7.50.0/24"))
     store.put(lease_key("10.1.2.0/24"), lease_value(node.address.ip), lease=store.grant(600))
     said = plan(site, node)[1]
@@ -143,8 +143,8 @@ def test_what_would_keep_it_from_starting(site: Lab) -> None:
         code, said = plan(site, node, **changes)
         assert code == 1
         assert not said["starts"]
-        (trouble,) = (trouble for trouble in said["troubles"] if trouble["blocks"])
-        return str(trouble["text"])
+        (problem,) = (problem for problem in said["problems"] if problem["blocks"])
+        return str(problem["text"])
 
     assert "there is no interface eth9" in why(iface="eth9")
     assert "is not an address of eth1" in why(public_ip="10.9.9.9")
@@ -166,7 +166,7 @@ def test_beside_a_go_flanneld(site: Lab) -> None:
     for name, blocks in (("flanneld", False), ("nginx", True)):
         with process_named(node, name, listen=2401) as pid:
             code, said = plan(site, node)
-        texts = [trouble["text"] for trouble in said["troubles"]]
+        texts = [problem["text"] for problem in said["problems"]]
         assert f"the health port is in use by {name} (pid {pid})" in texts[-1]
         assert any("a Go flanneld runs here" in text for text in texts) != blocks
         assert code == (1 if blocks else 10)
@@ -179,7 +179,7 @@ def test_rules_of_an_earlier_flanneld_are_taken_over(site: Lab) -> None:
         node.exec("iptables", "-A", "FORWARD", side, "172.7.0.0/16", "-j", "ACCEPT")
     said = plan(site, node)[1]
     (step,) = (step for step in said["steps"] if step["part"] == "firewall")
-    assert step["act"] == "adopt"
+    assert step["action"] == "adopt"
     assert {"-D FORWARD -s 172.7.0.0/16 -j ACCEPT", "-D FORWARD -d 172.7.0.0/16 -j ACCEPT"} <= set(step["lines"])
 
 

@@ -50,16 +50,16 @@ def test_what_is_told(make_lab: Callable[..., Lab]) -> None:
     far.exec("ip", "address", "del", "172.7.22.1/24", "dev", "docker0")
     for journal in journals:
         said = journal.wait("probe.unanswered", 40, state="subnet silent", peers=1)
-        assert "192.168.14.22 answers probes, but 172.7.22.1 behind it does not" in said["problem"]
+        assert "192.168.14.22 answers probes, but 172.7.22.1 behind it does not" in said["condition"]
     far.exec("ip", "address", "add", "172.7.22.1/24", "dev", "docker0")
     for journal in journals:
-        journal.wait("problem.resolved", 40, topic="probe")
+        journal.wait("condition.resolved", 40, topic="probe")
 
     deaf = "chain in { type filter hook input priority 0; ip protocol { icmp, udp } drop; }"
     far.exec("nft", f"table ip deaf {{ {deaf}; }}")
     for journal, node in zip(journals, (near, other), strict=True):
         said = journal.wait("probe.unanswered", 60, state="silent")
-        assert said["problem"] == "192.168.14.22, the host of 172.7.22.0/24, does not answer probes"
+        assert said["condition"] == "192.168.14.22, the host of 172.7.22.0/24, does not answer probes"
         assert node.ready()
         assert gateways(node) == lab.gateways_for(node), "probes change no route"
         journal.check()
@@ -76,7 +76,7 @@ def test_a_narrow_path(make_lab: Callable[..., Lab]) -> None:
     subprocess.run(["ip", "netns", "exec", lab.lan, "nft", rule], check=True, timeout=20)
     journal = probing(lab, near, form="icmp")
     said = journal.wait("probe.unanswered", 100, state="mtu smaller")
-    assert said["problem"] == (
+    assert said["condition"] == (
         "packets to 192.168.14.22, the host of 172.7.22.0/24, get through up to 580 bytes only, but subnet.env says 584"
     )
 

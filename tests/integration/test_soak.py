@@ -42,7 +42,7 @@ def left_of(name: str, folder: Path) -> list[str]:
 
 def test_half_a_minute(lab_name: str, tmp_path: Path) -> None:
     """Nine kinds of faults in random order on a small cluster: all right after each; samples, logs and plots stay."""
-    page = (ROOT / "docs" / "soak.md").read_bytes()
+    page = (ROOT / "docs" / "dev" / "soak.md").read_bytes()
     with start(lab_name, tmp_path, "--minutes=0.5", *(f"--fault={name}" for name in FAULTS)) as soak:
         told, complaints = soak.communicate(timeout=110)
     assert soak.returncode == 0, told + complaints
@@ -57,7 +57,7 @@ def test_half_a_minute(lab_name: str, tmp_path: Path) -> None:
         assert samples[-1]["log_lines"] > samples[0]["log_lines"]
     assert {path.name for path in out.glob("*.log")} == {"n1.log", "n2.log"}
     assert len(list(out.glob("*.svg"))) > 0
-    assert (ROOT / "docs" / "soak.md").read_bytes() == page
+    assert (ROOT / "docs" / "dev" / "soak.md").read_bytes() == page
     assert left_of(lab_name, tmp_path) == []
 
 

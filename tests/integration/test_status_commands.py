@@ -107,7 +107,7 @@ def test_etcd_killed(cluster: Lab) -> None:
         assert (finding["event"], finding["blocks"]) == ("etcd.unavailable", False)
         assert told["routes"]["present"] == 2
         assert ask(node, "peers").code == 0
-    journal.wait("problem.resolved", timeout_s=60, topic="etcd:peers")
+    journal.wait("condition.resolved", timeout_s=60, topic="etcd:peers")
     until(lambda: not facts(node)["findings"], "nothing is wrong any more", 45, poll_s=0.5)
 
 
@@ -180,13 +180,13 @@ def test_a_foreign_route_in_the_way(cluster: Lab) -> None:
     (row,) = diff.json
     assert (diff.code, row["dst"], row["state"], row["protocol"]) == (1, "172.7.99.0/24", "conflict", 4)
     assert (row["wanted_gateway"], row["kernel_gateway"]) == ("192.168.14.99", "192.168.14.98")
-    assert "somebody else's route stands there" in ask(node, "routes", "--diff").out
+    assert "a foreign route is in the way" in ask(node, "routes", "--diff").out
     assert ask(node, "peers").code == 1
     node.exec("ip", "route", "del", "172.7.99.0/24")
-    journal.wait("route.put", timeout_s=65, dst="172.7.99.0/24", cause="way_free")
+    journal.wait("route.put", timeout_s=65, dst="172.7.99.0/24", reason="way_free")
     assert ask(node, "routes", "--diff").code == 0
     store.delete(lease_key("172.7.99.0/24"))
-    journal.wait("route.dropped", dst="172.7.99.0/24", cause="peer_left")
+    journal.wait("route.dropped", dst="172.7.99.0/24", reason="peer_left")
 
 
 def test_a_repair_is_counted_under_its_cause(cluster: Lab) -> None:
@@ -194,12 +194,12 @@ def test_a_repair_is_counted_under_its_cause(cluster: Lab) -> None:
     node, peer, _ = cluster.nodes
     journal, before = Journal(node), facts(node)["routes"]["repaired"]
     node.exec("ip", "route", "del", peer.subnet)
-    journal.wait("route.put", dst=peer.subnet, cause="deleted_by_others")
+    journal.wait("route.put", dst=peer.subnet, reason="deleted_by_others")
     node.exec("ip", "link", "set", "eth1", "down")
     until(lambda: ask(node, "status").code == 1, "the link is missed", 12, poll_s=0.1)
     assert "eth1 is down" in ask(node, "status").out
     node.exec("ip", "link", "set", "eth1", "up")
-    journal.wait("route.put", timeout_s=12, dst=peer.subnet, cause="link")
+    journal.wait("route.put", timeout_s=12, dst=peer.subnet, reason="link")
     repaired = facts(node)["routes"]["repaired"]
     assert repaired["deleted_by_others"] == before.get("deleted_by_others", 0) + 1
     assert repaired["link"] >= before.get("link", 0) + 2

@@ -94,7 +94,7 @@ def test_the_start_script_is_taken_by_the_daemon() -> None:
     flags = re.findall(r"^  (--\S+?)=", script, re.MULTILINE)
     assert len(flags) == 8
     helped = subprocess.run(
-        [sys.executable, "-c", "import sys; from pyflanneld.config.settings import load; load(['--help'], {})"],
+        [sys.executable, "-c", "import sys; from pyflanneld.config.load import load; load(['--help'], {})"],
         capture_output=True,
         text=True,
         check=True,

@@ -108,9 +108,9 @@ class RouteJudge:
         node = self._node
         if not node.running or node.daemon is None or node.daemon._node is None or node.stands_in:
             return
-        present, wanted = node.daemon._node.placed.present, node.sim.told.verdict(node.as_host()).sure
+        table, wanted = node.daemon._node.routes, node.sim.told.verdict(node.as_host()).sure
         for change, code in refusals.items():
-            if isinstance(change, Create) and change.route.dst in present and not self._stands(change.route.dst):
+            if isinstance(change, Create) and table.has(change.route.dst) and not self._stands(change.route.dst):
                 raise spec.Violation(f"I5: {node.name} believes in {change.route}, which was refused")
             if spec.network(str(change.route.dst)) not in wanted:  # by now
                 continue

@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from random import Random
 
 from pyflanneld.core.etcd_types import Record
@@ -81,7 +80,7 @@ class SimNode(FakeNode):
         self.kernel = SimKernel(lan(self.host), rng=rng, judge=self._judge)
         self.file = self.disk_file = CheckedFile(self._check_written_file)  # type: ignore[assignment]
         self.manager.send = self._told_manager  # type: ignore[method-assign]
-        self.options = replace(self.options, renew_margin_s=_MARGIN_S, firewall_resync_s=_RESYNC_S)
+        self.configure(subnet_lease_renew_margin_s=_MARGIN_S, iptables_resync_s=_RESYNC_S)
         self.log = self._events = Events()  # type: ignore[assignment]
         self._lists: Counter[str] = Counter()
         self._uncertain = False
@@ -240,13 +239,13 @@ class SimNode(FakeNode):
     def believed(self) -> int:
         """Return how many routes of its own the daemon knows of."""
         node = self.daemon._node if self.daemon is not None else None
-        return node.present if node is not None else 0
+        return node.routes.present if node is not None else 0
 
     @property
     def stands_in(self) -> bool:
         """Whether the daemon goes by what it has saved, for it cannot reach etcd."""
         node = self.daemon._node if self.daemon is not None else None
-        return node is not None and node.saved_at_s is not None
+        return node is not None and node.unconfirmed
 
     @property
     def reserved(self) -> bool:

@@ -1,7 +1,7 @@
 """What must hold, said once more and naively: numbers and lists, nothing shared with the code that it judges.
 
 Networks are pairs (first address, prefix length) of integers, addresses are integers. The numbers I1, I2, … are those
-of the invariants in docs/reliability.md.
+of the invariants in docs/dev/reliability.md.
 """
 
 import json

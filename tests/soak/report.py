@@ -1,4 +1,4 @@
-"""What a soak has shown: the verdict, docs/soak.md between its marks, and the plots."""
+"""What a soak has shown: the verdict, docs/dev/soak.md between its marks, and the plots."""
 
 import json
 import platform
@@ -16,7 +16,7 @@ from tests.soak.samples import Sample
 from tests.soak.verdict import Flatness, Limit, Points, judge, rates
 
 ROOT = Path(__file__).parents[2]
-PAGE, IMAGES = ROOT / "docs" / "soak.md", ROOT / "docs" / "images"
+PAGE, IMAGES = ROOT / "docs" / "dev" / "soak.md", ROOT / "docs" / "dev" / "images"
 MARK = "soak"
 JUDGED_FROM_S = 600.0  # a shorter run is nothing but warm-up
 LINES_A_FAULT, LINES_A_CHANGE = 60, 2
@@ -183,7 +183,7 @@ def write_plots(story: Story, folder: Path) -> None:
 
 
 def write_docs(story: Story, found: Verdict, on: date, say: Callable[[str], None]) -> None:
-    """Renew docs/soak.md and its plots."""
+    """Renew docs/dev/soak.md and its plots."""
     put(MARK, f"{text(story, found, on)}\n{pictures(story)}", PAGE)
     write_plots(story, IMAGES)
     say(f"written: {PAGE.relative_to(ROOT)}")

@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value
 from pyflanneld.core.network.config import SubnetRange
-from pyflanneld.core.peers.validation import ValidationContext
+from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.core.routes.plan import BOOT, KernelRoute, Route
 
 PROTOCOL = 103
 
 NETWORK = IPv4Network("10.5.0.0/16")
 LINK = IPv4Interface("192.168.1.10/24")
-GROUND = ValidationContext(
+IPV4 = FamilyContext(
     network=NETWORK,
-    backend_type="host-gw",
     own_subnet=IPv4Network("10.5.34.0/24"),
     link_addresses=(LINK,),
     own_addresses=frozenset({LINK.ip, IPv4Address("10.5.34.1")}),
     connected=(LINK.network,),
 )
+CONTEXT = ValidationContext("host-gw", IPV4)
 """A node like one of the walkthrough's: leases 10.5.34.0/24, LAN 192.168.1.0/24."""
 
 POISON_NAMES: tuple[bytes, ...] = (
@@ -124,7 +124,7 @@ def subnets(draw: st.DrawFn, inside: IPv4Network, *, longest: int = 30) -> IPv4N
 
 
 @st.composite
-def ranges(draw: st.DrawFn, *, bits: int = 8) -> SubnetRange:
+def ranges(draw: st.DrawFn, *, bits: int = 8) -> SubnetRange[IPv4Network]:
     """Where leases come from: a network, a subnet length at most *bits* longer, and bounds somewhere inside."""
     network = draw(networks())
     length = draw(st.integers(network.prefixlen + 2, min(30, network.prefixlen + max(bits, 2))))
@@ -173,7 +173,7 @@ def raw(name: bytes, value: bytes, *, created: int = 1, changed: int | None = No
 
 
 def gateways() -> st.SearchStrategy[IPv4Address]:
-    """Addresses on and around the link of ``GROUND``, good and bad."""
+    """Addresses on and around the link of ``CONTEXT``, good and bad."""
     edge = (
         "0.1.2.3", "127.0.0.1", "224.0.0.5", "240.0.0.1", "255.255.255.255", "192.168.1.0", "192.168.1.10",
         "192.168.1.255", "192.168.2.1", "10.5.7.1", "10.5.34.1", "169.254.0.9", "8.8.8.8",
@@ -183,7 +183,7 @@ def gateways() -> st.SearchStrategy[IPv4Address]:
 
 
 @st.composite
-def grounds(draw: st.DrawFn) -> ValidationContext:
+def contexts(draw: st.DrawFn) -> FamilyContext:
     """Nodes with one or two LAN addresses, other links, and things to protect, some of them inside the network."""
     network = draw(networks(10, 24))
     inside = st.integers(0, network.num_addresses - 1).map(lambda offset: network.network_address + offset)
@@ -192,9 +192,8 @@ def grounds(draw: st.DrawFn) -> ValidationContext:
     link = (LINK, *draw(st.lists(second, max_size=1)))
     other = st.builds(lambda ip, length: IPv4Interface((ip, length)), inside, st.integers(24, 32))
     addresses = (*link, *draw(st.lists(other, max_size=2)))
-    return ValidationContext(
+    return FamilyContext(
         network=network,
-        backend_type="host-gw",
         own_subnet=own_subnet,
         link_addresses=link,
         own_addresses=frozenset(own.ip for own in addresses),

@@ -14,15 +14,15 @@ from pyflanneld.core.lease.allocation import (
     CHOICES,
     Choice,
     Claim,
-    Demand6,
     Discard,
     Exhausted,
     Reuse,
+    SubnetRequest,
     choose,
     free_subnets,
 )
 from pyflanneld.core.lease.codec import encode_name
-from pyflanneld.core.network.config import SubnetRange, SubnetRange6
+from pyflanneld.core.network.config import SubnetRange
 from tests.support import strategies
 from tests.support.strategies import lease, raw
 
@@ -30,24 +30,23 @@ OWN = IPv4Address("192.168.1.10")
 RANGE = SubnetRange(IPv4Network("10.5.0.0/16"), 24, IPv4Address("10.5.1.0"), IPv4Address("10.5.255.0"))
 SMALL = SubnetRange(IPv4Network("10.5.0.0/22"), 24, IPv4Address("10.5.1.0"), IPv4Address("10.5.3.0"))
 
-RANGE6 = SubnetRange6(IPv6Network("fd00:5::/48"), 64, IPv6Address("fd00:5:0:1::"), IPv6Address("fd00:5:0:ffff::"))
-DEMAND6 = Demand6(RANGE6)
+RANGE6 = SubnetRange(IPv6Network("fd00:5::/48"), 64, IPv6Address("fd00:5:0:1::"), IPv6Address("fd00:5:0:ffff::"))
+REQUEST6 = SubnetRequest(RANGE6)
 
 
 def pick(
     records: Iterable[Record] = (),
-    subnet_range: SubnetRange = RANGE,
+    subnet_range: SubnetRange[IPv4Network] = RANGE,
     *,
     previous: str | None = None,
     underlay: Sequence[str] = (),
     seed: int = 0,
-    ipv6: Demand6 | None = None,
+    ipv6: SubnetRequest[IPv6Network] | None = None,
 ) -> Choice:
-    return choose(
-        tuple(records), subnet_range, OWN,
-        previous=IPv4Network(previous) if previous else None,
-        underlay=[IPv4Network(text) for text in underlay], rng=Random(seed), ipv6=ipv6,
+    ipv4 = SubnetRequest(
+        subnet_range, IPv4Network(previous) if previous else None, tuple(IPv4Network(text) for text in underlay)
     )
+    return choose(tuple(records), OWN, ipv4, ipv6, Random(seed))
 
 
 def claimed(choice: Choice) -> IPv4Network:
@@ -55,7 +54,7 @@ def claimed(choice: Choice) -> IPv4Network:
     return choice.subnet
 
 
-def naive_free(subnet_range: SubnetRange, taken: Iterable[IPv4Network]) -> list[tuple[int, int]]:
+def naive_free(subnet_range: SubnetRange[IPv4Network], taken: Iterable[IPv4Network]) -> list[tuple[int, int]]:
     """Every free subnet as (first, last) integers, by comparing everything with everything."""
     size = 2 ** (32 - subnet_range.subnet_len)
     spans = [(int(net.network_address), int(net.network_address) + 2 ** (32 - net.prefixlen) - 1) for net in taken]
@@ -68,7 +67,7 @@ def naive_free(subnet_range: SubnetRange, taken: Iterable[IPv4Network]) -> list[
 
 
 @st.composite
-def crowded(draw: st.DrawFn) -> tuple[SubnetRange, list[IPv4Network]]:
+def crowded(draw: st.DrawFn) -> tuple[SubnetRange[IPv4Network], list[IPv4Network]]:
     """A range, and subnets of mixed lengths in and around it, most of them where they are in the way."""
     subnet_range = draw(strategies.ranges(bits=9))
     fitting = st.integers(int(subnet_range.subnet_min), int(subnet_range.subnet_max) | 0xFF).map(
@@ -80,7 +79,7 @@ def crowded(draw: st.DrawFn) -> tuple[SubnetRange, list[IPv4Network]]:
 
 
 @given(crowded())
-def test_what_is_free_is_what_the_naive_oracle_finds(drawn: tuple[SubnetRange, list[IPv4Network]]) -> None:
+def test_what_is_free_is_what_the_naive_oracle_finds(drawn: tuple[SubnetRange[IPv4Network], list[IPv4Network]]) -> None:
     """Free subnets are exactly those that overlap nothing taken, of whatever length, from the lowest."""
     subnet_range, taken = drawn
     found = [(int(net.network_address), int(net.broadcast_address)) for net in free_subnets(subnet_range, taken)]
@@ -89,12 +88,12 @@ def test_what_is_free_is_what_the_naive_oracle_finds(drawn: tuple[SubnetRange, l
 
 @given(crowded(), st.integers(0, 2**32 - 1))
 def test_a_claimed_subnet_is_free_admitted_and_among_the_first(
-    drawn: tuple[SubnetRange, list[IPv4Network]], seed: int
+    drawn: tuple[SubnetRange[IPv4Network], list[IPv4Network]], seed: int
 ) -> None:
     """A claim overlaps no lease, may be leased here, and is one of the first 100 free; none free is said as such."""
     subnet_range, taken = drawn
     records = [lease(net, created=number) for number, net in enumerate(taken)]
-    choice = choose(records, subnet_range, OWN, previous=None, underlay=(), rng=Random(seed))
+    choice = choose(records, OWN, SubnetRequest(subnet_range), None, Random(seed))
     free = naive_free(subnet_range, [net for net in taken if not subnet_range.network.subnet_of(net)])
     if not free:
         assert choice == Exhausted()
@@ -106,14 +105,14 @@ def test_a_claimed_subnet_is_free_admitted_and_among_the_first(
 
 @given(crowded(), st.data())
 def test_a_remembered_subnet_is_taken_exactly_if_it_is_free(
-    drawn: tuple[SubnetRange, list[IPv4Network]], data: st.DataObject
+    drawn: tuple[SubnetRange[IPv4Network], list[IPv4Network]], data: st.DataObject
 ) -> None:
     """The remembered subnet is claimed if it is admitted and free; else something else is, with the reason."""
     subnet_range, taken = drawn
     offered = list(islice(subnet_range.subnets(), 300))
     previous = data.draw(strategies.subnets(subnet_range.network) | st.sampled_from(offered))
     records = [lease(net) for net in taken]
-    choice = choose(records, subnet_range, OWN, previous=previous, underlay=(), rng=Random(1))
+    choice = choose(records, OWN, SubnetRequest(subnet_range, previous), None, Random(1))
     free = naive_free(subnet_range, [net for net in taken if not subnet_range.network.subnet_of(net)])
     fits = previous.prefixlen == subnet_range.subnet_len
     if fits and (int(previous.network_address), int(previous.broadcast_address)) in free:
@@ -187,12 +186,12 @@ def test_a_reservation_is_never_discarded() -> None:
     assert not subnet.overlaps(IPv4Network("10.5.0.0/17"))
 
 
-def test_a_key_of_the_other_form_gives_its_ipv4_half_back() -> None:
+def test_a_key_of_the_other_form_gives_its_ipv4_subnet_back() -> None:
     """After a change to or from dual stack our key is deleted, and its IPv4 subnet is the one to claim again."""
     dual = raw(strategies.DUAL_STACK_NAME, lease("10.5.3.0/24", str(OWN)).value)
     assert pick([dual], SMALL) == Discard(dual, keep=IPv4Network("10.5.3.0/24"))
     ipv4_only = lease("10.5.3.0/24", str(OWN))
-    assert pick([ipv4_only], SMALL, ipv6=DEMAND6) == Discard(ipv4_only, keep=IPv4Network("10.5.3.0/24"))
+    assert pick([ipv4_only], SMALL, ipv6=REQUEST6) == Discard(ipv4_only, keep=IPv4Network("10.5.3.0/24"))
 
 
 def test_a_reservation_of_the_other_form_stays() -> None:
@@ -205,16 +204,16 @@ def test_a_reservation_of_the_other_form_stays() -> None:
 
 
 def test_a_dual_stack_lease_of_ours_is_reused() -> None:
-    """It is known by the IPv4 address, with both halves; one whose IPv6 half does not fit is given up."""
+    """It is known by the IPv4 address, with both subnets; one whose IPv6 subnet does not fit is given up."""
     dual = raw(b"10.5.3.0-24&fd00:5:0:3::-64", lease("10.5.3.0/24", str(OWN)).value)
-    assert pick([dual], ipv6=DEMAND6) == Reuse(dual, IPv4Network("10.5.3.0/24"), IPv6Network("fd00:5:0:3::/64"))
+    assert pick([dual], ipv6=REQUEST6) == Reuse(dual, IPv4Network("10.5.3.0/24"), IPv6Network("fd00:5:0:3::/64"))
     misfit = raw(b"10.5.3.0-24&fd00:9:0:3::-64", dual.value)
-    assert pick([misfit], ipv6=DEMAND6) == Discard(misfit, keep=IPv4Network("10.5.3.0/24"))
+    assert pick([misfit], ipv6=REQUEST6) == Discard(misfit, keep=IPv4Network("10.5.3.0/24"))
 
 
-def test_both_remembered_halves_are_claimed() -> None:
-    """What the subnet file names is claimed while it is free, each half for itself."""
-    both = Demand6(RANGE6, IPv6Network("fd00:5:0:7::/64"))
+def test_both_remembered_subnets_are_claimed() -> None:
+    """What the subnet file names is claimed while it is free, each subnet for itself."""
+    both = SubnetRequest(RANGE6, IPv6Network("fd00:5:0:7::/64"))
     choice = pick(previous="10.5.34.0/24", ipv6=both)
     assert choice == Claim(IPv4Network("10.5.34.0/24"), None, IPv6Network("fd00:5:0:7::/64"))
     taken = raw(b"10.5.9.0-24&fd00:5:0:7::-64", b"junk")
@@ -228,10 +227,10 @@ def test_both_remembered_halves_are_claimed() -> None:
 
 @given(st.sets(st.integers(1, 120)), st.integers(0, 5))
 def test_a_free_ipv6_subnet_is_among_the_lowest_hundred(taken: set[int], seed: int) -> None:
-    """The IPv6 half overlaps no lease and no underlay, and is one of the first hundred that are free."""
+    """The IPv6 subnet overlaps no lease and no underlay, and is one of the first hundred that are free."""
     records = [raw(f"10.9.{n}.0-24&fd00:5:0:{n:x}::-64".encode(), b"") for n in taken]
     underlay = IPv6Network("fd00:5:0:100::/60")
-    choice = pick(records, ipv6=Demand6(RANGE6, None, (underlay,)), seed=seed)
+    choice = pick(records, ipv6=SubnetRequest(RANGE6, None, (underlay,)), seed=seed)
     assert isinstance(choice, Claim)
     assert choice.ipv6 is not None
     number = int(choice.ipv6.network_address) - int(RANGE6.network.network_address) >> 64
@@ -239,10 +238,10 @@ def test_a_free_ipv6_subnet_is_among_the_lowest_hundred(taken: set[int], seed: i
     assert number in free[:CHOICES]
 
 
-def test_an_exhausted_half_is_exhaustion() -> None:
-    """Without a free IPv6 subnet there is no lease: half a one would be a key of the other form."""
-    small = SubnetRange6(IPv6Network("fd00:5::/62"), 64, IPv6Address("fd00:5:0:1::"), IPv6Address("fd00:5:0:1::"))
-    assert pick([raw(b"10.9.1.0-24&fd00:5:0:1::-64", b"")], ipv6=Demand6(small)) == Exhausted()
+def test_an_exhausted_family_is_exhaustion() -> None:
+    """Without a free IPv6 subnet there is no lease: an IPv4 one alone would be a key of the other form."""
+    small = SubnetRange(IPv6Network("fd00:5::/62"), 64, IPv6Address("fd00:5:0:1::"), IPv6Address("fd00:5:0:1::"))
+    assert pick([raw(b"10.9.1.0-24&fd00:5:0:1::-64", b"")], ipv6=SubnetRequest(small)) == Exhausted()
 
 
 def test_the_remembered_subnet_is_claimed() -> None:

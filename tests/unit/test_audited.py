@@ -20,7 +20,7 @@ OF_OS = ("exec", "fork", "popen", "posix_spawn", "spawn", "startfile", "system")
 
 AUDITED = {
     "commands/catalogue.py": {"import_module"},     # of the names that stand in it
-    "system/docker_version.py": {"subprocess"},            # a command of the operator's: asks Docker for its version
+    "commands/docker_opts.py": {"subprocess"},      # a command of the operator's: asks Docker for its version
     "firewall/command_runner.py": {"create_subprocess"},    # the daemon's firewall programs, and no others
     "state/lazy_import.py": {"import_module"},                   # of constants: see the test below
     "lab/command.py": {"execvp"},                   # the laboratory, which no daemon loads: ip, etcd, the daemon itself
@@ -28,8 +28,7 @@ AUDITED = {
     "lab/process.py": {"subprocess"},
     "lab/run.py": {"subprocess"},
     "lab/topology.py": {"ctypes"},                  # setns
-    "system/start_script.py": {"ctypes"},                        # prctl, for the end of a start script
-    "system/privileges.py": {"ctypes"},                    # prctl, capget and capset
+    "system/prctl.py": {"ctypes"},                  # prctl, capget and capset: rights, the end of a start script
 }  # fmt: skip
 """What each may, and why."""
 

@@ -152,6 +152,6 @@ def test_the_page_is_renewed_between_its_marks() -> None:
 
 
 def test_the_page_has_a_place_for_each_table() -> None:
-    """docs/performance.md can be renewed by a whole run."""
+    """docs/dev/performance.md can be renewed by a whole run."""
     found = dict.fromkeys(["about", "targets", "ratios", *report.BLOCKS], "x")
     assert report.renewed(report.PAGE.read_text("utf-8"), found).count("\nx\n") == len(found)

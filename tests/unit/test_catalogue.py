@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from manual import Form, Manual
 
 from pyflanneld import cli
 from pyflanneld.commands.catalogue import COMMANDS, Command
-from pyflanneld.commands.manual import Form, Manual
-from pyflanneld.config.flags import FLAGS
+from pyflanneld.config.settings import FLAGS
 
 
 def test_every_sub_command_has_an_entry() -> None:
@@ -23,7 +23,7 @@ def test_every_sub_command_has_an_entry() -> None:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_manual_is_complete(command: Command) -> None:
     """A head, at least one form that begins with the command, and a text for each flag."""
-    manual = command.manual()
+    manual = Manual.of_command(command)
     assert manual.head
     assert manual.forms
     assert all(form.text.startswith(f"pyflanneld {command.name}") for form in manual.forms)
@@ -43,7 +43,8 @@ def test_the_help_names_every_sub_command(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_fixed_words_come_from_the_forms() -> None:
     """Optional, alternative and missing words are told apart from arguments and flags."""
-    manual = Manual.read("x y: z.\n\nUsage: x y [list] [flags]\n       x y put|get KEY\n       x y [flags]  all\n", ())
+    text = "x y: z.\n\nUsage: x y [list] [flags]\n       x y put|get KEY\n       x y [flags]  all\n"
+    manual = Manual.of_text(text, ())
     assert manual.words == ("list", "put", "get")
     assert manual.forms[2] == Form("x y [flags]", "all")
 
@@ -54,14 +55,13 @@ def test_the_catalogue_loads_no_command() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(done.stdout.split())
     assert loaded <= {
-        "pyflanneld.cli", "pyflanneld.commands", "pyflanneld.commands.catalogue", "pyflanneld.commands.manual",
-        "pyflanneld.errors", "pyflanneld.config.go_flags", "pyflanneld.core", "pyflanneld.core.invalid",
+        "pyflanneld.cli", "pyflanneld.commands", "pyflanneld.commands.catalogue", "pyflanneld.errors",
     }  # fmt: skip
 
 
 def test_choices_are_what_the_settings_take() -> None:
     """Each listed value is accepted, and another one refused."""
-    from pyflanneld.config.settings import load
+    from pyflanneld.config.load import load
     from pyflanneld.errors import UsageError
 
     listed = [flag for flag in FLAGS if flag.choices]

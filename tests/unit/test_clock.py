@@ -1,10 +1,14 @@
 """The real clock, in a time namespace whose time since boot is ahead of its running time, as after a sleep."""
 
+import asyncio
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+
+from pyflanneld.system.clock import SystemClock
 
 SLEPT_S = 100_000
 SCRIPT = """
@@ -28,3 +32,12 @@ def test_sleep_counts() -> None:
 
     here, slept = measured(), measured("unshare", "--time", "--fork", "--boottime", str(SLEPT_S))
     assert [round(there - now, -1) for there, now in zip(slept, here, strict=True)] == [SLEPT_S, SLEPT_S]
+
+
+def test_the_clock_is_boottime() -> None:
+    """now_s does not go back, follows CLOCK_BOOTTIME, and the machine has slept no negative time."""
+    clock = SystemClock()
+    first = clock.now_s()
+    assert first <= time.clock_gettime(time.CLOCK_BOOTTIME) <= clock.now_s()
+    assert clock.suspended_s() > -0.1
+    asyncio.run(clock.sleep(0))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyflanneld import backends, cli, errors
-from pyflanneld.config import deprecated, flags
+from pyflanneld.config import deprecated, settings
 from pyflanneld.core.lease import subnet_env
 from pyflanneld.core.network import config as netconf
 from pyflanneld.core.strict_json import parse_object
@@ -19,7 +19,7 @@ from pyflanneld.daemon import process
 from pyflanneld.http.monitor import monitor_app
 from pyflanneld.http.operator import StatusSource
 from pyflanneld.http.stream import Stream
-from pyflanneld.system import start_script
+from pyflanneld.system import service_manager
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
@@ -54,15 +54,13 @@ def written(name: str) -> str:
 
 
 def test_every_flag_has_its_row() -> None:
-    """Those that work, those that are accepted, refused, or to come; and no others."""
-    ours = {written(flag.name) for flag in flags.FLAGS}
+    """Those that work, those that are accepted, those that are refused; and no others."""
+    ours = {written(flag.name) for flag in settings.FLAGS}
     retired = {written(flag.name) for flag in deprecated.RETIRED}
     kubernetes = {written(flag.name) for flag in deprecated.KUBERNETES}
-    later = {written(name) for name in flags.FLANNELD_ONLY}
     rows = table("Flags")
-    assert rows.keys() == ours | retired | kubernetes | later
+    assert rows.keys() == ours | retired | kubernetes
     assert {name for name in ours if rows[name] in MISSING} == set()
-    assert {name for name in later if rows[name] != "not yet"} == set()
     assert {name for name in kubernetes if rows[name] != "no"} == set()
     assert {name for name in retired if rows[name] == "no"} == retired - {"--etcd-endpoint"}
 
@@ -147,7 +145,7 @@ def test_every_exit_code_has_its_row() -> None:
 
 def test_every_signal_has_its_row() -> None:
     """Those that are handled; and the one that nobody can handle."""
-    numbers = (*process.STOP_SIGNALS, process.RELOAD_SIGNAL, start_script.ENDED, process.STATE_SIGNAL)
+    numbers = (*process.STOP_SIGNALS, process.RELOAD_SIGNAL, service_manager.SCRIPT_ENDED, process.STATE_SIGNAL)
     handled = {signal.Signals(number).name.removeprefix("SIG") for number in numbers}
     assert table("Signals").keys() == handled | {"KILL"}
 

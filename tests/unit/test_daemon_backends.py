@@ -27,7 +27,7 @@ def cluster(config: bytes = CONFIG) -> FakeEtcd:
 
 
 def with_blackhole(node: FakeNode, wanted: bool = True) -> FakeNode:
-    node.options = replace(node.options, blackhole=wanted)
+    node.configure(ip_blackhole_route=wanted)
     return node
 
 
@@ -58,7 +58,7 @@ def test_alloc_publishes_an_address_of_no_link() -> None:
     async def scenario() -> None:
         etcd = cluster(ALLOC)
         node = FakeNode(etcd, env=PINNED)
-        node.options = replace(node.options, public_ip=IPv4Address("203.0.113.7"))
+        node.configure(public_ip=IPv4Address("203.0.113.7"))
         async with node.running():
             await asyncio.sleep(30)
             assert node.ready
@@ -73,7 +73,7 @@ def test_host_gw_refuses_an_address_of_no_link() -> None:
 
     async def scenario() -> None:
         node = FakeNode(etcd, env=PINNED)
-        node.options = replace(node.options, public_ip=IPv4Address("203.0.113.7"))
+        node.configure(public_ip=IPv4Address("203.0.113.7"))
         async with node.running():
             pass
 

@@ -211,7 +211,7 @@ def test_public_ipv6_is_published(there: bool) -> None:
 
     async def scenario() -> None:
         node = dual_node(etcd)
-        node.options = replace(node.options, public_ipv6=IPv6Address("2001:db8::5"))
+        node.configure(public_ipv6=IPv6Address("2001:db8::5"))
         own = (IPv6Interface("2001:db8::21/64"), IPv6Interface("2001:db8::5/64"))
         node.kernel.set_link(replace(lan(21), addresses6=own if there else own[:1]))
         async with node.running():
@@ -250,7 +250,7 @@ def test_blackholes_of_both_families() -> None:
 
     async def scenario() -> None:
         node = dual_node(cluster())
-        node.options = replace(node.options, blackhole=True)
+        node.configure(ip_blackhole_route=True)
         async with node.running():
             ours = [(route.dst, route.metric) for route in node.kernel.table() if route.blackhole]
             assert ours == [

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ def node_with(config: bytes = CONFIG, *, env: str = PINNED, **options: Any) -> F
     etcd = FakeEtcd()
     etcd.put_config(config)
     node = FakeNode(etcd, env=env)
-    node.options = replace(node.options, **options)
+    node.configure(**options)
     return node
 
 
@@ -80,17 +79,17 @@ def test_the_flags_decide() -> None:
     """--ip-masq brings the masquerading rules and FLANNEL_IPMASQ=true; each flag of the three is followed."""
 
     async def scenario() -> None:
-        node = node_with(ip_masq=True, forward_rules=False)
+        node = node_with(ip_masq=True, iptables_forward_rules=False)
         async with node.running():
             assert len(node.firewall.rules(*MASQ) or ()) == 6
             assert node.firewall.rules(*FWD) is None
             assert "--random-fully" in (node.firewall.rules(*MASQ) or ())[-1]
             assert node.file.text is not None
             assert node.file.text.endswith("FLANNEL_IPMASQ=true\n")
-        node.options = replace(node.options, random_fully_disabled=True)
+        node.configure(ip_masq_fully_random_disable=True)
         async with node.running():
             assert not any("--random-fully" in rule for rule in node.firewall.rules(*MASQ) or ())
-        node.options = replace(node.options, random_fully_disabled=False)
+        node.configure(ip_masq_fully_random_disable=False)
         node.firewall.random_fully = False
         async with node.running():
             assert not any("--random-fully" in rule for rule in node.firewall.rules(*MASQ) or ())
@@ -124,7 +123,7 @@ def test_a_spoiled_rule_is_repaired_within_the_resync(resync_s: float) -> None:
     """A rule deleted, doubled or moved, or the jump gone, is put right within --iptables-resync, and logged once."""
 
     async def scenario() -> None:
-        node = node_with(firewall_resync_s=resync_s)
+        node = node_with(iptables_resync_s=resync_s)
         async with node.running():
             wanted = list(node.firewall.rules(*FWD) or ())
             spoilers = (list.reverse, lambda rules: rules.append(rules[0]), lambda rules: rules.pop(), list.clear)
@@ -182,12 +181,12 @@ def test_what_nobody_asks_for_any_more_is_removed() -> None:
         node = node_with(ip_masq=True)
         async with node.running():
             pass
-        node.options = replace(node.options, ip_masq=False)
+        node.configure(ip_masq=False)
         async with node.running():
             await until(lambda: node.firewall.rules(*MASQ) is None, 5)
             assert node.firewall.rules("nat", "POSTROUTING") == []
             assert node.firewall.rules(*FWD)
-        node.options = replace(node.options, forward_rules=False)
+        node.configure(iptables_forward_rules=False)
         async with node.running():
             await until(lambda: node.firewall.rules(*FWD) is None, 5)
         assert node.log.count("firewall.removed") == 2
@@ -200,7 +199,7 @@ def test_nothing_is_run_where_nothing_is_asked_for_or_there() -> None:
     """Without the flags, a host without iptables and nft hears nothing about them."""
 
     async def scenario() -> None:
-        node = node_with(forward_rules=False)
+        node = node_with(iptables_forward_rules=False)
         node.firewall.absent = {"iptables", "nft"}
         async with node.running():
             await asyncio.sleep(400)
@@ -403,7 +402,7 @@ class TestFailing:
         """An iptables whose words we do not understand is written to ever more seldom, and told of; nothing blocks."""
 
         async def scenario() -> None:
-            node = node_with(ip_masq=True, forward_rules=False)
+            node = node_with(ip_masq=True, iptables_forward_rules=False)
             save = node.firewall.save
 
             async def foreign_tongue(family: Family, table: str | None) -> str:
@@ -422,7 +421,7 @@ class TestFailing:
         """A program that nobody needs is not called for ever."""
 
         async def scenario() -> None:
-            node = node_with(forward_rules=False)
+            node = node_with(iptables_forward_rules=False)
             node.firewall.broken = FirewallError("not permitted")
             async with node.running():
                 await asyncio.sleep(600)

@@ -31,7 +31,7 @@ def cluster() -> FakeEtcd:
 def node_of(etcd: FakeEtcd, **wanted: object) -> FakeNode:
     """Return a node with eth1 (192.168.14.21), eth2 (192.168.99.7) and the default route over eth1."""
     node = FakeNode(etcd)
-    node.options = replace(node.options, **{"wanted_links": (), **wanted})
+    node.configure(**{"iface": (), **wanted})
     node.kernel.set_link(wan())
     node.kernel.add_foreign(KernelRoute(NOWHERE, IPv4Address("192.168.14.1"), 2, 4, 0, plain=True))
     return node
@@ -50,8 +50,8 @@ def own_values(etcd: FakeEtcd) -> list[bytes]:
     ("wanted", "address", "why"),
     [
         ({}, "192.168.14.21", "has the default route"),
-        ({"can_reach": GATEWAY}, "192.168.99.7", f"is the kernel's way to --iface-can-reach={GATEWAY}"),
-        ({"link_patterns": (go_regex.parse_go_regex("99"),)}, "192.168.99.7", "first match of --iface-regex=99"),
+        ({"iface_can_reach": GATEWAY}, "192.168.99.7", f"is the kernel's way to --iface-can-reach={GATEWAY}"),
+        ({"iface_regex": (go_regex.parse_go_regex("99"),)}, "192.168.99.7", "first match of --iface-regex=99"),
         ({"public_ip": IPv4Address("192.168.99.7")}, "192.168.99.7", "carries --public-ip=192.168.99.7"),
     ],
 )
@@ -72,7 +72,7 @@ def test_the_address_of_the_choice_is_published() -> None:
 
     async def scenario() -> None:
         etcd = cluster()
-        node = node_of(etcd, wanted_links=("192.168.14.121",))
+        node = node_of(etcd, iface=("192.168.14.121",))
         second = (*lan(21).addresses, IPv4Interface("192.168.14.121/24"))
         node.kernel.set_link(replace(lan(21), addresses=second))
         async with node.running():
@@ -85,7 +85,7 @@ def test_routes_that_move_do_not_move_the_node() -> None:
     """The default route goes to another link and the way with it; the node stays where it is, without a word."""
 
     async def scenario() -> None:
-        for wanted in ({}, {"can_reach": IPv4Address("1.1.1.1")}):
+        for wanted in ({}, {"iface_can_reach": IPv4Address("1.1.1.1")}):
             node = node_of(cluster(), **wanted)
             async with node.running():
                 node.kernel.add_foreign(KernelRoute(NOWHERE, GATEWAY, 3, 4, 0, plain=True))
@@ -101,7 +101,7 @@ def test_a_link_chosen_by_the_way_is_found_again() -> None:
     """Deleted and made anew, it has another index; the routes are put on that one."""
 
     async def scenario() -> None:
-        node = node_of(cluster(), can_reach=IPv4Address("1.1.1.1"))
+        node = node_of(cluster(), iface_can_reach=IPv4Address("1.1.1.1"))
         async with node.running():
             node.kernel.remove_link("eth1")
             await until(lambda: not node.ready, 5)
@@ -118,7 +118,7 @@ def test_an_address_that_changes_is_published_anew() -> None:
 
     async def scenario() -> None:
         etcd = cluster()
-        node = node_of(etcd, link_patterns=(go_regex.parse_go_regex("^eth1$"),))
+        node = node_of(etcd, iface_regex=(go_regex.parse_go_regex("^eth1$"),))
         async with node.running():
             node.kernel.set_link(lan(31))
             await until(lambda: b"192.168.14.31" in own_values(etcd)[0], 5)

@@ -1,7 +1,6 @@
 """The daemon with --probe on fakes: what it sends, what it tells, and that nothing else depends on it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
@@ -23,7 +22,7 @@ def probing(*, answering: bool = True) -> tuple[FakeEtcd, FakeNode, FakeProber]:
     etcd.put(b"172.7.22.0-24", value("192.168.14.22"), lease_id=etcd.grant(86400))
     node, prober = FakeNode(etcd), FakeProber()
     node.prober = prober
-    node.options = replace(node.options, probe_interval_s=10.0)
+    node.configure(probe_interval_s=10.0)
     if answering:
         prober.ways = {HOST: Way(), BRIDGE: Way()}
     return etcd, node, prober
@@ -67,7 +66,7 @@ def test_answers_are_read_soon() -> None:
 
     async def scenario() -> None:
         _, node, prober = probing()
-        node.options = replace(node.options, probe_interval_s=3600.0)
+        node.configure(probe_interval_s=3600.0)
         async with node.running():
             assert node.daemon is not None
             assert node.daemon._node is not None
@@ -110,7 +109,7 @@ def test_silence_is_told_and_changes_nothing() -> None:
             assert node.kernel.gateways(PROTOCOL) == {"172.7.22.0/24": "192.168.14.22"}
             prober.ways = ways
             await until(lambda: not problem(node), 60)
-            assert fields(node, "problem.resolved")["was"] == "probe.unanswered"
+            assert fields(node, "condition.resolved")["was"] == "probe.unanswered"
 
     run(scenario())
 

@@ -12,6 +12,7 @@ from pyflanneld.core.backoff import list_round_s
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.lease.codec import encode_name
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable
+from pyflanneld.ports import Change
 from tests.support.etcd.participant import EtcdSide
 from tests.support.fakes.node import value
 from tests.support.fakes.registry import FakeEtcd, FakeRegistry
@@ -54,7 +55,7 @@ class Site:
     def cut(self) -> float:
         """End all watches; return the time."""
         for side in self.sides:
-            side.node.peers_changed = False
+            side.node.wake.routes.take(Change.PEERS)
         self.etcd.cut_watches()
         return now()
 
@@ -68,7 +69,7 @@ class Site:
 
     def all_heard(self) -> bool:
         """Say whether every node has folded in a change since the cut."""
-        return all(side.node.peers_changed for side in self.sides)
+        return all(Change.PEERS in side.node.wake.routes.changes for side in self.sides)
 
 
 def test_a_large_cluster_watches_on_and_lists_once_in_turn() -> None:

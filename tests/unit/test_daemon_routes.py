@@ -180,8 +180,8 @@ def test_nothing_is_swept_before_a_complete_list_is_known() -> None:
         async with node.running():
             state = node.daemon._node if node.daemon else None
             assert state is not None
-            state.complete, state.peers = False, PeerTable(name(21))
-            state.wake_routes(peers=True, kernel=True)
+            state.listed, state.peers = None, PeerTable(name(21))
+            state.wake.routes.set(Change.ROUTES | Change.LINKS | Change.PEERS)
             await asyncio.sleep(30)
             assert routes(node.kernel) == expected(22, 23)
 
@@ -218,7 +218,7 @@ def test_wiped_cluster_keeps_its_routes() -> None:
             await asyncio.sleep(5)
             kept = routes(node.kernel)
             assert len(kept) >= 7
-            assert "waiting for it to say so again" in node.why_not
+            assert "until two more lists agree" in node.why_not
             for third in peers:
                 etcd.put(name(third), value(f"192.168.14.{third}"))
             await until(lambda: routes(node.kernel) == expected(*peers), 2)
@@ -586,7 +586,7 @@ def test_watchdog_is_fed_only_while_every_loop_turns() -> None:
             told = node.manager.told.count("WATCHDOG=1")
             await asyncio.sleep(60)
             assert node.manager.told.count("WATCHDOG=1") == told
-            assert "the routes loop has stopped turning" in node.why_not
+            assert "the routes task has stalled" in node.why_not
 
     run(scenario())
 
@@ -601,7 +601,7 @@ def test_a_first_look_that_never_ends_is_no_life() -> None:
         node.kernel.routes = lambda **_: asyncio.sleep(1e9, ())  # type: ignore[assignment, method-assign]
         async with node.running(ready=False):
             await until(lambda: node.daemon is not None and not node.daemon.health().live, 120)
-            assert "the routes loop has stopped turning" in node.why_not
+            assert "the routes task has stalled" in node.why_not
 
     run(scenario())
 

@@ -3,9 +3,9 @@
 import pytest
 
 from pyflanneld.config.deprecated import KUBERNETES, RETIRED
-from pyflanneld.config.flags import FLAGS
 from pyflanneld.config.go_flags import Flag
-from pyflanneld.config.settings import Settings, load
+from pyflanneld.config.load import load
+from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.config.usage import default_text, usage
 from pyflanneld.errors import UsageError
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import pytest
+from manual import Manual
 
 from pyflanneld.cli import main
 from pyflanneld.commands.catalogue import COMMANDS
-from pyflanneld.config import settings
-from pyflanneld.config.flags import FLANNELD_ONLY
 from pyflanneld.config.go_flags import Flag, HelpAsked, fill_in, read_argv, refuse_words
+from pyflanneld.config.load import ACCEPTED, to_settings
 from pyflanneld.errors import UsageError
 from tests.support.doc_blocks import PAGES, Block, all_blocks, inline
 
@@ -56,17 +56,17 @@ def check(words: Sequence[str]) -> None:
 
 
 def _check_daemon(words: Sequence[str]) -> None:
-    on_line, rest = read_argv(words, settings._ALL_FLAGS, FLANNELD_ONLY)
-    refuse_words(rest, settings._ALL_FLAGS)
+    on_line, rest = read_argv(words, ACCEPTED)
+    refuse_words(rest, ACCEPTED)
     whole = {name: item for name, item in on_line.items() if LEFT_OUT not in str(item.value)}
-    settings._typed(fill_in(whole, {}, settings._ALL_FLAGS))
+    to_settings(fill_in(whole, {}, ACCEPTED))
 
 
 def _check_sub_command(name: str, *words: str) -> None:
     command = next((command for command in COMMANDS if command.name == name), None)
     if command is None:
         raise UsageError(f"there is no sub-command {name}")
-    manual = command.manual()
+    manual = Manual.of_command(command)
     plain = _plain_words(list(words), manual.flags)
     if plain and manual.words and plain[0] not in manual.words:
         raise UsageError(f"{name} has no {plain[0]}")

@@ -1,11 +1,10 @@
 """Docker's bridge beside a running daemon: said when it sits elsewhere, forgotten when it is right."""
 
-from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
 
-from pyflanneld.config.settings import load
+from pyflanneld.config.load import load
 from pyflanneld.core.docker import bridge_complaint
 from pyflanneld.core.link.selection import Link
 from pyflanneld.errors import UsageError
@@ -59,15 +58,15 @@ def test_a_bridge_elsewhere_is_reported_until_it_is_right() -> None:
             await until(lambda: node.log.count("docker.bridge_differs"), 5)
             assert node.ready
             (fields,) = [fields for _, event, fields in node.log.events if event == "docker.bridge_differs"]
-            assert "docker0 has 172.17.0.1/16, but the leased subnet is 172.7.21.0/24" in str(fields["problem"])
-            assert "--bip=172.7.21.1/24" in str(fields["problem"])
+            assert "docker0 has 172.17.0.1/16, but the leased subnet is 172.7.21.0/24" in str(fields["condition"])
+            assert "--bip=172.7.21.1/24" in str(fields["condition"])
             node.kernel.set_link(bridge("172.7.21.1/24"))
-            await until(lambda: node.log.count("problem.resolved"), 5)
+            await until(lambda: node.log.count("condition.resolved"), 5)
             node.kernel.set_link(bridge("172.7.21.1/24", up=True))
             node.kernel.remove_link("docker0")
             node.kernel.wake()
             await until(lambda: node.kernel.calls["links"] > 5, 60)
-        assert node.log.count("docker.bridge_differs") == node.log.count("problem.resolved") == 1
+        assert node.log.count("docker.bridge_differs") == node.log.count("condition.resolved") == 1
 
     run(scenario())
 
@@ -81,7 +80,7 @@ def test_it_is_read_with_the_links_that_are_read_anyway() -> None:
             etcd = FakeEtcd()
             etcd.put_config(CONFIG)
             node = FakeNode(etcd, env=PINNED)
-            node.options = replace(node.options, docker_bridge=name)
+            node.configure(docker_bridge=name)
             node.kernel.set_link(bridge("172.17.0.1/16"))
             async with node.running():
                 pass

@@ -1,4 +1,4 @@
-"""What Docker is told, byte for byte, and what is refused instead of passed on."""
+"""Docker's options, byte for byte, and the values that are errors."""
 
 import json
 import re
@@ -14,7 +14,6 @@ from pyflanneld.commands import docker_opts
 from pyflanneld.core import docker
 from pyflanneld.core.docker import DockerVersion, Leased
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.system import docker_version
 from pyflanneld.system.atomic_files import write_file
 
 ENV = {
@@ -38,7 +37,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     for name in ("FLANNEL_", "DOCKER_OPT"):
         for variable in [known for known in docker_opts.os.environ if known.startswith(name)]:
             monkeypatch.delenv(variable)
-    monkeypatch.setattr(docker_version, "installed", lambda: None)
+    monkeypatch.setattr(docker_opts, "installed_version", lambda: None)
     (tmp_path / "subnet.env").write_text("".join(f"{name}={value}\n" for name, value in ENV.items()))
 
     def run(*argv: str) -> int:
@@ -133,7 +132,7 @@ def test_nothing_is_expanded(text: str) -> None:
         ("FLANNEL_NETWORK", "10/8", "a network such as"),
     ],
 )
-def test_what_cannot_be_right_is_refused(
+def test_an_unusable_value_is_an_error(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str], variable: str, value: str, told: str
 ) -> None:
     """Exit code 1 with one line that names file, variable and value; Docker's file stays as it was."""
@@ -157,7 +156,7 @@ def test_without_a_subnet_nothing_is_written(tool: Tool, tmp_path: Path, capsys:
 
 
 def test_without_ip_masq_its_value_does_not_matter(tool: Tool, tmp_path: Path) -> None:
-    """With -m nobody looks at it, as in the script."""
+    """With -m it is not read, as in the script."""
     (tmp_path / "subnet.env").write_text("FLANNEL_SUBNET=10.1.74.1/24\nFLANNEL_IPMASQ=yes\n")
     assert tool("-m", "-i") == 0
     assert (tmp_path / "out.env").read_text() == BIP
@@ -195,7 +194,7 @@ def test_versions_are_read(text: str, found: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "new", "x28", "Docker version unknown-version, build library-import"])
 def test_no_version_is_no_version(text: str) -> None:
-    """Text without a number of its own is refused, not guessed at."""
+    """Text without a number of its own is an error."""
     with pytest.raises(Invalid):
         DockerVersion.parse(text)
 
@@ -210,7 +209,7 @@ def test_no_version_is_no_version(text: str) -> None:
         (["--docker-version=28.2.0"], "iptables -I DOCKER-USER -s 10.1.0.0/16 -d 10.1.0.0/16 -j ACCEPT"),
     ],
 )
-def test_what_docker_28_does_is_said(
+def test_direct_routing_of_docker_28_is_explained(
     tool: Tool, capsys: pytest.CaptureFixture[str], argv: list[str], told: str
 ) -> None:
     """One line on stderr where other nodes do not reach every port by themselves, and what helps."""
@@ -246,7 +245,7 @@ def test_a_daemon_json_keeps_its_other_keys(tool: Tool, tmp_path: Path, capsys: 
     assert (file.is_symlink(), stat.S_IMODE(real.stat().st_mode)) == (True, 0o600)
     before = real.stat()
     assert tool(f"--into={file}", "--docker-version=27") == 0
-    assert f"{file} is right already" in capsys.readouterr().err
+    assert f"{file}: nothing to change" in capsys.readouterr().err
     assert (real.stat().st_ino, real.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["daemon.json", "real.json", "subnet.env"]
 
@@ -265,10 +264,10 @@ def test_a_missing_daemon_json_is_made(tool: Tool, tmp_path: Path, text: str | N
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "is no JSON; it stays as it is"),
-        ("[]", "is no JSON object; it stays as it is"),
-        ("[" * 100_000, "is no JSON"),
-        ('{"bridge": "br0"}', "bridge: 'br0' is not usable: no such key beside bip"),
+        ("{", "is not JSON; nothing was changed"),
+        ("[]", "is not a JSON object; nothing was changed"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"bridge": "br0"}', "bridge: 'br0' is not usable: no such key next to bip"),
         ('{"bridge": "none"}', "bridge: 'none' is not usable"),
         ('{"fixed-cidr": "10.1.75.0/25"}', "is not usable: a part of the leased subnet 10.1.74.0/24"),
         ('{"fixed-cidr": 7}', "fixed-cidr: 7 is not usable"),
@@ -297,7 +296,7 @@ def test_a_daemon_json_that_would_not_work_stays(
         (["--docker-version=28.2", *TRUSTED], "trusted_host_interfaces=eth1:wg0"),
     ],
 )
-def test_a_network_of_ones_own(
+def test_arguments_for_a_second_network(
     tool: Tool, capsys: pytest.CaptureFixture[str], argv: list[str], last: str | None
 ) -> None:
     """The arguments of ``docker network create`` put it on the leased subnet, and open it where Docker closes it."""
@@ -311,16 +310,16 @@ def test_a_network_of_ones_own(
 
 
 def test_trusted_interfaces_need_a_docker_that_knows_them(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
-    """Docker would ignore the option before 28.2; that is not what was asked for."""
+    """Before 28.2 Docker would ignore the option."""
     for argv in (["--docker-version=28.1"], []):
         assert tool("--format=network", "--trusted-interface=eth1", *argv) == 1
         assert "--trusted-interface needs Docker 28.2.0 or later" in capsys.readouterr().err
 
 
 def test_the_subnet_file_is_not_the_place(tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Writing over the subnet file, as some guides do, is warned about: the daemon mends that file."""
+    """Writing over the subnet file, as some guides do, is warned about: the daemon restores that file."""
     assert tool("-c", "-d", f"{tmp_path}/subnet.env") == 0
-    assert "is the subnet file, which pyflanneld will put right again" in capsys.readouterr().err
+    assert "is the subnet file, which pyflanneld rewrites" in capsys.readouterr().err
 
 
 def test_stdout_is_a_file_too(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,7 +329,7 @@ def test_stdout_is_a_file_too(tool: Tool, capsys: pytest.CaptureFixture[str]) ->
         assert capsys.readouterr().out == f'DOCKER_OPTS="{ALL}"\n'
 
 
-def test_what_is_no_regular_file_is_written_to() -> None:
+def test_a_special_file_is_written_in_place() -> None:
     """A device is not replaced by a file."""
     write_file(Path("/dev/null"), "x")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)

@@ -8,25 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.commands.doctor.checks import conflicts, docker, etcd, host, peers
-from pyflanneld.commands.doctor.checks.table import examine
+from pyflanneld.commands.doctor.checks import conflicts, docker, etcd, examine, host, peers
 from pyflanneld.commands.doctor.collector import networkd_settings
-from pyflanneld.commands.doctor.finding import Verdict, bad, ok
+from pyflanneld.commands.doctor.finding import Verdict, bad, delete_key, ok, quoted
 from pyflanneld.commands.doctor.host_facts import (
-    Asked,
     Certificate,
+    DaemonFlags,
     Docker,
     Facts,
     FirewallFacts,
     HealthFacts,
-    MemberFault,
-    MemberReport,
     Networkd,
-    Standing,
+    NodeFacts,
 )
 from pyflanneld.commands.doctor.main import as_text
-from pyflanneld.commands.doctor.shell_quoting import delete_key, quoted
 from pyflanneld.commands.output import Paint
+from pyflanneld.core.etcd_types import MemberFault, MemberReport
 from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
@@ -38,11 +35,11 @@ EVERYWHERE = IPv4Network("0.0.0.0/0")
 OWN, PEER = IPv4Network("172.7.21.0/24"), IPv4Network("172.7.22.0/24")
 ETH1 = Link(2, "eth1", 1500, True, (IPv4Interface("192.168.14.21/24"),))
 URL = "http://192.168.14.12:2379"
-ASKED = Asked((URL,), "/net", "/run/flannel/subnet.env", 103, "docker0", False, True, 2401)
-STANDING = Standing((NETWORK,), View({}, {}, frozenset(), frozenset()), Plan((), (), {}), frozenset(), SubnetKey(OWN))
+FLAGS = DaemonFlags((URL,), "/net", "/run/flannel/subnet.env", 103, "docker0", False, True, 2401)
+NODE = NodeFacts((NETWORK,), View({}, {}, frozenset(), frozenset()), Plan((), (), {}), frozenset(), SubnetKey(OWN))
 FACTS = Facts(
-    now_s=0.0, asked=ASKED, members=(MemberReport(URL, version="3.5.23", skew_s=0.2, alarms=()),), links=(ETH1,),
-    choice=Choice(ETH1, IPv4Address("192.168.14.21"), "named"), standing=STANDING,
+    now_s=0.0, flags=FLAGS, members=(MemberReport(URL, version="3.5.23", skew_s=0.2, alarms=()),), links=(ETH1,),
+    choice=Choice(ETH1, IPv4Address("192.168.14.21"), "named"), node=NODE,
     sysctls={"net/ipv4/ip_forward": "1", "net/ipv4/conf/eth1/forwarding": "1"},
 )  # fmt: skip
 ENV = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
@@ -50,26 +47,26 @@ ENV = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1
 
 def test_a_check_without_its_facts_is_skipped_and_never_fails() -> None:
     """With nothing known but the question, every check answers."""
-    found = examine(Facts(now_s=0.0, asked=ASKED))
+    found = examine(Facts(now_s=0.0, flags=FLAGS))
     assert len(found) >= 20
     assert {one.verdict for one in found} <= {Verdict.OK, Verdict.SKIPPED, Verdict.BAD}
 
 
-def test_what_is_wrong_says_why_and_what_mends_it() -> None:
+def test_what_is_wrong_says_why_and_how_to_fix_it() -> None:
     """No finding that is a warning or bad lets the operator alone."""
-    facts = Facts(now_s=0.0, asked=ASKED, members=(MemberReport(URL, MemberFault.REFUSED),), choice_trouble="no")
+    facts = Facts(now_s=0.0, flags=FLAGS, members=(MemberReport(URL, MemberFault.REFUSED),), choice_error="no")
     for one in examine(facts):
         if one.verdict in (Verdict.WARN, Verdict.BAD):
             assert one.why, one
-            assert one.mend, one
+            assert one.fix, one
 
 
 @pytest.mark.parametrize("fault", list(MemberFault))
-def test_each_fault_of_a_member_has_a_remedy(fault: MemberFault) -> None:
-    """Bad when nobody else serves, a warning when somebody does; always with what mends it."""
+def test_each_fault_of_a_member_has_a_fix(fault: MemberFault) -> None:
+    """Bad when nobody else serves, a warning when somebody does; always with how to fix it."""
     (one,) = etcd.members(replace(FACTS, members=(MemberReport(URL, fault, "words"),)))
     assert (one.verdict, one.seen) == (Verdict.BAD, f"{fault.value}: words")
-    assert one.mend
+    assert one.fix
     both = list(etcd.members(replace(FACTS, members=(MemberReport("http://b:1", fault), *FACTS.members))))
     assert [one.verdict for one in both] == [Verdict.WARN, Verdict.OK]
 
@@ -82,15 +79,15 @@ def test_each_fault_of_a_member_has_a_remedy(fault: MemberFault) -> None:
     ],
 )  # fmt: skip
 def test_versions_of_etcd(version: str, verdict: str) -> None:
-    """Older than the releases with the known mends is a warning."""
+    """Older than the releases with the known fixes is a warning."""
     assert etcd.etcd_version(replace(FACTS, members=(MemberReport(URL, version=version),))).verdict.value == verdict
 
 
 @pytest.mark.parametrize(
     ("span", "verdict", "words"),
     [
-        ((-10, 400), "ok", "good for 400 days"), ((-10, 20), "warn", "expires in 20 days"),
-        ((-10, -3), "bad", "has expired 3 days ago"), ((5, 90), "bad", "is good only in 5 days"),
+        ((-10, 400), "ok", "valid for 400 days"), ((-10, 20), "warn", "expires in 20 days"),
+        ((-10, -3), "bad", "has expired 3 days ago"), ((5, 90), "bad", "is valid only in 5 days"),
     ],
 )  # fmt: skip
 def test_certificates(span: tuple[int, int], verdict: str, words: str) -> None:
@@ -99,7 +96,7 @@ def test_certificates(span: tuple[int, int], verdict: str, words: str) -> None:
     (one,) = etcd.certificates(replace(FACTS, certificates=(file,)))
     assert one.verdict.value == verdict
     assert words in one.seen
-    assert verdict == "ok" or "'/a b.pem'" in one.mend
+    assert verdict == "ok" or "'/a b.pem'" in one.fix
 
 
 def test_one_of_several_authorities_that_expires() -> None:
@@ -129,10 +126,10 @@ def test_reverse_path_filter() -> None:
 def test_interface() -> None:
     """Down, or without the public address, is bad."""
     down = replace(ETH1, up=False)
-    assert host.interface(replace(FACTS, choice=Choice(down, IPv4Address("192.168.14.21"), ""))).mend == (
+    assert host.interface(replace(FACTS, choice=Choice(down, IPv4Address("192.168.14.21"), ""))).fix == (
         "ip link set eth1 up"
     )
-    other = replace(FACTS, asked=replace(ASKED, public_ip=IPv4Address("10.0.0.1")))
+    other = replace(FACTS, flags=replace(FLAGS, public_ip=IPv4Address("10.0.0.1")))
     assert host.interface(other).verdict is Verdict.BAD
 
 
@@ -154,7 +151,7 @@ JUMP = (
 def test_forward_policy(rules: str, runs: bool, asked: bool, verdict: str) -> None:
     """DROP is bad where no rule accepts and no daemon will set one."""
     facts = replace(
-        FACTS, rules=FirewallFacts(DROP.format(rules)), daemon_runs=runs, asked=replace(ASKED, forward_rules=asked)
+        FACTS, rules=FirewallFacts(DROP.format(rules)), daemon_runs=runs, flags=replace(FLAGS, forward_rules=asked)
     )
     assert host.forward_policy(facts).verdict.value == verdict
 
@@ -217,9 +214,9 @@ def test_bridge_mtu() -> None:
 def test_routes_that_are_missing() -> None:
     """Missing routes are bad once a daemon runs."""
     todo = Plan((Create(Route(PEER, IPv4Address("192.168.14.22"), 2)),), (), {})
-    standing = replace(STANDING, todo=todo, desired=frozenset({PEER}))
-    assert peers.routes(replace(FACTS, standing=standing)).verdict is Verdict.OK
-    one = peers.routes(replace(FACTS, standing=standing, daemon_runs=True))
+    node = replace(NODE, todo=todo, desired=frozenset({PEER}))
+    assert peers.routes(replace(FACTS, node=node)).verdict is Verdict.OK
+    one = peers.routes(replace(FACTS, node=node, daemon_runs=True))
     assert (one.verdict, one.seen) == (Verdict.BAD, "0 of 1 peers have their route; missing: 172.7.22.0/24")
 
 
@@ -233,10 +230,10 @@ def test_foreign_routes() -> None:
 
 def test_lease() -> None:
     """A running daemon without a lease is bad, one whose lease runs out is a warning."""
-    none = replace(STANDING, own=None)
-    assert peers.lease(replace(FACTS, standing=none)).verdict is Verdict.OK
-    assert peers.lease(replace(FACTS, standing=none, daemon_runs=True)).verdict is Verdict.BAD
-    late = replace(FACTS, standing=replace(STANDING, own_left_s=1800.0), daemon_runs=True)
+    none = replace(NODE, own=None)
+    assert peers.lease(replace(FACTS, node=none)).verdict is Verdict.OK
+    assert peers.lease(replace(FACTS, node=none, daemon_runs=True)).verdict is Verdict.BAD
+    late = replace(FACTS, node=replace(NODE, own_left_s=1800.0), daemon_runs=True)
     assert peers.lease(late).verdict is Verdict.WARN
 
 
@@ -246,7 +243,7 @@ def test_start_script() -> None:
     behind = Process(11, 10, "python3", ("python3", "-m", "pyflanneld"), supervised=True, leads=False)
     one = conflicts.start_script(replace(FACTS, processes=(script, behind)))
     assert one.verdict is Verdict.WARN
-    assert "/opt/flanneld.sh" in one.mend
+    assert "/opt/flanneld.sh" in one.fix
     assert conflicts.start_script(replace(FACTS, processes=(replace(behind, leads=True),))).verdict is Verdict.OK
 
 
@@ -271,7 +268,7 @@ def test_words_for_a_shell(word: bytes) -> None:
 
 def test_the_command_that_deletes_a_key() -> None:
     """In the API in use, with the daemon's files; for a key that no command line carries, by the JSON gateway."""
-    facts = replace(FACTS, asked=replace(ASKED, credentials={3: ("--cacert=/a b",), 2: ()}))
+    facts = replace(FACTS, flags=replace(FLAGS, credentials={3: ("--cacert=/a b",), 2: ()}))
     assert delete_key(facts, b"x y") == (
         f"ETCDCTL_API=3 etcdctl --endpoints={URL} '--cacert=/a b' del '/net/subnets/x y'"
     )

@@ -1,6 +1,7 @@
 """The plans of the failpoints, and the places where these are."""
 
 import errno
+import re
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,10 @@ def test_an_action_happens_at_its_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", HOOKS)
 def test_what_a_hook_stands_in_for_exists(target: str) -> None:
-    """A function that is renamed is noticed here, not by a fault that does not happen any more."""
+    """A function that is renamed is noticed here, not by a fault that does not happen any more; it is a public one."""
     owner, name = place(target)
     assert hasattr(owner, name)
+    assert not re.search(r"[.:]_(?!_)", target)
 
 
 def test_there_are_24_points() -> None:

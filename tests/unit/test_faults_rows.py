@@ -168,7 +168,7 @@ def test_rows_that_are_run_again_are_put_into_the_tables(tmp_path: Path) -> None
 
 
 def test_the_page_has_the_marks() -> None:
-    """docs/reliability.md can take the tables of a run, and says now what is simulated and why."""
+    """docs/dev/reliability.md can take the tables of a run, and says now what is simulated and why."""
     assert report.parts(report.FAULTS, report.PAGE)
     assert report.parts(report.SIMULATED, report.PAGE)[1] == report.simulated(ROWS), "write there what it returns"
 

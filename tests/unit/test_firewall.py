@@ -396,5 +396,5 @@ def test_one_module_starts_programs() -> None:
             names += [node.attr] if isinstance(node, ast.Attribute) else []
             if any(name.startswith(starts) for name in names):
                 starters.add(path.relative_to(root).as_posix())
-    others = ("lab/", "system/docker_version.py")
+    others = ("lab/", "commands/docker_opts.py")
     assert {name for name in starters if not name.startswith(others)} == {"firewall/command_runner.py"}

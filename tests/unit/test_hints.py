@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyflanneld
 from pyflanneld.core.status import hints
-from pyflanneld.state import node
+from pyflanneld.state import readiness
 
 ROOT = Path(pyflanneld.__file__).parent
 EVENT = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
@@ -37,7 +37,7 @@ def test_every_problem_that_is_reported_has_a_remedy() -> None:
     sources = [path.read_text("utf-8") for room in rooms for path in room.rglob("*.py")]
     events = {event for source in sources for event in reported(source)}
     assert {"config.missing", "etcd.denied", "firewall.misread", "guard.holding"} <= events, "the search is out of date"
-    assert events == set(hints.PROBLEMS)
+    assert events == set(hints.CONDITIONS)
 
 
 def test_every_reason_of_a_quarantine_has_a_remedy() -> None:
@@ -51,14 +51,14 @@ def test_every_reason_of_a_quarantine_has_a_remedy() -> None:
 
 def test_whatever_else_stands_against_readiness_has_a_remedy() -> None:
     """The events of ``node.readiness_doubts``."""
-    source = (ROOT / "state" / "node.py").read_text("utf-8")
-    events = set(re.findall(r'Doubt\("([a-z_.]+)"', source)) | {node.LOOP_STOPPED, node.PENDING}
+    source = (ROOT / "state" / "readiness.py").read_text("utf-8")
+    events = set(re.findall(r'Doubt\("([a-z_.]+)"', source)) | {readiness.TASK_STALLED, readiness.PENDING}
     assert events == set(hints.UNREADY)
 
 
 def test_remedies_are_one_sentence_or_two() -> None:
     """Short, printable, with an end."""
-    for text in (*hints.PROBLEMS.values(), *hints.QUARANTINED.values(), *hints.UNREADY.values()):
+    for text in (*hints.CONDITIONS.values(), *hints.QUARANTINED.values(), *hints.UNREADY.values()):
         assert text.isprintable()
         assert text[-1] in ".?"
         assert len(text) <= 110

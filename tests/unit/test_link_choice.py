@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflanneld.config import go_regex
-from pyflanneld.config.settings import load
+from pyflanneld.config.load import load
 from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link
 from pyflanneld.errors import UsageError
 

@@ -116,14 +116,14 @@ def test_the_key_does_not_depend_on_the_endpoints_order() -> None:
     assert network_key("/n", ["http://a"]) != network_key("/n", ["http://a", "http://b"])
 
 
-def test_with_patience_it_waits_for_the_holder_to_end(tmp_path: Path) -> None:
+def test_with_a_wait_it_takes_over_from_a_holder_that_ends(tmp_path: Path) -> None:
     """Given time, it holds the names as soon as the other process has ended, and refuses only when the time is over."""
     holder = start_holder("net-p", tmp_path / "p")
     try:
-        with pytest.raises(AlreadyRunning), hold("net-p", tmp_path / "p", patience_s=0.1):
+        with pytest.raises(AlreadyRunning), hold("net-p", tmp_path / "p", wait_s=0.1):
             pass
         threading.Timer(0.2, holder.kill).start()
-        with hold("net-p", tmp_path / "p", patience_s=20):
+        with hold("net-p", tmp_path / "p", wait_s=20):
             assert holder.wait(timeout=10) == -signal.SIGKILL
     finally:
         end(holder)

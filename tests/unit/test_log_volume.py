@@ -7,15 +7,14 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import structlog
 
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.logs import setup
-from pyflanneld.logs.rate_limit import FREE, HOLD_CAP_S, QUIET_S, REMEMBERED, Repeats
+from pyflanneld.logs.processors import BURST, LONGEST_PAUSE_S, MAX_REMEMBERED, RESET_S, RateLimit
+from pyflanneld.logs.setup import configure_logging, log_level, set_log_level
 from tests.support.fakes.node import CONFIG, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
@@ -32,7 +31,7 @@ class Out(io.StringIO):
 
     def begin(self, now_s: Callable[[], float] | None = None) -> None:
         sys.stderr = self  # put back by the fixture; pytest's own comes between its phases
-        setup.configure("json", 0, *([Repeats(now_s)] if now_s else []))
+        configure_logging("json", 0, *([RateLimit(now_s)] if now_s else []))
 
 
 @pytest.fixture
@@ -58,12 +57,12 @@ def logging_node(out: Out) -> FakeNode:
     etcd.put(PEER, value("192.168.14.22"), lease_id=etcd.grant(86400))
     node = FakeNode(etcd, env=PINNED)
     node.log = structlog.get_logger("pyflanneld")
-    node.options = replace(node.options, forward_rules=False)
+    node.configure(iptables_forward_rules=False)
     return node
 
 
 def test_a_week_without_etcd_costs_less_than_a_megabyte(out: Out) -> None:
-    """The outage is told at once, then ever more seldom, at last every hour; its end is told too."""
+    """The outage is logged at once, then less and less often, at last every hour; its end is logged too."""
 
     async def scenario() -> None:
         node = logging_node(out)
@@ -79,12 +78,13 @@ def test_a_week_without_etcd_costs_less_than_a_megabyte(out: Out) -> None:
     for loop in ("peers", "lease"):
         spoken = [line for line in told if line["loop"] == loop]
         assert "for_s" not in spoken[0]
-        assert spoken[-1]["for_s"] > WEEK_S - 2 * 3600, "it is still told of in the last hours"
-    assert {line["topic"] for line in lines(out) if line["event"] == "problem.resolved"} >= {"etcd:peers", "etcd:lease"}
+        assert spoken[-1]["for_s"] > WEEK_S - 2 * 3600, "it is still logged in the last hours"
+    resolved = {line["topic"] for line in lines(out) if line["event"] == "condition.resolved"}
+    assert resolved >= {"etcd:peers", "etcd:lease"}
 
 
 def test_a_week_of_a_flapping_peer_costs_less_than_a_megabyte(out: Out) -> None:
-    """Each change is told at first, then counted. One day is played, the dearest: later ones have no first lines."""
+    """Each change is logged at first, then counted. The first day stands for all: later ones have no first lines."""
     flaps = 0
 
     async def scenario() -> None:
@@ -105,64 +105,64 @@ def test_a_week_of_a_flapping_peer_costs_less_than_a_megabyte(out: Out) -> None:
         counts[line["event"]] += 1 + line.get("left_out", 0)
     assert 7 * size < MEGABYTE / 2, f"{size} bytes a day"
     for event in ("route.put", "route.dropped"):
-        assert counts[event] > flaps - HOLD_CAP_S / 60 - 2, "all but those since the last line are accounted for"
+        assert counts[event] > flaps - LONGEST_PAUSE_S / 60 - 2, "all but those since the last line are accounted for"
 
 
-def passed(repeats: Repeats, event: str = "route.put", **fields: object) -> dict[str, Any] | None:
+def passed(limit: RateLimit, event: str = "route.put", **fields: object) -> dict[str, Any] | None:
     """Return the event as it comes out, ``None`` when it is dropped."""
     try:
-        return dict(repeats(None, "info", {"level": "info", "event": event} | fields))
+        return dict(limit(None, "info", {"level": "info", "event": event} | fields))
     except structlog.DropEvent:
         return None
 
 
-def test_repeats_are_held_back_and_counted() -> None:
+def test_repeated_events_are_dropped_and_counted() -> None:
     """The first ones pass; then one after a minute, two, four …, with the number of those left out."""
     now_s = 0.0
-    repeats = Repeats(lambda: now_s)
+    limit = RateLimit(lambda: now_s)
     told = []
     for _ in range(3600):
-        event = passed(repeats, dst="172.7.22.0/24")
+        event = passed(limit, dst="172.7.22.0/24")
         if event is not None:
             told.append((now_s, event.get("left_out", 0)))
         now_s += 1
-    assert [at for at, _ in told[:FREE]] == list(range(FREE))
-    assert told[FREE:] == [(20.0, 0), (80.0, 59), (200.0, 119), (440.0, 239), (920.0, 479), (1880.0, 959)]
+    assert [at for at, _ in told[:BURST]] == list(range(BURST))
+    assert told[BURST:] == [(20.0, 0), (80.0, 59), (200.0, 119), (440.0, 239), (920.0, 479), (1880.0, 959)]
 
 
-def test_subjects_levels_and_quiet_begin_anew() -> None:
-    """Another destination is another event; errors and debug are never held; after some quiet all begins anew."""
+def test_subjects_levels_and_quiet_free_the_burst() -> None:
+    """Another destination is another event; errors and debug always pass; quiet frees the burst."""
     now_s = 0.0
-    repeats = Repeats(lambda: now_s)
-    assert sum(passed(repeats, dst="a") is not None for _ in range(100)) == FREE + 1
-    assert passed(repeats, dst="b") is not None
-    assert passed(repeats, event="route.dropped", dst="a") is not None
+    limit = RateLimit(lambda: now_s)
+    assert sum(passed(limit, dst="a") is not None for _ in range(100)) == BURST + 1
+    assert passed(limit, dst="b") is not None
+    assert passed(limit, event="route.dropped", dst="a") is not None
     for level in ("error", "debug"):
-        assert sum(passed(repeats, dst="c", level=level) is not None for _ in range(100)) == 100
-    now_s = QUIET_S + 1
-    event = passed(repeats, dst="a")
+        assert sum(passed(limit, dst="c", level=level) is not None for _ in range(100)) == 100
+    now_s = RESET_S + 1
+    event = passed(limit, dst="a")
     assert event is not None
-    assert event["left_out"] == 100 - FREE - 1
+    assert event["left_out"] == 100 - BURST - 1
 
 
 def test_memory_is_bounded() -> None:
-    """A hostile stream of ever new subjects neither grows without end nor holds anything back."""
-    repeats = Repeats(lambda: 0.0)
-    assert all(passed(repeats, dst=str(number)) for number in range(3 * REMEMBERED))
-    assert len(repeats._seen) <= REMEMBERED
+    """A hostile stream of ever new subjects neither grows without end nor drops an event."""
+    limit = RateLimit(lambda: 0.0)
+    assert all(passed(limit, dst=str(number)) for number in range(3 * MAX_REMEMBERED))
+    assert len(limit._seen) <= MAX_REMEMBERED
 
 
 def test_the_level_is_changed_for_all_loggers_at_once(out: Out) -> None:
-    """Also for those that were made before; what is no level is refused and changes nothing."""
+    """Also for those that were made before; an unknown level is rejected and changes nothing."""
     out.begin()
     log = structlog.get_logger("pyflanneld")
     log.debug("watch.due")
-    assert (setup.level(), lines(out)) == ("info", [])
-    setup.set_level("debug")
+    assert (log_level(), lines(out)) == ("info", [])
+    set_log_level("debug")
     log.debug("watch.due")
     with pytest.raises(ValueError, match="there is: debug, info, warning"):
-        setup.set_level("chatty")
-    assert (setup.level(), len(lines(out))) == ("debug", 1)
-    setup.set_level("warning")
+        set_log_level("chatty")
+    assert (log_level(), len(lines(out))) == ("debug", 1)
+    set_log_level("warning")
     log.info("daemon.ready")
-    assert (setup.level(), len(lines(out))) == ("warning", 1)
+    assert (log_level(), len(lines(out))) == ("warning", 1)

@@ -1,4 +1,4 @@
-"""Log lines: what they look like, what may not stand in them, and that they never stop the daemon."""
+"""Log lines: what they look like, what they never contain, and that they never stop the daemon."""
 
 import asyncio
 import io
@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretBytes, SecretStr
 
-from pyflanneld.logs import sanitise, setup
+from pyflanneld.logs import sanitise
+from pyflanneld.logs.setup import configure_logging
 
 Set = Callable[..., io.StringIO]
 
@@ -35,7 +36,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Set]:
     ) -> io.StringIO:
         stream = stream or io.StringIO()
         monkeypatch.setattr(sys, "stderr", stream)
-        setup.configure(log_format, verbosity)
+        configure_logging(log_format, verbosity)
         return stream
 
     yield start
@@ -115,7 +116,7 @@ def test_nothing_from_outside_forges_a_line(configured: Set, log_format: Literal
     )
 )
 def test_any_value_becomes_bounded_printable_json(value: object) -> None:
-    """Whatever is logged: strict JSON, no control character, texts of at most 256 characters and their escapes."""
+    """Any value becomes strict JSON without control characters; a text has at most 256 characters and their escapes."""
     text = json.dumps(sanitise.safe("field", value), allow_nan=False, ensure_ascii=False)
     assert text.isprintable()
 
@@ -134,13 +135,13 @@ def test_long_things_are_cut() -> None:
     "name", ["password", "etcd_password", "PASSWD", "auth_token", "secret", "private_key", "authorization"]
 )
 def test_values_of_secret_fields_are_hidden(name: str) -> None:
-    """A field whose name speaks of a secret shows ***, also inside a mapping."""
+    """A field with the name of a secret shows ***, also inside a mapping."""
     assert sanitise.safe(name, "hush") == "***"
     assert sanitise.safe("settings", {name: ["hush"]}) == {name: "***"}
 
 
 def test_secret_values_are_hidden_under_any_name() -> None:
-    """SecretStr and SecretBytes show *** wherever they are; a path to a secret is none."""
+    """SecretStr and SecretBytes show *** wherever they are; a path to a secret is not one."""
     assert sanitise.safe("x", [SecretStr("hush"), {"y": SecretBytes(b"hush")}]) == ["***", {"y": "***"}]
     assert sanitise.safe("etcd_password_file", "/etc/pw") == "/etc/pw"
     assert sanitise.safe("password", None) is None
@@ -206,7 +207,7 @@ def test_a_value_that_cannot_be_shown_does_not_stop_the_caller(configured: Set) 
 
 
 def test_context_of_a_task_is_in_its_events(configured: Set) -> None:
-    """What a task binds once is on each of its lines and on nobody else's."""
+    """What a task binds is on each of its lines, and on those of no other task."""
     out = configured("json")
 
     async def work(name: str) -> None:
@@ -225,8 +226,8 @@ def test_context_of_a_task_is_in_its_events(configured: Set) -> None:
 
 _PROGRAM = """
 import structlog, logging
-from pyflanneld.logs.setup import configure
-configure("console", 1)
+from pyflanneld.logs.setup import configure_logging
+configure_logging("console", 1)
 for n in range(3):
     structlog.get_logger().error("x", n=n, exc_info=ValueError("y"))
     logging.getLogger("lib").error("x")

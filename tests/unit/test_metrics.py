@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 from prometheus_client.parser import text_string_to_metric_families
 
 from pyflanneld.core.routes.plan import KernelRoute
-from pyflanneld.core.status.hints import PROBLEMS
+from pyflanneld.core.status.hints import CONDITIONS
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.http.metrics import registry_of, text_of
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
@@ -211,6 +211,6 @@ def test_every_kind_of_problem_has_its_series() -> None:
         node = FakeNode(cluster(22), env=PINNED)
         async with node.running():
             found = samples(node)
-        assert {f'problems{{event="{event}"}}' for event in PROBLEMS} <= found.keys()
+        assert {f'problems{{event="{event}"}}' for event in CONDITIONS} <= found.keys()
 
     run(scenario())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.subnet_env import render
-from pyflanneld.core.network.config import NetworkConfig, SubnetRange, SubnetRange6, parse_config
+from pyflanneld.core.network.config import NetworkConfig, SubnetRange, parse_config
 from tests.support import strategies
 
 NET = "10.5.0.0/16"
@@ -21,13 +21,13 @@ def parse(**members: object) -> NetworkConfig:
     return parse_config(json.dumps(members).encode())
 
 
-def ipv4(**members: object) -> SubnetRange:
+def ipv4(**members: object) -> SubnetRange[IPv4Network]:
     config = parse(**{"Network": NET, **members})
     assert config.ipv4 is not None
     return config.ipv4
 
 
-def ipv6(**members: object) -> SubnetRange6:
+def ipv6(**members: object) -> SubnetRange[IPv6Network]:
     config = parse(**{"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fc00::/48", **members})
     assert config.ipv6 is not None
     return config.ipv6
@@ -75,7 +75,7 @@ def test_the_ipv4_table_holds(network: str, asked: int | None, length: int, low:
 def test_the_ipv6_table_holds(network: str, asked: int | None, length: int, low: str, high: str, count: int) -> None:
     """The same for IPv6, where a subnet is a /64 if it can be."""
     found = ipv6(IPv6Network=network, **({} if asked is None else {"IPv6SubnetLen": asked}))
-    assert found == SubnetRange6(IPv6Network(network), length, IPv6Address(low), IPv6Address(high))
+    assert found == SubnetRange(IPv6Network(network), length, IPv6Address(low), IPv6Address(high))
     assert ((int(found.subnet_max) - int(found.subnet_min)) >> (128 - length)) + 1 == count
 
 
@@ -120,7 +120,7 @@ def test_only_what_lies_between_the_bounds_is_admitted() -> None:
 
 
 @given(strategies.ranges())
-def test_a_range_yields_what_it_admits(subnet_range: SubnetRange) -> None:
+def test_a_range_yields_what_it_admits(subnet_range: SubnetRange[IPv4Network]) -> None:
     """Every subnet that a range yields is admitted, in order and without overlap; both ends are among them."""
     found = list(subnet_range.subnets())
     assert all(subnet_range.admits(subnet) for subnet in found)

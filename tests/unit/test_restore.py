@@ -11,6 +11,7 @@ from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.saved_state import SavedState, encode_state
 from pyflanneld.core.routes.plan import Create, Route
 from pyflanneld.errors import LeaseLost, RegistryUnavailable
+from pyflanneld.state.wakeup import WakeUp
 from tests.support.fakes.kernel import FakeKernel
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, MemoryState, lan, value
 from tests.support.fakes.registry import FakeEtcd
@@ -51,7 +52,7 @@ def reboot(node: FakeNode) -> None:
     """Lose what a reboot takes: the routes and /run."""
     node.kernel = FakeKernel(lan(node.host), protocol=PROTOCOL)
     node.file.text, node.file.writes = None, 0
-    node.hangup = asyncio.Event()
+    node.hangup = WakeUp()
     node.log.events.clear()
     node.manager.told.clear()
 
@@ -69,7 +70,7 @@ def test_a_boot_without_etcd_restores_file_and_routes() -> None:
         reboot(node)
         node.registry.down = AWAY
         async with node.running(ready=False):
-            took_s = await until(lambda: node.log.count("last_good.restored"), 5)
+            took_s = await until(lambda: node.log.count("saved_state.restored"), 5)
             assert took_s < 3
             assert (node.file.text, routes(node)) == (text, ROUTES)
             assert node.daemon is not None
@@ -86,7 +87,7 @@ def test_a_boot_without_etcd_restores_file_and_routes() -> None:
             done = len(node.kernel.applied)
             node.registry.down = None
             await until(lambda: node.ready, 30)
-            assert node.log.count("last_good.confirmed") == 1
+            assert node.log.count("saved_state.confirmed") == 1
             assert node.kernel.applied[done:] == []
             assert (node.file.text, node.file.writes, routes(node)) == (text, 1, ROUTES)
             assert node.daemon.observer.status().unconfirmed_s is None
@@ -104,11 +105,11 @@ def test_an_etcd_that_answers_needs_no_stand_in() -> None:
         etcd.delete_key(b"config")
         async with node.running(ready=False):
             await asyncio.sleep(60)
-            assert (node.file.text, routes(node), node.log.count("last_good.in_use")) == (None, {}, 0)
+            assert (node.file.text, routes(node), node.log.count("saved_state.in_use")) == (None, {}, 0)
         node.registry.fail_next(1)
         etcd.put_config(CONFIG)
         async with node.running():
-            assert node.log.count("last_good.in_use") == node.log.count("last_good.confirmed") == 0
+            assert node.log.count("saved_state.in_use") == node.log.count("saved_state.confirmed") == 0
 
     run(scenario())
 
@@ -166,7 +167,7 @@ def test_a_subnet_that_is_another_nodes_by_now() -> None:
             await until(lambda: node.file.text == text, 5)
             node.registry.down = None
             await until(lambda: node.ready, 30)
-            assert node.log.count("last_good.superseded") == 1
+            assert node.log.count("saved_state.superseded") == 1
             assert node.file.text is not None
             assert "172.7.21.1/24" not in node.file.text
             assert routes(node) == ROUTES | {"172.7.21.0/24": "192.168.14.99"}
@@ -190,9 +191,9 @@ def refused_as_is(node: FakeNode) -> str:
             assert (node.file.text, routes(node)) == (None, {})
             assert node.daemon is not None
             assert node.daemon.health().live
-            found = node.conditions.open()["stand_in"]
-            assert found.event == "last_good.unusable"
-            assert node.log.count("last_good.unusable") == 1
+            found = node.conditions.open()["restore"]
+            assert found.event == "saved_state.unusable"
+            assert node.log.count("saved_state.unusable") == 1
             node.registry.down = None
             await until(lambda: node.ready, 30)
             assert node.conditions.open() == {}
@@ -228,7 +229,7 @@ CHANGES = {
 def test_what_does_not_fit_is_not_used(changes: dict[str, object], why: str) -> None:
     """Another prefix, API, network or family, an old state, a wrong clock: said once, and the start waits for etcd."""
     node, state = saved()
-    node.options = replace(node.options, etcd_api="3")
+    node.configure(etcd_api="3")
     assert why in refused(replace(state, **changes), node)  # type: ignore[arg-type]
 
 
@@ -257,9 +258,9 @@ def test_a_clock_that_is_set_later_is_noticed() -> None:
         node.registry.down = AWAY
         node.clock.boot_at_s -= 86400
         async with node.running(ready=False):
-            await until(lambda: node.log.count("last_good.unusable"), 5)
+            await until(lambda: node.log.count("saved_state.unusable"), 5)
             node.clock.boot_at_s += 86400
-            await until(lambda: node.log.count("last_good.restored"), 120)
+            await until(lambda: node.log.count("saved_state.restored"), 120)
             assert routes(node) == ROUTES
 
     run(scenario())
@@ -277,7 +278,7 @@ def test_routes_of_ours_that_are_there_are_left_alone() -> None:
             await node.kernel.apply([Create(Route(IPv4Network(dst), IPv4Address(gateway), 2))])
         node.registry.down = AWAY
         async with node.running(ready=False):
-            await until(lambda: node.log.count("last_good.restored"), 5)
+            await until(lambda: node.log.count("saved_state.restored"), 5)
             await asyncio.sleep(60)
             assert routes(node) == newer | {"172.7.23.0/24": "192.168.14.23"}
             node.kernel.delete_route(IPv4Network("172.7.23.0/24"))
@@ -400,7 +401,7 @@ def test_an_etcd_that_hangs_or_dies_on_the_way(call: str) -> None:
 
         setattr(node.registry, call, late)
         async with node.running(ready=False):
-            await until(lambda: node.log.count("last_good.restored"), 10)
+            await until(lambda: node.log.count("saved_state.restored"), 10)
             assert routes(node) == ROUTES
             back.set()
             await until(lambda: node.ready, 30)
@@ -425,7 +426,7 @@ def test_a_reservation_is_good_for_a_day() -> None:
         reboot(node)
         node.clock.boot_at_s += 3600
         async with node.running(ready=False):
-            await until(lambda: node.log.count("last_good.unusable"), 5)
+            await until(lambda: node.log.count("saved_state.unusable"), 5)
             assert routes(node) == {}
 
     run(scenario())
@@ -477,12 +478,12 @@ def test_both_halves_of_a_dual_stack_node_are_restored() -> None:
         reboot(node)
         node.registry.down = AWAY
         async with node.running(ready=False):
-            await until(lambda: node.log.count("last_good.unusable"), 5)
-            assert "IPv6 address" in node.conditions.open()["stand_in"].text
+            await until(lambda: node.log.count("saved_state.unusable"), 5)
+            assert "IPv6 address" in node.conditions.open()["restore"].text
         reboot(node)
         node.kernel.set_link(link)
         async with node.running(ready=False):
-            await until(lambda: node.log.count("last_good.restored"), 5)
+            await until(lambda: node.log.count("saved_state.restored"), 5)
             assert (node.file.text, routes(node)) == (ENV, BOTH)
             node.registry.down = None
             await until(lambda: node.ready, 30)
@@ -496,13 +497,13 @@ def test_other_rules_than_those_that_were_saved() -> None:
 
     async def scenario() -> None:
         etcd, node = site()
-        node.options = replace(node.options, ip_masq=True)
+        node.configure(ip_masq=True)
         await run_once(node)
         reboot(node)
         node.registry.down = AWAY
         etcd.put_config(CONFIG.replace(b"{", b'{"EnableNFTables":true,', 1))
         async with node.running(ready=False):
-            await until(lambda: node.log.count("last_good.restored"), 5)
+            await until(lambda: node.log.count("saved_state.restored"), 5)
             node.conditions.report("firewall forwarding", "firewall.failed", "as if", blocks=False)
             node.registry.down = None
             await until(lambda: node.ready, 30)

@@ -21,7 +21,7 @@ def foreign(third: int, *, protocol: int = 4, gateway: str = "192.168.14.5") -> 
 def told(node: FakeNode) -> list[tuple[str, str, object]]:
     """Return the changes in the log, as event, destination and cause."""
     changes = ("route.put", "route.dropped", "route.adopted")
-    return [(event, str(fields["dst"]), fields["cause"]) for _, event, fields in node.log.events if event in changes]
+    return [(event, str(fields["dst"]), fields["reason"]) for _, event, fields in node.log.events if event in changes]
 
 
 def test_each_change_of_the_peers_is_one_line_with_its_cause() -> None:
@@ -67,10 +67,9 @@ def test_repairs_say_who_took_the_route() -> None:
             await asyncio.sleep(5)
             node.kernel.link_up("eth1")
             await until(lambda: len(told(node)) == 4, 2)
-        assert [(dst, cause) for _, dst, cause in told(node)] == [
-            ("172.7.22.0/24", "deleted_by_others"), ("172.7.23.0/24", "changed_by_others"),
-            ("172.7.22.0/24", "link"), ("172.7.23.0/24", "link"),
-        ]  # fmt: skip
+        changes = [(dst, reason) for _, dst, reason in told(node)]
+        assert changes[:2] == [("172.7.22.0/24", "deleted_by_others"), ("172.7.23.0/24", "changed_by_others")]
+        assert sorted(changes[2:]) == [("172.7.22.0/24", "link"), ("172.7.23.0/24", "link")]
         assert node.counters.repairs == {
             ChangeReason.DELETED_BY_OTHERS: 1,
             ChangeReason.CHANGED_BY_OTHERS: 1,
@@ -125,7 +124,7 @@ def test_many_changes_are_one_line_with_the_causes_counted() -> None:
         async with node.running():
             pass
         (fields,) = [fields for _, event, fields in node.log.events if event == "routes.changed"]
-        assert (fields["put"], fields["dropped"], fields["causes"]) == (30, 0, {"start": 30})
+        assert (fields["put"], fields["dropped"], fields["reasons"]) == (30, 0, {"start": 30})
         assert told(node) == []
 
     run(scenario())
@@ -178,10 +177,10 @@ def test_quarantined_keys_are_remembered_with_their_beginning() -> None:
             began_s = node.clock.now_s()
             etcd.put(name(99), b"junk")
             await asyncio.sleep(400)
-            (since_s,) = [node.counters.doubted[name(99)]]
+            (since_s,) = [node.counters.quarantined_since_s[name(99)]]
             assert since_s - began_s < 1
             etcd.delete(name(99))
-            await until(lambda: not node.counters.doubted, 1)
+            await until(lambda: not node.counters.quarantined_since_s, 1)
 
     run(scenario())
 

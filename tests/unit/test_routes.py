@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflanneld.backends import BACKENDS
+from pyflanneld.core.routes.change_reasons import ChangeReason
 from pyflanneld.core.routes.plan import (
     BOOT,
     Create,
@@ -18,9 +19,9 @@ from pyflanneld.core.routes.plan import (
     Plan,
     Replace,
     Route,
-    carry_out,
     plan_routes,
 )
+from pyflanneld.core.routes.table import RouteTable
 from tests.support import strategies
 from tests.support.strategies import NETWORK, PROTOCOL
 
@@ -45,6 +46,18 @@ def make(
 ) -> Plan:  # fmt: skip
     wanted = {route.dst: route for route in desired}
     return plan_routes(wanted, present, protocol=PROTOCOL, networks=(network,), frozen=frozenset(frozen))
+
+
+def table_of(routes: Iterable[KernelRoute]) -> RouteTable:
+    """Return a table that has just read these routes of ours, wherever they are."""
+    table = RouteTable(PROTOCOL, (IPv4Network("0.0.0.0/0"),))
+    table.take_over(routes)
+    return table
+
+
+def settle(table: RouteTable, todo: Plan, done: list[PeerChange], refused: Iterable[PeerChange] = ()) -> None:
+    table.begin()
+    table.settle(todo, done, dict.fromkeys(refused, 17), now_s=0.0, first=False)
 
 
 class TinyKernel:
@@ -138,12 +151,16 @@ def test_the_outcome_is_what_the_kernel_has(
 ) -> None:
     """What is believed after a plan equals what the kernel's rules make of it, whatever was refused."""
     kernel = TinyKernel(routes)
-    present = kernel.ours()
-    todo = make(desired.values(), present.values(), frozen)
+    table = table_of(kernel.ours().values())
+    todo = make(desired.values(), table.due_routes(), frozen)
     changes = [*todo.puts, *todo.drops]
     refused = kernel.apply(changes)
-    carry_out([change for change in changes if change not in refused], present, PROTOCOL)
-    assert present == kernel.ours()
+    settle(table, todo, [change for change in changes if change not in refused], refused)
+    assert {route.dst: route for route in table.routes()} == kernel.ours()
+    assert table.present == len(kernel.ours())
+    assert table.refused().keys() == {change.route.dst for change in refused}
+    assert table.blocked().keys() <= todo.blocked.keys()
+    assert table.take_over(kernel.ours().values()) == []
 
 
 def alter(mapping: dict[IPv4Network, T], other: dict[IPv4Network, T], data: st.DataObject) -> set[IPv4Network]:
@@ -161,21 +178,18 @@ def test_a_plan_over_what_is_due_equals_a_plan_over_everything(
     routes: list[KernelRoute], desired: dict[IPv4Network, Route], frozen: frozenset[IPv4Network], data: st.DataObject
 ) -> None:
     """What the last plan has left undone and what has changed since is all that the next one has to look at."""
-    present = TinyKernel(routes).ours()
-    first = make(desired.values(), present.values(), frozen)
+    table = table_of(TinyKernel(routes).ours().values())
+    first = make(desired.values(), table.due_routes(), frozen)
     done = data.draw(st.lists(st.sampled_from([*first.puts, *first.drops]))) if first.destinations else []
-    carry_out(done, present, PROTOCOL)
-    due = first.destinations - {change.route.dst for change in done}
-    due |= alter(desired, data.draw(strategies.wanted_routes()), data)
-    due |= alter(present, TinyKernel(data.draw(KERNELS)).ours(), data)
+    settle(table, first, done)
+    table.add_due(alter(desired, data.draw(strategies.wanted_routes()), data))
+    present = {route.dst: route for route in table.routes()}
+    alter(present, TinyKernel(data.draw(KERNELS)).ours(), data)
+    table.take_over(present.values())
     frozen_now = data.draw(FROZEN)
-    due |= frozen ^ frozen_now
+    table.add_due(frozen ^ frozen_now)
     whole = make(desired.values(), present.values(), frozen_now)
-    part = make(
-        (route for dst, route in desired.items() if dst in due),
-        (route for dst, route in present.items() if dst in due),
-        frozen_now,
-    )
+    part = make(table.only_due(desired).values(), table.due_routes(), frozen_now)
     assert (set(part.puts), set(part.drops), part.blocked) == (set(whole.puts), set(whole.drops), whole.blocked)
 
 
@@ -297,3 +311,51 @@ def test_alloc_needs_no_route_at_all() -> None:
     alloc = BACKENDS["alloc"]
     assert alloc.desired_routes({DST: A}, 7) == {}
     assert (alloc.name, alloc.lease_type, alloc.needs_public_ip_on_link) == ("alloc", "", False)
+
+
+class TestTable:
+    """What the table remembers of each destination."""
+
+    FOREIGN = there(protocol=STATIC, gateway=B)
+
+    def test_a_route_that_cannot_be_had_waits_since_the_first_refusal(self) -> None:
+        """Refused, then found blocked by a foreign route, then free: one state at a time, and since when."""
+        table, wanted = table_of([]), Route(DST, A, 2)
+        todo = make([wanted], table.due_routes())
+        table.begin()
+        table.settle(todo, [], {todo.puts[0]: 17}, now_s=5.0, first=True)
+        assert (table.refused(), table.blocked()) == ({DST: 17}, {})
+        table.note_foreign([self.FOREIGN])
+        todo = make([wanted], table.due_routes())
+        table.begin()
+        table.settle(todo, [], {}, now_s=9.0, first=True)
+        assert (table.refused(), table.blocked()) == ({}, {DST: self.FOREIGN})
+        assert table.waiting()[DST].waiting_since_s == 5.0
+        table.forget_foreign()
+        todo = make([wanted], table.due_routes())
+        table.begin()
+        ((_, reason),) = table.settle(todo, list(todo.puts), {}, now_s=9.0, first=False)
+        assert (reason, table.waiting(), table.present) == ("way_free", {}, 1)
+
+    def test_a_loss_is_the_reason_of_the_repair(self) -> None:
+        """The reason that is noted for a lost route is that of the change that puts it again; then it is forgotten."""
+        table, wanted = table_of([there()]), Route(DST, A, 2)
+        (gone,) = table.take_over([])
+        assert (gone.before, gone.now, table.present) == (there(), None, 0)
+        table.note_losses({DST: ChangeReason.LINK})
+        todo = make([wanted], table.due_routes())
+        table.begin()
+        ((_, reason),) = table.settle(todo, list(todo.puts), {}, now_s=0.0, first=False)
+        assert (reason, table.present) == (ChangeReason.LINK, 1)
+
+    def test_nothing_of_a_peer_that_has_left_is_kept(self) -> None:
+        """A lost route that nobody wants any more leaves no entry behind, nor does one that was dropped."""
+        other = IPv4Network("10.5.2.0/24")
+        table = table_of([there(), there(other)])
+        table.take_over([there(other)])
+        table.note_losses({DST: ChangeReason.DELETED_BY_OTHERS})
+        todo = make([], table.due_routes())
+        table.begin()
+        table.settle(todo, list(todo.drops), {}, now_s=0.0, first=False)
+        assert (table.present, table.waiting(), list(table.due_routes())) == (0, {}, [])
+        assert not table._at

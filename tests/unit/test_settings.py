@@ -13,8 +13,8 @@ from pydantic import SecretStr, ValidationError
 
 from pyflanneld import __version__
 from pyflanneld.config.deprecated import KUBERNETES, RETIRED
-from pyflanneld.config.flags import FLAGS, FLANNELD_ONLY
-from pyflanneld.config.settings import Settings, load
+from pyflanneld.config.load import load
+from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.errors import UsageError
 
 HTTPS = "--etcd-endpoints=https://etcd1:2379"
@@ -251,6 +251,12 @@ def test_bad_values_are_refused_by_name(flag: str, text: str, right: str) -> Non
         assert refusal(environ={variable: text}).startswith(f"{variable}: ")
 
 
+def test_of_a_repeated_flag_only_the_wrong_value_is_shown() -> None:
+    """The values that are right are not blamed."""
+    line = "--iface: 'a/b' is not usable: an interface name such as eth1 or an IPv4 address is needed"
+    assert refusal("--iface=eth1", "--iface=a/b", "--iface=eth2") == line
+
+
 def test_half_a_client_pair_is_refused() -> None:
     """Certificate without key and key without certificate, wherever they were given."""
     assert "--etcd-keyfile" in refusal(HTTPS, "--etcd-certfile=/x")
@@ -305,7 +311,7 @@ def test_an_exposed_key_is_a_warning_with_its_cure(certs: Path, tmp_path: Path) 
     key.chmod(0o644)
     settings = load([HTTPS, f"--etcd-certfile={certs}/client.pem", f"--etcd-keyfile={key}"], {})
     assert settings.warnings == (
-        f"--etcd-keyfile: {key} can be read by group or others (mode 0644); chmod 600 mends it",
+        f"--etcd-keyfile: {key} can be read by group or others (mode 0644); chmod 600 fixes it",
     )
 
 
@@ -439,26 +445,25 @@ def test_a_probe_interval_out_of_bounds(text: str) -> None:
 
 
 def test_the_declarations_do_not_contradict_each_other() -> None:
-    """No flag is declared twice, or both here and as one of flanneld's that is missing here; every one has a field."""
-    names = [flag.name for flag in FLAGS]
+    """No flag is declared twice, or both here and as an old one; every one but two has a field, and every field one."""
+    names = [flag.name for flag in (*FLAGS, *RETIRED, *KUBERNETES)]
     assert len(set(names)) == len(names)
-    assert not set(names) & set(FLANNELD_ONLY)
-    old = [flag.name for flag in (*RETIRED, *KUBERNETES)]
-    assert len({*names, *FLANNELD_ONLY, *old}) == len(names) + len(FLANNELD_ONLY) + len(old)
+    assert {flag.name for flag in FLAGS if not flag.field} == {"help", "version"}
+    assert {flag.field for flag in FLAGS if flag.field} == set(Settings.model_fields) - {"warnings"}
     others = {
         "v": "verbosity",
         "subnet-lease-renew-margin": "subnet_lease_renew_margin_s",
         "iptables-resync": "iptables_resync_s",
         "probe-interval": "probe_interval_s",
     }
-    fields = {others.get(name, name.replace("-", "_")) for name in names} - {"help", "version"}
-    assert fields == set(Settings.model_fields) - {"warnings"}
+    expected = {flag.name: others.get(flag.name, flag.name.replace("-", "_")) for flag in FLAGS if flag.field}
+    assert {flag.name: flag.field for flag in FLAGS if flag.field} == expected
 
 
 def test_settings_are_cheap_to_import() -> None:
     """--help does not load the programs that talk to etcd, the kernel or the network."""
     program = (
-        "import sys, pyflanneld.config.settings\n"
+        "import sys, pyflanneld.config.load\n"
         "print([m for m in ('grpc','aiohttp','pyroute2','aetcd') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -182,7 +182,7 @@ def test_a_short_run_says_nothing_of_flatness() -> None:
 
 
 def test_the_page_has_its_place(tmp_path: Path) -> None:
-    """docs/soak.md has the marks that the report is put between; each plot is shown; samples read back."""
+    """docs/dev/soak.md has the marks that the report is put between; each plot is shown; samples read back."""
     page = report.PAGE.read_text("utf-8")
     assert page.count("<!-- soak -->\n") == page.count("<!-- /soak -->") == 1
     report.write(story(), tmp_path)

@@ -60,9 +60,9 @@ def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
 
 SPOIL: dict[str, tuple[Callable[[Path], object], str]] = {
     "link": (lambda file: (file.rename(file.with_name("f")), file.symlink_to("f")), "Too many levels of symbolic"),
-    "fifo": (lambda file: (file.unlink(), os.mkfifo(file)), "no regular file"),
-    "directory": (lambda file: (file.unlink(), file.mkdir()), "no regular file"),
-    "writable": (lambda file: file.chmod(0o620), "others than its owner"),
+    "fifo": (lambda file: (file.unlink(), os.mkfifo(file)), "not a regular file"),
+    "directory": (lambda file: (file.unlink(), file.mkdir()), "not a regular file"),
+    "writable": (lambda file: file.chmod(0o620), "users other than its owner"),
     "sticky directory of everybody": (lambda file: file.parent.chmod(0o1777), "chmod o-w"),
 }
 

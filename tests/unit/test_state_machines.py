@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pyflanneld.backends.host_gw import HostGw
 from pyflanneld.core.etcd_types import Gone, Put, Record, Renewal, Snapshot
-from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, choose
+from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, SubnetRequest, choose
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value
 from pyflanneld.core.lease.ownership import (
     Confirmed,
@@ -34,7 +34,7 @@ from pyflanneld.core.lease.ownership import (
 from pyflanneld.core.network.config import SubnetRange
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable, View
-from pyflanneld.core.peers.validation import ValidationContext
+from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, PeerChange, Plan, Replace, plan_routes
 from tests.sim import spec
 from tests.sim.judge import GuardRule
@@ -74,7 +74,7 @@ class RoutesMachine(RuleBasedStateMachine):
     """One node: its peers, its kernel's routes, its guard."""
 
     addresses = (IPv4Interface("192.168.14.20/24"),)
-    ground = ValidationContext(NETWORK, "host-gw", OWN, addresses, connected=(IPv4Network(spec.LAN),))
+    context = ValidationContext("host-gw", FamilyContext(NETWORK, OWN, addresses, connected=(IPv4Network(spec.LAN),)))
     host = spec.Host(spec.network(str(OWN)), spec.address("192.168.14.20"))
 
     def __init__(self) -> None:
@@ -213,7 +213,7 @@ class RoutesMachine(RuleBasedStateMachine):
 
     def reconcile(self) -> None:
         """Look, plan, ask the guard, apply; and have nothing left to do but what the guard holds."""
-        view = self.table.view(self.ground)
+        view = self.table.view(self.context)
         self.check_view(view)
         before, todo = dict(self.kernel), self.plan(view)
         self.check_plan(view, todo)
@@ -359,8 +359,8 @@ class LeaseMachine(RuleBasedStateMachine):
             return
         listed, node.listed = node.listed or self.etcd.snapshot(), None
         before = IPv4Network(f"192.168.{previous}.0/24") if previous else None
-        match choose(listed.records, AMONG, node.ip, previous=before, underlay=(IPv4Network("192.168.5.0/24"),),
-                     rng=Random(seed)):
+        request = SubnetRequest(AMONG, before, (IPv4Network("192.168.5.0/24"),))
+        match choose(listed.records, node.ip, request, None, Random(seed)):
             case Claim(subnet=subnet):
                 assert subnet != IPv4Network("192.168.5.0/24"), "I2: the underlay"
                 self.create(node, encode_name(subnet), listed, took_s)

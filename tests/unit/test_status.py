@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -264,7 +264,7 @@ def test_a_reservation_and_rules_that_are_not_in_place() -> None:
         etcd = cluster()
         etcd.put(name(21), value("192.168.14.21"))
         node = FakeNode(etcd, env=PINNED)
-        node.options = replace(node.options, ip_masq=True)
+        node.configure(ip_masq=True)
         node.firewall.broken = FirewallError("iptables: locked")
         async with node.running(ready=False):
             await asyncio.sleep(60)

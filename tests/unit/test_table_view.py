@@ -10,13 +10,13 @@ from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.link.neighbours import Neighbour
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.peers.table import PeerTable
-from pyflanneld.core.peers.validation import ValidationContext, ValidationContext6
+from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.core.routes.plan import KernelRoute, Route
 from pyflanneld.core.status.table_view import PEER_STATES, ROUTE_STATES, PeerRow, Sight, Wanted, peer_rows, route_rows
 
 NETWORK, OWN = IPv4Network("172.7.0.0/16"), IPv4Network("172.7.21.0/24")
 LINK = Link(2, "eth1", 1500, True, (IPv4Interface("192.168.14.21/24"),))
-GROUND = ValidationContext(NETWORK, "host-gw", OWN, LINK.addresses)
+CONTEXT = ValidationContext("host-gw", FamilyContext(NETWORK, OWN, LINK.addresses))
 OURS = 103
 
 
@@ -79,15 +79,15 @@ def host(address: str, backend: str = "host-gw", ipv6: str | None = None) -> byt
     return encode_value(LeaseAttrs(IPv4Address(address), backend, IPv6Address(ipv6) if ipv6 else None))
 
 
-def rows_of(table: PeerTable, kernel: list[KernelRoute], ground: ValidationContext = GROUND) -> dict[str, PeerRow]:
+def rows_of(table: PeerTable, kernel: list[KernelRoute], context: ValidationContext = CONTEXT) -> dict[str, PeerRow]:
     """Return the rows by subnet, or by key where there is none."""
-    view = table.view(ground)
+    view = table.view(context)
     routes: dict[Network, Route] = {dst: Route(dst, gateway, 2) for dst, gateway in view.peers.items()}
     made = route_rows(replace(wanted(), routes=routes, frozen=view.frozen), kernel, [LINK])
     known: dict[Address, Neighbour] = {
         IPv4Address("192.168.14.22"): Neighbour(IPv4Address("192.168.14.22"), "reachable", "02:00:00:00:00:16")
     }
-    sight = Sight(view, {row.dst: row for row in made}, LINK, known, {b"junk": 12.5}, ipv6=ground.ipv6 is not None)
+    sight = Sight(view, {row.dst: row for row in made}, LINK, known, {b"junk": 12.5}, ipv6=context.ipv6 is not None)
     return {row.subnet or row.key: row for row in peer_rows(table.records(), sight)}
 
 
@@ -119,7 +119,7 @@ def test_a_peer_that_keeps_its_last_good_route_says_so() -> None:
     """Quarantined, and its route is still there."""
     table = PeerTable(b"172.7.21.0-24")
     table.apply(Snapshot((record("172.7.22.0-24", host("192.168.14.22")),), 9, 1))
-    table.view(GROUND)
+    table.view(CONTEXT)
     table.apply(Put(record("172.7.22.0-24", b"{", 10)))
     row = rows_of(table, [there(22)])["172.7.22.0/24"]
     assert (row.state, row.reason, row.route, row.wanted_gateway) == ("quarantined", "not_json", "ok", "192.168.14.22")
@@ -127,13 +127,13 @@ def test_a_peer_that_keeps_its_last_good_route_says_so() -> None:
 
 def test_a_dual_stack_peer_has_a_row_for_each_half() -> None:
     """On a dual-stack node; an IPv4 node shows the half that it uses."""
-    ground6 = ValidationContext6(
+    context6 = FamilyContext(
         IPv6Network("2001:db8:42::/56"), IPv6Network("2001:db8:42:15::/64"), (IPv6Interface("2001:db8:1::15/64"),)
     )
     table = PeerTable(b"172.7.21.0-24")
     name = "172.7.22.0-24&2001:db8:42:16::-64"
     table.apply(Snapshot((record(name, host("192.168.14.22", ipv6="2001:db8:1::16")),), 9, 1))
-    assert list(rows_of(table, [], replace(GROUND, ipv6=ground6))) == ["172.7.22.0/24", "2001:db8:42:16::/64"]
+    assert list(rows_of(table, [], replace(CONTEXT, ipv6=context6))) == ["172.7.22.0/24", "2001:db8:42:16::/64"]
     assert list(rows_of(table, [])) == ["172.7.22.0/24"]
 
 

@@ -1,1 +1,1 @@
-"""Tool: ``pyflanneld doctor``: a collector gathers facts, and pure checks turn them into findings."""
+"""Tool: ``pyflanneld doctor``: a collector reads facts, and pure checks turn them into findings."""

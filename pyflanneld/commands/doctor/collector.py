@@ -1,6 +1,6 @@
-"""Collects what the checks of ``pyflanneld doctor`` are told. Shell side: it reads, and decides nothing.
+"""Collects the facts for the checks of ``pyflanneld doctor``. Shell side: it reads, and decides nothing.
 
-What fails is a fact too: each part says what it could not find out, and the others go on without it.
+A failure is a fact too: each part says what it could not find out, and the others go on without it.
 """
 
 import asyncio
@@ -16,29 +16,29 @@ from typing import Any
 
 import structlog
 
+from pyflanneld.commands.daemon_client import daemon_here
+from pyflanneld.commands.docker_opts import installed_version
 from pyflanneld.commands.doctor.checks.host import dropping_chains
 from pyflanneld.commands.doctor.host_facts import (
-    Asked,
     Certificate,
+    DaemonFlags,
     Docker,
     Facts,
     FirewallFacts,
     HealthFacts,
-    MemberReport,
     Networkd,
-    Standing,
+    NodeFacts,
 )
-from pyflanneld.commands.dry_run import Preview, kernel_routes, settle_lease, wanted
-from pyflanneld.commands.running_daemon import daemon_here
+from pyflanneld.commands.dry_run import choose_lease, kernel_routes, plan_peer_routes
 from pyflanneld.config.settings import Settings
-from pyflanneld.core.etcd_types import Record
-from pyflanneld.core.families import Network
+from pyflanneld.core.etcd_types import MemberReport, Record
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.core.host import PolicyRule, Process
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import parse_value
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
+from pyflanneld.core.network.review import networks_of
 from pyflanneld.core.routes.plan import KernelRoute
 from pyflanneld.daemon import wiring
 from pyflanneld.daemon.bootstrap import prepare
@@ -50,28 +50,32 @@ from pyflanneld.errors import (
     RegistryError,
     UnsupportedConfig,
 )
-from pyflanneld.state.node import Context
-from pyflanneld.system import procfs, x509
-from pyflanneld.system.docker_version import installed
+from pyflanneld.etcd.member_probe import probe_member, rights
+from pyflanneld.etcd.v2.registry import EtcdV2Registry
+from pyflanneld.firewall.command_runner import Programs, program_directories
+from pyflanneld.netlink.policy_rules import list_policy_rules
+from pyflanneld.state.context import Context
+from pyflanneld.system import procfs
+from pyflanneld.system.certificates import validity_in_file
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import usable_config
 
 _SYSCTLS = ("net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter", "net/bridge/bridge-nf-call-iptables")
 _LINK_SYSCTLS = ("forwarding", "rp_filter")
 _LEFT_FILES = ("/etc/cni/net.d/10-flannel.conflist", "/etc/cni/net.d/10-calico.conflist", "/run/flannel/subnet.env")
-_NETWORKD = "systemd-network"  # as far as the kernel keeps a process's name
+_NETWORKD = "systemd-network"  # the kernel keeps the first 15 characters of a process's name
 _HEALTH_S = 2.0
 
 
 async def collect(context: Context, settings: Settings) -> Facts:
-    """Return what there is to know."""
-    known: dict[str, Any] = {"now_s": time.time(), "asked": _asked(settings), "certificates": _certificates(settings)}
+    """Return all facts about this host, its etcd and its peers."""
+    known: dict[str, Any] = {"now_s": time.time(), "flags": _flags(settings), "certificates": _certificates(settings)}
     known |= _subnet_file(context)
     known |= _processes(settings)
     known |= await _links(context)
-    members = await _connect(settings)
+    members = await _members(settings)
     known |= await _config(context, settings, members)
-    known |= await _standing(context, known.get("config"), known.get("choice"), known["links"])
+    known |= await _node(context, known.get("config"), known.get("choice"), known["links"])
     known["policy_rules"] = await _policy_rules()
     known["rules"] = await _rules(context, known.get("config"))
     known["docker"] = _docker(known["processes"])
@@ -85,17 +89,23 @@ def _left_files(settings: Settings) -> tuple[str, ...]:
     return tuple(path for path in _LEFT_FILES if Path(path).exists() and path != str(settings.subnet_file))
 
 
-def _asked(settings: Settings) -> Asked:
-    return Asked(
-        endpoints=settings.etcd_endpoints, prefix=settings.etcd_prefix, subnet_file=str(settings.subnet_file),
-        route_protocol=settings.route_protocol, docker_bridge=settings.docker_bridge, ip_masq=settings.ip_masq,
-        forward_rules=settings.iptables_forward_rules, healthz_port=settings.healthz_port,
-        public_ip=settings.public_ip, credentials={api: etcdctl_words(settings, api) for api in (2, 3)},
+def _flags(settings: Settings) -> DaemonFlags:
+    return DaemonFlags(
+        endpoints=settings.etcd_endpoints,
+        prefix=settings.etcd_prefix,
+        subnet_file=str(settings.subnet_file),
+        route_protocol=settings.route_protocol,
+        docker_bridge=settings.docker_bridge,
+        ip_masq=settings.ip_masq,
+        forward_rules=settings.iptables_forward_rules,
+        healthz_port=settings.healthz_port,
+        public_ip=settings.public_ip,
+        credentials={api: etcdctl_words(settings, api) for api in (2, 3)},
     )
 
 
 def etcdctl_words(settings: Settings, api: int) -> tuple[str, ...]:
-    """Return etcdctl's flags for the files and the user that the daemon has; it asks for the password itself."""
+    """Return etcdctl's flags for the daemon's files and user; etcdctl asks for the password itself."""
     names = ("--ca-file", "--cert-file", "--key-file", "--username") if api == 2 else (
         "--cacert", "--cert", "--key", "--user"
     )  # fmt: skip
@@ -105,16 +115,16 @@ def etcdctl_words(settings: Settings, api: int) -> tuple[str, ...]:
 
 def _certificates(settings: Settings) -> tuple[Certificate, ...]:
     files = (("--etcd-cafile", settings.etcd_cafile), ("--etcd-certfile", settings.etcd_certfile))
-    return tuple(Certificate(role, str(path), x509.spans(path)) for role, path in files if path)
+    return tuple(Certificate(role, str(path), validity_in_file(path)) for role, path in files if path)
 
 
 def _subnet_file(context: Context) -> dict[str, Any]:
     try:
-        return {"subnet_text": context.subnet_file.read()}
+        return {"subnet_text": context.ports.subnet_file.read()}
     except UnicodeDecodeError:
-        return {"subnet_trouble": "is not text"}
+        return {"subnet_error": "is not text"}
     except OSError as error:
-        return {"subnet_trouble": error.strerror or str(error)}
+        return {"subnet_error": error.strerror or str(error)}
 
 
 def _processes(settings: Settings) -> dict[str, Any]:
@@ -127,7 +137,7 @@ def _processes(settings: Settings) -> dict[str, Any]:
 
 
 def networkd_settings(root: Path = Path("/")) -> Networkd:
-    """Return what systemd-networkd is told about routes that it has not made (networkd.conf(5)); it runs."""
+    """Return the settings of a running systemd-networkd about routes that it did not add (networkd.conf(5))."""
     folders = [root / name for name in ("etc/systemd", "run/systemd", "usr/local/lib/systemd", "usr/lib/systemd")]
     main = next((folder / "networkd.conf" for folder in folders if (folder / "networkd.conf").exists()), None)
     drop_ins: dict[str, Path] = {}
@@ -154,34 +164,32 @@ async def _links(context: Context) -> dict[str, Any]:
         links, choice = await first_link(context)
     except PyflanneldError as error:
         with suppress(KernelError):
-            return {"links": await context.kernel.links(), "choice_trouble": str(error)}
-        return {"links": (), "choice_trouble": str(error)}
+            return {"links": await context.kernel.links(), "choice_error": str(error)}
+        return {"links": (), "choice_error": str(error)}
     return {"links": links, "choice": choice}
 
 
-async def _connect(settings: Settings) -> list[MemberReport]:
-    from pyflanneld.etcd.member_probe import probe_member
-
+async def _members(settings: Settings) -> list[MemberReport]:
     access = wiring.access(settings)
     async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(probe_member(access, url), name=url) for url in settings.etcd_endpoints]
-    return [one.result() for one in asked]
+        probes = [tasks.create_task(probe_member(access, url), name=url) for url in settings.etcd_endpoints]
+    return [probe.result() for probe in probes]
 
 
 async def _config(context: Context, settings: Settings, members: Sequence[MemberReport]) -> dict[str, Any]:
-    """Read the configuration, if anybody answers; then see what each member lets us do with the API that has it."""
+    """Read the configuration, if a member answers; then try the rights at each member in the API that holds it."""
     if all(member.fault is not None for member in members):
         return {"members": tuple(members)}
     known: dict[str, Any] = {}
-    key = f"{context.options.prefix}/config"
+    key = f"{context.settings.etcd_prefix}/config"
     try:
         record = await context.discovery.read_config()
         if record.value is None:
-            known["config_trouble"] = f"there is none at {key}"
+            known["config_error"] = f"there is none at {key}"
         else:
             known["config"] = usable_config(record.value, key)[0]
     except (RegistryError, Invalid, UnsupportedConfig) as error:
-        known["config_trouble"] = f"{key}: {error}" if isinstance(error, Invalid) else str(error)
+        known["config_error"] = f"{key}: {error}" if isinstance(error, Invalid) else str(error)
     known["api"] = context.registry.api
     known["config_on_v2_too"] = known["api"] == 3 and settings.etcd_api == "auto" and await _on_v2_too(settings)
     known["members"] = await _rights(settings, members, known["api"])
@@ -189,9 +197,7 @@ async def _config(context: Context, settings: Settings, members: Sequence[Member
 
 
 async def _on_v2_too(settings: Settings) -> bool:
-    """Say whether the v2 store holds a configuration as well; one that cannot be asked holds none."""
-    from pyflanneld.etcd.v2.registry import EtcdV2Registry
-
+    """Return whether the v2 store holds a configuration as well; one that does not answer counts as empty."""
     store = EtcdV2Registry(wiring.access(settings), rng=Random(), log=structlog.get_logger("pyflanneld").bind())
     try:
         return (await store.read_config()).value is not None
@@ -202,57 +208,56 @@ async def _on_v2_too(settings: Settings) -> bool:
 
 
 async def _policy_rules() -> tuple[PolicyRule, ...]:
-    from pyflanneld.netlink.policy_rules import list_policy_rules
-
     with suppress(KernelError):
         return await asyncio.to_thread(list_policy_rules)
     return ()
 
 
 async def _rights(settings: Settings, members: Sequence[MemberReport], api: int) -> tuple[MemberReport, ...]:
-    from pyflanneld.etcd.member_probe import rights
-
     access, log = wiring.access(settings), structlog.get_logger("pyflanneld").bind()
     found = {member.url: member for member in members}
     async with asyncio.TaskGroup() as tasks:
-        asked = [
+        probes = [
             tasks.create_task(rights(access, member, api, log), name=member.url)
             for member in members if member.fault is None
         ]  # fmt: skip
-    return tuple((found | {one.result().url: one.result() for one in asked}).values())
+    return tuple((found | {probe.result().url: probe.result() for probe in probes}).values())
 
 
-async def _standing(
+async def _node(
     context: Context, config: NetworkConfig | None, choice: Choice | None, links: Sequence[Link]
 ) -> dict[str, Any]:
-    """Go the daemon's way as far as the routes; what stops it is told by the checks of the parts."""
-    networks: list[Network] = []
-    if config is not None and config.ipv4 is not None:
-        networks = [config.ipv4.network, *([config.ipv6.network] if config.ipv6 else [])]
+    """Derive lease and routes as a start would; the checks of the other parts report what prevents it."""
+    networks = networks_of(config) if config is not None and config.ipv4 is not None else ()
     routes: list[KernelRoute] = []
     with suppress(KernelError):
         routes = await kernel_routes(context, networks)
+    known: dict[str, Any] = {"routes": tuple(routes)}
     if config is None or config.ipv4 is None or choice is None:
-        return {"routes": tuple(routes)}
+        return known
     try:
         bootstrap = prepare(context, links, choice, config, config.ipv4)
         leases = await context.registry.list_subnets()
-        lease = settle_lease(context, bootstrap.request, leases, Preview())
+        lease, _ = choose_lease(context, bootstrap.request, leases)
         held = lease.record in leases.records
         store: Any = context.registry
         left = await store.times_to_live([lease.record]) if held else {}
     except PyflanneldError:
-        return {"routes": tuple(routes)}
+        return known
     node = bootstrap.node(context, lease)
     node.peers.apply(leases)
-    view, desired, todo = wanted(context, node, routes)
+    view, todo = plan_peer_routes(context, node, routes)
     own_left = left.get(lease.record.name)
-    standing = Standing(
-        networks=tuple(networks), view=view, todo=todo, desired=frozenset(desired),
-        own=lease.key if held else None, own_left_s=own_left.left_s if own_left else None,
-        also=tuple(_with_our_address(leases.records, bootstrap.request.attrs.public_ip, lease.record)),
+    known["node"] = NodeFacts(
+        networks=networks,
+        view=view,
+        todo=todo,
+        desired=frozenset(node.backend.desired_routes(view.peers, node.link.index)),
+        own=lease.key if held else None,
+        own_left_s=own_left.left_s if own_left else None,
+        same_address=tuple(_with_our_address(leases.records, bootstrap.request.attrs.public_ip, lease.record)),
     )
-    return {"routes": tuple(routes), "standing": standing}
+    return known
 
 
 def _with_our_address(records: Iterable[Record], public_ip: object, own: Record) -> Iterable[Record]:
@@ -265,23 +270,21 @@ def _with_our_address(records: Iterable[Record], public_ip: object, own: Record)
 async def _rules(context: Context, config: NetworkConfig | None) -> FirewallFacts:
     missing: list[str] = []
     nft = config is not None and config.nftables
-    if context.options.forward_rules or context.options.ip_masq:
+    if context.settings.iptables_forward_rules or context.settings.ip_masq:
         try:
-            context.firewall.need_nft() if nft else context.firewall.need_iptables(Family.IPV4)
+            context.ports.firewall.need_nft() if nft else context.ports.firewall.need_iptables(Family.IPV4)
         except ProgramMissing:
             missing.append("nft" if nft else "iptables")
-    saved, trouble = None, ""
+    saved, failed = None, ""
     try:
-        context.firewall.need_iptables(Family.IPV4)
-        saved = await context.firewall.save(Family.IPV4, None)
+        context.ports.firewall.need_iptables(Family.IPV4)
+        saved = await context.ports.firewall.save(Family.IPV4, None)
     except FirewallError as error:
-        trouble = str(error)
-    return FirewallFacts(saved, trouble, tuple(missing), await _dropping())
+        failed = str(error)
+    return FirewallFacts(saved, failed, tuple(missing), await _dropping())
 
 
 async def _dropping() -> tuple[str, ...]:
-    from pyflanneld.firewall.command_runner import Programs, program_directories
-
     with suppress(FirewallError, ValueError):
         listed = await Programs(program_directories(os.environ)).run("nft", "-j", "list", "chains")
         return dropping_chains(listed.stdout) if listed.code == 0 else ()
@@ -289,13 +292,13 @@ async def _dropping() -> tuple[str, ...]:
 
 
 def _docker(processes: Iterable[Process]) -> Docker:
-    found = installed()
+    found = installed_version()
     option = "allow-direct-routing"
     words = {word for process in processes if process.name == "dockerd" for word in process.words}
-    told = bool({f"--{option}", f"--{option}=true"} & words)
+    direct = bool({f"--{option}", f"--{option}=true"} & words)
     with suppress(OSError, ValueError, AttributeError):
-        told |= json.loads(Path("/etc/docker/daemon.json").read_text()).get(option) is True
-    return Docker(str(found) if found else "", told)
+        direct |= json.loads(Path("/etc/docker/daemon.json").read_text()).get(option) is True
+    return Docker(str(found) if found else "", direct)
 
 
 def _sysctls(choice: Choice | None) -> dict[str, str]:
@@ -314,8 +317,8 @@ def _health(settings: Settings) -> HealthFacts:
     connection = http.client.HTTPConnection(address, port, timeout=_HEALTH_S)
     try:
         connection.request("GET", "/readyz?verbose")
-        answer = connection.getresponse()
-        return HealthFacts(listener, answer.status == 200, answer.read(4096).decode(errors="replace"))
+        response = connection.getresponse()
+        return HealthFacts(listener, response.status == 200, response.read(4096).decode(errors="replace"))
     except (OSError, http.client.HTTPException) as error:
         return HealthFacts(listener, None, str(error) or type(error).__name__)
     finally:

@@ -1,11 +1,18 @@
-"""What a check has found."""
+"""What a check finds, and commands for an operator to copy, quoted whatever stands in a key."""
 
+import base64
 import enum
+import re
 from dataclasses import dataclass
+
+from pyflanneld.commands.doctor.host_facts import Facts
+
+_PLAIN = re.compile(rb"[A-Za-z0-9_@%+=:,./-]+")
+_PRINTABLE = re.compile(rb"[ -~]+")
 
 
 class Verdict(enum.Enum):
-    """How it is."""
+    """How severe a finding is."""
 
     OK = "ok"
     WARN = "warn"
@@ -15,37 +22,64 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The answer to one question.
+    """The result of one check.
 
     Attributes:
-        check: what was looked at, ``"forwarding"``.
-        seen: what was found there; of a skipped check, why it was.
-        why: why it matters; empty when all is well.
-        mend: the command, or the deed, that mends it.
+        check: what was checked, ``"forwarding"``.
+        seen: what was found; for a skipped check, why it was skipped.
+        why: why it matters; empty when nothing is wrong.
+        fix: the command, or the step, that fixes it.
     """
 
     check: str
     verdict: Verdict
     seen: str
     why: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 def ok(check: str, seen: str) -> Finding:
-    """Say that all is well."""
+    """Return a finding that nothing is wrong."""
     return Finding(check, Verdict.OK, seen)
 
 
 def skipped(check: str, why: str) -> Finding:
-    """Say that nobody looked, and why."""
+    """Return a finding that the check was skipped, and why."""
     return Finding(check, Verdict.SKIPPED, why)
 
 
-def warn(check: str, seen: str, why: str, mend: str = "") -> Finding:
-    """Say that it works, and should be mended."""
-    return Finding(check, Verdict.WARN, seen, why, mend)
+def warn(check: str, seen: str, why: str, fix: str = "") -> Finding:
+    """Return a finding that it works, but should be fixed."""
+    return Finding(check, Verdict.WARN, seen, why, fix)
 
 
-def bad(check: str, seen: str, why: str, mend: str = "") -> Finding:
-    """Say that it does not work."""
-    return Finding(check, Verdict.BAD, seen, why, mend)
+def bad(check: str, seen: str, why: str, fix: str = "") -> Finding:
+    """Return a finding that it does not work."""
+    return Finding(check, Verdict.BAD, seen, why, fix)
+
+
+def quoted(word: bytes | str) -> str:
+    """Return *word* quoted as one word of a shell (of bash where it is not printable)."""
+    data = word.encode() if isinstance(word, str) else word
+    if _PLAIN.fullmatch(data):
+        return data.decode()
+    if _PRINTABLE.fullmatch(data):
+        return "'" + data.decode().replace("'", "'\\''") + "'"
+    parts = [chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}" for byte in data]
+    return "$'" + "".join(parts) + "'"
+
+
+def etcdctl(facts: Facts, *words: bytes | str) -> str:
+    """Return an ``etcdctl`` command with the daemon's endpoints, files and user."""
+    options = [f"--endpoints={','.join(facts.flags.endpoints)}", *facts.flags.credentials.get(facts.api, ())]
+    return " ".join([f"ETCDCTL_API={facts.api} etcdctl", *map(quoted, (*options, *words))])
+
+
+def delete_key(facts: Facts, name: bytes) -> str:
+    """Return the command that deletes the key *name* below ``subnets/``."""
+    key = f"{facts.flags.prefix}/subnets/".encode() + name
+    if b"\0" not in key:
+        return etcdctl(facts, "del" if facts.api == 3 else "rm", key)
+    # No command line can carry a zero byte, but etcd's JSON gateway takes keys in base64.
+    body = '{"key":"' + base64.b64encode(key).decode() + '"}'
+    return f"curl {facts.flags.endpoints[0]}/v3/kv/deleterange -d {quoted(body)}"

@@ -1,11 +1,10 @@
-"""What the checks are told: collected beforehand, all of it values."""
+"""What the checks work on: plain values, collected beforehand."""
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.etcd_types import MemberReport, Record
 from pyflanneld.core.families import Network
 from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
 from pyflanneld.core.lease.codec import SubnetKey
@@ -13,49 +12,6 @@ from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes.plan import KernelRoute, Plan
-
-
-class MemberFault(enum.Enum):
-    """What keeps an etcd member from serving us."""
-
-    NO_NAME = "its name cannot be resolved"
-    REFUSED = "connection refused"
-    TIMEOUT = "no answer in time"
-    UNREACHABLE = "there is no way to it"
-    EXPIRED = "its certificate has expired"
-    NOT_YET = "its certificate is not valid yet"
-    NAME = "its certificate is for another name"
-    AUTHORITY = "its certificate is of an authority that we do not know"
-    CLIENT = "it refuses our client certificate, or our having none"
-    TLS = "TLS has failed"
-    NO_ETCD = "what answers there is no etcd as we ask for"
-    LOGIN = "user or password are refused"
-    CONFIG_DENIED = "we may not read the network configuration"
-    SUBNETS_DENIED = "we may not read the leases"
-    BROKEN = "it answers, and cannot serve"
-
-
-@dataclass(frozen=True, slots=True)
-class MemberReport:
-    """One etcd member.
-
-    Attributes:
-        url: as the operator wrote it.
-        fault: what is wrong with it, the first thing that is.
-        detail: in the words of whoever noticed.
-        version: such as ``"3.4.23"``.
-        skew_s: how far its clock is ahead of ours.
-        certificate_until_s: when the certificate that it shows ends, on the scale of ``Facts.now_s``.
-        alarms: of its cluster; ``None`` when it did not tell.
-    """
-
-    url: str
-    fault: MemberFault | None = None
-    detail: str = ""
-    version: str = ""
-    skew_s: float | None = None
-    certificate_until_s: float | None = None
-    alarms: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +24,8 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the operator asks of the daemon, by the flags' names; *credentials* are etcdctl's words for the same."""
+class DaemonFlags:
+    """The daemon's settings, by the flags' names; *credentials* are the same as etcdctl's flags, by API."""
 
     endpoints: tuple[str, ...]
     prefix: str
@@ -85,7 +41,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Networkd:
-    """systemd-networkd: whether it runs, and what it is told about routes of others, where."""
+    """systemd-networkd: whether it runs, and whether, by which file, it keeps routes that it did not add."""
 
     runs: bool = False
     keeps_foreign_routes: bool = False
@@ -94,10 +50,10 @@ class Networkd:
 
 @dataclass(frozen=True, slots=True)
 class Docker:
-    """Docker: its version, empty when nobody tells, and whether it lets packets of other hosts in."""
+    """Docker: its version, empty when unknown, and whether ``allow-direct-routing`` is set."""
 
     version: str = ""
-    lets_in: bool = False
+    direct_routing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +61,20 @@ class FirewallFacts:
     """The firewall.
 
     Attributes:
-        iptables: what ``iptables-save`` prints; ``None`` when it could not be asked, *trouble* says why.
-        missing: programs that are not there, of those that count.
-        dropping: chains of nft whose policy drops what is forwarded, iptables' own left out.
+        iptables: what ``iptables-save`` prints; ``None`` when that failed, *error* says why.
+        missing: needed programs that are not installed.
+        dropping: chains of nft, other than iptables' own, whose policy drops forwarded packets.
     """
 
     iptables: str | None = None
-    trouble: str = ""
+    error: str = ""
     missing: tuple[str, ...] = ()
     dropping: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class HealthFacts:
-    """The health port: who listens, and what ``/readyz?verbose`` says; ``None`` when nobody answers."""
+    """The health port: who listens, and the answer of ``/readyz?verbose``; *ready* is ``None`` without an answer."""
 
     listener: ListeningSocket | None = None
     ready: bool | None = None
@@ -126,13 +82,13 @@ class HealthFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What this node is in the network, as far as it could be found out; see ``commands.preview``.
+class NodeFacts:
+    """This node and its peers in the network, as ``commands/dry_run.py`` derives them.
 
     Attributes:
         own: its lease; ``None`` when it has none.
-        own_left_s: how long that lives without renewal, ``None`` for a reservation.
-        also: other leases with the same public address.
+        own_left_s: seconds until that expires without renewal, ``None`` for a reservation.
+        same_address: other leases with its public address.
         desired: the destinations that want a route.
     """
 
@@ -142,25 +98,25 @@ class Standing:
     desired: frozenset[Network]
     own: SubnetKey | None = None
     own_left_s: float | None = None
-    also: tuple[Record, ...] = ()
+    same_address: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All of it; what could not be found out is ``None`` or empty, and the ``…_trouble`` beside it says why."""
+    """All facts; what is unknown is ``None`` or empty, and the ``…_error`` next to it says why."""
 
     now_s: float
-    asked: Asked
+    flags: DaemonFlags
     api: int = 3
     members: tuple[MemberReport, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     config: NetworkConfig | None = None
     config_on_v2_too: bool = False
-    config_trouble: str = ""
-    standing: Standing | None = None
+    config_error: str = ""
+    node: NodeFacts | None = None
     links: Sequence[Link] = ()
     choice: Choice | None = None
-    choice_trouble: str = ""
+    choice_error: str = ""
     routes: tuple[KernelRoute, ...] = ()
     policy_rules: tuple[PolicyRule, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -170,7 +126,7 @@ class Facts:
     networkd: Networkd = Networkd()
     docker: Docker = Docker()
     subnet_text: str | None = None
-    subnet_trouble: str = ""
+    subnet_error: str = ""
     files: tuple[str, ...] = ()
     rules: FirewallFacts = FirewallFacts()
     health: HealthFacts = HealthFacts()

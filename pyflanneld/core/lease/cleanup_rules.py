@@ -1,4 +1,4 @@
-"""What is ours on a host that is to be left: routes by their mark, the lease by address and subnet file. Pure."""
+"""What is ours on a host to clean up: routes by their mark, the lease by address and subnet file. Pure."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pyflanneld.core.routes.plan import KernelRoute
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """This host's own lease, which may be deleted."""
+    """This host's lease, which may be deleted."""
 
     record: Record
     subnet: IPv4Network
@@ -22,16 +22,14 @@ class Ours:
 
 @dataclass(frozen=True, slots=True)
 class NotOurs:
-    """There is nothing that may be deleted; *gone*: because nobody holds it any more."""
+    """There is no lease that may be deleted; *gone*: because none is left."""
 
     why: str
     gone: bool = False
 
 
-def known_networks(
-    config: NetworkConfig | None, subnet_text: str, named: Iterable[Network]
-) -> tuple[Network, ...]:
-    """Return the networks that this host is or was a node of: by etcd, by the subnet file, by the operator."""
+def known_networks(config: NetworkConfig | None, subnet_text: str, named: Iterable[Network]) -> tuple[Network, ...]:
+    """Return the networks of this host's daemon: from etcd, from the subnet file, and those *named* by the operator."""
     found: set[Network] = set(named)
     if config is not None:
         found |= {subnet_range.network for subnet_range in (config.ipv4, config.ipv6) if subnet_range is not None}
@@ -61,7 +59,7 @@ def our_routes(
 
 
 def our_lease(records: Iterable[Record], public_ip: IPv4Address, subnet: IPv4Network | None) -> Ours | NotOurs:
-    """Find the lease that address and subnet file both say is ours."""
+    """Find the lease that both the address and the subnet file prove to be this host's."""
     readings = [read_lease(record) for record in records]
     if subnet is None:
         ours = next((one.key for one in readings if one.attrs is not None and one.attrs.public_ip == public_ip), None)
@@ -70,11 +68,11 @@ def our_lease(records: Iterable[Record], public_ip: IPv4Address, subnet: IPv4Net
         return NotOurs(f"{ours} carries {public_ip}, but no subnet file proves that it is this host's")
     found = next((one for one in readings if one.key is not None and one.key.ipv4 == subnet), None)
     if found is None:
-        return NotOurs(f"there is no lease of {subnet} any more", gone=True)
+        return NotOurs(f"there is no longer a lease of {subnet}", gone=True)
     if found.attrs is None:
-        return NotOurs(f"the lease of {subnet} cannot be read, so nobody can say whose it is: {found.problem}")
+        return NotOurs(f"the lease of {subnet} cannot be read, so its owner is unknown: {found.problem}")
     if found.attrs.public_ip != public_ip:
         return NotOurs(f"the lease of {subnet} is {found.attrs.public_ip}'s, and this host is {public_ip}")
     if not found.record.lease_id:
-        return NotOurs(f"{subnet} is a reservation, and the operator's: pyflanneld leases release {subnet}")
+        return NotOurs(f"{subnet} is a reservation; to delete it: pyflanneld leases release {subnet}")
     return Ours(found.record, subnet)

@@ -1,7 +1,8 @@
 """One lease on the wire: the key below ``<prefix>/subnets/`` and its JSON value.
 
 Wire format: flannel ``pkg/subnet/subnet.go`` and ``pkg/lease/lease.go`` (v0.28.9). flannel's own key pattern is not
-anchored and takes what it finds; ours takes the canonical spelling only (rules V1, V2 and V7 of docs/architecture.md).
+anchored and takes what it finds; ours takes the canonical spelling only (rules V1, V2 and V7
+of docs/dev/architecture.md).
 """
 
 import json
@@ -37,7 +38,7 @@ class SubnetKey:
     def __str__(self) -> str:
         return f"{self.ipv4} and {self.ipv6}" if self.ipv6 else str(self.ipv4)
 
-    def half(self, version: int) -> Network | None:
+    def subnet(self, version: int) -> Network | None:
         """Return the subnet of one family."""
         return self.ipv4 if version == 4 else self.ipv6
 

@@ -1,7 +1,7 @@
-"""What ``pyflanneld migrate`` is to do, decided from what both APIs hold. Pure.
+"""Decides what ``pyflanneld migrate`` does, from what both APIs hold. Pure.
 
-A lease of v2 is copied when nothing of v3 stands in its way. One that is there already, saying the same, is left as it
-is; everything else in its place is a conflict, for the operator to solve: v3 is never overwritten.
+A lease of v2 is copied when nothing in v3 overlaps it. A lease that v3 holds already with the same value is left as it
+is; everything else in its place is a conflict for the operator to solve: v3 is never overwritten.
 """
 
 import enum
@@ -20,7 +20,7 @@ class OldKey:
 
     Attributes:
         name: the subnet's, after ``<prefix>/subnets/``.
-        ttl_s: the seconds that it has left to live; ``None`` for a reservation.
+        ttl_s: its remaining time to live in seconds; ``None`` for a reservation.
     """
 
     name: bytes
@@ -29,7 +29,7 @@ class OldKey:
 
 
 class MigrationFate(enum.Enum):
-    """What becomes of a key."""
+    """What is done with a key."""
 
     COPY = "copy"
     THERE = "there already"
@@ -39,11 +39,11 @@ class MigrationFate(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class MigrationStep:
-    """One key and what becomes of it.
+    """One key and what is done with it.
 
     Attributes:
-        value: as v3 is to hold it; the old one where that cannot be read.
-        why: of a conflict, or of a key that is left out.
+        value: for v3; the old value where that cannot be read.
+        why: the reason for a conflict, or for leaving the key out.
     """
 
     key: OldKey
@@ -53,10 +53,10 @@ class MigrationStep:
 
 
 def convert(value: bytes) -> bytes:
-    """Return a lease's value as current flannel writes it: with ``PublicIPv6``, everything else as it was.
+    """Return a lease's value as current flannel writes it: with ``PublicIPv6``, otherwise unchanged.
 
     Raises:
-        Invalid: it is no lease.
+        Invalid: *value* is no lease.
     """
     parse_value(value)
     document: dict[str, object] = json.loads(value)
@@ -68,7 +68,7 @@ def convert(value: bytes) -> bytes:
 
 
 def plan_migration(old: Iterable[OldKey], new: Sequence[Record]) -> tuple[MigrationStep, ...]:
-    """Return what is to become of each key of v2, given the *new* ones of v3."""
+    """Return what to do with each key of v2, given the *new* ones of v3."""
     return tuple(_step(key, new) for key in old)
 
 
@@ -79,7 +79,7 @@ def _step(key: OldKey, new: Sequence[Record]) -> MigrationStep:
         return MigrationStep(key, MigrationFate.LEFT_OUT, key.value, str(error))
     for record in new:
         if record.name == key.name:
-            return _beside(key, value, record)
+            return _compare(key, value, record)
         try:
             overlaps = parse_key_name(record.name).overlaps(subnets)
         except Invalid:
@@ -91,7 +91,7 @@ def _step(key: OldKey, new: Sequence[Record]) -> MigrationStep:
     return MigrationStep(key, MigrationFate.COPY, value)
 
 
-def _beside(key: OldKey, value: bytes, record: Record) -> MigrationStep:
+def _compare(key: OldKey, value: bytes, record: Record) -> MigrationStep:
     """Compare a key with the one of the same name in v3."""
     try:
         same = json.loads(convert(record.value)) == json.loads(value)
@@ -106,7 +106,7 @@ def _beside(key: OldKey, value: bytes, record: Record) -> MigrationStep:
 
 
 def same_config(one: bytes, other: bytes) -> bool:
-    """Say whether two network configurations are the same, spaces and order aside."""
+    """Return whether two network configurations are equal, apart from spaces and order."""
     try:
         return one == other or bool(json.loads(one) == json.loads(other))
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Reserving and releasing subnets by hand: what may be done to the leases there are, and why something may not. Pure.
+"""Reserving and releasing subnets by hand: what may be done, and why something may not. Pure.
 
 A reservation is a lease key without a TTL (flannel ``Documentation/reservations.md``). A node finds it by its public
-address, at its next start or, where it holds that very subnet, at once.
+address: at its next start, or at once if it leases that subnet now.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from pyflanneld.core.network.config import NetworkConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LeaseReading:
     """A record as far as it can be read.
 
     Attributes:
@@ -29,11 +29,11 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class ReserveRequest:
+class CreateReservation:
     """The subnet is free: create its key without a TTL.
 
     Attributes:
-        elsewhere: what the same node holds already, and will prefer for as long as it remembers it.
+        elsewhere: another lease of the same node, which it prefers as long as its subnet file names it.
     """
 
     elsewhere: SubnetKey | None
@@ -41,31 +41,31 @@ class ReserveRequest:
 
 @dataclass(frozen=True, slots=True)
 class MakeReservation:
-    """It is that very node's lease: take the TTL away."""
+    """It is this node's lease: remove its TTL."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class AlreadyReserved:
-    """It is that very node's reservation."""
+    """It is this node's reservation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
     """The key may be deleted."""
 
-    reading: Reading
+    reading: LeaseReading
 
 
 @dataclass(frozen=True, slots=True)
 class ReservationRefused:
-    """It must not be done."""
+    """The request must not be carried out, for the reason *why*."""
 
     why: str
 
 
-def read_lease(record: Record) -> Reading:
+def read_lease(record: Record) -> LeaseReading:
     """Read a record's name and value as far as possible."""
     key = attrs = problem = None
     try:
@@ -73,13 +73,13 @@ def read_lease(record: Record) -> Reading:
         attrs = parse_value(record.value)
     except Invalid as error:
         problem = str(error)
-    return Reading(record, key, attrs, problem)
+    return LeaseReading(record, key, attrs, problem)
 
 
 def decide_reservation(
     records: Iterable[Record], key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig
-) -> ReserveRequest | MakeReservation | AlreadyReserved | ReservationRefused:
-    """Say how *key* becomes a reservation for the node with the addresses of *attrs*."""
+) -> CreateReservation | MakeReservation | AlreadyReserved | ReservationRefused:
+    """Decide how *key* becomes a reservation for the node with the addresses of *attrs*."""
     why = _unfit(key, attrs, config)
     if why is not None:
         return ReservationRefused(why)
@@ -92,11 +92,11 @@ def decide_reservation(
             holder = f"leased by {one.attrs.public_ip}" if one.attrs else "a lease that cannot be read"
             return ReservationRefused(f"{key} overlaps {one.key}, {holder}")
     theirs = (one.key for one in readings if one.attrs and one.attrs.public_ip == attrs.public_ip)
-    return ReserveRequest(elsewhere=next(theirs, None))
+    return CreateReservation(elsewhere=next(theirs, None))
 
 
 def _unfit(key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig) -> str | None:
-    """Say why no node would take *key* as its own."""
+    """Return why no node would take *key*; ``None`` if the node with *attrs* would."""
     if config.ipv4 is None or not config.ipv4.admits(key.ipv4):
         return f"{key.ipv4} is not one of the subnets that the network configuration offers{_offer(config)}"
     if attrs.public_ip in key.ipv4:
@@ -123,7 +123,7 @@ def _offer(config: NetworkConfig) -> str:
     return f": /{ipv4.subnet_len} from {ipv4.subnet_min} to {ipv4.subnet_max}" if ipv4 else ""
 
 
-def _of_known(same: Reading, attrs: LeaseAttrs) -> MakeReservation | AlreadyReserved | ReservationRefused:
+def _of_known(same: LeaseReading, attrs: LeaseAttrs) -> MakeReservation | AlreadyReserved | ReservationRefused:
     if same.attrs is None:
         return ReservationRefused(f"{same.key} has a lease that cannot be read: {same.problem}")
     if same.attrs.public_ip != attrs.public_ip:
@@ -132,11 +132,11 @@ def _of_known(same: Reading, attrs: LeaseAttrs) -> MakeReservation | AlreadyRese
 
 
 def decide_release(records: Iterable[Record], subnet: IPv4Network, *, force: bool) -> Release | ReservationRefused:
-    """Say whether the lease of *subnet* may be deleted; that of a live node, which has a TTL, only by *force*."""
+    """Decide whether the lease of *subnet* may be deleted; a live one, with a TTL, only with *force*."""
     found = next((one for one in map(read_lease, records) if one.key is not None and one.key.ipv4 == subnet), None)
     if found is None:
         return ReservationRefused(f"there is no lease of {subnet}")
     if found.record.lease_id and not force:
         holder = found.attrs.public_ip if found.attrs else "a value that cannot be read"
-        return ReservationRefused(f"{found.key} is a live lease of {holder}; --force deletes it all the same")
+        return ReservationRefused(f"{found.key} is a live lease of {holder}; --force deletes it nevertheless")
     return Release(found)

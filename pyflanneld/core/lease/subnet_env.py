@@ -4,9 +4,14 @@ Format: flannel ``pkg/subnet/subnet.go`` (v0.28.9) and ``main.go`` (v0.11.0): fo
 and with dual stack two more behind the second.
 """
 
+from collections.abc import Callable
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import TypeVar
 
+from pyflanneld.core.families import Network
 from pyflanneld.core.invalid import Invalid
+
+_N = TypeVar("_N", IPv4Network, IPv6Network)
 
 
 def render(
@@ -24,37 +29,19 @@ def render(
         subnet: ours.
         mtu: of the link.
         ip_masq: ``--ip-masq``.
-        ipv6: network and subnet of the other half of a dual-stack lease.
+        ipv6: network and subnet of the IPv6 part of a dual-stack lease.
     """
     return (
-        f"FLANNEL_NETWORK={network}\n"
-        f"FLANNEL_SUBNET={subnet.network_address + 1}/{subnet.prefixlen}\n"
-        f"{_lines6(*ipv6) if ipv6 else ''}"
+        f"{_lines('', network, subnet)}"
+        f"{_lines('IPV6_', *ipv6) if ipv6 else ''}"
         f"FLANNEL_MTU={mtu}\n"
         f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}\n"
     )
 
 
-def _lines6(network: IPv6Network, subnet: IPv6Network) -> str:
+def _lines(family: str, network: Network, subnet: Network) -> str:
     host = f"{subnet.network_address + 1}/{subnet.prefixlen}"
-    return f"FLANNEL_IPV6_NETWORK={network}\nFLANNEL_IPV6_SUBNET={host}\n"
-
-
-def previous_subnet6(text: str) -> IPv6Network | None:
-    """Return the IPv6 subnet that an earlier file names, as ``previous_subnet`` does; zones are refused.
-
-    Raises:
-        Invalid: ``FLANNEL_IPV6_SUBNET`` is there but is no IPv6 network.
-    """
-    subnet = dict(_assignments(text)).get("FLANNEL_IPV6_SUBNET")
-    if not subnet:
-        return None
-    try:
-        if "/" not in subnet or "%" in subnet:
-            raise ValueError("no prefix length, or a zone")
-        return IPv6Interface(subnet).network
-    except ValueError as error:
-        raise Invalid("bad_subnet_file", "FLANNEL_IPV6_SUBNET", subnet, "such as 2001:db8:0:7::1/64") from error
+    return f"FLANNEL_{family}NETWORK={network}\nFLANNEL_{family}SUBNET={host}\n"
 
 
 def previous_subnet(text: str) -> IPv4Network | None:
@@ -63,36 +50,48 @@ def previous_subnet(text: str) -> IPv4Network | None:
     Raises:
         Invalid: ``FLANNEL_SUBNET`` is there but is no IPv4 network.
     """
-    values = dict(_assignments(text))
-    subnet = values.get("FLANNEL_SUBNET")
-    if not subnet:
+    expected = "an address such as 172.7.21.1/24"
+    return _previous(text, "FLANNEL_SUBNET", lambda value: IPv4Interface(value).network, expected)
+
+
+def previous_subnet6(text: str) -> IPv6Network | None:
+    """Return the IPv6 subnet that an earlier file names, as ``previous_subnet`` does; zones are refused.
+
+    Raises:
+        Invalid: ``FLANNEL_IPV6_SUBNET`` is there but is no IPv6 network.
+    """
+    expected = "an address such as 2001:db8:0:7::1/64"
+    return _previous(text, "FLANNEL_IPV6_SUBNET", lambda value: IPv6Interface(value).network, expected)
+
+
+def _previous(text: str, name: str, parse: Callable[[str], _N], expected: str) -> _N | None:
+    value = assignments(text).get(name)
+    if not value:
         return None
     try:
-        if "/" not in subnet:
-            raise ValueError("no prefix length")
-        return IPv4Interface(subnet).network
+        if "/" not in value or "%" in value:
+            raise ValueError("no prefix length, or a zone")
+        return parse(value)
     except ValueError as error:
-        raise Invalid("bad_subnet_file", "FLANNEL_SUBNET", subnet, "an address such as 172.7.21.1/24") from error
-
-
-def assignments(text: str) -> dict[str, str]:
-    """Return the variables that the file sets; of a name that comes twice, the last counts."""
-    return dict(_assignments(text))
+        raise Invalid("bad_subnet_file", name, value, expected) from error
 
 
 def previous_network(text: str) -> IPv4Network | None:
     """Return the network that an earlier file names; ``None`` when it names none that can be understood."""
     try:
-        return IPv4Network(dict(_assignments(text)).get("FLANNEL_NETWORK", ""), strict=False)
+        return IPv4Network(assignments(text).get("FLANNEL_NETWORK", ""), strict=False)
     except ValueError:
         return None
 
 
-def _assignments(text: str) -> list[tuple[str, str]]:
-    """Return the file's assignments; ``export``, comments and quotes are understood as in a dotenv file."""
-    found = []
+def assignments(text: str) -> dict[str, str]:
+    """Return the variables that the file sets; of a name that comes twice, the last counts.
+
+    ``export``, comments and quotes are understood as in a dotenv file.
+    """
+    found = {}
     for line in text.splitlines():
         name, equals, value = line.strip().removeprefix("export ").partition("=")
         if equals and not name.startswith("#"):
-            found.append((name.strip(), value.strip().strip("\"'")))
+            found[name.strip()] = value.strip().strip("\"'")
     return found

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
+from pyflanneld.core.families import Address, Interface
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -31,9 +33,13 @@ class Link:
     deprecated: frozenset[IPv4Address] = frozenset()
     addresses6: tuple[IPv6Interface, ...] = ()
 
-    def carries(self, address: IPv4Address | IPv6Address) -> bool:
-        """Say whether *address* is one of this link's own."""
-        return address in [own.ip for own in self.addresses] + [own.ip for own in self.addresses6]
+    def interfaces(self, version: int) -> tuple[Interface, ...]:
+        """Return its addresses of one family."""
+        return self.addresses if version == 4 else self.addresses6
+
+    def carries(self, address: Address) -> bool:
+        """Return whether *address* is one of this link's own."""
+        return any(address == own.ip for own in self.interfaces(address.version))
 
     @property
     def address6(self) -> IPv6Address | None:

@@ -9,19 +9,19 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Generic, TypeVar
 
+from pyflanneld.core.families import Address
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.strict_json import parse_object
 
-_IPV4_CIDR = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})/(\d{1,2})", re.ASCII)
-_IPV6_CIDR = re.compile(r"([0-9A-Fa-f:.]+)/(\d{1,3})", re.ASCII)
-_THIS = IPv4Network("0.0.0.0/8")  # RFC 1122: "this network", nobody's address
+_N = TypeVar("_N", IPv4Network, IPv6Network)
 DEFAULT_BACKEND = "udp"  # what flannel's code takes when Backend is absent; its documentation says vxlan
 
 
 @dataclass(frozen=True, slots=True)
-class SubnetRange:
-    """Where IPv4 subnets are leased from.
+class SubnetRange(Generic[_N]):
+    """Where the subnets of one address family are leased from.
 
     Attributes:
         network: the whole of it.
@@ -30,34 +30,28 @@ class SubnetRange:
         subnet_max: the last one, inclusive.
     """
 
-    network: IPv4Network
+    network: _N
     subnet_len: int
-    subnet_min: IPv4Address
-    subnet_max: IPv4Address
+    subnet_min: Address
+    subnet_max: Address
 
-    def admits(self, subnet: IPv4Network) -> bool:
-        """Say whether *subnet* is one that may be leased here."""
-        return subnet.prefixlen == self.subnet_len and self.subnet_min <= subnet.network_address <= self.subnet_max
+    def admits(self, subnet: _N) -> bool:
+        """Return whether *subnet* may be leased here."""
+        first = int(subnet.network_address)
+        return subnet.prefixlen == self.subnet_len and int(self.subnet_min) <= first <= int(self.subnet_max)
 
-    def subnets(self) -> Iterator[IPv4Network]:
+    def starts(self) -> range:
+        """Return the first address of every subnet that may be leased, as numbers, from the lowest."""
+        step = 1 << (self.network.max_prefixlen - self.subnet_len)
+        return range(int(self.subnet_min), int(self.subnet_max) + 1, step)
+
+    def subnet(self, start: int) -> _N:
+        """Return the subnet that begins at *start*."""
+        return type(self.network)((start, self.subnet_len))
+
+    def subnets(self) -> Iterator[_N]:
         """Yield every subnet that may be leased, from the lowest."""
-        step = 1 << (32 - self.subnet_len)
-        for start in range(int(self.subnet_min), int(self.subnet_max) + 1, step):
-            yield IPv4Network((start, self.subnet_len))
-
-
-@dataclass(frozen=True, slots=True)
-class SubnetRange6:
-    """Where IPv6 subnets are leased from; attributes as in ``SubnetRange``."""
-
-    network: IPv6Network
-    subnet_len: int
-    subnet_min: IPv6Address
-    subnet_max: IPv6Address
-
-    def admits(self, subnet: IPv6Network) -> bool:
-        """Say whether *subnet* is one that may be leased here."""
-        return subnet.prefixlen == self.subnet_len and self.subnet_min <= subnet.network_address <= self.subnet_max
+        return map(self.subnet, self.starts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +66,15 @@ class NetworkConfig:
         document: the text that all of this was read from.
     """
 
-    ipv4: SubnetRange | None
-    ipv6: SubnetRange6 | None
+    ipv4: SubnetRange[IPv4Network] | None
+    ipv6: SubnetRange[IPv6Network] | None
     backend_type: str
     backend_options: Mapping[str, object] = field(hash=False)
     nftables: bool
     document: bytes = field(default=b"", compare=False)
 
     def admits(self, ipv4: IPv4Network, ipv6: IPv6Network | None) -> bool:
-        """Say whether a lease of these two halves is one that the network has: with an IPv6 half where it has IPv6."""
+        """Return whether a lease of these two subnets fits: an IPv6 one where the network has IPv6, and only there."""
         if self.ipv4 is None or not self.ipv4.admits(ipv4):
             return False
         if self.ipv6 is None or ipv6 is None:
@@ -89,18 +83,27 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class _Family:
+class _Family(Generic[_N]):
     """What differs between the two address families; the rules are the same."""
 
     prefix: str
-    bits: int
+    network: type[_N]
+    address: type[IPv4Address] | type[IPv6Address]
+    cidr: re.Pattern[str]
+    expected: str
     longest_network: int
     longest_subnet: int
     usual_subnet: int
 
 
-_V4 = _Family(prefix="", bits=32, longest_network=28, longest_subnet=30, usual_subnet=24)
-_V6 = _Family(prefix="IPv6", bits=128, longest_network=124, longest_subnet=126, usual_subnet=64)
+_V4 = _Family(
+    "", IPv4Network, IPv4Address, re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})/(\d{1,2})", re.ASCII),
+    'an IPv4 network such as "172.7.0.0/16"', longest_network=28, longest_subnet=30, usual_subnet=24,
+)  # fmt: skip
+_V6 = _Family(
+    "IPv6", IPv6Network, IPv6Address, re.compile(r"([0-9A-Fa-f:.]+)/(\d{1,3})", re.ASCII),
+    'an IPv6 network such as "2001:db8:42::/56"', longest_network=124, longest_subnet=126, usual_subnet=64,
+)  # fmt: skip
 
 
 def parse_config(data: bytes) -> NetworkConfig:
@@ -112,8 +115,8 @@ def parse_config(data: bytes) -> NetworkConfig:
     document = parse_object(data, "network configuration")
     backend_type, options = _backend(document)
     return NetworkConfig(
-        ipv4=_ipv4_range(document) if _boolean(document, "EnableIPv4", True) else None,
-        ipv6=_ipv6_range(document) if _boolean(document, "EnableIPv6", False) else None,
+        ipv4=_range(document, _V4) if _boolean(document, "EnableIPv4", True) else None,
+        ipv6=_range(document, _V6) if _boolean(document, "EnableIPv6", False) else None,
         backend_type=backend_type,
         backend_options=options,
         nftables=_boolean(document, "EnableNFTables", False),
@@ -121,53 +124,44 @@ def parse_config(data: bytes) -> NetworkConfig:
     )
 
 
-def _ipv4_range(document: Mapping[str, object]) -> SubnetRange:
-    text = _text(document, "Network")
-    match = _IPV4_CIDR.fullmatch(text or "")
+def _range(document: Mapping[str, object], family: _Family[_N]) -> SubnetRange[_N]:
+    name = f"{family.prefix}Network"
+    text = _text(document, name)
+    match = family.cidr.fullmatch(text or "")
     try:
-        network = IPv4Network((match[1], int(match[2])), strict=False) if match else None
+        network = family.network((match[1], int(match[2])), strict=False) if match else None
     except ValueError:
         network = None
     if network is None:
-        raise Invalid("bad_config", "Network", text, 'an IPv4 network such as "172.7.0.0/16"')
-    if network.prefixlen < 8 or network.network_address in _THIS or network.is_multicast or network.is_loopback:
-        raise Invalid("bad_config", "Network", text, "a unicast network of /8 or longer")
-    length, low, high = _bounds(document, _V4, int(network.network_address), network.prefixlen)
-    return SubnetRange(network, length, IPv4Address(low), IPv4Address(high))
+        raise Invalid("bad_config", name, text, family.expected)
+    if network.prefixlen < 8 or not _is_unicast(network.network_address):
+        raise Invalid("bad_config", name, text, "a unicast network of /8 or longer")
+    length, low, high = _bounds(document, family, network)
+    return SubnetRange(network, length, family.address(low), family.address(high))
 
 
-def _ipv6_range(document: Mapping[str, object]) -> SubnetRange6:
-    text = _text(document, "IPv6Network")
-    match = _IPV6_CIDR.fullmatch(text or "")
-    try:
-        network = IPv6Network((match[1], int(match[2])), strict=False) if match else None
-    except ValueError:
-        network = None
-    if network is None:
-        raise Invalid("bad_config", "IPv6Network", text, 'an IPv6 network such as "2001:db8:42::/56"')
-    first = network.network_address
-    if network.prefixlen < 8 or first.is_multicast or first.is_link_local or first.packed[0] == 0:
-        raise Invalid("bad_config", "IPv6Network", text, "a unicast network of /8 or longer")
-    length, low, high = _bounds(document, _V6, int(network.network_address), network.prefixlen)
-    return SubnetRange6(network, length, IPv6Address(low), IPv6Address(high))
+def _is_unicast(first: Address) -> bool:
+    """Return whether a network may begin at *first*. RFC 1122: 0.0.0.0/8 is nobody's; ::/8 is reserved."""
+    link_local = first.version == 6 and first.is_link_local
+    return not (first.packed[0] == 0 or first.is_multicast or first.is_loopback or link_local)
 
 
-def _bounds(document: Mapping[str, object], family: _Family, start: int, prefixlen: int) -> tuple[int, int, int]:
-    """Return subnet length, first and last subnet (as integers) of the network that begins at *start*."""
-    length = _subnet_len(document, family, prefixlen)
-    size = 1 << (family.bits - length)
-    end = start + (1 << (family.bits - prefixlen))
+def _bounds(document: Mapping[str, object], family: _Family[_N], network: _N) -> tuple[int, int, int]:
+    """Return subnet length, first and last subnet (as integers) of *network*."""
+    length = _subnet_len(document, family, network.prefixlen)
+    size, start = 1 << (network.max_prefixlen - length), int(network.network_address)
+    end = int(network.broadcast_address) + 1
     low = _edge(document, family, "SubnetMin", start, end, size, default=start + size)  # never the first by default
     high = _edge(document, family, "SubnetMax", start, end, size, default=end - size)
     if low > high:
+        name = f"{family.prefix}SubnetMin"
         raise Invalid(
-            "bad_config", f"{family.prefix}SubnetMin", document.get(f"{family.prefix}SubnetMin".lower()),
-            f"an address not above {family.prefix}SubnetMax",
+            "bad_config", name, document.get(name.lower()), f"an address not above {family.prefix}SubnetMax"
         )
     return length, low, high
 
 
-def _subnet_len(document: Mapping[str, object], family: _Family, prefixlen: int) -> int:
+def _subnet_len(document: Mapping[str, object], family: _Family[_N], prefixlen: int) -> int:
     name = f"{family.prefix}SubnetLen"
     value = document.get(name.lower())
     if value is None:
@@ -193,7 +187,7 @@ def _subnet_len(document: Mapping[str, object], family: _Family, prefixlen: int)
 
 
 def _edge(
-    document: Mapping[str, object], family: _Family, kind: str, start: int, end: int, size: int, *, default: int
+    document: Mapping[str, object], family: _Family[_N], kind: str, start: int, end: int, size: int, *, default: int
 ) -> int:
     name = family.prefix + kind
     text = _text(document, name)
@@ -202,7 +196,7 @@ def _edge(
     try:
         if "%" in text:
             raise ValueError("a zone")  # Python takes any text after fe80::1%, Go takes none
-        edge = int(IPv4Address(text) if family is _V4 else IPv6Address(text))
+        edge = int(family.address(text))
     except ValueError as error:
         raise Invalid("bad_config", name, text, "the network address of a subnet, as text") from error
     if edge == 0:  # Go cannot tell a zero address from an absent one

@@ -1,17 +1,18 @@
-"""A network configuration under review: what it comes to, what looks like a slip, what it does to the leases. Pure."""
+"""Review of a network configuration: its effective values, likely mistakes, its effects on the leases. Pure."""
 
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, overlap
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.codec import SubnetKey
-from pyflanneld.core.lease.reservations import Reading, read_lease
+from pyflanneld.core.lease.reservations import LeaseReading, read_lease
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.network.config import NetworkConfig, SubnetRange, SubnetRange6
+from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.status.dry_run import connected
 from pyflanneld.core.strict_json import parse_object
 
@@ -22,7 +23,7 @@ KNOWN = (
 
 
 def config_facts(config: NetworkConfig) -> list[tuple[str, str]]:
-    """Return what the document comes to, defaults included, as names and values."""
+    """Return the effective values of the document, defaults included, as names and values."""
     found = [("Backend", config.backend_type)]
     for prefix, subnet_range in (("", config.ipv4), ("IPv6", config.ipv6)):
         if subnet_range is not None:
@@ -31,7 +32,9 @@ def config_facts(config: NetworkConfig) -> list[tuple[str, str]]:
     return found
 
 
-def _range_facts(prefix: str, subnet_range: SubnetRange | SubnetRange6) -> list[tuple[str, str]]:
+def _range_facts(
+    prefix: str, subnet_range: SubnetRange[IPv4Network] | SubnetRange[IPv6Network]
+) -> list[tuple[str, str]]:
     bits = subnet_range.network.max_prefixlen - subnet_range.subnet_len
     hosts = (int(subnet_range.subnet_max) - int(subnet_range.subnet_min) >> bits) + 1
     # The network's address, the broadcast and the bridge's own are no container's; IPv6 has no broadcast.
@@ -46,12 +49,12 @@ def _range_facts(prefix: str, subnet_range: SubnetRange | SubnetRange6) -> list[
 
 
 def remarks(document: bytes, config: NetworkConfig, links: Iterable[Link]) -> list[str]:
-    """Return what an operator should look at although the document is valid.
+    """Return what an operator should check although the document is valid.
 
     Args:
-        document: as it was written.
-        config: what it was read as.
-        links: of this host, on which it is checked.
+        document: the bytes as written.
+        config: the same, parsed.
+        links: of the host on which it is checked.
     """
     found = _unknown_keys(document)
     if "type" not in _backend(document):
@@ -60,7 +63,7 @@ def remarks(document: bytes, config: NetworkConfig, links: Iterable[Link]) -> li
         for there in connected(link):
             if any(overlap(there, network) for network in networks_of(config)):
                 found.append(
-                    f"{there} of {link.name} on this host overlaps the network: leases there are not believed here"
+                    f"{there} of {link.name} on this host overlaps the network: leases there are rejected here"
                 )
     return found
 
@@ -87,7 +90,7 @@ def _backend(document: bytes) -> set[str]:
 
 
 class LeaseFate(enum.Enum):
-    """What becomes of a lease with another configuration."""
+    """The effect of another configuration on a lease."""
 
     STAYS = "stays"
     MOVES = "must move"
@@ -97,9 +100,9 @@ class LeaseFate(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """A lease and what becomes of it at its node's next start."""
+    """A lease, and the effect on it at its node's next start."""
 
-    reading: Reading
+    reading: LeaseReading
     fate: LeaseFate
 
     @property
@@ -110,18 +113,18 @@ class Effect:
         words = {
             LeaseFate.STAYS: "stays",
             LeaseFate.MOVES: "does not fit: that host takes another subnet at its next start, and Docker has to follow",
-            LeaseFate.STUCK: "is a reservation that does not fit: nobody takes it, release it",
-            LeaseFate.UNREADABLE: "cannot be read, now as before",
+            LeaseFate.STUCK: "is a reservation that does not fit: no host takes it, release it",
+            LeaseFate.UNREADABLE: "cannot be read, as before",
         }
         return f"{name}{holder} {words[self.fate]}"
 
 
 def effects(records: Iterable[Record], config: NetworkConfig) -> list[Effect]:
-    """Say what becomes of each lease."""
+    """Return the effect on each lease."""
     return [Effect(reading, _fate(reading, config)) for reading in map(read_lease, records)]
 
 
-def _fate(reading: Reading, config: NetworkConfig) -> LeaseFate:
+def _fate(reading: LeaseReading, config: NetworkConfig) -> LeaseFate:
     if reading.key is None or reading.attrs is None:
         return LeaseFate.UNREADABLE
     if config.admits(reading.key.ipv4, reading.key.ipv6):
@@ -130,7 +133,7 @@ def _fate(reading: Reading, config: NetworkConfig) -> LeaseFate:
 
 
 def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]:
-    """Return what becomes another, defaults included, one line each."""
+    """Return the values that change, defaults included, one line each."""
     was = dict(config_facts(before)) if before is not None else {}
     now = dict(config_facts(after))
     names = [*now, *(name for name in was if name not in now)]
@@ -139,17 +142,16 @@ def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]
 
 
 def misfits(key: SubnetKey, before: NetworkConfig, after: NetworkConfig) -> list[str]:
-    """Return what moves a node that holds *key* when it starts anew, one line each; none: it stays as it is."""
+    """Return the changes that move a node with *key* at its next start, one line each; none if it keeps *key*."""
     same_kind = (networks_of(before), before.backend_type) == (networks_of(after), after.backend_type)
     return [] if same_kind and after.admits(key.ipv4, key.ipv6) else differences(before, after)
 
 
 def crowded(effects_: Sequence[Effect], config: NetworkConfig) -> str | None:
-    """Say that there would be fewer subnets than hosts that hold one now; ``None`` when there is room."""
+    """Return how many subnets and hosts there would be; ``None`` when every host with a lease now gets one."""
     subnet_range = config.ipv4
     if subnet_range is None:
         return None
     offered = sum(1 for _ in subnet_range.subnets())
     holders = len({one.reading.attrs.public_ip for one in effects_ if one.reading.attrs is not None})
     return f"{offered} subnets for the {holders} hosts that hold a lease now" if offered < holders else None
-

@@ -1,87 +1,68 @@
-"""What peers are judged against, and the judgement: one half of a lease on one side of the ground. Pure.
+"""What peers' leases are validated against, and the rules: the IPv4 or the IPv6 part of a lease at a time. Pure.
 
-``validate`` and ``validate_subnet`` are the rules, each with its reason. Nearly every lease is a good one, and there
-may be thousands: ``Validator`` tells those by comparing whole numbers, and leaves what it cannot clear to the rules.
+There may be thousands of leases, so the rules compare whole numbers.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
-from pyflanneld.core.families import Address, Interface, Network, inside, overlap
+from pyflanneld.core.families import Address, Interface, Network
 
 LONGEST_SUBNET = {4: 30, 6: 126}
+_UNICAST = {  # without the unspecified address, loopback, multicast, and what the IETF reserves; mapped IPv4 too
+    4: ((1, (127 << 24) - 1), (128 << 24, (224 << 24) - 1)),
+    6: tuple((a << 112, (b << 112) - 1) for a, b in ((0x2000, 0x4000), (0xFC00, 0xFE00), (0xFE80, 0xFF00))),
+}
+_Span = tuple[int, int]
+"""The first and the last address, both included."""
 
 
 @dataclass(frozen=True, slots=True)
-class Half:
-    """What a lease says of one family; *gateway* is ``None`` where the value has none for it."""
+class FamilyContext:
+    """What the leases of one address family are validated against.
 
-    subnet: Network
-    gateway: Address | None
+    Attributes:
+        network: the cluster's network.
+        own_subnet: the subnet that this host leases.
+        link_addresses: addresses, with prefix lengths, of the link that carries the routes.
+        own_addresses: every address of this host.
+        connected: networks that are directly connected here, except that of this host's own subnet.
+        protected: addresses that no peer's route may capture: etcd's, the default gateway.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class ValidationContext6:
-    """The IPv6 side of the ground of a dual-stack node; attributes as in ``ValidationContext``."""
-
-    network: IPv6Network
-    own_subnet: IPv6Network
-    link_addresses: tuple[IPv6Interface, ...]
-    own_addresses: frozenset[IPv6Address] = frozenset()
-    connected: tuple[IPv6Network, ...] = ()
-    protected: frozenset[IPv6Address] = frozenset()
-
-    @property
-    def near(self) -> tuple[IPv6Network, ...]:
-        """Every directly connected network, the link's own among them, as in ``ValidationContext``."""
-        return (*self.connected, *(own.network for own in self.link_addresses))
+    network: Network
+    own_subnet: Network
+    link_addresses: tuple[Interface, ...]
+    own_addresses: frozenset[Address] = frozenset()
+    connected: tuple[Network, ...] = ()
+    protected: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationContext:
-    """What peers are judged against.
+    """What peers' leases are validated against on this host.
 
     Attributes:
-        network: the cluster's network.
-        backend_type: ours, for example ``"host-gw"``.
-        own_subnet: the subnet that we lease.
-        link_addresses: addresses, with prefix lengths, of the link that carries the routes.
-        own_addresses: every IPv4 address of this host.
-        connected: networks that are directly connected here, besides the own subnet's bridge.
-        protected: addresses that no peer's route may capture: etcd's, the default gateway.
-        gateways_on_link: whether the backend has use only for peers on the common link.
-        ipv6: the other side, in a dual-stack network.
+        backend_type: what leases of our backend carry, for example ``"host-gw"``.
+        ipv4: the IPv4 part.
+        ipv6: the IPv6 part, in a dual-stack network.
+        gateways_on_link: whether the backend needs every peer on the common link.
     """
 
-    network: IPv4Network
     backend_type: str
-    own_subnet: IPv4Network
-    link_addresses: tuple[IPv4Interface, ...]
-    own_addresses: frozenset[IPv4Address] = frozenset()
-    connected: tuple[IPv4Network, ...] = ()
-    protected: frozenset[IPv4Address] = frozenset()
+    ipv4: FamilyContext
+    ipv6: FamilyContext | None = None
     gateways_on_link: bool = True
-    ipv6: ValidationContext6 | None = None
 
     @property
-    def near(self) -> tuple[IPv4Network, ...]:
-        """Every directly connected network, the link's own among them: no gateway can lie in a peer's subnet then."""
-        return (*self.connected, *(own.network for own in self.link_addresses))
-
-    @property
-    def sides(self) -> "tuple[Side, ...]":
+    def families(self) -> tuple[FamilyContext, ...]:
         """The families that this node uses."""
-        return (self,) if self.ipv6 is None else (self, self.ipv6)
-
-
-Side = ValidationContext | ValidationContext6
+        return (self.ipv4,) if self.ipv6 is None else (self.ipv4, self.ipv6)
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """Why a key is not believed.
+    """Why a key is rejected.
 
     Attributes:
         reason: a short constant, fit for a metric label.
@@ -92,128 +73,82 @@ class Quarantine:
     detail: str
 
 
-def validate(half: Half, side: Side, *, gateways_on_link: bool) -> Quarantine | None:
-    """Say what is wrong with *half* on this side, if anything."""
-    return validate_subnet(half.subnet, side) or _judge_gateway(half, side, gateways_on_link)
-
-
-def validate_subnet(subnet: Network, side: Side) -> Quarantine | None:
-    """Say what is wrong with *subnet* alone."""
-    network, longest = side.network, LONGEST_SUBNET[subnet.version]
-    if not inside(subnet, network) or subnet.prefixlen <= network.prefixlen:
-        return Quarantine("outside_network", f"{subnet} is not a part of {network}")
-    if subnet.prefixlen > longest:
-        return Quarantine("bad_length", f"{subnet} is longer than /{longest}")
-    if overlap(subnet, side.own_subnet):
-        return Quarantine("overlaps_own", f"{subnet} overlaps our own {side.own_subnet}")
-    captured = _first([*side.own_addresses, *side.protected], subnet)
-    if captured is not None:
-        return Quarantine("captures_address", f"{subnet} contains {captured}, which this host needs")
-    covered = next((net for net in side.near if overlap(net, subnet)), None)
-    if covered is not None:
-        return Quarantine("captures_network", f"{subnet} overlaps {covered}, which is connected to this host")
-    return None
-
-
-def _first(addresses: Iterable[Address], subnet: Network) -> Address | None:
-    return min((address for address in addresses if address in subnet), default=None, key=int)
-
-
-def _judge_gateway(half: Half, side: Side, on_link: bool) -> Quarantine | None:
-    gateway, field_name = half.gateway, "PublicIP" if half.subnet.version == 4 else "PublicIPv6"
-    if gateway is None:
-        return Quarantine("bad_gateway", f"the lease has no {field_name} for {half.subnet}")
-    if gateway.is_unspecified or gateway.is_loopback or gateway.is_multicast or gateway.is_reserved:
-        return Quarantine("bad_gateway", f"{field_name} {gateway} is no address of a host")
-    if gateway in side.own_addresses or any(own.ip == gateway for own in side.link_addresses):
-        return Quarantine("bad_gateway", f"{field_name} {gateway} is our own address")
-    if gateway in side.own_subnet:
-        return Quarantine("bad_gateway", f"{field_name} {gateway} is inside our own {side.own_subnet}")
-    if on_link and not any(_reaches(own, gateway) for own in side.link_addresses):
-        near = ", ".join(str(own.network) for own in side.link_addresses)
-        why = f"is no neighbour on the link ({near}): nothing for {half.subnet} can be sent to it"
-        return Quarantine("gateway_off_link", f"{field_name} {gateway} {why}; host-gw needs a common LAN")
-    return None
-
-
-def _reaches(own: Interface, gateway: Address) -> bool:
-    """Say whether *gateway* can be a neighbour on the network of *own*."""
-    network = own.network
-    edges: tuple[Address, ...] = ()
-    if network.prefixlen < network.max_prefixlen - 1:
-        # IPv6 has no broadcast, and the first address is any router's.
-        edges = (network.network_address, *((network.broadcast_address,) if network.version == 4 else ()))
-    return gateway in network and gateway not in edges
-
-
 class Validator:
-    """The validation of many leases on one side: the result of ``validate`` and ``validate_subnet``, but fast."""
+    """The rules for one address family."""
 
-    def __init__(self, side: Side, *, gateways_on_link: bool) -> None:
-        network = side.network
-        self.side = side
+    def __init__(self, context: FamilyContext, *, gateways_on_link: bool) -> None:
+        self._context = context
         self._gateways_on_link = gateways_on_link
-        self._lengths = range(network.prefixlen + 1, LONGEST_SUBNET[network.version] + 1)
-        self._low, self._high = address_range(network)
-        self._own = {int(address) for address in (*side.own_addresses, *(own.ip for own in side.link_addresses))}
-        needed = {(int(address), int(address)) for address in (*side.own_addresses, *side.protected)}
-        taken = _merged([*needed, address_range(side.own_subnet), *map(address_range, side.near)])
-        self._taken_from, self._taken_to = [low for low, _ in taken], [high for _, high in taken]
-        self._neighbours = [
-            _hosts(own.network)
-            for own in side.link_addresses
-            if not overlap(own.network, side.own_subnet) and _is_ordinary(own.network)
-        ]
+        self._own = {int(address) for address in (*context.own_addresses, *(own.ip for own in context.link_addresses))}
+        self._own_subnet = [address_range(context.own_subnet)]
+        self._neighbours = [_hosts(own.network) for own in context.link_addresses]
+        self._first, self._last = address_range(context.network)
+        # What lies outside the network cannot overlap a subnet that lies inside it.
+        self._occupied = [one for one in _occupied(context) if one[0] <= self._last and self._first <= one[1]]
 
-    def subnet(self, subnet: Network) -> Quarantine | None:
-        """Say what is wrong with *subnet* alone."""
-        low, high = address_range(subnet)
-        if subnet.prefixlen in self._lengths and self._low <= low and high <= self._high:
-            nearest = bisect_left(self._taken_to, low)
-            if nearest == len(self._taken_from) or high < self._taken_from[nearest]:
-                return None
-        return validate_subnet(subnet, self.side)
+    def check_subnet(self, subnet: Network) -> Quarantine | None:
+        """Return what is wrong with *subnet*, whatever its gateway."""
+        first, last = address_range(subnet)
+        network = self._context.network
+        if first < self._first or last > self._last or subnet.prefixlen <= network.prefixlen:
+            return Quarantine("outside_network", f"{subnet} is not a part of {network}")
+        if subnet.prefixlen > LONGEST_SUBNET[subnet.version]:
+            return Quarantine("bad_length", f"{subnet} is longer than /{LONGEST_SUBNET[subnet.version]}")
+        for low, high, reason, conflict in self._occupied:
+            if low <= last and first <= high:
+                return Quarantine(reason, f"{subnet} {conflict}")
+        return None
 
-    def half(self, half: Half) -> Quarantine | None:
-        """Say what is wrong with *half*."""
-        trouble = self.subnet(half.subnet)
-        if trouble is None and half.gateway is not None:
-            gateway = int(half.gateway)
-            if gateway not in self._own and any(low <= gateway <= high for low, high in self._neighbours):
-                return None
-        return trouble or _judge_gateway(half, self.side, self._gateways_on_link)
+    def check(self, subnet: Network, gateway: Address | None) -> Quarantine | None:
+        """Return what is wrong with a lease of *subnet*; *gateway* is ``None`` where its value names none."""
+        return self.check_subnet(subnet) or self._check_gateway(subnet, gateway)
+
+    def _check_gateway(self, subnet: Network, gateway: Address | None) -> Quarantine | None:
+        field = "PublicIP" if subnet.version == 4 else "PublicIPv6"
+        if gateway is None:
+            return Quarantine("bad_gateway", f"the lease has no {field} for {subnet}")
+        number = int(gateway)
+        if not _within(number, _UNICAST[subnet.version]):
+            return Quarantine("bad_gateway", f"{field} {gateway} is no address of a host")
+        if number in self._own:
+            return Quarantine("bad_gateway", f"{field} {gateway} is our own address")
+        if _within(number, self._own_subnet):
+            return Quarantine("bad_gateway", f"{field} {gateway} is inside our own {self._context.own_subnet}")
+        if self._gateways_on_link and not _within(number, self._neighbours):
+            near = ", ".join(str(own.network) for own in self._context.link_addresses)
+            why = f"is no neighbour on the link ({near}): nothing for {subnet} can be sent to it"
+            return Quarantine("gateway_off_link", f"{field} {gateway} {why}; host-gw needs a common LAN")
+        return None
 
 
-def address_range(network: Network) -> tuple[int, int]:
+def _occupied(context: FamilyContext) -> Iterable[tuple[int, int, str, str]]:
+    """Yield what no peer's subnet may overlap: first and last address, the reason, and what to call the conflict."""
+    own_subnet = context.own_subnet
+    yield *address_range(own_subnet), "overlaps_own", f"overlaps our own {own_subnet}"
+    for address in sorted({*context.own_addresses, *context.protected}, key=int):
+        yield int(address), int(address), "captures_address", f"contains {address}, which this host needs"
+    for network in (*context.connected, *(own.network for own in context.link_addresses)):
+        yield *address_range(network), "captures_network", f"overlaps {network}, which is connected to this host"
+
+
+def _within(number: int, spans: Iterable[_Span]) -> bool:
+    for first, last in spans:  # noqa: SIM110 - any() would take three times as long
+        if first <= number <= last:
+            return True
+    return False
+
+
+def address_range(network: Network) -> _Span:
     """Return the first and the last address of *network* as numbers."""
-    low = int(network.network_address)
-    return low, low | (1 << (network.max_prefixlen - network.prefixlen)) - 1
+    first = int(network.network_address)
+    return first, first | (1 << (network.max_prefixlen - network.prefixlen)) - 1
 
 
-def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return *spans* in order, those that overlap as one."""
-    found: list[tuple[int, int]] = []
-    for low, high in sorted(spans):
-        if found and low <= found[-1][1]:
-            found[-1] = found[-1][0], max(found[-1][1], high)
-        else:
-            found.append((low, high))
-    return found
+def _hosts(network: Network) -> _Span:
+    """Return the first and the last address that a neighbour on *network* can have.
 
-
-def _hosts(network: Network) -> tuple[int, int]:
-    """Return the first and the last address that a neighbour on *network* can have, as ``_reaches`` has it."""
-    low, high = address_range(network)
+    IPv6 has no broadcast, and the first address of a network is that of any router.
+    """
+    first, last = address_range(network)
     edges = network.prefixlen < network.max_prefixlen - 1
-    return low + edges, high - (edges and network.version == 4)
-
-
-_ORDINARY = {  # the first and last addresses of ranges without any unspecified, loopback, multicast or reserved one
-    4: ((1 << 24, (127 << 24) - 1), (128 << 24, (224 << 24) - 1)),
-    6: (address_range(IPv6Network("2000::/3")), address_range(IPv6Network("fc00::/7"))),
-}
-
-
-def _is_ordinary(network: Network) -> bool:
-    low, high = address_range(network)
-    return any(first <= low and high <= last for first, last in _ORDINARY[network.version])
+    return first + edges, last - (edges and network.version == 4)

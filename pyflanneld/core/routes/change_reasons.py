@@ -1,14 +1,12 @@
 """Why a route is changed: one short word for the log, the metrics and the operator."""
 
-from collections.abc import Collection, Mapping
 from enum import StrEnum
 
-from pyflanneld.core.families import Network
-from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Replace
+from pyflanneld.core.routes.plan import Drop, PeerChange, Replace
 
 
 class ChangeReason(StrEnum):
-    """The causes; their values are fit for a metric label."""
+    """The reasons; their values are fit for a metric label."""
 
     START = "start"                          # found wanted, or idle, in the first round
     PEER_JOINED = "peer_joined"
@@ -22,50 +20,29 @@ class ChangeReason(StrEnum):
 
 
 REPAIRS = frozenset({ChangeReason.DELETED_BY_OTHERS, ChangeReason.CHANGED_BY_OTHERS, ChangeReason.LINK})
-"""The causes that say: what we had put was not there any more."""
-
-
-def losses(
-    believed: Mapping[Network, KernelRoute], present: Mapping[Network, KernelRoute], *, link: bool
-) -> dict[Network, ChangeReason]:
-    """Return why each route is lost that was *believed* to be there and is not as it was.
-
-    Args:
-        believed: our routes as we left them, by destination.
-        present: our routes as they are.
-        link: whether the link explains what is missing.
-    """
-    gone = ChangeReason.LINK if link else ChangeReason.DELETED_BY_OTHERS
-    lost = (dst for dst, route in believed.items() if present.get(dst) != route)
-    return {dst: ChangeReason.CHANGED_BY_OTHERS if dst in present else gone for dst in lost}
+"""The reasons that say: what we had put was not there any more."""
 
 
 def reason_of(
-    change: PeerChange,
-    *,
-    first: bool,
-    adopted: Collection[Network],
-    lost: Mapping[Network, ChangeReason],
-    waited: Collection[Network],
+    change: PeerChange, *, first: bool, adopted: bool, lost: ChangeReason | None, waited: bool
 ) -> ChangeReason:
-    """Say why *change* was made.
+    """Return why *change* was made.
 
     Args:
         change: what was done.
         first: whether it belongs to the first round.
-        adopted: the destinations where a leftover of the Go daemon stood.
-        lost: why routes of ours were lost, as ``losses`` says, until they are there again.
-        waited: destinations that were wanted already and could not be had.
+        adopted: whether a leftover of the Go daemon stood there.
+        lost: why our route was lost, if it was.
+        waited: whether the route was wanted already and could not be had.
     """
-    dst = change.route.dst
-    if dst in adopted:
+    if adopted:
         return ChangeReason.ADOPTED
     if first:
         return ChangeReason.START
     if isinstance(change, Drop):
         return ChangeReason.PEER_LEFT
-    if dst in lost:
-        return lost[dst]
+    if lost is not None:
+        return lost
     if isinstance(change, Replace):
         return ChangeReason.GATEWAY_CHANGED
-    return ChangeReason.WAY_FREE if dst in waited else ChangeReason.PEER_JOINED
+    return ChangeReason.WAY_FREE if waited else ChangeReason.PEER_JOINED

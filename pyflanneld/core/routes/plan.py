@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import assert_never
 
 from pyflanneld.core.families import Address, Network, inside
 
@@ -36,6 +35,10 @@ class Route:
     dst: Network
     gateway: Address
     link_index: int
+
+    def placed(self, protocol: int) -> "KernelRoute":
+        """Return the route as the kernel reports it once it is put."""
+        return KernelRoute(self.dst, self.gateway, self.link_index, protocol, usual_metric(self.dst), True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +175,3 @@ def plan_routes(
 def same(wanted: Route, there: KernelRoute) -> bool:
     """Say whether the kernel's route is as wanted, whoever put it."""
     return there.plain and there.gateway == wanted.gateway and there.link_index == wanted.link_index
-
-
-def carry_out(changes: Iterable[PeerChange], present: dict[Network, KernelRoute], protocol: int) -> None:
-    """Make *present* (our routes by destination) what it is once *changes* have succeeded."""
-    for change in changes:
-        match change:
-            case Create(route) | Replace(route):
-                dst = route.dst
-                present[dst] = KernelRoute(dst, route.gateway, route.link_index, protocol, usual_metric(dst), True)
-            case Drop(gone):
-                present.pop(gone.dst, None)
-            case _:
-                assert_never(change)

@@ -1,4 +1,4 @@
-"""What the daemon would do on a host, as steps for an operator to read: made from the decisions it would act on."""
+"""What the daemon would do on a host, as steps for an operator: made from the decisions that it would act on."""
 
 import enum
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from difflib import unified_diff
 
 from pyflanneld.core.families import Network, in_order, inside, overlap
+from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes.plan import Drop, KernelRoute, Plan, Route, protocol_name
 
 
-class Act(enum.Enum):
-    """What becomes of a thing."""
+class Action(enum.Enum):
+    """What the daemon does with a thing."""
 
     KEEP = "keep"
     ADD = "add"
@@ -24,34 +25,34 @@ class Act(enum.Enum):
 
     @property
     def changes(self) -> bool:
-        """Whether anything would be another afterwards, now or later."""
-        return self not in (Act.KEEP, Act.LEAVE)
+        """Whether anything would be changed, now or later."""
+        return self not in (Action.KEEP, Action.LEAVE)
 
 
 @dataclass(frozen=True, slots=True)
 class DryRunStep:
-    """One thing, and what becomes of it.
+    """One thing, and what the daemon does with it.
 
     Attributes:
         part: ``"interface"``, ``"etcd"``, ``"lease"``, ``"subnet file"``, ``"route"`` or ``"firewall"``.
         what: the thing, ``"172.7.22.0/24 via 192.168.14.22 dev eth1"``.
-        why: the reason, where it is not plain.
+        why: the reason, where it is not obvious.
         lines: what exactly is written, line by line.
     """
 
     part: str
-    act: Act
+    action: Action
     what: str
     why: str = ""
     lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class StartProblem:
     """Something that an operator should know before the start.
 
     Attributes:
-        blocks: the daemon would not start, or would wait until it is mended.
+        blocks: the daemon would not start, or would wait until it is fixed.
     """
 
     text: str
@@ -59,14 +60,14 @@ class Trouble:
 
 
 def file_step(path: str, before: str | None, after: str) -> DryRunStep:
-    """Say what becomes of the subnet file, with the lines that differ."""
+    """Return what the daemon does with the subnet file, with the lines that differ."""
     if before == after:
-        return DryRunStep("subnet file", Act.KEEP, path)
+        return DryRunStep("subnet file", Action.KEEP, path)
     if before is None:
-        return DryRunStep("subnet file", Act.ADD, path, lines=tuple(f"+ {line}" for line in after.splitlines()))
+        return DryRunStep("subnet file", Action.ADD, path, lines=tuple(f"+ {line}" for line in after.splitlines()))
     diff = list(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))[2:]
     lines = tuple(f"{line[0]} {line[1:]}" for line in diff if not line.startswith("@@"))
-    return DryRunStep("subnet file", Act.CHANGE, path, lines=lines or ("  only spaces or line ends differ",))
+    return DryRunStep("subnet file", Action.CHANGE, path, lines=lines or ("  only spaces or line ends differ",))
 
 
 def route_steps(
@@ -78,54 +79,54 @@ def route_steps(
     protocol: int,
     held: Collection[Network] = (),
 ) -> list[DryRunStep]:
-    """Say what becomes of each route, in the order of their destinations.
+    """Return what the daemon does with each route, in the order of their destinations.
 
     Args:
         todo: the daemon's own plan.
-        desired: what it was made for.
-        present: what it was made from.
+        desired: the routes that it wants.
+        present: the routes that it starts from.
         links: for their names.
         protocol: ours.
-        held: destinations whose removal the withdrawal guard would not let through at once.
+        held: destinations whose removal the withdraw guard would hold back.
     """
     names = {link.index: link.name for link in links}
     owned = {route.dst: route for route in present if route.protocol == protocol}
     steps: dict[Network, DryRunStep] = {}
     for put in todo.puts:
         dst = put.route.dst
-        what = _way(put.route, names)
+        what = _next_hop(put.route, names)
         if dst in owned:
-            steps[dst] = DryRunStep("route", Act.CHANGE, what, f"now {_rest(owned[dst], names)}")
+            steps[dst] = DryRunStep("route", Action.CHANGE, what, f"now {_target(owned[dst], names)}")
         elif any(route.dst == dst and route.gateway == put.route.gateway for route in present):
             steps[dst] = DryRunStep(
-                "route", Act.ADOPT, what, "the same route of protocol boot is there: a Go flanneld's"
+                "route", Action.ADOPT, what, "the same route of protocol boot is there: a Go flanneld's"
             )
         else:
-            steps[dst] = DryRunStep("route", Act.ADD, what)
+            steps[dst] = DryRunStep("route", Action.ADD, what)
     for drop in todo.drops:
         steps[drop.route.dst] = _drop_step(drop, names, held)
-    for dst, rival in todo.blocked.items():
-        why = f"a foreign route is in the way, {_rest(rival, names)} proto {protocol_name(rival.protocol)}"
-        steps[dst] = DryRunStep("route", Act.LEAVE, _way(desired[dst], names), why)
+    for dst, foreign in todo.blocked.items():
+        why = f"a foreign route is in the way, {_target(foreign, names)} proto {protocol_name(foreign.protocol)}"
+        steps[dst] = DryRunStep("route", Action.LEAVE, _next_hop(desired[dst], names), why)
     for dst, route in desired.items():
-        steps.setdefault(dst, DryRunStep("route", Act.KEEP, _way(route, names)))
+        steps.setdefault(dst, DryRunStep("route", Action.KEEP, _next_hop(route, names)))
     return [steps[dst] for dst in in_order(steps)]
 
 
 def _drop_step(drop: Drop, names: Mapping[int, str], held: Collection[Network]) -> DryRunStep:
-    what = f"{drop.route.dst} {_rest(drop.route, names)}"
+    what = f"{drop.route.dst} {_target(drop.route, names)}"
     if drop.route.dst in held:
-        why = "no lease any more; kept until two more complete lists from etcd say so (--withdraw-guard)"
-        return DryRunStep("route", Act.HOLD, what, why)
-    return DryRunStep("route", Act.REMOVE, what, "ours, and no lease asks for it any more")
+        why = "its lease is gone; kept until two more complete lists from etcd confirm that (--withdraw-guard)"
+        return DryRunStep("route", Action.HOLD, what, why)
+    return DryRunStep("route", Action.REMOVE, what, "ours, and its lease is gone")
 
 
-def _way(route: Route, names: Mapping[int, str]) -> str:
+def _next_hop(route: Route, names: Mapping[int, str]) -> str:
     return f"{route.dst} via {route.gateway} dev {names.get(route.link_index, '?')}"
 
 
-def _rest(route: KernelRoute, names: Mapping[int, str]) -> str:
-    """Return a route as ``ip route`` shows it, without its destination."""
+def _target(route: KernelRoute, names: Mapping[int, str]) -> str:
+    """Return where a route leads, as ``ip route`` shows it."""
     if route.blackhole:
         return "blackhole"
     parts = [f"via {route.gateway}"] if route.gateway else []
@@ -134,30 +135,30 @@ def _rest(route: KernelRoute, names: Mapping[int, str]) -> str:
 
 
 def rules_step(name: str, program: str, transaction: str) -> DryRunStep:
-    """Say what becomes of the rules for *name*: the transaction that the daemon would make, empty when all is well."""
+    """Return what the daemon does with the rules for *name*: its transaction, empty when nothing has to change."""
     what = f"{name} in {program}"
     if not transaction:
-        return DryRunStep("firewall", Act.KEEP, what)
+        return DryRunStep("firewall", Action.KEEP, what)
     lines = [line for line in transaction.splitlines() if line and line != "COMMIT"]
     takes_over = any(line.startswith("-D") for line in lines)
-    why = "rules of an earlier flanneld are taken over" if takes_over else ""
-    return DryRunStep("firewall", Act.ADOPT if takes_over else Act.ADD, what, why, tuple(lines))
+    why = "rules of an earlier flanneld are replaced" if takes_over else ""
+    return DryRunStep("firewall", Action.ADOPT if takes_over else Action.ADD, what, why, tuple(lines))
 
 
 def removal_step(where: str, program: str, transaction: str) -> DryRunStep:
-    """Say that rules go."""
+    """Return the removal of rules that no flag asks for."""
     lines = [line for line in transaction.splitlines() if line and line != "COMMIT"]
-    return DryRunStep("firewall", Act.REMOVE, f"{where} in {program}", "nobody asks for them", tuple(lines))
+    return DryRunStep("firewall", Action.REMOVE, f"{where} in {program}", "no flag asks for them", tuple(lines))
 
 
-def peer_troubles(view: View) -> list[Trouble]:
-    """Say which keys would not be believed, and which belong to another backend."""
+def peer_problems(view: View) -> list[StartProblem]:
+    """Return the keys that would be rejected, and those of another backend."""
     found = [
-        Trouble(f"the lease {_name(name)} is not believed ({why.reason}): {why.detail}")
+        StartProblem(f"the lease {_name(name)} is rejected ({why.reason}): {why.detail}")
         for name, why in sorted(view.quarantined.items())
     ]
     found += [
-        Trouble(f"the lease {_name(name)} is of another backend and gets no route")
+        StartProblem(f"the lease {_name(name)} is of another backend and gets no route")
         for name in sorted(view.foreign_backends)
     ]
     return found
@@ -167,23 +168,28 @@ def _name(name: bytes) -> str:
     return ascii(name[:120])[2:-1]
 
 
-def overlap_troubles(networks: Collection[Network], own: Collection[Network], links: Iterable[Link]) -> list[Trouble]:
-    """Say which networks of this host lie inside the cluster's: peers there are not believed.
+def overlap_problems(networks: Collection[Network], own: SubnetKey | None, links: Iterable[Link]) -> list[StartProblem]:
+    """Return the networks of this host that overlap the cluster's: peers' leases there are rejected.
 
     Args:
         networks: the cluster's.
-        own: what this node leases; a bridge there is as it should be.
+        own: this host's lease; a bridge inside it is as it should be.
         links: this host's.
     """
     return [
-        Trouble(f"the cluster's network {network} overlaps {there} of {link.name}: no peer is believed there")
+        StartProblem(f"the cluster's network {network} overlaps {there} of {link.name}: leases there are rejected")
         for link in links
         for there in connected(link)
         for network in networks
-        if overlap(there, network) and not any(inside(there, subnet) for subnet in own)
+        if overlap(there, network) and not any(inside(there, subnet) for subnet in own_subnets(own))
     ]
 
 
+def own_subnets(own: SubnetKey | None) -> list[Network]:
+    """Return the subnets of this host's lease, of each family in use."""
+    return [subnet for subnet in (own.ipv4, own.ipv6) if subnet is not None] if own is not None else []
+
+
 def connected(link: Link) -> list[Network]:
-    """Return the networks that are directly connected at *link*."""
+    """Return the networks that are directly connected to *link*."""
     return [*(own.network for own in link.addresses), *(own.network for own in link.addresses6)]

@@ -25,7 +25,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Something besides the open problems that stands against readiness.
+    """Something besides the open conditions that stands against readiness.
 
     Attributes:
         event: a name as the log's events have, the key of its hint.

@@ -5,7 +5,7 @@ docs/troubleshooting.md says more about each.
 
 from collections.abc import Mapping
 
-PROBLEMS: Mapping[str, str] = {
+CONDITIONS: Mapping[str, str] = {
     "blackhole.failed": "Look for another blackhole or unreachable route of that destination with `ip route show`.",
     "certificates.unusable": "Correct the file that it names: it is read again within a minute, or at once on SIGHUP.",
     "config.changed": "Put the former configuration back (`pyflanneld config`), or restart the daemon for the new one.",
@@ -19,9 +19,9 @@ PROBLEMS: Mapping[str, str] = {
     "firewall.program_missing": "Install the program, or switch those rules off by their flag.",
     "guard.holding": "Look into etcd: were leases deleted or an old backup restored? Nodes that run put theirs back.",
     "kernel.failed": "Look at `dmesg` and at the capability CAP_NET_ADMIN; if it goes on, the daemon starts afresh.",
-    "last_good.failed": "Check the directory of --state-dir: is it there, has it room, may this user write there?",
-    "last_good.in_use": "Bring etcd back: until then others may take the subnet, and new peers have no route here.",
-    "last_good.unusable": "Bring etcd back; this start waits for it. If the clock is wrong, set it: it is read again.",
+    "saved_state.failed": "Check the directory of --state-dir: is it there, has it room, may this user write there?",
+    "saved_state.in_use": "Bring etcd back: until then others may take the subnet, and new peers have no route here.",
+    "saved_state.unusable": "Bring etcd back; the start waits for it. A wrong clock may be set: it is read again.",
     "lease.exhausted": "Delete leases of hosts that are gone (`pyflanneld leases`), or make the network larger.",
     "lease.shared": "Find the other host with that address (a clone?); give one of them another, and restart it.",
     "lease.unreadable": "Delete that key in etcd: this node writes it again, the same subnet.",
@@ -39,7 +39,7 @@ PROBLEMS: Mapping[str, str] = {
     "route.failed": "ENETUNREACH: the gateway is not on this link. Else see `ip route get` for it, and `dmesg`.",
     "subnet_file.failed": "Check the directory: is it there, has it room, may this user write there, and not all?",
 }
-"""By the log event of the problem."""
+"""By the log event of the condition."""
 
 QUARANTINED: Mapping[str, str] = {
     "bad_gateway": "Find that node: its PublicIP is no address of a host there. An old lease of this host runs out.",
@@ -60,12 +60,12 @@ QUARANTINED: Mapping[str, str] = {
 
 UNREADY: Mapping[str, str] = {
     "lease.unconfirmed": "Bring etcd back: others may take the subnet by now. Routes and containers stay as they are.",
-    "loop.stopped": "Restart the daemon, which costs nothing, and keep its log for a report.",
+    "task.stalled": "Restart the daemon, which costs nothing, and keep its log for a report.",
     "start.pending": "Wait a moment; if it stays, the lines above and the log say what it waits for.",
 }
 """By what else stands against readiness."""
 
 
 def hint(event: str, reason: str = "") -> str:
-    """Return what to do about the problem *event*, or about a key that is quarantined for *reason*; may be empty."""
-    return QUARANTINED.get(reason, "") or PROBLEMS.get(event, "") or UNREADY.get(event, "")
+    """Return what to do about the condition *event*, or about a key that is quarantined for *reason*; may be empty."""
+    return QUARANTINED.get(reason, "") or CONDITIONS.get(event, "") or UNREADY.get(event, "")

@@ -24,7 +24,17 @@ import structlog
 from pydantic import BaseModel, ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.etcd_types import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
+from pyflanneld.core.etcd_types import (
+    ConfigRecord,
+    Gone,
+    Position,
+    Put,
+    Record,
+    Renewal,
+    Snapshot,
+    TimeLeft,
+    TimeToLive,
+)
 from pyflanneld.core.lease.codec import TTL_S
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess, Members, Timing
@@ -138,9 +148,9 @@ class EtcdV2Registry:
         return answer, parse_event(answer.body, self.endpoint).node
 
     @asynccontextmanager
-    async def watch_subnets(self, since: Snapshot) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
-        """Deliver every change after *since*."""
-        poll = self._poll(self._keys.subnets, since.revision, since.cluster_id)
+    async def watch_subnets(self, after: Position) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
+        """Deliver every change after *after*."""
+        poll = self._poll(self._keys.subnets, after.revision, after.cluster_id)
         try:
             yield _Changes(poll, self._keys)
         finally:

@@ -18,7 +18,17 @@ import structlog
 from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.etcd_types import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
+from pyflanneld.core.etcd_types import (
+    ConfigRecord,
+    Gone,
+    Position,
+    Put,
+    Record,
+    Renewal,
+    Snapshot,
+    TimeLeft,
+    TimeToLive,
+)
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.tls import Tls
@@ -131,15 +141,15 @@ class EtcdV3Registry:
         return await self._caller.read(lambda stubs, options: stubs.kv.Range(request, **options), elsewhere=elsewhere)
 
     @asynccontextmanager
-    async def watch_subnets(self, since: Snapshot) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
-        """Deliver every change after *since*."""
+    async def watch_subnets(self, after: Position) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
+        """Deliver every change after *after*."""
         watch = Watch(
             self._caller,
             self._keys,
             key=self._keys.subnets,
             range_end=self._keys.subnets_end,
-            after_revision=since.revision,
-            cluster_id=since.cluster_id,
+            after_revision=after.revision,
+            cluster_id=after.cluster_id,
             log=self._log,
         )
         try:

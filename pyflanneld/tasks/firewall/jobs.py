@@ -1,4 +1,4 @@
-"""The firewall rules of one node: what there is to keep right, how to look at it and how to write it.
+"""The firewall rules of one node: what to keep right, how to check it and how to write it.
 
 A *job* is one thing to keep right on the ``Firewall`` port: the masquerading or the forwarding in iptables, or both in
 one table of nft. ``tasks/firewall/keep.py`` says when.
@@ -12,7 +12,8 @@ from pyflanneld.core.firewall import iptables
 from pyflanneld.core.firewall import nft as nftables
 from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Network, Rule, Section, section_rules
 from pyflanneld.errors import FirewallError, ProgramMissing
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 _WORDS = {FORWARD: "forwarding", MASQUERADE: "masquerading"}
 
@@ -48,7 +49,7 @@ class Place:
 
 def places_of(node: Node) -> tuple[Place, ...]:
     """Return the node's places, one for each family in use."""
-    network, before = node.subnet_range.network, node.network_before
+    network, before = node.subnet_range.network, node.membership.network_before
     ipv4 = Place(network, node.lease.subnet, before if before != network else None)
     if node.subnet_range6 is None or node.lease.ipv6 is None:
         return (ipv4,)
@@ -57,7 +58,7 @@ def places_of(node: Node) -> tuple[Place, ...]:
 
 def asked_sections(context: Context) -> tuple[Section, ...]:
     """Return the sections whose rules the operator asks for."""
-    asked = {FORWARD: context.options.forward_rules, MASQUERADE: context.options.ip_masq}
+    asked = {FORWARD: context.settings.iptables_forward_rules, MASQUERADE: context.settings.ip_masq}
     return tuple(section for section in SECTIONS if asked[section])
 
 
@@ -83,7 +84,7 @@ class Job(ABC):
         self._sections = sections
 
     async def keep(self, *, take_over: bool) -> bool:
-        """Look, write what is wrong, and look again; say whether anything was wrong.
+        """Check, write what is wrong, and check again; return whether anything was wrong.
 
         Args:
             take_over: whether rules of v0.11.0 count as ours.
@@ -91,17 +92,17 @@ class Job(ABC):
         Raises:
             FirewallError: ``ProgramMissing`` and ``Misread`` among them.
         """
-        text = await self.look(take_over=take_over)
+        text = await self.check(take_over=take_over)
         self.placed = not text
         if not text:
             return False
         await self._write(text)
         self.placed = True
-        if await self.look(take_over=take_over):
+        if await self.check(take_over=take_over):
             raise Misread("they read back differently from what has just been written")
         return True
 
-    async def look(self, *, take_over: bool) -> str:
+    async def check(self, *, take_over: bool) -> str:
         """Return the transaction that is needed, empty when all is well; *take_over* and errors as for ``keep``."""
         return await self._needed(self._place.networks if take_over else ())
 
@@ -116,7 +117,7 @@ class Job(ABC):
     def _rules(self, section: Section, *, can_randomize: bool) -> tuple[Rule, ...]:
         return section_rules(
             section, self._place.network, self._place.subnet,
-            random_fully=can_randomize and not self._context.options.random_fully_disabled,
+            random_fully=can_randomize and not self._context.settings.ip_masq_fully_random_disable,
         )
 
 
@@ -126,14 +127,14 @@ class IptablesJob(Job):
     program = "iptables"
 
     async def _needed(self, plain: Collection[Network]) -> str:
-        firewall, family, (section,) = self._context.firewall, self._place.family, self._sections
+        firewall, family, (section,) = self._context.ports.firewall, self._place.family, self._sections
         firewall.need_iptables(family)
         can_randomize = section == MASQUERADE and await firewall.can_randomize(family)
         found = iptables.read(await firewall.save(family, section.table), section)
         return iptables.repair(section, found, self._rules(section, can_randomize=can_randomize), plain)
 
     async def _write(self, text: str) -> None:
-        await self._context.firewall.restore(self._place.family, text)
+        await self._context.ports.firewall.restore(self._place.family, text)
 
 
 class NftJob(Job):
@@ -142,25 +143,25 @@ class NftJob(Job):
     program = "nft"
 
     async def _needed(self, plain: Collection[Network]) -> str:  # noqa: ARG002 - of iptables
-        self._context.firewall.need_nft()
+        self._context.ports.firewall.need_nft()
         wanted = {section: self._rules(section, can_randomize=True) for section in self._sections}
         return nftables.repair(self._place.family, await nft_table(self._context, self._place.family), wanted)
 
     async def _write(self, text: str) -> None:
-        await self._context.firewall.load(text)
+        await self._context.ports.firewall.load(text)
 
 
 def jobs_of(context: Context, node: Node) -> list[Job]:
     """Return what this node has to keep right."""
     asked = asked_sections(context)
-    if node.nftables:
+    if node.membership.config.nftables:
         return [NftJob(context, place, asked) for place in places_of(node) if asked]
     return [IptablesJob(context, place, (section,)) for place in places_of(node) for section in asked]
 
 
 async def nft_table(context: Context, family: Family) -> nftables.Table | None:
     """Return our table, ``None`` when there is none. Raises ``FirewallError``."""
-    listing = await context.firewall.list_table(family, nftables.table_name(family))
+    listing = await context.ports.firewall.list_table(family, nftables.table_name(family))
     try:
         return None if listing is None else nftables.read(listing)
     except ValueError as error:
@@ -175,11 +176,11 @@ def check_programs(context: Context, *, ipv6: bool, nft: bool) -> None:
     """
     try:
         if nft:
-            context.firewall.need_nft()
+            context.ports.firewall.need_nft()
             return
-        context.firewall.need_iptables(Family.IPV4)
+        context.ports.firewall.need_iptables(Family.IPV4)
         if ipv6:
-            context.firewall.need_iptables(Family.IPV6)
+            context.ports.firewall.need_iptables(Family.IPV6)
     except ProgramMissing as error:
         raise ProgramMissing(f"--ip-masq is asked for, but {error}; install it, or leave --ip-masq out") from error
 
@@ -200,7 +201,7 @@ class Removal:
 
 
 async def remove_unasked(context: Context, node: Node) -> None:
-    """Remove the rules of ours that nobody asks for now: in the other program, and of flags that are off.
+    """Remove our rules that are not asked for any more: in the other program, and of flags that are off.
 
     A program that is not there has none. Raises ``FirewallError``.
     """
@@ -208,24 +209,24 @@ async def remove_unasked(context: Context, node: Node) -> None:
         for removal in await unasked(context, node, place):
             await remove(context, removal)
         if await forward_is_dropped(context, node, place):
-            context.log.warning("firewall.forward_dropped", problem=FORWARD_DROPPED)
+            context.log.warning("firewall.forward_dropped", condition=FORWARD_DROPPED)
 
 
 async def remove(context: Context, removal: Removal) -> None:
     """Remove them. Raises ``FirewallError``."""
     if removal.program == "nft":
-        await context.firewall.load(removal.text)
+        await context.ports.firewall.load(removal.text)
     else:
-        await context.firewall.restore(removal.family, removal.text)
+        await context.ports.firewall.restore(removal.family, removal.text)
     context.log.info("firewall.removed", program=removal.program, **removal.where)
 
 
 async def unasked(context: Context, node: Node, place: Place) -> list[Removal]:
-    """Return the rules of ours that nobody asks for now; those that are asked for are taken to be in place."""
+    """Return our rules that are not asked for any more; those that are asked for are taken to be in place."""
     asked = asked_sections(context)
-    sections = [section for section in SECTIONS if node.nftables or section not in asked]
+    sections = [section for section in SECTIONS if node.membership.config.nftables or section not in asked]
     found = await iptables_removals(context, place.family, place.networks, sections, asked)
-    if not (node.nftables and asked):
+    if not (node.membership.config.nftables and asked):
         found += await nft_removals(context, place.family, place.networks)
     return found
 
@@ -247,10 +248,10 @@ async def iptables_removals(
         taken_over: those of them where the rules of v0.11.0 are to go as well.
     """
     try:
-        context.firewall.need_iptables(family)
+        context.ports.firewall.need_iptables(family)
     except ProgramMissing:
         return []
-    saved = await context.firewall.save(family, None) if sections else ""
+    saved = await context.ports.firewall.save(family, None) if sections else ""
     found = []
     for section in sections:
         plain = networks if section in taken_over else ()
@@ -263,7 +264,7 @@ async def iptables_removals(
 async def nft_removals(context: Context, family: Family, networks: Sequence[Network]) -> list[Removal]:
     """Return our table in nft, if it is about one of *networks*."""
     try:
-        context.firewall.need_nft()
+        context.ports.firewall.need_nft()
     except ProgramMissing:
         return []
     found = await nft_table(context, family)
@@ -273,14 +274,14 @@ async def nft_removals(context: Context, family: Family, networks: Sequence[Netw
 
 
 async def forward_is_dropped(context: Context, node: Node, place: Place) -> bool:
-    """Say whether iptables drops what our rules, which are in nft, are to let through."""
-    if not node.nftables or FORWARD not in asked_sections(context):
+    """Return whether iptables drops what our rules, which are in nft, accept."""
+    if not node.membership.config.nftables or FORWARD not in asked_sections(context):
         return False
     try:
-        context.firewall.need_iptables(place.family)
+        context.ports.firewall.need_iptables(place.family)
     except ProgramMissing:
         return False
-    return iptables.read(await context.firewall.save(place.family, None), FORWARD).policy == "DROP"
+    return iptables.read(await context.ports.firewall.save(place.family, None), FORWARD).policy == "DROP"
 
 
 FORWARD_DROPPED = (

@@ -1,9 +1,9 @@
 """Keep the firewall rules that were asked for, and take over or remove what is left of other times.
 
-Each job looks every ``--iptables-resync`` seconds and writes only what is wrong. Its first look takes over the plain
+Each job checks every ``--iptables-resync`` seconds and writes only what is wrong. Its first check takes over the plain
 rules of v0.11.0, of this network and of the one that ``subnet.env`` named before: they go in the transaction that
 brings the new ones, so that no packet meets neither. They look like an administrator's, so they count as left over
-only where ours come in their place, and only once. When all jobs are done with that, what nobody asks for any more is
+only where ours come in their place, and only once. When all jobs are done with that, what is not asked for any more is
 removed: the rules in the other program when ``EnableNFTables`` has changed, and those whose flag is off now.
 
 When something is missing or fails:
@@ -11,9 +11,9 @@ When something is missing or fails:
 * ``--ip-masq`` without its program ends the start with exit code 1, before a lease is taken: who asks for masquerading
   must not get a node whose pods cannot reach the world;
 * ``--iptables-forward-rules`` is on by default, and most hosts forward without them: there a missing program is
-  reported once, does not stand against readiness, and is looked for again every time;
+  reported once, does not stand against readiness, and is searched for again every time;
 * what fails at run time (a lock that is held for too long, a right that is missing) is tried again, soon and then with
-  every look; it stands against readiness while masquerading is asked for and not known to be in place;
+  every check; it stands against readiness while masquerading is asked for and not known to be in place;
 * a removal that keeps failing is given up, with a warning.
 
 ``subnet.env`` is written after the first try, so whoever waits for the file finds the rules. At the end of the daemon
@@ -24,7 +24,8 @@ import asyncio
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.errors import FirewallError, ProgramMissing
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 from pyflanneld.tasks.firewall.jobs import Job, Misread, jobs_of, remove_unasked
 
 ATTEMPT_S = 30.0
@@ -35,7 +36,7 @@ REMOVAL_CAP_S = 30.0
 
 
 async def keep_firewall(context: Context, node: Node) -> None:
-    """Keep all rules for ever; ``node.rules_tried`` and ``node.rules_placed`` tell how far it has come."""
+    """Keep all rules for ever; ``node.progress.rules_tried`` and ``node.progress.rules`` tell how far it has come."""
     keepers = [_Keeper(context, job) for job in jobs_of(context, node)]
     node.rules = [keeper.job for keeper in keepers]
     async with asyncio.TaskGroup() as tasks:
@@ -43,14 +44,14 @@ async def keep_firewall(context: Context, node: Node) -> None:
             tasks.create_task(keeper.run(), name=keeper.topic)
         for keeper in keepers:
             await keeper.tried.wait()
-        node.rules_tried.set()
+        node.progress.rules_tried.set()
         for keeper in keepers:
             if keeper.job.blocks:
                 await keeper.settled.wait()
-        node.rules_placed.set()
+        node.progress.rules.set()
         for keeper in keepers:
             await keeper.settled.wait()
-        if node.saved_at_s is None:  # what is only saved takes nothing away
+        if not node.unconfirmed:  # what is only saved takes nothing away
             await _remove(context, node)
 
 
@@ -68,9 +69,9 @@ class _Keeper:
         self.tried = asyncio.Event()
         self.settled = asyncio.Event()
         self._context = context
-        self._resync_s = context.options.firewall_resync_s
+        self._resync_s = context.settings.iptables_resync_s
         self._waits = backoff(RETRY_FIRST_S, self._resync_s, context.rng)
-        self._doubts = backoff(self._resync_s, MISREAD_CAP_S, context.rng)
+        self._misread_waits = backoff(self._resync_s, MISREAD_CAP_S, context.rng)
 
     async def run(self) -> None:
         """Keep the job's rules right for ever."""
@@ -82,7 +83,7 @@ class _Keeper:
             self.tried.set()
 
     async def _try(self) -> float:
-        """Look and repair once; return how long to wait before the next time."""
+        """Check and repair once; return how long to wait before the next time."""
         try:
             changed = await self.job.keep(take_over=not self.settled.is_set())
         except ProgramMissing as error:
@@ -91,7 +92,7 @@ class _Keeper:
         except Misread as error:
             self.settled.set()
             self._report("firewall.misread", error)
-            return next(self._doubts)  # writing the same again will hardly help
+            return next(self._misread_waits)  # writing the same again will hardly help
         except FirewallError as error:
             self._report("firewall.failed", error)
             return next(self._waits)
@@ -110,7 +111,7 @@ class _Keeper:
         known = self._context.conditions.open().get(self.topic)
         if known is None or known.event != "firewall.program_missing":
             flag = "--ip-masq" if self.job.blocks else "--iptables-forward-rules"
-            text = f"the rules for {self.job.name} are not set: {error}; install it, or say {flag}=false"
+            text = f"the rules for {self.job.name} are not set: {error}; install it, or set {flag}=false"
             self._context.conditions.report(self.topic, "firewall.program_missing", text, blocks=self.job.blocks)
 
     def _log_change(self) -> None:
@@ -122,7 +123,7 @@ class _Keeper:
 
 
 async def _remove(context: Context, node: Node) -> None:
-    """Remove what nobody asks for; the rules that are asked for are in place by now."""
+    """Remove what is not asked for; the rules that are asked for are in place by now."""
     waits = backoff(1.0, REMOVAL_CAP_S, context.rng)
     for tries_left in reversed(range(REMOVAL_TRIES)):
         try:

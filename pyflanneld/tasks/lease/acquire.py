@@ -1,20 +1,29 @@
-"""Get a lease, at start and again when the key has vanished."""
+"""Get a lease at the start."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from itertools import count
 from random import Random
 
 from pyflanneld.core.backoff import around, backoff, race_pause_s
 from pyflanneld.core.etcd_types import Record, Snapshot
-from pyflanneld.core.lease.allocation import Choice, Claim, Demand6, Discard, Exhausted, Reuse, choose, count_free
+from pyflanneld.core.lease.allocation import (
+    Choice,
+    Claim,
+    Discard,
+    Exhausted,
+    Reuse,
+    SubnetRequest,
+    choose,
+    count_free,
+)
 from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_name, encode_value
 from pyflanneld.core.lease.ownership import Confirmed, OwnLease, Rewrite, assess, confirmed
 from pyflanneld.core.network.config import SubnetRange
 from pyflanneld.errors import RegistryError
-from pyflanneld.state.node import Context
+from pyflanneld.state.context import Context
 
 RETRY_CAP_S = 10.0
 EXHAUSTED_PAUSE_S = 4.0
@@ -23,28 +32,28 @@ BEAT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """What we want to hold.
+    """The lease to request.
 
     Attributes:
         subnet_range: where leases come from.
-        attrs: what the lease is to say.
+        attrs: what the lease is to publish.
         previous: the subnet that the subnet file remembers.
         underlay: networks that no lease may overlap.
-        ipv6: what else we want in a dual-stack network.
+        ipv6: the IPv6 half of the request, in a dual-stack network.
     """
 
-    subnet_range: SubnetRange
+    subnet_range: SubnetRange[IPv4Network]
     attrs: LeaseAttrs
     previous: IPv4Network | None
     underlay: tuple[IPv4Network, ...]
-    ipv6: Demand6 | None = None
+    ipv6: SubnetRequest[IPv6Network] | None = None
 
 
 async def acquire(context: Context, request: LeaseRequest) -> tuple[OwnLease, Snapshot] | None:
     """Return our lease, and the list of all leases that it was chosen from; waits for etcd as long as it takes.
 
     Returns:
-        ``None``, after a pause, when no subnet is free: it is said, and the configuration may have changed meanwhile.
+        ``None``, after a report and a pause, when no subnet is free: the configuration may have changed meanwhile.
     """
     waits = backoff(0.5, RETRY_CAP_S, context.rng)
     for race in count():
@@ -83,17 +92,15 @@ async def _wait_for_a_free_one(context: Context, request: LeaseRequest, leases: 
 
 
 def decide(request: LeaseRequest, records: Sequence[Record], rng: Random) -> Choice:
-    """Say what the *records* suggest."""
-    return choose(
-        records, request.subnet_range, request.attrs.public_ip,
-        previous=request.previous, underlay=request.underlay, rng=rng, ipv6=request.ipv6,
-    )
+    """Return which lease the *records* leave us."""
+    ipv4 = SubnetRequest(request.subnet_range, request.previous, request.underlay)
+    return choose(records, request.attrs.public_ip, ipv4, request.ipv6, rng)
 
 
 async def _try(
     context: Context, request: LeaseRequest, snapshot: Snapshot, choice: Reuse | Discard | Claim
 ) -> tuple[OwnLease | None, LeaseRequest]:
-    """Do what the list suggests; ``None``: list again. What is wished for then may have changed."""
+    """Carry out the choice; ``None``: list again, with the request that is returned."""
     match choice:
         case Reuse(record=record, subnet=subnet, ipv6=ipv6):
             return await _reuse(context, request, record, SubnetKey(subnet, ipv6)), request
@@ -108,7 +115,7 @@ async def _try(
 
 
 async def _reuse(context: Context, request: LeaseRequest, record: Record, key: SubnetKey) -> OwnLease | None:
-    """Hold the lease that carries our address, without a write where its value is right already."""
+    """Take over the lease that carries our address, without a write where its value is right already."""
     sent_at_s = context.clock.now_s()
     held = confirmed(
         key.ipv4, request.attrs.public_ip, record, 0.0, sent_at_s, ipv6=key.ipv6, public_ipv6=request.attrs.public_ipv6

@@ -1,10 +1,10 @@
-"""Hold the own lease: renew early and often, prove that it is ours, take it again when it has vanished."""
+"""Renew this host's lease: early and often, prove that it is ours, take it again when it has vanished."""
 
 import asyncio
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from pyflanneld.core.backoff import around, backoff, race_pause_s
 from pyflanneld.core.etcd_types import Snapshot
@@ -24,60 +24,56 @@ from pyflanneld.core.lease.ownership import (
     renewal_interval_s,
 )
 from pyflanneld.errors import LeaseLost, RegistryError
-from pyflanneld.state.lazy_import import load_module
-from pyflanneld.state.node import Context, Node, publish
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node, publish
 from pyflanneld.state.wakeup import set_within
-
-if TYPE_CHECKING:
-    from pyflanneld.tasks.lease.duplicate_holder import DuplicateHolder
+from pyflanneld.tasks.lease.duplicate_holder import SHORTEST_INTERVAL_S, DuplicateHolder
 
 RETRY_CAP_S = 30.0
 RESERVED_INTERVAL_S = 300.0
 
 
-async def renew_lease(context: Context, node: Node) -> None:
+async def renew_lease(context: Context, node: Node, *, found: bool = False) -> None:
     """Keep ``node.lease`` true for ever.
 
+    Args:
+        context: the ports and the settings.
+        node: the node.
+        found: whether the lease was there already when this node joined.
+
     Raises:
-        LeaseLost: another node holds our subnet.
+        LeaseLost: another node has leased our subnet.
     """
     waits, proved = _waits(context, node), True
-    rival = await _look_out(context, node)
+    await set_within(node.progress.routes, 1.0)  # the first routes come first
+    duplicates = await _watch_duplicates(context, node, found=found)
     while True:
         delay_s = around(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
         context.liveness.beat("lease", delay_s + RETRY_CAP_S)
-        await set_within(node.verify_lease, delay_s)
-        node.verify_lease.clear()
-        if rival is not None:
-            await rival.look()
+        await node.wake.lease.wait(delay_s)
+        if duplicates is not None:
+            await duplicates.check()
         proved = await _verify(context, node)
-        if rival is not None:
-            rival.renewed(proved=proved)
+        if duplicates is not None:
+            duplicates.renewed(proved=proved)
         if proved:
             waits = _waits(context, node)
 
 
-async def _look_out(context: Context, node: Node) -> "DuplicateHolder | None":
-    """Return what looks out for another host with our address; ``None`` where renewals are too frequent for that.
-
-    It can wait until the first routes are placed.
-    """
-    await set_within(node.reconciled, 1.0)
-    await load_module("pyflanneld.tasks.lease.duplicate_holder")
-    from pyflanneld.tasks.lease.duplicate_holder import SHORTEST_INTERVAL_S, DuplicateHolder
-
+async def _watch_duplicates(context: Context, node: Node, *, found: bool) -> DuplicateHolder | None:
+    """Return what watches for another host with our address; ``None`` where renewals are too frequent for that."""
     if interval_s(context, node) < SHORTEST_INTERVAL_S:
         return None
-    rival = DuplicateHolder(context, node)
-    await rival.look()
-    return rival
+    duplicates = DuplicateHolder(context, node, found=found)
+    await duplicates.check()
+    return duplicates
 
 
 def interval_s(context: Context, node: Node) -> float:
-    """Return how long to wait between two looks at the own lease, in seconds."""
+    """Return how long to wait between two renewals, in seconds."""
     if node.lease.reserved:
         return RESERVED_INTERVAL_S
-    return renewal_interval_s(node.lease.ttl_s, context.options.renew_margin_s)
+    return renewal_interval_s(node.lease.ttl_s, context.settings.subnet_lease_renew_margin_s)
 
 
 def _waits(context: Context, node: Node) -> Iterator[float]:
@@ -86,8 +82,8 @@ def _waits(context: Context, node: Node) -> Iterator[float]:
 
 
 async def _verify(context: Context, node: Node) -> bool:
-    """Renew and look once; say whether the lease is proved to be ours."""
-    attrs = publish(context.options, node.choice, node.backend, ipv6=node.subnet_range6 is not None) or LeaseAttrs(
+    """Renew and read once; return whether the lease is proved to be ours."""
+    attrs = publish(context.settings, node.choice, node.backend, ipv6=node.subnet_range6 is not None) or LeaseAttrs(
         node.lease.public_ip, node.backend.lease_type, node.lease.public_ipv6
     )
     sent_at_s = context.clock.now_s()
@@ -116,7 +112,10 @@ async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding
         case Taken(by=holder):
             raise LeaseLost(f"our subnet {node.lease.subnet} is leased by {holder} now; it is not taken back by force")
         case Unreadable(why=why):
-            text = f"the lease of {node.lease.subnet} carries a value that nobody can read; delete the key to mend it"
+            subnet = node.lease.subnet
+            text = (
+                f"the lease of {subnet} carries a value that cannot be read; delete the key: this host takes it again"
+            )
             context.conditions.report("lease", "lease.unreadable", text, why=why)
             return False
         case _:
@@ -124,7 +123,7 @@ async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding
 
 
 async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLease) -> bool:
-    """Publish what we should say; the value was changed by somebody, or our address has moved."""
+    """Write what we publish: somebody has changed the value, or our address has changed."""
     record = await context.registry.rewrite_subnet(lease.record, encode_value(attrs, context.registry.api))
     if record is None:
         return False
@@ -143,10 +142,10 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     for race in count():
         snapshot = await context.registry.list_subnets()
         if any(record.name == name for record in snapshot.records):
-            return False  # somebody put it there: look at it again
-        rival = _overlapping(snapshot, key, node.networks)
-        if rival is not None:
-            raise LeaseLost(f"our lease has vanished, and our subnet {key} overlaps {rival}, which is in etcd")
+            return False  # somebody put it there: read it again
+        other = _overlapping(snapshot, key, node.networks)
+        if other is not None:
+            raise LeaseLost(f"our lease has vanished, and our subnet {key} overlaps {other}, which is in etcd")
         sent_at_s = context.clock.now_s()
         record = await context.registry.create_subnet(
             name, encode_value(attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
@@ -157,7 +156,6 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
             )
             context.conditions.resolve("lease")
             context.counters.retaken += 1
-            node.lease_found = False
             context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)
             return True
         await asyncio.sleep(race_pause_s(race, context.rng))

@@ -1,102 +1,86 @@
 """What was done to the routes, and why: one line in the log for each change, or one for many, and the counts.
 
-The reconciler tells of its looks and of what it has done; nothing here decides anything.
+The reconciler reports its scans and what it has done; nothing here decides anything.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 from pyflanneld.core.families import Network, first_of
-from pyflanneld.core.routes.change_reasons import ChangeReason, losses, reason_of
-from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange
+from pyflanneld.core.routes.change_reasons import ChangeReason
+from pyflanneld.core.routes.plan import Drop, PeerChange
+from pyflanneld.core.routes.table import Difference
 from pyflanneld.ports import Change
+from pyflanneld.state.context import Context
 from pyflanneld.state.counters import DROP, PUT
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.node import Node
 
 LOG_SINGLY = 20
 
 
 class RouteAudit:
-    """The reconciler's book of changes."""
+    """Logs and counts the reconciler's changes."""
 
     def __init__(self, context: Context, node: Node) -> None:
         self._context = context
         self._node = node
-        self._told = Change(0)
         self._link_index = node.link.index
-        self._lost: dict[Network, ChangeReason] = {}
-        self._untold: dict[Network, ChangeReason] = {}
-        self._waited: frozenset[Network] = frozenset()
+        self._unlogged: dict[Network, ChangeReason] = {}
 
-    def looking(self) -> None:
-        """Take note of what the kernel has told before a look begins."""
-        self._told, self._node.told = self._node.told, Change(0)
+    def scanned(self, found: Sequence[Difference], before: int, reported: Change) -> None:
+        """Record where our routes are not as they were left.
 
-    def looked(
-        self,
-        different: Collection[Network],
-        believed: Mapping[Network, KernelRoute],
-        present: Mapping[Network, KernelRoute],
-    ) -> None:
-        """Take note of where our routes are *different*: what was *believed* before the look, what is *present* now."""
-        lost = losses(
-            {dst: believed[dst] for dst in different if dst in believed}, present,
-            link=self._link_explains(believed, present),
-        )
+        Args:
+            found: the differences.
+            before: how many routes of ours there were before.
+            reported: what the kernel had reported.
+        """
+        gone = ChangeReason.LINK if self._link_explains(found, before, reported) else ChangeReason.DELETED_BY_OTHERS
         self._link_index = self._node.link.index
-        self._lost = {dst: why for dst, why in self._lost.items() if dst not in present} | lost
-        self._untold = lost
+        self._unlogged = {
+            one.dst: gone if one.now is None else ChangeReason.CHANGED_BY_OTHERS
+            for one in found
+            if one.before is not None
+        }
+        self._node.routes.note_losses(self._unlogged)
 
-    def tell_losses(self) -> None:
-        """Log what the look before has found lost. Asked for after the repair: writing a line takes as long as that."""
-        lost, self._untold = self._untold, {}
+    def log_losses(self) -> None:
+        """Log what the last scan has found lost. Called after the repair: writing a line takes as long as that."""
+        lost, self._unlogged = self._unlogged, {}
         if lost:
             first = first_of(lost)
             self._context.log.warning(
-                "routes.changed_by_others", count=len(lost), first=str(first), cause=lost[first].value
+                "routes.changed_by_others", count=len(lost), first=str(first), reason=lost[first].value
             )
 
-    def _link_explains(self, believed: Mapping[Network, KernelRoute], present: Mapping[Network, KernelRoute]) -> bool:
-        """Say whether the link took the missing routes along: the kernel tells of links then, and not of routes."""
+    def _link_explains(self, found: Sequence[Difference], before: int, reported: Change) -> bool:
+        """Return whether the link took the missing routes along: the kernel reports links then, and not routes."""
         link = self._node.link
         if not link.up or link.index != self._link_index:
             return True
-        all_gone = believed.keys().isdisjoint(present.keys())
-        return Change.LINKS in self._told and (all_gone or Change.ROUTES not in self._told)
+        all_gone = before == sum(one.before is not None and one.now is None for one in found)
+        return Change.LINKS in reported and (all_gone or Change.ROUTES not in reported)
 
-    def done(self, done: Sequence[PeerChange], adopted: Collection[Network], waiting: Collection[Network]) -> None:
-        """Log and count what was done.
-
-        Args:
-            done: the changes that have succeeded.
-            adopted: the destinations among them where a leftover of the Go daemon stood.
-            waiting: what is wanted and could not be had this time.
-        """
-        first = not self._node.reconciled.is_set()
-        causes = [
-            (change, reason_of(change, first=first, adopted=adopted, lost=self._lost, waited=self._waited))
-            for change in done
-        ]
-        self._waited = frozenset(waiting)
-        for change, cause in causes:
-            self._lost.pop(change.route.dst, None)
-            self._context.counters.routes[DROP if isinstance(change, Drop) else PUT, cause] += 1
-        if len(causes) > LOG_SINGLY:
-            self._log_many(causes)
+    def done(self, changes: Sequence[tuple[PeerChange, ChangeReason]]) -> None:
+        """Log and count the changes that have succeeded."""
+        for change, reason in changes:
+            self._context.counters.routes[DROP if isinstance(change, Drop) else PUT, reason] += 1
+        if len(changes) > LOG_SINGLY:
+            self._log_many(changes)
         else:
-            self._log_each(causes)
+            self._log_each(changes)
 
-    def _log_each(self, causes: Sequence[tuple[PeerChange, ChangeReason]]) -> None:
-        for change, cause in causes:
+    def _log_each(self, changes: Sequence[tuple[PeerChange, ChangeReason]]) -> None:
+        for change, reason in changes:
             event = "route.dropped" if isinstance(change, Drop) else "route.put"
-            if cause is ChangeReason.ADOPTED:
+            if reason is ChangeReason.ADOPTED:
                 event = "route.adopted"
             route = change.route
-            self._context.log.info(event, dst=str(route.dst), gateway=str(route.gateway), cause=cause.value)
+            self._context.log.info(event, dst=str(route.dst), gateway=str(route.gateway), reason=reason.value)
 
-    def _log_many(self, causes: Sequence[tuple[PeerChange, ChangeReason]]) -> None:
-        drops = sum(isinstance(change, Drop) for change, _ in causes)
+    def _log_many(self, changes: Sequence[tuple[PeerChange, ChangeReason]]) -> None:
+        drops = sum(isinstance(change, Drop) for change, _ in changes)
         self._context.log.info(
-            "routes.changed", put=len(causes) - drops, dropped=drops, present=self._node.present,
-            causes={cause.value: count for cause, count in Counter(cause for _, cause in causes).items()},
+            "routes.changed", put=len(changes) - drops, dropped=drops, present=self._node.routes.present,
+            reasons={reason.value: count for reason, count in Counter(reason for _, reason in changes).items()},
         )

@@ -1,4 +1,4 @@
-"""Keep, or take away, the blackhole behind the own subnet (``--ip-blackhole-route``)."""
+"""Keep, or remove, the blackhole route behind this host's subnet (``--ip-blackhole-route``)."""
 
 import errno
 from collections.abc import Iterable
@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pyflanneld.core.families import Network
 from pyflanneld.core.routes.blackhole import is_blackhole_of_ours, plan_blackholes
 from pyflanneld.core.routes.plan import Drop, KernelRoute
-from pyflanneld.state.node import Context, Node
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 
 
 async def keep_blackhole(context: Context, node: Node, routes: Iterable[KernelRoute]) -> None:
@@ -15,10 +16,10 @@ async def keep_blackhole(context: Context, node: Node, routes: Iterable[KernelRo
     Raises:
         KernelError: netlink has failed.
     """
-    protocol, lease = context.options.route_protocol, node.lease
+    protocol, lease = context.settings.route_protocol, node.lease
     present = [route for route in routes if is_blackhole_of_ours(route, protocol, node.networks)]
     own: list[Network] = [lease.subnet] if lease.ipv6 is None else [lease.subnet, lease.ipv6]
-    changes = plan_blackholes(own if context.options.blackhole else [], present)
+    changes = plan_blackholes(own if context.settings.ip_blackhole_route else [], present)
     failures = await context.kernel.apply(changes) if changes else {}
     for change in changes:
         if change not in failures:

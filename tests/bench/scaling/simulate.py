@@ -17,7 +17,7 @@ from random import Random
 
 from pyflanneld.core.backoff import backoff, list_round_s, race_pause_s
 from pyflanneld.core.etcd_types import Record
-from pyflanneld.core.lease.allocation import Claim, choose
+from pyflanneld.core.lease.allocation import Claim, SubnetRequest, choose
 from pyflanneld.core.lease.codec import encode_name
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.etcd.access import Timing
@@ -204,7 +204,8 @@ _CONFIG = parse_config(b'{"Network":"10.0.0.0/8","Backend":{"Type":"host-gw"}}')
 def _chosen(records: list[Record], node: int, rng: Random) -> bytes:
     assert _CONFIG.ipv4 is not None
     address = IPv4Address("192.168.0.0") + node
-    claim = choose(records, _CONFIG.ipv4, address, previous=None, underlay=[IPv4Network("192.168.0.0/16")], rng=rng)
+    request = SubnetRequest(_CONFIG.ipv4, underlay=(IPv4Network("192.168.0.0/16"),))
+    claim = choose(records, address, request, None, rng)
     assert isinstance(claim, Claim)
     return encode_name(claim.subnet)
 

@@ -14,18 +14,22 @@ from random import Random
 from typing import Any
 
 from pyflanneld.backends import BACKENDS
+from pyflanneld.config.settings import Settings
 from pyflanneld.core.backoff import race_pause_s
-from pyflanneld.core.etcd_types import Record, Renewal, Snapshot
+from pyflanneld.core.etcd_types import Position, Record, Renewal, Snapshot
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_key_name
 from pyflanneld.core.lease.ownership import confirmed
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable
+from pyflanneld.core.routes.table import RouteTable
 from pyflanneld.etcd.discovery import OneApi
 from pyflanneld.ports import Clock, Registry
 from pyflanneld.state.conditions import Conditions
-from pyflanneld.state.node import Context, Liveness, Node, Options
+from pyflanneld.state.context import Context, Ports
+from pyflanneld.state.liveness import Liveness
+from pyflanneld.state.node import Membership, Node
 from pyflanneld.tasks.lease.renew import renew_lease
 from pyflanneld.tasks.peers import PeerWatcher
 from tests.support.fakes.firewall import FakeFirewall
@@ -53,9 +57,9 @@ class CountingRegistry:
         self.listed_at.append(asyncio.get_running_loop().time())
         return snapshot
 
-    def watch_subnets(self, since: Snapshot) -> AbstractAsyncContextManager[Any]:
+    def watch_subnets(self, after: Position) -> AbstractAsyncContextManager[Any]:
         self.watches_at.append(asyncio.get_running_loop().time())
-        return self._registry.watch_subnets(since)
+        return self._registry.watch_subnets(after)
 
     async def renew(self, held: Record) -> Renewal:
         self.renewals += 1
@@ -72,12 +76,14 @@ class EtcdSide:
         self._rng, self._clock = rng, clock
         self._link = Link(2, "eth1", 1500, True, (IPv4Interface(f"{self.address}/16"),))
         self.node: Node
-        self.context = Context(
+        ports = Ports(
             discovery=OneApi(self.counted), kernel=FakeKernel(self._link), firewall=FakeFirewall(),
             subnet_file=MemoryFile(),
-            clock=clock, notifier=Manager(), rng=rng, log=self.log, options=_options(self.address),
-            conditions=Conditions(clock, self.log), liveness=Liveness(clock),
+            clock=clock, notifier=Manager(),
         )
+        settings = Settings(iface=("eth1",), public_ip=self.address)
+        settings = settings.model_copy(update={"subnet_lease_renew_margin_s": 0.0})
+        self.context = Context(ports, settings, rng, self.log, Conditions(clock, self.log), Liveness(clock))
         self.first: Snapshot
 
     async def join(self, name: bytes, ttl_s: int) -> None:
@@ -97,11 +103,11 @@ class EtcdSide:
         config = parse_config(CONFIG)
         assert config.ipv4 is not None
         self.first = listed
+        membership = Membership(config, config.ipv4, BACKENDS["host-gw"])
         self.node = Node(
-            guard=WithdrawGuard(), subnet_range=config.ipv4, backend=BACKENDS["host-gw"], nftables=False,
-            network_before=None,
-            links=(self._link,), choice=Choice(self._link, self.address, "test"), peers=PeerTable(record.name),
+            membership=membership, links=(self._link,), choice=Choice(self._link, self.address, "test"),
             lease=confirmed(parse_key_name(record.name).ipv4, self.address, record, ttl_s, sent_at_s),
+            peers=PeerTable(record.name), guard=WithdrawGuard(), routes=RouteTable(103, membership.networks),
         )
 
     async def run(self) -> None:
@@ -109,10 +115,3 @@ class EtcdSide:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(PeerWatcher(self.context, self.node, self.first).run(), name="peers")
             tasks.create_task(renew_lease(self.context, self.node), name="lease")
-
-
-def _options(address: IPv4Address) -> Options:
-    return Options(
-        prefix="/coreos.com/network", subnet_file="/run/flannel/subnet.env", wanted_links=("eth1",), public_ip=address,
-        route_protocol=103, renew_margin_s=0.0, withdraw_guard=True, protected=frozenset(),
-    )

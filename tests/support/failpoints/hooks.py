@@ -1,20 +1,22 @@
-"""Where the points are: each hook stands in for a function of pyflanneld, and calls it.
+"""Where the points are: each hook stands in for a public function of pyflanneld, and calls it.
 
-A step of etcd passes its point when the answer is there, but for ``txn.sent``: the request is on its way, and nobody
-can say whether it arrives. A change of a route passes its point before the kernel hears of it; changes go to the kernel
-one by one, so that a batch can end in the middle. The steps of a file are those of ``files.replace_file``.
+The seams are the methods of the ports, etcd's stubs, and functions that one room offers to another. A step of etcd
+passes its point when the answer is there, but for ``txn.sent``: the request is on its way, and nobody can say whether
+it arrives. A change of a route passes its point before the kernel hears of it; changes go to the kernel one by one,
+so that a batch can end in the middle. The steps of a file are those of ``atomic_files.replace_file``.
 """
 
 import asyncio
 import importlib
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any
 
 from pyflanneld.core.routes.plan import Create, Drop, Replace
-from pyflanneld.errors import RegistryUnavailable
+from pyflanneld.errors import KernelError, RegistryUnavailable
 from tests.support.failpoints.plan import Plan
 
 ON_ITS_WAY_S = 0.01  # gRPC sends from a thread of its own
@@ -88,14 +90,25 @@ def _reach(plan: Plan, point: str) -> None:
 
 
 def stubs(original: Callable[..., None], plan: Plan) -> Callable[..., None]:
-    """Have the transactions and grants of each new connection pass their points."""
+    """Have the lists, transactions and grants of each new connection pass their points."""
 
     def init(self: Any, channel: Any) -> None:
         original(self, channel)
+        self.kv.Range = listed(self.kv.Range, plan)
         self.kv.Txn = answered("txn.reply")(sent(self.kv.Txn, plan), plan)
         self.lease.LeaseGrant = answered("grant")(self.lease.LeaseGrant, plan)
 
     return init
+
+
+def listed(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
+    """Pass ``list_page`` with each answer about a range; a single key is no list."""
+    page = answered("list_page")(original, plan)
+
+    def call(request: Any, **how: Any) -> Any:
+        return (page if request.range_end else original)(request, **how)
+
+    return call
 
 
 def sent(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
@@ -116,15 +129,46 @@ def sent(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
 def events(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
     """Pass ``watch.event`` with the events of a watch, before anybody hears of them."""
 
-    def changes(self: Any, told: list[Any]) -> Any:
-        if told:
-            _reach(plan, "watch.event")
-        return original(self, told)
+    @asynccontextmanager
+    async def watch(self: Any, since: Any) -> AsyncIterator[Any]:
+        async with original(self, since) as batches:
+            yield Batches(batches, plan)
 
-    return changes
+    return watch
+
+
+class Batches:
+    """The events of a watch, batch by batch."""
+
+    def __init__(self, batches: Any, plan: Plan) -> None:
+        self._batches = batches
+        self._plan = plan
+
+    def __aiter__(self) -> "Batches":
+        return self
+
+    async def __anext__(self) -> Any:
+        batch = await anext(self._batches)
+        if batch:
+            _reach(self._plan, "watch.event")
+        return batch
 
 
 # The kernel
+
+
+def dumped(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
+    """Pass ``nl.dump`` before the kernel is asked for a list."""
+
+    async def dump(*args: Any, **kwargs: Any) -> Any:
+        try:
+            plan.reach("nl.dump")
+        except OSError as error:
+            raise KernelError(f"failpoint nl.dump: {error.strerror}") from error
+        return await original(*args, **kwargs)
+
+    return dump
+
 
 
 def apply(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
@@ -153,22 +197,23 @@ _POINT_OF = {Create: "nl.add", Replace: "nl.replace", Drop: "nl.del"}
 
 
 def allowed(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
-    """Pass ``prune.before`` when there are routes that may go."""
+    """Pass ``reconcile.mid`` between the plan of a round and its changes, and ``prune.before`` when routes may go."""
 
-    def call(self: Any, drops: Sequence[Any]) -> Any:
-        going = original(self, drops)
+    def allow(*args: Any, **kwargs: Any) -> Any:
+        plan.reach("reconcile.mid")
+        going = original(*args, **kwargs)
         if going:
             plan.reach("prune.before")
         return going
 
-    return call
+    return allow
 
 
 # Files, the service manager
 
 
 class Disk:
-    """``os`` for ``files``, whose writing steps pass their points."""
+    """``os`` for ``atomic_files``, whose writing steps pass their points."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -202,7 +247,7 @@ def disk(_original: Any, plan: Plan) -> Disk:
 
 
 def notify(original: Callable[..., None], plan: Plan) -> Callable[..., None]:
-    """Pass ``ready`` just before the manager is told of it."""
+    """Pass ``ready`` just before it is reported to the service manager."""
 
     def send(self: Any, state: str) -> None:
         if state == "READY=1":
@@ -216,15 +261,14 @@ HOOKS: dict[str, Hook] = {
     "system.lock:hold": before("lock"),
     "http.bound_port:bound": before("healthz_bind"),
     "etcd.v3.registry:EtcdV3Registry.read_config": answered("config_read"),
-    "etcd.v3.registry:EtcdV3Registry._page": answered("list_page"),
-    "etcd.v3.registry:EtcdV3Registry._keep_alive": answered("keepalive"),
+    "etcd.v3.registry:EtcdV3Registry.renew": answered("keepalive"),
+    "etcd.v3.registry:EtcdV3Registry.watch_subnets": events,
     "etcd.v3.channel:Stubs.__init__": stubs,
-    "etcd.v3.watch:Watch._changes": events,
-    "netlink.socket:RequestSocket._dump_once": before("nl.dump"),
+    "netlink.kernel:NetlinkKernel.links": dumped,
+    "netlink.kernel:NetlinkKernel.routes": dumped,
     "netlink.kernel:NetlinkKernel.apply": apply,
-    "tasks.routes.reconcile:Reconciler._place": before("reconcile.mid"),
-    "tasks.routes.reconcile:Reconciler._allowed": allowed,
+    "netlink.kernel:NetlinkKernel.close": before("shutdown.close"),
+    "core.peers.guard:WithdrawGuard.allow": allowed,
     "system.atomic_files:os": disk,
-    "system.sd_notify:SdNotifier.send": notify,
-    "daemon.wiring:_close": before("shutdown.close"),
+    "system.service_manager:SdNotifier.send": notify,
 }

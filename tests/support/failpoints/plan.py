@@ -42,7 +42,7 @@ class Action:
     first: int
 
     def due(self, number: int) -> bool:
-        """Say whether it happens at this pass."""
+        """Return whether it happens at this pass."""
         return self.first <= number < self.first + self.count
 
 
@@ -86,7 +86,7 @@ class Plan:
         self._passes: dict[str, int] = {}
 
     def reach(self, point: str) -> bool:
-        """Do what is due at this pass of *point*; say whether the reply is to be lost. Raises ``OSError``."""
+        """Do what is due at this pass of *point*; return whether the reply is to be lost. Raises ``OSError``."""
         number = self._passes[point] = self._passes.get(point, 0) + 1
         if number == 1 and self._passed is not None:
             with self._passed.open("a") as file:

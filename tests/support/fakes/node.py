@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface
 from random import Random
 
+from pyflanneld.config.settings import Settings
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.lease.saved_state import SavedState, decode_state, encode_state
 from pyflanneld.core.link.selection import Link
@@ -13,8 +14,10 @@ from pyflanneld.daemon.run import Daemon
 from pyflanneld.etcd.discovery import OneApi
 from pyflanneld.ports import Certificates, Discovery
 from pyflanneld.state.conditions import Conditions
+from pyflanneld.state.context import Context, Ports
 from pyflanneld.state.counters import Counters
-from pyflanneld.state.node import Context, Liveness, Options
+from pyflanneld.state.liveness import Liveness
+from pyflanneld.state.wakeup import WakeUp
 from tests.support.fakes.firewall import FakeFirewall
 from tests.support.fakes.kernel import FakeKernel
 from tests.support.fakes.prober import FakeProber
@@ -111,27 +114,33 @@ class FakeNode:
         self.clock = VirtualClock()
         self.manager = Manager()
         self.log = Journal()
-        self.options = Options(
-            prefix="/coreos.com/network", subnet_file="/run/flannel/subnet.env",
-            wanted_links=("eth1",), public_ip=None, route_protocol=PROTOCOL,
-            renew_margin_s=3600.0, withdraw_guard=guard, protected=frozenset({IPv4Address("192.168.14.12")}),
+        self.settings = Settings(
+            iface=("eth1",), route_protocol=PROTOCOL, withdraw_guard=guard,
+            etcd_endpoints=("http://192.168.14.12:2379",),
         )
         self.prober: FakeProber | None = None
         self.certificates: Certificates | None = None
         self.state: MemoryState | None = None
-        self.hangup = asyncio.Event()
+        self.hangup = WakeUp()
         self.daemon: Daemon | None = None
         self.counters = Counters()
         self.conditions = Conditions(self.clock, self.log)
 
+    def configure(self, **settings: object) -> None:
+        """Change settings for the next start; they are not validated."""
+        self.settings = self.settings.model_copy(update=settings)
+
     def build(self) -> Daemon:
         """Make the daemon; a restart makes another one on the same kernel and file."""
         self.counters, self.conditions = Counters(), Conditions(self.clock, self.log)
-        context = Context(
+        ports = Ports(
             discovery=self.discovery or OneApi(self.registry), kernel=self.kernel, firewall=self.firewall,
-            subnet_file=self.file, clock=self.clock, notifier=self.manager, rng=Random(self.host), log=self.log,
-            options=self.options, conditions=self.conditions, liveness=Liveness(self.clock), counters=self.counters,
+            subnet_file=self.file,
+            clock=self.clock, notifier=self.manager,
             prober=self.prober, certificates=self.certificates, saved_state=self.state,
+        )
+        context = Context(
+            ports, self.settings, Random(self.host), self.log, self.conditions, Liveness(self.clock), self.counters
         )
         self.daemon = Daemon(context, watchdog_s=30.0, hangup=self.hangup)
         return self.daemon

@@ -22,7 +22,17 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from pyflanneld.core.etcd_types import ConfigRecord, Gone, Put, Record, Renewal, Snapshot, TimeLeft, TimeToLive
+from pyflanneld.core.etcd_types import (
+    ConfigRecord,
+    Gone,
+    Position,
+    Put,
+    Record,
+    Renewal,
+    Snapshot,
+    TimeLeft,
+    TimeToLive,
+)
 from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
 
 CONFIG = b"config"
@@ -236,8 +246,8 @@ class FakeRegistry:
         return self.etcd.snapshot()
 
     @asynccontextmanager
-    async def watch_subnets(self, since: Snapshot) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
-        with self._watching(since, SUBNETS) as watch:
+    async def watch_subnets(self, after: Position) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
+        with self._watching(after, SUBNETS) as watch:
             yield watch
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:

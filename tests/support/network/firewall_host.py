@@ -97,7 +97,7 @@ class Crossing:
         cluster = etcd or FakeEtcd()
         cluster.put_config(config)
         node = FakeNode(cluster, env=env)
-        node.options = replace(node.options, **{"firewall_resync_s": RESYNC_S, **options})
+        node.configure(**{"iptables_resync_s": RESYNC_S, **options})
         node.kernel.set_link(replace(lan(node.host), addresses6=(IPv6Interface(f"{HOST_ON_LAN6}/64"),)))
         node.firewall = HostFirewall(Programs([self.programs]))  # type: ignore[assignment]
         with self.host.inside():

@@ -38,7 +38,7 @@ def show(files: Files, cert: bytes, key: bytes) -> None:
 
 
 def end_of(file: Path) -> float:
-    """Return the last second of the first certificate in *file*, as another reader than ours sees it."""
+    """Return the last second of the first certificate in *file*."""
     return x509.load_pem_x509_certificates(file.read_bytes())[0].not_valid_after_utc.timestamp()
 
 

@@ -1,11 +1,10 @@
-"""The checks of who else is here: other daemons, other networks' leftovers, the service manager, the health port."""
+"""Checks of what else runs here: other daemons, leftovers of other networks, the service manager, the health port."""
 
 import re
 from collections.abc import Iterator
 
-from pyflanneld.commands.doctor.finding import Finding, bad, ok, skipped, warn
+from pyflanneld.commands.doctor.finding import Finding, bad, ok, quoted, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts
-from pyflanneld.commands.doctor.shell_quoting import quoted
 from pyflanneld.core.host import Process
 
 _LINKS = {
@@ -17,24 +16,24 @@ _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash"})
 
 
 def daemons(facts: Facts) -> Iterator[Finding]:
-    """Say which daemon of either kind runs here."""
+    """Report the flannel daemons that run here."""
     go = [process for process in facts.processes if process.name == "flanneld"]
     if facts.daemon_runs:
         yield ok("daemon", f"pyflanneld runs here{f', {facts.daemon}' if facts.daemon else ''}")
     elif not go:
         yield ok("daemon", "none runs here")
     for process in go:
-        mend = f"supervisorctl stop it, or systemctl disable --now flanneld, or kill {process.pid}"
+        fix = f"supervisorctl stop it, or systemctl disable --now flanneld, or kill {process.pid}"
         if facts.daemon_runs:
-            yield bad("daemon", f"a Go flanneld runs beside pyflanneld, {process}",
-                      "both renew the same lease, and each puts routes that the other does not know", mend)  # fmt: skip
+            yield bad("daemon", f"a Go flanneld runs next to pyflanneld, {process}",
+                      "both renew the same lease, and each sets routes that the other does not know", fix)  # fmt: skip
         else:
-            yield warn("daemon", f"a Go flanneld runs here, {process}", "stop it before pyflanneld is started",
-                       f"pyflanneld plan; then {mend}")  # fmt: skip
+            yield warn("daemon", f"a Go flanneld runs here, {process}", "it has to be stopped before pyflanneld starts",
+                       f"pyflanneld plan; then {fix}")  # fmt: skip
 
 
 def leftovers(facts: Facts) -> Finding:
-    """Say what another container network has left."""
+    """Report leftovers of other container networks."""
     found = [
         f"{link.name} ({what})"
         for link in facts.links
@@ -48,38 +47,38 @@ def leftovers(facts: Facts) -> Finding:
     if not found:
         return ok("other networks", "no traces of another container network")
     links = [link.name for link in facts.links if any(f"{link.name} (" in one for one in found)]
-    mend = "; ".join(f"ip link del {quoted(name)}" for name in links) or "remove what its own uninstaller leaves"
-    why = "its routes, rules and addresses may take packets that are meant for the containers here"
-    return warn("other networks", "; ".join(found), why, f"if it is not in use any more: {mend}")
+    fix = "; ".join(f"ip link del {quoted(name)}" for name in links) or "run its own uninstaller"
+    why = "its routes, rules and addresses may catch packets for the containers here"
+    return warn("other networks", "; ".join(found), why, f"if it is no longer in use: {fix}")
 
 
 def health_port(facts: Facts) -> Finding:
-    """Say whether the health port is free, or the daemon answers there and is ready."""
-    port, health = facts.asked.healthz_port, facts.health
+    """Check that the health port is free, or that the daemon answers there and is ready."""
+    port, health = facts.flags.healthz_port, facts.health
     if not port:
         return skipped("health port", "--healthz-port=0 switches it off")
     if health.listener is None:
         if facts.daemon_runs:
             return warn("health port", f"nobody listens on {port}", "the daemon runs with another --healthz-port",
-                        "give the daemon's flags to this command")  # fmt: skip
+                        "give this command the daemon's flags")  # fmt: skip
         return ok("health port", f"{port} is free")
     if not facts.daemon_runs:
         holder = health.listener.holder
         by = f" by {holder}" if holder else ""
         return bad("health port", f"{health.listener.address} is in use{by}",
                    "the daemon ends with exit code 73 at its start",
-                   f"ss -ltnp 'sport = :{port}', and stop that; or give another --healthz-port")  # fmt: skip
+                   f"ss -ltnp 'sport = :{port}' shows who: stop it, or give another --healthz-port")  # fmt: skip
     if health.ready:
-        return ok("health port", "the daemon says that it is ready")
+        return ok("health port", "the daemon reports that it is ready")
     if health.ready is None:
-        return bad("health port", f"the daemon does not answer: {health.answer}", "a probe would restart it",
-                   "look at its log; restart it")  # fmt: skip
-    return bad("health port", " / ".join(health.answer.splitlines()), "the daemon itself says that it is not ready",
-               "mend what it names; see docs/troubleshooting.md")  # fmt: skip
+        return bad("health port", f"the daemon does not answer: {health.answer}", "a liveness probe would restart it",
+                   "read its log; restart it")  # fmt: skip
+    return bad("health port", " / ".join(health.answer.splitlines()), "the daemon itself reports that it is not ready",
+               "fix what it names; see docs/troubleshooting.md")  # fmt: skip
 
 
 def start_script(facts: Facts) -> Finding:
-    """Say whether supervisor would lose the daemon: a start script without ``exec``."""
+    """Check that supervisor signals the daemon itself: the start script has to use ``exec``."""
     supervised = [process for process in facts.processes if process.supervised and _is_daemon(process)]
     if not supervised:
         return skipped("supervisor", "no daemon runs under supervisor")
@@ -89,7 +88,7 @@ def start_script(facts: Facts) -> Finding:
         if not process.leads and script is not None and script.name in _SHELLS:
             name = script.words[-1] if len(script.words) > 1 else script.name
             return warn("supervisor", f"{process} was started by a script without exec: {name}",
-                        "supervisor signals the script and not the daemon: a stop takes longer than it has to",
+                        "supervisor signals the script and not the daemon: a stop takes longer than necessary",
                         f"write exec before the daemon's command in {quoted(name)}")  # fmt: skip
     return ok("supervisor", "signals the daemon itself")
 

@@ -1,29 +1,28 @@
-"""The checks of what consumes the lease: the subnet file, Docker's bridge, Docker itself."""
+"""Checks of what uses the lease: the subnet file, Docker's bridge, Docker itself."""
 
 from ipaddress import IPv4Network
 
-from pyflanneld.commands.doctor.finding import Finding, bad, ok, skipped, warn
+from pyflanneld.commands.doctor.finding import Finding, bad, ok, quoted, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts
-from pyflanneld.commands.doctor.shell_quoting import quoted
-from pyflanneld.core.docker import FILTERS, DockerVersion, Leased, bridge_complaint, remark
+from pyflanneld.core.docker import FIRST_FILTERING, DockerVersion, Leased, bridge_complaint, direct_routing_hint
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.subnet_env import assignments
 from pyflanneld.core.link.selection import Link
 
 
 def subnet_file(facts: Facts) -> Finding:
-    """Say whether the subnet file is there, can be read, and names the lease."""
-    path = facts.asked.subnet_file
+    """Check that the subnet file exists, can be read, and names the lease."""
+    path = facts.flags.subnet_file
     why = "Docker takes its subnet and MTU from there"
-    if facts.subnet_trouble:
-        return bad("subnet file", f"{path}: {facts.subnet_trouble}", why, f"rm {quoted(path)}, and restart the daemon")
+    if facts.subnet_error:
+        return bad("subnet file", f"{path}: {facts.subnet_error}", why, f"rm {quoted(path)}, and restart the daemon")
     if facts.subnet_text is None:
         if facts.daemon_runs:
-            return bad("subnet file", f"{path} is not there", why, "see subnet_file.failed in the daemon's log")
-        return ok("subnet file", f"{path} is not there yet; the daemon writes it")
+            return bad("subnet file", f"{path} does not exist", why, "see subnet_file.failed in the daemon's log")
+        return ok("subnet file", f"{path} does not exist yet; the daemon writes it")
     leased = _leased(facts)
     if leased is None:
-        return bad("subnet file", f"{path} names no subnet that can be used", why,
+        return bad("subnet file", f"{path} names no usable subnet", why,
                    f"rm {quoted(path)}, and restart the daemon")  # fmt: skip
     return _compared(facts, leased, path)
 
@@ -36,27 +35,27 @@ def _leased(facts: Facts) -> Leased | None:
 
 
 def _compared(facts: Facts, leased: Leased, path: str) -> Finding:
-    own = facts.standing.own if facts.standing else None
+    own = facts.node.own if facts.node else None
     subnet = leased.bridge.network
     if own is not None and subnet != own.ipv4:
         seen = f"{path} names {subnet}, but the lease is {own.ipv4}"
-        why = "Docker puts containers where no peer looks for them"
-        mend = "restart the daemon, then Docker" if facts.daemon_runs else "start the daemon: it writes the file anew"
-        return bad("subnet file", seen, why, mend)
+        why = "peers do not route to the subnet that Docker uses"
+        fix = "restart the daemon, then Docker" if facts.daemon_runs else "start the daemon: it writes the file again"
+        return bad("subnet file", seen, why, fix)
     link = facts.choice.link if facts.choice else None
     if link is not None and leased.mtu is not None and leased.mtu != link.mtu:
-        why = "larger packets than the path takes are lost or cut"
+        why = "packets larger than the path allows are lost"
         seen = f"{path} says MTU {leased.mtu}, {link.name} has {link.mtu}"
-        return warn("subnet file", seen, why, "the daemon writes it anew within a minute; then restart Docker")
+        return warn("subnet file", seen, why, "the daemon writes it again within a minute; then restart Docker")
     return ok("subnet file", f"{path} names {subnet}")
 
 
 def bridge(facts: Facts) -> Finding:
-    """Say whether Docker's bridge is on the leased subnet."""
+    """Check that Docker's bridge is on the leased subnet."""
     subnet = _own_subnet(facts)
     there = _bridge(facts)
-    if not facts.asked.docker_bridge or there is None:
-        return skipped("Docker's bridge", f"there is no {facts.asked.docker_bridge or '--docker-bridge'}")
+    if not facts.flags.docker_bridge or there is None:
+        return skipped("Docker's bridge", f"there is no {facts.flags.docker_bridge or '--docker-bridge'}")
     if subnet is None:
         return skipped("Docker's bridge", "this node has no lease yet")
     complaint = bridge_complaint(facts.links, there.name, subnet)
@@ -64,21 +63,21 @@ def bridge(facts: Facts) -> Finding:
         return ok("Docker's bridge", f"{there.name} is on the leased {subnet}")
     have = ", ".join(map(str, there.addresses))
     return bad("Docker's bridge", f"{there.name} has {have}, the leased subnet is {subnet}",
-               "other hosts send to the leased subnet: they do not reach the containers here",
+               "other hosts send to the leased subnet and do not reach the containers here",
                "pyflanneld docker-opts, then restart Docker (--bip="
                f"{subnet.network_address + 1}/{subnet.prefixlen})")  # fmt: skip
 
 
 def _own_subnet(facts: Facts) -> IPv4Network | None:
-    """Return the leased subnet; without etcd, the one that the subnet file remembers."""
-    if facts.standing is not None and facts.standing.own is not None:
-        return facts.standing.own.ipv4
+    """Return the leased subnet; without etcd, the one in the subnet file."""
+    if facts.node is not None and facts.node.own is not None:
+        return facts.node.own.ipv4
     leased = _leased(facts)
     return leased.bridge.network if leased else None
 
 
 def _bridge(facts: Facts) -> Link | None:
-    return next((link for link in facts.links if link.name == facts.asked.docker_bridge), None)
+    return next((link for link in facts.links if link.name == facts.flags.docker_bridge), None)
 
 
 def bridge_mtu(facts: Facts) -> Finding:
@@ -94,18 +93,18 @@ def bridge_mtu(facts: Facts) -> Finding:
 
 
 def docker_version(facts: Facts) -> Finding:
-    """Say whether Docker drops what comes from other hosts."""
+    """Check that Docker accepts packets from other hosts."""
     if not facts.docker.version:
-        return skipped("Docker", "no Docker here tells its version")
+        return skipped("Docker", "no Docker here reports its version")
     try:
         found = DockerVersion.parse(facts.docker.version)
     except Invalid as error:
         return skipped("Docker", str(error))
-    if found < FILTERS:
-        return ok("Docker", f"{found} lets other hosts in")
-    if facts.docker.lets_in:
-        return ok("Docker", f"{found}, told to let other hosts in (allow-direct-routing)")
+    if found < FIRST_FILTERING:
+        return ok("Docker", f"{found} accepts packets from other hosts")
+    if facts.docker.direct_routing:
+        return ok("Docker", f"{found}, set to accept packets from other hosts (allow-direct-routing)")
     leased = _leased(facts)
-    mend = (remark(leased, found) if leased else None) or "pyflanneld docker-opts --direct-routing"
-    why = "from 28 on Docker drops packets of other hosts to its containers"
-    return warn("Docker", f"{found}, without allow-direct-routing", why, mend)
+    fix = (direct_routing_hint(leased, found) if leased else None) or "pyflanneld docker-opts, then restart Docker"
+    why = "from version 28 on, Docker drops packets from other hosts to its containers"
+    return warn("Docker", f"{found}, without allow-direct-routing", why, fix)

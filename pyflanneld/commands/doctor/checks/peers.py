@@ -1,10 +1,9 @@
-"""The checks of this node in the network: its lease, its routes, the peers' leases, keys that are junk."""
+"""Checks of this node in the network: its lease, its routes, the peers' leases, invalid keys."""
 
 from collections.abc import Iterator
 
-from pyflanneld.commands.doctor.finding import Finding, bad, ok, skipped, warn
-from pyflanneld.commands.doctor.host_facts import Facts, Standing
-from pyflanneld.commands.doctor.shell_quoting import delete_key, etcdctl
+from pyflanneld.commands.doctor.finding import Finding, bad, delete_key, etcdctl, ok, skipped, warn
+from pyflanneld.commands.doctor.host_facts import Facts, NodeFacts
 from pyflanneld.core.families import in_order, inside
 from pyflanneld.core.routes.plan import KernelRoute, protocol_name
 
@@ -15,119 +14,120 @@ _UNKNOWN = "the leases are not known"
 
 
 def lease(facts: Facts) -> Finding:
-    """Say whether this node holds a subnet, and for how long."""
-    standing = facts.standing
-    if standing is None:
+    """Check that this node holds a lease, and for how long."""
+    node = facts.node
+    if node is None:
         return skipped("lease", _UNKNOWN)
-    if standing.own is None:
+    if node.own is None:
         if not facts.daemon_runs:
             return ok("lease", "none yet; the daemon takes one at its start")
         return bad("lease", "the daemon runs, and etcd has no lease with this public address",
                    "the peers have no route to this host", "see lease.* in the daemon's log")  # fmt: skip
-    if standing.own_left_s is None:
-        return ok("lease", f"{standing.own}, a reservation")
-    left = f"{standing.own}, for {standing.own_left_s / 3600:.1f} h"
-    if standing.own_left_s > LOW_S or not facts.daemon_runs:
+    if node.own_left_s is None:
+        return ok("lease", f"{node.own}, a reservation")
+    left = f"{node.own}, for {node.own_left_s / 3600:.1f} h"
+    if node.own_left_s > LOW_S or not facts.daemon_runs:
         return ok("lease", left)
-    why = "the daemon renews it every 5 minutes to 24 hours: it cannot reach etcd, or is not allowed to"
+    why = "the daemon renews it every 5 minutes, back to 24 hours: it cannot reach etcd, or has no right to"
     return warn("lease", left, why, "see etcd.unavailable and etcd.denied in the daemon's log")
 
 
 def public_address(facts: Facts) -> Finding:
-    """Say whether a second lease carries this node's address."""
-    standing = facts.standing
-    if standing is None:
+    """Check that no other lease has this node's public address."""
+    node = facts.node
+    if node is None:
         return skipped("public address", _UNKNOWN)
-    if not standing.also:
+    if not node.same_address:
         return ok("public address", "is on no other lease")
-    names = [ascii(record.name)[2:-1] for record in standing.also]
-    why = "a host that was installed from this one's image, or an earlier lease of this node; two hosts with one "
-    why += "address share one lease, and the peers route to one of them only"
-    mend = f"if it is not another host's: {delete_key(facts, standing.also[0].name)}"
-    return warn("public address", f"is on another lease as well: {', '.join(names)}", why, mend)
+    names = [ascii(record.name)[2:-1] for record in node.same_address]
+    why = "a host installed from this one's image, or an earlier lease of this node; two hosts with one address "
+    why += "share one lease, and the peers route to only one of them"
+    fix = f"if it is not another host's: {delete_key(facts, node.same_address[0].name)}"
+    return warn("public address", f"is on another lease as well: {', '.join(names)}", why, fix)
 
 
 def routes(facts: Facts) -> Finding:
-    """Say whether every peer has its route."""
-    standing = facts.standing
-    if standing is None:
+    """Check that every peer has its route."""
+    node = facts.node
+    if node is None:
         return skipped("routes", _UNKNOWN)
-    lacking = in_order({put.route.dst for put in standing.todo.puts})
-    present = len(standing.desired) - len(lacking) - len(standing.todo.blocked)
-    seen = f"{present} of {len(standing.desired)} peers have their route"
+    missing = in_order({put.route.dst for put in node.todo.puts})
+    present = len(node.desired) - len(missing) - len(node.todo.blocked)
+    seen = f"{present} of {len(node.desired)} peers have their route"
     if not facts.daemon_runs:
         return ok("routes", f"{seen}; no daemon runs")
-    if not lacking:
-        return ok("routes", seen) if not standing.todo.blocked else ok("routes", f"{seen}; see foreign routes")
-    first = ", ".join(map(str, lacking[:3]))
-    return bad("routes", f"{seen}; missing: {first}{' …' if len(lacking) > 3 else ''}",
-               "packets to these peers leave by another way or not at all",
-               "see route.failed and link.* in the daemon's log, and whether the interface is up")  # fmt: skip
+    if not missing:
+        return ok("routes", seen) if not node.todo.blocked else ok("routes", f"{seen}; see foreign routes")
+    first = ", ".join(map(str, missing[:3]))
+    return bad("routes", f"{seen}; missing: {first}{' …' if len(missing) > 3 else ''}",
+               "packets to these peers take another route or none",
+               "see route.failed and link.* in the daemon's log; check that the interface is up")  # fmt: skip
 
 
 def foreign_routes(facts: Facts) -> Iterator[Finding]:
-    """Say which routes inside the network are somebody else's."""
-    standing = facts.standing
-    if standing is None:
+    """Report the foreign routes inside the network."""
+    node = facts.node
+    if node is None:
         yield skipped("foreign routes", "the network is not known")
         return
-    found = [route for route in facts.routes if _is_foreign(route, facts, standing)]
+    found = [route for route in facts.routes if _is_foreign(route, facts, node)]
     for route in found[:SHOWN]:
-        yield _foreign(facts, standing, route)
+        yield _foreign(facts, node, route)
     if not found:
-        yield ok("foreign routes", f"none inside {', '.join(map(str, standing.networks))}")
+        yield ok("foreign routes", f"none inside {', '.join(map(str, node.networks))}")
 
 
-def _is_foreign(route: KernelRoute, facts: Facts, standing: Standing) -> bool:
-    if route.protocol in (facts.asked.route_protocol, _KERNEL):  # the kernel's own come with addresses
+def _is_foreign(route: KernelRoute, facts: Facts, node: NodeFacts) -> bool:
+    if route.protocol in (facts.flags.route_protocol, _KERNEL):  # the kernel's own come with addresses
         return False
-    return any(inside(route.dst, network) for network in standing.networks)
+    return any(inside(route.dst, network) for network in node.networks)
 
 
-def _foreign(facts: Facts, standing: Standing, route: KernelRoute) -> Finding:
+def _foreign(facts: Facts, node: NodeFacts, route: KernelRoute) -> Finding:
     names = {link.index: link.name for link in facts.links}
-    way = f"via {route.gateway} " if route.gateway else ""
+    via = f"via {route.gateway} " if route.gateway else ""
     dev = names.get(route.link_index, "")
-    seen = f"{route.dst} {way}{f'dev {dev} ' if dev else ''}proto {protocol_name(route.protocol)}"
-    mend = f"find out who sets it; then: ip route del {seen}"
-    if route.dst in standing.todo.blocked:
-        why = "it stands where the route to a peer should be; the daemon leaves it alone, and that peer is not reached"
-        return bad("foreign routes", seen, why, mend)
-    if any(put.route.dst == route.dst for put in standing.todo.puts):
-        return ok("foreign routes", f"{seen}: a Go flanneld's; the daemon takes it over at its start")
-    why = "no lease asks for it: packets to that part of the network go where it points"
-    return warn("foreign routes", seen, why, mend)
+    seen = f"{route.dst} {via}{f'dev {dev} ' if dev else ''}proto {protocol_name(route.protocol)}"
+    fix = f"find out what sets it; then: ip route del {seen}"
+    if route.dst in node.todo.blocked:
+        why = "it is in the way of the route to a peer; the daemon leaves it alone, and that peer is not reached"
+        return bad("foreign routes", seen, why, fix)
+    if any(put.route.dst == route.dst for put in node.todo.puts):
+        return ok("foreign routes", f"{seen}: a Go flanneld's; the daemon adopts it at its start")
+    why = "no lease wants it: packets to that part of the network follow it"
+    return warn("foreign routes", seen, why, fix)
 
 
 def peers(facts: Facts) -> Iterator[Finding]:
-    """Say which peers are off the link, and which keys are set aside, with the command that deletes each."""
-    standing = facts.standing
-    if standing is None:
+    """Report the peers off the link and the quarantined keys, with the command that deletes each."""
+    node = facts.node
+    if node is None:
         yield skipped("peers", _UNKNOWN)
         return
-    set_aside = sorted(standing.view.quarantined.items())
-    for name, quarantine in set_aside[:SHOWN]:
+    quarantined = sorted(node.view.quarantined.items())
+    for name, quarantine in quarantined[:SHOWN]:
         yield _quarantined(facts, name, quarantine.reason, quarantine.detail)
-    if len(set_aside) > SHOWN:
-        yield warn("keys", f"{len(set_aside) - SHOWN} more are set aside", "as above", "pyflanneld leases lists them")
-    for name in sorted(standing.view.foreign_backends)[:SHOWN]:
+    if len(quarantined) > SHOWN:
+        more = f"{len(quarantined) - SHOWN} more are quarantined"
+        yield warn("keys", more, "as above", "pyflanneld leases lists them")
+    for name in sorted(node.view.foreign_backends)[:SHOWN]:
         yield warn("peers", f"{_shown(name)} is a lease of another backend", "it gets no route from here",
                    "run the same backend on all hosts")  # fmt: skip
-    if not set_aside:
-        count = len(set(standing.view.peers.values()))
-        yield ok("peers", f"{len(standing.view.peers)} leases of {count} hosts, all believed")
+    if not quarantined:
+        count = len(set(node.view.peers.values()))
+        yield ok("peers", f"{len(node.view.peers)} leases of {count} hosts, all valid")
 
 
 def _quarantined(facts: Facts, name: bytes, reason: str, detail: str) -> Finding:
     seen = f"{_shown(name)} ({reason}): {detail}"
     if reason == "gateway_off_link":
-        mend = "start that host with --public-ip on the common LAN, or choose another --iface here; if it is gone: "
+        fix = "start that host with --public-ip on the common LAN, or choose another --iface here; if it is gone: "
         return bad("peers", seen, "host-gw needs every host on one LAN: its containers are not reached from here",
-                   mend + delete_key(facts, name))  # fmt: skip
-    look = etcdctl(facts, "get", f"{facts.asked.prefix}/subnets/{name.decode()}") if name.isascii() else ""
-    why = "the key is set aside and gets no route; everything else works"
-    show = f"look: {look}; " if look and b"\0" not in name else ""
-    return warn("keys", seen, why, f"{show}if it is nobody's: {delete_key(facts, name)}")
+                   fix + delete_key(facts, name))  # fmt: skip
+    show = etcdctl(facts, "get", f"{facts.flags.prefix}/subnets/{name.decode()}") if name.isascii() else ""
+    why = "the key is quarantined and gets no route; everything else works"
+    hint = f"read it: {show}; " if show and b"\0" not in name else ""
+    return warn("keys", seen, why, f"{hint}if it is nobody's: {delete_key(facts, name)}")
 
 
 def _shown(name: bytes) -> str:

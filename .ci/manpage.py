@@ -1,18 +1,16 @@
-"""The man page, made from the declarations: ``python -m pyflanneld.commands.manpage >docs/pyflanneld.8``.
-
-``make docs`` writes it, and a test compares. Format: man(7), only what groff and mandoc both know.
-"""
+"""The man page, made from the declarations of flags and commands: man(7), only what groff and mandoc both know."""
 
 import re
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
+from manual import Manual
+
 from pyflanneld import __version__
 from pyflanneld.commands.catalogue import COMMANDS, Command
-from pyflanneld.config.flags import ETCD, FLAGS
 from pyflanneld.config.go_flags import Flag, FlagKind
+from pyflanneld.config.settings import ETCD, FLAGS
 from pyflanneld.config.usage import default_text
 
 _COLUMNS = 70
@@ -20,9 +18,9 @@ _COLUMNS = 70
 _CODES = {
     "0": "Stopped as asked; \\-\\-version and \\-\\-help.",
     "1": "Failed at run time.",
-    "2": "A wrong flag, variable or network configuration: a person has to mend it.",
+    "2": "A wrong flag, variable or network configuration: a person has to fix it.",
     "73": "Another pyflanneld is here already, or the health port is in use.",
-    "75": "The own subnet belongs to another host now. The next start leases another one.",
+    "75": "The subnet belongs to another host now. The next start leases another one.",
 }
 _FILES = {
     "/run/flannel/subnet.env": "The leased subnet, for Docker; see \\-\\-subnet\\-file.",
@@ -71,7 +69,7 @@ _DESCRIPTION = (
 
 
 def _command(command: Command) -> Iterator[str]:
-    manual = command.manual()
+    manual = Manual.of_command(command)
     yield from (f".SS {roff_escaped(command.name)}", *_wrapped(_sentence(command.summary)))
     for form in manual.forms:
         yield from (".PP", f".B {roff_escaped(form.text)}")
@@ -114,7 +112,3 @@ def roff_escaped(text: str) -> str:
     """Return *text* so that roff prints it as it is: its escape, its hyphens, and a line that looks like a request."""
     safe = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{safe}" if safe[:1] in (".", "'") else safe
-
-
-if __name__ == "__main__":
-    sys.stdout.write(page())

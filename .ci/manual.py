@@ -1,19 +1,19 @@
-"""What a command says of itself, as values: its forms, its text and its flags; from its help text, or from argparse.
+"""What each sub-command says of itself, read for the man page and the completion: its forms, its text and its flags.
 
-The help texts all have one shape: a line ``pyflanneld NAME: what it is.``, a paragraph ``Usage: …`` with one form on
-each line (its meaning after two spaces, if it has one), and paragraphs of text.
+The help texts all have one shape: a line ``pyflanneld NAME: what it is.``, a paragraph ``Usage: ...`` with one form on
+each line (its meaning after two spaces, if it has one), and paragraphs of text. Two commands have an argparse parser.
 """
 
 import argparse
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Self
 
+from pyflanneld.commands.catalogue import Command
 from pyflanneld.commands.common_flags import OWN
 from pyflanneld.config.go_flags import Flag, FlagKind
-
-PROGRAM = "pyflanneld"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Manual:
         head: one sentence.
         forms: how it is written.
         text: paragraphs.
-        flags: those it knows; ``--help`` goes without saying.
+        flags: those it knows; not always ``--help``, which each one has.
     """
 
     head: str
@@ -41,8 +41,17 @@ class Manual:
     flags: tuple[Flag, ...]
 
     @classmethod
-    def read(cls, title: str, flags: Sequence[Flag]) -> Self:
-        """Take a help text apart."""
+    def of_command(cls, command: Command) -> Self:
+        """Read what the command's module declares."""
+        module = import_module(command.module)
+        if hasattr(module, "parser"):
+            return cls.of_parser(module.parser())
+        own = f"{command.name.replace('-', '_').upper()}_FLAGS"
+        return cls.of_text(module.TITLE, getattr(module, own if hasattr(module, own) else "FLAGS"))
+
+    @classmethod
+    def of_text(cls, title: str, flags: Sequence[Flag]) -> Self:
+        """Split a help text."""
         paragraphs = title.strip().split("\n\n")
         forms = [part for part in paragraphs if part.startswith("Usage:")]
         lines = [line.strip() for part in forms for line in part.removeprefix("Usage:").splitlines()]
@@ -53,32 +62,26 @@ class Manual:
     @classmethod
     def of_parser(cls, parser: argparse.ArgumentParser) -> Self:
         """Read an argparse parser, with those of its sub-commands."""
-        below = _sub_parsers(parser)
-        parsers = [one for one, _ in below.values()] or [parser]
-        forms = [_form(one, below.get(one.prog.split()[-1], (one, ""))[1]) for one in parsers]
+        parsers = list(_sub_parsers(parser)) or [(parser, "")]
         flags: dict[str, Flag] = {}
-        for flag in (flag for one in parsers for flag in _flags(one)):
+        for flag in (flag for one, _ in parsers for flag in _flags(one)):
             flags.setdefault(flag.name, flag)
-        return cls(parser.description or "", tuple(forms), (), tuple(flags.values()))
+        return cls(parser.description or "", tuple(_form(*one) for one in parsers), (), tuple(flags.values()))
 
     @property
     def words(self) -> tuple[str, ...]:
         """The fixed words of which one may follow the command's name: ``("list", "reserve", "release")``."""
-        found: dict[str, None] = {}
-        for form in self.forms:
-            second = [part for part in form.text.split()[2:3] if part != "[flags]"]
-            found |= {word: None for part in second for word in re.findall(r"^[a-z][a-z|-]*$", part.strip("[]"))}
+        second = (part.strip("[]") for form in self.forms for part in form.text.split()[2:3] if part != "[flags]")
+        found = dict.fromkeys(part for part in second if re.fullmatch(r"[a-z][a-z|-]*", part))
         return tuple(word for part in found for word in part.split("|"))
 
 
-def _sub_parsers(parser: argparse.ArgumentParser) -> dict[str, tuple[argparse.ArgumentParser, str]]:
-    """Return the parsers of a parser's sub-commands with their help; argparse has no public way to ask for them."""
-    found: dict[str, tuple[argparse.ArgumentParser, str]] = {}
+def _sub_parsers(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, str]]:
+    """Yield the parsers of a parser's sub-commands with their help; argparse has no public way to ask for them."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             meanings = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            found |= {name: (one, meanings.get(name, "")) for name, one in action.choices.items()}
-    return found
+            yield from ((one, meanings.get(name, "")) for name, one in action.choices.items())
 
 
 def _form(parser: argparse.ArgumentParser, meaning: str) -> Form:
@@ -88,11 +91,10 @@ def _form(parser: argparse.ArgumentParser, meaning: str) -> Form:
 
 def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
     for action in parser._actions:
-        for name in {option.lstrip("-"): None for option in action.option_strings if option not in ("-h", "--help")}:
-            yield Flag(
-                name, _kind(action), "" if action.nargs != 0 else False, (action.help or "") % vars(action),
-                _metavar(action), OWN, from_env=False, choices=tuple(map(str, action.choices or ())),
-            )
+        names = {option.lstrip("-"): None for option in action.option_strings if option not in ("-h", "--help")}
+        text, choices = (action.help or "") % vars(action), tuple(map(str, action.choices or ()))
+        for name in names:
+            yield Flag(name, _kind(action), "", text, _metavar(action), OWN, from_env=False, choices=choices)
 
 
 def _kind(action: argparse.Action) -> FlagKind:
