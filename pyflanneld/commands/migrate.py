@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import structlog
 
@@ -24,6 +23,7 @@ from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.migration import MigrationFate, MigrationStep, OldKey, plan_migration, same_config
 from pyflanneld.daemon.wiring import access
 from pyflanneld.errors import RegistryError
+from pyflanneld.etcd.access import EtcdAccess
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from pyflanneld.logs.setup import configure_logging
@@ -61,14 +61,14 @@ def main(words: Sequence[str]) -> int:
 class _Stores:
     """Both APIs of one etcd."""
 
-    v2: Any
-    v3: Any
+    v2: EtcdV2Registry
+    v3: EtcdV3Registry
 
 
-async def _migrate(access: Any, *, dry_run: bool) -> int:
+async def _migrate(access: EtcdAccess, *, dry_run: bool) -> int:
     rng, log = Random(), structlog.get_logger("pyflanneld")
     async with AsyncExitStack() as stack:
-        stores = _Stores(*(kind(access, rng=rng, log=log) for kind in (EtcdV2Registry, EtcdV3Registry)))
+        stores = _Stores(EtcdV2Registry(access, rng=rng, log=log), EtcdV3Registry(access, rng=rng, log=log))
         for store in (stores.v2, stores.v3):
             stack.push_async_callback(store.close)
         return await _run(stores, dry_run=dry_run)
