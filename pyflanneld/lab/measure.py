@@ -73,13 +73,30 @@ class RouteMonitor(_Recorder):
         return self
 
     def _listening(self) -> bool:
-        sockets = Path(f"/proc/{self._process.pid}/net/netlink").read_text().splitlines()[1:]
+        return any(int(row[3], 16) & RTMGRP_IPV4_ROUTE for row in self._sockets())
+
+    def _sockets(self) -> list[list[str]]:
+        """Return the rows of its route sockets in ``/proc/net/netlink``; none once it has ended."""
+        try:
+            sockets = Path(f"/proc/{self._process.pid}/net/netlink").read_text().splitlines()[1:]
+        except OSError:
+            return []
         rows = [line.split() for line in sockets]
-        mine = [row for row in rows if row[1] == "0" and row[2] == str(self._process.pid)]
-        return any(int(row[3], 16) & RTMGRP_IPV4_ROUTE for row in mine)
+        return [row for row in rows if row[1] == "0" and row[2] == str(self._process.pid)]
+
+    def _caught_up(self) -> bool:
+        """Return whether it has written all that the kernel has sent: nothing is queued, and it waits for more."""
+        if any(row[4] != "0" for row in self._sockets()):
+            return False
+        try:
+            state = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        return state in "SZX"
 
     def messages(self) -> tuple[RouteEvent, ...]:
-        """Return the messages so far."""
+        """Return the messages that the kernel has sent so far."""
+        until(self._caught_up, f"ip monitor on {self.node.name} has written all messages", poll_s=0.005)
         lines = re.findall(r"^\[(\S+)\] (.*\S) *\n", self._text(), re.MULTILINE)
         return tuple(RouteEvent(datetime.fromisoformat(at).astimezone().timestamp(), text) for at, text in lines)
 

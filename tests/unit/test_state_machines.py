@@ -42,7 +42,7 @@ from tests.sim.node import as_key
 from tests.sim.told import Told
 from tests.support.fakes.registry import FakeEtcd
 
-LENGTHS = {"": (250, 50), "thorough": (2000, 100)}
+LENGTHS = {"": (120, 50), "thorough": (2000, 100)}
 """By profile: how many stories, and how many steps each."""
 STORIES, STEPS = LENGTHS[os.environ.get("HYPOTHESIS_PROFILE", "")]
 SETTINGS = settings(max_examples=STORIES, stateful_step_count=STEPS)
