@@ -157,9 +157,7 @@ class Cleaning:
                 self._remove(what)
         self._say_others(others, names, networks)
 
-    def _say_others(
-        self, others: Sequence[KernelRoute], names: dict[int, str], networks: Sequence[Network]
-    ) -> None:
+    def _say_others(self, others: Sequence[KernelRoute], names: dict[int, str], networks: Sequence[Network]) -> None:
         for route in others if networks else ():
             _say(f"left route {_shown(route, names)}: outside {', '.join(map(str, networks))}, another daemon's")
         if not networks and others:

@@ -203,9 +203,7 @@ async def kernel_routes(context: Context, networks: Sequence[Network]) -> list[K
     return found
 
 
-def wanted(
-    context: Context, node: Node, present: Sequence[KernelRoute]
-) -> tuple[View, Mapping[Network, Route], Plan]:
+def wanted(context: Context, node: Node, present: Sequence[KernelRoute]) -> tuple[View, Mapping[Network, Route], Plan]:
     """Return what the peers' leases amount to here, the routes that they want, and how to get there."""
     view = node.peers.view(validation_context(context, node))
     desired = node.backend.desired_routes(view.peers, node.link.index)

@@ -90,8 +90,14 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
     for action in parser._actions:
         for name in {option.lstrip("-"): None for option in action.option_strings if option not in ("-h", "--help")}:
             yield Flag(
-                name, _kind(action), "" if action.nargs != 0 else False, (action.help or "") % vars(action),
-                _metavar(action), OWN, from_env=False, choices=tuple(map(str, action.choices or ())),
+                name,
+                _kind(action),
+                "" if action.nargs != 0 else False,
+                (action.help or "") % vars(action),
+                _metavar(action),
+                OWN,
+                from_env=False,
+                choices=tuple(map(str, action.choices or ())),
             )
 
 

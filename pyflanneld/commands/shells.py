@@ -199,12 +199,12 @@ def fish() -> str:
 
 
 def _fish_entry(entry: _Entry) -> Iterator[str]:
-    here = f"-n 'test \"$(__pyflanneld_command)\" = \"{entry.name}\"'"
+    here = f'-n \'test "$(__pyflanneld_command)" = "{entry.name}"\''
     if entry.name:
         first = "-n 'test (count (commandline -opc)) -eq 1'"
         yield f"complete -c pyflanneld {first} -a {entry.name} -d {_fish_quoted(entry.summary)}"
     if entry.words:
-        second = f"-n 'test \"$(__pyflanneld_command)\" = \"{entry.name}\"; and test (count (commandline -opc)) -eq 2'"
+        second = f'-n \'test "$(__pyflanneld_command)" = "{entry.name}"; and test (count (commandline -opc)) -eq 2\''
         yield f"complete -c pyflanneld {second} -a '{' '.join(entry.words)}'"
     for flag in entry.flags:
         yield f"complete -c pyflanneld {here} {_fish_flag(flag)} -d {_fish_quoted(flag.text)}"

@@ -268,8 +268,7 @@ _LATER = "flanneld has this flag, pyflanneld does not have it yet; leave it out"
 
 FLANNELD_ONLY: dict[str, str] = {
     **dict.fromkeys(
-        (
-        ),
+        (),
         _LATER,
     ),
 }

@@ -31,7 +31,13 @@ def installed() -> DockerVersion | None:
 def _output(*command: str) -> str:
     environ = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
     done = subprocess.run(  # noqa: S603 - Docker's own programs, with arguments that stand above
-        command, check=True, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
-        env=environ, timeout=_TIMEOUT_S,
+        command,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environ,
+        timeout=_TIMEOUT_S,
     )
     return done.stdout

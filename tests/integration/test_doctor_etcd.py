@@ -188,8 +188,9 @@ def test_no_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_dates_are_those_of_the_certificates(tmp_path: Path) -> None:
     """Both forms of time in a certificate are read, of every certificate in a file; junk has none."""
     ca = trustme.CA()
-    begin, end = datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.UTC), datetime.datetime(
-        2061, 1, 2, 3, 4, 5, tzinfo=datetime.UTC
+    begin, end = (
+        datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.UTC),
+        datetime.datetime(2061, 1, 2, 3, 4, 5, tzinfo=datetime.UTC),
     )
     files = write_files(tmp_path / "some", ca, ca.issue_cert("a", not_before=begin, not_after=end))
     assert x509.spans(files.cert) == ((begin.timestamp(), end.timestamp()),)

@@ -87,10 +87,16 @@ def _left_files(settings: Settings) -> tuple[str, ...]:
 
 def _asked(settings: Settings) -> Asked:
     return Asked(
-        endpoints=settings.etcd_endpoints, prefix=settings.etcd_prefix, subnet_file=str(settings.subnet_file),
-        route_protocol=settings.route_protocol, docker_bridge=settings.docker_bridge, ip_masq=settings.ip_masq,
-        forward_rules=settings.iptables_forward_rules, healthz_port=settings.healthz_port,
-        public_ip=settings.public_ip, credentials={api: etcdctl_words(settings, api) for api in (2, 3)},
+        endpoints=settings.etcd_endpoints,
+        prefix=settings.etcd_prefix,
+        subnet_file=str(settings.subnet_file),
+        route_protocol=settings.route_protocol,
+        docker_bridge=settings.docker_bridge,
+        ip_masq=settings.ip_masq,
+        forward_rules=settings.iptables_forward_rules,
+        healthz_port=settings.healthz_port,
+        public_ip=settings.public_ip,
+        credentials={api: etcdctl_words(settings, api) for api in (2, 3)},
     )
 
 
@@ -248,8 +254,12 @@ async def _standing(
     view, desired, todo = wanted(context, node, routes)
     own_left = left.get(lease.record.name)
     standing = Standing(
-        networks=tuple(networks), view=view, todo=todo, desired=frozenset(desired),
-        own=lease.key if held else None, own_left_s=own_left.left_s if own_left else None,
+        networks=tuple(networks),
+        view=view,
+        todo=todo,
+        desired=frozenset(desired),
+        own=lease.key if held else None,
+        own_left_s=own_left.left_s if own_left else None,
         also=tuple(_with_our_address(leases.records, bootstrap.request.attrs.public_ip, lease.record)),
     )
     return {"routes": tuple(routes), "standing": standing}

@@ -28,9 +28,7 @@ class NotOurs:
     gone: bool = False
 
 
-def known_networks(
-    config: NetworkConfig | None, subnet_text: str, named: Iterable[Network]
-) -> tuple[Network, ...]:
+def known_networks(config: NetworkConfig | None, subnet_text: str, named: Iterable[Network]) -> tuple[Network, ...]:
     """Return the networks that this host is or was a node of: by etcd, by the subnet file, by the operator."""
     found: set[Network] = set(named)
     if config is not None:

@@ -155,4 +155,3 @@ def crowded(effects_: Sequence[Effect], config: NetworkConfig) -> str | None:
     offered = sum(1 for _ in subnet_range.subnets())
     holders = len({one.reading.attrs.public_ip for one in effects_ if one.reading.attrs is not None})
     return f"{offered} subnets for the {holders} hosts that hold a lease now" if offered < holders else None
-
