@@ -122,7 +122,7 @@ def test_no_peer_no_probe() -> None:
     assert table.reachability == {}
 
 
-def test_ipv6_halves_are_left_out() -> None:
+def test_ipv6_subnets_are_left_out() -> None:
     """A dual-stack peer is one host: it is probed by its IPv4 address."""
     table = ProbeTable()
     table.follow({PEER: HOST, IPv6Network("2001:db8:7::/64"): IPv6Address("fe80::1")}, 1500)

@@ -132,8 +132,8 @@ def test_a_peer_that_keeps_its_last_good_route_says_so() -> None:
     assert (row.state, row.reason, row.route, row.wanted_gateway) == ("quarantined", "not_json", "ok", "192.168.14.22")
 
 
-def test_a_dual_stack_peer_has_a_row_for_each_half() -> None:
-    """On a dual-stack node; an IPv4 node shows the half that it uses."""
+def test_a_dual_stack_peer_has_a_row_for_each_subnet() -> None:
+    """On a dual-stack node; an IPv4 node shows the subnet that it uses."""
     context6 = FamilyContext(
         IPv6Network("2001:db8:42::/56"), IPv6Network("2001:db8:42:15::/64"), (IPv6Interface("2001:db8:1::15/64"),)
     )

@@ -15,7 +15,7 @@ from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, inside, overlap
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import SubnetKey, parse_key_name, parse_value
-from pyflanneld.core.network.config import SubnetRange
+from pyflanneld.core.network.config import SubnetRange, fits
 
 CHOICES = 100
 
@@ -142,6 +142,7 @@ def _own(
     """
     found: list[tuple[bool, int, Reuse]] = []
     stale: list[Discard] = []
+    range6 = None if ipv6 is None else ipv6.subnet_range
     for record in records:
         try:
             if parse_value(record.value).public_ip != public_ip:
@@ -150,19 +151,13 @@ def _own(
         except Invalid:
             continue
         keep = key.ipv4 if ipv4.subnet_range.admits(key.ipv4) else None
-        if keep is not None and _fits(ipv6, key.ipv6):
+        if keep is not None and fits(range6, key.ipv6):
             found.append((keep != ipv4.previous, record.create_revision, Reuse(record, keep, key.ipv6)))
         elif record.lease_id:  # a reservation is the operator's to remove
             stale.append(Discard(record, keep))
     if found:
         return min(found, key=lambda entry: entry[:2])[2]
     return stale[0] if stale else None
-
-
-def _fits(request: SubnetRequest[_N] | None, subnet: _N | None) -> bool:
-    if request is None or subnet is None:
-        return request is None and subnet is None
-    return request.subnet_range.admits(subnet)
 
 
 def _keys(records: Iterable[Record]) -> list[SubnetKey]:

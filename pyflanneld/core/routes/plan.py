@@ -189,9 +189,7 @@ def is_blackhole_of_ours(route: KernelRoute, protocol: int, networks: Iterable[N
     return marks == (True, BLACKHOLE_METRIC, protocol) and any(inside(route.dst, network) for network in networks)
 
 
-def plan_blackholes(
-    wanted: Iterable[Network], present: Iterable[KernelRoute]
-) -> tuple[Drop | CreateBlackhole, ...]:
+def plan_blackholes(wanted: Iterable[Network], present: Iterable[KernelRoute]) -> tuple[Drop | CreateBlackhole, ...]:
     """Return the changes after which exactly *wanted* are blackholes of ours.
 
     Args:
