@@ -24,6 +24,7 @@ from pyflanneld.core.docker import DockerVersion, Leased
 from pyflanneld.core.invalid import Invalid, shown
 from pyflanneld.core.lease.subnet_env import assignments
 from pyflanneld.errors import KernelError, UsageError
+from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.system.atomic_files import write_file
 
 _SUBNET_FILE = Path("/run/flannel/subnet.env")
@@ -168,8 +169,6 @@ def _json(document: object) -> str:
 
 def _check_routes(subnet: IPv4Network) -> int:
     """Return 1 when a route to this host's subnet leads to another node; 0 also where routes cannot be read."""
-    from pyflanneld.netlink.kernel import NetlinkKernel  # late: --help needs no netlink
-
     async def gateways() -> list[str]:
         kernel = NetlinkKernel(protocol=_ROUTE_PROTOCOL)
         try:
