@@ -21,25 +21,24 @@ from pyflanneld.core.etcd_types import (
     TimeToLive,
 )
 from pyflanneld.core.firewall.rules import Family
-from pyflanneld.core.link.neighbours import Neighbour
-from pyflanneld.core.link.selection import Link
+from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.routes.plan import KernelRoute, RouteChange
 
 if TYPE_CHECKING:
     from pyflanneld.core.lease.saved_state import SavedState
-    from pyflanneld.core.probe.table import Answer
+    from pyflanneld.core.probe.table import ProbeResult
 
 
 class Registry(Protocol):
-    """The cluster's store below one prefix: ``<prefix>/config`` and ``<prefix>/subnets/*``.
+    """The keys of the cluster in etcd below one prefix: ``<prefix>/config`` and ``<prefix>/subnets/*``.
 
-    Every call has a deadline of its own and raises ``RegistryUnavailable`` or ``RegistryDenied``; retrying is the
-    caller's. After ``RegistryUnavailable`` from a write its outcome is unknown. Reads are linearizable.
+    Every call has a deadline and raises ``RegistryUnavailable`` or ``RegistryDenied``; the caller retries. After
+    ``RegistryUnavailable`` the outcome of a write is unknown. Reads are linearizable.
     """
 
     @property
     def api(self) -> int:
-        """The etcd API behind it, 2 or 3: it decides how values are written (``lease.encode_value``)."""
+        """The etcd API behind it, 2 or 3: it decides how values are written (``core.lease.codec.encode_value``)."""
         ...
 
     @property
@@ -71,14 +70,14 @@ class Registry(Protocol):
 
         Raises, from the iterator: ``RevisionCompacted``; ``HistoryChanged`` when answered by another cluster or an
         older history; ``RegistryUnavailable`` when cancelled, cut off, or silent for too long. After any of them the
-        caller lists again, at once after the first two, and may watch on from what it knows until then.
+        caller lists again, at once after the first two; until then it may watch from the position that it knows.
         """
         ...
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         """Create the key with a TTL, provided that nothing that may overlap it was created since *listed*.
 
-        On v3 that is no key at all; v2, without transactions, may let a key by that overlaps nothing.
+        On v3, any new key counts as overlapping; v2, which has no transactions, may accept one that does not overlap.
 
         Returns:
             The new record; ``None`` when something was created in the meantime (list again and choose again).
@@ -90,21 +89,21 @@ class Registry(Protocol):
         ...
 
     async def delete_subnet(self, held: Record) -> bool:
-        """Delete *held* provided that nobody changed it; say whether it was deleted."""
+        """Delete *held*, provided that nobody changed it; return whether it was deleted."""
         ...
 
     async def renew(self, held: Record) -> Renewal:
-        """Prolong the lease of *held* without waking any watcher, and read its key back."""
+        """Renew the lease of *held* without waking any watcher, and read its key back."""
         ...
 
     async def time_left(self, held: Record) -> TimeLeft | None:
-        """Return how long the lease of *held* still has; ``None`` where the API cannot tell that (v2)."""
+        """Return how long the lease of *held* still has; ``None`` where the API does not report that (v2)."""
         ...
 
     def reconnect(self) -> None:
-        """Use new connections from now on: an address of this host has changed, or the machine has slept.
+        """Use new connections from now on: an address of this host has changed, or the machine was suspended.
 
-        What is under way ends by itself, at the latest with its deadline.
+        Calls under way end by themselves, at the latest with their deadline.
         """
         ...
 
@@ -114,31 +113,31 @@ class Registry(Protocol):
 
 
 class Administration(Protocol):
-    """What ``pyflanneld leases`` does beside ``Registry``, whose promises about errors hold here too."""
+    """What ``pyflanneld leases`` needs in addition to ``Registry``, with the same errors."""
 
     async def times_to_live(self, records: Iterable[Record]) -> Mapping[bytes, TimeToLive]:
         """Return, by name, how long the *records* with a TTL still have; 0 for one that is just expiring."""
         ...
 
     async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
-        """Create the key without a TTL, provided that no key at all was created since *listed*; else ``None``."""
+        """Create the key without a TTL, provided that no key was created since *listed*; else ``None``."""
         ...
 
     async def make_reservation(self, held: Record) -> Record | None:
-        """Take the TTL of *held* away and change nothing else, provided that nobody changed it; else ``None``."""
+        """Remove the TTL of *held* and change nothing else, provided that nobody changed it; else ``None``."""
         ...
 
 
 class Configuration(Protocol):
-    """What ``pyflanneld config`` does beside ``Registry``, whose promises about errors hold here too."""
+    """What ``pyflanneld config`` needs in addition to ``Registry``, with the same errors."""
 
     async def write_config(self, value: bytes, *, seen: ConfigRecord) -> bool:
-        """Write the network configuration, provided that it is still as *seen*; say whether that was done."""
+        """Write the network configuration, provided that it is still as *seen*; return whether it was."""
         ...
 
 
 class FullRegistry(Registry, Administration, Configuration, Protocol):
-    """A registry with all that it can do."""
+    """A registry with all three protocols."""
 
 
 class Discovery(Protocol):
@@ -292,7 +291,7 @@ class Prober(Protocol):
         """
         ...
 
-    def answers(self) -> Sequence["Answer"]:
+    def answers(self) -> Sequence["ProbeResult"]:
         """Return what has come for the probes since the last call, with the times at which it came."""
         ...
 

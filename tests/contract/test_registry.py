@@ -376,7 +376,7 @@ class TestCreate:
         """A lost reply costs no subnet: the key is found by listing, alive, and no second one is created."""
         listed = await bench.registry.list_subnets()
         with pytest.raises(RegistryUnavailable):
-            await bench.create_with_lost_reply(A, b"lost reply", listed)
+            await bench.create_with_lost_reply(A, b"lost-reply", listed)
         (record,) = (await listed_again(bench)).records
         assert await bench.registry.create_subnet(B, b"again", ttl_s=DAY_S, listed=listed) is None
         renewal = await bench.registry.renew(record)
@@ -385,7 +385,7 @@ class TestCreate:
     async def test_lost_reply_then_another_subnet(self, bench: Bench) -> None:
         """A caller that has found that key may create another one, on another lease; neither is harmed."""
         with pytest.raises(RegistryUnavailable):
-            await bench.create_with_lost_reply(A, b"lost reply", await bench.registry.list_subnets())
+            await bench.create_with_lost_reply(A, b"lost-reply", await bench.registry.list_subnets())
         (first,) = (await listed_again(bench)).records
         second = await made(bench, B)
         assert second.lease_id != first.lease_id

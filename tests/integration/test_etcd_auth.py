@@ -25,7 +25,7 @@ FLANNEL = {"username": "flannel", "password": "sentinel"}
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[Etcd]:
-    """An etcd whose tokens die after two idle seconds; ``flannel`` may use ``/net/`` and nothing else."""
+    """An etcd whose tokens expire after two idle seconds; ``flannel`` may use ``/net/`` and nothing else."""
     with running_etcd(tmp_path, args=["--auth-token-ttl", str(TOKEN_TTL_S)]) as running:
         running.ctl("user", "add", "flannel:sentinel")
         running.ctl("role", "add", "flannel")
@@ -36,7 +36,7 @@ def etcd(tmp_path: Path) -> Iterator[Etcd]:
 
 
 async def everything(registry: EtcdV3Registry, name: bytes) -> None:
-    """Make every kind of call once, to good effect."""
+    """Make each kind of call once, with success."""
     config = await registry.read_config()
     async with registry.watch_config(config.revision) as ticks:
         await anext(ticks)
@@ -68,7 +68,7 @@ async def test_rights_on_the_prefix_are_enough(etcd: Etcd, connect: Connect) -> 
 
 
 async def test_tokens_that_died_are_renewed(etcd: Etcd, connect: Connect) -> None:
-    """When all tokens have died of idleness, every kind of call and an open watch go on as if nothing were."""
+    """After all tokens have expired, every kind of call and an open watch go on."""
     registry = connect(etcd.endpoints[0], **FLANNEL)
     since = await registry.list_subnets()
     async with registry.watch_subnets(since) as watch:
@@ -79,7 +79,7 @@ async def test_tokens_that_died_are_renewed(etcd: Etcd, connect: Connect) -> Non
 
 
 async def test_first_call_after_idleness_may_be_a_watch(etcd: Etcd, connect: Connect) -> None:
-    """A watch opened with a dead token is opened with a new one."""
+    """A watch opened with an expired token is opened with a new one."""
     registry = connect(etcd.endpoints[0], **FLANNEL)
     since = await registry.list_subnets()
     await asyncio.sleep(TOKEN_TTL_S + 1.5)
@@ -87,8 +87,8 @@ async def test_first_call_after_idleness_may_be_a_watch(etcd: Etcd, connect: Con
         assert await anext(watch) == ()
 
 
-async def test_changes_of_users_are_survived(etcd: Etcd, connect: Connect) -> None:
-    """Each change of users or roles makes old tokens invalid; calls and watches get by."""
+async def test_changes_of_users(etcd: Etcd, connect: Connect) -> None:
+    """Each change of users or roles makes old tokens invalid; calls and watches go on."""
     registry = connect(etcd.endpoints[0], **FLANNEL)
     for number in range(3):
         since = await registry.list_subnets()
@@ -124,7 +124,7 @@ async def test_wrong_password(etcd: Etcd, connect: Connect, username: str, passw
 
 
 async def test_no_credentials(etcd: Etcd, connect: Connect) -> None:
-    """Without credentials every call and every watch is refused, and not as if etcd were away."""
+    """Without credentials every call and every watch is refused, and not reported as an outage."""
     registry = connect(etcd.endpoints[0])
     for call in (registry.read_config(), registry.list_subnets()):
         with pytest.raises(RegistryDenied):
@@ -135,7 +135,7 @@ async def test_no_credentials(etcd: Etcd, connect: Connect) -> None:
 
 
 async def test_rights_elsewhere_are_none(etcd: Etcd, connect: Connect) -> None:
-    """Rights that end are missed on the next call and on the next watch, and heal when they are given back."""
+    """Revoked rights refuse the next call and the next watch; granted again, both work."""
     registry = connect(etcd.endpoints[0], **FLANNEL)
     since = await registry.list_subnets()
     etcd.ctl("role", "revoke-permission", "flannel", "--prefix=true", "/net/", user=ROOT)
@@ -151,7 +151,7 @@ async def test_rights_elsewhere_are_none(etcd: Etcd, connect: Connect) -> None:
 
 
 async def test_switched_on_and_off_at_run_time(tmp_path: Path, connect: Connect) -> None:
-    """Credentials that were needless become needful, and needless again, without a restart of ours."""
+    """Authentication is switched on and off again, without a restart of ours."""
     with running_etcd(tmp_path) as plain:
         with_user = connect(plain.endpoints[0], username="root", password="p")  # noqa: S106
         without = connect(plain.endpoints[0])

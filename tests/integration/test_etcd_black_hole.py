@@ -1,4 +1,4 @@
-"""A member that the network swallows: no reset, no refusal, nothing. In network namespaces, with nftables."""
+"""A member whose packets are dropped: no reset, no refusal, nothing. In network namespaces, with nftables."""
 
 import asyncio
 import os
@@ -101,7 +101,7 @@ async def line_with(process: asyncio.subprocess.Process, word: str) -> list[str]
     raise AssertionError(f"the node ended before it {word}")
 
 
-async def test_swallowed_member_is_left(site: Site) -> None:
+async def test_silent_member_is_left(site: Site) -> None:
     """A watch that waits quietly notices within 20 s, and goes on with another member."""
     urls = [member.url for member in site.members]
     async with site.node.process(sys.executable, "-c", NODE, *urls) as process:

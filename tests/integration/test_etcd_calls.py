@@ -46,7 +46,7 @@ class TestList:
         assert not rest.serializable
 
     async def test_incomplete(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A list with fewer keys than etcd counts is no list."""
+        """A list with fewer keys than etcd counts is an error."""
         scripted.on["Range"] = lambda _request: page([b"a"], revision=9, count=2, more=False)
         with pytest.raises(RegistryUnavailable, match="incomplete"):
             await connect(scripted).list_subnets()
@@ -83,7 +83,7 @@ class TestList:
         assert ([record.name for record in snapshot.records], snapshot.revision) == ([b"a", b"b"], 20)
 
     async def test_compacted_for_ever(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """Starting over has an end."""
+        """Starting over is limited."""
 
         def answer(request: Any) -> Any:
             if request.revision:
@@ -182,7 +182,7 @@ class TestFailures:
     async def test_writes_are_sent_once(
         self, scripted: ScriptedEtcd, scripted_two: ScriptedEtcd, connect: Connect, call: str
     ) -> None:
-        """A write whose outcome is unknown is repeated nowhere; the next call goes to the next endpoint."""
+        """A write whose outcome is unknown is not repeated; the next call goes to the next endpoint."""
         all_by(scripted, Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out"))
         registry = connect(scripted, scripted_two)
         with pytest.raises(RegistryUnavailable):
@@ -191,10 +191,10 @@ class TestFailures:
         assert registry.endpoint == scripted_two.url
 
     @pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "PERMISSION_DENIED"])
-    async def test_a_refusal_is_no_reason_to_leave(
+    async def test_a_refusal_does_not_switch(
         self, scripted: ScriptedEtcd, scripted_two: ScriptedEtcd, connect: Connect, code: str
     ) -> None:
-        """A server that answers no is a working one: it is not left, and no other is asked."""
+        """A server that refuses works: it stays in use, and no other is asked."""
         all_by(scripted, Refusal(getattr(grpc.StatusCode, code), "no"))
         registry = connect(scripted, scripted_two)
         for call in [*READS.values(), *WRITES.values()]:
@@ -204,7 +204,7 @@ class TestFailures:
         assert not any(scripted_two.asked.values())
 
     async def test_the_key_is_read_after_the_keep_alive(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A lease revoked between the two is seen: etcd before 3.4.38 may call such a keep-alive a success."""
+        """A lease revoked between the two is seen: etcd before 3.4.38 may report success for such a keep-alive."""
         await connect(scripted).renew(HELD)
         assert scripted.order == ["LeaseKeepAlive", "Range"]
 
@@ -226,7 +226,7 @@ class TestFailures:
             await calling
 
     async def test_reconnecting_under_a_call(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A call that is under way while everything is connected to anew gets its answer on the old connection."""
+        """A call that is under way while the registry reconnects gets its answer on the old connection."""
         answer = asyncio.Event()
 
         async def late(_request: Any) -> Any:

@@ -30,7 +30,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 
 @pytest.fixture
 def etcd(shared: Etcd) -> Iterator[Etcd]:
-    """Three members, all well at the beginning of each test, and no subnets."""
+    """Three members, all healthy at the beginning of each test, and no subnets."""
     shared.ctl("del", "--prefix", "/net/")
     yield shared
     for member in shared.members:
@@ -89,7 +89,7 @@ async def test_connected_member_killed(etcd: Etcd, connect: Connect) -> None:
 
 
 async def test_leader_killed(etcd: Etcd, connect: Connect) -> None:
-    """The lease survives an election, and so does its number."""
+    """The lease and its ID survive an election."""
     registry = connect(*etcd.endpoints)
     own = await created(registry)
     statuses = [line.split(", ") for line in etcd.ctl("endpoint", "status").splitlines()]
@@ -139,7 +139,7 @@ async def test_member_alone(etcd: Etcd, connect: Connect) -> None:
 
 
 async def test_everything_away_and_back(etcd: Etcd, connect: Connect) -> None:
-    """With no member there is no answer, in time; afterwards the client finds its way by itself, lease and all."""
+    """Without a member each call fails in time; afterwards the client and its lease recover by themselves."""
     registry = connect(*etcd.endpoints)
     own = await created(registry)
     etcd.kill()
@@ -155,7 +155,7 @@ async def test_everything_away_and_back(etcd: Etcd, connect: Connect) -> None:
 
 
 async def test_elsewhere_is_another_member(etcd: Etcd, connect: Connect) -> None:
-    """The second opinion does not come from the member in use: that one may be frozen meanwhile."""
+    """A read with ``elsewhere`` does not use the member in use, which may be frozen."""
     registry = connect(*etcd.endpoints)
     own = await created(registry)
     first = registry.endpoint

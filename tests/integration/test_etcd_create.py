@@ -26,7 +26,7 @@ class TestCreate:
     """Lost replies and lost races (see ``pyflanneld.etcd.v3.leases``)."""
 
     @staticmethod
-    def story(scripted: ScriptedEtcd) -> None:
+    def healthy(scripted: ScriptedEtcd) -> None:
         """Let the server grant every lease, keep it alive, and put every key."""
         scripted.on["LeaseGrant"] = lambda request: rpc.LeaseGrantResponse(ID=request.ID, TTL=request.TTL)
         scripted.on["LeaseKeepAlive"] = lambda request: rpc.LeaseKeepAliveResponse(ID=request.ID, TTL=60)
@@ -37,9 +37,9 @@ class TestCreate:
     def put_of(request: Any) -> Any:
         return request.success[0].request_put
 
-    async def test_the_proof(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+    async def test_the_guard(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """The put depends on nothing new in the whole range and on the key's absence."""
-        self.story(scripted)
+        self.healthy(scripted)
         record = await connect(scripted).create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
         (grant,), (txn,) = scripted.asked["LeaseGrant"], scripted.asked["Txn"]
         assert record == Record(b"a", b"v", 11, 11, grant.ID)
@@ -53,7 +53,7 @@ class TestCreate:
 
     async def test_lost_races_share_one_lease(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """However often the race is lost, one lease is granted, and the winner's key is attached to it."""
-        self.story(scripted)
+        self.healthy(scripted)
         answers = iter([False, False, True, True])
         scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=next(answers))
         registry = connect(scripted)
@@ -63,8 +63,8 @@ class TestCreate:
         assert [self.put_of(txn).lease for txn in scripted.asked["Txn"]] == [first.ID, first.ID, first.ID, second.ID]
 
     async def test_unused_lease_is_revoked_at_close(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A race lost for good leaves no lease behind."""
-        self.story(scripted)
+        """A race lost finally leaves no lease behind."""
+        self.healthy(scripted)
         scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=False)
         registry = connect(scripted)
         await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
@@ -72,8 +72,8 @@ class TestCreate:
         assert [request.ID for request in scripted.asked["LeaseRevoke"]] == [scripted.asked["LeaseGrant"][0].ID]
 
     async def test_close_does_not_wait_for_ever(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """Revoking is a courtesy: when etcd does not answer, closing goes on."""
-        self.story(scripted)
+        """When etcd does not answer, closing goes on without revoking."""
+        self.healthy(scripted)
         scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=False)
         registry = connect(scripted, timing=SHORT)
         await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
@@ -84,7 +84,7 @@ class TestCreate:
 
     async def test_grant_reply_lost(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A lease whose grant got no reply is found again by its ID: no second one is granted."""
-        self.story(scripted)
+        self.healthy(scripted)
         scripted.on["LeaseGrant"] = Refusal(grpc.StatusCode.UNAVAILABLE, "transport is closing")
         registry = connect(scripted)
         with pytest.raises(RegistryUnavailable):
@@ -94,13 +94,13 @@ class TestCreate:
         assert [request.ID for request in scripted.asked["LeaseGrant"]] == [record.lease_id]
 
     async def test_grant_failed(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A lease that was not granted after all is granted anew."""
-        self.story(scripted)
+        """A lease that was not granted is granted again."""
+        self.healthy(scripted)
         scripted.on["LeaseGrant"] = Refusal(grpc.StatusCode.UNAVAILABLE, "transport is closing")
         registry = connect(scripted)
         with pytest.raises(RegistryUnavailable):
             await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
-        self.story(scripted)
+        self.healthy(scripted)
         scripted.on["LeaseKeepAlive"] = lambda request: rpc.LeaseKeepAliveResponse(ID=request.ID, TTL=0)
         record = await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
         assert record is not None
@@ -109,7 +109,7 @@ class TestCreate:
 
     async def test_put_reply_lost(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A key that is there with our lease was put by us, whatever became of the reply."""
-        self.story(scripted)
+        self.healthy(scripted)
         scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
         scripted.on["Range"] = lambda _request: rpc.RangeResponse(
             header=header(12), kvs=[key_value(b"a", 11, lease=scripted.asked["LeaseGrant"][0].ID)]
@@ -118,14 +118,14 @@ class TestCreate:
         assert record == Record(b"a", b"{}", 11, 11, scripted.asked["LeaseGrant"][0].ID)
 
     async def test_put_reply_lost_and_put_delayed(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A put that happens after we looked is found before the next attempt, which does not add a second key."""
-        self.story(scripted)
+        """A put that happens after our read is found before the next attempt, which does not add a second key."""
+        self.healthy(scripted)
         scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
         registry = connect(scripted)
         with pytest.raises(RegistryUnavailable):
             await registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
         lease_id = scripted.asked["LeaseGrant"][0].ID
-        self.story(scripted)
+        self.healthy(scripted)
         scripted.on["Range"] = lambda _request: rpc.RangeResponse(
             header=header(12), kvs=[key_value(b"a", 11, lease=lease_id)]
         )
@@ -135,8 +135,8 @@ class TestCreate:
         assert not scripted.asked["LeaseRevoke"]
 
     async def test_close_spares_a_live_key(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A lease on which our key hangs is not revoked, although its put was never confirmed."""
-        self.story(scripted)
+        """A lease with our key is not revoked, although its put was never confirmed."""
+        self.healthy(scripted)
         scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
         registry = connect(scripted)
         with pytest.raises(RegistryUnavailable):
@@ -150,7 +150,7 @@ class TestCreate:
 
     async def test_close_spares_what_cannot_be_read(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """When it is unknown whether a key is attached to the lease, the lease expires by itself."""
-        self.story(scripted)
+        self.healthy(scripted)
         scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
         scripted.on["Range"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
         registry = connect(scripted)
@@ -160,8 +160,8 @@ class TestCreate:
         assert not scripted.asked["LeaseRevoke"]
 
     async def test_cancelled_put_is_remembered(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """Being cancelled in the middle of the put is no knowledge of its outcome."""
-        self.story(scripted)
+        """After a cancellation during the put, its outcome is unknown."""
+        self.healthy(scripted)
         scripted.on["Txn"] = never
         registry = connect(scripted)
         creating = asyncio.ensure_future(registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE))
@@ -176,9 +176,9 @@ class TestCreate:
         await registry.close()
         assert not scripted.asked["LeaseRevoke"]
 
-    async def test_lease_revoked_under_our_hands(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A lease that is gone when the key is put is replaced, for nothing was done."""
-        self.story(scripted)
+    async def test_lease_revoked_meanwhile(self, scripted: ScriptedEtcd, connect: Connect) -> None:
+        """A lease that is gone when the key is put is replaced, because nothing was done."""
+        self.healthy(scripted)
         gone = iter([True, False])
 
         def txn(_request: Any) -> Any:
@@ -200,20 +200,20 @@ class TestCreate:
     )
     async def test_refused_put(self, scripted: ScriptedEtcd, connect: Connect, refusal: Refusal) -> None:
         """A put that etcd refuses has not happened: nothing is read back, and its lease serves the next attempt."""
-        self.story(scripted)
+        self.healthy(scripted)
         scripted.on["Txn"] = refusal
         registry = connect(scripted)
         with pytest.raises((RegistryUnavailable, RegistryDenied), match=refusal.details):
             await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
-        self.story(scripted)
+        self.healthy(scripted)
         record = await registry.create_subnet(b"b", b"v", ttl_s=60, listed=SINCE)
         assert record is not None
         assert [grant.ID for grant in scripted.asked["LeaseGrant"]] == [record.lease_id]
         assert not scripted.asked["Range"]
 
     async def test_another_ttl(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """A spare lease with another TTL is given back and not used."""
-        self.story(scripted)
+        """A spare lease with another TTL is revoked and not used."""
+        self.healthy(scripted)
         scripted.on["Txn"] = lambda _request: rpc.TxnResponse(header=header(11), succeeded=False)
         registry = connect(scripted)
         for ttl_s in (60, 120):

@@ -45,7 +45,7 @@ def proxy(etcd: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 @pytest.fixture
 async def nodes(etcd: Etcd, proxy: str) -> AsyncIterator[list[EtcdV3Registry]]:
-    """Five nodes on the proxy, with short patience, and no subnets."""
+    """Five nodes on the proxy, with short limits, and no subnets."""
     etcd.ctl("del", "--prefix", "/net/")
     timing = Timing(progress_s=2.0, silence_s=3.0)
     made = [EtcdV3Registry(EtcdAccess((proxy,), "/net"), rng=random.Random(1), timing=timing) for _ in range(5)]
@@ -97,8 +97,8 @@ async def test_watches_of_many_nodes_are_one_for_etcd(etcd: Etcd, nodes: list[Et
             await one.__aexit__(None, None, None)
 
 
-async def test_silence_cannot_be_told_from_death(nodes: list[EtcdV3Registry]) -> None:
-    """The proxy answers no question for a sign of life, so a quiet watch is given up; list and watch go on."""
+async def test_silence_looks_like_death(nodes: list[EtcdV3Registry]) -> None:
+    """The proxy answers no progress request, so a quiet watch ends with an error; list and watch go on."""
     registry = nodes[0]
     async with registry.watch_subnets(await registry.list_subnets()) as watch:
         assert await anext(watch) == ()

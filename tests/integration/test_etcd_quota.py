@@ -13,7 +13,7 @@ from tests.support.etcd.server import etcd_missing, running_etcd
 
 
 async def fill(raw: RawEtcd) -> None:
-    """Write until etcd takes no more: it counts what it has when it commits, every 100 ms, and may take 60 before."""
+    """Write until etcd refuses: it counts what it has when it commits, every 100 ms, and may take 60 before."""
     for _ in range(1000):
         await raw.put(b"/filler", b"x" * 100_000)
 
@@ -21,7 +21,7 @@ async def fill(raw: RawEtcd) -> None:
 @pytest.mark.etcd
 @pytest.mark.skipif(etcd_missing() is not None, reason=f"needs {etcd_missing()}")
 async def test_no_space(tmp_path: Path, connect: Callable[..., EtcdV3Registry]) -> None:
-    """Holding a subnet goes on; creating one fails with etcd's words; and all is well once there is space again."""
+    """Holding a subnet goes on; creating one fails with etcd's text, and works again once there is space."""
     with running_etcd(tmp_path, args=["--quota-backend-bytes", str(2**20)]) as etcd:
         registry = connect(*etcd.endpoints)
         held = await registry.create_subnet(b"held", b"{}", ttl_s=60, listed=await registry.list_subnets())

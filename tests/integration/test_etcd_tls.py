@@ -48,14 +48,14 @@ def client(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """The files of somebody whom another authority vouches for."""
+    """The files of a client of another authority."""
     other = trustme.CA()
     return write_files(tmp_path_factory.mktemp("tls") / "stranger", other, other.issue_cert("node1"))
 
 
 @pytest.fixture(scope="module")
 def etcd(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory, client: Files) -> Iterator[Etcd]:
-    """An etcd that proves itself as 127.0.0.1 and localhost."""
+    """An etcd with a certificate for 127.0.0.1 and localhost."""
     where = tmp_path_factory.mktemp("tls-etcd")
     files = write_files(where / "server", ca, ca.issue_cert("127.0.0.1", "localhost"))
     with running_etcd(where, server_files=files, client_files=client) as running:
@@ -64,7 +64,7 @@ def etcd(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory, client: Files
 
 @pytest.fixture(scope="module")
 def strict_etcd(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory, client: Files) -> Iterator[Etcd]:
-    """An etcd that demands a client certificate and takes its common name for the user."""
+    """An etcd that demands a client certificate and uses its common name as the user."""
     where = tmp_path_factory.mktemp("strict-etcd")
     files = write_files(where / "server", ca, ca.issue_cert("127.0.0.1"))
     with running_etcd(where, server_files=files, client_files=client, client_cert_auth=True) as running:
@@ -91,7 +91,7 @@ class TestVerification:
         assert (await connect(url, ca_file=client.ca).read_config()).value is None
 
     async def test_unknown_authority(self, etcd: Etcd, stranger: Files, connect: Connect) -> None:
-        """A server that another authority vouches for is refused, and the operator reads why."""
+        """A server of another authority is refused, and the error says why."""
         with pytest.raises(RegistryUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await connect(etcd.endpoints[0], ca_file=stranger.ca).read_config()
 
@@ -109,14 +109,14 @@ class TestVerification:
     async def test_authorities_of_the_system(
         self, etcd: Etcd, client: Files, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Without a CA file those of the system decide, and never nobody."""
+        """Without a CA file the authorities of the system decide: verification is never off."""
         with pytest.raises(RegistryUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await connect(etcd.endpoints[0]).read_config()
         monkeypatch.setenv("SSL_CERT_FILE", str(client.ca))
         assert (await connect(etcd.endpoints[0]).read_config()).value is None
 
     async def test_https_to_http(self, tmp_path: Path, client: Files, connect: Connect) -> None:
-        """A server without TLS is not talked to when TLS was asked for."""
+        """A server without TLS is not used with an https endpoint."""
         with running_etcd(tmp_path) as plain, pytest.raises(RegistryUnavailable):
             await connect(plain.endpoints[0].replace("http:", "https:"), ca_file=client.ca).read_config()
 
@@ -126,19 +126,19 @@ class TestVerification:
             await connect(etcd.endpoints[0].replace("https:", "http:")).read_config()
 
     async def test_client_pair(self, strict_etcd: Etcd, client: Files, connect: Connect) -> None:
-        """A client certificate is shown to a server that demands one."""
+        """A client certificate is sent to a server that demands one."""
         pair = {"ca_file": client.ca, "cert_file": client.cert, "key_file": client.key}
         assert (await connect(strict_etcd.endpoints[0], **pair).read_config()).value is None
 
     async def test_no_client_pair(self, strict_etcd: Etcd, client: Files, connect: Connect) -> None:
-        """Without one there is no answer, and the operator reads why."""
+        """Without one there is no answer, and the error says why."""
         with pytest.raises(RegistryUnavailable, match="client certificate"):
             await connect(strict_etcd.endpoints[0], ca_file=client.ca).read_config()
 
     async def test_strangers_pair(
         self, strict_etcd: Etcd, client: Files, stranger: Files, connect: Connect
     ) -> None:
-        """A client certificate of another authority opens nothing."""
+        """A client certificate of another authority is refused."""
         pair = {"ca_file": client.ca, "cert_file": stranger.cert, "key_file": stranger.key}
         with pytest.raises(RegistryUnavailable):
             await connect(strict_etcd.endpoints[0], **pair).read_config()
@@ -146,7 +146,7 @@ class TestVerification:
     async def test_user_by_certificate(
         self, ca: trustme.CA, tmp_path: Path, client: Files, connect: Connect
     ) -> None:
-        """Where etcd takes the certificate's common name for the user, its rights are those of that user."""
+        """Where etcd uses the certificate's common name as the user, its rights are those of that user."""
         files = write_files(tmp_path / "server", ca, ca.issue_cert("127.0.0.1"))
         with running_etcd(tmp_path, server_files=files, client_files=client, client_cert_auth=True) as running:
             running.ctl("user", "add", "flannel:unused")
@@ -191,7 +191,7 @@ class OldServer:
                     self.handshakes += 1
 
     def close(self) -> None:
-        """Take nobody any more; what is under way is counted when this returns."""
+        """Accept no more connections; those under way are counted when this returns."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(10)
         self._listener.close()
@@ -204,7 +204,7 @@ class OldServer:
 async def test_lowest_version(
     ca: trustme.CA, tmp_path: Path, client: Files, connect: Connect, api: int, version: ssl.TLSVersion, accepted: bool
 ) -> None:
-    """TLS 1.2 is the least that is spoken, on both APIs: with a server of the time before there is no handshake."""
+    """TLS 1.2 is the minimum, on both APIs: there is no handshake with an older server."""
     server = OldServer(write_files(tmp_path / "server", ca, ca.issue_cert("127.0.0.1")), version)
     timing = Timing(rpc_s=2, read_s=2)
     try:
@@ -218,7 +218,7 @@ async def test_lowest_version(
 
 
 def test_the_old_server_speaks_with_old_clients(ca: trustme.CA, tmp_path: Path, client: Files) -> None:
-    """The server of the test above does speak TLS 1.1, with whoever wants to."""
+    """The server of the test above speaks TLS 1.1 with a client that allows it."""
     server = OldServer(write_files(tmp_path / "server", ca, ca.issue_cert("127.0.0.1")), ssl.TLSVersion.TLSv1_1)
     context = ssl.create_default_context(cafile=str(client.ca))
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -245,7 +245,7 @@ class TestFiles:
         load_tls(EtcdAccess((self.URL,), "/net", **files))
 
     def test_good(self, client: Files) -> None:
-        """Files that fit together are taken; http endpoints need none."""
+        """Files that belong together are accepted; http endpoints need none."""
         self.load(ca_file=client.ca, cert_file=client.cert, key_file=client.key)
         assert load_tls(EtcdAccess(("http://192.0.2.1:2379",), "/net")) is None
 
@@ -281,7 +281,7 @@ class TestFiles:
             self.load(ca_file=client.ca, **{which: given})
 
     def test_encrypted_key(self, client: Files, tmp_path: Path) -> None:
-        """A key with a password is refused, and nobody is asked for it."""
+        """A key with a password is refused, and no passphrase is asked for."""
         key = serialization.load_pem_private_key(client.key.read_bytes(), None)
         locked = tmp_path / "locked.pem"
         locked.write_bytes(

@@ -1,4 +1,4 @@
-"""Users, passwords and tokens: against a scripted server, for what would take a real one minutes."""
+"""Users, passwords and tokens: against a scripted server, because a real one would need minutes."""
 
 import asyncio
 import itertools
@@ -26,7 +26,7 @@ Connect = Callable[..., EtcdV3Registry]
 class TestAuth:
     @pytest.fixture
     def tokens(self, scripted: ScriptedEtcd) -> Callable[[], int]:
-        """Let the server hand out tokens and accept the newest only; return how to spoil it."""
+        """Let the server hand out tokens and accept the newest only; return what makes it invalid."""
         newest = itertools.count(1)
         state = {"token": ""}
 
@@ -55,7 +55,7 @@ class TestAuth:
     async def test_token_is_renewed_once_for_all(
         self, scripted: ScriptedEtcd, connect: Connect, tokens: Callable[[], int]
     ) -> None:
-        """However many calls meet a dead token, one request renews it and nobody notices."""
+        """However many calls are refused for an expired token, one request renews it and no call fails."""
         registry = connect(scripted, username="flannel", password=PASSWORD)
         for expected in (1, 2):
             async with asyncio.TaskGroup() as group:
@@ -66,7 +66,7 @@ class TestAuth:
     async def test_at_most_once_a_second(
         self, scripted: ScriptedEtcd, connect: Connect, tokens: Callable[[], int]
     ) -> None:
-        """A token that dies at once does not cause a flood of requests."""
+        """A token that expires at once does not cause a flood of requests."""
         registry = connect(scripted, username="flannel", password=PASSWORD)
         begun = time.monotonic()
         for _ in range(3):
@@ -76,7 +76,7 @@ class TestAuth:
         assert time.monotonic() - begun > 1.9
 
     async def test_wrong_password(self, scripted: ScriptedEtcd, connect: Connect, tokens: Callable[[], int]) -> None:
-        """A wrong password is refused, shown once, and never to be read anywhere but at etcd."""
+        """A wrong password is refused, sent once, and appears nowhere but at etcd."""
         tokens()
         wrong = PASSWORD + "x"
         with structlog.testing.capture_logs() as logs:
@@ -91,7 +91,7 @@ class TestAuth:
         assert PASSWORD not in repr((errors, logs, registry, EtcdAccess((), "", password=wrong)))
 
     async def test_auth_switched_off(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """Credentials for a server that wants none are not sent again, and that is logged once."""
+        """Credentials for a server that asks for none are not sent again, and that is logged once."""
         scripted.on["Authenticate"] = Refusal(
             grpc.StatusCode.FAILED_PRECONDITION, "etcdserver: authentication is not enabled"
         )
@@ -103,7 +103,7 @@ class TestAuth:
         assert scripted.tokens == [None] * 4
 
     async def test_auth_switched_on(self, scripted: ScriptedEtcd, connect: Connect, tokens: Callable[[], int]) -> None:
-        """When authentication is switched on at run time, credentials kept in hand are used."""
+        """When authentication is switched on at run time, the known credentials are used."""
         authenticate, guarded = scripted.on["Authenticate"], scripted.on.pop("Range")
         scripted.on["Authenticate"] = Refusal(
             grpc.StatusCode.FAILED_PRECONDITION, "etcdserver: authentication is not enabled"

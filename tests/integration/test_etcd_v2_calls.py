@@ -1,4 +1,4 @@
-"""The v2 API on the wire: bytes, TTLs, comparisons, and what a long poll hears and survives."""
+"""The v2 API on the wire: bytes, TTLs, comparisons, and what a long poll delivers and survives."""
 
 import asyncio
 import random
@@ -99,7 +99,7 @@ class TestBytes:
 
 
 class TestRenewal:
-    async def test_no_watcher_hears_it(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+    async def test_wakes_no_watcher(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
         """A refresh ends no long poll, not even one that is opened afterwards from before it."""
         held = await created(registry)
         since = await registry.list_subnets()
@@ -151,7 +151,7 @@ class TestRenewal:
 
 class TestCreation:
     async def test_conflict_in_between(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
-        """An overlapping key made between our list and our creation was first: ours is given back, nothing is left."""
+        """An overlapping key created between our list and our creation was first: ours is deleted, nothing is left."""
         listed = await registry.list_subnets()
 
         async def list_and_be_late() -> Snapshot:
@@ -180,7 +180,7 @@ class TestCreation:
         assert [record.value for record in (await registry.list_subnets()).records] == [b"theirs"]
 
     async def test_neighbour_in_between(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
-        """A key that overlaps nothing and came in between stands in nobody's way."""
+        """A key that overlaps nothing and came in between is no conflict."""
         listed = await registry.list_subnets()
 
         async def list_and_be_late() -> Snapshot:
@@ -192,8 +192,8 @@ class TestCreation:
         async with creator(shared, registry, list_and_be_late) as late:
             assert await late.create(NAME, OURS, ttl_s=TTL_S, listed=listed) is not None
 
-    async def test_proof_is_made_up_for(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
-        """When the second list fails, the key is proved before it is renewed, and given back if it cannot be."""
+    async def test_verification_is_made_up_for(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
+        """When the second list fails, the key is verified before it is renewed, and deleted if it conflicts."""
         listed = await registry.list_subnets()
         calls = 0
 
@@ -215,8 +215,8 @@ class TestCreation:
             assert await late.settle(NAME)  # the question was answered; the key is gone
         assert [record.value for record in (await registry.list_subnets()).records] == [b"theirs"]
 
-    async def test_proof_of_what_is_not_ours(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
-        """A key that another node has made under the name we tried is never given back in its stead."""
+    async def test_key_of_another_node(self, registry: EtcdV2Registry, raw: RawEtcdV2, shared: Etcd) -> None:
+        """A key that another node has created under the name that we tried is never deleted."""
         listed = await registry.list_subnets()
         asked = 0
 
@@ -284,8 +284,8 @@ class _Creating:
 
 
 class TestWatch:
-    async def test_silence_is_asked_about(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
-        """A silent watch gives signs of life and follows the tree's index: what was forgotten meanwhile is no loss."""
+    async def test_silence_is_checked(self, registry: EtcdV2Registry, raw: RawEtcdV2) -> None:
+        """A silent watch gives signs of life and follows the index: changes that etcd has dropped are no loss."""
         since = await registry.list_subnets()
         async with registry.watch_subnets(since) as watch, asyncio.timeout(30):
             assert await anext(watch) == ()
@@ -345,7 +345,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @asynccontextmanager
 async def serving(answer: Handler) -> AsyncIterator[str]:
-    """V2Response connections until the block ends and the last of them is closed."""
+    """Answer connections until the block ends and the last of them is closed."""
     open_ones: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -367,7 +367,7 @@ async def serving(answer: Handler) -> AsyncIterator[str]:
 
 class TestServers:
     async def test_v2_switched_off(self, tmp_path: Path) -> None:
-        """A 404 without etcd's headers is no empty list: the operator reads how v2 is switched on."""
+        """A 404 without etcd's headers is no empty list: the error says how to enable v2."""
         with running_etcd(tmp_path) as etcd:
             async with opened(etcd.endpoints[0]) as registry:
                 for call in (registry.list_subnets(), registry.read_config()):
@@ -384,7 +384,7 @@ class TestServers:
     async def test_too_old_to_refresh(
         self, registry: EtcdV2Registry, raw: RawEtcdV2, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A server that does not know ``refresh`` gets the value along, for it would take it for an empty one."""
+        """A server that does not know ``refresh`` gets the value as well, because it would write an empty one."""
 
         async def version() -> tuple[int, ...]:
             return (2, 2, 5)
@@ -411,7 +411,7 @@ class TestServers:
                 await registry.list_subnets()
 
     async def test_other_servers_and_a_watch(self) -> None:
-        """A server that is no etcd cannot be watched, however long it would keep us waiting."""
+        """A server that is not etcd cannot be watched, however long its response takes."""
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
@@ -424,7 +424,7 @@ class TestServers:
                     await anext(ticks)
 
     async def test_restart(self, tmp_path: Path) -> None:
-        """After a restart of etcd the client finds its way by itself; leases and their indices are as before."""
+        """After a restart of etcd the client recovers by itself; leases and their indices are as before."""
         with running_etcd(tmp_path, args=["--enable-v2=true"]) as etcd:
             async with opened(etcd.endpoints[0], timing=SHORT) as registry:
                 held = await created(registry)

@@ -31,7 +31,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 
 @pytest.fixture
 async def etcd(shared: Etcd) -> Etcd:
-    """Three members, all well at the beginning of each test, and no subnets."""
+    """Three members, all healthy at the beginning of each test, and no subnets."""
     for member in shared.members:
         member.resume()
         if member.process is None:
@@ -145,7 +145,7 @@ async def test_member_alone(etcd: Etcd) -> None:
 
 
 async def test_elsewhere_is_another_member(etcd: Etcd) -> None:
-    """The second opinion does not come from the member in use: that one may be frozen meanwhile."""
+    """A read with ``elsewhere`` does not use the member in use, which may be frozen."""
     async with opened(*await followers_first(etcd), timing=SHORT) as registry:
         own = await created(registry)
         first = registry.endpoint

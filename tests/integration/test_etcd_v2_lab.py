@@ -1,4 +1,4 @@
-"""Daemons on etcd's v2 API, in a laboratory: routes, a mixed cluster, and the way over to v3."""
+"""Daemons on etcd's v2 API, in a laboratory: routes, a mixed cluster, and the migration to v3."""
 
 import json
 import os

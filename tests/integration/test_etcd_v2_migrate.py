@@ -1,4 +1,4 @@
-"""``pyflanneld migrate`` as an operator starts it, on a real etcd with both APIs."""
+"""``pyflanneld migrate`` as an operator runs it, on a real etcd with both APIs."""
 
 import asyncio
 import json
@@ -100,7 +100,7 @@ async def test_copies_with_the_time_left(etcd: Etcd, v2: RawEtcdV2, v3: RawEtcd)
 
 
 async def test_repeating(etcd: Etcd, v2: RawEtcdV2, v3: RawEtcd) -> None:
-    """A second run copies what is new, leaves the rest exactly as it is, and makes no leases for nothing."""
+    """A second run copies what is new, leaves the rest exactly as it is, and creates no unused leases."""
     await migrate(etcd)
     before, leases = await v3.keys(PREFIX.encode()), await v3.leases()
     await v2.set(f"{PREFIX}/subnets/172.7.24.0-24", old_value(24), ttl=86400)
@@ -133,7 +133,7 @@ async def test_conflicts(etcd: Etcd, v3: RawEtcd) -> None:
 
 @pytest.mark.usefixtures("v2")
 async def test_another_configuration(etcd: Etcd, v3: RawEtcd) -> None:
-    """Another configuration in v3 is a conflict; the same one in other words is not."""
+    """Another configuration in v3 is a conflict; the same one in another spelling is not."""
     await v3.put(f"{PREFIX}/config".encode(), json.dumps(json.loads(CONFIG), indent=2).encode())
     assert (await migrate(etcd)).returncode == 0
     await v3.put(f"{PREFIX}/config".encode(), b'{"Network":"10.0.0.0/8"}')
@@ -144,7 +144,7 @@ async def test_another_configuration(etcd: Etcd, v3: RawEtcd) -> None:
 
 
 async def test_junk_is_left_out(etcd: Etcd, v2: RawEtcdV2, v3: RawEtcd) -> None:
-    """A key that nobody can read as a lease is named, left out, and hinders nothing."""
+    """A key that is not a valid lease is named, left out, and stops nothing."""
     await v2.set(f"{PREFIX}/subnets/172.7.25.0-24", "junk")
     await v2.set(f"{PREFIX}/subnets/junk", old_value(25))
     done = await migrate(etcd)
@@ -154,7 +154,7 @@ async def test_junk_is_left_out(etcd: Etcd, v2: RawEtcdV2, v3: RawEtcd) -> None:
 
 
 async def test_nothing_to_migrate(etcd: Etcd) -> None:
-    """An empty v2 is said, with exit 1."""
+    """An empty v2 is reported, with exit code 1."""
     done = await migrate(etcd)
     assert done.returncode == 1
     assert "nothing to migrate" in done.stdout

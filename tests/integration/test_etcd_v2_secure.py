@@ -1,4 +1,4 @@
-"""The v2 API over https and with users: who is trusted, who is let in, and what the operator reads."""
+"""The v2 API over https and with users: who is trusted, who has access, and what the errors say."""
 
 import json
 import urllib.error
@@ -34,7 +34,7 @@ def client(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def strict(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory, client: Files) -> Iterator[Etcd]:
-    """An etcd that proves itself as 127.0.0.1 and demands a client certificate."""
+    """An etcd with a certificate for 127.0.0.1 and demands a client certificate."""
     where = tmp_path_factory.mktemp("strict")
     files = write_files(where / "server", ca, ca.issue_cert("127.0.0.1"))
     with running_etcd(where, server_files=files, client_files=client, client_cert_auth=True, args=V2) as running:
@@ -56,19 +56,19 @@ class TestTls:
                 assert (await registry.renew(record)).record is not None
 
     async def test_client_pair(self, strict: Etcd, client: Files) -> None:
-        """A client certificate is shown to a server that demands one."""
+        """A client certificate is sent to a server that demands one."""
         pair = {"ca_file": client.ca, "cert_file": client.cert, "key_file": client.key}
         async with opened(strict.endpoints[0], **pair) as registry:
             assert (await registry.read_config()).value is None
 
     async def test_no_client_pair(self, strict: Etcd, client: Files) -> None:
-        """Without one there is no answer, and the operator reads why."""
+        """Without one there is no answer, and the error says why."""
         async with opened(strict.endpoints[0], ca_file=client.ca) as registry:
             with pytest.raises(RegistryUnavailable, match="client certificate"):
                 await registry.read_config()
 
     async def test_unknown_authority(self, strict: Etcd, tmp_path: Path) -> None:
-        """A server that another authority vouches for is refused."""
+        """A server of another authority is refused."""
         other = trustme.CA()
         files = write_files(tmp_path / "stranger", other, other.issue_cert("node1"))
         async with opened(strict.endpoints[0], ca_file=files.ca) as registry:
@@ -84,7 +84,7 @@ class TestTls:
                     await registry.read_config()
 
     async def test_http_to_https(self, strict: Etcd) -> None:
-        """A server with TLS is not understood without it, which is an error."""
+        """A server with TLS is an error without it."""
         async with opened(strict.endpoints[0].replace("https:", "http:")) as registry:
             with pytest.raises(RegistryUnavailable):
                 await registry.read_config()
@@ -156,7 +156,7 @@ class TestUsers:
                     await anext(ticks)
 
     async def test_needless_user(self, tmp_path: Path) -> None:
-        """A user shown to an etcd that asks for none does no harm."""
+        """A user sent to an etcd that asks for none does no harm."""
         with running_etcd(tmp_path, args=V2) as etcd:
             async with opened(etcd.endpoints[0], username="flannel", password="x") as registry:  # noqa: S106
                 assert (await registry.read_config()).value is None

@@ -88,14 +88,14 @@ class TestWatchStream:
         assert await watching.next() == [(b"b", -13)]
 
     async def test_replayed_events_are_dropped(self, watching: Watching) -> None:
-        """A member that travels back in time (etcd before 3.4.25) brings no key back to what it was."""
+        """A member that replays its history (etcd before 3.4.25) resets no key."""
         await watching.stream.say(watch_response(put(b"a", 11), deletion(b"a", 14), revision=14))
         await watching.stream.say(watch_response(put(b"a", 11), put(b"a", 12), revision=14))
         assert await watching.next() == [(b"a", 11), (b"a", -14)]
         assert await watching.next() == []
 
     async def test_events_before_the_start_are_dropped(self, watching: Watching) -> None:
-        """Events from before the list (etcd before 3.4.38) are not news."""
+        """Events from before the list (etcd before 3.4.38) are dropped."""
         await watching.stream.say(watch_response(put(b"a", 9), put(b"b", 10), put(b"c", 11), revision=11))
         assert await watching.next() == [(b"c", 11)]
 
@@ -109,7 +109,7 @@ class TestWatchStream:
         assert await watching.next() == [(b"a", 11), (b"b", 12), (b"c", 13)]
 
     async def test_more_than_4_mib(self, watching: Watching) -> None:
-        """A response beyond gRPC's default limit is taken."""
+        """A response beyond gRPC's default limit is accepted."""
         big = rpc.Event(type=rpc.Event.PUT, kv=key_value(b"a", 11, value=b"x" * 6_000_000))
         waiting = asyncio.ensure_future(watching.next())
         await watching.stream.say(watch_response(big, revision=11))
@@ -138,7 +138,7 @@ class TestWatchStream:
         assert 0.5 < time.monotonic() - begun < 2
 
     async def test_silence_counts_over_short_waits(self, watching: Watching) -> None:
-        """Waiting in small portions does not start the silence afresh."""
+        """Waiting in short steps does not restart the silence limit."""
 
         async def died() -> bool:
             try:
@@ -228,7 +228,7 @@ class TestWatchStream:
     async def test_dead_watch_leaves_the_endpoint(
         self, scripted: ScriptedEtcd, scripted_two: ScriptedEtcd, connect: Connect
     ) -> None:
-        """What the watch finds out about its member holds for the next calls."""
+        """After a watch has left its member, the next calls use another one as well."""
         registry = connect(scripted, scripted_two, timing=SHORT)
         assert registry.endpoint == scripted.url
         async with registry.watch_subnets(SINCE) as watch:

@@ -153,9 +153,7 @@ class Endpoint:
 class Endpoints(Members[Endpoint]):
     """All members and the one in use."""
 
-    def __init__(
-        self, urls: Sequence[str], tls: Tls | None, *, rng: random.Random, log: FilteringBoundLogger
-    ) -> None:
+    def __init__(self, urls: Sequence[str], tls: Tls | None, *, rng: random.Random, log: FilteringBoundLogger) -> None:
         super().__init__([Endpoint(url, tls) for url in urls], rng=rng, log=log)
 
     def reconnect(self) -> None:
