@@ -1,10 +1,14 @@
-"""The command: ``pyflanneld --iface eth1 …`` is the daemon, a word first is a sub-command."""
+"""The command: ``pyflanneld --iface eth1 …`` is the daemon, a word first is a sub-command.
+
+Imports are deferred here: usage errors, ``--help`` and each sub-command load only their own parts.
+"""
 
 import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 
 from pyflanneld.errors import UsageError
 
@@ -23,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sub_commands() -> dict[str, Callable[[list[str]], int]]:
     """Return what runs each sub-command, by its name."""
-    from pyflanneld.commands.catalogue import COMMANDS  # late, like all that follows: each needs only its own parts
+    from pyflanneld.commands.catalogue import COMMANDS
 
     return {command.name: command.run for command in COMMANDS}
 
@@ -31,8 +35,6 @@ def sub_commands() -> dict[str, Callable[[list[str]], int]]:
 def _sub_command(word: str) -> Callable[[list[str]], int]:
     known = sub_commands()
     if word not in known:
-        from difflib import get_close_matches
-
         near = get_close_matches(word, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(known)}"
         raise UsageError(f"{word!r} is not a sub-command, and flags begin with '-'{hint}")
@@ -41,7 +43,6 @@ def _sub_command(word: str) -> Callable[[list[str]], int]:
 
 def _daemon(words: list[str]) -> int:
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # looking for some reads about every package there is
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog loads it where it is; we use none of it
     for number in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, _wait)  # "process" has better handlers, as soon as it is loaded
     gc.disable()  # until the first routes are placed: a start makes no garbage worth the search

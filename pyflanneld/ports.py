@@ -21,13 +21,12 @@ from pyflanneld.core.etcd_types import (
     TimeToLive,
 )
 from pyflanneld.core.firewall.rules import Family
-from pyflanneld.core.link.neighbours import Neighbour
-from pyflanneld.core.link.selection import Link
+from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.routes.plan import KernelRoute, RouteChange
 
 if TYPE_CHECKING:
     from pyflanneld.core.lease.saved_state import SavedState
-    from pyflanneld.core.probe.table import Answer
+    from pyflanneld.core.probe.table import ProbeResult
 
 
 class Registry(Protocol):
@@ -292,7 +291,7 @@ class Prober(Protocol):
         """
         ...
 
-    def answers(self) -> Sequence["Answer"]:
+    def answers(self) -> Sequence["ProbeResult"]:
         """Return what has come for the probes since the last call, with the times at which it came."""
         ...
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld.commands.common_flags import OWN, is_on, own_switch
-from pyflanneld.commands.daemon_client import daemon_here
-from pyflanneld.commands.plan import GO_DAEMON
+from pyflanneld.commands.daemon_client import daemon_here, go_daemons
 from pyflanneld.commands.read_only_ports import read_only_context, silent_log
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.config.load import load_as_daemon
@@ -32,7 +31,7 @@ from pyflanneld.core.routes.plan import Drop, KernelRoute
 from pyflanneld.daemon import wiring
 from pyflanneld.errors import AlreadyRunning, FirewallError, PyflanneldError, RegistryError, UsageError
 from pyflanneld.state.context import Context
-from pyflanneld.system import lock, procfs
+from pyflanneld.system import lock
 from pyflanneld.system.state_file import NAME as LAST_GOOD
 from pyflanneld.tasks.firewall.jobs import Removal, iptables_removals, nft_removals, remove
 from pyflanneld.tasks.link import first_link
@@ -106,7 +105,7 @@ async def _clean(settings: Settings, named: Sequence[Network], *, release: bool,
         await context.discovery.close()
         await context.kernel.close()
     if not cleanup.removed and not cleanup.left:
-        _print("there is nothing of ours here")
+        print("there is nothing of ours here")
     return 1 if cleanup.left else 0
 
 
@@ -159,7 +158,7 @@ class Cleanup:
 
     def _report_others(self, others: Sequence[KernelRoute], names: dict[int, str], networks: Sequence[Network]) -> None:
         for route in others if networks else ():
-            _print(f"left route {_shown(route, names)}: outside {', '.join(map(str, networks))}, another daemon's")
+            print(f"left route {_shown(route, names)}: outside {', '.join(map(str, networks))}, another daemon's")
         if not networks and others:
             why = f"etcd cannot be read ({self._etcd_error})" if self._etcd_error else "etcd names no network"
             what = f"{len(others)} route{'s' if len(others) > 1 else ''} of protocol {self._settings.route_protocol}"
@@ -182,9 +181,8 @@ class Cleanup:
 
     async def _remove_rules(self, removal: Removal) -> None:
         what = f"rules {' '.join(removal.where.values())} in {removal.program} ({removal.family.value})"
-        go = next((process for process in procfs.processes() if process.name == GO_DAEMON), None)
-        if go is not None:
-            _print(f"left {what}: a Go flanneld maintains them too, {go}")
+        if go := go_daemons():
+            print(f"left {what}: a Go flanneld maintains them too, {go[0]}")
             return
         try:
             if not self._dry_run:
@@ -204,7 +202,7 @@ class Cleanup:
         if isinstance(found, NotOurs):
             if not found.gone:
                 return self._leave("the lease", found.why)
-            _print(f"no lease: {found.why}")
+            print(f"no lease: {found.why}")
         elif await self._delete(found.record):
             self._remove(f"lease {found.subnet}")
         else:
@@ -229,11 +227,11 @@ class Cleanup:
 
     def _remove(self, what: str) -> None:
         self.removed += 1
-        _print(f"{'would remove' if self._dry_run else 'removed'} {what}")
+        print(f"{'would remove' if self._dry_run else 'removed'} {what}")
 
     def _leave(self, what: str, why: str) -> None:
         self.left += 1
-        _print(f"not removed {what}: {why}")
+        print(f"not removed {what}: {why}")
 
 
 def _shown(route: KernelRoute, names: dict[int, str]) -> str:
@@ -241,7 +239,3 @@ def _shown(route: KernelRoute, names: dict[int, str]) -> str:
         return f"blackhole {route.dst}"
     via = f" via {route.gateway}" if route.gateway else ""
     return f"{route.dst}{via} dev {names.get(route.link_index, route.link_index)}"
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")

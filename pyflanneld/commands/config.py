@@ -4,7 +4,6 @@ The parser is the daemon's. A write is conditional on the configuration and the 
 """
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld.commands.common_flags import OUTPUT, is_on, own_switch, wants_json
-from pyflanneld.commands.output import GREEN, RED, YELLOW, Paint, columns
+from pyflanneld.commands.output import GREEN, RED, YELLOW, Paint, columns, json_text
 from pyflanneld.config.load import load_words
 from pyflanneld.config.settings import ETCD, FLAGS, Settings
 from pyflanneld.core.etcd_types import ConfigRecord
@@ -125,7 +124,7 @@ def _report(review: Review, *, as_json: bool) -> int:
             "valid": review.config is not None, "problem": review.problem or None, "remarks": list(review.remarks),
             "facts": dict(facts),
         }  # fmt: skip
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        sys.stdout.write(json_text(document))
     else:
         sys.stdout.write(_text(review, facts))
     return 0 if review.config is not None else 1
@@ -162,17 +161,17 @@ async def _set(
         seen = await store.read_config()
         where = f"{settings.etcd_prefix}/config ({store.endpoint}, API v{store.api})"
         if seen.value == review.document:
-            _print(f"{where} holds exactly this already")
+            print(f"{where} holds exactly this already")
             return 0
         effects = config_review.effects((await store.list_subnets()).records, review.config)
         _print_changes(seen, review.config, effects)
         _refuse(effects, review.config, force=force)
         if dry_run:
-            _print(f"{where} would be written")
+            print(f"{where} would be written")
         elif not await store.write_config(review.document, seen=seen):
             raise RequestRefused("somebody changed the configuration at this moment; nothing was done")
         else:
-            _print(f"{where} is written; running daemons apply it at their next start")
+            print(f"{where} is written; running daemons apply it at their next start")
     return 0
 
 
@@ -181,16 +180,16 @@ def _print_changes(seen: ConfigRecord, config: NetworkConfig, effects: Sequence[
     if seen.value is not None:
         with suppress(Invalid, UnsupportedConfig):
             before = usable_config(seen.value, "it")[0]
-    _print("what changes:")
+    print("what changes:")
     for line in config_review.differences(before, config) or ["only its spelling"]:
-        _print(f"  {line}")
+        print(f"  {line}")
     if before is not None and before.backend_type != config.backend_type:
-        _print("! another backend: until every host has restarted, hosts of the two backends do not reach each other")
+        print("! another backend: until every host has restarted, hosts of the two backends do not reach each other")
     stays = sum(one.fate is LeaseFate.STAYS for one in effects)
-    _print(f"{stays} of {len(effects)} leases stay as they are")
+    print(f"{stays} of {len(effects)} leases stay as they are")
     for one in effects:
         if one.fate is not LeaseFate.STAYS:
-            _print(f"  {one.text}")
+            print(f"  {one.text}")
 
 
 def _refuse(effects: Sequence[Effect], config: NetworkConfig, *, force: bool) -> None:
@@ -201,7 +200,3 @@ def _refuse(effects: Sequence[Effect], config: NetworkConfig, *, force: bool) ->
     reasons += [f"there would be {crowd}"] if crowd else []
     if reasons and not force:
         raise RequestRefused(f"{' and '.join(reasons)}; nothing was done; --force writes it nevertheless")
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -197,6 +197,11 @@ class RunningDaemon:
         return f"a pyflanneld{f' (pid {self.process.pid})' if self.process else ''} serves {self.what}"
 
 
+def go_daemons() -> list[Process]:
+    """Return the Go daemons that run on this host."""
+    return [process for process in procfs.processes() if process.name == "flanneld"]
+
+
 def daemon_here(settings: "Settings") -> RunningDaemon | None:
     """Return the daemon that holds the lock which a daemon with these settings would take; takes no lock itself."""
     network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)

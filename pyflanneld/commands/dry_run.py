@@ -20,8 +20,7 @@ from pyflanneld.core.lease.codec import TTL_S, SubnetKey, encode_name, encode_va
 from pyflanneld.core.lease.ownership import OwnLease, Rewrite, assess, confirmed
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.routes.blackhole import is_blackhole_of_ours, plan_blackholes
-from pyflanneld.core.routes.plan import Drop, KernelRoute, Plan, plan_routes
+from pyflanneld.core.routes.plan import Drop, KernelRoute, Plan, is_blackhole_of_ours, plan_blackholes, plan_routes
 from pyflanneld.core.status.dry_run import (
     Action,
     DryRunStep,

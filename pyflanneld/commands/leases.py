@@ -4,7 +4,6 @@ Every change is conditional on the list read just before: a key that somebody ch
 """
 
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,7 +13,7 @@ from typing import assert_never
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.commands.common_flags import OWN, own_switch
-from pyflanneld.commands.output import columns, duration_text
+from pyflanneld.commands.output import columns, duration_text, json_text
 from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.config.load import load_words
 from pyflanneld.config.settings import ETCD, FLAGS, Settings
@@ -182,7 +181,7 @@ async def _list(store: FullRegistry, output: str) -> None:
     records = (await store.list_subnets()).records
     left = await store.times_to_live(records)
     rows = [lease_row(reservations.read_lease(record), left.get(record.name)) for record in records]
-    sys.stdout.write(as_json(rows) if output == "json" else as_table(rows))
+    sys.stdout.write(json_text(rows) if output == "json" else as_table(rows))
 
 
 async def _reserve(store: FullRegistry, request: ReserveRequest, prefix: str) -> None:
@@ -194,10 +193,10 @@ async def _reserve(store: FullRegistry, request: ReserveRequest, prefix: str) ->
             case ReservationRefused(why):
                 raise RequestRefused(why)
             case AlreadyReserved():
-                return _print(f"{request.key} is reserved for {attrs.public_ip} already")
+                return print(f"{request.key} is reserved for {attrs.public_ip} already")
             case MakeReservation(record):
                 if await store.make_reservation(record) is not None:
-                    return _print(f"{request.key}, the lease of {attrs.public_ip}, is a reservation now")
+                    return print(f"{request.key}, the lease of {attrs.public_ip}, is a reservation now")
             case CreateReservation(elsewhere):
                 name = encode_name(request.key.ipv4, request.key.ipv6)
                 if await store.reserve_subnet(name, encode_value(attrs, store.api), listed=listed) is not None:
@@ -206,7 +205,7 @@ async def _reserve(store: FullRegistry, request: ReserveRequest, prefix: str) ->
 
 
 def _report_reserved(key: SubnetKey, attrs: LeaseAttrs, elsewhere: SubnetKey | None) -> None:
-    _print(f"{key} is reserved for {attrs.public_ip}")
+    print(f"{key} is reserved for {attrs.public_ip}")
     if elsewhere is not None:
         sys.stderr.write(
             f"pyflanneld leases: that node holds {elsewhere} as well, and prefers what its subnet file names: "
@@ -238,7 +237,7 @@ async def _release(store: FullRegistry, subnet: IPv4Network, *, force: bool) -> 
         raise RequestRefused(f"{reading.key} was changed by somebody else at this moment; nothing was done")
     kind = "lease" if reading.record.lease_id else "reservation"
     holder = f", it was held by {reading.attrs.public_ip}" if reading.attrs else ""
-    _print(f"the {kind} of {reading.key} is deleted{holder}")
+    print(f"the {kind} of {reading.key} is deleted{holder}")
 
 
 def lease_row(reading: LeaseReading, left: TimeToLive | None) -> LeaseRow:
@@ -258,11 +257,6 @@ def lease_row(reading: LeaseReading, left: TimeToLive | None) -> LeaseRow:
         "revision": record.mod_revision,
         "problem": reading.problem,
     }
-
-
-def as_json(rows: Sequence[LeaseRow]) -> str:
-    """Return a JSON array with one object per lease."""
-    return json.dumps(list(rows), indent=2) + "\n"
 
 
 def as_table(rows: Sequence[LeaseRow]) -> str:
@@ -290,7 +284,3 @@ def _cells(one: LeaseRow) -> tuple[str, ...]:
 
 def _span(seconds: object) -> str:
     return duration_text(seconds) if isinstance(seconds, float | int) else "?"
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> int:
     """Run the command with *words*, those after ``migrate``; return the exit code."""
     settings, given = load_some(words, os.environ, title=TITLE, flags=MIGRATE_FLAGS)
     configure_logging("console", 0)
-    _print(f"from etcd v2 to v3 at {', '.join(settings.etcd_endpoints)}, below {settings.etcd_prefix}")
+    print(f"from etcd v2 to v3 at {', '.join(settings.etcd_endpoints)}, below {settings.etcd_prefix}")
     try:
         return asyncio.run(_migrate(access(settings), dry_run=given["dry-run"].value is True))
     except RegistryError as error:
@@ -77,21 +77,21 @@ async def _migrate(access: EtcdAccess, *, dry_run: bool) -> int:
 async def _run(stores: _Stores, *, dry_run: bool) -> int:
     config = (await stores.v2.read_config()).value
     if config is None:
-        _print("v2 has no network configuration there: nothing to migrate")
+        print("v2 has no network configuration there: nothing to migrate")
         return 1
     steps = plan_migration(await _old_keys(stores), (await stores.v3.list_subnets()).records)
     for step in steps:
         if step.fate is MigrationFate.COPY and not dry_run:
             await stores.v3.import_subnet(step.key.name, step.value, step.key.ttl_s)
-        _print(_line(step, dry_run=dry_run))
+        print(_line(step, dry_run=dry_run))
     conflicts = sum(step.fate is MigrationFate.CONFLICT for step in steps)
     conflicts += await _config(stores, config, held_back=bool(conflicts), dry_run=dry_run)
-    _print(_summary(steps, conflicts, dry_run=dry_run))
+    print(_summary(steps, conflicts, dry_run=dry_run))
     wrong = [] if dry_run else await _verify(stores, steps)
     for text in wrong:
-        _print(text)
+        print(text)
     if not dry_run and not wrong:
-        _print("read back from v3: everything is as it should be")
+        print("read back from v3: everything is as it should be")
     return 1 if conflicts or wrong else 0
 
 
@@ -107,14 +107,14 @@ async def _config(stores: _Stores, config: bytes, *, held_back: bool, dry_run: b
     there = (await stores.v3.read_config()).value
     if there is not None:
         same = same_config(config, there)
-        _print(_row("config", "", "there already" if same else f"conflict: v3 says {shown(there)}"))
+        print(_row("config", "", "there already" if same else f"conflict: v3 says {shown(there)}"))
         return 0 if same else 1
     if held_back:
-        _print(_row("config", "", "held back until the conflicts are solved: daemons would move to v3"))
+        print(_row("config", "", "held back until the conflicts are solved: daemons would move to v3"))
         return 0
     if not dry_run:
         await stores.v3.write_config(config, seen=ConfigRecord(None, 0))
-    _print(_row("config", shown(config), "would be copied" if dry_run else "copied"))
+    print(_row("config", shown(config), "would be copied" if dry_run else "copied"))
     return 0
 
 
@@ -170,7 +170,3 @@ def _summary(steps: Sequence[MigrationStep], conflicts: int, *, dry_run: bool) -
         f"{len(steps)} keys in v2: {count[MigrationFate.COPY]} {done}, {count[MigrationFate.THERE]} there already, "
         f"{count[MigrationFate.LEFT_OUT]} left out; {conflicts} conflicts"
     )
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -1,13 +1,12 @@
 """``pyflanneld peers``: each peer with its lease, its route, and whether it answers on the link."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyflanneld.commands.common_flags import OUTPUT
 from pyflanneld.commands.daemon_client import SUBNET_FILE, Query, run_query
-from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, duration_text
+from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, duration_text, json_text
 
 TITLE = """\
 pyflanneld peers: each peer's lease and route, whether its address is on the link, and whether it answers.
@@ -28,7 +27,7 @@ def main(words: Sequence[str]) -> int:
 
 def _show(query: Query) -> int:
     rows = query.daemon.get("/peers")
-    text = json.dumps(rows, indent=2) + "\n" if query.output == "json" else as_text(rows, Paint(sys.stdout))
+    text = json_text(rows) if query.output == "json" else as_text(rows, Paint(sys.stdout))
     sys.stdout.write(text)
     return 1 if any(row["state"] in ("unrouted", "quarantined") for row in rows) else 0
 

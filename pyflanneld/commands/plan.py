@@ -1,15 +1,14 @@
 """``pyflanneld plan``: what the daemon would do here, without changing anything. Shell side."""
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Sequence
 
 from pyflanneld.commands.common_flags import OUTPUT, wants_json
-from pyflanneld.commands.daemon_client import daemon_here
+from pyflanneld.commands.daemon_client import daemon_here, go_daemons
 from pyflanneld.commands.dry_run import DryRun
-from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint
+from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, json_text
 from pyflanneld.commands.read_only_ports import read_only_context
 from pyflanneld.config.load import load_as_daemon
 from pyflanneld.config.settings import FLAGS, Settings
@@ -35,7 +34,6 @@ _COLOURS = {
     Action.KEEP: DIM, Action.ADD: GREEN, Action.ADOPT: GREEN, Action.CHANGE: YELLOW, Action.REMOVE: RED,
     Action.LEAVE: YELLOW, Action.HOLD: YELLOW,
 }  # fmt: skip
-GO_DAEMON = "flanneld"
 
 
 def main(words: Sequence[str]) -> int:
@@ -48,7 +46,7 @@ def main(words: Sequence[str]) -> int:
     json_wanted = wants_json(given)
     plan = asyncio.run(_dry_run(settings))
     plan.problems += [*_running_here(settings), *(StartProblem(text) for text in settings.warnings)]
-    sys.stdout.write(as_json(plan) if json_wanted else as_text(plan, Paint(sys.stdout)))
+    sys.stdout.write(plan_json(plan) if json_wanted else as_text(plan, Paint(sys.stdout)))
     if not plan.starts:
         return 1
     return WOULD_CHANGE if plan.changes else 0
@@ -69,7 +67,7 @@ def _running_here(settings: Settings) -> list[StartProblem]:
     """Return the daemons here that a start would meet, and whoever has the health port."""
     running = daemon_here(settings)
     found = [StartProblem(f"{running} already: this is what its next start would do")] if running else []
-    go = [process for process in procfs.processes() if process.name == GO_DAEMON]
+    go = go_daemons()
     found += [StartProblem(f"a Go flanneld runs here, {one}: stop it before the start") for one in go]
     taken = procfs.tcp_listener(settings.healthz_ip, settings.healthz_port) if settings.healthz_port else None
     if taken is not None and running is None:
@@ -79,7 +77,7 @@ def _running_here(settings: Settings) -> list[StartProblem]:
     return found
 
 
-def as_json(plan: DryRun) -> str:
+def plan_json(plan: DryRun) -> str:
     """Return one object: whether the daemon starts, whether anything would change, the steps, and the problems."""
     steps = [
         {"part": step.part, "action": step.action.value, "what": step.what, "why": step.why, "lines": list(step.lines)}
@@ -87,7 +85,7 @@ def as_json(plan: DryRun) -> str:
     ]
     problems = [{"text": problem.text, "blocks": problem.blocks} for problem in plan.problems]
     document = {"starts": plan.starts, "would_change": plan.changes > 0, "steps": steps, "problems": problems}
-    return json.dumps(document, indent=2) + "\n"
+    return json_text(document)
 
 
 def as_text(plan: DryRun, paint: Paint) -> str:

@@ -1,13 +1,12 @@
 """``pyflanneld routes``: the wanted routes next to those in the kernel."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyflanneld.commands.common_flags import OUTPUT, own_switch
 from pyflanneld.commands.daemon_client import SUBNET_FILE, Query, run_query
-from pyflanneld.commands.output import BOLD, GREEN, RED, YELLOW, Paint, columns
+from pyflanneld.commands.output import BOLD, GREEN, RED, YELLOW, Paint, columns, json_text
 
 TITLE = """\
 pyflanneld routes: the routes that the leases want, next to those in the kernel.
@@ -40,7 +39,7 @@ def main(words: Sequence[str]) -> int:
 def _show(query: Query) -> int:
     diff = query.given["diff"].value is True
     rows = [row for row in query.daemon.get("/routes") if not diff or row["state"] != "ok"]
-    text = json.dumps(rows, indent=2) + "\n" if query.output == "json" else as_text(rows, Paint(sys.stdout), diff=diff)
+    text = json_text(rows) if query.output == "json" else as_text(rows, Paint(sys.stdout), diff=diff)
     sys.stdout.write(text)
     return 1 if diff and rows else 0
 

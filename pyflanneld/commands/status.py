@@ -1,13 +1,12 @@
 """``pyflanneld status``: the state of this host's daemon, what is wrong, and what to do about it."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyflanneld.commands.common_flags import OUTPUT
 from pyflanneld.commands.daemon_client import SUBNET_FILE, Query, run_query
-from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, duration_text
+from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, duration_text, json_text
 
 TITLE = """\
 pyflanneld status: the state of this host's daemon, what is wrong and since when, and what to do about it.
@@ -29,7 +28,7 @@ def main(words: Sequence[str]) -> int:
 def _show(query: Query) -> int:
     report = query.daemon.get("/status")
     if query.output == "json":
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        sys.stdout.write(json_text(report))
     else:
         sys.stdout.write(as_text(report, Paint(sys.stdout)))
     return 0 if report["ready"] else 1
@@ -63,7 +62,7 @@ def _facts(report: Mapping[str, Any], paint: Paint) -> list[str]:
     facts = [
         ("daemon", f"pyflanneld {report['version']}, pid {report['pid']}, up {duration_text(report['uptime_s'])}"),
         ("etcd", _etcd(report["etcd"])),
-        ("goes by", _saved(report.get("unconfirmed_s"))),
+        ("restored", _saved(report.get("unconfirmed_s"))),
         ("interface", _link(report["link"])),
         ("network", _network(report["network"])),
         ("lease", _lease(report["lease"])),
@@ -84,14 +83,14 @@ def _with_bold_head(line: str, paint: Paint) -> str:
 def _etcd(etcd: Mapping[str, Any]) -> str:
     heard = etcd["heard_s_ago"]
     parts = [f"v{etcd['api']} at {etcd['endpoint']}{etcd['prefix']}"]
-    parts.append("not heard of yet" if heard is None else f"heard {duration_text(heard)} ago")
+    parts.append("no answer yet" if heard is None else f"answered {duration_text(heard)} ago")
     if etcd["revision"]:
         parts.append(f"revision {etcd['revision']}, peers as of {duration_text(etcd['lag_s'])} ago")
     return ", ".join(parts)
 
 
 def _saved(age_s: float | None) -> str:
-    return "" if age_s is None else f"what it saved {duration_text(age_s)} ago, unconfirmed"
+    return "" if age_s is None else f"from the state saved {duration_text(age_s)} ago, not confirmed by etcd yet"
 
 
 def _link(link: Mapping[str, Any] | None) -> str:
@@ -121,7 +120,7 @@ def _lease(lease: Mapping[str, Any] | None) -> str:
 def _peers(peers: Mapping[str, Any] | None) -> str:
     if peers is None:
         return ""
-    parts = [f"{peers['believed']}, {peers['routed']} routed"]
+    parts = [f"{peers['accepted']}, {peers['routed']} routed"]
     parts += [f"{count} quarantined ({reason})" for reason, count in sorted(peers["quarantined"].items())]
     parts += [f"{peers['other_backend']} of another backend"] if peers["other_backend"] else []
     parts += [f"{peers['frozen']} frozen"] if peers["frozen"] else []
@@ -134,8 +133,8 @@ def _routes(routes: Mapping[str, Any] | None) -> str:
     parts = [f"{routes['wanted']} wanted, {routes['present']} present"]
     parts += [f"{routes[what]} {words}" for what, words in _ROUTE_WORDS.items() if routes[what]]
     repaired = sum(routes["repaired"].values())
-    causes = ", ".join(f"{cause.replace('_', ' ')} {count}" for cause, count in sorted(routes["repaired"].items()))
-    parts.append(f"{repaired} repaired" + (f" ({causes})" if repaired else ""))
+    reasons = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in sorted(routes["repaired"].items()))
+    parts.append(f"{repaired} repaired" + (f" ({reasons})" if repaired else ""))
     return ", ".join([*parts, f"proto {routes['protocol']}"])
 
 

@@ -15,8 +15,8 @@ def backoff(first_s: float, cap_s: float, rng: Random) -> Iterator[float]:
         ceiling = min(ceiling * 2, cap_s)
 
 
-def around(period_s: float, share: float, rng: Random) -> float:
-    """Return *period_s* give or take *share* of it (0.2 for ±20 %), so that many nodes do not march in step."""
+def jittered(period_s: float, share: float, rng: Random) -> float:
+    """Return *period_s* give or take *share* of it (0.2 for ±20 %), so that many nodes do not act at once."""
     return period_s * rng.uniform(1 - share, 1 + share)
 
 

@@ -1,4 +1,4 @@
-"""What the registry tells: raw records and the changes among them. Nothing here has been validated yet."""
+"""What etcd holds: raw records and the changes among them. Nothing here has been validated yet."""
 
 import enum
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class TimeToLive:
-    """How long a key lives if nobody renews it, and how long it was given at its last renewal, in seconds."""
+    """How long a key lives without renewal, and what was granted at its last renewal, in seconds."""
 
     left_s: float
     granted_s: float
@@ -70,7 +70,7 @@ class TimeToLive:
 
 @dataclass(frozen=True, slots=True)
 class TimeLeft:
-    """How long a lease still has, in seconds, as the etcd member said that was the leader in that term."""
+    """How long a lease still has, in seconds, and the etcd member that said so as leader."""
 
     left_s: float
     leader: int
@@ -81,7 +81,7 @@ PeerEvent = Snapshot | Put | Gone
 
 @dataclass(frozen=True, slots=True)
 class ConfigRecord:
-    """The raw network configuration and the revision at which the answer was true."""
+    """The raw network configuration and the revision at which it was read."""
 
     value: bytes | None
     revision: int
@@ -89,11 +89,11 @@ class ConfigRecord:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What one renewal round saw.
+    """The result of one renewal.
 
     Attributes:
-        record: the own key as it is now (a linearizable read), ``None`` when it is absent.
-        ttl_s: the time to live that the server granted from now on, in seconds; ``None`` for a key without TTL,
+        record: this host's key as it is now (a linearizable read), ``None`` when it is absent.
+        ttl_s: the time to live that the server granted, in seconds; ``None`` for a key without TTL,
             0 when the lease we tried to renew no longer exists.
     """
 

@@ -1,4 +1,4 @@
-"""The two address families as one: unions of their types, and comparisons that a mixture cannot break."""
+"""IPv4 and IPv6 together: unions of their types, and comparisons that work on a mixture."""
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -9,7 +9,7 @@ Network = IPv4Network | IPv6Network
 
 
 def inside(inner: Network, outer: Network) -> bool:
-    """Say whether *inner* is a part of *outer*, or all of it."""
+    """Return whether *inner* is a part of *outer*, or all of it."""
     if inner.version != outer.version or inner.prefixlen < outer.prefixlen:
         return False
     differing = int(inner.network_address) ^ int(outer.network_address)
@@ -17,7 +17,7 @@ def inside(inner: Network, outer: Network) -> bool:
 
 
 def overlap(one: Network, other: Network) -> bool:
-    """Say whether the two share an address."""
+    """Return whether the two share an address."""
     return inside(one, other) or inside(other, one)
 
 

@@ -1,4 +1,4 @@
-"""The one exception that the pure parsers raise about outside input."""
+"""The exception that the pure parsers raise for input from outside."""
 
 _SHOWN_CHARS = 120
 
@@ -8,7 +8,7 @@ class Invalid(ValueError):
 
     Attributes:
         reason: a short constant such as ``"outside_network"``, fit for a metric label.
-        field: what was wrong, in the words of its source (``"SubnetLen"``, ``"PublicIP"``, ``"key"``).
+        field: what was wrong, as its source names it (``"SubnetLen"``, ``"PublicIP"``, ``"key"``).
     """
 
     def __init__(self, reason: str, field: str, value: object, expected: str) -> None:

@@ -1,7 +1,7 @@
-"""JSON from outside, read so that no text can hurt us and Go's reading of it is matched.
+"""JSON from outside, read as Go reads it and within bounds.
 
 Go's ``encoding/json`` matches the names of known fields without regard to case and lets the last one win; so do we.
-Beyond that we are stricter: size, nesting, NaN and huge numbers are refused here, types by those who read the fields.
+Beyond that this is stricter: it refuses size, nesting, NaN and huge numbers; who reads the fields checks types.
 """
 
 import json
@@ -22,7 +22,7 @@ def parse_object(
         data: UTF-8 text.
         field: what to call this text in an error.
         max_bytes: how long it may be.
-        max_brackets: how many opening brackets it may have, which bounds the nesting without a parser of our own.
+        max_brackets: how many opening brackets it may have, which bounds the nesting.
 
     Raises:
         Invalid: reason ``"too_large"``, ``"not_json"`` or ``"not_an_object"``.

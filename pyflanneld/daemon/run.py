@@ -12,7 +12,7 @@ from typing import Any
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
-from pyflanneld.core.status.health import Health
+from pyflanneld.core.status.report import Health
 from pyflanneld.daemon import deferred
 from pyflanneld.daemon.bootstrap import prepare
 from pyflanneld.daemon.restore import Restore

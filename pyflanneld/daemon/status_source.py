@@ -13,32 +13,32 @@ from dataclasses import dataclass
 
 from pyflanneld import __version__
 from pyflanneld.core.families import Address, Network
-from pyflanneld.core.link.neighbours import Neighbour
+from pyflanneld.core.link.selection import Neighbour
 from pyflanneld.core.routes.plan import KernelRoute, Route
-from pyflanneld.core.status.health import Health
 from pyflanneld.core.status.hints import hint
 from pyflanneld.core.status.report import (
     EtcdPart,
     FilePart,
     GuardPart,
+    Health,
     LinkPart,
     NetworkPart,
     Report,
     RoutesPart,
     RulesPart,
     StatusFinding,
-    in_gravity,
+    by_severity,
     lease_part,
-    missing,
+    missing_routes,
     peers_part,
     quarantine_findings,
 )
-from pyflanneld.core.status.table_view import PeerRow, RouteRow, Sight, Wanted, peer_rows, route_rows
+from pyflanneld.core.status.table_view import PeerFacts, PeerRow, RouteRow, WantedRoutes, peer_rows, route_rows
 from pyflanneld.ports import Certificates
 from pyflanneld.state.context import Context
 from pyflanneld.state.counters import Counters
 from pyflanneld.state.node import KERNEL, Node
-from pyflanneld.state.readiness import assess_health, readiness_doubts
+from pyflanneld.state.readiness import assess_health, unready_reasons
 from pyflanneld.tasks.lease.renew import interval_s
 
 KEEP_S = 0.5
@@ -91,7 +91,7 @@ class DaemonStatus:
         now_s = context.clock.now_s()
         wanted = wanted_routes(node) if node else {}
         present = {route.dst: route for route in node.routes.routes()} if node else {}
-        lacking = set(missing(wanted, present))
+        lacking = set(missing_routes(wanted, present))
         return Report(
             version=__version__, pid=os.getpid(), uptime_s=round(now_s - self._started_s, 3), log_level=log_level,
             live=health.live, ready=health.ready, not_ready=health.not_ready,
@@ -120,7 +120,7 @@ class DaemonStatus:
 
         def rows() -> tuple[PeerRow, ...]:
             routes = {row.dst: row for row in route_rows(wanted, kernel.routes, links)}
-            return peer_rows(records, Sight(view, routes, link, kernel.neighbours, quarantined_s, ipv6, probes))
+            return peer_rows(records, PeerFacts(view, routes, link, kernel.neighbours, quarantined_s, ipv6, probes))
 
         return await asyncio.to_thread(rows) if len(records) > MANY else rows()
 
@@ -152,9 +152,9 @@ class DaemonStatus:
             self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s, version)
             return self._kernel
 
-    def _wanted(self, node: Node) -> Wanted:
+    def _wanted(self, node: Node) -> WantedRoutes:
         failed = {dst: errno.errorcode.get(code, str(code)) for dst, code in node.routes.refused().items()}
-        return Wanted(
+        return WantedRoutes(
             routes=wanted_routes(node), protocol=self._context.settings.route_protocol, networks=node.networks,
             held=node.guard.held, frozen=node.view.frozen if node.view else (), failed=failed,
         )
@@ -186,10 +186,10 @@ class DaemonStatus:
         ]
         if node is not None and node.view is not None:
             findings += quarantine_findings(node.view, self._quarantined_s(now_s))
-        for doubt in readiness_doubts(context, node):
+        for doubt in unready_reasons(context, node):
             for_s = _ago(doubt.since_s, now_s)
             findings.append(StatusFinding("readiness", doubt.event, doubt.text, for_s, True, hint(doubt.event)))
-        return in_gravity(findings)
+        return by_severity(findings)
 
 
 def wanted_routes(node: Node) -> dict[Network, Route]:

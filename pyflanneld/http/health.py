@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from aiohttp import web
 
-from pyflanneld.core.status.health import Health
+from pyflanneld.core.status.report import Health
 from pyflanneld.http.bound_port import bind_health_port
 from pyflanneld.http.listener import Listener
 

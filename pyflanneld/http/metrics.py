@@ -138,11 +138,11 @@ def _peers(peers: PeersPart | None) -> Iterator[Metric]:
         return
     quarantined = {(reason,): peers.quarantined.get(reason, 0) for reason in sorted({*QUARANTINED, *peers.quarantined})}
     states = {
-        ("routed",): peers.routed, ("unrouted",): peers.believed - peers.routed,
+        ("routed",): peers.routed, ("unrouted",): peers.accepted - peers.routed,
         ("quarantined",): sum(peers.quarantined.values()), ("other_backend",): peers.other_backend,
     }  # fmt: skip
     yield _gauge("peers", "The other nodes' leases.", states, "state")
-    yield _gauge("quarantined_keys", "Keys below subnets/ that are not believed.", quarantined, "reason")
+    yield _gauge("quarantined_keys", "Keys below subnets/ that are quarantined.", quarantined, "reason")
 
 
 def _routes(routes: RoutesPart | None, counters: Counters) -> Iterator[Metric]:

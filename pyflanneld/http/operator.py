@@ -19,8 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.status.health import Health
-from pyflanneld.core.status.report import Report
+from pyflanneld.core.status.report import Health, Report
 from pyflanneld.core.status.table_view import PeerRow, RouteRow
 from pyflanneld.core.strict_json import parse_object
 from pyflanneld.errors import KernelError

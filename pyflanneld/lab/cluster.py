@@ -1,11 +1,11 @@
-"""Tool: the laboratory as a whole: N hosts, a LAN, etcd; put up, taken down, found again.
+"""Tool: the laboratory as a whole: N hosts, a LAN, etcd; built, removed, found again.
 
     with Lab("mine", nodes=3) as lab:
         lab.up()
         lab.nodes[0].routes()
 
-Leaving the block takes everything down. What a killed laboratory left behind is removed by the next one of the same
-name: namespaces carry the name, and every process lives in one of them.
+Leaving the block removes everything. What a killed laboratory left behind is removed by the next one of the same name:
+namespaces carry the name, and every process runs in one of them.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Lab:
     """A cluster on this machine.
 
     Args:
-        name: lower-case letters, digits and hyphens; several laboratories with different names can be up at once.
+        name: lower-case letters, digits and hyphens; laboratories with different names can run at the same time.
         nodes: how many hosts.
         root: where the state lives, in ``<root>/<name>/``.
         daemon: the program to start on the hosts.
@@ -66,7 +66,7 @@ class Lab:
         """
         lab = cls(name, root=root)
         if (nodes := lab.left_running()) is None:
-            raise LabError(f"no laboratory {name!r} is up; `pyflanneld lab up{lab._name_flag}` puts one up")
+            raise LabError(f"no laboratory {name!r} is up; `pyflanneld lab up{lab._name_flag}` starts one")
         return cls(name, nodes, root)
 
     # Ownership: one process at a time builds or removes
@@ -104,15 +104,15 @@ class Lab:
     # Up and down
 
     def up(self) -> None:
-        """Put up the whole laboratory and wait until every host is ready, routes to the others and has its pod."""
+        """Start the whole laboratory; wait until every host is ready, has its routes and its pod."""
         self.build()
         self.start()
 
     def build(self) -> None:
-        """Lay the wires, start etcd and write the network configuration; no daemon yet.
+        """Create the network, start etcd and write the network configuration; start no daemon yet.
 
         Raises:
-            LabError: a laboratory of this name was left running, or something here does not work.
+            LabError: a laboratory of this name runs already, or a step failed.
         """
         if self.left_running() is not None:
             raise LabError(f"laboratory {self.name!r} is up already; `pyflanneld lab down{self._name_flag}` removes it")
@@ -126,12 +126,12 @@ class Lab:
         for node in self.nodes:
             topology.add_namespace(node.namespace, forwarding=True)
             topology.plug_in(self.lan, node.namespace, node.address, node.name)
-            node.set_wish()
+            node.request_subnet()
         self.etcd.start()
         self.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
 
     def start(self) -> None:
-        """Start all daemons, wait until they are ready and route to each other, and plug in the pods."""
+        """Start all daemons, wait until they are ready and route to each other, and attach the pods."""
         for node in self.nodes:
             node.start()
         for node in self.nodes:
@@ -139,20 +139,20 @@ class Lab:
         for node in self.nodes:
             node.wait_routes(self.gateways_for(node))
         for node in self.nodes:
-            node.dock()
+            node.attach_pod()
 
     def down(self) -> None:
-        """Remove every process, namespace and file of this laboratory; nothing there is fine."""
+        """Remove every process, namespace and file of this laboratory, if there are any."""
         for process in (*(node.process for node in self.nodes), self.etcd.process):
             process.stop(signal.SIGKILL)
         for name in topology.existing(self.name):
             topology.remove_namespace(name)
         for pid_file in self.folder.glob("*/pid"):
-            if (pid := recorded_pid(pid_file)) is not None:  # somebody removed its namespace by hand
+            if (pid := recorded_pid(pid_file)) is not None:  # its namespace was removed by hand
                 topology.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # What is there
+    # Inventory
 
     def roles(self) -> dict[str, str]:
         """Return the namespaces by the names that ``lab exec`` knows: ``n1``, ``pod1``, ``etcd``, ``lan``."""
@@ -185,7 +185,7 @@ def take_lock(path: Path) -> int | None:
     The kernel drops the lock with the process, however that ends, so there are no stale ones.
 
     Raises:
-        LabError: somebody else holds it.
+        LabError: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -206,9 +206,9 @@ def take_lock(path: Path) -> int | None:
 
 
 def drop_lock(path: Path, descriptor: int) -> None:
-    """Remove the lock file, then let go of the lock; and remove the common folder when this was the last one."""
+    """Remove the lock file, then release the lock; remove the common folder when this was the last one."""
     path.unlink(missing_ok=True)
     os.close(descriptor)
     if path.parent == ROOT:
-        with contextlib.suppress(OSError):  # others are there, or it is gone
+        with contextlib.suppress(OSError):  # not empty, or already removed
             ROOT.rmdir()

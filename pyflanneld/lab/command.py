@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     except PyflanneldError as error:
         print(f"pyflanneld lab: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output has gone; what we built is down again
+    except BrokenPipeError:  # the reader of our output is gone; the laboratory is removed again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -45,13 +45,13 @@ def parser() -> argparse.ArgumentParser:
         prog="pyflanneld lab", description="A cluster on this machine: etcd, hosts and pods in network namespaces."
     )
     commands = top.add_subparsers(required=True, metavar="up|status|exec|down|demo")
-    add(commands, up, "put a laboratory up and leave it running", nodes=True)
-    add(commands, status, "show what is up: hosts, leases, routes; exit 1 unless all is ready")
+    add(commands, up, "start a laboratory and leave it running", nodes=True)
+    add(commands, status, "show hosts, leases and routes; exit 1 unless all are ready")
     enter = add(commands, execute, "run a program in it and pass its exit code on", name="exec")
     enter.add_argument("node", metavar="NODE", help="n1, n2 …, pod1, pod2 …, etcd or lan")
     enter.add_argument("words", metavar="CMD", nargs=argparse.REMAINDER, help="the program, after --")
     add(commands, down, "remove everything, also what a crash left behind")
-    add(commands, demonstrate, "tell the whole story, clean up; exit 0 if all of it was true", name="demo", nodes=True)
+    add(commands, demonstrate, "show what the daemon promises; exit 0 if every claim holds", name="demo", nodes=True)
     return top
 
 
@@ -67,8 +67,8 @@ def add(
     name = name or command.__name__
     sub = commands.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")
     default = "demo" if name == "demo" else "lab"
-    sub.add_argument("--name", default=default, help="which laboratory, where there are several (default: %(default)s)")
-    sub.add_argument("--root", type=Path, default=ROOT, help="where its state lives (default: %(default)s)")
+    sub.add_argument("--name", default=default, help="which laboratory, if there are several (default: %(default)s)")
+    sub.add_argument("--root", type=Path, default=ROOT, help="folder for its state (default: %(default)s)")
     if nodes:
         sub.add_argument("--nodes", type=int, default=3, metavar="N", help="how many hosts (default: %(default)s)")
     sub.set_defaults(command=command)
@@ -76,7 +76,7 @@ def add(
 
 
 def stop_on_signals() -> None:
-    """Turn the first signal that asks us to stop into an exit that cleans up; more of them do not disturb it."""
+    """Turn the first stop signal into an exit that cleans up; ignore further ones."""
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
@@ -90,7 +90,7 @@ def stop_on_signals() -> None:
 
 
 def up(options: argparse.Namespace) -> int:
-    """Put a laboratory up and leave it running."""
+    """Start a laboratory and leave it running."""
     with Lab(options.name, options.nodes, options.root) as lab:
         lab.up()
         lab.leave_running()
@@ -102,32 +102,32 @@ def down(options: argparse.Namespace) -> int:
     """Remove a laboratory."""
     with Lab(options.name, root=options.root) as lab:
         lab.down()
-    print(f"laboratory {options.name}: nothing of it is left")
+    print(f"laboratory {options.name} is removed")
     return 0
 
 
 def demonstrate(options: argparse.Namespace) -> int:
-    """Tell the story."""
+    """Run the demonstration."""
     if not 2 <= options.nodes <= demo.MAX_NODES:
-        raise UsageError(f"--nodes {options.nodes}: the story needs 2 to {demo.MAX_NODES} hosts")
+        raise UsageError(f"--nodes {options.nodes}: the demo needs 2 to {demo.MAX_NODES} hosts")
     with Lab(options.name, options.nodes, options.root) as lab:
         try:
-            demo.tell_story(lab, Terminal())
+            demo.run_demo(lab, Terminal())
         except PyflanneldError:
             for node in lab.nodes:
-                print(f"last log line of {node.name}: {node.process.last_words()}", file=sys.stderr)
+                print(f"last log line of {node.name}: {node.process.last_log_line()}", file=sys.stderr)
             raise
     return 0
 
 
 def status(options: argparse.Namespace) -> int:
-    """Show a laboratory that is up."""
+    """Show a running laboratory."""
     require_machine()
     return 0 if show(Lab.load(options.name, options.root)) else 1
 
 
 def show(lab: Lab) -> bool:
-    """Print a table of the hosts and say whether all is well."""
+    """Print a table of the hosts; return whether etcd answers and all hosts are ready."""
     say = Terminal()
     etcd_up = lab.etcd.answers()
     heading = ("host", "daemon", "ready", "address", "subnet", "MTU", "peer routes", "pod")
@@ -153,7 +153,7 @@ def describe_lab(node: LabHost) -> tuple[object, ...]:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Become a program in one of the namespaces."""
+    """Replace this process by a program in one of the namespaces."""
     require_machine()
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
     roles = Lab.load(options.name, options.root).roles()

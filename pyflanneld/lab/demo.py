@@ -1,7 +1,7 @@
-"""Tool: ``pyflanneld lab demo``: what the daemon promises, shown on a real etcd and the real kernel.
+"""Tool: ``pyflanneld lab demo``: what the daemon promises, shown with a real etcd and the real kernel.
 
-Each step says what it does, does it, and measures with ``ip monitor``, ``ping`` and ``etcdctl``, which know nothing of
-the daemon. The first claim that does not hold ends the demonstration.
+Each step prints what it does, does it, and measures with ``ip monitor``, ``ping`` and ``etcdctl``, independently of the
+daemon. The first claim that does not hold ends the demonstration.
 """
 
 import itertools
@@ -24,11 +24,11 @@ OUTAGE_S = 3.0
 STRANGER_KEY, STRANGER_SUBNET, STRANGER_IP = "172.7.200.0-24", "172.7.200.0/24", "192.168.14.250"
 
 
-def tell_story(lab: Lab, say: Terminal) -> None:
-    """Tell the whole story.
+def run_demo(lab: Lab, say: Terminal) -> None:
+    """Run all steps.
 
     Raises:
-        ClaimFailed: a step did not show what it was to show.
+        ClaimFailed: a claim does not hold.
         LabError: something else went wrong.
     """
     started = time.monotonic()
@@ -42,7 +42,7 @@ def tell_story(lab: Lab, say: Terminal) -> None:
 
 
 class TrafficWatch:
-    """All pods talk to each other and every host's route messages are written down while the block lasts."""
+    """Traffic between all pods, and every host's route messages, while the block lasts."""
 
     def __init__(self, monitors: list[RouteMonitor], pings: list[Ping]) -> None:
         self._monitors, self._pings = monitors, pings
@@ -54,7 +54,7 @@ class TrafficWatch:
         return [message for monitor in chosen for message in monitor.messages()]
 
     def finish(self, more_s: float = 0.5) -> None:
-        """Let the traffic flow a little longer, then end it and count."""
+        """Continue the traffic for *more_s* seconds, then end it and count."""
         time.sleep(more_s)  # not a wait for something: the traffic of this time is what is measured
         self.traffic = [ping.result() for ping in self._pings]
 
@@ -65,18 +65,18 @@ class TrafficWatch:
 
     @property
     def packets(self) -> str:
-        """Return the loss in words."""
+        """Return the loss as text."""
         return f"{self.lost} of {sum(traffic.sent for traffic in self.traffic)} lost"
 
     @property
     def whole(self) -> bool:
-        """Say whether every pair of pods exchanged packets and none was lost."""
+        """Return whether every pair of pods exchanged packets and none was lost."""
         return self.lost == 0 and all(traffic.sent > 0 for traffic in self.traffic)
 
 
 @contextmanager
 def watching(lab: Lab) -> Iterator[TrafficWatch]:
-    """TrafficWatch until the block ends; begins when every pair of pods has had an answer."""
+    """Yield a ``TrafficWatch`` that starts when every pair of pods has had an answer."""
     with ExitStack() as stack:
         pairs = itertools.combinations(lab.nodes, 2)
         pings = [stack.enter_context(Ping(source, target)) for source, target in pairs]
@@ -87,15 +87,15 @@ def watching(lab: Lab) -> Iterator[TrafficWatch]:
 
 
 def ms(seconds: float) -> str:
-    """Return a duration for an operator's eye."""
+    """Return a duration as text, in milliseconds."""
     return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
 
 
-# The story
+# The steps
 
 
 def start(lab: Lab, say: Terminal) -> None:
-    """Put up the cluster."""
+    """Start the cluster."""
     say.step("Three commands an operator would give: etcd, the configuration, the daemons")
     lab.build()
     say.fact(f"etcd  at {ENDPOINT}, with {PREFIX}/config:")
@@ -124,7 +124,7 @@ def leases(lab: Lab, say: Terminal) -> None:
 
 
 def hours(ttl_s: int | None) -> str:
-    """Return a time to live in words."""
+    """Return a time to live as text."""
     return "none" if ttl_s is None else f"{ttl_s // 3600} h {ttl_s % 3600 // 60} min"
 
 
@@ -177,10 +177,10 @@ def deleted_route(lab: Lab, say: Terminal) -> None:
 def flapped_link(lab: Lab, say: Terminal) -> None:
     """Take an interface down and up."""
     node = lab.nodes[1]
-    say.step(f"The interface of {node.name} goes down and up: the kernel drops its routes and tells nobody")
+    say.step(f"The interface of {node.name} goes down and up: the kernel drops its routes without an event")
     node.exec("ip", "link", "set", "eth1", "down")
     say.claim("eth1 is down, its routes are gone", node.routes() == ())
-    time.sleep(1.0)  # long enough for the daemon to notice and be tempted
+    time.sleep(1.0)  # long enough for the daemon to notice
     began = time.monotonic()
     node.exec("ip", "link", "set", "eth1", "up")
     node.wait_routes(lab.gateways_for(node))
@@ -205,7 +205,7 @@ def killed_daemon(lab: Lab, say: Terminal) -> None:
         messages = watch.messages()
     say.claim("it is ready again", True, ms(took))
     say.claim("not one route message on any host, before or after", not messages, f"{len(messages)} messages")
-    say.claim("subnet.env was not even rewritten", node.subnet_file.stat().st_mtime_ns == before.st_mtime_ns)
+    say.claim("subnet.env was not rewritten", node.subnet_file.stat().st_mtime_ns == before.st_mtime_ns)
     say.claim("no packet lost", watch.whole, watch.packets)
 
 
@@ -220,33 +220,33 @@ def stopped_etcd(lab: Lab, say: Terminal) -> None:
         alive = all(node.get("/healthz")[0] == 200 for node in lab.nodes)
     say.claim("without etcd no route changes", not messages, f"{len(messages)} messages")
     say.claim("no packet lost", watch.whole, watch.packets)
-    say.claim("the daemons are alive and say so on /healthz", alive)
+    say.claim("the daemons are alive, by /healthz", alive)
     took = lab.etcd.start()
     say.claim("etcd is back", True, ms(took))
-    took = follow(lab, "a new host's lease", lambda: lab.etcd.put_lease(STRANGER_KEY, STRANGER_IP), present=True)
+    took = time_change(lab, "a new host's lease", lambda: lab.etcd.put_lease(STRANGER_KEY, STRANGER_IP), present=True)
     say.claim(f"all daemons find it again: a new lease, {STRANGER_SUBNET}, is a route on all hosts", True, ms(took))
-    took = follow(lab, "its end", lambda: lab.etcd.delete_lease(STRANGER_KEY), present=False)
+    took = time_change(lab, "its end", lambda: lab.etcd.delete_lease(STRANGER_KEY), present=False)
     say.claim("the lease is removed: the route is gone on all hosts", True, ms(took))
 
 
-def follow(lab: Lab, what: str, act: Callable[[], None], *, present: bool) -> float:
-    """Change the stranger's lease and return the seconds until every host has followed."""
+def time_change(lab: Lab, what: str, act: Callable[[], None], *, present: bool) -> float:
+    """Change the stranger's lease; return the seconds until every host has applied it."""
 
-    def followed() -> bool:
+    def applied() -> bool:
         found = [any(route.dst == STRANGER_SUBNET for route in node.routes()) for node in lab.nodes]
         return all(found) if present else not any(found)
 
     began = time.monotonic()
     act()
-    until(followed, f"all hosts follow {what}", timeout_s=45.0)
+    until(applied, f"all hosts apply {what}", timeout_s=45.0)
     return time.monotonic() - began
 
 
 def removed_lease(lab: Lab, say: Terminal) -> None:
-    """Remove a host's lease while it is away, and let it come back."""
+    """Remove a host's lease while its daemon is stopped, and start it again."""
     *others, leaver = lab.nodes
     subnet = leaver.subnet
-    say.step(f"{leaver.name} is stopped and its lease removed; then it comes back")
+    say.step(f"{leaver.name} is stopped and its lease removed; then it is started again")
     code = leaver.stop(signal.SIGTERM)
     say.claim(f"{leaver.name} stopped as asked, exit code 0", code == 0, f"exit code {code}")
     say.claim("its lease and the routes to it stay", all(lab.gateways_for(n) == gateways(n) for n in others))
@@ -274,7 +274,7 @@ def gateways(node: LabHost) -> dict[str, str]:
 
 
 def subnet_names(lab: Lab) -> str:
-    """Return the hosts' names for a sentence."""
+    """Return the hosts' names, separated by commas."""
     return ", ".join(node.name for node in lab.nodes)
 
 

@@ -1,4 +1,4 @@
-"""Tool: the laboratory's etcd, a real one, and ``etcdctl`` beside it."""
+"""Tool: the laboratory's etcd, a real one, and its ``etcdctl``."""
 
 import base64
 import json
@@ -28,11 +28,11 @@ class Lease:
 
 
 class Etcd:
-    """One etcd member in a namespace of its own. Its data outlive a stop.
+    """One etcd member in its own namespace. Its data survive a stop.
 
     Attributes:
         flags: more flags for the next start, for example ``("--enable-v2=true",)``.
-        program: what to start, another release perhaps.
+        program: the etcd to start, for example of another release.
     """
 
     def __init__(self, namespace: str, folder: Path) -> None:
@@ -58,13 +58,13 @@ class Etcd:
         return until(self.answers, "etcd answers", START_TIMEOUT_S, poll_s=0.05)
 
     def answers(self) -> bool:
-        """Say whether etcd serves requests.
+        """Return whether etcd serves requests.
 
         Raises:
-            LabError: it has ended by itself.
+            LabError: its process has ended.
         """
         if (code := self.process.exit_code()) is not None:
-            raise LabError(f"etcd ended with exit code {code}: {self.process.last_words()}")
+            raise LabError(f"etcd ended with exit code {code}: {self.process.last_log_line()}")
         return attempt(*self._etcdctl("endpoint", "health", "--command-timeout=1s")).returncode == 0
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -72,16 +72,16 @@ class Etcd:
         self.process.stop(number)
 
     def ctl(self, *words: str) -> str:
-        """Run ``etcdctl`` (API v3) beside the member and return its output."""
+        """Run ``etcdctl`` (API v3) in the member's namespace and return its output."""
         return run(*self._etcdctl(*words))
 
     def put_lease(self, subnet_key: str, public_ip: str) -> None:
-        """Register a subnet as some other host would: ``172.7.99.0-24``, its public IP, no TTL."""
+        """Register a subnet as another host would: the key ``172.7.99.0-24``, its public IP, no TTL."""
         value = {"PublicIP": public_ip, "PublicIPv6": None, "BackendType": "host-gw"}
         self.ctl("put", f"{PREFIX}/subnets/{subnet_key}", json.dumps(value, separators=(",", ":")))
 
     def delete_lease(self, subnet_key: str) -> None:
-        """Take a subnet away."""
+        """Delete a subnet's key."""
         self.ctl("del", f"{PREFIX}/subnets/{subnet_key}")
 
     def leases(self) -> tuple[Lease, ...]:

@@ -1,4 +1,4 @@
-"""Tool: what really happened, as told by others than the daemon: ``ip monitor`` and ``ping``."""
+"""Tool: measurements that are independent of the daemon: ``ip monitor`` and ``ping``."""
 
 import re
 import signal
@@ -43,7 +43,7 @@ class _Recorder:
             self._process.wait(timeout=5.0)
 
     def _text(self) -> str:
-        """Return what was printed so far. The file's position is the program's too, so it is read from the side."""
+        """Return what was printed so far. Opened anew, as the program shares the file's position."""
         return Path(f"/proc/self/fd/{self._output.fileno()}").read_text(errors="replace")
 
 
@@ -56,7 +56,7 @@ class RouteEvent:
 
     @property
     def deleted(self) -> bool:
-        """Say whether the route went away."""
+        """Return whether the route was deleted."""
         return self.text.startswith("Deleted ")
 
 
@@ -73,13 +73,30 @@ class RouteMonitor(_Recorder):
         return self
 
     def _listening(self) -> bool:
-        sockets = Path(f"/proc/{self._process.pid}/net/netlink").read_text().splitlines()[1:]
+        return any(int(row[3], 16) & RTMGRP_IPV4_ROUTE for row in self._sockets())
+
+    def _sockets(self) -> list[list[str]]:
+        """Return the rows of its route sockets in ``/proc/net/netlink``; none once it has ended."""
+        try:
+            sockets = Path(f"/proc/{self._process.pid}/net/netlink").read_text().splitlines()[1:]
+        except OSError:
+            return []
         rows = [line.split() for line in sockets]
-        mine = [row for row in rows if row[1] == "0" and row[2] == str(self._process.pid)]
-        return any(int(row[3], 16) & RTMGRP_IPV4_ROUTE for row in mine)
+        return [row for row in rows if row[1] == "0" and row[2] == str(self._process.pid)]
+
+    def _caught_up(self) -> bool:
+        """Return whether it has written all that the kernel has sent: nothing is queued, and it waits for more."""
+        if any(row[4] != "0" for row in self._sockets()):
+            return False
+        try:
+            state = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        return state in "SZX"
 
     def messages(self) -> tuple[RouteEvent, ...]:
-        """Return the messages so far."""
+        """Return the messages that the kernel has sent so far."""
+        until(self._caught_up, f"ip monitor on {self.node.name} has written all messages", poll_s=0.005)
         lines = re.findall(r"^\[(\S+)\] (.*\S) *\n", self._text(), re.MULTILINE)
         return tuple(RouteEvent(datetime.fromisoformat(at).astimezone().timestamp(), text) for at, text in lines)
 
@@ -111,7 +128,7 @@ class Ping(_Recorder):
         return frozenset(int(number) for number in re.findall(r"icmp_seq=(\d+) ttl=", self._text()))
 
     def result(self) -> Traffic:
-        """End the traffic and return what came of it. The very last packet may be on its way and does not count."""
+        """End the traffic and return its result. The last packet may still be under way and does not count."""
         self._end(signal.SIGINT)
         found = re.search(r"(\d+) packets transmitted", self._text())
         sent = int(found[1]) - 1 if found else 0

@@ -69,7 +69,7 @@ class LabHost:
         """Ask the daemon's health port, as a program on this host would; return status and body.
 
         Raises:
-            OSError: nobody answers.
+            OSError: no answer.
         """
         connection = http.client.HTTPConnection("127.0.0.1", HEALTH_PORT)
         connection.sock = topology.connect_namespaces(self.namespace, "127.0.0.1", HEALTH_PORT, timeout_s)
@@ -83,13 +83,13 @@ class LabHost:
             connection.close()
 
     def ready(self) -> bool:
-        """Say whether ``/readyz`` answers 200.
+        """Return whether ``/readyz`` answers 200.
 
         Raises:
-            LabError: the daemon has ended by itself.
+            LabError: the daemon has ended.
         """
         if (code := self.process.exit_code()) is not None:
-            raise LabError(f"{self.name}: the daemon ended with exit code {code}: {self.process.last_words()}")
+            raise LabError(f"{self.name}: the daemon ended with exit code {code}: {self.process.last_log_line()}")
         try:
             return self.get("/readyz")[0] == http.client.OK
         except OSError:
@@ -104,8 +104,8 @@ class LabHost:
         try:
             return until(self.ready, f"{self.name} ready", timeout_s, poll_s=0.02)
         except LabError as error:
-            words = self.process.last_words()
-            raise error if words in str(error) else LabError(f"{error}; its log ends: {words}") from error
+            line = self.process.last_log_line()
+            raise error if line in str(error) else LabError(f"{error}; its log ends: {line}") from error
 
     def wait_routes(self, gateways: dict[str, str], timeout_s: float = 15.0) -> float:
         """Wait until the daemon's routes are exactly these (destination: gateway); return the seconds that took."""
@@ -113,7 +113,7 @@ class LabHost:
         what = f"{self.name} has the routes {', '.join(gateways) or '(none)'}"
         return until(lambda: sorted((r.dst, str(r.gateway)) for r in self.routes()) == wanted, what, timeout_s)
 
-    # What it has made
+    # Its results
 
     def env(self) -> dict[str, str]:
         """Return the variables of ``subnet.env``; empty when there is no file."""
@@ -134,15 +134,15 @@ class LabHost:
 
     # Docker and the pod
 
-    def set_wish(self) -> None:
-        """Name the wanted subnet in ``subnet.env`` before the first start, as the installation guide does."""
+    def request_subnet(self) -> None:
+        """Name the subnet to request in ``subnet.env`` before the first start, as the installation guide does."""
         self.subnet_file.parent.mkdir(parents=True, exist_ok=True)
         self.subnet_file.write_text(
             f"FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET={self.bridge_address}\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
         )
 
-    def dock(self) -> None:
-        """Give ``docker0`` the address and MTU of ``subnet.env`` and put the pod behind it."""
+    def attach_pod(self) -> None:
+        """Give ``docker0`` the address and MTU of ``subnet.env``, and attach the pod to it."""
         env = self.env()
         bridge, mtu = IPv4Interface(env["FLANNEL_SUBNET"]), int(env["FLANNEL_MTU"])
         topology.set_docker_bridge(self.namespace, bridge, mtu)
@@ -156,7 +156,7 @@ class LabHost:
 
     @property
     def pod_address(self) -> IPv4Address:
-        """The pod's address: the one behind the bridge's."""
+        """The pod's address: the one after the bridge's."""
         return IPv4Interface(self.env()["FLANNEL_SUBNET"]).ip + 1
 
     def pod_exec(self, *command: str) -> str:

@@ -1,7 +1,6 @@
-"""Tool: a program in the background of a namespace, with a log, and a pid file for those who come later.
+"""Tool: a background program in a namespace, with a log, and a pid file for later commands.
 
-It has a session of its own, so Ctrl-C on the terminal reaches the laboratory alone, which then ends its programs in
-order.
+It has its own session, so Ctrl-C on the terminal reaches only the laboratory, which then ends its programs in order.
 """
 
 import os
@@ -18,8 +17,8 @@ LOG_WORDS = 300
 class Background:
     """One program with its folder: ``<folder>/log`` and ``<folder>/pid``.
 
-    Whoever did not start it (``lab status`` after ``lab up``) finds it by the pid file, and believes the number only
-    if the process's command line names the folder.
+    A later command (``lab status`` after ``lab up``) finds it by the pid file, and trusts the number only if the
+    process's command line names the folder.
     """
 
     def __init__(self, namespace: str, folder: Path) -> None:
@@ -75,14 +74,14 @@ class Background:
         self._pid_file.unlink(missing_ok=True)
         return self.exit_code()
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """Return the last line of the log, shortened; for error messages."""
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
         return next((line.strip()[:LOG_WORDS] for line in reversed(lines) if line.strip()), "(nothing logged)")
 
 
 def recorded_pid(pid_file: Path) -> int | None:
-    """Return the id of the live process that a pid file means, ``None`` if that one has ended."""
+    """Return the id of the running process that a pid file names, ``None`` if it has ended."""
     try:
         pid = int(pid_file.read_text())
         command_line = Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -1,7 +1,7 @@
 """Tool: run programs, wait with a deadline, and check that the machine has what the laboratory needs.
 
-The laboratory speaks to the kernel through ``ip``, as an operator would, so that each of its steps can be repeated by
-hand. Failures that can be foreseen become ``LabError`` with one line that says what to do.
+The laboratory configures the kernel with ``ip``, as an operator would, so that each step can be repeated by hand.
+Foreseeable failures become a ``LabError`` whose one line says what to do.
 """
 
 import os
@@ -13,21 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pyflanneld.errors import PyflanneldError
 
 PACKAGES = {"ip": "iproute2", "etcd": "etcd-server", "etcdctl": "etcd-client", "ping": "iputils-ping"}
-"""The programs that the laboratory starts, and Debian's packages that bring them."""
+"""The programs that the laboratory starts, and the Debian packages that provide them."""
 
 POLL_S = 0.005
 STEP_TIMEOUT_S = 15.0
 
 
 class LabError(PyflanneldError):
-    """The laboratory cannot go on; the message says in one line why and, where it can, what to do."""
+    """The laboratory cannot continue; the message says in one line why and, where possible, what to do."""
 
 
 def require_machine() -> None:
-    """Check that network namespaces can be made here and that no program is missing.
+    """Check that network namespaces can be created and that no program is missing.
 
     Raises:
-        LabError: with what to do about it.
+        LabError: one of them does not hold; the message says what to do.
     """
     if missing := [program for program in PACKAGES if shutil.which(program) is None]:
         packages = " ".join(PACKAGES[program] for program in missing)
@@ -40,12 +40,12 @@ def run(*command: str, env: Mapping[str, str] | None = None, timeout_s: float = 
     """Run a program to its end and return what it printed.
 
     Raises:
-        LabError: it could not be started, took too long, or failed; the message holds its own last words.
+        LabError: it could not be started, took too long, or failed; the message ends with its last line of output.
     """
     done = attempt(*command, env=env, timeout_s=timeout_s)
     if done.returncode != 0:
-        last_words = (done.stderr.strip() or done.stdout.strip() or f"exit {done.returncode}").splitlines()[-1]
-        raise LabError(f"{' '.join(command)}: {last_words}")
+        last_line = (done.stderr.strip() or done.stdout.strip() or f"exit {done.returncode}").splitlines()[-1]
+        raise LabError(f"{' '.join(command)}: {last_line}")
     return done.stdout
 
 
@@ -75,10 +75,10 @@ def attempt(
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = STEP_TIMEOUT_S, poll_s: float = POLL_S) -> float:
-    """Look at *condition* again and again until it holds, and return how many seconds that took.
+    """Poll *condition* until it holds; return how many seconds that took.
 
     Raises:
-        LabError: not within *timeout_s*; *what* says what was waited for.
+        LabError: it does not hold within *timeout_s*; *what* names it in the message.
     """
     started = time.monotonic()
     while not condition():
@@ -89,7 +89,7 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float = STEP_TIME
 
 
 def clean_environment(environ: Mapping[str, str], keep_out: Sequence[str] = ("FLANNELD_", "ETCD_")) -> dict[str, str]:
-    """Return *environ* without what would steer a daemon or etcd behind the laboratory's back."""
+    """Return *environ* without the variables that would configure a daemon or etcd."""
     return {
         name: value
         for name, value in environ.items()

@@ -1,4 +1,4 @@
-"""Tool: how the demonstration looks: numbered steps, aligned values, a verdict for each claim."""
+"""Tool: output of the demonstration: numbered steps, aligned values, a verdict for each claim."""
 
 import sys
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from pyflanneld.lab.run import LabError
 
 
 class ClaimFailed(LabError):
-    """A step did not show what it was to show."""
+    """A claim of the demonstration does not hold."""
 
 
 class Terminal:
-    """Prints the story; with colour only on a terminal that wants it."""
+    """Prints the demonstration; in colour only on a terminal."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
@@ -41,10 +41,10 @@ class Terminal:
             self.fact(text if number else self._paint(text, DIM))
 
     def claim(self, text: str, true: bool, measured: str = "") -> None:
-        """Print a claim with its verdict, and what was measured at the right.
+        """Print a claim with its verdict, and the measured value at the right.
 
         Raises:
-            ClaimFailed: it does not hold.
+            ClaimFailed: the claim does not hold.
         """
         self.claims += 1
         mark = self._paint("✓", GREEN) if true else self._paint("✗", RED)

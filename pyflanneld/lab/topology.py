@@ -1,13 +1,13 @@
-"""Tool: the wires of the laboratory, made with ``ip``.
+"""Tool: the network of the laboratory, created with ``ip``.
 
     namespace            holds
-    <prefix>lan          the bridge "lan": the switch that all hosts and etcd are plugged into
+    <prefix>lan          the bridge "lan": the switch that connects all hosts and etcd
     <prefix>etcd         eth1 192.168.14.12, etcd
     <prefix>n1, n2 …     eth1 192.168.14.21, .22 …; the bridge docker0, the daemon
-    <prefix>pod1, …      eth0 in the node's subnet, as a container behind docker0 would have it
+    <prefix>pod1, …      eth0 in the node's subnet, as in a container behind docker0
 
-Every link is made inside these namespaces; the machine's own network is never touched. A namespace's name tells to
-which laboratory it belongs, which is all that is needed to remove what a crashed one left behind.
+Every link is created inside these namespaces; the machine's own network is never changed. A namespace's name says to
+which laboratory it belongs, so that what a crashed one left behind can be removed.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ CLONE_NEWNET = 0x40000000
 
 
 def namespace(lab: str, role: str) -> str:
-    """Return the name of the namespace that plays *role* (``lan``, ``etcd``, ``n1``, ``pod1``) in a laboratory."""
+    """Return the name of the namespace for *role* (``lan``, ``etcd``, ``n1``, ``pod1``) in a laboratory."""
     return f"pyflanneld-{lab}.{role}"
 
 
@@ -40,7 +40,7 @@ def existing(lab: str) -> list[str]:
 
 
 def add_namespace(name: str, *, forwarding: bool = False) -> None:
-    """Make a namespace with its loopback up, as a host (router) or as a mere endpoint."""
+    """Create a namespace with its loopback up; with *forwarding*, it routes."""
     run("ip", "netns", "add", name)
     run("ip", "-n", name, "link", "set", "lo", "up")
     if forwarding:
@@ -48,14 +48,14 @@ def add_namespace(name: str, *, forwarding: bool = False) -> None:
 
 
 def add_lan(name: str) -> None:
-    """Make the namespace whose bridge is the LAN."""
+    """Create the namespace whose bridge is the LAN."""
     add_namespace(name)
     run("ip", "-n", name, "link", "add", "lan", "type", "bridge")
     run("ip", "-n", name, "link", "set", "lan", "up")
 
 
 def plug_in(lan: str, host: str, address: IPv4Interface, port: str) -> None:
-    """Lay a cable from the LAN's bridge to a host, where it becomes ``eth1``."""
+    """Connect the LAN's bridge to a host, as its ``eth1``."""
     run("ip", "-n", lan, "link", "add", port, "type", "veth", "peer", "name", "eth1", "netns", host)
     run("ip", "-n", lan, "link", "set", port, "master", "lan", "up")
     run("ip", "-n", host, "addr", "add", str(address), "dev", "eth1")
@@ -63,7 +63,7 @@ def plug_in(lan: str, host: str, address: IPv4Interface, port: str) -> None:
 
 
 def set_docker_bridge(host: str, address: IPv4Interface, mtu: int) -> None:
-    """Give the host's ``docker0`` this address and MTU, as ``dockerd --bip --mtu`` does; make it if need be."""
+    """Give the host's ``docker0`` this address and MTU, as ``dockerd --bip --mtu`` does; create it if necessary."""
     if attempt("ip", "-n", host, "link", "show", "docker0").returncode != 0:
         run("ip", "-n", host, "link", "add", "docker0", "type", "bridge")
     run("ip", "-n", host, "addr", "flush", "dev", "docker0")
@@ -72,8 +72,8 @@ def set_docker_bridge(host: str, address: IPv4Interface, mtu: int) -> None:
 
 
 def set_pod(host: str, pod: str, address: IPv4Interface, gateway: IPv4Interface, mtu: int) -> None:
-    """Put a pod behind the host's ``docker0``, with a default route; a pod that was there before is replaced."""
-    attempt("ip", "-n", host, "link", "del", "pod")  # at once; with the namespace alone it would go a moment later
+    """Attach a pod to the host's ``docker0``, with a default route; replace an earlier pod."""
+    attempt("ip", "-n", host, "link", "del", "pod")  # now; with the namespace it would be removed a moment later
     remove_namespace(pod)
     add_namespace(pod)
     run("ip", "-n", host, "link", "add", "pod", "type", "veth", "peer", "name", "eth0", "netns", pod)
@@ -84,12 +84,12 @@ def set_pod(host: str, pod: str, address: IPv4Interface, gateway: IPv4Interface,
 
 
 def processes_in(name: str) -> list[int]:
-    """Return the ids of all processes that live in a namespace."""
+    """Return the ids of all processes in a namespace."""
     return [int(pid) for pid in attempt("ip", "netns", "pids", name).stdout.split()]
 
 
 def remove_namespace(name: str) -> None:
-    """Kill whatever lives in a namespace and remove it, and with it its links, addresses and routes."""
+    """Kill all processes in a namespace and remove it, with its links, addresses and routes."""
     kill_all(name)
     attempt("ip", "netns", "del", name)
 
@@ -107,7 +107,7 @@ def kill_all(name: str) -> None:
 
 
 def kill(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may have ended meanwhile."""
+    """Send a signal to a process, unless it has ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -117,11 +117,11 @@ def kill(pid: int, number: signal.Signals) -> None:
 def connect_namespaces(name: str, host: str, port: int, timeout_s: float) -> socket.socket:
     """Open a TCP connection as a process inside a namespace would, without starting one.
 
-    A socket belongs for ever to the namespace of the thread that made it, so a short-lived thread steps into the
-    namespace (``setns``, see namespaces(7)), makes the socket and ends.
+    A socket belongs to the namespace of the thread that created it, so a short-lived thread enters the namespace
+    (``setns``, see namespaces(7)), creates the socket and ends.
 
     Raises:
-        OSError: nobody answers there.
+        OSError: the connection fails.
     """
     made: list[socket.socket] = []
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import structlog
 
-from pyflanneld.core.link.neighbours import Neighbour
-from pyflanneld.core.link.selection import Link
+from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.routes.plan import Drop, KernelRoute, RouteChange
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import neighbours, routes, routes6

@@ -8,7 +8,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 from pyflanneld.core.families import Address
-from pyflanneld.core.link.neighbours import Neighbour
+from pyflanneld.core.link.selection import Neighbour
 from pyflanneld.netlink.frames import Malformed, NetlinkRequest, attributes
 
 RTM_GETNEIGH = 30

@@ -20,7 +20,7 @@ from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable, View
-from pyflanneld.core.probe.reachability import Reach
+from pyflanneld.core.probe.reachability import Reachability
 from pyflanneld.core.routes.table import RouteTable
 from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
@@ -100,7 +100,7 @@ class Node:
     listed: Position | None = None   # peers task: of the last complete list; None: there was none yet
     view: View | None = None         # routes task
     rules: Sequence[KeptRules] = ()  # firewall task, once
-    probes: Mapping[IPv4Network, Reach] = field(default_factory=dict)  # probe task, by peer's subnet
+    probes: Mapping[IPv4Network, Reachability] = field(default_factory=dict)  # probe task, by peer's subnet
     progress: Progress = field(default_factory=Progress)  # the task of each name
     wake: WakeUps = field(default_factory=WakeUps)        # every task sets, the task of each name waits
 

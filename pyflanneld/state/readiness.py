@@ -1,6 +1,6 @@
 """Whether the node is alive and ready, computed at each question from conditions, heartbeats and progress."""
 
-from pyflanneld.core.status.health import Doubt, Health
+from pyflanneld.core.status.report import Health, UnreadyReason
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
 
@@ -9,29 +9,29 @@ TASK_STALLED, PENDING = "task.stalled", "start.pending"
 
 def assess_health(context: Context, node: Node | None) -> Health:
     """Answer the probes: alive by the heartbeats, ready when nothing stands against it."""
-    found = readiness_doubts(context, node)
+    found = unready_reasons(context, node)
     stalled = tuple(doubt.text for doubt in found if doubt.event == TASK_STALLED)
     others = (doubt.text for doubt in found if doubt.event != TASK_STALLED)
     return Health(not stalled, (*stalled, *context.conditions.blocking(), *others), stalled)
 
 
-def readiness_doubts(context: Context, node: Node | None) -> list[Doubt]:
+def unready_reasons(context: Context, node: Node | None) -> list[UnreadyReason]:
     """Return what stands against readiness besides the open conditions."""
-    found = [Doubt(TASK_STALLED, f"the {task} task has stalled") for task in context.liveness.stalled()]
+    found = [UnreadyReason(TASK_STALLED, f"the {task} task has stalled") for task in context.liveness.stalled()]
     if node is not None:
         return found + _not_yet(node, context.clock.now_s())
-    return found or ([] if context.conditions.blocking() else [Doubt(PENDING, "starting")])
+    return found or ([] if context.conditions.blocking() else [UnreadyReason(PENDING, "starting")])
 
 
-def _not_yet(node: Node, now_s: float) -> list[Doubt]:
+def _not_yet(node: Node, now_s: float) -> list[UnreadyReason]:
     found, until_s = [], node.lease.confirmed_until_s
     if now_s > until_s:
         text = f"the lease of {node.lease.subnet} has not been confirmed for too long"
-        found.append(Doubt("lease.unconfirmed", text, until_s))
+        found.append(UnreadyReason("lease.unconfirmed", text, until_s))
     if not node.progress.rules.is_set():
-        found.append(Doubt(PENDING, "the firewall rules are not in place yet"))
+        found.append(UnreadyReason(PENDING, "the firewall rules are not in place yet"))
     if not node.progress.file.is_set():
-        found.append(Doubt(PENDING, "the subnet file is not written yet"))
+        found.append(UnreadyReason(PENDING, "the subnet file is not written yet"))
     if not node.progress.routes.is_set():
-        found.append(Doubt(PENDING, "the peers' routes are not in place yet"))
+        found.append(UnreadyReason(PENDING, "the peers' routes are not in place yet"))
     return found

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from pyflanneld.core.probe.table import Answer, Echo, ProbeRefusal
+from pyflanneld.core.probe.table import ProbeFailure, ProbeReply, ProbeResult
 from pyflanneld.errors import ProbeError
 
 UDP_PORT = 33434
@@ -83,7 +83,7 @@ class HostProber:
             return True
         return False
 
-    def answers(self) -> Sequence[Answer]:
+    def answers(self) -> Sequence[ProbeResult]:
         """Return the answers since the last call."""
         assert self._socket is not None, "not open"  # noqa: S101
         arrivals = [*_arrivals(self._socket, 0), *_arrivals(self._socket, socket.MSG_ERRQUEUE)]
@@ -95,21 +95,21 @@ class HostProber:
             self._socket.close()
             self._socket = None
 
-    def _read(self, arrival: _Arrival) -> Answer | None:
+    def _read(self, arrival: _Arrival) -> ProbeResult | None:
         """Return the answer in an arrival; ``None`` if it answers no probe of ours."""
         found = arrival.data.find(self._mark)
         if found not in (0, _L4_HEADER) or len(arrival.data) < found + _STAMP.size:
             return None
         _, number, sent_s = _STAMP.unpack_from(arrival.data, found)
-        echo = Echo(number, arrival.address, max(0.0, arrival.arrived_s - sent_s))
+        echo = ProbeReply(number, arrival.address, max(0.0, arrival.arrived_s - sent_s))
         if arrival.error is None:
             return echo if self._form == "icmp" else None
         kind, code, info, sender = arrival.error
         if kind != _UNREACHABLE:
-            return ProbeRefusal(number)
+            return ProbeFailure(number)
         if code == _FRAGMENTATION_NEEDED:
-            return ProbeRefusal(number, info or None)
-        return echo if code == _PORT_UNREACHABLE and sender == arrival.address else ProbeRefusal(number)
+            return ProbeFailure(number, info or None)
+        return echo if code == _PORT_UNREACHABLE and sender == arrival.address else ProbeFailure(number)
 
 
 def _open(protocol: int) -> socket.socket:

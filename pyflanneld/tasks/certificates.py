@@ -8,7 +8,7 @@ takes the new certificate. SIGHUP does more, because a person asks: all is conne
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from pyflanneld.core.backoff import around
+from pyflanneld.core.backoff import jittered
 from pyflanneld.errors import UsageError
 from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
@@ -28,7 +28,7 @@ async def keep_certificates(context: Context, current: Callable[[], Node | None]
         hangup: woken by SIGHUP.
     """
     while True:
-        wait_s = around(CHECK_S, 0.2, context.rng) if context.ports.certificates else None
+        wait_s = jittered(CHECK_S, 0.2, context.rng) if context.ports.certificates else None
         asked = await hangup.wait(wait_s)
         renewed, node = _take_new(context), current()
         if asked:

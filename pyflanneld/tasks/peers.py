@@ -10,7 +10,7 @@ the list after a break at random, within the round in which all can list, and wa
 import asyncio
 from dataclasses import replace
 
-from pyflanneld.core.backoff import around, backoff, list_round_s
+from pyflanneld.core.backoff import backoff, jittered, list_round_s
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.peers.guard import LIST_SPACING_S
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable, RevisionCompacted
@@ -84,14 +84,14 @@ class PeerWatcher:
         self._context.counters.listed(self._why, snapshot.revision, now_s)
         self._round_s = list_round_s(len(snapshot.records))
         node.peers.apply(snapshot)
-        node.guard.told(now_s)
+        node.guard.list_applied(now_s)
         node.wake.routes.set(Change.PEERS)
 
     def _period_s(self) -> float:
         """Return how long the list that was just taken is good for."""
         if self._node.guard.held:
             return LIST_SPACING_S
-        return around(max(RELIST_S, self._round_s), 0.2, self._context.rng)
+        return jittered(max(RELIST_S, self._round_s), 0.2, self._context.rng)
 
     def _pick_turn(self) -> None:
         """Decide when to list after a break, unless that is still to come."""

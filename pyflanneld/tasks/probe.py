@@ -5,8 +5,8 @@ One task and one socket for all peers: it sends the next probe, reads what has c
 
 import asyncio
 
-from pyflanneld.core.probe.reachability import complaint
-from pyflanneld.core.probe.table import ProbeRefusal, ProbeTable
+from pyflanneld.core.probe.reachability import worst_trouble
+from pyflanneld.core.probe.table import ProbeFailure, ProbeTable
 from pyflanneld.errors import ProbeError
 from pyflanneld.ports import Prober
 from pyflanneld.state.context import Context
@@ -50,7 +50,7 @@ class _Probing:
     async def run(self) -> None:
         """Probe until cancelled."""
         context, table = self._context, self._table
-        self._node.probes = table.reaches
+        self._node.probes = table.reachability
         next_s = context.clock.now_s() + context.rng.uniform(0.0, min(IDLE_S, context.settings.probe_interval_s))
         while True:
             context.liveness.beat("probe", context.settings.probe_interval_s * 2)
@@ -72,31 +72,31 @@ class _Probing:
     def _send(self) -> float:
         """Send the next probe; return when the one after it is due."""
         context, now_s = self._context, self._context.clock.now_s()
-        shot = self._table.shoot(now_s, context.rng)
-        if shot is None:
+        probe = self._table.next_probe(now_s, context.rng)
+        if probe is None:
             return now_s + IDLE_S
         if self._rounds != self._table.rounds:
             self._log_round()
-        if not self._prober.send(shot.number, shot.address, shot.size_bytes):
-            self._table.take(ProbeRefusal(shot.number), now_s)
+        if not self._prober.send(probe.number, probe.address, probe.size_bytes):
+            self._table.record(ProbeFailure(probe.number), now_s)
         return now_s + self._table.pause_s(context.settings.probe_interval_s, context.rng)
 
     def _log_round(self) -> None:
         """Log, at debug level, what is known when another round begins."""
         self._rounds = self._table.rounds
-        reaches = self._table.reaches.values()
-        lost = sum(1 for reach in reaches for sample in (reach.address, reach.subnet) if sample.loss)
-        slowest_s = max((reach.address.smoothed_rtt_s or 0.0 for reach in reaches), default=0.0)
+        reachability = self._table.reachability.values()
+        lost = sum(1 for reach in reachability for sample in (reach.address, reach.subnet) if sample.loss)
+        slowest_s = max((reach.address.smoothed_rtt_s or 0.0 for reach in reachability), default=0.0)
         self._context.log.debug(
-            "probe.round_begun", peers=len(reaches), targets_with_loss=lost, slowest_ms=round(slowest_s * 1000, 3),
-            mtu_known=sum(reach.mtu is not None for reach in reaches),
+            "probe.round_begun", peers=len(reachability), targets_with_loss=lost, slowest_ms=round(slowest_s * 1000, 3),
+            mtu_known=sum(reach.mtu is not None for reach in reachability),
         )
 
     def _collect(self) -> None:
         """Note the answers, and what will not be answered any more."""
         now_s = self._context.clock.now_s()
         for answer in self._prober.answers():
-            self._table.take(answer, now_s)
+            self._table.record(answer, now_s)
         self._table.expire(now_s)
 
     def _report(self) -> None:
@@ -104,7 +104,7 @@ class _Probing:
         if now_s < self._report_at_s:
             return
         self._report_at_s = now_s + REPORT_S
-        found = complaint(self._table.trouble)
+        found = worst_trouble(self._table.trouble)
         if found is None:
             self._context.conditions.resolve(TOPIC)
         else:

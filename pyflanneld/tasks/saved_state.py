@@ -51,7 +51,7 @@ class _Keeper:
         if not _is_good(node, now_s) or not self._may_be_new(node):
             return SPACING_S
         view, state = node.view, saved_state(self._context, node)
-        if self._saved is None or state.tells_news(self._saved) or self._is_old(self._saved):
+        if self._saved is None or state.differs_from(self._saved) or self._is_old(self._saved):
             try:
                 await self._file.write(state)
             except (OSError, Invalid) as error:

@@ -151,7 +151,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B04 write by force", "a lease that another node holds by now is written over",
         "core.lease.ownership:assess",
-        [call("Taken", "Rewrite(replace(held, record=seen.record))")],
+        [call("HeldByOther", "Rewrite(replace(held, record=seen.record))")],
         LEASE,
     ),
     Plant(
@@ -296,7 +296,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B38 only missing routes", "a route with a wrong gateway is not put right",
-        "core.routes.plan:same", [body("return there.plain and there.link_index == wanted.link_index")], ROUTES,
+        "core.routes.plan:is_as_wanted", [body("return there.plain and there.link_index == wanted.link_index")], ROUTES,
     ),
     Plant(
         "B39 password in the log", "what a field's name calls a secret is logged",
@@ -411,7 +411,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "no list again", "an event that etcd has lost is never made good by a list",
-        "tasks.peers", [call("around", "value * 1e6")], FOLLOW,
+        "tasks.peers", [call("jittered", "value * 1e6")], FOLLOW,
     ),
     Plant(
         "no scan", "the kernel is read only when it says something",

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pyflanneld.core.families import Network
 from pyflanneld.core.firewall import iptables, nft
 from pyflanneld.core.firewall.iptables import Chains, read, render
-from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Network, Rule, Section, section_rules
+from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Rule, Section, section_rules
 from pyflanneld.errors import FirewallError, ProgramMissing
 from pyflanneld.firewall.command_runner import Programs
 from pyflanneld.firewall.host import HostFirewall

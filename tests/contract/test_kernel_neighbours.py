@@ -6,8 +6,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 import pytest
 
-from pyflanneld.core.link.neighbours import STATES, Neighbour
-from pyflanneld.core.link.selection import Link
+from pyflanneld.core.link.selection import NEIGHBOUR_STATES, Link, Neighbour
 from pyflanneld.netlink import neighbours
 from pyflanneld.netlink.frames import Malformed
 from pyflanneld.netlink.kernel import NetlinkKernel
@@ -66,7 +65,7 @@ async def test_neighbours_of_one_link_in_both_families(bed: Bed) -> None:
     assert found[IPv4Address(NEAR)] == Neighbour(IPv4Address(NEAR), "permanent", MAC)
     assert found[IPv6Address(FAR)] == Neighbour(IPv6Address(FAR), "stale", MAC)
     assert IPv4Address("192.168.78.2") not in found
-    assert {one.state for one in found.values()} <= set(STATES)
+    assert {one.state for one in found.values()} <= set(NEIGHBOUR_STATES)
 
 
 async def test_a_neighbour_without_a_hardware_address(bed: Bed) -> None:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from pyflanneld.core.probe.table import Answer, Echo, ProbeRefusal
+from pyflanneld.core.probe.table import ProbeFailure, ProbeReply, ProbeResult
 from pyflanneld.ports import Prober
 from pyflanneld.system.prober import HostProber
 from tests.support.fakes.prober import FakeProber, Way
@@ -27,9 +27,9 @@ class Bench:
     prober: Prober
     form: str
 
-    async def answers(self, count: int, within_s: float = 5.0) -> list[Answer]:
+    async def answers(self, count: int, within_s: float = 5.0) -> list[ProbeResult]:
         """Return the first *count* answers that come."""
-        found: list[Answer] = []
+        found: list[ProbeResult] = []
 
         def enough() -> bool:
             found.extend(self.prober.answers())
@@ -91,7 +91,7 @@ async def test_who_is_there_answers(bench: Bench) -> None:
     for number, size_bytes in ((7, 60), (65535, 1500)):
         assert bench.prober.send(number, NEAR, size_bytes)
         (answer,) = await bench.answers(1)
-        assert isinstance(answer, Echo)
+        assert isinstance(answer, ProbeReply)
         assert (answer.number, answer.address) == (number, NEAR)
         assert 0.0 <= answer.rtt_s < 5.0
 
@@ -102,19 +102,19 @@ async def test_who_is_not_there_does_not(bench: Bench) -> None:
     assert bench.prober.send(1, GONE, 60)
     for number in numbers:
         assert bench.prober.send(number, NEAR, 60)
-    found: list[Answer] = []
-    while len([answer for answer in found if isinstance(answer, Echo)]) < len(numbers):
+    found: list[ProbeResult] = []
+    while len([answer for answer in found if isinstance(answer, ProbeReply)]) < len(numbers):
         found += await bench.answers(1)
-    assert sorted(answer.number for answer in found if isinstance(answer, Echo)) == list(numbers)
+    assert sorted(answer.number for answer in found if isinstance(answer, ProbeReply)) == list(numbers)
 
 
 async def test_a_narrow_link_is_told(bench: Bench) -> None:
     """What does not fit is refused with the size that would; what fits comes through."""
     assert bench.prober.send(1, NARROW, 1500)
-    assert await bench.answers(1) == [ProbeRefusal(1, NARROW_MTU)]
+    assert await bench.answers(1) == [ProbeFailure(1, NARROW_MTU)]
     assert bench.prober.send(2, NARROW, NARROW_MTU)
     (answer,) = await bench.answers(1)
-    assert (type(answer), answer.number) == (Echo, 2)
+    assert (type(answer), answer.number) == (ProbeReply, 2)
 
 
 async def test_a_hole_for_large_packets_says_nothing(bench: Bench) -> None:
@@ -122,7 +122,7 @@ async def test_a_hole_for_large_packets_says_nothing(bench: Bench) -> None:
     assert bench.prober.send(1, HOLE, 1500)
     assert bench.prober.send(2, HOLE, NARROW_MTU)
     (answer,) = await bench.answers(1)
-    assert (type(answer), answer.number) == (Echo, 2)
+    assert (type(answer), answer.number) == (ProbeReply, 2)
 
 
 async def test_no_route_is_said_at_once(bench: Bench) -> None:

@@ -116,7 +116,7 @@ def host(site: Lab, tmp_path: Path) -> Iterator[Host]:
     """The first host of the site, without a daemon; it has no ``subnet.env``."""
     host = Host(site, tmp_path / "passed")
     yield host
-    host.node.set_wish()
+    host.node.request_subnet()
 
 
 def quick(*points: str) -> list[object]:

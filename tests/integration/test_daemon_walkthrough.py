@@ -92,7 +92,7 @@ def test_the_guide_works(lab: Keeper, etcd: Members) -> None:
         start(node)
     for node in lab.lab.nodes:
         node.wait_ready()
-        node.dock()
+        node.attach_pod()
     first, second = lab.lab.nodes
     assert (first.subnet, second.subnet) == ("172.7.21.0/24", "172.7.22.0/24")
     assert [node.subnet_file.read_bytes() for node in lab.lab.nodes] == files

@@ -89,7 +89,7 @@ def test_masquerading_without_iptables_ends_the_start(lab: Lab) -> None:
     text = lab.nodes[0].subnet_file.read_text()
     with started_without(lab, ("iptables",), "--ip-masq") as node:
         assert ended(node) == 1
-        assert "--ip-masq is asked for, but there is no program iptables in PATH" in node.process.last_words()
+        assert "--ip-masq is asked for, but there is no program iptables in PATH" in node.process.last_log_line()
         assert lab.etcdctl("get", "--prefix", "--keys-only", "/coreos.com/network/subnets").strip() == ""
         assert node.subnet_file.read_text() == text
 
@@ -99,7 +99,7 @@ def test_masquerading_without_nft_ends_the_start(lab: Lab) -> None:
     lab.etcdctl("put", "/coreos.com/network/config", NFT_CONFIG)
     with started_without(lab, ("nft",), "--ip-masq") as node:
         assert ended(node) == 1
-        assert "there is no program nft in PATH" in node.process.last_words()
+        assert "there is no program nft in PATH" in node.process.last_log_line()
 
 
 def test_forwarding_without_iptables_is_a_warning(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""Running programs: what they get, what becomes of those that fail, hang or are old, and who waits for a lock."""
+"""Running programs: their environment, failures, deadlines and old versions, and the wait for iptables' lock."""
 
 import asyncio
 import contextlib
@@ -42,15 +42,15 @@ def programs(tmp_path: Path, **arguments: float) -> Programs:
 
 
 def alive(pid: int) -> bool:
-    """Say whether a process runs; one that is dead but not buried does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-async def test_words_and_code_come_back(tmp_path: Path, install: Install) -> None:
-    """Input, output, error output and exit code are passed on; a failure is shown on one line without odd bytes."""
+async def test_output_and_code_are_returned(tmp_path: Path, install: Install) -> None:
+    """Input, output, error output and exit code are passed on; the message is one line of printable ASCII."""
     install("prog", r"""cat; printf 'one\n\033[31mtwo\377\n' >&2; exit 3""")
     output = await programs(tmp_path).run("prog", stdin="text\n")
     assert (output.code, output.stdout) == (3, "text\n")
@@ -61,7 +61,7 @@ async def test_words_and_code_come_back(tmp_path: Path, install: Install) -> Non
 
 
 async def test_a_clean_environment(tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program hears nothing of the daemon's variables and speaks the C locale, whatever the daemon's is."""
+    """A program gets none of the daemon's variables, and the C locale, whatever the daemon's is."""
     install("prog", "/usr/bin/env; pwd")
     for name, value in (("FLANNELD_ETCD_PASSWORD", "hush"), ("LANG", "de_DE.UTF-8"), ("NOTIFY_SOCKET", "/x")):
         monkeypatch.setenv(name, value)
@@ -79,7 +79,7 @@ async def test_input_that_nobody_reads_is_no_error(tmp_path: Path, install: Inst
 
 
 async def test_much_output_is_read_whole(tmp_path: Path, install: Install) -> None:
-    """Output far larger than a pipe, on both channels, is no obstacle."""
+    """Output far larger than a pipe, on both channels, is read whole."""
     code = "import sys; sys.stdout.write(3000000 * str(1)); sys.stderr.write(300000 * str(2))"
     install("prog", f"{sys.executable} -c '{code}'")
     assert len((await programs(tmp_path).run("prog")).stdout) == 3_000_000
@@ -106,12 +106,12 @@ async def test_stopping_kills_what_runs(tmp_path: Path, install: Install) -> Non
 
 
 async def test_a_session_of_its_own(tmp_path: Path, install: Install) -> None:
-    """A signal to the daemon's process group, as a terminal or supervisor sends, does not hit it half-way."""
+    """A signal to the daemon's process group, as a terminal or supervisor sends, does not interrupt it."""
     install("prog", "cut -d' ' -f5 /proc/$$/stat")
     assert int((await programs(tmp_path).run("prog")).stdout) != os.getpgrp()
 
 
-async def test_a_program_that_vanishes_is_looked_for_again(tmp_path: Path, install: Install) -> None:
+async def test_a_program_that_vanishes_is_searched_again(tmp_path: Path, install: Install) -> None:
     """Removed after it was found: an error, then missing; back again: it works."""
     path, found = install("prog", "echo 1"), programs(tmp_path)
     assert (await found.run("prog")).stdout == "1\n"
@@ -124,8 +124,8 @@ async def test_a_program_that_vanishes_is_looked_for_again(tmp_path: Path, insta
     assert (await found.run("prog")).stdout == "2\n"
 
 
-async def test_what_cannot_be_run_is_missing(tmp_path: Path, install: Install) -> None:
-    """A file without the right to be executed is no program; a script without an interpreter cannot be started."""
+async def test_a_file_that_cannot_be_run_is_missing(tmp_path: Path, install: Install) -> None:
+    """A file without the right to be executed is not a program; a script without an interpreter cannot be started."""
     install("prog", "exit 0").chmod(0o644)
     with pytest.raises(ProgramMissing):
         await programs(tmp_path).run("prog")
@@ -135,7 +135,7 @@ async def test_what_cannot_be_run_is_missing(tmp_path: Path, install: Install) -
         await programs(tmp_path).run("prog")
 
 
-def test_where_programs_are_looked_for() -> None:
+def test_the_directories_of_programs() -> None:
     """Absolute directories of PATH first, then those of administrators, which a service's PATH may lack."""
     assert program_directories({"PATH": "/opt/x::.:bin:/usr/bin"})[:3] == ["/opt/x", "/usr/bin", "/usr/local/sbin"]
     assert "/usr/sbin" in program_directories({})
@@ -153,8 +153,8 @@ def test_where_programs_are_looked_for() -> None:
         ("something else", False),
     ],
 )
-async def test_an_old_iptables_gets_what_it_knows(tmp_path: Path, install: Install, said: str, modern: bool) -> None:
-    """--wait and --random-fully from 1.6.2 on; the version is asked for once."""
+async def test_an_old_iptables_gets_only_its_options(tmp_path: Path, install: Install, said: str, modern: bool) -> None:
+    """--wait and --random-fully from 1.6.2 on; the version is read once."""
     install("iptables", f"echo asked >>{tmp_path}/asked; echo '{said}'")
     install("iptables-restore", f'echo "$@" >{tmp_path}/arguments')
     firewall = HostFirewall(programs(tmp_path))
@@ -165,7 +165,7 @@ async def test_an_old_iptables_gets_what_it_knows(tmp_path: Path, install: Insta
 
 
 @pytest.mark.netns
-async def test_whoever_holds_the_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_held_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """iptables' lock, held for a moment, delays the change; held for long, it is an error, and later it works."""
     text = "*filter\n:FLANNEL-FWD - [0:0]\nCOMMIT\n"
     with namespace() as made, made.inside():
@@ -186,7 +186,7 @@ async def test_whoever_holds_the_lock_is_waited_for(tmp_path: Path, monkeypatch:
 
 
 def waits_for_lock() -> bool:
-    """Say whether an iptables-restore of this process is running."""
+    """Return whether an iptables-restore of this process is running."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     with contextlib.suppress(FileNotFoundError):  # one has just ended
         return any(Path(f"/proc/{pid}/comm").read_text().startswith("iptables-restor") for pid in children)

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 import aiohttp
 import pytest
 
-from pyflanneld.core.status.health import Health
+from pyflanneld.core.status.report import Health
 from pyflanneld.errors import PortTaken, UsageError
 from pyflanneld.http.bound_port import bound
 from pyflanneld.http.health import HealthServer

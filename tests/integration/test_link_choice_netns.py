@@ -12,7 +12,7 @@ import pytest
 from tests.support.network.namespaces import Namespace, namespace
 
 pytestmark = pytest.mark.netns
-MATCH, WAY = "first match of --iface-regex=", "is the kernel's way to --iface-can-reach="
+MATCH, WAY = "first match of --iface-regex=", "is on the kernel's route to --iface-can-reach="
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_choice(host: Namespace, tmp_path: Path, flags: str, link: str, addr
     ("flags", "code", "text"),
     [
         (("--iface-regex=^enp",), 1, "there is no interface matching ^enp; this host has: peer0 (no IPv4 address), "),
-        (("--iface-can-reach=192.168.14.21",), 1, "there is no interface on the way to 192.168.14.21"),
+        (("--iface-can-reach=192.168.14.21",), 1, "there is no interface on the route to 192.168.14.21"),
         (("--public-ip=10.9.9.9",), 2, "--public-ip=10.9.9.9 is not an address of any interface"),
     ],
 )

@@ -189,7 +189,7 @@ def leave_as_go(lab: Lab, etcd: GoEtcd, masqs: dict[str, bool]) -> None:
                 node.exec("ip", "route", "add", other.subnet, "via", gateway, "dev", "eth1", "proto", "boot")
         node.exec("iptables", "-P", "FORWARD", "DROP")  # as Docker does it: without our rules, nothing passes
         append(node, go_rules(etcd.api, node, masqs[node.name]))
-        node.dock()
+        node.attach_pod()
 
 
 @dataclass(frozen=True, slots=True)

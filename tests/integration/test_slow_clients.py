@@ -20,7 +20,7 @@ PROBES = 20
 # A server with few descriptors; with "full" all of them are taken when it says its port.
 SERVER = """
 import asyncio, contextlib, ipaddress, os, resource, sys
-from pyflanneld.core.status.health import Verdict
+from pyflanneld.core.status.report import Verdict
 from pyflanneld.http.health import HealthServer
 
 async def main(full):

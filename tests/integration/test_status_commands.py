@@ -66,7 +66,7 @@ def test_a_healthy_cluster(cluster: Lab) -> None:
     assert told["lease"]["subnet"] == node.subnet
     assert 86000 < told["lease"]["left_s"] <= 86400
     assert (told["link"]["name"], told["link"]["address"]) == ("eth1", str(node.address.ip))
-    assert (told["peers"]["forged"], told["peers"]["routed"], told["routes"]["missing"]) == (2, 2, 0)
+    assert (told["peers"]["accepted"], told["peers"]["routed"], told["routes"]["missing"]) == (2, 2, 0)
     assert told["etcd"]["endpoint"] == ENDPOINT
     assert told["file"] == {"path": str(node.subnet_file), "written": True}
     peers = {row["subnet"]: row for row in ask(node, "peers", "--output=json").json}
@@ -151,8 +151,8 @@ def test_a_junk_key_and_a_peer_off_the_link(cluster: Lab) -> None:
     journal.wait("peer.quarantined", key="172.7.98.0-24")
     shown = ask(node, "status")
     assert shown.code == 0
-    assert "the key 172.7.99.0-24 is not believed (not_json)" in shown.out
-    told = "the key 172.7.98.0-24 is not believed (gateway_off_link): PublicIP 8.8.8.8 is no neighbour on the link"
+    assert "the key 172.7.99.0-24 is rejected (not_json)" in shown.out
+    told = "the key 172.7.98.0-24 is rejected (gateway_off_link): PublicIP 8.8.8.8 is no neighbour on the link"
     assert told in shown.out
     assert "Correct --public-ip or --iface on that node" in shown.out
     table = ask(node, "peers")

@@ -1,4 +1,4 @@
-"""subnet.env on disk: whole or not there, and left alone when it is right."""
+"""subnet.env on disk: complete or absent, and untouched when it is right."""
 
 import errno
 import os
@@ -93,8 +93,8 @@ def test_a_linked_directory_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "fine"), [(0o777, False), (0o757, False), (0o1777, True), (0o775, True)])
-def test_a_directory_of_everybodys_is_refused(mode: int, fine: bool, tmp_path: Path) -> None:
-    """Root sources the file: nobody else may be able to put another in its place. The message has the remedy."""
+def test_a_world_writable_directory_is_refused(mode: int, fine: bool, tmp_path: Path) -> None:
+    """Root sources the file: no other user may be able to replace it. The message has the fix."""
     (tmp_path / "flannel").mkdir()
     (tmp_path / "flannel").chmod(mode)
     file = SubnetEnvFile(tmp_path / "flannel" / "subnet.env")
@@ -110,7 +110,7 @@ def test_a_directory_of_everybodys_is_refused(mode: int, fine: bool, tmp_path: P
 
 
 def test_a_directory_swapped_for_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the look at the path and the opening of the directory nobody can lead the daemon elsewhere."""
+    """Nobody can redirect the daemon between the check of the path and the opening of the directory."""
     (tmp_path / "flannel").mkdir()
     (tmp_path / "elsewhere").mkdir()
     real = os.open
@@ -146,7 +146,7 @@ def test_a_file_in_the_directorys_place_is_an_error(tmp_path: Path) -> None:
         SubnetEnvFile(tmp_path / "run" / "subnet.env").read()
 
 
-def test_own_leftovers_go_and_nothing_else(tmp_path: Path) -> None:
+def test_only_own_leftovers_are_removed(tmp_path: Path) -> None:
     """Temporary files of a killed process are removed, also when nothing has to be written; similar names stay."""
     stay = [".subnet.env.swp", ".subnet.env.0123", "subnet.env.0123456789abcdef", ".other.env.0123456789abcdef"]
     for name in [*stay, ".subnet.env.0123456789abcdef"]:
@@ -157,13 +157,13 @@ def test_own_leftovers_go_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_no_file_reads_as_none(tmp_path: Path) -> None:
-    """No file and no directory are nothing unusual."""
+    """Without the file, or its directory, the text is None."""
     assert SubnetEnvFile(tmp_path / "subnet.env").read() is None
     assert SubnetEnvFile(tmp_path / "none" / "subnet.env").read() is None
 
 
 def test_reading_is_bounded_and_never_blocks(tmp_path: Path) -> None:
-    """More than 64 KiB, a FIFO without a writer, and bytes that are no text are errors."""
+    """More than 64 KiB, a FIFO without a writer, and bytes that are not UTF-8 are errors."""
     path = tmp_path / "subnet.env"
     path.write_bytes(b"x" * 65536)
     assert SubnetEnvFile(path).read() == "x" * 65536

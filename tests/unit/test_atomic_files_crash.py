@@ -36,7 +36,7 @@ class Step:
 
 
 class Recorder:
-    """``os`` for ``files``: does what it is told, and notes what changes the disk."""
+    """``os`` for ``atomic_files``: forwards the calls, and records each change of the disk."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -169,7 +169,7 @@ def test_f78_the_next_start_tidies_up(tmp_path: Path, recorder: Recorder) -> Non
 
 @pytest.mark.parametrize("left_out", ["sync", "sync directory"])
 def test_f78_the_disk_finds_what_is_not_synced(tmp_path: Path, recorder: Recorder, left_out: str) -> None:
-    """The simulated disk is worth something: without either sync it shows a torn file, or an old one afterwards."""
+    """The simulated disk detects a missing sync: without either one it shows a torn file, or an old one afterwards."""
     old, new = TEXTS[0].encode(), TEXTS[1].encode()
     (tmp_path / NAME).write_bytes(old)
     SubnetEnvFile(tmp_path / NAME).write(TEXTS[1])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.backoff import LISTED_KEYS_PER_S, around, backoff, list_round_s, race_pause_s
+from pyflanneld.core.backoff import LISTED_KEYS_PER_S, backoff, jittered, list_round_s, race_pause_s
 
 RNGS = st.integers(0, 2**32).map(Random)
 
@@ -41,12 +41,12 @@ def test_two_nodes_do_not_march_in_step(rng: Random) -> None:
 def test_a_period_varies_by_its_share(period_s: float, share: float, rng: Random) -> None:
     """±20 % of 300 s is between 240 s and 360 s, and so for any period and share."""
     slack = 1e-9 * period_s
-    assert period_s * (1 - share) - slack <= around(period_s, share, rng) <= period_s * (1 + share) + slack
+    assert period_s * (1 - share) - slack <= jittered(period_s, share, rng) <= period_s * (1 + share) + slack
 
 
 def test_a_period_varies_to_both_sides() -> None:
     """Nodes spread over nearly the whole of the span, early and late."""
-    periods = [around(300, 0.2, Random(seed)) for seed in range(100)]
+    periods = [jittered(300, 0.2, Random(seed)) for seed in range(100)]
     assert min(periods) < 245
     assert max(periods) > 355
 

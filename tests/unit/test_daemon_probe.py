@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
-from pyflanneld.core.probe.reachability import State
+from pyflanneld.core.probe.reachability import ProbeState
 from pyflanneld.core.probe.table import MAX_RATE
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.prober import FakeProber, Way
@@ -35,7 +35,7 @@ def problem(node: FakeNode) -> str:
     return found.text if found else ""
 
 
-def reach_state(node: FakeNode) -> State | None:
+def reach_state(node: FakeNode) -> ProbeState | None:
     assert node.daemon is not None
     assert node.daemon._node is not None
     reach = node.daemon._node.probes.get(PEER)
@@ -52,7 +52,7 @@ def test_a_peer_that_answers() -> None:
     async def scenario() -> None:
         _, node, prober = probing()
         async with node.running():
-            await until(lambda: reach_state(node) is State.REACHABLE, 40)
+            await until(lambda: reach_state(node) is ProbeState.REACHABLE, 40)
             assert {address for _, address, _ in prober.sent} == {HOST, BRIDGE}
             assert fields(node, "probe.started") == {"form": "icmp", "interval_s": 10.0}
             assert problem(node) == ""
@@ -101,7 +101,7 @@ def test_silence_is_told_and_changes_nothing() -> None:
     async def scenario() -> None:
         _, node, prober = probing()
         async with node.running():
-            await until(lambda: reach_state(node) is State.REACHABLE, 40)
+            await until(lambda: reach_state(node) is ProbeState.REACHABLE, 40)
             ways, prober.ways = prober.ways, {}
             await until(lambda: problem(node), 60)
             assert problem(node) == "192.168.14.22, the host of 172.7.22.0/24, does not answer probes"
@@ -139,7 +139,7 @@ def test_no_socket() -> None:
             assert problem(node).startswith("peers cannot be probed: the kernel allows neither")
             assert node.ready
             prober.barred = False
-            await until(lambda: reach_state(node) is State.REACHABLE, 200)
+            await until(lambda: reach_state(node) is ProbeState.REACHABLE, 200)
             assert problem(node) == ""
 
     run(scenario())
@@ -152,7 +152,7 @@ def test_no_route_is_a_lost_probe() -> None:
         _, node, prober = probing()
         prober.ways = {HOST: Way(routed=False), BRIDGE: Way(routed=False)}
         async with node.running():
-            await until(lambda: reach_state(node) is State.SILENT, 60)
+            await until(lambda: reach_state(node) is ProbeState.SILENT, 60)
             assert prober.sent == []
 
     run(scenario())
@@ -174,7 +174,7 @@ def test_four_thousand_peers_and_one_socket() -> None:
             assert node.daemon is not None
             assert node.daemon._node is not None
             probes = node.daemon._node
-            await until(lambda: sum(r.state is State.REACHABLE for r in probes.probes.values()) >= 4000, 200, 1.0)
+            await until(lambda: sum(r.state is ProbeState.REACHABLE for r in probes.probes.values()) >= 4000, 200, 1.0)
         times = [at_s for at_s, _, _ in prober.sent]
         assert all(later - earlier >= 0.99 for earlier, later in zip(times, times[MAX_RATE:], strict=False))
         assert min(later - earlier for earlier, later in pairwise(times)) > 0

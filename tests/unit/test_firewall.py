@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 import pyflanneld
 from pyflanneld.core.firewall import nft
 from pyflanneld.core.firewall.iptables import Chains, parse_rule, read, removal, render, repair
-from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Rule, Section, Side, section_rules
+from pyflanneld.core.firewall.rules import (
+    FORWARD,
+    MASQUERADE,
+    SECTIONS,
+    AddressMatch,
+    Family,
+    Rule,
+    Section,
+    section_rules,
+)
 from tests.support.fakes.firewall import FakeFirewall
 
 N, S = IPv4Network("10.5.0.0/16"), IPv4Network("10.5.34.0/24")
@@ -381,7 +390,7 @@ def _with(item: dict[str, dict[str, object]], kind: str, change: dict[str, objec
 
 def test_sides_of_different_families_never_meet() -> None:
     """A rule for IPv6 is no old rule of an IPv4 network, and asking does not fail."""
-    rule = Rule("RETURN", Side(N6, negated=True), Side(S6))
+    rule = Rule("RETURN", AddressMatch(N6, negated=True), AddressMatch(S6))
     found = Chains((rule, MASQUERADE.jump), rules_of(MASQUERADE))
     assert repair(MASQUERADE, found, rules_of(MASQUERADE), (N,)) == ""
 

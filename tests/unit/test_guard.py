@@ -47,9 +47,9 @@ def test_mass_withdrawals_are_held(leaving: int, present: int) -> None:
 def test_two_more_lists_release() -> None:
     """Two complete lists, each 10 s after what went before, prove the loss; then all go, and stay allowed."""
     guard, lost = holding(9)
-    guard.told(110.0)
+    guard.list_applied(110.0)
     assert guard.allow(lost, 9, 110.0) == NONE
-    guard.told(120.0)
+    guard.list_applied(120.0)
     assert guard.held == NONE
     assert guard.allow(lost, 9, 120.0) == lost
     assert guard.allow(lost, 9, 121.0) == lost
@@ -59,7 +59,7 @@ def test_two_more_lists_release() -> None:
 def test_one_list_is_not_enough() -> None:
     """However much time goes by, one list more does not prove it."""
     guard, lost = holding(9)
-    guard.told(10_000.0)
+    guard.list_applied(10_000.0)
     assert guard.allow(lost, 9, 20_000.0) == NONE
 
 
@@ -74,21 +74,21 @@ def test_a_list_too_early_does_not_count() -> None:
     """Lists in quick succession are one: they may come from the same mistaken server."""
     guard, lost = holding(9)
     for now_s in (100.0, 101.0, 109.9, 110.0, 115.0, 119.9):
-        guard.told(now_s)
+        guard.list_applied(now_s)
         assert guard.allow(lost, 9, now_s) == NONE
-    guard.told(120.0)
+    guard.list_applied(120.0)
     assert guard.allow(lost, 9, 120.0) == lost
 
 
 def test_a_list_from_an_older_history_is_no_second_opinion() -> None:
     """It takes two more after it, whatever was said before."""
     guard, lost = holding(9)
-    guard.told(110.0)
+    guard.list_applied(110.0)
     guard.distrust()
     for now_s in (120.0, 130.0):
-        guard.told(now_s)
+        guard.list_applied(now_s)
         assert guard.allow(lost, 9, now_s) == NONE
-    guard.told(140.0)
+    guard.list_applied(140.0)
     assert guard.allow(lost, 9, 140.0) == lost
 
 
@@ -96,12 +96,12 @@ def test_what_was_proved_is_not_proved_in_another_history() -> None:
     """Not even when nobody has looked at the routes since."""
     guard, lost = holding(9)
     for now_s in (110.0, 120.0):
-        guard.told(now_s)
+        guard.list_applied(now_s)
     guard.distrust()
-    guard.told(130.0)
+    guard.list_applied(130.0)
     assert guard.allow(lost, 9, 130.0) == NONE
     for now_s in (140.0, 150.0):
-        guard.told(now_s)
+        guard.list_applied(now_s)
     assert guard.allow(lost, 9, 150.0) == lost
 
 
@@ -109,9 +109,9 @@ def test_lists_before_the_loss_do_not_count() -> None:
     """Proof begins with the loss."""
     guard, lost = WithdrawGuard(), nets(range(9))
     for now_s in (0.0, 20.0, 40.0):
-        guard.told(now_s)
+        guard.list_applied(now_s)
     assert guard.allow(lost, 9, 41.0) == NONE
-    guard.told(51.0)
+    guard.list_applied(51.0)
     assert guard.allow(lost, 9, 51.0) == NONE
 
 
@@ -128,8 +128,8 @@ def test_restored_keys_are_let_go() -> None:
 def test_a_peer_restored_after_the_proof_is_small_again() -> None:
     """Once a proved route is wanted again the proof is spent."""
     guard, lost = holding(9)
-    guard.told(110.0)
-    guard.told(120.0)
+    guard.list_applied(110.0)
+    guard.list_applied(120.0)
     assert guard.allow(NONE, 9, 121.0) == NONE
     assert guard.allow(lost, 9, 122.0) == NONE
     assert guard.held == lost
@@ -138,14 +138,14 @@ def test_a_peer_restored_after_the_proof_is_small_again() -> None:
 def test_a_second_loss_while_holding_starts_the_proof_anew() -> None:
     """While anything is held every further loss is held with it, and both wait for two lists more."""
     guard, lost = holding(9)
-    guard.told(110.0)
+    guard.list_applied(110.0)
     more = lost | nets([40])
     assert guard.allow(more, 100, 112.0) == NONE
     assert guard.held == more
-    guard.told(120.0)
+    guard.list_applied(120.0)
     assert guard.held == more
-    guard.told(122.0)
-    guard.told(132.0)
+    guard.list_applied(122.0)
+    guard.list_applied(132.0)
     assert guard.allow(more, 100, 132.0) == more
 
 
@@ -190,8 +190,8 @@ def test_distrust_holds_any_withdrawal() -> None:
     guard.distrust()
     assert guard.allow(nets([1]), 100, 0.0) == NONE
     assert guard.held == nets([1])
-    guard.told(10.0)
-    guard.told(20.0)
+    guard.list_applied(10.0)
+    guard.list_applied(20.0)
     assert guard.allow(nets([1]), 100, 20.0) == nets([1])
 
 
@@ -230,7 +230,7 @@ def test_nothing_held_goes_without_its_proof(steps: list[tuple[str, float, set[i
         if what == "distrust":
             guard.distrust()
         elif what == "list":
-            guard.told(now_s)
+            guard.list_applied(now_s)
             for times in proof.values():
                 times.extend([now_s] if now_s - times[-1] >= LIST_SPACING_S else [])
         elif what == "look":

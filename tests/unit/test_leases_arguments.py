@@ -3,7 +3,8 @@
 import pytest
 
 from pyflanneld.cli import main
-from pyflanneld.commands.leases import as_json, as_table, lease_row
+from pyflanneld.commands.leases import as_table, lease_row
+from pyflanneld.commands.output import json_text
 from pyflanneld.core.etcd_types import Record, TimeToLive
 from pyflanneld.core.lease.codec import parse_key_name
 from pyflanneld.core.lease.reservations import read_lease
@@ -60,7 +61,7 @@ def test_poison_is_one_printable_row(record: Record) -> None:
     assert len(lines) == 2
     assert lines[1].isprintable()
     assert "not usable" in lines[1]
-    assert as_json([one]).isascii()
+    assert json_text([one]).isascii()
 
 
 def test_times() -> None:

@@ -25,7 +25,7 @@ DOCKER = link(5, "docker0", "172.7.21.1/24")
 LINKS = (ETH0, ETH1, BARE, DOCKER)
 BY_DEFAULT = Routing(default_index=2)
 MATCH = "first match of --iface-regex="
-WAY = "is the kernel's way to --iface-can-reach=1.1.1.1"
+WAY = "is on the kernel's route to --iface-can-reach=1.1.1.1"
 FIRST, SECOND = ("eth1", "192.168.14.21"), ("eth1", "192.168.15.21")
 
 
@@ -37,7 +37,7 @@ def rule(iface: str = "", regex: str = "", reach: str = "", public: str = "") ->
 
 
 def way(index: int, source: str) -> Routing:
-    return Routing(way=(index, IPv4Address(source)))
+    return Routing(to_target=(index, IPv4Address(source)))
 
 
 def chosen(wanted: LinkRule, routing: Routing | None = BY_DEFAULT, links: tuple[Link, ...] = LINKS) -> tuple[str, str]:
@@ -77,9 +77,9 @@ def test_the_order_is_flannels(wanted: LinkRule, routing: Routing, found: tuple[
         (rule("eth9 9.9.9.9"), BY_DEFAULT, "no interface eth9 or 9.9.9.9; this host has: eth0 (10.0.2.15/24), eth1"),
         (rule("eth2"), BY_DEFAULT, "no interface eth2 with an IPv4 address (eth2 has none)"),
         (rule(regex="^enp"), BY_DEFAULT, "no interface matching ^enp; this host has"),
-        (rule("eth9", "^enp", "1.1.1.1"), Routing(), "eth9 or matching ^enp or on the way to 1.1.1.1"),
-        (rule(reach="1.1.1.1"), way(3, "10.0.2.15"), "no interface on the way to 1.1.1.1 with an address of its own"),
-        (rule(reach="1.1.1.1"), way(9, "10.0.2.15"), "no interface on the way to 1.1.1.1"),
+        (rule("eth9", "^enp", "1.1.1.1"), Routing(), "eth9 or matching ^enp or on the route to 1.1.1.1"),
+        (rule(reach="1.1.1.1"), way(3, "10.0.2.15"), "no interface on the route to 1.1.1.1 with an address of its own"),
+        (rule(reach="1.1.1.1"), way(9, "10.0.2.15"), "no interface on the route to 1.1.1.1"),
     ],
 )
 def test_where_nothing_fits_it_is_said_what_was_sought(wanted: LinkRule, routing: Routing, told: str) -> None:
@@ -148,7 +148,7 @@ def test_what_the_routes_chose_stays(wanted: LinkRule) -> None:
 
 def test_the_source_address_stays_while_the_link_has_it() -> None:
     """What --iface-can-reach chose as the address is kept, and given up for the link's best one when it has gone."""
-    current = Choice(ETH1, IPv4Address("192.168.15.21"), "is the kernel's way to --iface-can-reach=1.1.1.1")
+    current = Choice(ETH1, IPv4Address("192.168.15.21"), "is on the kernel's route to --iface-can-reach=1.1.1.1")
     assert choose_link(LINKS, rule(reach="1.1.1.1"), current=current).address == current.address
     less = replace(ETH1, addresses=ETH1.addresses[:1])
     assert choose_link((ETH0, less), rule(reach="1.1.1.1"), current=current).address == IPv4Address("192.168.14.21")

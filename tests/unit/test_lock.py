@@ -36,7 +36,7 @@ def end(holder: subprocess.Popen[str]) -> None:
 
 
 def test_either_name_keeps_a_second_one_out(tmp_path: Path) -> None:
-    """Same network with another file, or same file with another network: refused, and the message says which."""
+    """Same network with another file, or same file with another network: an error that names which."""
     with hold("net-a", tmp_path / "a"):
         with pytest.raises(AlreadyRunning, match="etcd prefix"), hold("net-a", tmp_path / "b"):
             pass
@@ -47,7 +47,7 @@ def test_either_name_keeps_a_second_one_out(tmp_path: Path) -> None:
 
 
 def test_it_is_free_again_after_the_block(tmp_path: Path) -> None:
-    """Leaving the block, also by an exception or a refusal half-way, releases both names; no file is left."""
+    """Leaving the block, also by an exception or an error at the second name, releases both names; no file is left."""
     with pytest.raises(ZeroDivisionError), hold("net-c", tmp_path / "c"):
         raise ZeroDivisionError
     with (
@@ -77,7 +77,7 @@ def test_the_holder_is_named_and_its_death_frees_the_lock(tmp_path: Path) -> Non
     """Another process: the message has its pid; kill -9 leaves nothing behind."""
     holder = start_holder("net-g", tmp_path / "g")
     try:
-        for _ in range(3):  # asking does not use anything up
+        for _ in range(3):  # a question takes nothing away
             with pytest.raises(AlreadyRunning, match=rf"pid {holder.pid}, uid {os.getuid()}"), hold("net-g", tmp_path):
                 pass
     finally:
@@ -110,14 +110,14 @@ def test_a_child_does_not_inherit_it(tmp_path: Path) -> None:
 
 
 def test_the_key_does_not_depend_on_the_endpoints_order() -> None:
-    """Order and doubles of the endpoints do not matter, prefix and set do."""
+    """Order and repetition of the endpoints do not matter; the prefix and the set do."""
     assert network_key("/n", ["http://b", "http://a"]) == network_key("/n", ["http://a", "http://b", "http://a"])
     assert network_key("/n", ["http://a"]) != network_key("/m", ["http://a"])
     assert network_key("/n", ["http://a"]) != network_key("/n", ["http://a", "http://b"])
 
 
 def test_with_a_wait_it_takes_over_from_a_holder_that_ends(tmp_path: Path) -> None:
-    """Given time, it holds the names as soon as the other process has ended, and refuses only when the time is over."""
+    """It holds the names as soon as the other process has ended; only after the wait is it an error."""
     holder = start_holder("net-p", tmp_path / "p")
     try:
         with pytest.raises(AlreadyRunning), hold("net-p", tmp_path / "p", wait_s=0.1):

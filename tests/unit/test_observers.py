@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +13,14 @@ import pytest
 from tests.sim.spec import address, network
 from tests.support.failpoints import PLAN
 from tests.support.lab.testbed import POISON
-from tests.support.observers import deeds, rtnl
-from tests.support.observers.checks_process import bad_env
+from tests.support.observers import deeds
 from tests.support.observers.deeds import FILE, RUN, SIGNAL, Deed
-from tests.support.observers.files import Folder
 from tests.support.observers.judge import counted, judge
 from tests.support.observers.record import (
     DAEMON,
-    KERNEL,
     OTHER,
     Answer,
     Change,
-    Finding,
     Host,
     OtherEvent,
     Pulse,
@@ -313,23 +308,6 @@ def test_monsters_are_read() -> None:
     assert judge(record) == []
 
 
-def test_a_finding_says_what_where() -> None:
-    """It is a line for people."""
-    assert str(Finding("I2", "n1", "created x")) == "I2 at n1: created x"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        ENV, ENV.replace(b"false", b"true"),
-        b"FLANNEL_IPV6_NETWORK=2001:db8::/56\nFLANNEL_IPV6_SUBNET=2001:db8::1/64\nFLANNEL_MTU=9000\nFLANNEL_IPMASQ=true\n",
-    ],
-)  # fmt: skip
-def test_good_files(content: bytes) -> None:
-    """IPv4, IPv6, both flags."""
-    assert bad_env(content) == ""
-
-
 # What the observers see
 
 
@@ -347,43 +325,3 @@ def test_deeds_are_heard() -> None:
     assert (SIGNAL, (str(process.pid), "15")) in [(deed.kind, deed.words) for deed in heard]
     assert [deed.words for deed in heard if deed.kind == FILE] == [(os.devnull,)]
     assert Record([], deeds=heard).signals(process.pid)[0][1] == signal.SIGTERM
-
-
-def test_every_content_of_a_file_is_seen(tmp_path: Path) -> None:
-    """Renamed into place, written in place, gone: each with its content; another file is none of it."""
-    host, path = Host("n1"), tmp_path / "subnet.env"
-    path.write_bytes(b"old")
-    folder = Folder(host, path)
-    try:
-        (tmp_path / "aside").write_bytes(b"new")
-        (tmp_path / "aside").rename(path)
-        folder.read()
-        with path.open("ab") as file:
-            file.write(b"er")
-        folder.read()
-        path.unlink()
-        folder.read()
-    finally:
-        folder.close()
-    assert [(each.how, each.content) for each in host.versions] == [
-        ("there", b"old"), ("renamed", b"new"), ("written", b"newer"), ("gone", None),
-    ]  # fmt: skip
-
-
-def test_a_route_message_is_read() -> None:
-    """Family, table, protocol, destination, gateway, link and metric of a message as the kernel sends it."""
-    number = (254).to_bytes(4, sys.byteorder)
-    words = {
-        rtnl.DST: bytes([172, 7, 22, 0]), rtnl.GATEWAY: bytes([192, 168, 14, 22]),
-        rtnl.OIF: (2).to_bytes(4, sys.byteorder), rtnl.TABLE: number, rtnl.PRIORITY: (5).to_bytes(4, sys.byteorder),
-    }  # fmt: skip
-    body = bytes([2, 24, 0, 0, 254, 103, 0, 1, 0, 0, 0, 0])
-    for kind, data in words.items():
-        body += (8).to_bytes(2, sys.byteorder) + kind.to_bytes(2, sys.byteorder) + data
-    [(kind, flags, port, payload)] = rtnl.messages(rtnl.HEADER.pack(16 + len(body), 24, 0x100, 1, 99) + body)
-    assert (kind, flags, port) == (24, 0x100, 99)
-    event = rtnl.route(payload, 1.0, KERNEL, deleted=False, replaced=True)
-    assert event == RouteEvent(
-        1.0, KERNEL, deleted=False, replaced=True, table=254, protocol=103, dst=network("172.7.22.0/24"),
-        gateway=address("192.168.14.22"), link=2, metric=5,
-    )  # fmt: skip

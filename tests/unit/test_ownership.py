@@ -1,4 +1,4 @@
-"""The own lease: each thing that a renewal can show, and what to believe of it."""
+"""This host's lease: each thing that a renewal can show, and what follows from it."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
@@ -13,12 +13,12 @@ from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.lease.ownership import (
     DRIFT_MARGIN_S,
     LONGEST_INTERVAL_S,
+    Assessment,
     Confirmed,
-    Finding,
+    HeldByOther,
     OwnLease,
     Retake,
     Rewrite,
-    Taken,
     Unreadable,
     assess,
     confirmed,
@@ -35,18 +35,18 @@ SENT_S = 1000.0
 HELD = confirmed(SUBNET, OURS, RECORD, 86400.0, 0.0)
 
 
-def look(record: Record | None, ttl_s: float | None = 86400.0, *, held: OwnLease = HELD) -> Finding:
+def renewed(record: Record | None, ttl_s: float | None = 86400.0, *, held: OwnLease = HELD) -> Assessment:
     return assess(held, PUBLISH, Renewal(record, ttl_s), SENT_S)
 
 
-def confirmed_lease(finding: Finding) -> OwnLease:
+def confirmed_lease(finding: Assessment) -> OwnLease:
     assert isinstance(finding, Confirmed)
     return finding.lease
 
 
 def test_a_renewed_lease_is_confirmed_from_the_sending_of_the_request() -> None:
     """Ownership lasts from when the request was sent, for the granted time, less the margin for drifting clocks."""
-    held = confirmed_lease(look(RECORD, 600.0))
+    held = confirmed_lease(renewed(RECORD, 600.0))
     assert held == OwnLease(SUBNET, OURS, RECORD, 600.0, SENT_S, SENT_S + 600.0 - DRIFT_MARGIN_S)
     assert not held.reserved
 
@@ -54,28 +54,28 @@ def test_a_renewed_lease_is_confirmed_from_the_sending_of_the_request() -> None:
 def test_a_value_that_an_old_flannel_wrote_is_confirmed() -> None:
     """A value that says the same in other bytes needs no rewriting."""
     same = replace(RECORD, value=b'{ "publicIP": "192.168.1.10", "BackendType": "host-gw", "x": 1 }', mod_revision=9)
-    assert confirmed_lease(look(same)).record == same
+    assert confirmed_lease(renewed(same)).record == same
 
 
 @pytest.mark.parametrize("lease_id", [0, 77])
 def test_an_absent_key_is_taken_again(lease_id: int) -> None:
     """The key is gone: create it again, whether it was leased or reserved, and whatever the renewal said."""
     held = confirmed(SUBNET, OURS, replace(RECORD, lease_id=lease_id), 86400.0, 0.0)
-    assert look(None, 0.0, held=held) == Retake()
-    assert look(None, None, held=held) == Retake()
+    assert renewed(None, 0.0, held=held) == Retake()
+    assert renewed(None, None, held=held) == Retake()
 
 
 def test_a_reservation_stays_one() -> None:
     """A key without TTL is ours for good: confirmed without end, and reserved."""
     reserved = replace(RECORD, lease_id=0)
-    held = confirmed_lease(look(reserved, None, held=confirmed(SUBNET, OURS, reserved, None, 0.0)))
+    held = confirmed_lease(renewed(reserved, None, held=confirmed(SUBNET, OURS, reserved, None, 0.0)))
     assert held.reserved
     assert (held.ttl_s, held.confirmed_until_s) == (inf, inf)
 
 
 def test_a_lease_made_a_reservation_is_one_from_then_on() -> None:
     """An operator put the key again without TTL: honoured at once, with no renewal to wait for."""
-    held = confirmed_lease(look(replace(RECORD, lease_id=0, mod_revision=9), 0.0))
+    held = confirmed_lease(renewed(replace(RECORD, lease_id=0, mod_revision=9), 0.0))
     assert held.reserved
     assert held.confirmed_until_s == inf
 
@@ -83,7 +83,7 @@ def test_a_lease_made_a_reservation_is_one_from_then_on() -> None:
 def test_a_reservation_made_a_lease_is_adopted() -> None:
     """The other way round: the key hangs on a lease now, which nobody has renewed yet."""
     reserved = confirmed(SUBNET, OURS, replace(RECORD, lease_id=0), None, 0.0)
-    held = confirmed_lease(look(RECORD, None, held=reserved))
+    held = confirmed_lease(renewed(RECORD, None, held=reserved))
     assert not held.reserved
     assert held.confirmed_until_s < SENT_S
 
@@ -91,16 +91,16 @@ def test_a_reservation_made_a_lease_is_adopted() -> None:
 def test_our_address_on_another_lease_is_adopted_but_not_confirmed() -> None:
     """Somebody put the key again: it is ours by its value, and its new lease is renewed by the next round, at once."""
     again = replace(RECORD, lease_id=99, mod_revision=9)
-    held = confirmed_lease(look(again, 86400.0))
+    held = confirmed_lease(renewed(again, 86400.0))
     assert held.record == again
     assert held.confirmed_until_s < SENT_S
     assert renewal_interval_s(held.ttl_s, 3600.0) == 1.0
-    assert confirmed_lease(look(again, 600.0, held=held)).confirmed_until_s == SENT_S + 600.0 - DRIFT_MARGIN_S
+    assert confirmed_lease(renewed(again, 600.0, held=held)).confirmed_until_s == SENT_S + 600.0 - DRIFT_MARGIN_S
 
 
 def test_a_lease_that_no_longer_exists_confirms_nothing() -> None:
-    """Row F34: a time to live of 0 proves nothing, even while the key can still be read; the next look is soon."""
-    held = confirmed_lease(look(RECORD, 0.0))
+    """Row F34: a time to live of 0 proves nothing, even while the key can still be read; the next renewal is soon."""
+    held = confirmed_lease(renewed(RECORD, 0.0))
     assert held.confirmed_until_s < SENT_S
     assert renewal_interval_s(held.ttl_s, 3600.0) == 1.0
 
@@ -124,7 +124,7 @@ def test_a_lease_without_a_granted_time_confirms_nothing() -> None:
 def test_another_value_on_our_own_lease_is_rewritten(attrs: LeaseAttrs) -> None:
     """The lease that we keep alive proves the key ours; a value that is not what we publish is put right."""
     changed = replace(RECORD, value=encode_value(attrs), mod_revision=9)
-    finding = look(changed)
+    finding = renewed(changed)
     assert isinstance(finding, Rewrite)
     assert finding.lease == OwnLease(SUBNET, OURS, changed, 86400.0, SENT_S, SENT_S + 86400.0 - DRIFT_MARGIN_S)
 
@@ -133,45 +133,45 @@ def test_another_value_on_our_own_lease_is_rewritten(attrs: LeaseAttrs) -> None:
 def test_our_value_with_another_backend_is_rewritten(lease_id: int) -> None:
     """Ours by its address on any lease or none: the rest of the value is put right."""
     changed = lease(SUBNET, str(OURS), backend="vxlan", created=5, lease_id=lease_id)
-    assert isinstance(look(changed), Rewrite)
+    assert isinstance(renewed(changed), Rewrite)
 
 
 def test_a_moved_address_is_published() -> None:
     """When our address has moved, the lease that carries the old one is ours still, and rewritten."""
     held = confirmed(SUBNET, MOVED, lease(SUBNET, str(MOVED), created=5), 86400.0, 0.0)
-    finding = look(held.record, held=held)
+    finding = renewed(held.record, held=held)
     assert isinstance(finding, Rewrite)
     assert finding.lease.public_ip == MOVED
     other_lease = replace(held.record, lease_id=99)
-    assert isinstance(look(other_lease, held=held), Rewrite)
+    assert isinstance(renewed(other_lease, held=held), Rewrite)
     rewritten = lease(SUBNET, str(OURS), created=5, changed=9, lease_id=99)
-    assert confirmed_lease(look(rewritten, held=held)).public_ip == OURS
+    assert confirmed_lease(renewed(rewritten, held=held)).public_ip == OURS
 
 
 @pytest.mark.parametrize("lease_id", [0, 99])
 def test_another_nodes_address_means_taken(lease_id: int) -> None:
     """Rows F24 and F25: another address on another lease, or on none, is another owner; he is named."""
     theirs = lease(SUBNET, str(OTHER), created=8, lease_id=lease_id)
-    assert look(theirs) == Taken(OTHER)
+    assert renewed(theirs) == HeldByOther(OTHER)
 
 
 def test_a_reservation_for_another_node_means_taken() -> None:
     """Without a lease nothing but the address proves a key ours."""
     reserved = confirmed(SUBNET, OURS, replace(RECORD, lease_id=0), None, 0.0)
-    assert look(lease(SUBNET, str(OTHER), lease_id=0), None, held=reserved) == Taken(OTHER)
+    assert renewed(lease(SUBNET, str(OTHER), lease_id=0), None, held=reserved) == HeldByOther(OTHER)
 
 
 @pytest.mark.parametrize("value", strategies.POISON_VALUES[:40])
 def test_an_unreadable_value_on_our_own_lease_is_rewritten(value: bytes) -> None:
     """Our lease proves the key ours, whatever somebody has written into it."""
-    assert isinstance(look(replace(RECORD, value=value, mod_revision=9)), Rewrite)
+    assert isinstance(renewed(replace(RECORD, value=value, mod_revision=9)), Rewrite)
 
 
 @pytest.mark.parametrize("lease_id", [0, 99])
 @pytest.mark.parametrize("value", [b"", b"null", b"{}", b"\xff", b"[" * 1000, b'{"PublicIP":"\\u001b[2J"}'])
 def test_an_unreadable_value_without_our_lease_is_nobodys(value: bytes, lease_id: int) -> None:
     """Nothing proves it ours or another's: say why in one line, and wait."""
-    finding = look(replace(RECORD, value=value, lease_id=lease_id))
+    finding = renewed(replace(RECORD, value=value, lease_id=lease_id))
     assert isinstance(finding, Unreadable)
     assert finding.why.isascii()
     assert finding.why.isprintable()
@@ -180,7 +180,7 @@ def test_an_unreadable_value_without_our_lease_is_nobodys(value: bytes, lease_id
 def test_an_unreadable_reservation_is_nobodys() -> None:
     """That both keys hang on no lease is no proof that they are one and the same."""
     reserved = confirmed(SUBNET, OURS, replace(RECORD, lease_id=0), None, 0.0)
-    assert isinstance(look(replace(RECORD, lease_id=0, value=b"{}"), None, held=reserved), Unreadable)
+    assert isinstance(renewed(replace(RECORD, lease_id=0, value=b"{}"), None, held=reserved), Unreadable)
 
 
 @given(
@@ -192,7 +192,7 @@ def test_nothing_is_confirmed_for_longer_than_it_was_granted(
 ) -> None:
     """Whatever is seen: a proof without end needs a key without TTL, and any other ends with the granted time."""
     record = Record(b"10.5.34.0-24", value, 5, 9, lease_id)
-    finding = look(record, ttl_s, held=confirmed(SUBNET, OURS, replace(RECORD, lease_id=held_id), 60.0, 0.0))
+    finding = renewed(record, ttl_s, held=confirmed(SUBNET, OURS, replace(RECORD, lease_id=held_id), 60.0, 0.0))
     if isinstance(finding, Confirmed | Rewrite):
         granted = inf if lease_id == 0 else (ttl_s or 0.0) if lease_id == held_id else 0.0
         assert finding.lease.confirmed_until_s == SENT_S + granted - DRIFT_MARGIN_S

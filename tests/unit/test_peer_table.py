@@ -33,7 +33,7 @@ def listed(*records: Record, revision: int = 100) -> Snapshot:
 
 
 def table(*events: PeerEvent, context: ValidationContext = CONTEXT) -> PeerTable:
-    """Return a table to which *events* have been applied, with a look at it after each."""
+    """Return a table to which *events* have been applied, with a view after each."""
     peers = PeerTable(OWN_NAME)
     for event in events:
         peers.apply(event)
@@ -53,7 +53,7 @@ def reasons(seen: View) -> dict[bytes, str]:
     return {name: quarantine.reason for name, quarantine in seen.quarantined.items()}
 
 
-# What is believed.
+# What is accepted.
 
 
 def test_a_complete_list_is_the_whole_truth() -> None:
@@ -104,13 +104,13 @@ def test_a_reservation_of_a_peer_is_a_lease() -> None:
     assert text(view(listed(lease("10.5.1.0/24", lease_id=0))).peers) == {"10.5.1.0/24": "192.168.1.11"}
 
 
-def test_subnets_of_other_lengths_are_believed() -> None:
+def test_subnets_of_other_lengths_are_accepted() -> None:
     """Rule V3: while SubnetLen is being changed, any proper part of the network up to /30 is a lease."""
     records = [lease("10.5.128.0/17"), lease("10.5.1.0/24"), lease("10.5.2.128/25"), lease("10.5.3.4/30")]
     assert set(text(view(listed(*records)).peers)) == {"10.5.128.0/17", "10.5.1.0/24", "10.5.2.128/25", "10.5.3.4/30"}
 
 
-def test_many_keys_with_one_address_are_believed() -> None:
+def test_many_keys_with_one_address_are_accepted() -> None:
     """Row F58: legal, if odd."""
     records = [lease(f"10.5.{number}.0/24", "192.168.1.11", created=number) for number in range(1, 11)]
     assert len(view(listed(*records)).peers) == 10
@@ -198,7 +198,7 @@ def state_after(history: History) -> Snapshot:
 
 @given(histories(), st.data())
 def test_events_folded_in_any_split_equal_the_final_list(history: History, data: st.DataObject) -> None:
-    """List at any point, watch from there, look whenever you like: the view is that of the final list."""
+    """List at any point, watch from there, take a view at any time: the last one is that of the final list."""
     cut = data.draw(st.integers(0, len(history)))
     peers = PeerTable(OWN_NAME)
     peers.apply(state_after(history[:cut]))
@@ -305,8 +305,8 @@ def dual(name: bytes = DUAL.name, ipv6: str = "2001:db8::13", **more: int) -> Re
     return raw(name, value, **{"created": 9, **more})
 
 
-def test_an_ipv4_only_node_uses_the_ipv4_half() -> None:
-    """Row F53: a dual-stack key is a peer like any other, by the same rules, and its other half does not matter."""
+def test_an_ipv4_only_node_uses_the_ipv4_subnet() -> None:
+    """Row F53: a dual-stack key is a peer like any other, by the same rules, and its IPv6 subnet does not matter."""
     seen = view(listed(*GOOD, DUAL))
     assert text(seen.peers) == GOOD_PEERS | {"10.5.3.0/24": "192.168.1.13"}
     assert not seen.quarantined
@@ -316,8 +316,8 @@ def test_an_ipv4_only_node_uses_the_ipv4_half() -> None:
     assert reasons(beside) == {b"10.5.1.0-24&fd00:5:0:1::-64": "overlaps_older"}
 
 
-def test_a_dual_stack_node_uses_both_halves() -> None:
-    """Both halves are peers; a key without IPv6 has one."""
+def test_a_dual_stack_node_uses_both_subnets() -> None:
+    """Both subnets are peers; a key without IPv6 has one."""
     seen = view(listed(*GOOD, DUAL), context=DUAL_CONTEXT)
     assert text(seen.peers) == GOOD_PEERS | {"10.5.3.0/24": "192.168.1.13", "fd00:5:0:3::/64": "2001:db8::13"}
     assert not seen.quarantined
@@ -344,15 +344,15 @@ def test_a_dual_stack_node_uses_both_halves() -> None:
         (replace(DUAL, value=DUAL.value.replace(b'"2001:db8::13"', b"null")), "bad_gateway"),
     ],
 )
-def test_a_bad_ipv6_half_costs_only_itself(record: Record, reason: str) -> None:
-    """It is quarantined with its reason; the IPv4 half of the same key and all other peers go on."""
+def test_a_bad_ipv6_part_costs_only_itself(record: Record, reason: str) -> None:
+    """It is quarantined with its reason; the IPv4 subnet of the same key and all other peers stay."""
     seen = view(listed(*GOOD, record), context=DUAL_CONTEXT)
     assert text(seen.peers) == GOOD_PEERS | {"10.5.3.0/24": "192.168.1.13"}
     assert reasons(seen) == {record.name: reason}
 
 
-def test_a_bad_value_keeps_both_halves() -> None:
-    """The last good halves stay, through a list too; a bad IPv6 address keeps the last good one; absence ends both."""
+def test_a_bad_value_keeps_both_subnets() -> None:
+    """The last good gateways stay, also after a list; a bad IPv6 address keeps the last good one; absence ends both."""
     both = {"10.5.3.0/24": "192.168.1.13", "fd00:5:0:3::/64": "2001:db8::13"}
     for bad in (replace(DUAL, value=b"junk", mod_revision=150), dual(ipv6="fe80::1", changed=150)):
         for event in (Put(bad), listed(bad, revision=160)):
@@ -360,15 +360,15 @@ def test_a_bad_value_keeps_both_halves() -> None:
         assert not view(listed(DUAL), Put(bad), Gone(DUAL.name, 170), context=DUAL_CONTEXT).peers
 
 
-def test_an_unreadable_dual_stack_value_freezes_both_halves() -> None:
+def test_an_unreadable_dual_stack_value_freezes_both_subnets() -> None:
     """What an earlier run has put for a key that was never understood stays, for each family."""
     seen = view(listed(replace(DUAL, value=b"junk")), context=DUAL_CONTEXT)
     assert {str(subnet) for subnet in seen.frozen} == {"10.5.3.0/24", "fd00:5:0:3::/64"}
     assert {str(subnet) for subnet in view(listed(replace(DUAL, value=b"junk"))).frozen} == {"10.5.3.0/24"}
 
 
-def test_the_older_of_two_ipv6_halves_counts() -> None:
-    """Overlapping IPv6 halves are settled by age, each family for itself."""
+def test_the_older_of_two_ipv6_subnets_counts() -> None:
+    """Of overlapping IPv6 subnets the older one counts, each family for itself."""
     younger = dual(b"10.5.4.0-24&fd00:5:0:3::-64", "2001:db8::14", created=10)
     seen = view(listed(DUAL, younger), context=DUAL_CONTEXT)
     assert text(seen.peers)["fd00:5:0:3::/64"] == "2001:db8::13"
@@ -593,7 +593,7 @@ def test_two_of_the_same_age_are_told_apart_by_name() -> None:
     assert text(views[0].peers) == {"10.5.2.0/24": "192.168.1.11"}
 
 
-def test_one_that_is_not_believed_is_in_nobodys_way() -> None:
+def test_one_that_is_rejected_blocks_no_other() -> None:
     """An older key that is quarantined or another backend's does not keep a younger one out."""
     young = lease("10.5.3.0/24", created=50)
     for old in (lease("10.5.2.0/23", "8.8.8.8"), lease("10.5.2.0/23", backend="vxlan"), raw(b"10.5.2.0-23", b"junk")):
@@ -620,8 +620,8 @@ def test_overlaps_are_settled_as_a_naive_oracle_does(drawn: list[tuple[IPv4Netwo
     assert len(seen.peers) + len(seen.quarantined) == len(records)
 
 
-def test_thousands_of_leases_of_mixed_lengths_are_judged_in_a_moment() -> None:
-    """Whatever lengths anybody writes into etcd, judging them stays far from blocking the daemon."""
+def test_thousands_of_leases_of_mixed_lengths_are_validated_in_a_moment() -> None:
+    """Whatever lengths anybody writes into etcd, to validate them never blocks the daemon."""
     context = with_ipv4(network=IPv4Network("10.0.0.0/8"))
     narrow = [lease(IPv4Network((0x0A400000 + (n << 8), 24)), created=n + 1) for n in range(2000)]
     wide = [lease(IPv4Network((0x0A800000 + (n << 9), 23)), created=n + 5000) for n in range(2000)]
@@ -632,7 +632,7 @@ def test_thousands_of_leases_of_mixed_lengths_are_judged_in_a_moment() -> None:
     assert perf_counter() - began < 2.0
 
 
-# A look that costs only what has changed.
+# A view costs only what has changed.
 
 AWAY = replace(with_ipv4(link_addresses=(IPv4Interface("172.16.0.1/24"),)), ipv6=IPV6)
 MOVED = replace(with_ipv4(own_subnet=IPv4Network("10.5.1.0/25")), ipv6=IPV6)
@@ -649,7 +649,7 @@ VALUES = (
 
 @st.composite
 def steps(draw: st.DrawFn) -> list[PeerEvent | ValidationContext]:
-    """What happens between looks, good and bad: changes, lists, and another context."""
+    """What happens between views, good and bad: changes, lists, and another context."""
     found: list[PeerEvent | ValidationContext] = []
     held: dict[bytes, Record] = {}
     for revision in range(1, draw(st.integers(1, 25))):
@@ -672,10 +672,10 @@ def steps(draw: st.DrawFn) -> list[PeerEvent | ValidationContext]:
 
 
 @given(steps(), st.data())
-def test_a_look_at_what_has_changed_equals_a_look_at_everything(
+def test_a_view_of_what_has_changed_equals_a_view_of_everything(
     found: list[PeerEvent | ValidationContext], data: st.DataObject
 ) -> None:
-    """Whatever comes, in whatever portions: all that is believed, why not and what is frozen are the same."""
+    """Whatever comes, in whatever portions: what is accepted, rejected and frozen is the same."""
     some, all_ = PeerTable(OWN_NAME), PeerTable(OWN_NAME)
     context = DUAL_CONTEXT
     for one in found:
@@ -690,7 +690,7 @@ def test_a_look_at_what_has_changed_equals_a_look_at_everything(
 
 @given(steps())
 def test_what_is_not_named_as_changed_has_not_changed(found: list[PeerEvent | ValidationContext]) -> None:
-    """A look names every subnet that is a peer, or frozen, in another way than before."""
+    """A view names every subnet that is a peer, or frozen, in another way than before."""
     peers = PeerTable(OWN_NAME)
     context, before, frozen = DUAL_CONTEXT, dict[Network, Address](), frozenset[Network]()
     for one in found:
@@ -706,7 +706,7 @@ def test_what_is_not_named_as_changed_has_not_changed(found: list[PeerEvent | Va
         assert peers.view(context).changed == frozenset()
 
 
-def test_a_look_after_one_change_names_one_subnet() -> None:
+def test_a_view_after_one_change_names_one_subnet() -> None:
     """With thousands of peers, one that changes concerns itself alone."""
     context = with_ipv4(network=IPv4Network("10.0.0.0/8"))
     peers = table(listed(*(lease(IPv4Network((0x0A400000 + (n << 8), 24)), created=n + 1) for n in range(2000))))
@@ -716,7 +716,7 @@ def test_a_look_after_one_change_names_one_subnet() -> None:
 
 
 def test_a_lease_that_was_only_put_again_changes_nothing() -> None:
-    """A flanneld renews its lease by putting the same key again: the peers need not look at that."""
+    """A flanneld renews its lease by putting the same key again: nothing is to be validated."""
     peers = table(listed(*GOOD))
     assert not peers.apply(Put(replace(GOOD[0], mod_revision=110, lease_id=78)))
     assert not peers.apply(Put(replace(GOOD[0], mod_revision=109, value=b"junk")))

@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.probe.path_mtu import MTU_FLOOR_BYTES, MtuSearch
-from pyflanneld.core.probe.reachability import State, complaint
-from pyflanneld.core.probe.table import MAX_RATE, TIMEOUT_S, Echo, ProbeKind, ProbeRefusal, ProbeTable, Shot
+from pyflanneld.core.probe.reachability import ProbeState, worst_trouble
+from pyflanneld.core.probe.table import (
+    MAX_RATE,
+    MTU_FLOOR_BYTES,
+    TIMEOUT_S,
+    MtuSearch,
+    Probe,
+    ProbeFailure,
+    ProbeKind,
+    ProbeReply,
+    ProbeTable,
+)
 
 PEER = IPv4Network("172.7.22.0/24")
 HOST = IPv4Address("192.168.14.22")
@@ -23,8 +32,8 @@ def peers(count: int) -> dict[IPv4Network, IPv4Address]:
     return {IPv4Network((base + (n << 8), 24)): IPv4Address(hosts + n + 1) for n in range(count)}
 
 
-def answer(shot: Shot) -> Echo:
-    return Echo(shot.number, shot.address, 0.002)
+def answer(probe: Probe) -> ProbeReply:
+    return ProbeReply(probe.number, probe.address, 0.002)
 
 
 class Walk:
@@ -41,25 +50,25 @@ class Walk:
         self.sizes: list[int] = []
         self.due = {ProbeKind.ADDRESS: 0, ProbeKind.SUBNET: 0}
 
-    def rounds(self, count: int) -> State:
+    def rounds(self, count: int) -> ProbeState:
         """Do so many rounds; return what is thought of the peer."""
         for kind in [kind for _ in range(count) for kind in (ProbeKind.ADDRESS, ProbeKind.SUBNET)]:
             self.due[kind] += 1
         while any(self.due.values()):
             self.step()
-        return self.table.reaches[PEER].state
+        return self.table.reachability[PEER].state
 
     def step(self) -> None:
-        shot = self.table.shoot(self.now_s, self.rng)
-        assert shot is not None
-        if shot.kind in self.due:
-            self.due[shot.kind] -= 1
+        probe = self.table.next_probe(self.now_s, self.rng)
+        assert probe is not None
+        if probe.kind in self.due:
+            self.due[probe.kind] -= 1
         else:
-            self.sizes.append(shot.size_bytes)
-        if shot.size_bytes > self.path_mtu and self.told:
-            self.table.take(ProbeRefusal(shot.number, self.path_mtu), self.now_s)
-        elif shot.kind not in self.lost and shot.size_bytes <= self.path_mtu:
-            self.table.take(answer(shot), self.now_s)
+            self.sizes.append(probe.size_bytes)
+        if probe.size_bytes > self.path_mtu and self.told:
+            self.table.record(ProbeFailure(probe.number, self.path_mtu), self.now_s)
+        elif probe.kind not in self.lost and probe.size_bytes <= self.path_mtu:
+            self.table.record(answer(probe), self.now_s)
         self.now_s += TIMEOUT_S + 1
         self.table.expire(self.now_s)
 
@@ -74,8 +83,8 @@ def test_a_round_reaches_every_target_once(count: int) -> None:
     table.follow(peers(count), 1500)
     rounds = []
     for _ in range(2):
-        shots = [table.shoot(0.0, rng) for _ in range(2 * count)]
-        targets = [shot.address for shot in shots if shot is not None]
+        probes = [table.next_probe(0.0, rng) for _ in range(2 * count)]
+        targets = [probe.address for probe in probes if probe is not None]
         assert len(set(targets)) == 2 * count
         rounds.append(targets)
     wanted = {address for net, host in peers(count).items() for address in (host, net.network_address + 1)}
@@ -90,7 +99,7 @@ def test_the_rate_is_bounded(count: int, interval_s: float) -> None:
     table.follow(peers(count), 1500)
     sent = []
     for _ in range(2 * count + 1):
-        table.shoot(now_s, rng)
+        table.next_probe(now_s, rng)
         sent.append(now_s)
         now_s += table.pause_s(interval_s, rng)
     ahead = [later - earlier for earlier, later in zip(sent, sent[MAX_RATE:], strict=False)]
@@ -105,19 +114,19 @@ def test_the_rate_is_bounded(count: int, interval_s: float) -> None:
 def test_no_peer_no_probe() -> None:
     """An empty network is silent, and so is one whose last peer has gone in the midst of a round."""
     table, rng = ProbeTable(), Random(1)
-    assert table.shoot(0.0, rng) is None
+    assert table.next_probe(0.0, rng) is None
     table.follow(peers(3), 1500)
-    assert table.shoot(0.0, rng) is not None
+    assert table.next_probe(0.0, rng) is not None
     table.follow({}, 1500)
-    assert table.shoot(0.0, rng) is None
-    assert table.reaches == {}
+    assert table.next_probe(0.0, rng) is None
+    assert table.reachability == {}
 
 
-def test_ipv6_halves_are_left_out() -> None:
+def test_ipv6_subnets_are_left_out() -> None:
     """A dual-stack peer is one host: it is probed by its IPv4 address."""
     table = ProbeTable()
     table.follow({PEER: HOST, IPv6Network("2001:db8:7::/64"): IPv6Address("fe80::1")}, 1500)
-    assert set(table.reaches) == {PEER}
+    assert set(table.reachability) == {PEER}
 
 
 # Answers
@@ -126,12 +135,12 @@ def test_ipv6_halves_are_left_out() -> None:
 def test_all_is_well() -> None:
     """A peer that answers is reachable: no loss, a round trip, the link's MTU, and nothing to tell."""
     walk = Walk()
-    assert walk.rounds(12) is State.REACHABLE
-    reach = walk.table.reaches[PEER]
+    assert walk.rounds(12) is ProbeState.REACHABLE
+    reach = walk.table.reachability[PEER]
     assert (reach.gateway, reach.mtu, reach.is_good) == (HOST, 1500, True)
     for sample in (reach.address, reach.subnet):
         assert (sample.count, sample.loss, sample.rtt_s, sample.smoothed_rtt_s) == (10, 0.0, 0.002, 0.002)
-    assert complaint(walk.table.trouble) is None
+    assert worst_trouble(walk.table.trouble) is None
     assert walk.sizes == [1500]
 
 
@@ -139,8 +148,8 @@ def test_before_the_first_answers() -> None:
     """A peer of which nothing is known is not in trouble."""
     table = ProbeTable()
     table.follow({PEER: HOST}, 1500)
-    reach = table.reaches[PEER]
-    assert (reach.state, reach.address.loss, reach.address.rtt_s, reach.mtu) == (State.UNKNOWN, None, None, None)
+    reach = table.reachability[PEER]
+    assert (reach.state, reach.address.loss, reach.address.rtt_s, reach.mtu) == (ProbeState.UNKNOWN, None, None, None)
     assert reach.is_good
 
 
@@ -150,21 +159,21 @@ def test_a_silent_host() -> None:
     walk.rounds(5)
     walk.lost = {ProbeKind.ADDRESS, ProbeKind.SUBNET, ProbeKind.MTU}
     walk.rounds(2)
-    assert walk.table.reaches[PEER].state is not State.SILENT
-    assert walk.rounds(1) is State.SILENT
-    said = complaint(walk.table.trouble)
-    assert said == (State.SILENT, "192.168.14.22, the host of 172.7.22.0/24, does not answer probes")
+    assert walk.table.reachability[PEER].state is not ProbeState.SILENT
+    assert walk.rounds(1) is ProbeState.SILENT
+    said = worst_trouble(walk.table.trouble)
+    assert said == (ProbeState.SILENT, "192.168.14.22, the host of 172.7.22.0/24, does not answer probes")
     walk.lost = set()
-    assert walk.rounds(1) is State.REACHABLE
-    assert walk.table.reaches[PEER].address.loss == 0.0
+    assert walk.rounds(1) is ProbeState.REACHABLE
+    assert walk.table.reachability[PEER].address.loss == 0.0
 
 
 def test_a_silent_subnet() -> None:
     """The host answers and its bridge does not: said as such, with the address that should answer."""
     walk = Walk()
     walk.lost = {ProbeKind.SUBNET}
-    assert walk.rounds(4) is State.SUBNET_SILENT
-    said = complaint(walk.table.trouble)
+    assert walk.rounds(4) is ProbeState.SUBNET_SILENT
+    said = worst_trouble(walk.table.trouble)
     assert said is not None
     assert said[1] == "192.168.14.22 answers probes, but 172.7.22.1 behind it does not: is Docker's bridge up there?"
 
@@ -178,13 +187,13 @@ def test_a_lossy_path() -> None:
         walk.rounds(1)
         walk.lost = set()
         state = walk.rounds(1)
-    assert state is State.LOSSY
-    said = complaint(walk.table.trouble)
+    assert state is ProbeState.LOSSY
+    said = worst_trouble(walk.table.trouble)
     assert said is not None
     assert said[1] == "probes to 192.168.14.22, the host of 172.7.22.0/24, are lost: 2 of the last 10"
-    assert walk.rounds(10) is State.REACHABLE
+    assert walk.rounds(10) is ProbeState.REACHABLE
     walk.lost = {ProbeKind.ADDRESS}
-    assert walk.rounds(1) is State.REACHABLE, "one of ten"
+    assert walk.rounds(1) is ProbeState.REACHABLE, "one of ten"
 
 
 def test_the_gravest_is_told_first_with_the_number_of_all() -> None:
@@ -193,14 +202,14 @@ def test_the_gravest_is_told_first_with_the_number_of_all() -> None:
     table.follow(peers(5), 1500)
     quiet = IPv4Address("10.0.0.4")
     for _ in range(60):
-        shot = table.shoot(now_s, rng)
-        assert shot is not None
-        if shot.kind is not ProbeKind.SUBNET and shot.address != quiet:
-            table.take(answer(shot), now_s)
+        probe = table.next_probe(now_s, rng)
+        assert probe is not None
+        if probe.kind is not ProbeKind.SUBNET and probe.address != quiet:
+            table.record(answer(probe), now_s)
         now_s += 3.0
         table.expire(now_s)
-    state, text = complaint(table.trouble) or (None, "")
-    assert state is State.SILENT
+    state, text = worst_trouble(table.trouble) or (None, "")
+    assert state is ProbeState.SILENT
     assert text == "10.0.0.4, the host of 10.64.3.0/24, does not answer probes (and 4 more in trouble)"
 
 
@@ -208,18 +217,18 @@ def test_answers_of_strangers_and_late_ones_tell_nothing() -> None:
     """An answer counts once, from the address that was asked, before it is given up."""
     table, rng = ProbeTable(), Random(1)
     table.follow({PEER: HOST}, 1500)
-    shot = table.shoot(0.0, rng)
-    assert shot is not None
-    table.take(Echo(shot.number, IPv4Address("192.168.14.99"), 0.001), 0.1)
-    table.take(Echo(shot.number + 1, shot.address, 0.001), 0.1)
-    assert table.reaches[PEER].state is State.UNKNOWN
+    probe = table.next_probe(0.0, rng)
+    assert probe is not None
+    table.record(ProbeReply(probe.number, IPv4Address("192.168.14.99"), 0.001), 0.1)
+    table.record(ProbeReply(probe.number + 1, probe.address, 0.001), 0.1)
+    assert table.reachability[PEER].state is ProbeState.UNKNOWN
     assert table.due_s == TIMEOUT_S
     table.expire(TIMEOUT_S - 0.1)
-    assert table.reaches[PEER].state is State.UNKNOWN
+    assert table.reachability[PEER].state is ProbeState.UNKNOWN
     table.expire(TIMEOUT_S)
     assert table.due_s == inf
-    table.take(answer(shot), TIMEOUT_S + 0.1)
-    reach = table.reaches[PEER]
+    table.record(answer(probe), TIMEOUT_S + 0.1)
+    reach = table.reachability[PEER]
     assert {reach.address.loss, reach.subnet.loss} == {1.0, None}
 
 
@@ -228,11 +237,11 @@ def test_a_new_gateway_is_a_new_beginning() -> None:
     walk = Walk()
     walk.rounds(4)
     walk.table.follow({PEER: HOST, **peers(1)}, 1500)
-    assert walk.table.reaches[PEER].address.count == 4
+    assert walk.table.reachability[PEER].address.count == 4
     walk.table.follow({PEER: IPv4Address("192.168.14.23")}, 1500)
-    assert walk.table.reaches[PEER].address.count == 0
+    assert walk.table.reachability[PEER].address.count == 0
     walk.table.follow({PEER: IPv4Address("192.168.14.23")}, 9000)
-    assert walk.table.reaches[PEER].link_mtu == 9000
+    assert walk.table.reachability[PEER].link_mtu == 9000
 
 
 def test_the_round_trip_is_smoothed() -> None:
@@ -242,11 +251,11 @@ def test_the_round_trip_is_smoothed() -> None:
     for rtt_s in (0.008, 0.016):
         done = False
         while not done:
-            shot = table.shoot(0.0, rng)
-            assert shot is not None
-            done = shot.kind is ProbeKind.ADDRESS
-            table.take(Echo(shot.number, shot.address, rtt_s), 5.0)
-    sample = table.reaches[PEER].address
+            probe = table.next_probe(0.0, rng)
+            assert probe is not None
+            done = probe.kind is ProbeKind.ADDRESS
+            table.record(ProbeReply(probe.number, probe.address, rtt_s), 5.0)
+    sample = table.reachability[PEER].address
     assert (sample.last_s, sample.rtt_s) == (5.0, 0.016)
     assert sample.smoothed_rtt_s == pytest.approx(0.009)
 
@@ -258,9 +267,9 @@ def test_a_router_that_says_what_fits() -> None:
     """Its word is tried and then believed: two large probes, and the MTU is known."""
     walk = Walk()
     walk.path_mtu, walk.told = 1400, True
-    assert walk.rounds(6) is State.MTU_SMALLER
+    assert walk.rounds(6) is ProbeState.MTU_SMALLER
     assert walk.sizes == [1500, 1400]
-    said = complaint(walk.table.trouble)
+    said = worst_trouble(walk.table.trouble)
     assert said is not None
     assert said[1] == (
         "packets to 192.168.14.22, the host of 172.7.22.0/24, get through up to 1400 bytes only, "
@@ -305,4 +314,4 @@ def test_large_probes_wait_for_small_ones() -> None:
     walk.lost = {ProbeKind.ADDRESS, ProbeKind.SUBNET, ProbeKind.MTU}
     walk.rounds(20)
     assert walk.sizes == []
-    assert walk.table.reaches[PEER].mtu is None
+    assert walk.table.reachability[PEER].mtu is None

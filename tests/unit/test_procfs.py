@@ -1,4 +1,4 @@
-"""What ``/proc`` tells, on this very host: its own sockets and processes."""
+"""Facts from ``/proc``, on this host: its own sockets and processes."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ EVERY = "0.0.0.0"  # noqa: S104 - for a moment, and nothing is accepted
     ],
 )  # fmt: skip
 def test_who_listens(bound: str, asked: str, meets: bool) -> None:
-    """A listener is found where it is in the way of the address: the same, or one of the two is every address."""
+    """A listener is found where it conflicts: the addresses are equal, or one of them is the wildcard."""
     family = socket.AF_INET6 if ":" in bound else socket.AF_INET
     with socket.create_server((bound, 0), family=family) as server:
         port = server.getsockname()[1]
@@ -58,13 +58,13 @@ def test_who_holds_a_lock(tmp_path: Path) -> None:
 
 
 def test_this_process_is_left_out() -> None:
-    """Others of this network namespace are told, their parent among them; the one that asks is not."""
+    """Other processes of this network namespace are listed, such as the parent; the calling one is not."""
     pids = {process.pid for process in procfs.processes()}
     assert os.getpid() not in pids
     assert os.getppid() in pids
 
 
 def test_kernel_settings() -> None:
-    """One that is there is read; one that is not is None."""
+    """An existing setting is read; one that does not exist is None."""
     assert procfs.sysctl("net/ipv4/ip_forward") in ("0", "1")
     assert procfs.sysctl("net/ipv4/no_such_thing") is None

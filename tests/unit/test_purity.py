@@ -10,7 +10,7 @@ import pyflanneld
 
 ROOT = Path(pyflanneld.__file__).parent
 ROOMS = ("core", "backends", "commands/doctor/checks")
-DOCTOR = tuple(f"commands/doctor/{name}.py" for name in ("finding", "host_facts", "shell_quoting"))
+DOCTOR = tuple(f"commands/doctor/{name}.py" for name in ("finding", "host_facts"))
 FILES = sorted([path for room in ROOMS for path in (ROOT / room).rglob("*.py")] + [ROOT / name for name in DOCTOR])
 PURE_PLACES = tuple(f"pyflanneld.{place}".replace("/", ".").removesuffix(".py") for place in (*ROOMS, *DOCTOR))
 

@@ -102,10 +102,10 @@ def test_bounds_hold_for_both_directions() -> None:
 def test_times_and_revisions_are_no_news() -> None:
     """A renewal changes them all the time; what a boot would do differently is news."""
     later = replace(STATE, saved_at_s=1.0, lease_end_s=2.0, revision=99, own=replace(OWN, mod_revision=99))
-    assert not later.tells_news(STATE)
+    assert not later.differs_from(STATE)
     for changes in (
         {"peers": ()}, {"config": b"{}"}, {"cluster_id": 1}, {"own": replace(OWN, lease_id=1)}, {"api": 2},
         {"prefix": "/x"}, {"peers": (as_kept(replace(PEER, value=b"{}")),)},
     ):  # fmt: skip
-        assert replace(STATE, **changes).tells_news(STATE), changes  # type: ignore[arg-type]
+        assert replace(STATE, **changes).differs_from(STATE), changes  # type: ignore[arg-type]
     assert as_kept(replace(PEER, mod_revision=99, lease_id=5)) == PEER

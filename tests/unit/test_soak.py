@@ -3,22 +3,21 @@
 import inspect
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
-from itertools import islice
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from pyflanneld.core.lease.codec import parse_key_name, parse_value
 from pyflanneld.lab.etcd import PREFIX
 from tests.soak import faults, report
-from tests.soak.faults import FAULTS, decks
-from tests.soak.peers import GATEWAYS, JUNK, JUNK_KEYS, Peers
+from tests.soak.faults import FAULTS
+from tests.soak.peers import JUNK, Peers
 from tests.soak.run import Deed, Story
 from tests.soak.samples import Sample
-from tests.soak.site import difference
+from tests.soak.verdict import Limit, judge
 from tests.support.etcd.bulk_writer import Change
 from tests.support.lab.testbed import lease_key, lease_value
 
@@ -52,27 +51,7 @@ def test_etcd_the_way_there_the_kernel_and_the_process_all_suffer() -> None:
     }  # fmt: skip
 
 
-def test_each_comes_once_before_any_comes_again() -> None:
-    """By the seed: the same order for the same one."""
-    first, again = (list(islice(decks(FAULTS, Random(3)), 2 * len(FAULTS))) for _ in range(2))
-    assert first == again
-    assert {fault.name for fault in first[: len(FAULTS)]} == {fault.name for fault in FAULTS}
-    assert first[: len(FAULTS)] != first[len(FAULTS) :]
-
-
 # The peers
-
-
-def test_junk_is_junk() -> None:
-    """What is written as nonsense is nonsense to the daemon too; what a peer writes is not."""
-    for value in JUNK:
-        with pytest.raises(ValueError, match="not usable"):
-            parse_value(value.encode())
-    assert str(parse_value(lease_value(GATEWAYS[0]).encode()).public_ip) == GATEWAYS[0]
-    outside = {"172.16.9.0-24"}
-    for name in set(JUNK_KEYS) - outside:
-        with pytest.raises(ValueError, match="not usable"):
-            parse_key_name(name.encode())
 
 
 def applied(changes: list[Change]) -> dict[str, str]:
@@ -113,24 +92,6 @@ def test_only_what_everybody_has_seen_turns_into_nonsense() -> None:
     assert not [change for change in changes if change.lease and change.value in JUNK]  # junk keys have none
 
 
-def test_a_lease_that_is_revoked_takes_its_peers() -> None:
-    """They are gone from the model, and as many others come."""
-    crowd = peers()
-    begun = crowd.begin()
-    gone = {change.key for change in begun if change.lease == 11}
-    assert crowd.expire(0, 13) == 11
-    assert crowd.keys() == {change.key for change in begun} - gone
-    assert len(crowd.refill()) == len(gone) > 0
-    assert {change.lease for change in crowd.rewrite()} == {12, 13}
-    assert len(crowd.routes) == COUNT
-
-
-def test_differences_are_told_with_examples() -> None:
-    """What is missing and what is too much; nothing for equal sets."""
-    assert difference("n1", {"a", "b", "c", "d", "e"}, {"e", "f"}) == "n1: 4 missing (a, b, c …); 1 too much (f)"
-    assert difference("n1", {"a"}, {"a"}) == ""
-
-
 # The report
 
 USUAL = Sample(0, 70.0, 20, 8, 22, 1000, 10, 0.5)
@@ -149,38 +110,6 @@ def story(*, leak_mib: float = 0.0, lines: int = 10, minutes: int = 20) -> Story
     return Story(7, 1000, [Deed(30.0, FAULT, "n1", 3.0, 0.5, 4, lines)], {"n1": samples})
 
 
-def test_a_run_without_a_finding() -> None:
-    """Everything is flat: said so, with the tables and a plot for each group."""
-    found = report.verdict(story())
-    assert found.complaints == []
-    assert {name for name, _ in found.flatness} == {quantity.name for quantity in report.QUANTITIES}
-    text = report.text(story(), found, DAY)
-    assert "20 minutes, 1,000 peers, seed 7" in text
-    assert "All quantities stayed flat." in text
-    assert f"| {FAULT} | 1 | 0.5 s | 40 s | 10 |" in text
-    assert [name for name, _ in report.charts(story())] == ["soak-memory", "soak-counts", "soak-log", "soak-processor"]
-
-
-def test_a_leak_is_a_complaint() -> None:
-    """Four MiB in twenty minutes are too much in a day; the report names host and quantity."""
-    found = report.verdict(story(leak_mib=4))
-    assert found.complaints == ["n1: memory, MiB: it grows all the time"]
-    assert "* n1: memory, MiB: it grows all the time" in report.text(story(leak_mib=4), found, DAY)
-
-
-def test_a_fault_that_makes_the_log_long_is_a_complaint() -> None:
-    """Bounded by a constant, and by the changes that came with it; in a short run too."""
-    assert report.verdict(story(lines=68, minutes=1)).complaints == []
-    assert report.verdict(story(lines=69, minutes=1)).complaints == [f"30 s: {FAULT}: 69 lines of log"]
-
-
-def test_a_short_run_says_nothing_of_flatness() -> None:
-    """Not even that it was flat."""
-    found = report.verdict(story(leak_mib=4, minutes=5))
-    assert found.complaints == []
-    assert "too short" in report.text(story(minutes=5), found, DAY)
-
-
 def test_the_page_has_its_place(tmp_path: Path) -> None:
     """docs/dev/soak.md has the marks that the report is put between; each plot is shown; samples read back."""
     page = report.PAGE.read_text("utf-8")
@@ -189,3 +118,65 @@ def test_the_page_has_its_place(tmp_path: Path) -> None:
     assert Story.read(json.loads((tmp_path / "soak.json").read_text())) == story()
     assert {path.name for path in tmp_path.glob("*.svg")} == {f"{name}.svg" for name, _ in report.charts(story())}
     assert re.findall(r"images/(.*)\.svg", report.pictures(story())) == [name for name, _ in report.charts(story())]
+
+
+# What is flat
+
+LIMIT = Limit(rise=3.0, per_day=64.0, tooth=1.5)  # of memory, in MiB
+MINUTES = 20
+
+
+def series(value: Callable[[float], float], *, noise: float = 0, minutes: float = MINUTES) -> list[tuple[float, float]]:
+    """Return a sample every three seconds: *value* of the share of the time that is over, and noise."""
+    rng, count = Random(1), int(minutes * 20)
+    return [(3.0 * at, value(at / count) + rng.gauss(0, noise)) for at in range(count + 1)]
+
+
+def leak(mib_a_day: float, minutes: float = MINUTES) -> Callable[[float], float]:
+    return lambda share: 70 + mib_a_day * share * minutes / 60 / 24
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda _: 70.0,
+        lambda share: 40 + 30 * min(1, share * 4.2),  # warming up
+        lambda share: 70 - 5 * share,  # what falls does not leak
+        lambda share: 70 + 20 * (0.6 < share < 0.63),  # a fault that passes
+        lambda share: 70 + 2.5 * (share > 0.9),  # a small step
+        lambda share: 74 + 1.2 * (share * 1.8 % 1),  # garbage, collected every eleven minutes
+        leak(5),
+    ],
+    ids=["constant", "warm-up", "falling", "a peak", "a small step", "garbage", "a trickle"],
+)
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_flat(value: Callable[[float], float], noise: float) -> None:
+    """What stays where it is after the warm-up is flat, with noise too."""
+    found = judge(series(value, noise=noise), LIMIT)
+    assert found.flat, found
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_a_leak_is_found(noise: float) -> None:
+    """Growth that would be too much after a day, though it is 3 MiB in the run."""
+    found = judge(series(leak(240), noise=noise), LIMIT)
+    assert found.faults == ("it grows all the time",)
+    assert found.per_day == pytest.approx(240, rel=0.2)
+
+
+def test_a_longer_run_sees_through_the_garbage() -> None:
+    """Garbage that comes and goes hides a slow leak for twenty minutes, and not for a night."""
+
+    def value(share: float, minutes: float) -> float:
+        return leak(100, minutes)(share) + 1.2 * (share * minutes / 11 % 1)
+
+    assert judge(series(lambda share: value(share, MINUTES)), LIMIT).flat
+    assert not judge(series(lambda share: value(share, 480), minutes=480), LIMIT).flat
+
+
+@pytest.mark.parametrize("at", [0.4, 0.6, 0.74])
+def test_a_step_is_found(at: float) -> None:
+    """A rise that stays, when it came after the warm-up, whatever the trend says."""
+    found = judge(series(lambda share: 70 + 5 * (share > at), noise=0.3), Limit(rise=3.0))
+    assert found.faults == ("the last quarter is higher than the second",)
+    assert (round(found.early), round(found.late)) in {(70, 75)}

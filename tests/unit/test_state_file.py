@@ -1,4 +1,4 @@
-"""The file below ``--state-dir``: whole whatever crashes, for the daemon alone, and read only if it can be trusted."""
+"""The file in ``--state-dir``: whole whatever crashes, for the daemon alone, and read only if it can be trusted."""
 
 import asyncio
 import os
@@ -51,8 +51,8 @@ def test_the_power_fails_at_any_moment(tmp_path: Path, monkeypatch: pytest.Monke
     assert {disk.get(NAME) for disk in outcomes(before, steps)} == {new}
 
 
-def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
-    """Half a file under another name goes with the next write."""
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    """The next write removes an incomplete file under a temporary name."""
     (tmp_path / f".{NAME}.0123456789abcdef").write_text("half")
     write(tmp_path, STATE)
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
@@ -68,10 +68,10 @@ SPOIL: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "why"), SPOIL.values(), ids=SPOIL)
-def test_what_others_can_have_put_there_is_not_read(
+def test_a_file_that_others_may_have_written_is_not_read(
     tmp_path: Path, spoil: Callable[[Path], object], why: str
 ) -> None:
-    """Whoever can write it leads this host's packets."""
+    """Its content decides where this host's packets go."""
     write(tmp_path, STATE)
     spoil(tmp_path / NAME)
     with pytest.raises(OSError, match=why):
@@ -79,7 +79,7 @@ def test_what_others_can_have_put_there_is_not_read(
 
 
 def test_it_is_not_written_where_everybody_may(tmp_path: Path) -> None:
-    """Nor where no file can be; a link in its place is replaced."""
+    """Nor where no file is possible; a link in its place is replaced."""
     (tmp_path / NAME).symlink_to("/etc/passwd")
     write(tmp_path, STATE)
     assert not (tmp_path / NAME).is_symlink()
@@ -92,7 +92,7 @@ def test_it_is_not_written_where_everybody_may(tmp_path: Path) -> None:
         write(tmp_path / NAME, STATE)
 
 
-def test_too_much_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_a_large_file_is_an_error_before_it_is_read(tmp_path: Path) -> None:
     """A huge file takes no memory."""
     write(tmp_path, STATE)
     os.truncate(tmp_path / NAME, 10**12)
@@ -100,7 +100,7 @@ def test_too_much_is_refused_before_it_is_read(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_what_is_forgotten_is_gone_for_good(tmp_path: Path) -> None:
+def test_a_forgotten_state_stays_away(tmp_path: Path) -> None:
     """Another node has the lease: the file is gone, and no write that was under way brings it back."""
 
     async def scenario() -> None:

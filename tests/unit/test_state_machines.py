@@ -22,10 +22,10 @@ from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, S
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value
 from pyflanneld.core.lease.ownership import (
     Confirmed,
+    HeldByOther,
     OwnLease,
     Retake,
     Rewrite,
-    Taken,
     Unreadable,
     assess,
     confirmed,
@@ -42,7 +42,7 @@ from tests.sim.node import as_key
 from tests.sim.told import Told
 from tests.support.fakes.registry import FakeEtcd
 
-LENGTHS = {"": (250, 50), "thorough": (2000, 100)}
+LENGTHS = {"": (120, 50), "thorough": (2000, 100)}
 """By profile: how many stories, and how many steps each."""
 STORIES, STEPS = LENGTHS[os.environ.get("HYPOTHESIS_PROFILE", "")]
 SETTINGS = settings(max_examples=STORIES, stateful_step_count=STEPS)
@@ -145,7 +145,7 @@ class RoutesMachine(RuleBasedStateMachine):
             self.guard.distrust()
         self.told.take_list(snapshot, self.now_s)
         self.table.apply(snapshot)
-        self.guard.told(self.now_s)
+        self.guard.list_applied(self.now_s)
         self.revision, self.current, self.broken = snapshot.revision, True, self.etcd.state.revision < snapshot.revision
 
     @rule(count=st.integers(0, 9), lost=st.sampled_from([False, False, False, True]))
@@ -428,7 +428,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 )  # fmt: skip
                 if not overlapped:
                     self.create(node, held.record.name, self.etcd.snapshot(), took_s)
-            case Taken():
+            case HeldByOther():
                 node.lease = None
 
     def answer(self, held: Record) -> Renewal:
@@ -459,7 +459,7 @@ class LeaseMachine(RuleBasedStateMachine):
             assert hangs or record.lease_id == 0 or lasting < 0, "who was not renewed is not believed in"
             assert 1.0 <= renewal_interval_s(TTL_S, 3.0) <= TTL_S / 10
         else:
-            assert isinstance(finding, Unreadable if said is None else Taken), finding
+            assert isinstance(finding, Unreadable if said is None else HeldByOther), finding
 
     # What time and others do
 

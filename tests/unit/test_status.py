@@ -14,7 +14,7 @@ import pytest
 
 from pyflanneld.commands import peers, routes, status
 from pyflanneld.commands.output import Paint
-from pyflanneld.core.link.neighbours import Neighbour
+from pyflanneld.core.link.selection import Neighbour
 from pyflanneld.core.routes.plan import KernelRoute
 from pyflanneld.daemon.status_source import DaemonStatus
 from pyflanneld.errors import FirewallError, KernelError, RegistryUnavailable
@@ -66,7 +66,7 @@ def test_a_healthy_node() -> None:
             assert told["link"]["why"] == "matches --iface=eth1"
             assert (told["etcd"]["api"], told["etcd"]["revision"]) == (3, node.registry.etcd.state.revision)
             assert told["peers"] == {
-                "forged": 2, "routed": 2, "quarantined": {}, "other_backend": 0, "frozen": 0,
+                "accepted": 2, "routed": 2, "quarantined": {}, "other_backend": 0, "frozen": 0,
             }  # fmt: skip
             assert (told["routes"]["wanted"], told["routes"]["present"], told["routes"]["missing"]) == (2, 2, 0)
             assert told["firewall"] == [
@@ -118,7 +118,7 @@ def test_etcd_down_from_the_start_and_later() -> None:
             await asyncio.sleep(30)
             assert report(node)["etcd"]["heard_s_ago"] is None
             assert findings(node)["etcd.unavailable"]["blocks"]
-            assert "not heard of yet" in text(node)
+            assert "no answer yet" in text(node)
             node.registry.down = None
             await until(lambda: node.ready, 30)
             node.registry.down = RegistryUnavailable("no member answers")
@@ -171,8 +171,8 @@ def test_a_junk_key_and_a_peer_off_the_link() -> None:
             assert told["ready"]
             assert told["peers"]["quarantined"] == {"not_json": 1, "gateway_off_link": 1, "bad_key": 5}
             shown = text(node)
-            assert "the key 172.7.98.0-24 is not believed (gateway_off_link): PublicIP 8.8.8.8" in shown
-            assert "5 keys are not believed (bad_key): x40, x41, x42 and 2 more" in shown
+            assert "the key 172.7.98.0-24 is rejected (gateway_off_link): PublicIP 8.8.8.8" in shown
+            assert "5 keys are rejected (bad_key): x40, x41, x42 and 2 more" in shown
             assert "peer.quarantined, for 1m30s" in shown
             assert "host-gw needs both on one LAN" in shown
             rows = [asdict(row) for row in await observer(node).peers()]
@@ -227,7 +227,7 @@ def test_the_guard_holds() -> None:
             told = report(node)
             assert not told["ready"]
             assert told["guard"]["held"] == told["routes"]["held"] >= 7
-            assert findings(node)["guard.holding"]["hint"].startswith("Look into etcd")
+            assert findings(node)["guard.holding"]["hint"].startswith("Check etcd")
             rows = await observer(node).routes()
             assert {row.state for row in rows} == {"held"}
             for third in thirds:

@@ -7,12 +7,19 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from pyflanneld.core.etcd_types import Put, Record, Snapshot
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
-from pyflanneld.core.link.neighbours import Neighbour
-from pyflanneld.core.link.selection import Link
+from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.core.routes.plan import KernelRoute, Route
-from pyflanneld.core.status.table_view import PEER_STATES, ROUTE_STATES, PeerRow, Sight, Wanted, peer_rows, route_rows
+from pyflanneld.core.status.table_view import (
+    PEER_STATES,
+    ROUTE_STATES,
+    PeerFacts,
+    PeerRow,
+    WantedRoutes,
+    peer_rows,
+    route_rows,
+)
 
 NETWORK, OWN = IPv4Network("172.7.0.0/16"), IPv4Network("172.7.21.0/24")
 LINK = Link(2, "eth1", 1500, True, (IPv4Interface("192.168.14.21/24"),))
@@ -24,9 +31,9 @@ def net(third: int) -> IPv4Network:
     return IPv4Network(f"172.7.{third}.0/24")
 
 
-def wanted(*thirds: int) -> Wanted:
+def wanted(*thirds: int) -> WantedRoutes:
     routes: dict[Network, Route] = {net(n): Route(net(n), IPv4Address(f"192.168.14.{n}"), 2) for n in thirds}
-    return Wanted(routes, OURS, (NETWORK,))
+    return WantedRoutes(routes, OURS, (NETWORK,))
 
 
 def there(third: int, gateway: str = "", *, protocol: int = OURS, metric: int = 0) -> KernelRoute:
@@ -87,8 +94,8 @@ def rows_of(table: PeerTable, kernel: list[KernelRoute], context: ValidationCont
     known: dict[Address, Neighbour] = {
         IPv4Address("192.168.14.22"): Neighbour(IPv4Address("192.168.14.22"), "reachable", "02:00:00:00:00:16")
     }
-    sight = Sight(view, {row.dst: row for row in made}, LINK, known, {b"junk": 12.5}, ipv6=context.ipv6 is not None)
-    return {row.subnet or row.key: row for row in peer_rows(table.records(), sight)}
+    facts = PeerFacts(view, {row.dst: row for row in made}, LINK, known, {b"junk": 12.5}, ipv6=context.ipv6 is not None)
+    return {row.subnet or row.key: row for row in peer_rows(table.records(), facts)}
 
 
 def test_each_peer_has_its_state_and_its_reason() -> None:
@@ -125,8 +132,8 @@ def test_a_peer_that_keeps_its_last_good_route_says_so() -> None:
     assert (row.state, row.reason, row.route, row.wanted_gateway) == ("quarantined", "not_json", "ok", "192.168.14.22")
 
 
-def test_a_dual_stack_peer_has_a_row_for_each_half() -> None:
-    """On a dual-stack node; an IPv4 node shows the half that it uses."""
+def test_a_dual_stack_peer_has_a_row_for_each_subnet() -> None:
+    """On a dual-stack node; an IPv4 node shows the subnet that it uses."""
     context6 = FamilyContext(
         IPv6Network("2001:db8:42::/56"), IPv6Network("2001:db8:42:15::/64"), (IPv6Interface("2001:db8:1::15/64"),)
     )

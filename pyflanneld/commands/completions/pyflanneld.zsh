@@ -118,8 +118,8 @@ _pyflanneld() {
                 $daemon
             ;;
         lab)
-            _arguments '--name=[which laboratory, where there are several (default\: lab)]:name: ' \
-                '--root=[where its state lives (default\: /run/pyflanneld-lab)]:file:_files' \
+            _arguments '--name=[which laboratory, if there are several (default\: lab)]:name: ' \
+                '--root=[folder for its state (default\: /run/pyflanneld-lab)]:file:_files' \
                 '--nodes=[how many hosts (default\: 3)]:n: ' \
                 '--help[Print help and exit.]' \
                 '1:word:(up status exec down demo)'

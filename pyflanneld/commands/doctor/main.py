@@ -1,7 +1,6 @@
 """``pyflanneld doctor``: what is wrong with this host, its etcd and its peers, and how to fix it. Shell side."""
 
 import asyncio
-import json
 import os
 import sys
 import textwrap
@@ -12,7 +11,7 @@ from pyflanneld.commands.doctor.checks import examine
 from pyflanneld.commands.doctor.collector import collect
 from pyflanneld.commands.doctor.finding import Finding, Verdict, warn
 from pyflanneld.commands.doctor.host_facts import Facts
-from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint
+from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, json_text
 from pyflanneld.commands.read_only_ports import read_only_context
 from pyflanneld.config.load import load_as_daemon
 from pyflanneld.config.settings import FLAGS, Settings
@@ -43,7 +42,8 @@ def main(words: Sequence[str]) -> int:
     json_wanted = wants_json(given)
     found = examine(asyncio.run(_collect(settings)))
     found += [warn("settings", text, "the daemon warns of it at its start, too") for text in settings.warnings]
-    sys.stdout.write(as_json(found) if json_wanted else as_text(found, Paint(sys.stdout), whole=is_on(given, _ALL)))
+    text = findings_json(found) if json_wanted else as_text(found, Paint(sys.stdout), whole=is_on(given, _ALL))
+    sys.stdout.write(text)
     return 1 if any(finding.verdict is Verdict.BAD for finding in found) else 0
 
 
@@ -56,14 +56,14 @@ async def _collect(settings: Settings) -> Facts:
         await context.kernel.close()
 
 
-def as_json(found: Sequence[Finding]) -> str:
+def findings_json(found: Sequence[Finding]) -> str:
     """Return one object: whether nothing is bad, and every finding."""
     findings = [
         {"check": one.check, "verdict": one.verdict.value, "seen": one.seen, "why": one.why, "fix": one.fix}
         for one in found
     ]
     well = not any(one.verdict is Verdict.BAD for one in found)
-    return json.dumps({"well": well, "findings": findings}, indent=2) + "\n"
+    return json_text({"well": well, "findings": findings})
 
 
 def as_text(found: Sequence[Finding], paint: Paint, *, whole: bool) -> str:

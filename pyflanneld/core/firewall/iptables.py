@@ -1,9 +1,9 @@
-"""Firewall rules in iptables' own words: read from ``iptables-save``, written for ``iptables-restore --noflush``.
+"""Firewall rules in the language of iptables: read from ``iptables-save``, written for ``iptables-restore --noflush``.
 
-What is ours: the section's chain, the one jump into it, and the older rules of flanneld that ``firewall.is_old``
+What is ours: the section's chain, the one jump into it, and the older rules of flanneld that ``rules.is_legacy``
 knows. Nothing else is ever named in a transaction, so it stays as it is. What is ours in a built-in chain is compared
-among itself only, wherever the others stand between it; when it is wrong, the jump comes to where the first of ours
-stood. A whole transaction takes effect at once or, when a rule to be deleted has gone meanwhile, not at all.
+by itself, whatever stands in between; when it is wrong, the jump goes to the place of the first rule of ours. A whole
+transaction takes effect at once or, when a rule to be deleted has gone meanwhile, not at all.
 """
 
 import re
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_network
 
-from pyflanneld.core.firewall.rules import MARK, Network, Rule, Section, Side, is_old
+from pyflanneld.core.families import Network
+from pyflanneld.core.firewall.rules import MARK, AddressMatch, Rule, Section, is_legacy
 
 _WORD = re.compile(r'(?P<bare>[^\s"]+)|"(?P<quoted>(?:[^"\\]|\\.)*)"')
 
@@ -24,8 +25,8 @@ class Chains:
     Attributes:
         entrance: the rules of the built-in chain, in order; ``None`` for one that flanneld cannot have written.
         own: the rules of our chain; ``None`` when it does not exist.
-        entered_elsewhere: a rule of somebody else leads into our chain.
-        policy: what becomes of a packet at the end of the built-in chain; empty when the table does not exist.
+        entered_elsewhere: a foreign rule jumps to our chain.
+        policy: of the built-in chain; empty when the table does not exist.
     """
 
     entrance: tuple[Rule | None, ...] = ()
@@ -34,7 +35,7 @@ class Chains:
     policy: str = ""
 
     def names(self, networks: Collection[Network]) -> bool:
-        """Say whether our chain is about one of *networks*, or about nothing."""
+        """Return whether our chain is for one of *networks*, or empty."""
         return not self.own or any(rule is not None and rule.names(networks) for rule in self.own)
 
 
@@ -89,7 +90,7 @@ def parse_rule(line: str) -> Rule | None:
 
 
 def _option(word: str, rest: list[str], negated: bool) -> tuple[str, object] | None:
-    """Return the field that an option stands for, and its value; empty for one without meaning of its own."""
+    """Return the field that an option sets, and its value; an empty name for one that sets none."""
     if word == "--random-fully":
         return None if negated else ("random_fully", True)
     if not rest:
@@ -97,7 +98,7 @@ def _option(word: str, rest: list[str], negated: bool) -> tuple[str, object] | N
     value = rest.pop(0)
     if word in {"-s", "-d"}:
         try:
-            return {"-s": "source", "-d": "destination"}[word], Side(ip_network(value), negated)
+            return {"-s": "source", "-d": "destination"}[word], AddressMatch(ip_network(value), negated)
         except ValueError:
             return None
     if negated:
@@ -139,7 +140,7 @@ def repair(section: Section, found: Chains, rules: tuple[Rule, ...], plain: Coll
         section: what it is about.
         found: what is there.
         rules: what our chain should hold.
-        plain: the networks whose rules of v0.11.0 are to go; see ``firewall.is_old``.
+        plain: the networks whose rules of v0.11.0 are to go; see ``rules.is_legacy``.
     """
     lines = []
     if found.own != rules:
@@ -159,7 +160,7 @@ def removal(section: Section, found: Chains, ours: Collection[Network], plain: C
     Args:
         section: what it is about.
         found: what is there.
-        ours: the networks that we may speak for; a chain about others is somebody else's.
+        ours: the networks that this daemon serves; a chain for others belongs to another daemon.
         plain: as for ``repair``.
     """
     if not found.names(ours):
@@ -177,7 +178,7 @@ def _ours(section: Section, found: Chains, plain: Collection[Network]) -> list[t
     return [
         (place, rule)
         for place, rule in enumerate(found.entrance)
-        if rule is not None and (rule == section.jump or is_old(rule, section, plain))
+        if rule is not None and (rule == section.jump or is_legacy(rule, section, plain))
     ]
 
 

@@ -1,11 +1,11 @@
-"""Firewall rules in nft's own words: written for ``nft -f``, read from ``nft -j list table``.
+"""Firewall rules in the language of nft: written for ``nft -f``, read from ``nft -j list table``.
 
 Tables, chains and comments are flannel's (``pkg/trafficmngr/nftables/nftables.go``, v0.28.9), the rules those of its
 iptables side. Where flannel's nft rules differ from its iptables rules, these do not follow:
 
 * from outside the network to this node's subnet: returned, as in iptables; flannel's rule returns what goes from
   outside this node's *subnet* to the whole network, so that nothing from outside the network is ever masqueraded;
-* the mark is compared under its mask, so that a packet with other marks beside it is seen as well;
+* the mark is compared under its mask, so that a packet with further marks matches as well;
 * a chain is there if its rules are asked for, and the table of a family that is used; flannel makes all of them.
 
 The table is ours alone: whenever anything in it is not as it should be, it is replaced as a whole, at once. One thing
@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import Any
 
+from pyflanneld.core.families import Network
 from pyflanneld.core.firewall.rules import (
     ACCEPT,
     FORWARD,
@@ -25,14 +26,13 @@ from pyflanneld.core.firewall.rules import (
     MASQUERADE,
     MASQUERADE_TARGET,
     RETURN,
+    AddressMatch,
     Family,
-    Network,
     Rule,
     Section,
-    Side,
 )
 
-Wanted = Mapping[Section, tuple[Rule, ...]]
+WantedRules = Mapping[Section, tuple[Rule, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Table:
     plain: bool = True
 
     def names(self, networks: Sequence[Network]) -> bool:
-        """Say whether the table is about one of *networks*, or about nothing."""
+        """Return whether the table is for one of *networks*, or empty."""
         rules = [rule for chain in self.chains.values() for rule in chain.rules]
         return not rules or any(rule is not None and rule.names(networks) for rule in rules)
 
@@ -91,11 +91,11 @@ def table_name(family: Family) -> str:
 
 
 def family_word(family: Family) -> str:
-    """Return nft's word for the family, which is also that of its addresses in a rule."""
+    """Return nft's keyword for the family, also that of its addresses in a rule."""
     return "ip" if family is Family.IPV4 else "ip6"
 
 
-def expected(wanted: Wanted) -> Table:
+def expected(wanted: WantedRules) -> Table:
     """Return what the table has to be."""
     return Table(
         {
@@ -108,7 +108,7 @@ def expected(wanted: Wanted) -> Table:
     )
 
 
-def repair(family: Family, found: Table | None, wanted: Wanted) -> str:
+def repair(family: Family, found: Table | None, wanted: WantedRules) -> str:
     """Return the transaction that makes *found* what it should be; empty when it is."""
     if found == expected(wanted):
         return ""
@@ -168,7 +168,7 @@ def read(listing: str) -> Table:
 
 
 def _rule(expressions: Sequence[Mapping[str, Any]]) -> Rule | None:
-    """Read a rule; whatever has another form than ours is somebody else's."""
+    """Read a rule; ``None`` for one that we cannot have written."""
     fields: dict[str, object] = {}
     try:
         for expression in expressions:
@@ -192,7 +192,7 @@ def _match(value: Mapping[str, Any]) -> dict[str, object] | None:
     if payload["protocol"] not in {"ip", "ip6"}:
         return None
     field = {"saddr": "source", "daddr": "destination"}[payload["field"]]
-    return {field: Side(ip_network(f"{prefix['addr']}/{prefix['len']}"), negated)}
+    return {field: AddressMatch(ip_network(f"{prefix['addr']}/{prefix['len']}"), negated)}
 
 
 def _verdict(kind: str, value: Any) -> dict[str, object] | None:

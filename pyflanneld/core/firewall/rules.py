@@ -1,8 +1,8 @@
-"""Flannel's firewall rules as values: which ones, in which order, and which are left over from other times.
+"""Flannel's firewall rules as values: which ones, in which order, and which are leftovers of older versions.
 
 Two sections, each with a chain of its own that one jump leads into. Where: flannel ``pkg/trafficmngr/iptables`` and
 ``pkg/trafficmngr/nftables`` (v0.28.9). The plain rules in the built-in chains: ``network/iptables.go`` (v0.11.0).
-How the values are written and read is the matter of ``iptables`` and ``nftables`` beside this file.
+``iptables`` and ``nft`` next to this file write and read them.
 """
 
 import enum
@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-Network = IPv4Network | IPv6Network
+from pyflanneld.core import families
+from pyflanneld.core.families import Network
 
 RETURN, ACCEPT, MASQUERADE_TARGET = "RETURN", "ACCEPT", "MASQUERADE"
 MARK = 0x4000
-"""What kube-proxy marks packets with that it has masqueraded itself; value and mask."""
+"""The mark of packets that kube-proxy masquerades itself; value and mask."""
 
 
 class Family(enum.Enum):
@@ -25,7 +26,7 @@ class Family(enum.Enum):
 
     @property
     def multicast(self) -> Network:
-        """The addresses towards which nothing is masqueraded."""
+        """The destinations towards which nothing is masqueraded."""
         return IPv4Network("224.0.0.0/4") if self is Family.IPV4 else IPv6Network("ff00::/8")
 
     @classmethod
@@ -35,8 +36,8 @@ class Family(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One end of a packet's way: inside *network*, or outside when *negated*."""
+class AddressMatch:
+    """Matches a source or destination address: in *network*, or outside it when *negated*."""
 
     network: Network
     negated: bool = False
@@ -49,19 +50,19 @@ class Rule:
     Attributes:
         target: ``RETURN``, ``ACCEPT``, ``MASQUERADE`` or the name of a chain.
         marked: matches only what carries ``MARK``.
-        comment: what iptables shows beside it; nft has none.
+        comment: what iptables shows with it; nft has none.
         random_fully: of a masquerading rule, whether source ports are chosen at random.
     """
 
     target: str
-    source: Side | None = None
-    destination: Side | None = None
+    source: AddressMatch | None = None
+    destination: AddressMatch | None = None
     marked: bool = False
     comment: str = ""
     random_fully: bool = False
 
     def names(self, networks: Iterable[Network]) -> bool:
-        """Say whether one end of the rule is one of *networks*."""
+        """Return whether the rule matches source or destination against one of *networks*."""
         ends = {side.network for side in (self.source, self.destination) if side is not None}
         return not ends.isdisjoint(networks)
 
@@ -73,7 +74,7 @@ class Section:
     Attributes:
         table: of iptables, ``"nat"``.
         entrance: the built-in chain that the jump stands in, ``"POSTROUTING"``.
-        chain: our own, ``"FLANNEL-POSTRTG"``.
+        chain: ours, ``"FLANNEL-POSTRTG"``.
         comment: what each of our rules there carries.
     """
 
@@ -97,11 +98,11 @@ def section_rules(section: Section, network: Network, subnet: Network, *, random
     """Return what the section's chain holds, in order, on the node that leases *subnet* of *network*."""
     if section == FORWARD:
         return (
-            Rule(ACCEPT, source=Side(network), comment=section.comment),
-            Rule(ACCEPT, destination=Side(network), comment=section.comment),
+            Rule(ACCEPT, source=AddressMatch(network), comment=section.comment),
+            Rule(ACCEPT, destination=AddressMatch(network), comment=section.comment),
         )
-    inside, outside = Side(network), Side(network, negated=True)
-    here, not_multicast = Side(subnet), Side(Family.of(network).multicast, negated=True)
+    inside, outside = AddressMatch(network), AddressMatch(network, negated=True)
+    here, not_multicast = AddressMatch(subnet), AddressMatch(Family.of(network).multicast, negated=True)
     kept = ((here, inside), (inside, here), (outside, here))
     changed = ((inside, not_multicast), (outside, inside))
     return (
@@ -114,8 +115,8 @@ def section_rules(section: Section, network: Network, subnet: Network, *, random
     )
 
 
-def is_old(rule: Rule, section: Section, plain: Iterable[Network]) -> bool:
-    """Say whether *rule*, found in the section's built-in chain, was put there by a flanneld that had no chains.
+def is_legacy(rule: Rule, section: Section, plain: Iterable[Network]) -> bool:
+    """Return whether *rule*, found in the section's built-in chain, is from a flanneld that had no chains of its own.
 
     Args:
         rule: what was found.
@@ -129,24 +130,16 @@ def is_old(rule: Rule, section: Section, plain: Iterable[Network]) -> bool:
 
 
 def _is_plain(rule: Rule, section: Section, network: Network) -> bool:
-    """Say whether v0.11.0 would have put *rule* for *network*, whatever the node's subnet was."""
-    inside, outside = Side(network), Side(network, negated=True)
+    """Return whether v0.11.0 would have put *rule* for *network*, whatever the node's subnet was."""
+    inside, outside = AddressMatch(network), AddressMatch(network, negated=True)
     seen = (rule.target, rule.source, rule.destination)
     if section == FORWARD:
         return seen in {(ACCEPT, inside, None), (ACCEPT, None, inside)}
     if rule.target == RETURN and rule.source == outside and rule.destination is not None:
-        return not rule.destination.negated and _within(rule.destination.network, network)
-    not_multicast = Side(Family.of(network).multicast, negated=True)
+        return not rule.destination.negated and families.inside(rule.destination.network, network)
+    not_multicast = AddressMatch(Family.of(network).multicast, negated=True)
     return seen in {
         (RETURN, inside, inside),
         (MASQUERADE_TARGET, inside, not_multicast),
         (MASQUERADE_TARGET, outside, inside),
     }
-
-
-def _within(subnet: Network, network: Network) -> bool:
-    if isinstance(subnet, IPv4Network) and isinstance(network, IPv4Network):
-        return subnet.subnet_of(network)
-    if isinstance(subnet, IPv6Network) and isinstance(network, IPv6Network):
-        return subnet.subnet_of(network)
-    return False

@@ -1,7 +1,7 @@
-"""Which subnet a node should hold: its own one again, the one its file remembers, or a free one.
+"""Which subnet a node leases: the one that it holds already, the one that its file remembers, or a free one.
 
 The order is flannel's (``pkg/subnet/etcd/local_manager.go``, v0.28.9), with its rule for a remembered subnet that
-somebody else holds: leave it alone.
+another node holds: leave it alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, inside, overlap
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import SubnetKey, parse_key_name, parse_value
-from pyflanneld.core.network.config import SubnetRange
+from pyflanneld.core.network.config import SubnetRange, fits
 
 CHOICES = 100
 
@@ -142,6 +142,7 @@ def _own(
     """
     found: list[tuple[bool, int, Reuse]] = []
     stale: list[Discard] = []
+    range6 = None if ipv6 is None else ipv6.subnet_range
     for record in records:
         try:
             if parse_value(record.value).public_ip != public_ip:
@@ -150,7 +151,7 @@ def _own(
         except Invalid:
             continue
         keep = key.ipv4 if ipv4.subnet_range.admits(key.ipv4) else None
-        if keep is not None and _fits(ipv6, key.ipv6):
+        if keep is not None and fits(range6, key.ipv6):
             found.append((keep != ipv4.previous, record.create_revision, Reuse(record, keep, key.ipv6)))
         elif record.lease_id:  # a reservation is the operator's to remove
             stale.append(Discard(record, keep))
@@ -159,14 +160,8 @@ def _own(
     return stale[0] if stale else None
 
 
-def _fits(request: SubnetRequest[_N] | None, subnet: _N | None) -> bool:
-    if request is None or subnet is None:
-        return request is None and subnet is None
-    return request.subnet_range.admits(subnet)
-
-
 def _keys(records: Iterable[Record]) -> list[SubnetKey]:
-    """Return what the names claim, whatever the values say: a broken value does not free a subnet."""
+    """Return the subnets in the names, whatever the values say: a broken value does not free a subnet."""
     found = []
     for record in records:
         try:

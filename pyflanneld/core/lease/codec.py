@@ -43,7 +43,7 @@ class SubnetKey:
         return self.ipv4 if version == 4 else self.ipv6
 
     def overlaps(self, other: "SubnetKey") -> bool:
-        """Say whether the two share an address of either family."""
+        """Return whether the two share an address of either family."""
         both = self.ipv6 is not None and other.ipv6 is not None and self.ipv6.overlaps(other.ipv6)
         return both or self.ipv4.overlaps(other.ipv4)
 

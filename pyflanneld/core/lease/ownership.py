@@ -1,13 +1,14 @@
-"""The own lease: what to believe after each look at it, and what to do.
+"""This host's lease: what each renewal proves about it, and what to do.
 
     HELD ⇄ uncertain        no confirmation for a while: change nothing, wait, verify
     HELD → retake           the key is gone: create it again, the same subnet
     HELD → rewrite          the key is ours, its value is not what we publish
-    HELD → taken            the key carries another node's address: never touch it again
-    HELD → unreadable       nobody's: keep everything as it is and ask for help
+    HELD → held by other    the key carries another node's address: never touch it again
+    HELD → unreadable       nobody's: keep everything as it is and report it
 
-A lease is ours when it hangs on the etcd lease that we keep alive, or carries the address that we publish. Ownership
-lasts, once confirmed, until the moment the request was sent plus its time to live, less a margin for clock drift.
+A lease is ours when its key is attached to the etcd lease that we keep alive, or carries the address that we publish.
+Ownership lasts, once confirmed, until the moment the request was sent plus its time to live, less a margin for clock
+drift.
 """
 
 from dataclasses import dataclass, replace
@@ -27,9 +28,9 @@ class OwnLease:
     """The lease that we hold.
 
     Attributes:
-        record: the key as it was last seen.
+        record: the key as it was last read.
         public_ip: the address that its value carries.
-        ipv6: its other half, and *public_ipv6* that half's address, in a dual-stack network.
+        ipv6: its IPv6 subnet, and *public_ipv6* the address for that, in a dual-stack network.
         ttl_s: the last granted time to live in seconds, infinite for a reservation.
         confirmed_at_s: when it was last proved to be ours, on the clock that does not stop in suspend.
         confirmed_until_s: until when that proof holds.
@@ -46,12 +47,12 @@ class OwnLease:
 
     @property
     def key(self) -> SubnetKey:
-        """What is leased, both halves."""
+        """What is leased, of both families."""
         return SubnetKey(self.subnet, self.ipv6)
 
     @property
     def reserved(self) -> bool:
-        """Say whether the key has no TTL: an operator's reservation, which stays one."""
+        """Whether the key has no TTL: an operator's reservation, which stays one."""
         return self.record.lease_id == 0
 
 
@@ -75,20 +76,20 @@ class Retake:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Another node's address stands there."""
+class HeldByOther:
+    """The key carries another node's address."""
 
     by: IPv4Address
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The value is broken and nothing proves it ours."""
+    """The value cannot be read, and nothing proves it ours."""
 
     why: str
 
 
-Finding = Confirmed | Rewrite | Retake | Taken | Unreadable
+Assessment = Confirmed | Rewrite | Retake | HeldByOther | Unreadable
 
 
 def confirmed(
@@ -101,19 +102,19 @@ def confirmed(
     ipv6: IPv6Network | None = None,
     public_ipv6: IPv6Address | None = None,
 ) -> OwnLease:
-    """Return the lease as proved by an answer to a request sent at *sent_at_s*."""
+    """Return the lease as confirmed by the response to a request sent at *sent_at_s*."""
     ttl = inf if record.lease_id == 0 else ttl_s or 0.0
     until_s = sent_at_s + ttl - DRIFT_MARGIN_S
     return OwnLease(subnet, public_ip, record, ttl, sent_at_s, until_s, ipv6, public_ipv6)
 
 
-def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) -> Finding:
-    """Say what a renewal round has shown.
+def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) -> Assessment:
+    """Return what a renewal has shown.
 
     Args:
         held: the lease as it was.
         publish: what its value should say.
-        seen: the answer.
+        seen: the response.
         sent_at_s: when the request was sent.
     """
     record = seen.record
@@ -131,8 +132,8 @@ def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float)
     )
     if not ours:
         assert attrs is not None  # noqa: S101 - an unreadable value that is not ours was answered above
-        return Taken(attrs.public_ip)
-    # Another lease (somebody put the key again) was not renewed by this round: the next one will, so ask for it now.
+        return HeldByOther(attrs.public_ip)
+    # Another lease (the key was put again) was not renewed this time: the next renewal does, so it is due now.
     ttl_s = seen.ttl_s if same_lease else 0.0
     proved = confirmed(
         held.subnet, held.public_ip, record, ttl_s, sent_at_s, ipv6=held.ipv6, public_ipv6=held.public_ipv6

@@ -1,7 +1,7 @@
 """A node's last good state, as ``--state-dir`` keeps it for a boot without etcd: a value, and its text. Pure.
 
-It holds what etcd said, as etcd said it: whoever reads it back judges configuration, lease and peers by the same rules
-again. The text is one JSON object, in which every field is there and no other; nothing about it is taken on trust.
+It holds raw values from etcd: whoever reads it back validates configuration, lease and peers by the same rules again.
+The text is one JSON object with exactly the fields of the format; every one of them is checked.
 """
 
 import json
@@ -16,11 +16,11 @@ from pyflanneld.core.strict_json import brackets, parse_object
 FORMAT = 1
 MAX_BYTES = 8 * 1024 * 1024
 MAX_BRACKETS = 4 * 65536
-"""A peer has two: its own, and that of its value."""
+"""A peer has two: its own list, and the object in its value."""
 MAX_VALUE_BYTES = 512
-"""A peer's longer value is not kept: flannel's take a third of that, and one host must not fill the file of all."""
+"""A peer's longer value is not kept: flannel's are a third of that, and one host must not fill the file of all."""
 NOT_KEPT = -1
-"""Stands for the etcd lease of a peer's key, which changes without any news and is not kept."""
+"""Stands for the etcd lease of a peer's key, which changes without any other change and is not kept."""
 _FIELDS = ("format", "saved_at", "lease_end", "prefix", "api", "cluster", "revision", "config", "own", "peers")
 _LATEST_S = 1e11  # the year 5138
 _U64 = 2**64 - 1
@@ -31,15 +31,15 @@ class SavedState:
     """What a node knew while its lease was confirmed.
 
     Attributes:
-        saved_at_s: until when etcd was heard to say so, in seconds since 1970.
-        lease_end_s: when the own lease ends if nobody renews it, in seconds since 1970; ``None`` for a reservation.
+        saved_at_s: when etcd last confirmed it, in seconds since 1970.
+        lease_end_s: when this host's lease ends if nobody renews it, in seconds since 1970; ``None`` for a reservation.
         prefix: ``--etcd-prefix``.
         api: the API of etcd that it was read through, 2 or 3.
         cluster_id: of the etcd cluster.
         revision: of the last complete list.
         config: the network configuration as it was read.
-        own: the own key.
-        peers: the keys that were believed, as ``as_kept`` has them.
+        own: this host's key.
+        peers: the keys that were valid, as ``as_kept`` returns them.
     """
 
     saved_at_s: float
@@ -52,8 +52,8 @@ class SavedState:
     own: Record
     peers: tuple[Record, ...]
 
-    def tells_news(self, before: "SavedState") -> bool:
-        """Say whether this differs from *before* in more than its times and revisions."""
+    def differs_from(self, before: "SavedState") -> bool:
+        """Return whether this differs from *before* in more than its times and revisions."""
         return _lasting(self) != _lasting(before)
 
 
@@ -98,7 +98,7 @@ def decode_state(data: bytes) -> SavedState:
 
     Raises:
         Invalid: it names the field, its value and what would be right; reasons ``"bad_state"``, ``"bad_format"``, and
-            those of ``parse_object``, of ``parse_key_name`` and of ``parse_value`` for the own key.
+            those of ``parse_object``, of ``parse_key_name`` and of ``parse_value`` for this host's key.
     """
     document = parse_object(data, "the saved state", max_bytes=MAX_BYTES, max_brackets=MAX_BRACKETS)
     number = document.get("format")

@@ -1,9 +1,9 @@
-"""Links as values, and the choice of the one that carries the routes.
+"""Links and their neighbours as values, and the choice of the link that carries the routes.
 
 The order is current flannel's (``main.go`` and ``pkg/ipmatch/match.go``, v0.28.9): every ``--iface``, then every
 ``--iface-regex``, then ``--iface-can-reach``; with none of them given, the link that has ``--public-ip``, or the
-default route's. So is the ranking of a link's addresses: global before link-local, those that stay before those that
-run out, primary before secondary, and a deprecated one not at all.
+default route's. So is the ranking of a link's addresses: global before link-local, permanent before those with a
+lifetime, primary before secondary, and a deprecated one not at all.
 """
 
 import re
@@ -20,9 +20,9 @@ class Link:
 
     Attributes:
         up: administratively up *and* with carrier: the kernel will take a route through it.
-        addresses: its IPv4 addresses with their prefix lengths, in the kernel port's order, the best first.
-        deprecated: those of them that are not to be used for anything new.
-        addresses6: its global IPv6 addresses that last: not temporary, deprecated or tentative.
+        addresses: its IPv4 addresses with their prefix lengths, the best first.
+        deprecated: those of them that must not be used for anything new.
+        addresses6: its permanent global IPv6 addresses: not temporary, deprecated or tentative.
     """
 
     index: int
@@ -48,13 +48,13 @@ class Link:
 
     @property
     def publishable(self) -> tuple[IPv4Address, ...]:
-        """The addresses that peers can be given, the best first: global before link-local, nothing else."""
+        """The addresses that may be published, the best first: global before link-local, nothing else."""
         fit = [own.ip for own in self.addresses if own.ip not in self.deprecated and _is_unicast(own.ip)]
         return tuple(sorted(fit, key=lambda address: address.is_link_local))
 
     @property
     def address(self) -> IPv4Address | None:
-        """The address to publish where none was asked for."""
+        """The address to publish where none is given."""
         return next(iter(self.publishable), None)
 
 
@@ -62,15 +62,33 @@ def _is_unicast(address: IPv4Address) -> bool:
     return not (address.is_loopback or address.is_multicast or address.is_unspecified)
 
 
+NEIGHBOUR_STATES = ("incomplete", "reachable", "stale", "delay", "probe", "failed", "noarp", "permanent", "none")
+"""As ``ip neighbour`` prints them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """What the kernel knows of an address on a link (ARP, NDP).
+
+    Attributes:
+        state: one of ``NEIGHBOUR_STATES``.
+        mac: the hardware address, ``"aa:bb:cc:dd:ee:ff"``; ``None`` while it is not known.
+    """
+
+    address: Address
+    state: str
+    mac: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class LinkPattern:
-    """A pattern for names and addresses, searched for anywhere in them unless it is anchored; *text* is as written."""
+    """A pattern for names and addresses; it matches anywhere in them unless it is anchored. *text* is as written."""
 
     text: str
     compiled: re.Pattern[str]
 
     def matches(self, text: str | IPv4Address) -> bool:
-        """Say whether the pattern occurs in *text*."""
+        """Return whether the pattern occurs in *text*."""
         return self.compiled.search(str(text)) is not None
 
     def __str__(self) -> str:
@@ -79,13 +97,13 @@ class LinkPattern:
 
 @dataclass(frozen=True, slots=True)
 class LinkRule:
-    """How the operator wants the link to be found.
+    """How the operator selects the link.
 
     Attributes:
         names: ``--iface``, interface names or addresses, in order.
         patterns: ``--iface-regex``, in order.
         can_reach: ``--iface-can-reach``.
-        public_ip: ``--public-ip``; chooses the link only where nothing else does.
+        public_ip: ``--public-ip``; selects the link only where nothing else does.
     """
 
     names: tuple[str, ...] = ()
@@ -95,7 +113,7 @@ class LinkRule:
 
     @property
     def is_explicit(self) -> bool:
-        """Whether an interface was asked for, in whatever way."""
+        """Whether any flag selects an interface."""
         return bool(self.names or self.patterns or self.can_reach)
 
     @property
@@ -110,11 +128,11 @@ class Routing:
 
     Attributes:
         default_index: the link of the default route.
-        way: link and source address towards ``--iface-can-reach``.
+        to_target: link and source address of the route to ``--iface-can-reach``.
     """
 
     default_index: int | None = None
-    way: tuple[int, IPv4Address] | None = None
+    to_target: tuple[int, IPv4Address] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +140,8 @@ class Choice:
     """The link that carries the routes.
 
     Attributes:
-        address: its address that peers are given, unless ``--public-ip`` says otherwise.
-        why: what made it the one, for the log: ``"matches --iface=eth1"``.
+        address: the address to publish, unless ``--public-ip`` says otherwise.
+        why: the reason, for the log: ``"matches --iface=eth1"``.
     """
 
     link: Link
@@ -132,7 +150,7 @@ class Choice:
 
 
 class NoLink(ValueError):
-    """No link fits; the message says what was looked for and what there is."""
+    """No link fits; the message names what was asked for and what there is."""
 
 
 def choose_link(
@@ -142,10 +160,10 @@ def choose_link(
 
     Args:
         links: all links, in index order.
-        rule: what the operator wants.
-        routing: what the kernel says; ``None`` while running, when routes come and go and must not move us.
-        current: the choice so far. Among the matches of one pattern it is kept; what *routing* chose is found again
-            by its name, or else by its index.
+        rule: what the operator asks for.
+        routing: the kernel's routes; ``None`` while running, when changes of routes must not move us.
+        current: the choice so far. It is kept among the matches of one pattern; a choice made by *routing* is found
+            again by its name, or else by its index.
 
     Raises:
         NoLink: none fits.
@@ -159,7 +177,7 @@ def choose_link(
 
 
 def _as_known(rule: LinkRule, current: Choice) -> LinkRule:
-    """Return *rule* in words of now: what routes chose is known by its name since then."""
+    """Return *rule* with the name of what the routes chose at the start."""
     if rule.can_reach or rule.needs_default_route:
         return replace(rule, names=(*rule.names, current.link.name), can_reach=None)
     return rule
@@ -190,7 +208,7 @@ def _named(links: Sequence[Link], wanted: str, why: str) -> Iterator[Choice]:
 
 
 def _matching(links: Sequence[Link], pattern: LinkPattern) -> Iterator[Choice]:
-    """Yield what *pattern* matches: by their addresses first, the matching one is then published, and by name last."""
+    """Yield what *pattern* matches: by address first, which is then the one to publish, and by name last."""
     why = f"first match of --iface-regex={pattern}"
     for link in links:
         yield from (Choice(link, address, why) for address in link.publishable if pattern.matches(address))
@@ -206,8 +224,8 @@ def _distance(choice: Choice, current: Choice | None) -> int:
 
 def _routed(links: Sequence[Link], rule: LinkRule, routing: Routing) -> Iterator[Choice]:
     if rule.can_reach:
-        index, source = routing.way or (0, rule.can_reach)
-        why = f"is the kernel's way to --iface-can-reach={rule.can_reach}"
+        index, source = routing.to_target or (0, rule.can_reach)
+        why = f"is on the kernel's route to --iface-can-reach={rule.can_reach}"
         yield from (Choice(link, source, why) for link in links if link.index == index and link.carries(source))
     elif not rule.is_explicit:
         default = (link for link in links if link.index == routing.default_index)
@@ -228,14 +246,14 @@ def _sought(rule: LinkRule) -> str:
         if rule.public_ip:
             return f"interface with the address {rule.public_ip}"
         return "default route through an interface with an IPv4 address; name one with --iface"
-    ways = [*rule.names, *(f"matching {pattern}" for pattern in rule.patterns)]
+    kinds = [*rule.names, *(f"matching {pattern}" for pattern in rule.patterns)]
     if rule.can_reach:
-        ways.append(f"on the way to {rule.can_reach} with an address of its own")
-    return "interface " + " or ".join(ways)
+        kinds.append(f"on the route to {rule.can_reach} with an address of its own")
+    return "interface " + " or ".join(kinds)
 
 
 def _but(links: Sequence[Link], rule: LinkRule) -> str:
-    """Say of the links that were named why they were not taken."""
+    """Return why the links that were named were not chosen."""
     named = [link for link in links if link.name in rule.names]
     if bare := [link.name for link in named if link.address is None]:
         return f" with an IPv4 address ({', '.join(bare)} has none)"

@@ -54,6 +54,13 @@ class SubnetRange(Generic[_N]):
         return map(self.subnet, self.starts())
 
 
+def fits(subnet_range: SubnetRange[_N] | None, subnet: _N | None) -> bool:
+    """Return whether *subnet* may be leased from *subnet_range*; where there is no range, there must be no subnet."""
+    if subnet_range is None or subnet is None:
+        return subnet_range is None and subnet is None
+    return subnet_range.admits(subnet)
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """A valid network configuration.
@@ -75,11 +82,7 @@ class NetworkConfig:
 
     def admits(self, ipv4: IPv4Network, ipv6: IPv6Network | None) -> bool:
         """Return whether a lease of these two subnets fits: an IPv6 one where the network has IPv6, and only there."""
-        if self.ipv4 is None or not self.ipv4.admits(ipv4):
-            return False
-        if self.ipv6 is None or ipv6 is None:
-            return self.ipv6 is None and ipv6 is None
-        return self.ipv6.admits(ipv6)
+        return self.ipv4 is not None and fits(self.ipv4, ipv4) and fits(self.ipv6, ipv6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Pure: whether the peers answer, and how large a packet may be on the way to them."""
+"""Pure: whether the peers answer, and how large a packet the path to them carries."""

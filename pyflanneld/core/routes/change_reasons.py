@@ -8,11 +8,11 @@ from pyflanneld.core.routes.plan import Drop, PeerChange, Replace
 class ChangeReason(StrEnum):
     """The reasons; their values are fit for a metric label."""
 
-    START = "start"                          # found wanted, or idle, in the first round
+    START = "start"                          # put or dropped in the first round
     PEER_JOINED = "peer_joined"
     PEER_LEFT = "peer_left"
     GATEWAY_CHANGED = "gateway_changed"
-    WAY_FREE = "way_free"                    # a foreign route, or whatever the kernel minded, has gone
+    WAY_FREE = "way_free"                    # a foreign route has gone, or the kernel no longer refuses
     ADOPTED = "adopted"                      # a leftover of the Go daemon became ours
     DELETED_BY_OTHERS = "deleted_by_others"
     CHANGED_BY_OTHERS = "changed_by_others"
@@ -20,10 +20,10 @@ class ChangeReason(StrEnum):
 
 
 REPAIRS = frozenset({ChangeReason.DELETED_BY_OTHERS, ChangeReason.CHANGED_BY_OTHERS, ChangeReason.LINK})
-"""The reasons that say: what we had put was not there any more."""
+"""The reasons for which a route of ours was put again."""
 
 
-def reason_of(
+def change_reason(
     change: PeerChange, *, first: bool, adopted: bool, lost: ChangeReason | None, waited: bool
 ) -> ChangeReason:
     """Return why *change* was made.

@@ -1,9 +1,15 @@
-"""Routes as values: what is wanted, what the kernel has, and the difference between the two."""
+"""Routes as values: what is wanted, what the kernel has, and the difference between the two.
+
+The blackhole behind this host's own subnet keeps packets that nobody here takes from leaving by the default route.
+flannel adds it with metric 0 (``--ip-blackhole-route``, v0.28.9), the metric of the route that the kernel makes for a
+bridge's address on the same subnet: where there is a bridge it cannot add it, and where there is none yet it precedes
+the bridge's own route later. Ours has a metric behind every other, so that any better route wins.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from pyflanneld.core.families import Address, Network, inside
+from pyflanneld.core.families import Address, Network, in_order, inside
 
 BOOT = 3
 """The kernel's RTPROT_BOOT, with which the Go flanneld (and ``ip route add``) marks its routes."""
@@ -19,12 +25,12 @@ _PROTOCOLS = {
 
 
 def protocol_name(number: int) -> str:
-    """Return who marks routes so (include/uapi/linux/rtnetlink.h), or the number."""
+    """Return the name of a route protocol (include/uapi/linux/rtnetlink.h), or the number."""
     return _PROTOCOLS.get(number, str(number))
 
 
 def usual_metric(dst: Network) -> int:
-    """Return the metric of a route for which none is given, flannel's among them: the kernel makes 0 1024 for IPv6."""
+    """Return the metric of a route that is added without one, such as flannel's: in IPv6 the kernel takes 1024."""
     return 0 if dst.version == 4 else 1024
 
 
@@ -55,10 +61,10 @@ class KernelRoute:
     Attributes:
         gateway: ``None`` for a connected, blackhole or multipath route.
         link_index: 0 where there is none (blackhole, multipath).
-        plain: it has nothing that ``Create`` would not have put: unicast, scope global (or a number below 200, which
-            is the same to the kernel), tos 0, no preferred source, metrics, encapsulation or next-hop object, no flags
-            that somebody asked for (``onlink``); flags that report a state (``linkdown``, ``dead``) do not count. Of a
-            blackhole: all this but its type.
+        plain: it has only what ``Create`` puts: unicast, scope global (or a number below 200, which is the same to
+            the kernel), tos 0, no preferred source, metrics, encapsulation or next-hop object, and no flag such as
+            ``onlink``; flags that report a state (``linkdown``, ``dead``) do not count. A blackhole: all this but its
+            type.
         blackhole: packets to it are dropped silently.
     """
 
@@ -73,28 +79,28 @@ class KernelRoute:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Add the route; refuse if any route of that destination and metric is there."""
+    """Add the route; fails if a route of that destination and metric exists."""
 
     route: Route
 
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Put the route in place of the one that is there, in one step."""
+    """Replace the route that is there, in one step."""
 
     route: Route
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Delete exactly this route, with protocol, gateway and link named; already gone is success."""
+    """Delete exactly this route, by protocol, gateway and link; already gone is success."""
 
     route: KernelRoute
 
 
 @dataclass(frozen=True, slots=True)
 class CreateBlackhole:
-    """Add the blackhole; refuse if any route of that destination and metric is there."""
+    """Add the blackhole; fails if a route of that destination and metric exists."""
 
     route: Blackhole
 
@@ -105,7 +111,7 @@ RouteChange = PeerChange | CreateBlackhole
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the kernel becomes what is wanted; puts come first, so that nothing is ever without its route.
+    """The changes that make the kernel's routes what is wanted; puts come first, so that no peer loses its route.
 
     Attributes:
         puts: creations and replacements.
@@ -119,7 +125,7 @@ class Plan:
 
     @property
     def destinations(self) -> set[Network]:
-        """Where anything is not as it is wanted. The next plan need not look at others, unless they have changed."""
+        """Where a route is not as wanted. The next plan can leave out all others that have not changed."""
         return {change.route.dst for change in (*self.puts, *self.drops)} | self.blocked.keys()
 
 
@@ -133,15 +139,15 @@ def plan_routes(
 ) -> Plan:
     """Compare what is wanted with what is there.
 
-    Each destination is for itself: of *desired* and *present* it takes only those that are to be planned for. Only
-    the routes with the usual metric matter: one with another is another route to the kernel, and is left alone.
-    A route of ours is replaced or dropped; the exact leftover of a Go flanneld (protocol boot, same destination,
-    gateway and link) is taken over in place; anything else is foreign and is never touched.
+    Destinations are independent, so *desired* and *present* may be limited to those that are due. Only routes with the
+    usual metric matter: one with another metric is another route to the kernel, and is left alone. A route of ours is
+    replaced or dropped; the exact leftover of a Go flanneld (protocol boot, same destination, gateway and link) is
+    adopted in place; anything else is foreign and is never touched.
 
     Args:
         desired: by destination.
-        present: routes of the main table in the kernel's order, at least all of ours; the foreign ones only have to be
-            complete for destinations where a creation has failed.
+        present: routes of the main table in the kernel's order: all of ours, and the foreign ones where a creation
+            has failed.
         protocol: the number that marks a route as ours.
         networks: routes of ours outside them belong to another daemon and are left alone.
         frozen: destinations whose routes of ours stay, wanted or not.
@@ -158,20 +164,42 @@ def plan_routes(
     puts: list[Create | Replace] = []
     blocked: dict[Network, KernelRoute] = {}
     for dst, wanted in desired.items():
-        there, rival = owned.get(dst), foreign.get(dst)
-        if there is not None and same(wanted, there):
+        there, blocker = owned.get(dst), foreign.get(dst)
+        if there is not None and is_as_wanted(wanted, there):
             continue
-        if rival is None:
+        if blocker is None:
             puts.append(Create(wanted) if there is None else Replace(wanted))
-        elif rival.protocol == BOOT and same(wanted, rival):
+        elif blocker.protocol == BOOT and is_as_wanted(wanted, blocker):
             puts.append(Replace(wanted))
         else:
-            blocked[dst] = rival
+            blocked[dst] = blocker
     idle = (route for dst, route in owned.items() if dst not in desired and dst not in frozen)
     drops = (Drop(route) for route in idle if any(inside(route.dst, network) for network in networks))
     return Plan(tuple(puts), tuple(drops), blocked)
 
 
-def same(wanted: Route, there: KernelRoute) -> bool:
-    """Say whether the kernel's route is as wanted, whoever put it."""
+def is_as_wanted(wanted: Route, there: KernelRoute) -> bool:
+    """Return whether the kernel's route is as wanted, whoever put it."""
     return there.plain and there.gateway == wanted.gateway and there.link_index == wanted.link_index
+
+
+def is_blackhole_of_ours(route: KernelRoute, protocol: int, networks: Iterable[Network]) -> bool:
+    """Return whether *route* is a blackhole that this daemon has put for a subnet of *networks*, in any run."""
+    marks = (route.blackhole, route.metric, route.protocol)
+    return marks == (True, BLACKHOLE_METRIC, protocol) and any(inside(route.dst, network) for network in networks)
+
+
+def plan_blackholes(wanted: Iterable[Network], present: Iterable[KernelRoute]) -> tuple[Drop | CreateBlackhole, ...]:
+    """Return the changes after which exactly *wanted* are blackholes of ours.
+
+    Args:
+        wanted: this host's own subnets, or nothing.
+        present: the routes that ``is_blackhole_of_ours`` has found.
+    """
+    missing, idle = set(wanted), []
+    for route in present:
+        if route.plain and route.dst in missing:
+            missing.discard(route.dst)
+        else:
+            idle.append(Drop(route))
+    return (*idle, *(CreateBlackhole(Blackhole(dst)) for dst in in_order(missing)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pyflanneld.core.families import Network, inside
-from pyflanneld.core.routes.change_reasons import ChangeReason, reason_of
+from pyflanneld.core.routes.change_reasons import ChangeReason, change_reason
 from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Plan, usual_metric
 
 T = TypeVar("T")
@@ -215,7 +215,7 @@ class RouteTable:
     def _reason(self, change: PeerChange, *, first: bool) -> ChangeReason:
         known = self._at.get(change.route.dst) or _NOTHING
         adopted = known.foreign is not None
-        return reason_of(
+        return change_reason(
             change, first=first, adopted=adopted, lost=known.lost, waited=known.waiting_since_s is not None
         )
 

@@ -1,4 +1,4 @@
-"""What to do about each thing that can be wrong: one sentence for an operator. Data only.
+"""How to fix each condition: one sentence for an operator. Data only.
 
 docs/troubleshooting.md says more about each.
 """
@@ -8,41 +8,41 @@ from collections.abc import Mapping
 CONDITIONS: Mapping[str, str] = {
     "blackhole.failed": "Look for another blackhole or unreachable route of that destination with `ip route show`.",
     "certificates.unusable": "Correct the file that it names: it is read again within a minute, or at once on SIGHUP.",
-    "config.changed": "Put the former configuration back (`pyflanneld config`), or restart the daemon for the new one.",
+    "config.changed": "Restore the former configuration (`pyflanneld config`), or restart the daemon for the new one.",
     "config.invalid": "Write a corrected configuration to that key in etcd; it is taken within a second.",
     "config.missing": "Write the network configuration to that key, or correct --etcd-prefix and --etcd-endpoints.",
-    "docker.bridge_differs": "Start Docker with the options of `pyflanneld docker-opts`, and so restart it.",
+    "docker.bridge_differs": "Restart Docker with the options of `pyflanneld docker-opts`.",
     "etcd.denied": "Check user, password and client certificate of this host, and its role's rights in etcd.",
-    "etcd.unavailable": "Check etcd, the way to it from this host, and the certificates; all here stays as it is.",
-    "firewall.failed": "Read the program's words; if its lock is held for long, see `fuser /run/xtables.lock`.",
-    "firewall.misread": "Use one iptables on this host: legacy and nft together read back what the other has written.",
+    "etcd.unavailable": "Check etcd, the network to it, and the certificates; routes on this host stay as they are.",
+    "firewall.failed": "Read the program's message; if its lock is held for long, see `fuser /run/xtables.lock`.",
+    "firewall.misread": "Use one iptables on this host: iptables-legacy and iptables-nft misread each other's rules.",
     "firewall.program_missing": "Install the program, or switch those rules off by their flag.",
-    "guard.holding": "Look into etcd: were leases deleted or an old backup restored? Nodes that run put theirs back.",
-    "kernel.failed": "Look at `dmesg` and at the capability CAP_NET_ADMIN; if it goes on, the daemon starts afresh.",
-    "saved_state.failed": "Check the directory of --state-dir: is it there, has it room, may this user write there?",
+    "guard.holding": "Check etcd: were leases deleted or an old backup restored? Running nodes put theirs back.",
+    "kernel.failed": "Check `dmesg` and the capability CAP_NET_ADMIN; if it persists, the daemon restarts.",
+    "saved_state.failed": "Check the directory of --state-dir: does it exist, has it space, may this user write there?",
     "saved_state.in_use": "Bring etcd back: until then others may take the subnet, and new peers have no route here.",
     "saved_state.unusable": "Bring etcd back; the start waits for it. A wrong clock may be set: it is read again.",
     "lease.exhausted": "Delete leases of hosts that are gone (`pyflanneld leases`), or make the network larger.",
     "lease.shared": "Find the other host with that address (a clone?); give one of them another, and restart it.",
-    "lease.unreadable": "Delete that key in etcd: this node writes it again, the same subnet.",
-    "lease.vanished": "Nothing: it is taken again. If it happens often, look at etcd's clock and who deletes keys.",
+    "lease.unreadable": "Delete that key in etcd: this node creates it again, with the same subnet.",
+    "lease.vanished": "Nothing: it is created again. If it happens often, check etcd's clock and who deletes keys.",
     "link.address_missing": "Give the interface that address again, or start with another --public-ip.",
     "link.down": "Set the interface up, or plug in its cable: `ip link show`.",
     "link.missing": "Bring the interface back, or correct --iface.",
-    "link.no_ipv6": "Give the interface a lasting global IPv6 address.",
+    "link.no_ipv6": "Give the interface a permanent global IPv6 address.",
     "metrics.file_failed": "Check the directory of --metrics-textfile: does it exist, is it writable for this user?",
-    "metrics.not_listening": "See who has that port (`ss -ltnp`), or give another --metrics-bind; it is tried again.",
-    "operator.not_listening": "See who has an abstract socket of that name (`ss -lxp`); it is tried again.",
-    "probe.impossible": 'Let it send ICMP: `sysctl net.ipv4.ping_group_range="0 2147483647"`; it is tried again.',
-    "probe.unanswered": "Look at that host, at its docker0, and at firewalls that drop ICMP: `pyflanneld peers`.",
-    "route.conflict": "See `pyflanneld routes --diff`, and find out who put that route: when it goes, ours comes.",
-    "route.failed": "ENETUNREACH: the gateway is not on this link. Else see `ip route get` for it, and `dmesg`.",
-    "subnet_file.failed": "Check the directory: is it there, has it room, may this user write there, and not all?",
+    "metrics.not_listening": "Free that port (see `ss -ltnp`), or give another --metrics-bind; it is retried.",
+    "operator.not_listening": "See which process has an abstract socket of that name (`ss -lxp`); it is retried.",
+    "probe.impossible": 'Allow ICMP: `sysctl net.ipv4.ping_group_range="0 2147483647"`; it is retried.',
+    "probe.unanswered": "Check that host, its docker0, and firewalls that drop ICMP: `pyflanneld peers`.",
+    "route.conflict": "Find out what put that route (`pyflanneld routes --diff`); once it is gone, ours is added.",
+    "route.failed": "ENETUNREACH: the gateway is not on this link. Otherwise see `ip route get` for it, and `dmesg`.",
+    "subnet_file.failed": "Check the directory: does it exist, has it space, may this user write there, and not all?",
 }
 """By the log event of the condition."""
 
 QUARANTINED: Mapping[str, str] = {
-    "bad_gateway": "Find that node: its PublicIP is no address of a host there. An old lease of this host runs out.",
+    "bad_gateway": "Correct that node: its PublicIP cannot be a peer's address. An old lease of this host expires.",
     "bad_key": "Delete the key, it is no subnet: `etcdctl del`.",
     "bad_length": "Delete the lease: `pyflanneld leases release`.",
     "bad_value": "Find out who wrote that value; delete the key if it is no node's.",
@@ -51,8 +51,8 @@ QUARANTINED: Mapping[str, str] = {
     "gateway_off_link": "Correct --public-ip or --iface on that node, or here: host-gw needs both on one LAN.",
     "not_an_object": "Find out who wrote that value; delete the key if it is no node's.",
     "not_json": "Find out who wrote that value; delete the key if it is no node's.",
-    "outside_network": "Delete the lease, which is left from another network: `pyflanneld leases release`.",
-    "overlaps_older": "One of the two leases has to go: `pyflanneld leases` shows both.",
+    "outside_network": "Delete the lease, a leftover of another network: `pyflanneld leases release`.",
+    "overlaps_older": "Delete one of the two leases: `pyflanneld leases` shows both.",
     "overlaps_own": "Find out whose lease it is: one subnet cannot be on two hosts.",
     "too_large": "Find out who wrote that value; delete the key if it is no node's.",
 }
@@ -60,12 +60,12 @@ QUARANTINED: Mapping[str, str] = {
 
 UNREADY: Mapping[str, str] = {
     "lease.unconfirmed": "Bring etcd back: others may take the subnet by now. Routes and containers stay as they are.",
-    "task.stalled": "Restart the daemon, which costs nothing, and keep its log for a report.",
-    "start.pending": "Wait a moment; if it stays, the lines above and the log say what it waits for.",
+    "task.stalled": "Restart the daemon, which does not interrupt traffic, and keep its log for a report.",
+    "start.pending": "Wait a moment; if it persists, the lines above and the log say what it waits for.",
 }
-"""By what else stands against readiness."""
+"""By the other reasons for not being ready."""
 
 
 def hint(event: str, reason: str = "") -> str:
-    """Return what to do about the condition *event*, or about a key that is quarantined for *reason*; may be empty."""
+    """Return how to fix the condition *event*, or a key that is quarantined for *reason*; may be empty."""
     return QUARANTINED.get(reason, "") or CONDITIONS.get(event, "") or UNREADY.get(event, "")

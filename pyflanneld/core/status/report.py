@@ -1,7 +1,7 @@
-"""One frozen report of a daemon, for ``pyflanneld status``, the page and scripts. JSON-able values only.
+"""The health of a daemon, and one frozen report of it for ``pyflanneld status``, the page and scripts.
 
-Times are seconds before or after the moment of the report, so that no reader needs our clock. ``None`` stands for what
-is not known (yet). Fields are only ever added: scripts read this.
+A report holds JSON values only. Times are seconds before or after the moment of the report, so that no reader needs our
+clock. ``None`` stands for what is not known (yet). Fields are only ever added: scripts read this.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -11,23 +11,58 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.routes.plan import KernelRoute, Route, same
+from pyflanneld.core.routes.plan import KernelRoute, Route, is_as_wanted
 from pyflanneld.core.status.hints import hint
 
 _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class StatusFinding:
-    """Something that is wrong.
+class Health:
+    """The answer to liveness and readiness probes.
 
     Attributes:
-        topic: what is in trouble, for example ``"link"``.
-        event: the name under which the log tells of it.
+        live: every core task still runs. Never depends on etcd: a restart does not fix etcd.
+        not_ready: why the node is not ready for traffic, one short sentence each; empty when ready.
+        not_live: why it is not alive; these are among *not_ready* too.
+    """
+
+    live: bool
+    not_ready: tuple[str, ...]
+    not_live: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the node is ready for traffic."""
+        return self.live and not self.not_ready
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadyReason:
+    """Something besides the open conditions for which the node is not ready.
+
+    Attributes:
+        event: a name like those of the log's events, the key of its hint.
+        text: one short sentence.
+        since_s: when it began, on the clock's scale; ``None``: at the start, or not known.
+    """
+
+    event: str
+    text: str
+    since_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusFinding:
+    """One thing that is wrong.
+
+    Attributes:
+        topic: what is affected, for example ``"link"``.
+        event: the name of its log event.
         text: one sentence.
         for_s: for how long; ``None``: since the start.
         blocks: whether the node is not ready because of it.
-        hint: what to do about it; may be empty.
+        hint: how to fix it; may be empty.
     """
 
     topic: str
@@ -40,7 +75,7 @@ class StatusFinding:
 
 @dataclass(frozen=True, slots=True)
 class LeasePart:
-    """The own lease; a reservation has no time left to tell of."""
+    """This host's lease; *left_s* is ``None`` for a reservation."""
 
     subnet: str
     ipv6_subnet: str | None
@@ -67,7 +102,7 @@ class NetworkPart:
 
 @dataclass(frozen=True, slots=True)
 class LinkPart:
-    """The interface that carries the routes, and what made it the one."""
+    """The interface that carries the routes, and why it was chosen."""
 
     name: str
     index: int
@@ -82,9 +117,9 @@ class EtcdPart:
     """The registry.
 
     Attributes:
-        heard_s_ago: since when it has not answered anything.
+        heard_s_ago: when it last answered.
         lag_s: how old what we know of the peers may be.
-        revision: the newest that was seen; 0 before the first list.
+        revision: the newest known; 0 before the first list.
         event_s_ago: when a peer last changed.
         certificates_left_s: for how long each file of certificates in use is still good, by its flag.
     """
@@ -101,9 +136,9 @@ class EtcdPart:
 
 @dataclass(frozen=True, slots=True)
 class PeersPart:
-    """The peers' keys: how many are believed, of how many each route is there, and which are set aside why."""
+    """The peers: how many are valid, how many have their route, and how many keys are quarantined, by reason."""
 
-    believed: int
+    accepted: int
     routed: int
     quarantined: Mapping[str, int]
     other_backend: int
@@ -112,7 +147,7 @@ class PeersPart:
 
 @dataclass(frozen=True, slots=True)
 class RoutesPart:
-    """Our routes, as the daemon knows them; repairs by cause since the start."""
+    """Our routes, as the daemon knows them; repairs since the start by reason."""
 
     wanted: int
     present: int
@@ -152,10 +187,10 @@ class GuardPart:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it; the parts are ``None`` until the daemon has come that far.
+    """The whole report; parts are ``None`` until the daemon has come that far.
 
     Attributes:
-        unconfirmed_s: how old is what the node goes by while etcd cannot be used; ``None``: etcd has told it all.
+        unconfirmed_s: the age of the saved state that the node uses while etcd cannot be used; ``None``: it uses none.
     """
 
     version: str
@@ -179,7 +214,7 @@ class Report:
 
 
 def lease_part(lease: OwnLease, now_s: float, renew_interval_s: float) -> LeasePart:
-    """Tell of the own lease at *now_s*."""
+    """Return the state of this host's lease at *now_s*."""
     return LeasePart(
         subnet=str(lease.subnet),
         ipv6_subnet=str(lease.ipv6) if lease.ipv6 else None,
@@ -194,12 +229,12 @@ def lease_part(lease: OwnLease, now_s: float, renew_interval_s: float) -> LeaseP
 
 
 def peers_part(view: View, routed: int) -> PeersPart:
-    """Count the peers by state; *routed* have their route."""
+    """Return the peers by state; *routed* have their route."""
     reasons: dict[str, int] = {}
-    for doubt in view.quarantined.values():
-        reasons[doubt.reason] = reasons.get(doubt.reason, 0) + 1
+    for quarantine in view.quarantined.values():
+        reasons[quarantine.reason] = reasons.get(quarantine.reason, 0) + 1
     return PeersPart(
-        believed=len(view.peers),
+        accepted=len(view.peers),
         routed=routed,
         quarantined=reasons,
         other_backend=len(view.foreign_backends),
@@ -207,24 +242,24 @@ def peers_part(view: View, routed: int) -> PeersPart:
     )
 
 
-def missing(wanted: Mapping[Network, Route], present: Mapping[Network, KernelRoute]) -> list[Network]:
+def missing_routes(wanted: Mapping[Network, Route], present: Mapping[Network, KernelRoute]) -> list[Network]:
     """Return the destinations of *wanted* whose route is not *present* as it should be."""
-    return [dst for dst, route in wanted.items() if (there := present.get(dst)) is None or not same(route, there)]
+    return [dst for dst, route in wanted.items() if not (dst in present and is_as_wanted(route, present[dst]))]
 
 
 def quarantine_findings(view: View, doubted_s: Mapping[bytes, float]) -> list[StatusFinding]:
-    """Return one finding for each reason for which keys are not believed.
+    """Return one finding for each reason for which keys are rejected.
 
     Args:
         view: the peers.
         doubted_s: for how long each key has been quarantined.
     """
     by_reason: dict[str, list[bytes]] = {}
-    for name, doubt in sorted(view.quarantined.items()):
-        by_reason.setdefault(doubt.reason, []).append(name)
+    for name, quarantine in sorted(view.quarantined.items()):
+        by_reason.setdefault(quarantine.reason, []).append(name)
     return [
         StatusFinding(
-            topic="peers", event="peer.quarantined", text=_doubt_text(view, names), blocks=False,
+            topic="peers", event="peer.quarantined", text=_quarantine_text(view, names), blocks=False,
             for_s=max((doubted_s.get(name, 0.0) for name in names), default=0.0),
             hint=hint("peer.quarantined", reason),
         )
@@ -232,19 +267,19 @@ def quarantine_findings(view: View, doubted_s: Mapping[bytes, float]) -> list[St
     ]  # fmt: skip
 
 
-def _doubt_text(view: View, names: Collection[bytes]) -> str:
+def _quarantine_text(view: View, names: Collection[bytes]) -> str:
     keys = [shown(name)[2:-1] for name in names]
     first = view.quarantined[next(iter(names))]
     if len(keys) == 1:
-        return f"the key {keys[0]} is not believed ({first.reason}): {first.detail}"
+        return f"the key {keys[0]} is rejected ({first.reason}): {first.detail}"
     more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return f"{len(keys)} keys are not believed ({first.reason}): {', '.join(keys[:_NAMED])}{more}"
+    return f"{len(keys)} keys are rejected ({first.reason}): {', '.join(keys[:_NAMED])}{more}"
 
 
-def in_gravity(findings: Iterable[StatusFinding]) -> tuple[StatusFinding, ...]:
-    """Return *findings*, what stands against readiness first and the oldest before the younger.
+def by_severity(findings: Iterable[StatusFinding]) -> tuple[StatusFinding, ...]:
+    """Return *findings*, those that block readiness first, and older ones before younger ones.
 
-    What several parts of the daemon meet (topics ``"etcd:peers"``, ``"etcd:lease"``) is one finding, the oldest.
+    What several tasks report (topics ``"etcd:peers"``, ``"etcd:lease"``) is one finding, the oldest.
     """
     merged: dict[tuple[str, str, str], StatusFinding] = {}
     for one in findings:

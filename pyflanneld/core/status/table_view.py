@@ -5,30 +5,29 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
 from pyflanneld.core.etcd_types import Record
-from pyflanneld.core.families import Address, Interface, Network, in_order, inside
+from pyflanneld.core.families import Address, Network, in_order, inside
 from pyflanneld.core.invalid import Invalid, shown
 from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_key_name, parse_value
-from pyflanneld.core.link.neighbours import Neighbour
-from pyflanneld.core.link.selection import Link
+from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.probe.reachability import Reach, reachability_facts
-from pyflanneld.core.routes.plan import KernelRoute, Route, same, usual_metric
+from pyflanneld.core.probe.reachability import Reachability, reachability_facts
+from pyflanneld.core.routes.plan import KernelRoute, Route, is_as_wanted, usual_metric
 
 ROUTE_STATES = ("ok", "missing", "refused", "wrong_gateway", "conflict", "held", "frozen", "unwanted")
-"""As wanted; not there; not there and refused by the kernel; ours, but another; a foreign one stands there; and ours
-that nothing wants: kept by the guard, kept because its key cannot be read, about to go."""
+"""As wanted; not there; refused by the kernel; ours with another gateway or link; a foreign one is there; and ours that
+nothing wants: kept by the guard, kept because its key cannot be read, about to be dropped."""
 PEER_STATES = ("routed", "unrouted", "known", "quarantined", "other_backend")
-"""``known``: believed, and the backend wants no route."""
+"""``known``: valid, and the backend wants no route."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the daemon wants of the routes.
+class WantedRoutes:
+    """The routes that the daemon wants.
 
     Attributes:
         routes: by destination.
         protocol: the number that marks ours.
-        networks: where ours can be.
+        networks: where ours may be.
         held: destinations that the withdraw guard keeps.
         frozen: destinations that are kept because their key cannot be read.
         failed: the errno's name by destination, where the kernel has refused.
@@ -44,7 +43,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class RouteRow:
-    """One destination; *protocol* is that of the kernel's route, *detail* a few words about what differs."""
+    """One destination; *protocol* is that of the kernel's route, *detail* describes the difference."""
 
     dst: str
     state: str
@@ -58,18 +57,18 @@ class RouteRow:
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
-    """One half of a key below ``subnets/`` (the only one, in an IPv4 network).
+    """One subnet of a key below ``subnets/`` (the only one, in an IPv4 network).
 
     Attributes:
         key: the key's name, printable.
         state: one of ``PEER_STATES``.
         reserved: whether the key has no TTL: nobody has to renew it.
-        reason: of the quarantine, as a constant; *why* in words.
+        reason: of the quarantine, as a constant; *why* as text.
         doubted_s: for how long it has been quarantined, in seconds.
         route: one of ``ROUTE_STATES``; ``None`` where no route is wanted or there.
         on_link: whether the gateway lies on a network of the link.
-        neighbour: one of ``neighbours.STATES``; ``None``: the kernel knows none.
-        probe: what is known of the way there, see ``reach.facts``; ``None`` without ``--probe``.
+        neighbour: one of ``NEIGHBOUR_STATES``; ``None``: the kernel knows none.
+        probe: how well it can be reached, see ``reachability_facts``; ``None`` without ``--probe``.
     """
 
     key: str
@@ -91,7 +90,7 @@ class PeerRow:
     probe: Mapping[str, object] | None = None
 
 
-def route_rows(wanted: Wanted, kernel: Iterable[KernelRoute], links: Iterable[Link]) -> tuple[RouteRow, ...]:
+def route_rows(wanted: WantedRoutes, kernel: Iterable[KernelRoute], links: Iterable[Link]) -> tuple[RouteRow, ...]:
     """Compare what is wanted with all routes of the main table; in the order of the destinations."""
     names = {link.index: link.name for link in links}
     owned: dict[Network, KernelRoute] = {}
@@ -105,13 +104,13 @@ def route_rows(wanted: Wanted, kernel: Iterable[KernelRoute], links: Iterable[Li
 
 
 def _route_row(
-    wanted: Wanted, dst: Network, own: KernelRoute | None, rival: KernelRoute | None, names: Mapping[int, str]
+    wanted: WantedRoutes, dst: Network, own: KernelRoute | None, foreign: KernelRoute | None, names: Mapping[int, str]
 ) -> RouteRow:
     route = wanted.routes.get(dst)
-    state = _extra(wanted, dst) if route is None else _wanted(wanted, route, own, rival)
-    there = rival if state == "conflict" else own
+    state = _extra(wanted, dst) if route is None else _wanted(wanted, route, own, foreign)
+    there = foreign if state == "conflict" else own
     detail = (wanted.failed or {}).get(dst, "") if state == "refused" else ""
-    if state == "conflict" and rival is not None and rival.gateway is None:
+    if state == "conflict" and foreign is not None and foreign.gateway is None:
         detail = "a route without a single gateway"
     return RouteRow(
         dst=str(dst), state=state,
@@ -124,17 +123,17 @@ def _route_row(
     )
 
 
-def _wanted(wanted: Wanted, route: Route, own: KernelRoute | None, rival: KernelRoute | None) -> str:
-    if own is not None and same(route, own):
+def _wanted(wanted: WantedRoutes, route: Route, own: KernelRoute | None, foreign: KernelRoute | None) -> str:
+    if own is not None and is_as_wanted(route, own):
         return "ok"
-    if rival is not None:
+    if foreign is not None:
         return "conflict"
     if own is not None:
         return "wrong_gateway"
     return "refused" if route.dst in (wanted.failed or {}) else "missing"
 
 
-def _extra(wanted: Wanted, dst: Network) -> str:
+def _extra(wanted: WantedRoutes, dst: Network) -> str:
     return "held" if dst in wanted.held else "frozen" if dst in wanted.frozen else "unwanted"
 
 
@@ -143,16 +142,16 @@ def _link(names: Mapping[int, str], index: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What is known when the rows of the peers are made.
+class PeerFacts:
+    """What the rows of the peers are made of.
 
     Attributes:
-        view: what the peers' keys amount to; ``None`` before the first list.
+        view: the validated peers; ``None`` before the first list.
         routes: rows by destination.
         link: the link that carries the routes.
         neighbours: of that link, by address.
         doubted_s: for how long each key has been quarantined.
-        ipv6: whether this node uses the IPv6 halves.
+        ipv6: whether this node uses the IPv6 subnets.
     """
 
     view: View | None
@@ -161,17 +160,17 @@ class Sight:
     neighbours: Mapping[Address, Neighbour]
     doubted_s: Mapping[bytes, float]
     ipv6: bool
-    probes: Mapping[IPv4Network, Reach] = field(default_factory=dict)
+    probes: Mapping[IPv4Network, Reachability] = field(default_factory=dict)
 
 
-def peer_rows(records: Iterable[Record], sight: Sight) -> tuple[PeerRow, ...]:
+def peer_rows(records: Iterable[Record], facts: PeerFacts) -> tuple[PeerRow, ...]:
     """Return the rows of all keys, in the order of their subnets; those that are no subnet come last."""
     rows: list[PeerRow] = []
     keyed = [(_parsed(record), record) for record in records]
     for key, record in sorted(keyed, key=lambda one: _rank(*one)):
-        rows.append(_peer_row(record, key.ipv4 if key else None, sight))
-        if key is not None and key.ipv6 is not None and sight.ipv6:
-            rows.append(_peer_row(record, key.ipv6, sight))
+        rows.append(_peer_row(record, key.ipv4 if key else None, facts))
+        if key is not None and key.ipv6 is not None and facts.ipv6:
+            rows.append(_peer_row(record, key.ipv6, facts))
     return tuple(rows)
 
 
@@ -193,49 +192,48 @@ def _attrs(record: Record) -> LeaseAttrs | None:
         return None
 
 
-def _peer_row(record: Record, subnet: Network | None, sight: Sight) -> PeerRow:
-    attrs, view, route = _attrs(record), sight.view, sight.routes.get(str(subnet))
-    doubt = view.quarantined.get(record.name) if view else None
+def _peer_row(record: Record, subnet: Network | None, facts: PeerFacts) -> PeerRow:
+    attrs, view, route = _attrs(record), facts.view, facts.routes.get(str(subnet))
+    quarantine = view.quarantined.get(record.name) if view else None
     published = attrs and (attrs.public_ip if subnet is None or subnet.version == 4 else attrs.public_ipv6)
-    believed = view.peers.get(subnet) if view and subnet is not None else None
-    gateway = believed or published or None
-    neighbour = sight.neighbours.get(gateway) if gateway else None
+    accepted = view.peers.get(subnet) if view and subnet is not None else None
+    gateway = accepted or published or None
+    neighbour = facts.neighbours.get(gateway) if gateway else None
     return PeerRow(
         key=shown(record.name)[2:-1],
         subnet=str(subnet) if subnet else None,
         public_ip=str(published) if published else None,
         backend=attrs.backend_type if attrs else None,
-        state=_state(record, view, route, believed),
+        state=_state(record, view, route, accepted),
         reserved=record.lease_id == 0,
-        reason=doubt.reason if doubt else None,
-        why=doubt.detail if doubt else None,
-        doubted_s=sight.doubted_s.get(record.name) if doubt else None,
+        reason=quarantine.reason if quarantine else None,
+        why=quarantine.detail if quarantine else None,
+        doubted_s=facts.doubted_s.get(record.name) if quarantine else None,
         route=route.state if route else None,
         wanted_gateway=route.wanted_gateway if route else None,
         kernel_gateway=route.kernel_gateway if route else None,
         protocol=route.protocol if route else None,
-        on_link=_on_link(sight.link, gateway) if gateway else None,
+        on_link=_on_link(facts.link, gateway) if gateway else None,
         neighbour=neighbour.state if neighbour else None,
         mac=neighbour.mac if neighbour else None,
-        probe=_probe(sight, subnet),
+        probe=_probe(facts, subnet),
     )
 
 
-def _state(record: Record, view: View | None, route: RouteRow | None, believed: Address | None) -> str:
+def _state(record: Record, view: View | None, route: RouteRow | None, accepted: Address | None) -> str:
     if view is not None and record.name in view.quarantined:
         return "quarantined"
     if view is not None and record.name in view.foreign_backends:
         return "other_backend"
     if route is None or route.wanted_gateway is None:
-        return "known" if believed else "unrouted"
+        return "known" if accepted else "unrouted"
     return "routed" if route.state == "ok" else "unrouted"
 
 
-def _probe(sight: Sight, subnet: Network | None) -> dict[str, object] | None:
-    known = isinstance(subnet, IPv4Network) and sight.probes.get(subnet)
+def _probe(facts: PeerFacts, subnet: Network | None) -> dict[str, object] | None:
+    known = isinstance(subnet, IPv4Network) and facts.probes.get(subnet)
     return reachability_facts(known) if known else None
 
 
 def _on_link(link: Link, address: Address) -> bool:
-    interfaces: tuple[Interface, ...] = (*link.addresses, *link.addresses6)
-    return any(address in own.network for own in interfaces)
+    return any(address in own.network for own in link.interfaces(address.version))

@@ -8,9 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pyflanneld.core.families import Network
 from pyflanneld.core.firewall import iptables
 from pyflanneld.core.firewall import nft as nftables
-from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Network, Rule, Section, section_rules
+from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Rule, Section, section_rules
 from pyflanneld.errors import FirewallError, ProgramMissing
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import count
 from random import Random
 
-from pyflanneld.core.backoff import around, backoff, race_pause_s
+from pyflanneld.core.backoff import backoff, jittered, race_pause_s
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.lease.allocation import (
     Choice,
@@ -87,7 +87,7 @@ async def _wait_for_a_free_one(context: Context, request: LeaseRequest, leases: 
         near = ", ".join(str(own) for own in request.underlay if own.overlaps(network))
         text = f"every subnet of {network} overlaps {near}, which this host needs itself; waiting for another network"
     context.conditions.report("subnet", "lease.exhausted", text, leases=leases)
-    await asyncio.sleep(around(EXHAUSTED_PAUSE_S, 0.2, context.rng))
+    await asyncio.sleep(jittered(EXHAUSTED_PAUSE_S, 0.2, context.rng))
     context.liveness.rest("acquire")
 
 

@@ -6,18 +6,18 @@ from dataclasses import replace
 from itertools import count
 from typing import assert_never
 
-from pyflanneld.core.backoff import around, backoff, race_pause_s
+from pyflanneld.core.backoff import backoff, jittered, race_pause_s
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.families import Network, inside, overlap
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_value, parse_key_name
 from pyflanneld.core.lease.ownership import (
+    Assessment,
     Confirmed,
-    Finding,
+    HeldByOther,
     OwnLease,
     Retake,
     Rewrite,
-    Taken,
     Unreadable,
     assess,
     confirmed,
@@ -48,7 +48,7 @@ async def renew_lease(context: Context, node: Node, *, found: bool = False) -> N
     await set_within(node.progress.routes, 1.0)  # the first routes come first
     duplicates = await _watch_duplicates(context, node, found=found)
     while True:
-        delay_s = around(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
+        delay_s = jittered(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
         context.liveness.beat("lease", delay_s + RETRY_CAP_S)
         await node.wake.lease.wait(delay_s)
         if duplicates is not None:
@@ -99,7 +99,7 @@ async def _verify(context: Context, node: Node) -> bool:
     return proved
 
 
-async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding) -> bool:
+async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Assessment) -> bool:
     match finding:
         case Confirmed(lease=lease):
             node.lease = lease
@@ -109,7 +109,7 @@ async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Finding
             return await _rewrite(context, node, attrs, lease)
         case Retake():
             return await _retake(context, node, attrs)
-        case Taken(by=holder):
+        case HeldByOther(by=holder):
             raise LeaseLost(f"our subnet {node.lease.subnet} is leased by {holder} now; it is not taken back by force")
         case Unreadable(why=why):
             subnet = node.lease.subnet

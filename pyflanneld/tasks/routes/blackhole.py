@@ -4,8 +4,7 @@ import errno
 from collections.abc import Iterable
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.routes.blackhole import is_blackhole_of_ours, plan_blackholes
-from pyflanneld.core.routes.plan import Drop, KernelRoute
+from pyflanneld.core.routes.plan import Drop, KernelRoute, is_blackhole_of_ours, plan_blackholes
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
 

@@ -15,8 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Self
 
 from pyflanneld.core.families import Network, inside
-from pyflanneld.core.link.neighbours import Neighbour
-from pyflanneld.core.link.selection import Link
+from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.routes.plan import (
     BLACKHOLE_METRIC,
     Create,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from pyflanneld.core.probe.table import Answer, Echo, ProbeRefusal
+from pyflanneld.core.probe.table import ProbeFailure, ProbeReply, ProbeResult
 from pyflanneld.errors import ProbeError
 
 
@@ -34,7 +34,7 @@ class FakeProber:
         self.barred = False
         self.form = ""
         self.sent: list[tuple[float, IPv4Address, int]] = []
-        self._coming: list[tuple[float, Answer]] = []
+        self._coming: list[tuple[float, ProbeResult]] = []
 
     def open(self) -> str:
         if self.barred:
@@ -51,12 +51,12 @@ class FakeProber:
         self.sent.append((now_s, address, size_bytes))
         if size_bytes > way.mtu:
             if way.told:
-                self._coming.append((now_s, ProbeRefusal(number, way.mtu)))
+                self._coming.append((now_s, ProbeFailure(number, way.mtu)))
         elif way.rtt_s is not None:
-            self._coming.append((now_s + way.rtt_s, Echo(number, address, way.rtt_s)))
+            self._coming.append((now_s + way.rtt_s, ProbeReply(number, address, way.rtt_s)))
         return True
 
-    def answers(self) -> Sequence[Answer]:
+    def answers(self) -> Sequence[ProbeResult]:
         assert self.form, "not open"
         now_s = asyncio.get_running_loop().time()
         here = [answer for at_s, answer in self._coming if at_s <= now_s]

@@ -2,8 +2,7 @@
 
 import os
 
-from pyflanneld.core.status.health import Health
-from pyflanneld.core.status.report import EtcdPart, FilePart, Report
+from pyflanneld.core.status.report import EtcdPart, FilePart, Health, Report
 from pyflanneld.core.status.table_view import PeerRow, RouteRow
 from pyflanneld.errors import KernelError
 

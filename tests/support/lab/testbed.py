@@ -404,7 +404,7 @@ class Keeper:
             self.stop()
             for node in lab.nodes:
                 node.exec("sh", "-c", "ip route flush proto 103; nft flush ruleset")
-                node.set_wish()
+                node.request_subnet()
             if tuple(map(wires, lab.nodes)) != self._wires:
                 return False
             store = store_of(lab)

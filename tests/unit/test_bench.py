@@ -1,55 +1,21 @@
-"""The benchmark's arithmetic, tables and targets."""
+"""The benchmark: what it concludes from its figures, and that its page has a place for each of them."""
 
+import io
 import json
-import math
 
 import pytest
 
 from tests.bench import report
-from tests.bench.results import FLOOR, OURS, Result, Results, from_document, percentile, readable
+from tests.bench.bench import QUICK, Bench, Case, Progress
+from tests.bench.report import machine
+from tests.bench.results import FLOOR, OURS, NotMeasuredError, Result, Results, from_document
 from tests.bench.targets import TARGETS, judged
-
-
-def test_percentile_is_a_sample() -> None:
-    """The nearest rank: of a hundred samples the 99th, of fewer the worst, whatever their order."""
-    hundred = [float(number) for number in range(100, 0, -1)]
-    assert percentile(hundred, 99) == 99
-    assert percentile(hundred, 50) == 50
-    assert percentile([3.0, 1.0, 2.0], 99) == 3
-    assert percentile([7.0], 0) == 7
 
 
 def test_the_unlucky_one_of_a_hundred() -> None:
     """Of times it is the longest, of throughput the least."""
     assert Result("lease.new", OURS, 250, "s", (1.0, 3.0, 2.0)).p99 == 3
     assert Result("traffic.throughput", OURS, 250, "bit/s", (1.0, 3.0, 2.0)).p99 == 1
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (0.0123456, "s", "12.3 ms"), (1.5, "s", "1.50 s"), (93e-6, "s", "93.0 µs"), (0.0, "s", "0 µs"),
-        (82_100_000, "B", "82.1 MB"), (9.35e9, "bit/s", "9.35 Gbit/s"), (0.0999, "%", "0.0999 %"),
-        (1.06, "times", "1.06 times"), (12.0, "1", "12"), (0.25, "1", "0.25"), (16_000.0, "1", "16,000"),
-        (math.nan, "s", "—"),
-    ],
-)  # fmt: skip
-def test_quantities_read_well(value: float, unit: str, text: str) -> None:
-    """Three digits that count, in the unit that suits."""
-    assert readable(value, unit) == text
-
-
-def test_samples_of_one_quantity_are_kept_together() -> None:
-    """What is measured in several turns is one result; a note says why samples are missing."""
-    results = Results()
-    results.add("start.routes", OURS, 250, "s", [1.0])
-    results.add("start.routes", FLOOR, 250, "s", [0.5])
-    results.add("start.routes", OURS, 250, "s", [3.0, 2.0], "late")
-    found = results.find("start.routes", OURS, 250)
-    assert found is not None
-    assert (found.samples, found.median, found.p99, found.note) == ((1.0, 3.0, 2.0), 2.0, 3.0, "late")
-    assert len(results.rows) == 2
-    assert math.isnan(results.median("start.routes", OURS, 1000))
 
 
 def test_the_document_reads_back() -> None:
@@ -71,27 +37,6 @@ def two_starts() -> Results:
         results.add("start.routes", FLOOR, peers, "s", [floor])
         results.add("start.routes", "flanneld", peers, "s", [other])
     return results
-
-
-def test_ratios_are_of_ours_to_the_floor_and_of_others_to_ours() -> None:
-    """Both are larger than one where there is something to be said, and a missing figure is a dash."""
-    results = two_starts()
-    results.add("memory.resident", OURS, 250, "B", [80e6])
-    results.add("memory.resident", "flanneld", 250, "B", [28e6])
-    table = report.ratios_table(results).splitlines()
-    assert table[0] == "| quantity, median | peers | pyflanneld | pyflanneld / ip -batch | flanneld / pyflanneld |"
-    assert table[2] == "| start to all routes | 250 | 400 ms | 40.0 | 0.375 |"
-    assert table[3] == "| start to all routes | 4,000 | 1.00 s | 4.00 | 11.6 |"
-    assert table[4] == "| resident memory | 250 | 80.0 MB | — | 0.350 |"
-
-
-def test_a_table_says_why_a_figure_is_missing() -> None:
-    """Who did not get there has the reason in the place of the figure; several samples have their p99."""
-    results = Results()
-    results.add("start.routes", OURS, 250, "s", [0.4, 0.5, 0.6])
-    results.add("start.routes", "flanneld", 250, "s", [], "250 routes: not within 30 s")
-    row = report.case_table(results, "start.routes").splitlines()[-1]
-    assert row == "| 250 | 500 ms (p99 600 ms) | 250 routes: not within 30 s |"
 
 
 def test_targets_are_judged() -> None:
@@ -136,22 +81,24 @@ def test_every_quantity_has_its_table() -> None:
     assert sorted(shown) == sorted(report.QUANTITIES)
 
 
-def test_the_page_is_renewed_between_its_marks() -> None:
-    """What stands between the marks is replaced, the rest stays, and a forgotten place is an error."""
-    page = (
-        "Before.\n<!-- bench:start -->\nold\n<!-- /bench:start -->\nBetween.\n"
-        "<!-- bench:about -->\n<!-- /bench:about -->\n"
-    )
-    new = report.renewed(page, {"start": r"| 1 \1 |", "about": "Here."})
-    assert new == (
-        "Before.\n<!-- bench:start -->\n| 1 \\1 |\n<!-- /bench:start -->\nBetween.\n"
-        "<!-- bench:about -->\nHere.\n<!-- /bench:about -->\n"
-    )
-    with pytest.raises(ValueError, match="places"):
-        report.renewed(page, {"start": "x"})
-
-
 def test_the_page_has_a_place_for_each_table() -> None:
     """docs/dev/performance.md can be renewed by a whole run."""
     found = dict.fromkeys(["about", "targets", "ratios", *report.BLOCKS], "x")
     assert report.renewed(report.PAGE.read_text("utf-8"), found).count("\nx\n") == len(found)
+
+
+async def test_a_case_that_fails_does_not_end_the_run() -> None:
+    """What it has measured is kept and shown, and the report says that it was given up, and why."""
+
+    async def failing(bench: Bench, peers: int) -> None:
+        bench.record("start.ready", "pyflanneld", peers, "s", [0.5])
+        raise NotMeasuredError("no route within 15 s")
+
+    keys = ("date", "pyflanneld", "python", "kernel", "etcd", "iproute2", "cores", "processor", "quick")
+    out, results = io.StringIO(), Results(dict.fromkeys(keys, "x"))
+    bench = Bench(None, (), QUICK, results, Progress(out))  # type: ignore[arg-type]
+    await bench.do(Case("start", (), failing), 250)
+    assert results.median("start.ready") == 0.5
+    assert "given up: start with 250 peers: no route within 15 s" in out.getvalue()
+    assert "start.ready" in out.getvalue()
+    assert machine(results).endswith("Given up: start with 250 peers: no route within 15 s.")
