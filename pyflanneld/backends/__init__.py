@@ -24,7 +24,7 @@ class Backend(Protocol):
 
     @property
     def needs_public_ip_on_link(self) -> bool:
-        """Whether peers must reach the published address without a router or NAT between; theirs is judged so too."""
+        """Whether peers must reach the published address without a router or NAT between, and this host theirs."""
         ...
 
     def desired_routes(self, peers: Mapping[Network, Address], link_index: int) -> dict[Network, Route]:
