@@ -18,14 +18,13 @@ from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.config.load import load_words
 from pyflanneld.config.settings import ETCD, FLAGS, Settings
 from pyflanneld.config.types import parse_public_ip, parse_public_ipv6
-from pyflanneld.core.etcd_types import TimeToLive
+from pyflanneld.core.etcd_types import Record, TimeToLive
 from pyflanneld.core.invalid import Invalid, shown
 from pyflanneld.core.lease import reservations
 from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, encode_name, encode_value
 from pyflanneld.core.lease.reservations import (
     AlreadyReserved,
     CreateReservation,
-    LeaseReading,
     MakeReservation,
     ReservationRefused,
 )
@@ -180,7 +179,7 @@ async def _carry_out(request: LeasesRequest, settings: Settings, connect: _Conne
 async def _list(store: FullRegistry, output: str) -> None:
     records = (await store.list_subnets()).records
     left = await store.times_to_live(records)
-    rows = [lease_row(reservations.read_lease(record), left.get(record.name)) for record in records]
+    rows = [lease_row(record, left.get(record.name)) for record in records]
     sys.stdout.write(json_text(rows) if output == "json" else as_table(rows))
 
 
@@ -232,17 +231,17 @@ async def _release(store: FullRegistry, subnet: IPv4Network, *, force: bool) -> 
     decision = reservations.decide_release(listed.records, subnet, force=force)
     if isinstance(decision, ReservationRefused):
         raise RequestRefused(decision.why)
-    reading = decision.reading
-    if not await store.delete_subnet(reading.record):
-        raise RequestRefused(f"{reading.key} was changed by somebody else at this moment; nothing was done")
-    kind = "lease" if reading.record.lease_id else "reservation"
-    holder = f", it was held by {reading.attrs.public_ip}" if reading.attrs else ""
-    print(f"the {kind} of {reading.key} is deleted{holder}")
+    record, lease = decision.record, decision.record.lease
+    if not await store.delete_subnet(record):
+        raise RequestRefused(f"{lease.key} was changed by somebody else at this moment; nothing was done")
+    kind = "lease" if record.lease_id else "reservation"
+    holder = f", it was held by {lease.attrs.public_ip}" if lease.attrs else ""
+    print(f"the {kind} of {lease.key} is deleted{holder}")
 
 
-def lease_row(reading: LeaseReading, left: TimeToLive | None) -> LeaseRow:
+def lease_row(record: Record, left: TimeToLive | None) -> LeaseRow:
     """Return one lease as field names and values; times in seconds, ``None`` where a value is missing."""
-    key, attrs, record = reading.key, reading.attrs, reading.record
+    key, attrs, error = record.lease.key, record.lease.attrs, record.lease.error
     return {
         "key": shown(record.name)[2:-1],
         "subnet": str(key.ipv4) if key else None,
@@ -255,7 +254,7 @@ def lease_row(reading: LeaseReading, left: TimeToLive | None) -> LeaseRow:
         "renewed_s_ago": max(0.0, left.granted_s - left.left_s) if left else None,
         "created_revision": record.create_revision,
         "revision": record.mod_revision,
-        "problem": reading.problem,
+        "problem": str(error) if error else None,
     }
 
 

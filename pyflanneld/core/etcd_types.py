@@ -2,9 +2,12 @@
 
 import enum
 from dataclasses import dataclass
+from functools import cached_property
+
+from pyflanneld.core.lease.codec import ParsedLease, parse_lease
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Record:
     """One key below ``<prefix>/subnets/`` as etcd holds it.
 
@@ -21,6 +24,11 @@ class Record:
     create_revision: int
     mod_revision: int
     lease_id: int
+
+    @cached_property
+    def lease(self) -> ParsedLease:
+        """What name and value say; parsed once, whoever asks."""
+        return parse_lease(self.name, self.value)
 
 
 @dataclass(frozen=True, slots=True)

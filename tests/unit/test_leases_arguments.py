@@ -7,7 +7,6 @@ from pyflanneld.commands.leases import as_table, lease_row
 from pyflanneld.commands.output import json_text
 from pyflanneld.core.etcd_types import Record, TimeToLive
 from pyflanneld.core.lease.codec import parse_key_name
-from pyflanneld.core.lease.reservations import read_lease
 from tests.support.strategies import POISON_NAMES, POISON_VALUES, lease, raw
 
 
@@ -56,7 +55,7 @@ POISON = [raw(name, b"{}") for name in POISON_NAMES] + [raw(b"10.5.1.0-24", valu
 @pytest.mark.parametrize("record", POISON)
 def test_poison_is_one_printable_row(record: Record) -> None:
     """Whatever stands in etcd, its row is one line of printable characters that says what is wrong."""
-    one = lease_row(read_lease(record), None)
+    one = lease_row(record, None)
     lines = as_table([one]).splitlines()
     assert len(lines) == 2
     assert lines[1].isprintable()
@@ -67,7 +66,7 @@ def test_poison_is_one_printable_row(record: Record) -> None:
 def test_times() -> None:
     """What is left and how long ago it was renewed are told in hours and minutes, or in minutes and seconds."""
     record = lease("10.5.1.0/24", "192.168.1.11")
-    line = as_table([lease_row(read_lease(record), TimeToLive(86000.0, 86400.0))]).splitlines()[1]
+    line = as_table([lease_row(record, TimeToLive(86000.0, 86400.0))]).splitlines()[1]
     assert line.split() == ["10.5.1.0/24", "192.168.1.11", "host-gw", "23h53m", "6m40s", "ago", "1"]
 
 
@@ -76,5 +75,5 @@ def test_a_dual_stack_lease_is_one_row() -> None:
     name = b"10.5.3.0-24&fd00:0:0:3::-64"
     assert parse_key_name(name).ipv6 is not None
     value = b'{"PublicIP":"192.168.1.11","PublicIPv6":"2001:db8::11","BackendType":"host-gw"}'
-    line = as_table([lease_row(read_lease(raw(name, value)), None)]).splitlines()[1]
+    line = as_table([lease_row(raw(name, value), None)]).splitlines()[1]
     assert line.startswith("10.5.3.0/24 & fd00:0:0:3::/64  192.168.1.11 & 2001:db8::11  host-gw")

@@ -35,7 +35,6 @@ from pyflanneld.core.etcd_types import MemberReport, Record
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.core.host import PolicyRule, Process
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import parse_value
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.network.review import networks_of
@@ -262,9 +261,9 @@ async def _node(
 
 def _with_our_address(records: Iterable[Record], public_ip: object, own: Record) -> Iterable[Record]:
     for record in records:
-        with suppress(Invalid):
-            if record.name != own.name and parse_value(record.value).public_ip == public_ip:
-                yield record
+        attrs = record.lease.attrs
+        if record.name != own.name and attrs is not None and attrs.public_ip == public_ip:
+            yield record
 
 
 async def _rules(context: Context, config: NetworkConfig | None) -> FirewallFacts:

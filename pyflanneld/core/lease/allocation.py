@@ -13,8 +13,7 @@ from typing import Generic, TypeVar
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, inside, overlap
-from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import SubnetKey, parse_key_name, parse_value
+from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.network.config import SubnetRange, fits
 
 CHOICES = 100
@@ -144,11 +143,8 @@ def _own(
     stale: list[Discard] = []
     range6 = None if ipv6 is None else ipv6.subnet_range
     for record in records:
-        try:
-            if parse_value(record.value).public_ip != public_ip:
-                continue
-            key = parse_key_name(record.name)
-        except Invalid:
+        key, attrs = record.lease.key, record.lease.attrs
+        if key is None or attrs is None or attrs.public_ip != public_ip:
             continue
         keep = key.ipv4 if ipv4.subnet_range.admits(key.ipv4) else None
         if keep is not None and fits(range6, key.ipv6):
@@ -162,13 +158,7 @@ def _own(
 
 def _keys(records: Iterable[Record]) -> list[SubnetKey]:
     """Return the subnets in the names, whatever the values say: a broken value does not free a subnet."""
-    found = []
-    for record in records:
-        try:
-            found.append(parse_key_name(record.name))
-        except Invalid:
-            continue
-    return found
+    return [key for record in records if (key := record.lease.key) is not None]
 
 
 def _taken(claimed: Iterable[Network], network: Network, underlay: Iterable[Network]) -> list[Network]:

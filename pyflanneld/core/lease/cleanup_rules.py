@@ -6,7 +6,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, in_order, inside
-from pyflanneld.core.lease.reservations import read_lease
 from pyflanneld.core.lease.subnet_env import assignments, previous_network
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.routes.plan import KernelRoute
@@ -60,19 +59,21 @@ def our_routes(
 
 def our_lease(records: Iterable[Record], public_ip: IPv4Address, subnet: IPv4Network | None) -> Ours | NotOurs:
     """Find the lease that both the address and the subnet file prove to be this host's."""
-    readings = [read_lease(record) for record in records]
+    known = list(records)
     if subnet is None:
-        ours = next((one.key for one in readings if one.attrs is not None and one.attrs.public_ip == public_ip), None)
+        leases = (record.lease for record in known)
+        ours = next((one.key for one in leases if one.attrs is not None and one.attrs.public_ip == public_ip), None)
         if ours is None:
             return NotOurs(f"{public_ip} has none", gone=True)
         return NotOurs(f"{ours} carries {public_ip}, but no subnet file proves that it is this host's")
-    found = next((one for one in readings if one.key is not None and one.key.ipv4 == subnet), None)
+    found = next((one for one in known if one.lease.key is not None and one.lease.key.ipv4 == subnet), None)
     if found is None:
         return NotOurs(f"there is no longer a lease of {subnet}", gone=True)
-    if found.attrs is None:
-        return NotOurs(f"the lease of {subnet} cannot be read, so its owner is unknown: {found.problem}")
-    if found.attrs.public_ip != public_ip:
-        return NotOurs(f"the lease of {subnet} is {found.attrs.public_ip}'s, and this host is {public_ip}")
-    if not found.record.lease_id:
+    attrs = found.lease.attrs
+    if attrs is None:
+        return NotOurs(f"the lease of {subnet} cannot be read, so its owner is unknown: {found.lease.error}")
+    if attrs.public_ip != public_ip:
+        return NotOurs(f"the lease of {subnet} is {attrs.public_ip}'s, and this host is {public_ip}")
+    if not found.lease_id:
         return NotOurs(f"{subnet} is a reservation; to delete it: pyflanneld leases release {subnet}")
-    return Ours(found.record, subnet)
+    return Ours(found, subnet)

@@ -143,3 +143,28 @@ def _address(kind: type[_A], field: str, value: object) -> _A:
         return kind(value)
     except ValueError as error:
         raise Invalid("bad_value", field, value, expected) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedLease:
+    """A lease as far as it can be parsed.
+
+    Attributes:
+        key: what the name says; ``None``: nothing that could be a subnet.
+        attrs: what the value says; ``None`` where name or value cannot be parsed.
+        error: why that is so; ``None`` when both can.
+    """
+
+    key: SubnetKey | None
+    attrs: LeaseAttrs | None
+    error: Invalid | None
+
+
+def parse_lease(name: bytes, value: bytes) -> ParsedLease:
+    """Parse name and value as far as possible."""
+    key = None
+    try:
+        key = parse_key_name(name)
+        return ParsedLease(key, parse_value(value), None)
+    except Invalid as error:
+        return ParsedLease(key, None, error.with_traceback(None))

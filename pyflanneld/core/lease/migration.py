@@ -80,11 +80,8 @@ def _step(key: OldKey, new: Sequence[Record]) -> MigrationStep:
     for record in new:
         if record.name == key.name:
             return _compare(key, value, record)
-        try:
-            overlaps = parse_key_name(record.name).overlaps(subnets)
-        except Invalid:
-            continue
-        if overlaps:
+        there = record.lease.key
+        if there is not None and there.overlaps(subnets):
             return MigrationStep(
                 key, MigrationFate.CONFLICT, value, f"v3 has {record.name.decode()}, which overlaps it"
             )

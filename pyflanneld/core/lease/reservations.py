@@ -9,23 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from pyflanneld.core.etcd_types import Record
-from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_key_name, parse_value
+from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey
 from pyflanneld.core.network.config import NetworkConfig
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseReading:
-    """A record as far as it can be read.
-
-    Attributes:
-        problem: why its name or value cannot be read; ``None`` when both can.
-    """
-
-    record: Record
-    key: SubnetKey | None
-    attrs: LeaseAttrs | None
-    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +40,7 @@ class AlreadyReserved:
 class Release:
     """The key may be deleted."""
 
-    reading: LeaseReading
+    record: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +50,6 @@ class ReservationRefused:
     why: str
 
 
-def read_lease(record: Record) -> LeaseReading:
-    """Read a record's name and value as far as possible."""
-    key = attrs = problem = None
-    try:
-        key = parse_key_name(record.name)
-        attrs = parse_value(record.value)
-    except Invalid as error:
-        problem = str(error)
-    return LeaseReading(record, key, attrs, problem)
-
-
 def decide_reservation(
     records: Iterable[Record], key: SubnetKey, attrs: LeaseAttrs, config: NetworkConfig
 ) -> CreateReservation | MakeReservation | AlreadyReserved | ReservationRefused:
@@ -83,15 +57,16 @@ def decide_reservation(
     why = _unfit(key, attrs, config)
     if why is not None:
         return ReservationRefused(why)
-    readings = [read_lease(record) for record in records]
-    same = next((one for one in readings if one.key == key), None)
+    known = list(records)
+    same = next((record for record in known if record.lease.key == key), None)
     if same is not None:
         return _of_known(same, attrs)
-    for one in readings:
+    leases = [record.lease for record in known]
+    for one in leases:
         if one.key is not None and one.key.overlaps(key):
             holder = f"leased by {one.attrs.public_ip}" if one.attrs else "a lease that cannot be read"
             return ReservationRefused(f"{key} overlaps {one.key}, {holder}")
-    theirs = (one.key for one in readings if one.attrs and one.attrs.public_ip == attrs.public_ip)
+    theirs = (one.key for one in leases if one.attrs and one.attrs.public_ip == attrs.public_ip)
     return CreateReservation(elsewhere=next(theirs, None))
 
 
@@ -123,20 +98,21 @@ def _offer(config: NetworkConfig) -> str:
     return f": /{ipv4.subnet_len} from {ipv4.subnet_min} to {ipv4.subnet_max}" if ipv4 else ""
 
 
-def _of_known(same: LeaseReading, attrs: LeaseAttrs) -> MakeReservation | AlreadyReserved | ReservationRefused:
+def _of_known(record: Record, attrs: LeaseAttrs) -> MakeReservation | AlreadyReserved | ReservationRefused:
+    same = record.lease
     if same.attrs is None:
-        return ReservationRefused(f"{same.key} has a lease that cannot be read: {same.problem}")
+        return ReservationRefused(f"{same.key} has a lease that cannot be read: {same.error}")
     if same.attrs.public_ip != attrs.public_ip:
         return ReservationRefused(f"{same.key} is leased by {same.attrs.public_ip}")
-    return MakeReservation(same.record) if same.record.lease_id else AlreadyReserved()
+    return MakeReservation(record) if record.lease_id else AlreadyReserved()
 
 
 def decide_release(records: Iterable[Record], subnet: IPv4Network, *, force: bool) -> Release | ReservationRefused:
     """Decide whether the lease of *subnet* may be deleted; a live one, with a TTL, only with *force*."""
-    found = next((one for one in map(read_lease, records) if one.key is not None and one.key.ipv4 == subnet), None)
+    found = next((one for one in records if one.lease.key is not None and one.lease.key.ipv4 == subnet), None)
     if found is None:
         return ReservationRefused(f"there is no lease of {subnet}")
-    if found.record.lease_id and not force:
-        holder = found.attrs.public_ip if found.attrs else "a value that cannot be read"
-        return ReservationRefused(f"{found.key} is a live lease of {holder}; --force deletes it nevertheless")
+    if found.lease_id and not force:
+        holder = found.lease.attrs.public_ip if found.lease.attrs else "a value that cannot be read"
+        return ReservationRefused(f"{found.lease.key} is a live lease of {holder}; --force deletes it nevertheless")
     return Release(found)

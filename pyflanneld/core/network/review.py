@@ -10,7 +10,6 @@ from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, overlap
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.codec import SubnetKey
-from pyflanneld.core.lease.reservations import LeaseReading, read_lease
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.status.dry_run import connected
@@ -102,14 +101,15 @@ class LeaseFate(enum.Enum):
 class Effect:
     """A lease, and the effect on it at its node's next start."""
 
-    reading: LeaseReading
+    record: Record
     fate: LeaseFate
 
     @property
     def text(self) -> str:
         """One line for an operator."""
-        holder = f" of {self.reading.attrs.public_ip}" if self.reading.attrs else ""
-        name = str(self.reading.key) if self.reading.key else shown(self.reading.record.name)[2:-1]
+        lease = self.record.lease
+        holder = f" of {lease.attrs.public_ip}" if lease.attrs else ""
+        name = str(lease.key) if lease.key else shown(self.record.name)[2:-1]
         words = {
             LeaseFate.STAYS: "stays",
             LeaseFate.MOVES: "does not fit: that host takes another subnet at its next start, and Docker has to follow",
@@ -121,15 +121,16 @@ class Effect:
 
 def effects(records: Iterable[Record], config: NetworkConfig) -> list[Effect]:
     """Return the effect on each lease."""
-    return [Effect(reading, _fate(reading, config)) for reading in map(read_lease, records)]
+    return [Effect(record, _fate(record, config)) for record in records]
 
 
-def _fate(reading: LeaseReading, config: NetworkConfig) -> LeaseFate:
-    if reading.key is None or reading.attrs is None:
+def _fate(record: Record, config: NetworkConfig) -> LeaseFate:
+    lease = record.lease
+    if lease.key is None or lease.attrs is None:
         return LeaseFate.UNREADABLE
-    if config.admits(reading.key.ipv4, reading.key.ipv6):
+    if config.admits(lease.key.ipv4, lease.key.ipv6):
         return LeaseFate.STAYS
-    return LeaseFate.MOVES if reading.record.lease_id else LeaseFate.STUCK
+    return LeaseFate.MOVES if record.lease_id else LeaseFate.STUCK
 
 
 def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]:
@@ -153,5 +154,6 @@ def crowded(effects_: Sequence[Effect], config: NetworkConfig) -> str | None:
     if subnet_range is None:
         return None
     offered = sum(1 for _ in subnet_range.subnets())
-    holders = len({one.reading.attrs.public_ip for one in effects_ if one.reading.attrs is not None})
+    leases = [one.record.lease for one in effects_]
+    holders = len({lease.attrs.public_ip for lease in leases if lease.attrs is not None})
     return f"{offered} subnets for the {holders} hosts that hold a lease now" if offered < holders else None

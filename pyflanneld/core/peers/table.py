@@ -27,8 +27,7 @@ from typing import assert_never
 
 from pyflanneld.core.etcd_types import Gone, PeerEvent, Put, Record, Snapshot
 from pyflanneld.core.families import Address, Network
-from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_key_name, parse_value
+from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey
 from pyflanneld.core.peers.validation import FamilyContext, Quarantine, ValidationContext, Validator, address_range
 
 _VALUE_REASONS = frozenset({"too_large", "not_json", "not_an_object", "bad_value", "bad_gateway", "gateway_off_link"})
@@ -177,12 +176,11 @@ class PeerTable:
 
 
 def _read(record: Record) -> _Entry:
-    key = None
-    try:
-        key = parse_key_name(record.name)
-        return _Entry(record, key, parse_value(record.value))
-    except Invalid as error:
-        return _Entry(record, key, Quarantine(error.reason, str(error)))
+    lease = record.lease
+    if lease.attrs is not None:
+        return _Entry(record, lease.key, lease.attrs)
+    assert lease.error is not None  # noqa: S101 - what has no attributes has an error
+    return _Entry(record, lease.key, Quarantine(lease.error.reason, str(lease.error)))
 
 
 def _is_renewal(one: Record, other: Record) -> bool:

@@ -6,8 +6,7 @@ from ipaddress import IPv4Network
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Address, Network, in_order, inside
-from pyflanneld.core.invalid import Invalid, shown
-from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_key_name, parse_value
+from pyflanneld.core.invalid import shown
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.probe.reachability import Reachability, reachability_facts
@@ -166,34 +165,21 @@ class PeerFacts:
 def peer_rows(records: Iterable[Record], facts: PeerFacts) -> tuple[PeerRow, ...]:
     """Return the rows of all keys, in the order of their subnets; those that are no subnet come last."""
     rows: list[PeerRow] = []
-    keyed = [(_parsed(record), record) for record in records]
-    for key, record in sorted(keyed, key=lambda one: _rank(*one)):
+    for record in sorted(records, key=_rank):
+        key = record.lease.key
         rows.append(_peer_row(record, key.ipv4 if key else None, facts))
         if key is not None and key.ipv6 is not None and facts.ipv6:
             rows.append(_peer_row(record, key.ipv6, facts))
     return tuple(rows)
 
 
-def _rank(key: SubnetKey | None, record: Record) -> tuple[bool, int, bytes]:
+def _rank(record: Record) -> tuple[bool, int, bytes]:
+    key = record.lease.key
     return key is None, int(key.ipv4.network_address) if key else 0, record.name
 
 
-def _parsed(record: Record) -> SubnetKey | None:
-    try:
-        return parse_key_name(record.name)
-    except Invalid:
-        return None
-
-
-def _attrs(record: Record) -> LeaseAttrs | None:
-    try:
-        return parse_value(record.value)
-    except Invalid:
-        return None
-
-
 def _peer_row(record: Record, subnet: Network | None, facts: PeerFacts) -> PeerRow:
-    attrs, view, route = _attrs(record), facts.view, facts.routes.get(str(subnet))
+    attrs, view, route = record.lease.attrs, facts.view, facts.routes.get(str(subnet))
     quarantine = view.quarantined.get(record.name) if view else None
     published = attrs and (attrs.public_ip if subnet is None or subnet.version == 4 else attrs.public_ipv6)
     accepted = view.peers.get(subnet) if view and subnet is not None else None

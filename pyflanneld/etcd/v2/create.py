@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import Record, Snapshot
-from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import parse_key_name
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.etcd.v2.http import Form, V2Client, V2Request
 from pyflanneld.etcd.v2.keyspace import V2KeySpace, parse_event
@@ -146,10 +144,8 @@ def _older_conflict(own: Record, records: Iterable[Record], listed: Snapshot) ->
 
 
 def _may_overlap(one: Record, other: Record) -> bool:
-    try:
-        return parse_key_name(one.name).overlaps(parse_key_name(other.name))
-    except Invalid:
-        return True
+    key, other_key = one.lease.key, other.lease.key
+    return key is None or other_key is None or key.overlaps(other_key)
 
 
 async def read_subnet(http: V2Client, keys: V2KeySpace, name: bytes) -> Record | None:

@@ -9,8 +9,7 @@ from typing import assert_never
 from pyflanneld.core.backoff import backoff, jittered, race_pause_s
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.families import Network, inside, overlap
-from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_value, parse_key_name
+from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_value
 from pyflanneld.core.lease.ownership import (
     Assessment,
     Confirmed,
@@ -166,9 +165,8 @@ def _overlapping(snapshot: Snapshot, key: SubnetKey, networks: Collection[Networ
     """Return a lease that overlaps *key*; a half that claims all of a network of *networks* is nobody's lease."""
     own = [half for half in (key.ipv4, key.ipv6) if half is not None]
     for record in snapshot.records:
-        try:
-            other = parse_key_name(record.name)
-        except Invalid:
+        other = record.lease.key
+        if other is None:
             continue
         theirs = [half for half in (other.ipv4, other.ipv6) if half is not None]
         sound = [half for half in theirs if not any(inside(network, half) for network in networks)]
