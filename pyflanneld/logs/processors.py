@@ -17,7 +17,7 @@ RESET_S = 600.0
 """After this time without an equal event, the burst is free again."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 3600.0
 MAX_REMEMBERED = 2000
-SUBJECTS = ("logger", "topic", "loop", "key", "dst", "subnet", "link", "rules", "path", "bridge", "from")
+SUBJECTS = ("logger", "topic", "task", "key", "dst", "subnet", "link", "rules", "path", "bridge", "from")
 """Events are equal when their name and these fields are."""
 KEPT_EVENTS = 200
 

@@ -81,8 +81,8 @@ def test_a_week_without_etcd_costs_less_than_a_megabyte(out: Out) -> None:
     run(scenario())
     size, told = len(out.getvalue().encode()), [line for line in lines(out) if line["event"] == "etcd.unavailable"]
     assert first_day + 6 * (size - first_day) < MEGABYTE / 5, f"{first_day} bytes, then {size - first_day} a day"
-    for loop in ("peers", "lease"):
-        spoken = [line for line in told if line["loop"] == loop]
+    for task in ("peers", "lease"):
+        spoken = [line for line in told if line["task"] == task]
         assert "for_s" not in spoken[0]
         assert spoken[-1]["for_s"] > 2 * DAY_S - 2 * 3600, "it is still logged in the last hours"
     resolved = {line["topic"] for line in lines(out) if line["event"] == "condition.resolved"}
