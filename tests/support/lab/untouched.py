@@ -11,12 +11,14 @@ from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.run import attempt, until
 from tests.support.lab.testbed import store_of
 
+COMMAND_TIMEOUT_S = 60.0  # a busy machine may need 20 s to load a command
 _marks = itertools.count(1)
 
 
 def command(node: LabHost, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a sub-command of the program on a host, whatever its exit code."""
-    return attempt("ip", "netns", "exec", node.namespace, "env", "PYTHONWARNINGS=error", *DAEMON, *words)
+    program = ("ip", "netns", "exec", node.namespace, "env", "PYTHONWARNINGS=error", *DAEMON, *words)
+    return attempt(*program, timeout_s=COMMAND_TIMEOUT_S)
 
 
 def daemon_flags(node: LabHost, **changes: str) -> tuple[str, ...]:
