@@ -63,8 +63,8 @@ def test_f20_f21_own_lease_revoked_or_key_deleted(cluster: Lab, how: str, measur
     journal = Journal(node)
     with RouteMonitor(node) as monitor, RouteMonitor(peer) as theirs:
         take_away(store_of(cluster), node, before, how)
-        until(lambda: getattr(own(cluster, node), "create_revision", 0) > before.create_revision, "taken again", 15)
-        until(lambda: len(theirs.messages()) >= 2, "the peer's route has gone and come back", 15)
+        until(lambda: getattr(own(cluster, node), "create_revision", 0) > before.create_revision, "taken again", 2)
+        until(lambda: len(theirs.messages()) >= 2, "the peer's route has gone and come back", 2)
         peer.wait_routes(cluster.gateways_for(peer), 2)
         assert monitor.messages() == ()
         assert [message.deleted for message in theirs.messages()] == [True, False]
