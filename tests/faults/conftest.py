@@ -20,7 +20,7 @@ from tests.support.lab.testbed import (
     unguarded,
     unguarded_keeper,
 )
-from tests.support.observers.judge import counted, judge
+from tests.support.observers.verdict import counted, violations
 from tests.support.observers.watch import Watch
 
 __all__ = ["cluster", "cluster_keeper", "etcd_release", "site", "site_keeper", "unguarded", "unguarded_keeper"]
@@ -82,7 +82,7 @@ def make_lab(make_lab: Callable[..., Lab], observe: Observe) -> Callable[..., La
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Function) -> Iterator[None]:
-    """Watch the test, and judge what was seen. What it breaks by its nature, it says with the marker ``breaks``."""
+    """Watch the test, and check what was seen. What it breaks by its nature, it says with the marker ``breaks``."""
     if not OBSERVED:
         yield
         return
@@ -113,11 +113,11 @@ def add_all(watch: Watch, fixtures: dict[str, Any]) -> None:
 
 
 def conclude(item: pytest.Function, watch: Watch) -> list[object]:
-    """Return what did not hold and is not excused; put what there was to judge beside the test's report."""
+    """Return what did not hold and is not excused; put what there was to check next to the test's report."""
     records = watch.finish()
     excused = {mark.args[0] for mark in item.iter_markers("breaks")}
     for record in records:
         item.user_properties.append(("observed", counted(record)))
         if record.history.blind:
             item.user_properties.append(("blind", record.history.blind))
-    return [finding for record in records for finding in judge(record) if finding.invariant not in excused]
+    return [finding for record in records for finding in violations(record) if finding.invariant not in excused]

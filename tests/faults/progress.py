@@ -132,7 +132,7 @@ class Progress:
 
     @property
     def failed(self) -> bool:
-        """Say whether a row does not hold, whatever the reason."""
+        """Return whether a row does not hold, whatever the reason."""
         return any(result.verdict != HOLDS for result in self.results.values())
 
 

@@ -52,7 +52,7 @@ def summary(results: Mapping[str, Result], whole: Result, took_s: float, on: dat
     lines = [f"{on.isoformat()}: {held} of {len(results)} rows hold; {tests}; {where}."]
     if whole.observed:
         seen = ", ".join(f"{count:,} {what}" for what, count in whole.observed.items())
-        lines.append(f"The observers have judged {seen}.")
+        lines.append(f"The observers have checked {seen}.")
     for why, count in group_blind(whole.blind).items():
         lines.append(f"They could not see all of etcd's history in {count} tests: {why}.")
     return "\n".join(lines) + "\n"

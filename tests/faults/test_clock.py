@@ -251,8 +251,8 @@ def test_f30_slept_for_an_hour(sleeper: Sleeper, measured: Measured) -> None:
     with RouteMonitor(node) as monitor:
         with sleeper.asleep(3600):
             pass
-        until(lambda: proxy.met("Lease/LeaseKeepAlive") > renewed, "the lease is proved", 3)
-        until(lambda: proxy.met("Watch/Watch") > watches, "the watch is opened anew", 3)
+        until(lambda: proxy.met("Lease/LeaseKeepAlive") > renewed, "the lease is proved", 15)
+        until(lambda: proxy.met("Watch/Watch") > watches, "the watch is opened anew", 15)
         woken = journal.wait("machine.resumed")
         assert 3600 <= woken["slept_s"] < 3700
         store.put(KEY, lease_value(OTHER))

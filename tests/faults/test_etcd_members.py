@@ -129,12 +129,15 @@ def test_f03_all_members_down_for_ten_lifetimes(trio: Members, trio_keeper: Keep
     """All of etcd is away for ten times the lease's lifetime: no route moves, nobody exits, ready until the lease is no
     longer confirmed; then the same lease goes on under its number, with a list or two per host."""
     lab = trio_keeper.lab
-    for node in lab.nodes:
-        node.kill()
-        trio.store.put(lease_key(node.subnet), lease_value(node.address.ip), lease=trio.store.grant(TTL_S))
-        start(node, trio.endpoints)
-    for node in lab.nodes:
-        node.wait_ready()
+    with ExitStack() as stack:
+        for node in lab.nodes:
+            node.kill()
+            lease = trio.store.grant(TTL_S)
+            stack.enter_context(trio.store.kept_alive(lease))
+            trio.store.put(lease_key(node.subnet), lease_value(node.address.ip), lease=lease)
+            start(node, trio.endpoints)
+        for node in lab.nodes:
+            node.wait_ready()
     kvs, pids = trio.store.kvs(f"{PREFIX}/subnets/"), [pid_of(node) for node in lab.nodes]
     with RouteMonitor(lab.nodes[0]) as first, RouteMonitor(lab.nodes[1]) as second:
         for member in trio.all:

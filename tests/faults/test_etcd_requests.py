@@ -209,15 +209,16 @@ def test_f34_keepalive_succeeds_for_a_revoked_lease(site: Lab, measured: Measure
     key, lease = lease_key(node.bridge_address.network), store.grant(8)
     store.put(key, lease_value(node.address.ip), lease=lease)
     with fault_proxy(site) as proxy:
-        launch(node, etcd_endpoints=proxy.url())
-        node.wait_ready()
+        with store.kept_alive(lease):
+            launch(node, etcd_endpoints=proxy.url())
+            node.wait_ready()
         proxy.order({"Lease/LeaseKeepAlive": "forge 8", "Watch/Watch": "deaf"})
         renewals = proxy.met("Lease/LeaseKeepAlive")
         until(lambda: proxy.met("Lease/LeaseKeepAlive") > renewals, "an answer is forged", 10)
         journal = Journal(node)
         store.ctl("lease", "revoke", f"{lease:x}")
         began = time.monotonic()
-        until(lambda: store.kv(key) is not None, "taken again", 5)
+        until(lambda: store.kv(key) is not None, "taken again", 15)
         measured(f"taken again {time.monotonic() - began:.1f} s after the lease was revoked")
         journal.wait("lease.retaken")
         assert node.get("/readyz")[0] == 200

@@ -58,7 +58,7 @@ async def joined(side: EtcdSide) -> OwnLease:
 
 
 def waits(side: EtcdSide) -> bool:
-    """Say whether a node has told that there is no subnet for it."""
+    """Return whether a node has told that there is no subnet for it."""
     return any(problem.event == "lease.exhausted" for problem in side.context.conditions.open().values())
 
 

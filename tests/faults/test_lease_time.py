@@ -56,8 +56,9 @@ def shorten(lab: Lab, node: LabHost) -> int:
     lease = store.grant(TTL_S)
     store.put(lease_key(node.subnet), kv.value, lease=lease)
     store.ctl("lease", "revoke", f"{kv.lease:x}")
-    launch(node)
-    node.wait_ready()
+    with store.kept_alive(lease):
+        launch(node)
+        node.wait_ready()
     return lease
 
 

@@ -104,7 +104,7 @@ class Cage:
         self._limit = "memory.limit_in_bytes" if first.is_dir() else "memory.max"
 
     def build(self) -> bool:
-        """Make it; say whether that was possible."""
+        """Make it; return whether that was possible."""
         try:
             self._folder.mkdir()
             (self._folder / self._limit).write_text(str(CAGE_BYTES))
@@ -177,7 +177,7 @@ def second_life(lab: Lab, node: LabHost, failpoints: str, env: dict[str, str] | 
 
 
 def unanswered(node: LabHost) -> bool:
-    """Say whether a probe gets no answer within a second."""
+    """Return whether a probe gets no answer within a second."""
     try:
         return node.get("/healthz", timeout_s=1.0)[0] != 200
     except OSError:

@@ -126,7 +126,7 @@ def test_f84_a_server_that_cannot_be_verified(
 
 
 def refused(node: LabHost) -> bool:
-    """Say whether etcd's certificate is refused at the moment, as the operator is told."""
+    """Return whether etcd's certificate is refused at the moment, as the operator is told."""
     return any(REFUSAL.search(finding["text"]) for finding in findings(node, "etcd.unavailable"))
 
 

@@ -26,7 +26,7 @@ def main() -> int:
 
 
 def search(target: str, seconds: int) -> bool:
-    """Search one target; keep the smallest set of inputs that covers what was reached. Say whether it has held."""
+    """Search one target; keep the smallest set of inputs that covers what was reached. Return whether it has held."""
     known = corpus.load(target)
     with tempfile.TemporaryDirectory(prefix="pyflanneld-fuzz-") as folder:
         found, least = Path(folder, "found"), Path(folder, "least")

@@ -6,18 +6,14 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyflanneld.lab.run import until
-from tests.bench.leases import peer
-from tests.bench.observer import Observer, Seen
 from tests.bench.site import FOLDER
-from tests.support.network.namespaces import PREFIX, RUN, Namespace, namespace
+from tests.support.network.namespaces import PREFIX, RUN
 
 pytestmark = [
     pytest.mark.etcd,
@@ -99,52 +95,3 @@ def test_it_can_be_stopped_at_any_time(number: signal.Signals, tmp_path: Path) -
 def runs_a_daemon(pid: int) -> bool:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return any("--iface=eth1" in words(Path(f"/proc/{child}/cmdline")) for child in children)
-
-
-def test_a_program_that_ends_is_told(tmp_path: Path) -> None:
-    """One that refuses to work has its last words in the table, and holds up nobody."""
-    broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\necho no such backend >&2\nexit 1\n")
-    broken.chmod(0o755)
-    command = [*BENCH, "--only=start", f"--against={broken}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "broken has ended with exit code 1: no such backend" in done.stdout
-
-
-@pytest.fixture
-def host() -> Iterator[Namespace]:
-    with namespace() as space:
-        space.veth("eth1", "172.31.0.10/16", peer="lan")
-        yield space
-
-
-async def test_the_observer_hears_of_every_route(host: Namespace) -> None:
-    """What the kernel did is known with its time, however much it was."""
-    with Observer(host) as observer:
-        host.ip_batch([peer(number).route(103) for number in range(200)])
-        last = await observer.all_added(200, 5.0)
-        assert (observer.seen.lost, observer.seen.messages) == (False, 200)
-        assert last == max(observer.seen.added.values())
-        host.ip("link set eth1 down")
-        host.ip("link set eth1 up")
-        await observer.quiet(0.05)
-        assert observer.seen.link_up
-
-
-async def test_the_observer_counts_where_the_kernel_lost_messages(
-    host: Namespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Too slow, and with a buffer that is too small: the routes are counted instead, and the answer is right."""
-    quick = Seen.take
-
-    def slow(seen: Seen, datagram: memoryview, at_s: float) -> None:
-        time.sleep(0.002)
-        quick(seen, datagram, at_s)
-
-    monkeypatch.setattr(Seen, "take", slow)
-    with Observer(host, receive_buffer=1) as observer:
-        host.ip_batch([peer(number).route(103) for number in range(2000)])
-        await observer.all_added(2000, 10.0)
-        assert observer.seen.lost
-        assert len(observer.seen.added) < 2000 == observer.count_routes()

@@ -11,8 +11,8 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.run import until
 from tests.support.lab.testbed import lease_key, lease_value, store_of
-from tests.support.observers.judge import judge
 from tests.support.observers.record import DAEMON, OTHER, Record
+from tests.support.observers.verdict import violations
 from tests.support.observers.watch import Watch
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
@@ -42,7 +42,7 @@ def test_who_changes_a_route_is_known(cluster: Lab) -> None:
     seen = [(event.by, event.deleted, event.protocol) for event in record.hosts[0].route_events if event.table == 254]
     assert seen == [(OTHER, True, 103), (DAEMON, False, 103)]
     assert {event.by for event in record.hosts[0].other_events} == {OTHER}
-    assert judge(record) == []
+    assert violations(record) == []
 
 
 def test_the_history_is_complete(site: Lab) -> None:
@@ -87,13 +87,13 @@ def test_traffic_answers_and_ends_are_seen(cluster: Lab) -> None:
     time.sleep(0.3)  # one look at the processes at least
     assert node.stop() == 0
     record = only(watch)
-    assert len(record.pulses) > 3
-    assert all(pulse.arrived for pulse in record.pulses)
+    assert len(record.packets) > 3
+    assert all(packet.arrived for packet in record.packets)
     assert {answer.status for answer in record.hosts[0].answers if answer.status} == {200}
     [run] = record.hosts[0].runs
     assert (run.code, run.threads > 1, run.descriptors > 5, run.anon_bytes > 1 << 20) == (0, True, True, True)
     assert [number for _, number in record.signals(run.pid)] == [signal.SIGTERM]
-    assert judge(record) == []
+    assert violations(record) == []
 
 
 def test_a_daemon_that_deletes_a_foreign_route_is_caught(cluster: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,5 +107,5 @@ def test_a_daemon_that_deletes_a_foreign_route_is_caught(cluster: Lab, monkeypat
         impostor.communicate(b"route del 10.9.0.0/16\n", timeout=10)
         record = only(watch)
     monkeypatch.undo()
-    found = [str(finding) for finding in judge(record) if finding.invariant == "I6"]
+    found = [str(finding) for finding in violations(record) if finding.invariant == "I6"]
     assert found == ["I6 at n1: deleted 10.9.0.0/16 via 192.168.14.22 proto 4 table 254"]

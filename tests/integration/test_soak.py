@@ -49,8 +49,8 @@ def test_half_a_minute(lab_name: str, tmp_path: Path) -> None:
     assert "after each fault both hosts had exactly the routes of etcd" in told
     out = tmp_path / "out"
     story = json.loads((out / "soak.json").read_text())
-    assert {deed["host"] for deed in story["deeds"]} <= {"n1", "n2"}
-    assert len(story["deeds"]) > 0
+    assert {injection["host"] for injection in story["injections"]} <= {"n1", "n2"}
+    assert len(story["injections"]) > 0
     for samples in story["samples"].values():
         assert len(samples) > 1
         assert any(sample["tasks"] for sample in samples)

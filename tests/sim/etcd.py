@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pyflanneld.core.etcd_types import Gone, Put, Record, Renewal, Snapshot
 from pyflanneld.errors import HistoryChanged, RegistryUnavailable
-from tests.sim.told import Told
+from tests.sim.delivered import Delivered
 from tests.support.fakes.registry import SUBNETS, Event, FakeEtcd, FakeRegistry, State, _FakeWatch
 
 DEADLINE_S = 5.0
@@ -152,7 +152,7 @@ class SimRegistry(FakeRegistry):
 
     def __init__(self, etcd: SimEtcd, rng: Random, note: Note | None = None) -> None:
         super().__init__(_Signed(etcd, note) if note else etcd)  # type: ignore[arg-type]
-        self.told = Told()
+        self.delivered = Delivered()
         self.clock_s: Callable[[], float] = _now
         self._cluster = etcd
         self._rng = rng
@@ -202,8 +202,8 @@ class SimRegistry(FakeRegistry):
     def _tell_of(self, listed: Snapshot, loop: str) -> None:
         """Take note of a list for the routes; of those of the start all come to nothing but the last."""
         if loop != FOLLOWER:
-            self.told = Told()
-        self.told.take_list(listed, self.clock_s())
+            self.delivered = Delivered()
+        self.delivered.take_list(listed, self.clock_s())
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         write = super().create_subnet
@@ -271,7 +271,7 @@ class _SimWatch(_FakeWatch):
                 self._told.extend(kept)
                 events = kept + again + old
                 if self._prefix == SUBNETS:
-                    self._sim.told.take_events(events, self._sim.clock_s())
+                    self._sim.delivered.take_events(events, self._sim.clock_s())
                 return events
 
     def _begin(self) -> tuple[()]:

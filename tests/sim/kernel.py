@@ -15,7 +15,7 @@ EARLY_S = 0.05
 """Linux tells that a route is deleted before it is: by less than this."""
 
 
-class Judge(Protocol):
+class Checker(Protocol):
     """Told of what the daemon does to the routes."""
 
     def asked(self, changes: Sequence[RouteChange], *, again: bool) -> None:
@@ -32,12 +32,12 @@ class Judge(Protocol):
 
 
 class SimKernel(FakeKernel):
-    """``FakeKernel`` with delays, and with a judge; one that is given none judges nothing."""
+    """``FakeKernel`` with delays, and and with checks, if it is given any."""
 
-    def __init__(self, *links: Link, rng: Random, judge: Judge | None = None, protocol: int = 103) -> None:
+    def __init__(self, *links: Link, rng: Random, checks: Checker | None = None, protocol: int = 103) -> None:
         super().__init__(*links, protocol=protocol)
         self._rng = rng
-        self._judge = judge
+        self._checks = checks
         self._dropped: list[Network] = []
         self._looked_at_all = False
         self._unseen: set[Network] = set()  # where others have put a route since the last look
@@ -59,13 +59,13 @@ class SimKernel(FakeKernel):
         return found
 
     async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
-        judge, again, self._looked_at_all = self._judge, self._looked_at_all, False
-        if judge is not None:
-            judge.asked(changes, again=again)
+        checks, again, self._looked_at_all = self._checks, self._looked_at_all, False
+        if checks is not None:
+            checks.asked(changes, again=again)
         self._dropped = []
         refusals = await super().apply(changes)
-        if judge is not None and refusals:
-            asyncio.get_running_loop().call_soon(judge.refused, refusals)
+        if checks is not None and refusals:
+            asyncio.get_running_loop().call_soon(checks.refused, refusals)
         return refusals
 
     def add_foreign(self, route: KernelRoute) -> None:
@@ -78,8 +78,8 @@ class SimKernel(FakeKernel):
         if change.route.dst in self._unseen:  # nobody looks and puts in one step
             there = None
         result = super()._apply(change)
-        if result == 0 and self._judge is not None and isinstance(change, Create | Replace | Drop):
-            self._judge.made(change, there, self._dropped)
+        if result == 0 and self._checks is not None and isinstance(change, Create | Replace | Drop):
+            self._checks.made(change, there, self._dropped)
             if isinstance(change, Drop):
                 self._dropped.append(change.route.dst)
         return result

@@ -10,9 +10,9 @@ from random import Random
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.errors import KernelError, LeaseLost
 from tests.sim import spec
+from tests.sim.checks import RouteChecker
 from tests.sim.disk import Killed, SimFile
 from tests.sim.etcd import SimEtcd, SimRegistry
-from tests.sim.judge import RouteJudge
 from tests.sim.kernel import SimKernel
 from tests.support.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 
@@ -76,8 +76,8 @@ class SimNode(FakeNode):
         self._held: set[spec.Net] = set()
         self._granted: set[int] = set()  # the etcd leases that its keys were created on
         self._addresses = {spec.address(f"192.168.14.{self.host}")}
-        self._judge = RouteJudge(self, PROTOCOL)
-        self.kernel = SimKernel(lan(self.host), rng=rng, judge=self._judge)
+        self._checks = RouteChecker(self, PROTOCOL)
+        self.kernel = SimKernel(lan(self.host), rng=rng, checks=self._checks)
         self.file = self.disk_file = CheckedFile(self._check_written_file)  # type: ignore[assignment]
         self.manager.send = self._told_manager  # type: ignore[method-assign]
         self.configure(subnet_lease_renew_margin_s=_MARGIN_S, iptables_resync_s=_RESYNC_S)
@@ -86,7 +86,7 @@ class SimNode(FakeNode):
         self._uncertain = False
         self._retaken = 0
         self._hung_at_s = self._joined_s = math.inf
-        self._judged: object = None
+        self._checked: object = None
         self._checked_file: bytes | None = None
         self.registry = self._client()
 
@@ -123,10 +123,10 @@ class SimNode(FakeNode):
         way = self.sim.way
         self._lists += self.counters.lists
         self._uncertain, self._retaken = False, 0
-        self.told_before |= self.sim.told.named
+        self.told_before |= self.sim.delivered.named
         if self.state is not None:
             self.state.forgotten = False
-        self._judge.begin()
+        self._checks.begin()
         self.disk_file.disk.revive()
         self.registry = self._client()
         self.sim.set_way(way)
@@ -179,7 +179,7 @@ class SimNode(FakeNode):
         self._addresses.add(spec.address(f"192.168.14.{host}"))
 
     def owns(self, said: tuple[int, str] | None) -> bool:
-        """Say whether what a lease says is said of this host."""
+        """Return whether what a lease says is said of this host."""
         return said is not None and said[0] in self._addresses
 
     def freeze(self) -> None:
@@ -232,7 +232,7 @@ class SimNode(FakeNode):
         return node.lease.confirmed_until_s - self.clock.now_s() if node is not None else 0.0
 
     def believes_in(self, lease_id: int) -> bool:
-        """Say whether the daemon takes this etcd lease for its own, and for alive."""
+        """Return whether the daemon takes this etcd lease for its own, and for alive."""
         node = self.daemon._node if self.daemon is not None else None
         return self.confirmed and node is not None and node.lease.record.lease_id == lease_id
 
@@ -284,8 +284,8 @@ class SimNode(FakeNode):
         if node.view is not None and node.lease.record.name in node.view.quarantined:
             raise spec.Violation(f"readiness: {self.name} doubts its own lease, as if it were a peer's")
         now_s = asyncio.get_running_loop().time()
-        if node is not self._judged:
-            self._judged, self._joined_s = node, now_s
+        if node is not self._checked:
+            self._checked, self._joined_s = node, now_s
         if now_s > max(self._hung_at_s, self._joined_s) + _STOPPED_S and self.daemon.health().live:
             raise spec.Violation(f"I19: {self.name} says that it lives, while the kernel has not answered it")
         if self.ready:

@@ -1,4 +1,4 @@
-"""What must hold, said once more and naively: numbers and lists, nothing shared with the code that it judges.
+"""What must hold, said once more and naively: numbers and lists, nothing shared with the code that it checks.
 
 Networks are pairs (first address, prefix length) of integers, addresses are integers. The numbers I1, I2, … are those
 of the invariants in docs/dev/reliability.md.
@@ -33,12 +33,12 @@ def network(text: str) -> Net:
 
 
 def contains(outer: Net, inner: Net) -> bool:
-    """Say whether *inner* lies in *outer*, or is all of it."""
+    """Return whether *inner* lies in *outer*, or is all of it."""
     return inner[1] >= outer[1] and inner[0] >> (32 - outer[1]) == outer[0] >> (32 - outer[1])
 
 
 def overlap(one: Net, other: Net) -> bool:
-    """Say whether the two share an address."""
+    """Return whether the two share an address."""
     return contains(one, other) or contains(other, one)
 
 
@@ -74,7 +74,7 @@ def read_value(value: bytes) -> tuple[int, str] | None:
 
 
 def is_host(number: int) -> bool:
-    """Say whether an address can be a host's of this LAN."""
+    """Return whether an address can be a host's of this LAN."""
     return contains(LAN, (number, 32)) and number & 255 not in (0, 255)
 
 
@@ -90,7 +90,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Host:
-    """What decides how a host judges the others."""
+    """What decides how a host validates the others."""
 
     own: Net
     address: int
@@ -116,7 +116,7 @@ def beside_own_elsewhere(routes: Mapping[Net, int], keys: Iterable[Key], host: H
 
 
 class History:
-    """What etcd has held, and when; only as far back as anything is judged by it."""
+    """What etcd has held, and when; only as far back as anything is checked by it."""
 
     KEPT_S = 60.0
 
@@ -135,7 +135,7 @@ class History:
             self._states.popleft()
 
     def took(self, subnet: Net, published: int) -> bool:
-        """Say whether lately another key than its own claimed a part of *subnet*, or its own another address."""
+        """Return whether lately another key than its own claimed a part of *subnet*, or its own another address."""
         return any(
             overlap(claimed, subnet) and (claimed != subnet or (read_value(key.value) or (0,))[0] != published)
             for _, keys in self._states for key in keys if (claimed := read_name(key.name)) is not None

@@ -46,7 +46,7 @@ class Sum:
 
 def sweep(seeds: Sequence[int], jobs: int) -> int:
     """Run *seeds*, say how it went, and return the exit code; the first failures end it."""
-    began, told = time.monotonic(), time.monotonic()
+    began, delivered = time.monotonic(), time.monotonic()
     total = Sum()
     with _outcomes(seeds, jobs) as outcomes:
         for outcome in outcomes:
@@ -55,9 +55,9 @@ def sweep(seeds: Sequence[int], jobs: int) -> int:
                 tell(outcome)
                 if len(total.failed) >= FAILURES:
                     break
-            if time.monotonic() - told >= PROGRESS_S:
-                told = time.monotonic()
-                print(_progress(total, len(seeds), told - began), flush=True)
+            if time.monotonic() - delivered >= PROGRESS_S:
+                delivered = time.monotonic()
+                print(_progress(total, len(seeds), delivered - began), flush=True)
     print(_summary(total, time.monotonic() - began))
     return 1 if total.failed else 0
 

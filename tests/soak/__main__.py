@@ -93,7 +93,7 @@ def conclude(story: Story) -> int:
     """Tell what came of it; renew the page when the run was a long one with everything in it."""
     found, today = report.verdict(story), datetime.now().astimezone().date()
     say(report.text(story, found, today))
-    whole = {deed.fault for deed in story.deeds} >= {fault.name for fault in FAULTS} and story.peers >= PEERS
+    whole = {each.fault for each in story.injections} >= {fault.name for fault in FAULTS} and story.peers >= PEERS
     if whole and story.lasted_s >= WRITTEN_FROM_S:
         report.write_docs(story, found, today, say)
     return 1 if found.complaints else 0

@@ -11,7 +11,7 @@ from tests.bench.plot import Chart, Series
 from tests.bench.report import markdown
 from tests.faults.report import etcd_version, put
 from tests.soak.faults import FAULTS
-from tests.soak.run import Deed, Story
+from tests.soak.run import Injection, Story
 from tests.soak.samples import Sample
 from tests.soak.verdict import Flatness, Limit, Points, judge, rates
 
@@ -70,13 +70,13 @@ class Verdict:
     """What was judged: the flatness of each quantity on each host, and the faults that cost too many lines of log."""
 
     flatness: Mapping[tuple[str, str], Flatness]
-    talkative: Sequence[Deed]
+    talkative: Sequence[Injection]
 
     @property
     def complaints(self) -> list[str]:
         """What is not as it should be, a sentence each."""
         found = [f"{host}: {name}: {why}" for (name, host), one in self.flatness.items() for why in one.faults]
-        return found + [f"{deed.at_s:.0f} s: {deed.fault}: {deed.lines} lines of log" for deed in self.talkative]
+        return found + [f"{each.at_s:.0f} s: {each.fault}: {each.lines} lines of log" for each in self.talkative]
 
 
 def verdict(story: Story) -> Verdict:
@@ -86,7 +86,7 @@ def verdict(story: Story) -> Verdict:
         for quantity in QUANTITIES:
             for host, samples in story.samples.items():
                 flatness[quantity.name, host] = judge(quantity.points(samples), quantity.limit)
-    talkative = [deed for deed in story.deeds if deed.lines > LINES_A_FAULT + LINES_A_CHANGE * deed.changes]
+    talkative = [each for each in story.injections if each.lines > LINES_A_FAULT + LINES_A_CHANGE * each.changes]
     return Verdict(flatness, talkative)
 
 
@@ -109,20 +109,20 @@ def fault_table(story: Story) -> str:
     """Return the table of the faults: how often, how fast all was right again, how long the log got."""
     rows = []
     for fault in FAULTS:
-        deeds = [deed for deed in story.deeds if deed.fault == fault.name]
-        if deeds:
-            slowest, most = max(deed.settled_s for deed in deeds), max(deed.lines for deed in deeds)
-            rows.append((fault.name, str(len(deeds)), f"{slowest:.1f} s", f"{fault.bound_s:.0f} s", str(most)))
+        injections = [each for each in story.injections if each.fault == fault.name]
+        if injections:
+            slowest, most = max(each.settled_s for each in injections), max(each.lines for each in injections)
+            rows.append((fault.name, str(len(injections)), f"{slowest:.1f} s", f"{fault.bound_s:.0f} s", str(most)))
     return markdown(("fault", "times", "right again within", "bound", "lines of log at most"), rows)
 
 
 def summary(story: Story, found: Verdict, on: date) -> str:
     """Return the sentences about the run and what came out."""
-    changes = sum(deed.changes for deed in story.deeds)
+    changes = sum(each.changes for each in story.injections)
     where = f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}, etcd {etcd_version()}"
     told = (
         f"{on.isoformat()}, {where}: {story.lasted_s / 60:.0f} minutes, {story.peers:,} peers, seed {story.seed}. "
-        f"{len(story.deeds)} faults, {changes:,} changes of peers during them; after each fault both hosts had "
+        f"{len(story.injections)} faults, {changes:,} changes of peers during them; after each fault both hosts had "
         "exactly the routes of etcd within its bound."
     )
     said = [f"* {complaint}" for complaint in found.complaints]

@@ -22,7 +22,7 @@ class SoakError(LabError):
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class Injection:
     """A fault that was done, and what came of it.
 
     Attributes:
@@ -50,15 +50,15 @@ class Story:
 
     seed: int
     peers: int
-    deeds: list[Deed] = field(default_factory=list)
+    injections: list[Injection] = field(default_factory=list)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Self:
         """Return the story that ``dataclasses.asdict`` has made a document of. Raises ``TypeError`` for another one."""
-        deeds = [Deed(**deed) for deed in document["deeds"]]
+        injections = [Injection(**each) for each in document["injections"]]
         samples = {host: [Sample(**one) for one in found] for host, found in document["samples"].items()}
-        return cls(document["seed"], document["peers"], deeds, samples)
+        return cls(document["seed"], document["peers"], injections, samples)
 
     @property
     def lasted_s(self) -> float:
@@ -86,33 +86,33 @@ def soak(site: Site, story: Story, *, duration_s: float, faults: Sequence[Fault]
             site.wait_s(rng.uniform(0.5, QUIET_S))
             if now_s() >= duration_s:
                 return
-            deed = _do(site, fault, rng, now_s())
-            story.deeds.append(deed)
-            say(line(deed))
+            each = _do(site, fault, rng, now_s())
+            story.injections.append(each)
+            say(line(each))
 
 
-def line(deed: Deed) -> str:
+def line(each: Injection) -> str:
     """Return what there is to say about a fault."""
     return (
-        f"{deed.at_s:6.0f} s  {deed.host}  {deed.fault:<58}  {deed.lasted_s:5.1f} s, right again after "
-        f"{deed.settled_s:4.1f} s, {deed.lines} lines"
+        f"{each.at_s:6.0f} s  {each.host}  {each.fault:<58}  {each.lasted_s:5.1f} s, right again after "
+        f"{each.settled_s:4.1f} s, {each.lines} lines"
     )
 
 
-def _do(site: Site, fault: Fault, rng: Random, at_s: float) -> Deed:
+def _do(site: Site, fault: Fault, rng: Random, at_s: float) -> Injection:
     node = rng.choice(site.lab.nodes)
     journal, made, began = Journal(node), site.churn.made, time.monotonic()
-    with _told(fault, node.name, at_s):
+    with _blamed(fault, node.name, at_s):
         fault.act(site, node, rng)
         lasted_s = time.monotonic() - began
         site.settle(fault.bound_s)
     settled_s = time.monotonic() - began - lasted_s
     lines = journal.text().count("\n")
-    return Deed(at_s, fault.name, node.name, lasted_s, settled_s, site.churn.made - made, lines)
+    return Injection(at_s, fault.name, node.name, lasted_s, settled_s, site.churn.made - made, lines)
 
 
 @contextmanager
-def _told(fault: Fault, host: str, at_s: float) -> Iterator[None]:
+def _blamed(fault: Fault, host: str, at_s: float) -> Iterator[None]:
     """Tell with every error to which fault it belongs."""
     try:
         yield

@@ -53,12 +53,12 @@ class Flatness:
 
     @property
     def flat(self) -> bool:
-        """Say whether it is within its limit."""
+        """Return whether it is within its limit."""
         return not self.faults
 
 
 def judge(points: Points, limit: Limit) -> Flatness:
-    """Say whether a quantity is flat. Raises ``ValueError`` when a quarter has no sample."""
+    """Return whether a quantity is flat. Raises ``ValueError`` when a quarter has no sample."""
     if not points:
         raise ValueError("there is no sample")
     start, end = points[0][0], points[-1][0]

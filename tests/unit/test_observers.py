@@ -13,9 +13,8 @@ import pytest
 from tests.sim.spec import address, network
 from tests.support.failpoints import PLAN
 from tests.support.lab.testbed import POISON
-from tests.support.observers import deeds
-from tests.support.observers.deeds import FILE, RUN, SIGNAL, Deed
-from tests.support.observers.judge import counted, judge
+from tests.support.observers import actions
+from tests.support.observers.actions import FILE, RUN, SIGNAL, Action
 from tests.support.observers.record import (
     DAEMON,
     OTHER,
@@ -23,12 +22,13 @@ from tests.support.observers.record import (
     Change,
     Host,
     OtherEvent,
-    Pulse,
+    Packet,
     Record,
     RouteEvent,
     Run,
     Version,
 )
+from tests.support.observers.verdict import counted, violations
 
 PREFIX = "/coreos.com/network"
 CONFIG = b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
@@ -73,13 +73,13 @@ def good() -> Record:
     before.append(put("172.7.22.0/24", "192.168.14.22", lease=8, revision=3))
     record.history.before = {change.key: change for change in before}
     record.history.changes = [put("172.7.23.0/24", "192.168.14.23")]
-    record.deeds = (Deed(8.5, SIGNAL, ("99", "15")),)
+    record.actions = (Action(8.5, SIGNAL, ("99", "15")),)
     return record
 
 
 def test_a_good_record_has_no_finding() -> None:
-    """Nothing is said where nothing is wrong, and what there was to judge is counted."""
-    assert judge(good()) == []
+    """Nothing is said where nothing is wrong, and what there was to check is counted."""
+    assert violations(good()) == []
     assert counted(good())["route messages"] == 2
     assert counted(good())["changes in etcd"] == 1
 
@@ -109,7 +109,7 @@ def run(**facts: object) -> Spoil:
 
 def unasked(**facts: object) -> Spoil:
     def spoil(record: Record) -> None:
-        record.deeds = ()
+        record.actions = ()
         run(**facts)(record)
 
     return spoil
@@ -122,7 +122,7 @@ def log(line: str) -> Spoil:
 def lost_packet(record: Record) -> None:
     record.hosts[0].route_events = record.hosts[0].route_events[:1]
     record.history.changes = []
-    record.pulses = [Pulse(5.0, "n1", "n2", arrived=True), Pulse(5.1, "n1", "n2", arrived=False)]
+    record.packets = [Packet(5.0, "n1", "n2", arrived=True), Packet(5.1, "n1", "n2", arrived=False)]
 
 
 BAD: dict[str, tuple[str, Spoil]] = {
@@ -182,18 +182,18 @@ def test_what_is_wrong_is_found(what: str) -> None:
     invariant, spoil = BAD[what]
     record = good()
     spoil(record)
-    assert {finding.invariant for finding in judge(record)} == {invariant}
+    assert {finding.invariant for finding in violations(record)} == {invariant}
 
 
-def excuse(*words: Deed) -> Spoil:
-    return lambda record: setattr(record, "deeds", record.deeds + words)
+def excuse(*words: Action) -> Spoil:
+    return lambda record: setattr(record, "actions", record.actions + words)
 
 
-def run_of(*words: str, at_s: float = 4.9) -> Deed:
-    return Deed(at_s, RUN, words)
+def run_of(*words: str, at_s: float = 4.9) -> Action:
+    return Action(at_s, RUN, words)
 
 
-EXCUSED: dict[str, tuple[str, Deed]] = {
+EXCUSED: dict[str, tuple[str, Action]] = {
     "the test deletes the key": ("a key deleted by nobody", run_of("etcdctl", "del", "--", key("172.7.22.0/24"))),
     "the test deletes all below": ("a key deleted by nobody", run_of("etcdctl", "del", "--prefix", PREFIX)),
     "the test revokes the lease": ("a key deleted by nobody", run_of("etcdctl", "lease", "revoke", "8")),
@@ -202,11 +202,11 @@ EXCUSED: dict[str, tuple[str, Deed]] = {
         "a key of another host written over",
         run_of("etcdctl", "put", "--", key("172.7.22.0/24"), value("192.168.14.21").decode()),
     ),
-    "the test writes the file": ("a file written in place", Deed(5.9, FILE, (FILE_PATH,))),
+    "the test writes the file": ("a file written in place", Action(5.9, FILE, (FILE_PATH,))),
     "a shell writes the file": ("half a file", run_of("sh", "-c", f"echo >{FILE_PATH}", at_s=5.9)),
-    "the process was frozen": ("a slow end", Deed(8.6, SIGNAL, ("99", "19"))),
+    "the process was frozen": ("a slow end", Action(8.6, SIGNAL, ("99", "19"))),
     "a failpoint ends it": ("exit code 0 of its own will", run_of(f"{PLAN}=ready=signal:TERM", f"-f={FILE_PATH}")),
-    "the test killed it": ("a crash", Deed(8.6, SIGNAL, ("99", "11"))),
+    "the test killed it": ("a crash", Action(8.6, SIGNAL, ("99", "11"))),
     "the test loses packets": ("a packet lost for no reason", run_of("nft", "table inet cut")),
 }
 
@@ -214,16 +214,16 @@ EXCUSED: dict[str, tuple[str, Deed]] = {
 @pytest.mark.parametrize("what", EXCUSED)
 def test_what_the_test_does_itself_is_not_held_against_the_daemon(what: str) -> None:
     """The same history is no finding when the test has done it."""
-    bad, deed = EXCUSED[what]
+    bad, action = EXCUSED[what]
     record = good()
     BAD[bad][1](record)
-    assert judge(record) != []
-    excuse(deed)(record)
-    assert judge(record) == []
+    assert violations(record) != []
+    excuse(action)(record)
+    assert violations(record) == []
 
 
 @pytest.mark.parametrize(
-    "deed",
+    "action",
     [
         run_of("etcdctl", "del", "--", key("172.7.99.0/24")), run_of("etcdctl", "get", key("172.7.22.0/24")),
         run_of("etcdctl", "lease", "revoke", "7"), run_of("-m", "pyflanneld", "--iface", "eth1"),
@@ -231,12 +231,12 @@ def test_what_the_test_does_itself_is_not_held_against_the_daemon(what: str) -> 
     ],
     ids=["another key", "a look", "another lease", "the daemon", "later"],
 )  # fmt: skip
-def test_what_the_test_does_otherwise_is_no_excuse(deed: Deed) -> None:
+def test_what_the_test_does_otherwise_is_no_excuse(action: Action) -> None:
     """A deletion is explained only by what can have deleted that key."""
     record = good()
     record.history.changes.append(deleted("172.7.22.0/24"))
-    excuse(deed)(record)
-    assert [finding.invariant for finding in judge(record)] == ["I3"]
+    excuse(action)(record)
+    assert [finding.invariant for finding in violations(record)] == ["I3"]
 
 
 @pytest.mark.parametrize("lease", [8, 9])
@@ -247,7 +247,7 @@ def test_what_a_backup_tells_of_the_past_is_no_news(lease: int) -> None:
     record.history.before[key("172.7.30.0/24")] = put("172.7.30.0/24", "192.168.14.30", lease=8, revision=9)
     record.history.retold = [len(record.history.changes)]
     record.history.changes += [put("172.7.30.0/24", "192.168.14.30", lease=lease, revision=9), deleted("172.7.30.0/24")]
-    found = [finding.what for finding in judge(record)]
+    found = [finding.what for finding in violations(record)]
     assert found == ([] if lease == 8 else [f"{key('172.7.30.0/24')} was deleted, and not by the test"])
 
 
@@ -258,7 +258,7 @@ def test_a_host_may_give_back_what_the_network_has_no_place_for(network: str) ->
     moved = json.dumps({"Network": network, "Backend": {"Type": "host-gw"}}).encode()
     record.history.before[key("172.7.29.0/24")] = put("172.7.29.0/24", "192.168.14.21")
     record.history.changes += [Change(5.0, f"{PREFIX}/config", moved, 11, 2), deleted("172.7.29.0/24")]
-    found = [finding.what for finding in judge(record)]
+    found = [finding.what for finding in violations(record)]
     reproach = f"{key('172.7.29.0/24')} was deleted, and not by the test"
     assert (reproach in found) == (network == "172.7.0.0/16")
 
@@ -271,14 +271,14 @@ def test_a_host_may_write_its_own_key_again() -> None:
         put("172.7.21.0/24", "192.168.14.31", version=2), Change(5, key("172.7.21.0/24"), b"spoiled", 12, 3, 7),
         put("172.7.21.0/24", "192.168.14.31", version=4),
     ]  # fmt: skip
-    assert judge(record) == []
+    assert violations(record) == []
 
 
 def test_a_route_of_the_go_daemon_may_be_taken_over() -> None:
     """The same route without a mark may be replaced by one with ours."""
     record = good()
     routes(route("172.7.30.0/24", by=OTHER, protocol=3), route("172.7.30.0/24", replaced=True))(record)
-    assert judge(record) == []
+    assert violations(record) == []
 
 
 def test_a_subnet_that_another_has_got_may_be_routed() -> None:
@@ -287,7 +287,7 @@ def test_a_subnet_that_another_has_got_may_be_routed() -> None:
     record.history.changes.append(put("172.7.21.0/24", "192.168.14.99", version=2))
     routes(route("172.7.21.0/24", "192.168.14.99"))(record)
     record.hosts[0].addresses.discard((address("172.7.21.1"), 24, 3))
-    assert judge(record) == []
+    assert violations(record) == []
 
 
 def test_a_wish_is_no_subnet() -> None:
@@ -296,7 +296,7 @@ def test_a_wish_is_no_subnet() -> None:
     del record.history.before[key("172.7.21.0/24")]
     record.hosts[0].addresses.discard((address("172.7.21.1"), 24, 3))
     routes(route("172.7.0.0/17", "192.168.14.99"))(record)
-    assert judge(record) == []
+    assert violations(record) == []
 
 
 def test_monsters_are_read() -> None:
@@ -305,23 +305,23 @@ def test_monsters_are_read() -> None:
     for content in (b"[" * 100_000, b"\xff", b"", b"null", b'{"PublicIP":5}', b'{"Network":[]}'):
         record.history.changes.append(Change(5.0, f"{PREFIX}/config", content, 12, 2))
         record.history.changes.append(Change(5.0, key("172.7.99.0/24"), content, 12, 1))
-    assert judge(record) == []
+    assert violations(record) == []
 
 
 # What the observers see
 
 
-def test_deeds_are_heard() -> None:
-    """A program, a signal and a file are known without the test's help; what is only read is not."""
-    deeds.listen()
+def test_actions_are_recorded() -> None:
+    """A program, a signal and a file are recorded without the test's help; what is only read is not."""
+    actions.listen()
     began = time.monotonic()
     process = subprocess.Popen(["sleep", "60"])
     os.kill(process.pid, signal.SIGTERM)
     process.wait()
     with Path(os.devnull).open("w"), Path("/proc/self/stat").open():
         pass
-    heard = deeds.since(began)
-    assert (RUN, ("sleep", "60")) in [(deed.kind, deed.words) for deed in heard]
-    assert (SIGNAL, (str(process.pid), "15")) in [(deed.kind, deed.words) for deed in heard]
-    assert [deed.words for deed in heard if deed.kind == FILE] == [(os.devnull,)]
-    assert Record([], deeds=heard).signals(process.pid)[0][1] == signal.SIGTERM
+    heard = actions.since(began)
+    assert (RUN, ("sleep", "60")) in [(action.kind, action.words) for action in heard]
+    assert (SIGNAL, (str(process.pid), "15")) in [(action.kind, action.words) for action in heard]
+    assert [action.words for action in heard if action.kind == FILE] == [(os.devnull,)]
+    assert Record([], actions=heard).signals(process.pid)[0][1] == signal.SIGTERM

@@ -24,8 +24,8 @@ def _digest_elsewhere(hash_seed: int) -> str:
     """Return the digest of the stories of ``ALIKE`` as another process tells them."""
     tell = "import tests.unit.test_sim as this; print(this.digest())"
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
-    told = subprocess.run([sys.executable, "-c", tell], env=environment, check=True, capture_output=True, text=True)
-    return told.stdout.strip()
+    reported = subprocess.run([sys.executable, "-c", tell], env=environment, check=True, capture_output=True, text=True)
+    return reported.stdout.strip()
 
 
 def digest() -> str:

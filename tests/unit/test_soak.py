@@ -15,7 +15,7 @@ from pyflanneld.lab.etcd import PREFIX
 from tests.soak import faults, report
 from tests.soak.faults import FAULTS
 from tests.soak.peers import JUNK, Peers
-from tests.soak.run import Deed, Story
+from tests.soak.run import Injection, Story
 from tests.soak.samples import Sample
 from tests.soak.verdict import Limit, judge
 from tests.support.etcd.bulk_writer import Change
@@ -107,7 +107,7 @@ def story(*, leak_mib: float = 0.0, lines: int = 10, minutes: int = 20) -> Story
                 cpu_s=0.03 * at, tasks=None if at % 50 == 7 else 22)
         for at in range(last + 1)
     ]  # fmt: skip
-    return Story(7, 1000, [Deed(30.0, FAULT, "n1", 3.0, 0.5, 4, lines)], {"n1": samples})
+    return Story(7, 1000, [Injection(30.0, FAULT, "n1", 3.0, 0.5, 4, lines)], {"n1": samples})
 
 
 def test_the_page_has_its_place(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pure core under hypothesis' state machines, judged by the naive specification of the simulated world.
+"""The pure core under hypothesis' state machines, checked by the naive specification of the simulated world.
 
 ``RoutesMachine``: what lists, events and other hands do to peers, plan and guard. ``LeaseMachine``: what a few
 contenders, the passing of time and an administrator do to leases. The loops between are left out: a rule is one step.
@@ -37,9 +37,9 @@ from pyflanneld.core.peers.table import PeerTable, View
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, PeerChange, Plan, Replace, plan_routes
 from tests.sim import spec
-from tests.sim.judge import GuardRule
+from tests.sim.checks import GuardRule
+from tests.sim.delivered import Delivered
 from tests.sim.node import as_key
-from tests.sim.told import Told
 from tests.support.fakes.registry import FakeEtcd
 
 LENGTHS = {"": (120, 50), "thorough": (2000, 100)}
@@ -83,7 +83,7 @@ class RoutesMachine(RuleBasedStateMachine):
         self.lists = [self.etcd.snapshot()]
         self.backup = self.etcd.backup()
         self.table, self.guard = PeerTable(encode_name(OWN)), WithdrawGuard()
-        self.told, self.guard_rule = Told(), GuardRule()
+        self.delivered, self.guard_rule = Delivered(), GuardRule()
         self.revision, self.current, self.broken = 0, True, True
         self.kernel: dict[tuple[IPv4Network, int], KernelRoute] = {}
         self.paused, self.believed = False, set[spec.Net]()
@@ -143,7 +143,7 @@ class RoutesMachine(RuleBasedStateMachine):
     def take(self, snapshot: Snapshot) -> None:
         if snapshot.revision < self.revision:
             self.guard.distrust()
-        self.told.take_list(snapshot, self.now_s)
+        self.delivered.take_list(snapshot, self.now_s)
         self.table.apply(snapshot)
         self.guard.list_applied(self.now_s)
         self.revision, self.current, self.broken = snapshot.revision, True, self.etcd.state.revision < snapshot.revision
@@ -173,11 +173,11 @@ class RoutesMachine(RuleBasedStateMachine):
             self.fold([_change(event.key, event.revision, event.record) for event in old])
 
     def fold(self, changes: "list[Put | Gone]") -> None:
-        self.told.take_events(changes, self.now_s)
+        self.delivered.take_events(changes, self.now_s)
         for change in changes:
             self.table.apply(change)
             if isinstance(change, Gone) and (subnet := spec.read_name(change.name)) is not None:
-                self.believed.discard(subnet)  # should it come back before the next look, it is a key never judged
+                self.believed.discard(subnet)  # should it come back before the next look, it is a key never validated
 
     # What others do to the kernel
 
@@ -223,7 +223,7 @@ class RoutesMachine(RuleBasedStateMachine):
         drops = [drop for drop in todo.drops if drop.route.dst in allowed]
         if drops:
             gone = [spec.network(str(drop.route.dst)) for drop in drops]
-            self.guard_rule.check(gone, self.host, self.told, believed=believed, now_s=self.now_s)
+            self.guard_rule.check(gone, self.host, self.delivered, believed=believed, now_s=self.now_s)
         self.apply([*todo.puts, *drops])
         changed = {at for at in before.keys() | self.kernel.keys() if before.get(at) != self.kernel.get(at)}
         for at in changed:
@@ -253,7 +253,7 @@ class RoutesMachine(RuleBasedStateMachine):
         """The peers are those that were told; and those of etcd as it is, if nothing was lost and all can be read."""
         peers = {spec.network(str(dst)): spec.address(str(gateway)) for dst, gateway in view.peers.items()}
         assert encode_name(OWN) not in view.quarantined, "our own lease is no doubtful peer"
-        verdict = self.told.verdict(self.host)
+        verdict = self.delivered.verdict(self.host)
         for subnet, gateway in peers.items():
             assert gateway in verdict.may.get(subnet, ()), f"nobody told of {subnet} via {gateway}"
             spec.check_put(subnet, gateway, self.host)

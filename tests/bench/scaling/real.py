@@ -165,7 +165,7 @@ class Crew:
         return value_of(metrics, WATCHERS) >= len(self.sides)
 
     async def _nothing_is_told(self) -> bool:
-        """Say whether all have heard of each other: no event for half a second."""
+        """Return whether all have heard of each other: no event for half a second."""
         spent = self.spent()
         await asyncio.sleep(0.5)
         return not (await spent.until_now())[EVENTS]

@@ -84,7 +84,7 @@ class World:
                 continue
 
     def ask(self, member: Member, cost_s: float, deadline: float) -> Reply:
-        """Send one request; say whether it was answered in time."""
+        """Send one request; return whether it was answered in time."""
         if self.now < member.up_at:
             yield self.now + ROUND_TRIP_S
             return False

@@ -22,7 +22,7 @@ class Change:
 
 def change_all(namespace: str, addresses: Sequence[str], changes: Sequence[Change]) -> None:
     """Make all changes, those of one key in their order, by the members at *addresses*, seen from a namespace."""
-    sys.audit("tests.deed", "gateway", "txn")  # for the observers
+    sys.audit("tests.action", "gateway", "txn")  # for the observers
     lanes: list[list[Change]] = [[] for _ in range(4 * len(addresses))]
     for change in changes:
         lanes[hash(change.key) % len(lanes)].append(change)

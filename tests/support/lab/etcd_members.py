@@ -34,7 +34,7 @@ class Members:
         until(self.healthy, "etcd has a leader", 30, poll_s=0.05)
 
     def healthy(self) -> bool:
-        """Say whether every member serves requests."""
+        """Return whether every member serves requests."""
         try:
             self.store.ctl("endpoint", "health", "--command-timeout=1s")
         except RuntimeError:

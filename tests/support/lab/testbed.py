@@ -119,6 +119,16 @@ class Store:
     def grant(self, ttl_s: int) -> int:
         return int(self.json("lease", "grant", str(ttl_s))["ID"])
 
+    @contextlib.contextmanager
+    def kept_alive(self, lease: int) -> Iterator[None]:
+        """Keep a short lease alive while the block lasts: a daemon that starts slowly finds it all the same."""
+        command = [*self._command, "lease", "keep-alive", f"{lease:x}"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as keeper:
+            try:
+                yield
+            finally:
+                keeper.kill()
+
     def history(self, prefix: str = PREFIX) -> list[tuple[str, str, bytes]]:
         """Return all that ever happened below *prefix*: (PUT or DELETE, key, value)."""
         wanted = max((kv.mod_revision for kv in self.kvs(prefix).values()), default=0)

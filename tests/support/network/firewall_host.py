@@ -178,7 +178,7 @@ class Way:
         return str(self._socket.recvfrom(1)[1][0])
 
     def arrived(self) -> bool:
-        """Say whether a packet is waiting."""
+        """Return whether a packet is waiting."""
         self._socket.setblocking(False)
         try:
             return bool(self._socket.recvfrom(1))

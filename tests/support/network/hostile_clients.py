@@ -74,7 +74,7 @@ class Crowd:
 
 
 def trickled(client: socket.socket) -> bool:
-    """Send one byte more, as slow loris do; say whether the connection is still there, and close it if not."""
+    """Send one byte more, as slow loris do; return whether the connection is still there, and close it if not."""
     client.setblocking(False)
     try:
         client.send(b"x")

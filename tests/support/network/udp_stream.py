@@ -62,7 +62,7 @@ def send(me: str, peer: str) -> None:
         changed: set[tuple[str, str]] = set()
 
         def collect(timeout_s: float) -> bool:
-            """Take what has come; say whether the input has ended."""
+            """Take what has come; return whether the input has ended."""
             readable, _, _ = select.select([main, sys.stdin], [], [], max(timeout_s, 0.0))
             if main in readable:
                 data, (source, _) = main.recvfrom(64)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tests.sim.spec import Net, address, contains, network, overlap
-from tests.support.observers.deeds import RUN, Deed
+from tests.support.observers.actions import RUN, Action
 from tests.support.observers.record import Change, Finding, Record
 
 NAME = re.compile(r"(.*)/subnets/(\d+\.\d+\.\d+\.\d+)-(\d+)(&.*)?")
@@ -26,7 +26,7 @@ class Config:
     highest: int
 
     def admits(self, subnet: Net) -> bool:
-        """Say whether a host may have this subnet."""
+        """Return whether a host may have this subnet."""
         aligned = subnet[0] % (1 << (32 - subnet[1])) == 0
         return subnet[1] == self.length and aligned and self.lowest <= subnet[0] <= self.highest
 
@@ -73,14 +73,14 @@ def owners(record: Record) -> dict[str, str]:
     }
 
 
-def by_test(change: Change, deeds: tuple[Deed, ...]) -> bool:
-    """Say whether the test has put this itself: a program was run with the key and the value, or with a transaction."""
+def by_test(change: Change, actions: tuple[Action, ...]) -> bool:
+    """Return whether the test has put this itself: it ran a program with the key and the value, or a transaction."""
     value = (change.value or b"").decode(errors="backslashreplace")
-    runs = [deed for deed in deeds if deed.kind == RUN and deed.at_s <= change.at_s + 1]
-    return any("put" in deed.words and change.key in deed.words and value in deed.words for deed in runs)
+    runs = [action for action in actions if action.kind == RUN and action.at_s <= change.at_s + 1]
+    return any("put" in action.words and change.key in action.words and value in action.words for action in runs)
 
 
-def judge(record: Record) -> Iterator[Finding]:
+def violations(record: Record) -> Iterator[Finding]:
     """Yield what did not hold."""
     ours, history = owners(record), record.history
     keys = dict(history.before)
@@ -97,7 +97,7 @@ def judge(record: Record) -> Iterator[Finding]:
             continue
         _learn(change, configs)
         host = ours.get(owner_of(change.value), "")
-        if host and change.lease and subnet_of(change.key) and not by_test(change, record.deeds):
+        if host and change.lease and subnet_of(change.key) and not by_test(change, record.actions):
             yield from _creation(change, host, keys, configs)
             yield from _takeover(change, host, keys.get(change.key), ours, leases.get(host, set()))
             leases.setdefault(host, set()).add(change.lease)
@@ -129,7 +129,7 @@ def _creation(
 
 
 def _in_use(subnet: Net, prefix: str, configs: Mapping[str, list[Config]]) -> bool:
-    """Say whether a key stands for a subnet at all: junk outside of the network takes nothing away."""
+    """Return whether a key stands for a subnet at all: junk outside of the network takes nothing away."""
     aligned = subnet[0] % (1 << (32 - subnet[1])) == 0
     inside = any(contains(config.network, subnet) and subnet != config.network for config in configs.get(prefix, ()))
     return aligned and inside and subnet[1] <= 30
@@ -147,7 +147,7 @@ def _takeover(
 
 
 def _given_back(gone: Change, ours: Mapping[str, str], configs: Mapping[str, list[Config]]) -> bool:
-    """Say whether a host of ours may have deleted its own key: one that the network, as it is now, has no place for."""
+    """Return whether a host of ours may have deleted its own key: one that the network now has no place for."""
     found = subnet_of(gone.key)
     if found is None or owner_of(gone.value) not in ours or not configs.get(found[0]):
         return False
@@ -158,34 +158,34 @@ def _unexplained(gone: Change, change: Change, record: Record) -> str:
     """I3: whoever deleted a key was not one of our hosts; return the reproach, empty when there is an explanation."""
     if record.history.blind:
         return ""
-    for deed in record.deeds:
-        if deed.kind != RUN or deed.at_s > change.at_s + 1:
+    for action in record.actions:
+        if action.kind != RUN or action.at_s > change.at_s + 1:
             continue
-        if _deletes(deed, change.key) or _revokes(deed, gone.lease) or _is_tool(deed):
+        if _deletes(action, change.key) or _revokes(action, gone.lease) or _is_tool(action):
             return ""
     return f"{change.key} was deleted, and not by the test"
 
 
-def _deletes(deed: Deed, key: str) -> bool:
-    if "txn" in deed.words:
+def _deletes(action: Action, key: str) -> bool:
+    if "txn" in action.words:
         return True  # what it does came by its input
-    if "del" not in deed.words:
+    if "del" not in action.words:
         return False
     # a word that the key begins with, or the beginning of a range: enough to be the test's doing
-    rest = deed.words[deed.words.index("del") + 1 :]
+    rest = action.words[action.words.index("del") + 1 :]
     return any(key.startswith(word) or word == "" or "--from-key" in rest for word in rest if not word.startswith("--"))
 
 
-def _revokes(deed: Deed, lease: int) -> bool:
-    """Say whether the test has revoked a lease, or granted it with a short life."""
-    if "lease" not in deed.words:
+def _revokes(action: Action, lease: int) -> bool:
+    """Return whether the test has revoked a lease, or granted it with a short life."""
+    if "lease" not in action.words:
         return False
-    return ("revoke" in deed.words and f"{lease:x}" in deed.words) or "grant" in deed.words
+    return ("revoke" in action.words and f"{lease:x}" in action.words) or "grant" in action.words
 
 
-def _is_tool(deed: Deed) -> bool:
-    """Say whether a command for operators was run, such as ``pyflanneld leases delete``."""
-    if "pyflanneld" not in deed.words:
+def _is_tool(action: Action) -> bool:
+    """Return whether a command for operators was run, such as ``pyflanneld leases delete``."""
+    if "pyflanneld" not in action.words:
         return False
-    behind = deed.words[deed.words.index("pyflanneld") + 1 :]
+    behind = action.words[action.words.index("pyflanneld") + 1 :]
     return bool(behind) and not behind[0].startswith("-")

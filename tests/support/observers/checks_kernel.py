@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from tests.sim.spec import Net, contains, overlap
+from tests.support.observers.actions import RUN, SIGNAL
 from tests.support.observers.checks_etcd import config_of, owner_of, subnet_of
-from tests.support.observers.deeds import RUN, SIGNAL
 from tests.support.observers.record import DAEMON, OTHER, Finding, Host, Record, RouteEvent
 
 PROTOCOL, BOOT, MAIN = 103, 3, 254
@@ -22,7 +22,7 @@ def text(event: RouteEvent) -> str:
     return f"{dotted(event.dst[0])}/{event.dst[1]}{via} proto {event.protocol} table {event.table}"
 
 
-def judge(record: Record) -> Iterator[Finding]:
+def violations(record: Record) -> Iterator[Finding]:
     """Yield what did not hold."""
     networks = _networks(record)
     for host in record.hosts:
@@ -90,7 +90,7 @@ def _insane(event: RouteEvent, host: Host, networks: list[Net], record: Record) 
 
 
 def _held(own: Net, host: Host, record: Record) -> bool:
-    """Say whether a subnet in the file is the host's: not a mere wish, nor one that another host has got since."""
+    """Return whether a subnet in the file is the host's: not a mere wish, nor one that another host has got since."""
     ours = {dotted(number) for number, _, _ in host.addresses}
     changes = [*record.history.before.values(), *record.history.changes]
     mine = [change for change in changes if (found := subnet_of(change.key)) and found[1] == own]
@@ -112,19 +112,19 @@ def own_subnets(host: Host, at_s: float) -> list[Net]:
 
 def _traffic(record: Record) -> Iterator[Finding]:
     """I13: where nobody else has touched the network, nor a lease, no packet between pods is lost."""
-    lost = [pulse for pulse in record.pulses if not pulse.arrived]
+    lost = [packet for packet in record.packets if not packet.arrived]
     if not lost or record.history.blind or _touched(record):
         return
-    what = f"{len(lost)} of {len(record.pulses)} packets lost, and nobody had touched anything"
+    what = f"{len(lost)} of {len(record.packets)} packets lost, and nobody had touched anything"
     yield Finding("I13", "the pods", what)
 
 
 def _touched(record: Record) -> bool:
-    """Say whether something other than a daemon may have disturbed the traffic."""
-    for deed in record.deeds:
-        if deed.kind == RUN and NETWORK_TOOLS & set(deed.words):
+    """Return whether something other than a daemon may have disturbed the traffic."""
+    for action in record.actions:
+        if action.kind == RUN and NETWORK_TOOLS & set(action.words):
             return True
-        if deed.kind == SIGNAL and deed.words[1] == "19":
+        if action.kind == SIGNAL and action.words[1] == "19":
             continue
     if any(event.by == OTHER for host in record.hosts for event in (*host.route_events, *host.other_events)):
         return True
@@ -132,5 +132,5 @@ def _touched(record: Record) -> bool:
 
 
 def _moves_a_lease(key: str, value: bytes | None) -> bool:
-    """Say whether a change of a key may have taken a pod's route away; those of strangers do not."""
+    """Return whether a change of a key may have taken a pod's route away; those of strangers do not."""
     return subnet_of(key) is not None and (value is None or owner_of(value) != "")

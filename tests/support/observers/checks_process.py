@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tests.sim.spec import contains, network
 from tests.support.failpoints import PLAN
 from tests.support.lab.testbed import POISON
-from tests.support.observers.deeds import RUN, Deed
+from tests.support.observers.actions import RUN, Action
 from tests.support.observers.record import Finding, Host, Record, Run, Version
 
 CHARSET = re.compile(rb"[0-9a-fA-F.:/]+|true|false")
@@ -24,7 +24,7 @@ DESCRIPTORS, THREADS = 32 + 24, 24  # and what the HTTP listeners may have open
 LOG_LINE_CHARS = 4096
 
 
-def judge(record: Record) -> Iterator[Finding]:
+def violations(record: Record) -> Iterator[Finding]:
     """Yield what did not hold."""
     peers = len(record.history.before) + len({change.key for change in record.history.changes})
     for host in record.hosts:
@@ -49,8 +49,8 @@ def _bad_version(version: Version, host: Host, record: Record) -> str:
 
 
 def _by_test(version: Version, host: Host, record: Record) -> bool:
-    near = (deed for deed in record.deeds if abs(version.at_s - deed.at_s) < NEAR_S)
-    return any(deed.names(host.subnet_file) for deed in near)
+    near = (action for action in record.actions if abs(version.at_s - action.at_s) < NEAR_S)
+    return any(action.names(host.subnet_file) for action in near)
 
 
 def bad_env(content: bytes) -> str:
@@ -80,7 +80,7 @@ def _end(run: Run, host: Host, record: Record) -> Iterator[Finding]:
         return
     sent = record.signals(run.pid)
     asked = [at_s for at_s, number in sent if number in STOPPING]
-    others = any(_ends_processes(deed, host) for deed in record.deeds)
+    others = any(_ends_processes(action, host) for action in record.actions)
     frozen = any(number in (signal.SIGSTOP, signal.SIGKILL) for _, number in sent)
     if asked and not frozen and run.ended_s - asked[0] > STOP_S + NOTICED_S:
         yield Finding("I18", host.name, f"ended {run.ended_s - asked[0]:.1f} s after it was told to")
@@ -92,12 +92,12 @@ def _end(run: Run, host: Host, record: Record) -> Iterator[Finding]:
         yield Finding("I20", host.name, f"ended with {run.code}")
 
 
-def _ends_processes(deed: Deed, host: Host) -> bool:
-    """Say whether a program was run that sends signals, or this host's daemon with failpoints that do."""
-    if deed.kind != RUN:
+def _ends_processes(action: Action, host: Host) -> bool:
+    """Return whether a program was run that sends signals, or this host's daemon with failpoints that do."""
+    if action.kind != RUN:
         return False
-    plans = [word for word in deed.words if word.startswith(f"{PLAN}=")] if deed.names(host.subnet_file) else []
-    return bool({"kill", "pkill"} & set(deed.words)) or any("signal:" in plan or "=kill" in plan for plan in plans)
+    plans = [word for word in action.words if word.startswith(f"{PLAN}=")] if action.names(host.subnet_file) else []
+    return bool({"kill", "pkill"} & set(action.words)) or any("signal:" in plan or "=kill" in plan for plan in plans)
 
 
 def _size(run: Run, host: Host, peers: int) -> Iterator[Finding]:

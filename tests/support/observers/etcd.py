@@ -65,7 +65,7 @@ class Watcher:
             self._sock = None
 
     def behind(self) -> bool:
-        """Say whether etcd has a newer revision than was told; what cannot be asked now counts as told."""
+        """Return whether etcd has a newer revision than was told; what cannot be asked now counts as told."""
         answer = self._range(count_only=True)
         if answer is None:
             self.history.blind = self.history.blind or "etcd did not answer at the end"
@@ -138,7 +138,7 @@ class Watcher:
         self.end()
 
     def _line(self, line: bytes) -> bool:
-        """Take a line; say whether the watch goes on."""
+        """Take a line; return whether the watch goes on."""
         if not line.startswith(b"{"):
             return True  # of the head
         message = json.loads(line)

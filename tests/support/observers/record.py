@@ -1,10 +1,10 @@
-"""What the observers have seen during one test; what the checks judge."""
+"""What the observers have seen during one test; what the checks read."""
 
 import signal
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from tests.support.observers.deeds import Deed
+from tests.support.observers.actions import Action
 
 DAEMON, KERNEL, OTHER = "daemon", "kernel", "other"
 
@@ -137,7 +137,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class Packet:
     """A packet from one pod to another."""
 
     sent_s: float
@@ -154,7 +154,7 @@ class Host:
         addresses: every IPv4 address that it had: (number, prefix length, link).
         routes: those of the main table at the start.
         unread: foreign route messages that were only counted.
-        lost: notifications got lost: what the kernel told is not complete.
+        lost: notifications got lost: what the kernel reported is not complete.
     """
 
     name: str
@@ -177,13 +177,13 @@ class Record:
 
     hosts: list[Host] = field(default_factory=list)
     history: History = field(default_factory=History)
-    pulses: list[Pulse] = field(default_factory=list)
-    deeds: tuple[Deed, ...] = ()
+    packets: list[Packet] = field(default_factory=list)
+    actions: tuple[Action, ...] = ()
 
     def signals(self, pid: int) -> list[tuple[float, signal.Signals]]:
         """Return the signals that the test has sent to a process."""
-        mine = [deed for deed in self.deeds if deed.kind == "signal" and deed.words[0] == str(pid)]
-        return [(deed.at_s, signal.Signals(int(deed.words[1]))) for deed in mine if deed.words[1] != "0"]
+        mine = [action for action in self.actions if action.kind == "signal" and action.words[0] == str(pid)]
+        return [(action.at_s, signal.Signals(int(action.words[1]))) for action in mine if action.words[1] != "0"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.node import HEALTH_PORT, LabHost
 from tests.support.lab.etcd_members import Members
 from tests.support.network.namespaces import Namespace
-from tests.support.observers import deeds, rtnl
+from tests.support.observers import actions, kernel
 from tests.support.observers.etcd import BLIND_TLS, Watcher
 from tests.support.observers.files import Folder
 from tests.support.observers.health import Poller
+from tests.support.observers.packets import PORT, Ring
 from tests.support.observers.process import Life
-from tests.support.observers.pulses import PORT, Ring
 from tests.support.observers.record import Host, Record
 
 LOOK_S = 0.05
@@ -61,10 +61,10 @@ class LabWatch:
         self.ring = None if twin else ring_of(nodes)
         self.watcher = None if twin else self._watcher(lab, members)
 
-    def _wire(self, host: Host, node: LabHost, life: Life) -> rtnl.Wire:
+    def _wire(self, host: Host, node: LabHost, life: Life) -> kernel.Wire:
         with Namespace(node.namespace).inside():
-            listening, asking = rtnl.open_socket(), rtnl.open_socket(0)
-        return rtnl.Wire(host, listening, asking, life.pid)
+            listening, asking = kernel.open_socket(), kernel.open_socket(0)
+        return kernel.Wire(host, listening, asking, life.pid)
 
     def _poller(self, host: Host, node: LabHost) -> Poller:
         return Poller(host, partial(connecting, node.namespace, LOCALHOST, HEALTH_PORT))
@@ -115,7 +115,7 @@ class LabWatch:
         for poller in self.pollers:
             poller.close()
         if self.ring:
-            self.record.pulses = self.ring.pulses()
+            self.record.packets = self.ring.packets()
             for sock in self.ring.socks:
                 sock.close()
         if self.watcher:
@@ -168,7 +168,7 @@ class Watch:
     """All observers of one test."""
 
     def __init__(self) -> None:
-        deeds.listen()
+        actions.listen()
         self._began_s = time.monotonic()
         self._labs: dict[int, LabWatch] = {}
         self._lock = threading.Lock()
@@ -228,7 +228,7 @@ class Watch:
         if self._error is not None:
             raise self._error
         for record in records:
-            record.deeds = deeds.since(self._began_s)
+            record.actions = actions.since(self._began_s)
         return records
 
     def _settle(self) -> None:

@@ -37,7 +37,7 @@ class Browser:
         self._session = ""
 
     def answers(self) -> bool:
-        """Say whether the driver is there."""
+        """Return whether the driver is there."""
         try:
             return isinstance(self.call("GET", "/status"), dict)
         except OSError:
@@ -108,7 +108,7 @@ class Browser:
         return [entry["message"] for entry in entries if entry["level"] in {"SEVERE", "WARNING"}]
 
     def has_dialog(self) -> bool:
-        """Say whether the page has opened an alert, or anything of the kind."""
+        """Return whether the page has opened an alert, or anything of the kind."""
         try:
             self.command("GET", "/alert/text")
         except RuntimeError as error:

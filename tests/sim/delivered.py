@@ -1,9 +1,9 @@
-"""What one daemon has been told by etcd, and what it may make of it: said naively, key by key.
+"""What etcd has delivered to one daemon, and what the daemon may do with it: written naively, key by key.
 
-A daemon is told lists and events. Whatever the way to etcd did to them, that is all that it can know; so what it does
-to its routes is judged by these (I9), and not by what etcd holds. An event that is older than what was told of its key
-before says nothing. A value that cannot be read leaves the last good one standing, or, where there never was one,
-whatever route there is.
+A daemon gets lists and events. Whatever the way to etcd did to them, that is all that it can know; so what it does
+to its routes is checked by these (I9), and not by what etcd holds. An event that is older than what was delivered of
+its key before says nothing. A value that cannot be read leaves the last good one standing, or, where there never was
+one, whatever route there is.
 """
 
 from collections import deque
@@ -53,12 +53,12 @@ class Listed:
 
 
 def _unusable(keys: Iterable[Key], subnet: Net, host: Host) -> bool:
-    """Say whether a key stands for *subnet* whose value tells nothing of it: it takes nothing away."""
+    """Return whether a key stands for *subnet* whose value tells nothing of it: it takes nothing away."""
     values = [read_value(key.value) for key in keys if read_name(key.name) == subnet]
     return any(said is None or said[0] == host.address for said in values)
 
 
-class Told:
+class Delivered:
     """All that one daemon knows, from its start on.
 
     Attributes:
@@ -94,8 +94,8 @@ class Told:
             revision = event.revision if isinstance(event, Gone) else event.record.mod_revision
             self._revision = max(self._revision, revision)
             known = self._keys.get(name)
-            told = known.revision if known is not None else self._gone.get(name, 0)
-            if revision <= max(told, self._listed):
+            delivered = known.revision if known is not None else self._gone.get(name, 0)
+            if revision <= max(delivered, self._listed):
                 continue
             if (subnet := read_name(name)) is not None:
                 self._event_s[subnet] = now_s
@@ -117,7 +117,7 @@ class Told:
         """Say what *host* may do about its routes.
 
         Which one is the last good one of an unreadable value is not sure, nor that there is one: values that came and
-        went between two looks were never judged.
+        went between two looks were never validated.
         """
         may: dict[Net, set[int]] = {}
         keep: set[Net] = set()
@@ -141,12 +141,12 @@ class Told:
         return Verdict(may, keep, sure)
 
     def proved_twice(self, subnet: Net, host: Host) -> bool:
-        """Say whether two lists some time apart, and all between them, lack *subnet*."""
+        """Return whether two lists some time apart, and all between them, lack *subnet*."""
         lacking = self._lacking(subnet, host)
         return bool(lacking) and lacking[0].at_s - lacking[-1].at_s >= APART_S
 
     def only_an_older_history_lacks(self, subnet: Net, host: Host) -> bool:
-        """Say whether *subnet* went with a list from an older history, and no event has told of it since."""
+        """Return whether *subnet* went with a list from an older history, and no event has told of it since."""
         lacking = self._lacking(subnet, host)
         known = 0 < len(lacking) < LISTS_KEPT  # who knows what was before them
         return known and lacking[-1].older and self._event_s.get(subnet, 0.0) < lacking[-1].at_s

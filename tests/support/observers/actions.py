@@ -1,7 +1,7 @@
 """What the test itself does: the programs it runs, the signals it sends, the files it writes.
 
-Whoever judges a daemon by what changed around it has to know what was somebody else's doing. Python tells of these
-things by its audit events, so no test has to.
+A check of a daemon by what changed around it has to know what others did. Python reports these things as audit
+events, so no test has to.
 """
 
 import os
@@ -20,7 +20,7 @@ PATHS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.lin
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class Action:
     """Something that the test did.
 
     Attributes:
@@ -34,11 +34,11 @@ class Deed:
     words: tuple[str, ...]
 
     def names(self, text: str) -> bool:
-        """Say whether a word is *text*, or has it in a part, as ``sh -c`` has."""
+        """Return whether a word is *text*, or has it in a part, as ``sh -c`` has."""
         return any(text in word for word in self.words)
 
 
-_deeds: deque[Deed] = deque(maxlen=KEPT)
+_actions: deque[Action] = deque(maxlen=KEPT)
 _installed = False
 
 
@@ -50,9 +50,9 @@ def listen() -> None:
         _installed = True
 
 
-def since(at_s: float) -> tuple[Deed, ...]:
+def since(at_s: float) -> tuple[Action, ...]:
     """Return what was done from a moment on, oldest first."""
-    return tuple(deed for deed in tuple(_deeds) if deed.at_s >= at_s)
+    return tuple(action for action in tuple(_actions) if action.at_s >= at_s)
 
 
 def _hear(event: str, args: tuple[Any, ...]) -> None:
@@ -64,7 +64,7 @@ def _hear(event: str, args: tuple[Any, ...]) -> None:
         _remember(RUN, *_texts(args[1]))
     elif event == "os.kill":
         _remember(SIGNAL, str(args[0]), str(int(args[1])))
-    elif event == "tests.deed":  # what a test says of itself: neither a program nor a signal
+    elif event == "tests.action":  # what a test says of itself: neither a program nor a signal
         _remember(RUN, *_texts(args))
     elif event in PATHS:
         _remember(FILE, *_texts([arg for arg in args if isinstance(arg, str | bytes | Path)]))
@@ -76,4 +76,4 @@ def _texts(words: Any) -> Iterator[str]:
 
 
 def _remember(kind: str, *words: str) -> None:
-    _deeds.append(Deed(time.monotonic(), kind, words))
+    _actions.append(Action(time.monotonic(), kind, words))

@@ -1,4 +1,4 @@
-"""Judges what one daemon does to its routes, at the moment at which it asks for it and at the moment it is done."""
+"""Checks what one daemon does to its routes, at the moment at which it asks for it and at the moment it is done."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyflanneld.core.families import Network
 from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, Replace, Route, RouteChange
 from tests.sim import spec
-from tests.sim.told import Told, Verdict
+from tests.sim.delivered import Delivered, Verdict
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -26,23 +26,23 @@ class GuardRule:
         self._unproved: deque[tuple[float, spec.Net]] = deque()  # dropped lately, and no two lists had lacked it
 
     def check(
-        self, drops: Sequence[spec.Net], host: spec.Host, told: Told, *, believed: int, now_s: float
+        self, drops: Sequence[spec.Net], host: spec.Host, delivered: Delivered, *, believed: int, now_s: float
     ) -> None:
-        """Judge *drops*, all of one moment, of somebody who knows of *believed* routes of its own."""
+        """Check *drops*, all of one moment, of somebody who knows of *believed* routes of its own."""
         while self._unproved and self._unproved[0][0] < now_s - WINDOW_S:
             self._unproved.popleft()
-        fresh = [subnet for subnet in drops if not told.proved_twice(subnet, host)]
+        fresh = [subnet for subnet in drops if not delivered.proved_twice(subnet, host)]
         gone = {subnet for _, subnet in self._unproved} - set(drops)
         going, before = len(fresh) + len(gone), believed + len(gone)
         if fresh and going > FEW and going * 2 > before:
             raise spec.Violation(f"guard: {going} of {before} routes are dropped on the word of one list")
-        if any(told.only_an_older_history_lacks(subnet, host) for subnet in fresh):
+        if any(delivered.only_an_older_history_lacks(subnet, host) for subnet in fresh):
             raise spec.Violation("guard: routes are dropped on the word of an older history")
         self._unproved.extend((now_s, subnet) for subnet in fresh)
 
 
-class RouteJudge:
-    """``kernel.Judge`` for one node."""
+class RouteChecker:
+    """``kernel.Checker`` for one node."""
 
     def __init__(self, node: "SimNode", protocol: int) -> None:
         self._node = node
@@ -59,8 +59,8 @@ class RouteJudge:
         if self._node.stands_in:
             self._check_stand_in(changes)
             return
-        host, told = self._node.as_host(), self._node.sim.told
-        verdict = told.verdict(host)
+        host, delivered = self._node.as_host(), self._node.sim.delivered
+        verdict = delivered.verdict(host)
         allowed = [verdict, self._before] if again else [verdict]
         self._before = verdict
         drops = []
@@ -77,13 +77,13 @@ class RouteJudge:
         if drops and not self._node.proved:
             raise spec.Violation(f"I9: {self._node.name} drops routes while nothing proves its own lease")
         if drops:
-            self._guard.check(drops, host, told, believed=self._node.believed(), now_s=self._node.clock.now_s())
+            self._guard.check(drops, host, delivered, believed=self._node.believed(), now_s=self._node.clock.now_s())
 
     def _check_stand_in(self, changes: Sequence[RouteChange]) -> None:
         """I9: what is only saved adds what is missing, takes nothing away, and was told once."""
         for change in changes:
-            told = isinstance(change, Create) and _named(change.route) in self._node.told_before
-            if not told:
+            delivered = isinstance(change, Create) and _named(change.route) in self._node.told_before
+            if not delivered:
                 raise spec.Violation(f"I9: {self._node.name} asks for {change} by what it has saved")
 
     def made(self, change: RouteChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
@@ -108,7 +108,7 @@ class RouteJudge:
         node = self._node
         if not node.running or node.daemon is None or node.daemon._node is None or node.stands_in:
             return
-        table, wanted = node.daemon._node.routes, node.sim.told.verdict(node.as_host()).sure
+        table, wanted = node.daemon._node.routes, node.sim.delivered.verdict(node.as_host()).sure
         for change, code in refusals.items():
             if isinstance(change, Create) and table.has(change.route.dst) and not self._stands(change.route.dst):
                 raise spec.Violation(f"I5: {node.name} believes in {change.route}, which was refused")

@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from tests.support.observers.record import Pulse
+from tests.support.observers.record import Packet
 
 PORT = 7999
 PERIOD_S = 0.1
@@ -49,11 +49,11 @@ class Ring:
             while True:
                 self._arrived.add(int.from_bytes(sock.recv(64)))
 
-    def pulses(self) -> list[Pulse]:
+    def packets(self) -> list[Packet]:
         """Return what came of each packet that is old enough to have arrived."""
         old = time.monotonic() - YOUNG_S
         return [
-            Pulse(sent_s, source, target, number in self._arrived)
+            Packet(sent_s, source, target, number in self._arrived)
             for number, (sent_s, source, target) in self._sent.items()
             if number in self._arrived or sent_s < old
         ]

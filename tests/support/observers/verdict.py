@@ -4,17 +4,17 @@ from tests.support.observers import checks_etcd, checks_kernel, checks_process
 from tests.support.observers.record import Finding, Record
 
 
-def judge(record: Record) -> list[Finding]:
+def violations(record: Record) -> list[Finding]:
     """Return every invariant that did not hold."""
-    return [finding for checks in (checks_etcd, checks_kernel, checks_process) for finding in checks.judge(record)]
+    return [finding for checks in (checks_etcd, checks_kernel, checks_process) for finding in checks.violations(record)]
 
 
 def counted(record: Record) -> dict[str, int]:
-    """Return how much there was to judge."""
+    """Return how much there was to check."""
     return {
         "changes in etcd": len(record.history.changes),
         "route messages": sum(len(host.route_events) + host.unread for host in record.hosts),
-        "packets between pods": len(record.pulses),
+        "packets between pods": len(record.packets),
         "health answers": sum(len(host.answers) for host in record.hosts),
         "versions of subnet.env": sum(len(host.versions) for host in record.hosts),
         "lives of daemons": sum(len(host.runs) for host in record.hosts),
