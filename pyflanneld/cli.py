@@ -53,7 +53,7 @@ def _daemon(words: list[str]) -> int:
 
 
 def _wait(_number: int, _frame: object) -> None:
-    """Do nothing: the files that SIGHUP asks to read again are about to be read, and there is no state to tell yet."""
+    """Do nothing: the files that SIGHUP asks to read again are about to be read, and there is no state to log yet."""
 
 
 def _run_daemon(words: list[str]) -> int:

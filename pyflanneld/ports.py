@@ -219,9 +219,9 @@ class Kernel(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """Tell that links, addresses, or routes inside *network* or *ipv6* were changed by somebody else.
 
-        Without *ipv6* nothing of that family is told.
+        Without *ipv6* nothing of that family is reported.
 
-        Coalesced: says "look again", never what to believe. Raises ``KernelError`` when events may have been lost
+        Coalesced: says "read again", never what has changed. Raises ``KernelError`` when events may have been lost
         or the socket died; open it again and look at everything.
         """
         ...
@@ -248,7 +248,7 @@ class Firewall(Protocol):
         ...
 
     async def can_randomize(self, family: Family) -> bool:
-        """Say whether this iptables knows ``--random-fully``."""
+        """Return whether this iptables knows ``--random-fully``."""
         ...
 
     async def save(self, family: Family, table: str | None) -> str:
@@ -356,7 +356,7 @@ class Clock(Protocol):
         ...
 
     def suspended_s(self) -> float:
-        """Return how long the machine has slept since boot, as far as the clocks can tell."""
+        """Return how long the machine was suspended since boot, as far as the clocks show."""
         ...
 
     def wall_s(self) -> float:

@@ -41,7 +41,7 @@ def as_text(rows: Sequence[Mapping[str, Any]], paint: Paint) -> str:
     for row, line in zip(rows, lines, strict=True):
         out.append(line.replace(_words(row["state"]), paint(_words(row["state"]), _COLOURS.get(row["state"], RED)), 1))
         if row["why"]:
-            since = "" if row["doubted_s"] is None else f", for {duration_text(row['doubted_s'])}"
+            since = "" if row["quarantined_s"] is None else f", for {duration_text(row['quarantined_s'])}"
             out.append(paint(f"    {row['reason']}: {row['why']}{since}", DIM))
     return "\n".join(out) + "\n"
 

@@ -186,9 +186,9 @@ class DaemonStatus:
         ]
         if node is not None and node.view is not None:
             findings += quarantine_findings(node.view, self._quarantined_s(now_s))
-        for doubt in unready_reasons(context, node):
-            for_s = _ago(doubt.since_s, now_s)
-            findings.append(StatusFinding("readiness", doubt.event, doubt.text, for_s, True, hint(doubt.event)))
+        for reason in unready_reasons(context, node):
+            for_s = _ago(reason.since_s, now_s)
+            findings.append(StatusFinding("readiness", reason.event, reason.text, for_s, True, hint(reason.event)))
         return by_severity(findings)
 
 

@@ -6,7 +6,7 @@ when v3 has *said* that it has no configuration, or when the server is too old t
 answer. A v2 API that is switched off has no configuration. An error of v2, while v3 has no configuration, is an error,
 because v2 may hold one.
 
-This is the one place that imports the v2 registry late: most clusters use v3, and what v2 needs takes long to load.
+The import of the v2 registry is deferred here and nowhere else: most clusters use v3, and what v2 needs loads slowly.
 """
 
 import random

@@ -69,7 +69,7 @@ class Tls:
         Of a client certificate and those that come with it, the first to expire counts; of the authorities the last
         one, because there are two of them while one replaces the other.
         """
-        from pyflanneld.system.certificates import validity_of  # late: 0.1 s that no start needs
+        from pyflanneld.system.certificates import validity_of  # deferred: 0.1 s that no start needs
 
         access, material = self._access, self.material
         ends = {}

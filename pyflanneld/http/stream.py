@@ -148,8 +148,8 @@ def _by_id(rows: Sequence[PeerRow]) -> Rows:
     found = {}
     for row in rows:
         value = asdict(row)
-        if row.doubted_s is not None:
-            value["doubted_s"] = row.doubted_s // 60 * 60
+        if row.quarantined_s is not None:
+            value["quarantined_s"] = row.quarantined_s // 60 * 60
         found[f"{row.key} {row.subnet}"] = value
     return found
 

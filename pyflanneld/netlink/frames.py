@@ -51,8 +51,8 @@ class KernelRefusal(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        told = os.strerror(self.errno)
-        return f"{told}: {self.reason}" if self.reason else told
+        text = os.strerror(self.errno)
+        return f"{text}: {self.reason}" if self.reason else text
 
 
 def pack(request: NetlinkRequest, sequence: int) -> bytes:

@@ -89,7 +89,7 @@ class NetlinkKernel(Kernel):
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
         """Ask the kernel, policy rules included, how a packet of ours to *address* would leave."""
-        from pyflanneld.netlink.route_lookup import decode_lookup, lookup_request  # late: it loads pyroute2
+        from pyflanneld.netlink.route_lookup import decode_lookup, lookup_request  # deferred: it loads pyroute2
 
         answer = await self._requests.ask(lookup_request(address), decode_lookup)
         if not isinstance(answer, KernelRefusal):
@@ -144,7 +144,7 @@ def _route_listing(protocol: int | None, version: int) -> DumpCache[KernelRoute]
         return DumpCache(decode)
 
     def decode_own(body: bytes) -> KernelRoute | None:
-        """Leave out the others, which kernels before 4.20 tell too."""
+        """Leave out the others, which kernels before 4.20 report too."""
         route = decode(body)
         return route if route is not None and route.protocol == protocol else None
 

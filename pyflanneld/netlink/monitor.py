@@ -1,6 +1,6 @@
 """The kernel's notifications as a dirty bit: "look again at routes", "look again at links".
 
-Nothing of what a notification says is believed or kept. A burst of a million is one value of two bits, however slow
+Nothing of what a notification says is trusted or kept. A burst of a million is one value of two bits, however slow
 the consumer is. Linux sends no route notification for routes that go because a link goes down or is deleted; the
 link's own notification stands for them.
 
@@ -39,7 +39,7 @@ class Monitor:
 
     Args:
         network: routes inside it concern us.
-        own_port: tells the port of the socket whose changes are our own.
+        own_port: returns the port of the socket whose changes are our own.
         open_: opens another socket than the usual one, for tests.
         ipv6: so do routes inside this one; without it nothing is heard of IPv6.
     """
@@ -128,14 +128,14 @@ class Monitor:
         return Change(0)
 
     def _concerns_us(self, body: bytes) -> bool:
-        """Say whether this is a route of the main table inside our networks. Raises ``Malformed``."""
+        """Return whether this is a route of the main table inside our networks. Raises ``Malformed``."""
         if self._ipv6 is not None and body[:1] == _INET6:
             route = routes6.decode_route6(body)
             return route is not None and inside(route.dst, self._ipv6)
-        told = routes.read_route(body)
-        if not told.in_main_table or told.kind in _RTN_NOT_ROUTED or told.length < self._prefixlen:
+        message = routes.read_route(body)
+        if not message.in_main_table or message.kind in _RTN_NOT_ROUTED or message.length < self._prefixlen:
             return False
-        return told.dst & self._netmask == self._network
+        return message.dst & self._netmask == self._network
 
     def _close(self) -> None:
         if self._sock is not None:

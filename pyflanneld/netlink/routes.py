@@ -44,7 +44,7 @@ _RT_TABLE_MAIN = 254
 _RT_SCOPE_NOWHERE = 255
 _RTN_ANY, _RTN_UNICAST, _RTN_BLACKHOLE = 0, 1, 6
 _RTM_F_CLONED = 0x200
-_RTNH_F_ASKED_FOR = 0x02 | 0x04  # pervasive, onlink; the others tell a state
+_RTNH_F_ASKED_FOR = 0x02 | 0x04  # pervasive, onlink; the others report a state
 _OUR_ATTRIBUTES = frozenset({RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE})
 _NUMBER_ATTRIBUTE = struct.Struct("=HHI")
 _NUMBER = struct.Struct("=I")
@@ -157,8 +157,8 @@ def _blackhole_body(dst: Network, protocol: int) -> bytes:
 def _held_body(held: KernelRoute) -> bytes:
     """Name everything that is known, so that the kernel finds this route or none.
 
-    ``KernelRoute`` does not tell the scope, nor the type of what is not plain: those stay open. The kernel does not
-    tell metric 0 from "any metric".
+    ``KernelRoute`` does not say the scope, nor the type of what is not plain: those stay open. The kernel does not
+    distinguish metric 0 from "any metric".
     """
     kind = _RTN_ANY
     if held.plain:
@@ -226,21 +226,21 @@ def decode_route(body: bytes) -> KernelRoute | None:
 
 
 def _decode_any_route(body: bytes) -> KernelRoute | None:
-    told = read_route(body)
-    if not told.in_main_table:
+    message = read_route(body)
+    if not message.in_main_table:
         return None
-    found = told.found
+    found = message.found
     as_created = (
-        told.kind in (_RTN_UNICAST, _RTN_BLACKHOLE)
-        and told.scope < RT_SCOPE_SITE
-        and (told.tos, told.source_length, told.flags & _RTNH_F_ASKED_FOR) == (0, 0, 0)
+        message.kind in (_RTN_UNICAST, _RTN_BLACKHOLE)
+        and message.scope < RT_SCOPE_SITE
+        and (message.tos, message.source_length, message.flags & _RTNH_F_ASKED_FOR) == (0, 0, 0)
     )
     return KernelRoute(
-        dst=IPv4Network((told.dst, told.length)),
+        dst=IPv4Network((message.dst, message.length)),
         gateway=IPv4Address(ntohl(found[RTA_GATEWAY])) if RTA_GATEWAY in found else None,
         link_index=found.get(RTA_OIF, 0),
-        protocol=told.protocol,
+        protocol=message.protocol,
         metric=found.get(RTA_PRIORITY, 0),
         plain=as_created and found.keys() <= _OUR_ATTRIBUTES,
-        blackhole=told.kind == _RTN_BLACKHOLE,
+        blackhole=message.kind == _RTN_BLACKHOLE,
     )

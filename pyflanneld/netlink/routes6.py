@@ -1,7 +1,7 @@
 """IPv6 routes as values to and from rtnetlink messages. Pure.
 
 What differs from IPv4, besides the length of addresses: the kernel gives a route without a metric 1024; it adds
-``RTA_CACHEINFO`` and ``RTA_PREF`` to every route that it tells; a blackhole is said to go through the loopback.
+``RTA_CACHEINFO`` and ``RTA_PREF`` to every route that it reports; a blackhole is reported to go through the loopback.
 
 Wire format: rtnetlink(7), include/uapi/linux/rtnetlink.h.
 """

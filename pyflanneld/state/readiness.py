@@ -10,8 +10,8 @@ TASK_STALLED, PENDING = "task.stalled", "start.pending"
 def assess_health(context: Context, node: Node | None) -> Health:
     """Answer the probes: alive by the heartbeats, ready when nothing stands against it."""
     found = unready_reasons(context, node)
-    stalled = tuple(doubt.text for doubt in found if doubt.event == TASK_STALLED)
-    others = (doubt.text for doubt in found if doubt.event != TASK_STALLED)
+    stalled = tuple(reason.text for reason in found if reason.event == TASK_STALLED)
+    others = (reason.text for reason in found if reason.event != TASK_STALLED)
     return Health(not stalled, (*stalled, *context.conditions.blocking(), *others), stalled)
 
 

@@ -119,7 +119,7 @@ def test_each_peer_has_its_state_and_its_reason() -> None:
     assert (good.on_link, good.neighbour, good.mac, good.probe) == (True, "reachable", "02:00:00:00:00:16", None)
     assert rows["172.7.23.0/24"].neighbour is None
     assert (rows["172.7.24.0/24"].reason, rows["172.7.24.0/24"].on_link) == ("gateway_off_link", False)
-    assert (rows["junk"].reason, rows["junk"].doubted_s) == ("bad_key", 12.5)
+    assert (rows["junk"].reason, rows["junk"].quarantined_s) == ("bad_key", 12.5)
 
 
 def test_a_peer_that_keeps_its_last_good_route_says_so() -> None:

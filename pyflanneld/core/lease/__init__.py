@@ -1,1 +1,1 @@
-"""Pure: one subnet lease: its bytes, which one to take, whose it is, and the files that tell of it."""
+"""Pure: one subnet lease: its bytes, which one to take, whose it is, and the files that describe it."""

@@ -247,12 +247,12 @@ def missing_routes(wanted: Mapping[Network, Route], present: Mapping[Network, Ke
     return [dst for dst, route in wanted.items() if not (dst in present and is_as_wanted(route, present[dst]))]
 
 
-def quarantine_findings(view: View, doubted_s: Mapping[bytes, float]) -> list[StatusFinding]:
+def quarantine_findings(view: View, quarantined_s: Mapping[bytes, float]) -> list[StatusFinding]:
     """Return one finding for each reason for which keys are rejected.
 
     Args:
         view: the peers.
-        doubted_s: for how long each key has been quarantined.
+        quarantined_s: for how long each key has been quarantined.
     """
     by_reason: dict[str, list[bytes]] = {}
     for name, quarantine in sorted(view.quarantined.items()):
@@ -260,7 +260,7 @@ def quarantine_findings(view: View, doubted_s: Mapping[bytes, float]) -> list[St
     return [
         StatusFinding(
             topic="peers", event="peer.quarantined", text=_quarantine_text(view, names), blocks=False,
-            for_s=max((doubted_s.get(name, 0.0) for name in names), default=0.0),
+            for_s=max((quarantined_s.get(name, 0.0) for name in names), default=0.0),
             hint=hint("peer.quarantined", reason),
         )
         for reason, names in sorted(by_reason.items())

@@ -63,7 +63,7 @@ class PeerRow:
         state: one of ``PEER_STATES``.
         reserved: whether the key has no TTL: nobody has to renew it.
         reason: of the quarantine, as a constant; *why* as text.
-        doubted_s: for how long it has been quarantined, in seconds.
+        quarantined_s: for how long it has been quarantined, in seconds.
         route: one of ``ROUTE_STATES``; ``None`` where no route is wanted or there.
         on_link: whether the gateway lies on a network of the link.
         neighbour: one of ``NEIGHBOUR_STATES``; ``None``: the kernel knows none.
@@ -78,7 +78,7 @@ class PeerRow:
     reserved: bool
     reason: str | None
     why: str | None
-    doubted_s: float | None
+    quarantined_s: float | None
     route: str | None
     wanted_gateway: str | None
     kernel_gateway: str | None
@@ -149,7 +149,7 @@ class PeerFacts:
         routes: rows by destination.
         link: the link that carries the routes.
         neighbours: of that link, by address.
-        doubted_s: for how long each key has been quarantined.
+        quarantined_s: for how long each key has been quarantined.
         ipv6: whether this node uses the IPv6 subnets.
     """
 
@@ -157,7 +157,7 @@ class PeerFacts:
     routes: Mapping[str, RouteRow]
     link: Link
     neighbours: Mapping[Address, Neighbour]
-    doubted_s: Mapping[bytes, float]
+    quarantined_s: Mapping[bytes, float]
     ipv6: bool
     probes: Mapping[IPv4Network, Reachability] = field(default_factory=dict)
 
@@ -194,7 +194,7 @@ def _peer_row(record: Record, subnet: Network | None, facts: PeerFacts) -> PeerR
         reserved=record.lease_id == 0,
         reason=quarantine.reason if quarantine else None,
         why=quarantine.detail if quarantine else None,
-        doubted_s=facts.doubted_s.get(record.name) if quarantine else None,
+        quarantined_s=facts.quarantined_s.get(record.name) if quarantine else None,
         route=route.state if route else None,
         wanted_gateway=route.wanted_gateway if route else None,
         kernel_gateway=route.kernel_gateway if route else None,

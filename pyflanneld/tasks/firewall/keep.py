@@ -36,7 +36,7 @@ REMOVAL_CAP_S = 30.0
 
 
 async def keep_firewall(context: Context, node: Node) -> None:
-    """Keep all rules for ever; ``node.progress.rules_tried`` and ``node.progress.rules`` tell how far it has come."""
+    """Keep all rules for ever; ``node.progress.rules_tried`` and ``node.progress.rules`` show how far it has come."""
     keepers = [_Keeper(context, job) for job in jobs_of(context, node)]
     node.rules = [keeper.job for keeper in keepers]
     async with asyncio.TaskGroup() as tasks:
