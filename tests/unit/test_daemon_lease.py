@@ -113,15 +113,22 @@ def test_vanished_key_whose_place_is_taken_is_lost() -> None:
     assert caught.group_contains(LeaseLost, match="overlaps")
 
 
+@pytest.fixture
+def seldom_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is read every ten minutes: days pass quickly then."""
+    monkeypatch.setattr("pyflanneld.tasks.routes.reconcile.SCAN_S", 600.0)
+
+
+@pytest.mark.usefixtures("seldom_scanned")
 def test_reservation_stays_one() -> None:
-    """A key without TTL that carries our address is held for days without a single write."""
+    """A key without TTL that carries our address is held, longer than leases live, without a single write."""
 
     async def scenario() -> None:
         etcd = cluster()
         record = etcd.put(b"172.7.50.0-24", value("192.168.14.21"))
         node = FakeNode(etcd)
         async with node.running():
-            await asyncio.sleep(3 * 86400)
+            await asyncio.sleep(86400 + 3600)
             assert etcd.records() == (record,)
             assert node.ready
 
@@ -146,6 +153,7 @@ def test_day_without_events_writes_nothing() -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("seldom_scanned")
 def test_outage_keeps_everything_and_readiness_until_the_proof_ends() -> None:
     """With etcd gone nothing changes; readiness goes when the lease can have expired, and returns with etcd."""
 
@@ -299,6 +307,7 @@ def test_two_hosts_with_one_address() -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("seldom_scanned")
 def test_own_renewals_are_nobody_elses() -> None:
     """A day with restarts, outages of etcd and new leaders, who begin every lease anew: no rival is seen."""
 
