@@ -34,7 +34,7 @@ async def serve(settings: Settings, log: Any, recent: Recent, hangup: asyncio.Ev
     """
     from pyflanneld.daemon.run import Daemon  # late: --help and usage errors need none of this
     from pyflanneld.daemon.servers import ServerConfig, log_state, serve_status
-    from pyflanneld.http.bound_port import bind_health_port
+    from pyflanneld.http.sockets import bind_health_port
 
     async with AsyncExitStack() as stack:
         probes = None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.http.bound_port import CONNECTIONS
+from pyflanneld.http.listener import CONNECTIONS
 from tests.support.network.hostile_clients import BEGINNINGS, Crowd, trickled
 
 ATTACKERS = 500
@@ -20,20 +20,23 @@ PROBES = 20
 # A server with few descriptors; with "full" all of them are taken when it says its port.
 SERVER = """
 import asyncio, contextlib, ipaddress, os, resource, sys
-from pyflanneld.core.status.health import Verdict
-from pyflanneld.http.health import HealthServer
+from pyflanneld.core.status.health import Health
+from pyflanneld.http.health import health_handler
+from pyflanneld.http.listener import Listener
+from pyflanneld.http.sockets import bind_port
 
 async def main(full):
-    server = HealthServer(ipaddress.ip_address("127.0.0.1"), 0, lambda: Verdict(live=True, not_ready=()))
-    await server.start()
+    listening = bind_port(ipaddress.ip_address("127.0.0.1"), 0)
+    listener = Listener(health_handler(lambda: Health(live=True, not_ready=())))
+    serving = asyncio.create_task(listener.serve(listening))
     await asyncio.sleep(0.1)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     if full:
         with contextlib.suppress(OSError):
             while True:
                 os.open("/dev/null", os.O_RDONLY)
-    print(server.port, flush=True)
-    await asyncio.Event().wait()
+    print(listening.getsockname()[1], flush=True)
+    await serving
 
 asyncio.run(main(sys.argv[1] == "full"))
 """
