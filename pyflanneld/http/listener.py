@@ -153,7 +153,8 @@ class Listener:
         if idle is None:
             return False
         del self._busy[idle]
-        return idle.cancel()
+        idle.cancel()  # or it has just ended by itself
+        return True
 
     def _close(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         self._busy.pop(task, None)

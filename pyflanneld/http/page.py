@@ -69,7 +69,7 @@ class PageReport:
             event = events[-1]["number"] if events else 0
             if event != self._event or now_s - self._made_at_s > PEERS_S:
                 rows = await self._source.peers()
-                self._peers = await asyncio.to_thread(_part, list(map(_steady, rows)))
+                self._peers = await asyncio.to_thread(lambda: _part([_steady(row) for row in rows]))
                 self._event, self._made_at_s = event, now_s
 
 
@@ -80,8 +80,9 @@ def _part(rows: Sequence[object]) -> _Part:
 
 
 def _steady(row: PeerRow) -> PeerRow:
-    """Return *row* with whole minutes of quarantine: it must not differ at each poll."""
-    return row if row.doubted_s is None else replace(row, doubted_s=row.doubted_s // 60 * 60)
+    """Return *row* without what differs at each poll: whole minutes of quarantine, and no round trip times."""
+    doubted_s = None if row.doubted_s is None else row.doubted_s // 60 * 60
+    return replace(row, doubted_s=doubted_s, probe=None)
 
 
 @cache

@@ -227,8 +227,12 @@ async def test_a_poll_in_a_storm_is_bounded() -> None:
 async def test_a_quarantine_that_lasts_is_no_change() -> None:
     """Its age is in whole minutes here: the rows, thousands perhaps, do not come again for a second more."""
     async with site() as here:
-        (row,) = [row for row in (await poll(here))["peers"]["rows"] if row["state"] == "quarantined"]
+        first = await poll(here)
+        (row,) = [row for row in first["peers"]["rows"] if row["state"] == "quarantined"]
         assert row["doubted_s"] == 0
+        await asyncio.sleep(0.6)
+        here.event("route.put")
+        assert (await poll(here, peers=first["peers"]["version"]))["peers"] is None
 
 
 async def test_many_pages_read_the_kernel_once(monkeypatch: pytest.MonkeyPatch) -> None:
