@@ -14,13 +14,16 @@ from typing import Any
 import aiohttp
 import pytest
 
+from pyflanneld.core.status.table_view import PeerRow
 from pyflanneld.daemon.servers import MetricsText, ServerConfig, serve_status
+from pyflanneld.errors import KernelError
 from pyflanneld.http import listener, page
 from pyflanneld.http.monitor import CONNECTIONS, HEAD_BYTES, is_this_host, monitor_handler
 from pyflanneld.http.reports import LogAccess
 from pyflanneld.logs.buffer import Recent
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.source import FakeSource
 from tests.support.network.listening import LOCAL, served
 
 PATHS = ("/", "/page.json", "/metrics", "/status", "/peers", "/routes", "/events")
@@ -251,6 +254,22 @@ async def test_many_pages_read_the_kernel_once(monkeypatch: pytest.MonkeyPatch) 
         await asyncio.sleep(0.6)
         await poll(here)
         assert here.node.kernel.calls["neighbours"] == before + 2
+
+
+async def test_a_poll_is_answered_while_the_kernel_cannot_be_read() -> None:
+    """It carries the status, and no peers; the report of the peers is a 503 with the reason."""
+
+    class Unreadable(FakeSource):
+        async def peers(self) -> tuple[PeerRow, ...]:
+            raise KernelError("no answer within 2 s")
+
+    source = Unreadable()
+    handler = monitor_handler(source, LogAccess(str, lambda _: None, list), MetricsText(source))
+    async with served(handler) as port:
+        status, body, _ = await get(f"http://127.0.0.1:{port}/page.json")
+        assert (status, json.loads(body)["status"]["ready"], json.loads(body)["peers"]) == (200, False, None)
+        found = (await get(f"http://127.0.0.1:{port}/peers"))[:2]
+        assert found == (503, "the kernel cannot be read: no answer within 2 s")
 
 
 async def test_nothing_runs_between_two_polls() -> None:
