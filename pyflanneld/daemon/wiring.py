@@ -19,7 +19,7 @@ from pyflanneld.etcd.discovery import discover
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.firewall.command_runner import Programs, program_directories
 from pyflanneld.firewall.host import HostFirewall
-from pyflanneld.http.bound_port import bind_health_port
+from pyflanneld.http.sockets import bind_health_port
 from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.ports import FullRegistry

@@ -1,246 +1,201 @@
-"""A listener whose clients can hurt nobody: there are few connections, each has seconds, each answer closes its own.
+"""A small HTTP server that slow or hostile clients cannot block: one connection, one request, one response.
 
-Where all places are taken, the one that has been silent for longest makes room: whoever asks at once is answered,
-however many others hold a connection open and say nothing. One that streams (``text/event-stream``) may stay; how many
-there are of these, and how slow they may be, is for the application to say.
+Each connection is one task: two seconds for the request, bounds on its size, ten seconds for the response. There are
+few places. When all are taken, the connection that has waited longest without a complete request is closed for the new
+one: a client that sends its request at once is answered, however many others stay silent. Connections are accepted one
+at a time, so that each can send its request before later ones push it out; the others wait in the kernel. One file
+descriptor is kept in reserve, for a connection that comes when the process has no other left.
 
-Connections are taken one at a time, so that each gets its turn to ask before the next ones push it out; the others wait
-in the kernel. One descriptor is kept in reserve: when the process has no more, it makes room for one connection.
+The HTTP is what probes, Prometheus, browsers and ``curl`` need: no keep-alive, no chunked requests; what has not
+exactly this form is refused with 400. A server library would take 9 MB and 0.3 s of each start, and its connections
+would still have to be bounded from outside.
 """
 
 import asyncio
 import logging
-import math
+import os
+import re
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
 
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.log import server_logger
-from aiohttp.typedefs import Handler
-
-from pyflanneld.http.bound_port import CONNECTIONS, WAITING
-from pyflanneld.http.spare_descriptor import NO_DESCRIPTOR, SpareDescriptor
-
-HEAD_S = 2.0
-ANSWER_S = 10.0
-STREAM = "text/event-stream"
-_LINE_BYTES = 1024
-_REQUEST_BYTES = 4096
-_IGNORED_BYTES = 256 * 1024  # read and forgotten behind these: whoever still sends would not see the refusal
-_STOP_S = 0.5
-_SWEEP_S = 0.5
-_HALF_S = 0.05  # for what has come with the end of sending to be read
+CONNECTIONS = 16
+REQUEST_S = 2.0
+RESPONSE_S = 10.0
+HEAD_BYTES = 4096
+_BODY_BYTES = 1024
+_LINGER_S = 0.5
+_LINGER_BYTES = 256 * 1024
 _PAUSE_S = 0.05
-# They send what is no request, an "Expect" that cannot be repeated, or are gone before "100 Continue".
-_THEIRS = (HttpProcessingError, UnicodeEncodeError, ConnectionError)
+_REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[\x21-\x7e]*) HTTP/1\.[01]")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+
+_log = logging.getLogger(__name__)
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Say whether aiohttp logs a defect of ours; what clients do, who may be anybody, would fill the log."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], _THEIRS)
-
-
-class _Client(asyncio.Protocol):
-    """One connection; what it sends is measured on its way to aiohttp's *inner* protocol.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A complete request.
 
     Attributes:
-        until_s: when its time is up.
-        asked: the head of its request is complete.
-        mute: it sends no more; that it goes away is not seen.
+        path: as it was sent, without the query.
+        query: what follows the ``?``.
+        headers: by name in lower case.
+        connection: the socket, by which the kernel knows the sender.
     """
 
-    def __init__(self, inner: Any, gone: Callable[["_Client"], None], *, until_s: float, most_bytes: int) -> None:
-        self.inner = inner
-        self.until_s = until_s
-        self.asked = False
-        self.mute = False
-        self._gone = gone
-        self._left_bytes = most_bytes
-        self._transport: Any = None
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    connection: socket.socket
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self._transport = transport
-        self.inner.connection_made(transport)
 
-    def data_received(self, data: bytes) -> None:
-        """Pass on what is within the bounds."""
-        if self._left_bytes > 0:
-            self.inner.data_received(data[: self._left_bytes])
-        self._left_bytes -= len(data)
-        if self._left_bytes < -_IGNORED_BYTES:
-            self.cut()
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; *headers* are those besides the ones that each answer has."""
 
-    def pause_writing(self) -> None:
-        """Pass it on."""
-        self.inner.pause_writing()
+    body: bytes = b""
+    status: int = 200
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
-    def resume_writing(self) -> None:
-        """Pass it on."""
-        self.inner.resume_writing()
 
-    def eof_received(self) -> bool:
-        """Answer whoever stops sending when it has asked, as some kinds of ``nc`` do; a stream ends."""
-        self.mute = True
-        asyncio.get_running_loop().call_later(_HALF_S, self._end_unless_asked)
-        return not math.isinf(self.until_s)
+Handler = Callable[[Request], Awaitable[Response]]
+Routes = Mapping[str, Mapping[str, Handler]]
+"""The handlers by path and method; that of ``GET`` answers ``HEAD`` too."""
 
-    def _end_unless_asked(self) -> None:
-        if not self.asked:
-            self.cut()
 
-    def connection_lost(self, error: Exception | None) -> None:
-        """End."""
-        self.inner.connection_lost(error)
-        self._gone(self)
+class BadRequest(Exception):
+    """A request that no handler gets to see."""
 
-    def cut(self) -> None:
-        """Close the connection without ceremony."""
-        if self._transport is not None:
-            self._transport.abort()
+    def __init__(self, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def dispatch(routes: Routes) -> Handler:
+    """Return a handler that passes each request on by path and method, or answers 404 or 405."""
+
+    async def handle(request: Request) -> Response:
+        methods = routes.get(request.path)
+        if methods is None:
+            return Response(b"not found", 404)
+        handler = methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = ",".join(name.replace("GET", "GET,HEAD") for name in methods)
+            return Response(b"method not allowed", 405, headers={"Allow": allowed})
+        return await handler(request)
+
+    return handle
 
 
 class Listener:
-    """Serves an application, between ``start`` and ``stop``; where ``bind`` fails, ``start`` may be called again.
+    """Answers the connections to one socket.
 
     Args:
-        app: the application.
-        bind: returns the bound socket; raises ``OSError``.
+        handler: answers one request; an exception of its own becomes a 500 and is logged.
         connections: how many there may be at once.
-        line_bytes: how long the request line, and each header, may be.
-        request_bytes: how long a request may be in all.
-        answer_s: how long a client may take over its answer; 0 for what is left of the time to ask.
+        head_bytes: how long request line and headers may be together.
     """
 
-    def __init__(
-        self, app: web.Application, bind: Callable[[], socket.socket], *, connections: int = CONNECTIONS,
-        line_bytes: int = _LINE_BYTES, request_bytes: int = _REQUEST_BYTES, answer_s: float | None = None,
-    ) -> None:
-        app.middlewares.insert(0, self._asked)
-        app.on_response_prepare.append(self._answering)
-        self._app = app
-        self._bind = bind
+    def __init__(self, handler: Handler, *, connections: int = CONNECTIONS, head_bytes: int = HEAD_BYTES) -> None:
+        self._handler = handler
         self._connections = connections
-        self._line_bytes = line_bytes
-        self._request_bytes = request_bytes
-        self._answer_s = ANSWER_S if answer_s is None else answer_s
-        self._runner: web.AppRunner | None = None
-        self._listening: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self._clients: dict[Any, _Client] = {}  # by aiohttp's protocol, the oldest first
-        self._reserve = SpareDescriptor()
+        self._head_bytes = head_bytes
+        self._busy: dict[asyncio.Task[None], bool] = {}  # each connection, the oldest first; not busy: may be closed
+        self._reserve: int | None = None
 
-    async def start(self) -> None:
-        """Bind and listen. Raises ``OSError``."""
-        self._listening = sock = self._bind()
+    async def serve(self, listening: socket.socket) -> None:
+        """Answer until cancelled; all connections are closed then. *listening* is the caller's to close."""
+        self._take_reserve()
         try:
-            sock.listen(WAITING)
-            server_logger.addFilter(_is_ours)
-            self._runner = web.AppRunner(
-                self._app, access_log=None, handle_signals=False, keepalive_timeout=0.0, lingering_time=0.0,
-                max_line_size=self._line_bytes, max_field_size=self._line_bytes, shutdown_timeout=_STOP_S,
-            )  # fmt: skip
-            await self._runner.setup()
-        except BaseException:
-            await self.stop()
-            raise
-        self._reserve.fill()
-        self._accepting = asyncio.create_task(self._accept(sock), name="accept")
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    sock = await self._accept(listening)
+                    if len(self._busy) >= self._connections and not self._make_room():
+                        sock.close()  # all others have sent their requests; this client may try again
+                        continue
+                    task = tasks.create_task(self._converse(sock), name="http")
+                    self._busy[task] = False
+                    task.add_done_callback(partial(self._close, sock))
+        finally:
+            self._release_reserve()
 
-    async def stop(self) -> None:
-        """Close the listener and the connections; stopping twice, or before the start, does nothing."""
-        accepting, self._accepting = self._accepting, None
-        runner, self._runner = self._runner, None
-        if accepting is not None:
-            accepting.cancel()
-            await asyncio.wait([accepting])
-        if self._listening is not None:
-            self._listening.close()
-        if runner is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(2 * _STOP_S):
-                    await runner.cleanup()
-        self._reserve.close()
-
-    async def _accept(self, listening: socket.socket) -> None:
-        """Take one connection after the other, until cancelled."""
-        while True:
-            sock = await self._next(listening)
-            if len(self._clients) >= self._connections and not self._drop_silent():
-                sock.close()  # all of them have asked; whoever it is may try again
-                continue
-            with suppress(OSError):
-                await asyncio.get_running_loop().connect_accepted_socket(self._client, sock)
-
-    async def _next(self, listening: socket.socket) -> socket.socket:
-        """Wait for a connection, and accept it in the last step: a cancellation loses none that is open."""
+    async def _accept(self, listening: socket.socket) -> socket.socket:
         while True:
             await _readable(listening)  # without a descriptor, accept(2) fails whether or not somebody waits
             try:
-                sock: socket.socket | None = listening.accept()[0]
-            except OSError as error:
-                sock = self._reserve.accept(listening) if error.errno in NO_DESCRIPTOR else None
-            if sock is not None:
-                sock.setblocking(False)
-                return sock
-            await asyncio.sleep(_PAUSE_S)  # for whoever has got the reserve to ask
-            self._drop_silent()
+                return self._accept_now(listening)
+            except (BlockingIOError, ConnectionError):
+                continue
+            except OSError:  # no descriptor, no memory
+                await asyncio.sleep(_PAUSE_S)  # for the connection that has got the reserve to send its request
+                self._make_room()
 
-    def _client(self) -> asyncio.Protocol:
-        assert self._runner is not None and self._runner.server is not None  # noqa: S101, PT018 - while accepting
-        inner, loop = self._runner.server(), asyncio.get_running_loop()
-        client = _Client(inner, self._gone, until_s=loop.time() + HEAD_S, most_bytes=self._request_bytes)
-        if not self._clients:
-            loop.call_later(_SWEEP_S, self._sweep)
-        self._clients[inner] = client
-        return client
+    def _accept_now(self, listening: socket.socket) -> socket.socket:
+        self._release_reserve()
+        try:
+            sock, _ = listening.accept()
+            sock.setblocking(False)
+            return sock
+        finally:
+            self._take_reserve()
 
-    def _gone(self, client: _Client) -> None:
-        self._clients.pop(client.inner, None)
-        asyncio.get_running_loop().call_soon(self._refill)  # by then its descriptor is free
-
-    def _refill(self) -> None:
-        if self._accepting is not None:
-            self._reserve.fill()
-
-    def _drop_silent(self) -> bool:
-        """Make room: cut the oldest connection that has not asked yet, and say whether there was one."""
-        silent = next((client for client in self._clients.values() if not client.asked), None)
-        if silent is None:
+    def _make_room(self) -> bool:
+        """Close the oldest connection that is not being answered; return whether there was one."""
+        idle = next((task for task, busy in self._busy.items() if not busy), None)
+        if idle is None:
             return False
-        del self._clients[silent.inner]
-        silent.cut()
+        del self._busy[idle]
+        idle.cancel()  # or it has just ended by itself
         return True
 
-    @web.middleware
-    async def _asked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Give whoever has asked the time to take the answer."""
-        if (client := self._clients.get(request.protocol)) is not None:
-            client.asked = True
-            answer_s = HEAD_S if client.mute else self._answer_s
-            client.until_s = max(client.until_s, asyncio.get_running_loop().time() + answer_s)
-        return await handler(request)
+    def _close(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        self._busy.pop(task, None)
+        sock.close()
+        self._take_reserve()
 
-    async def _answering(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let a stream stay; say that there will be no second answer."""
-        if response.content_type == STREAM and (client := self._clients.get(request.protocol)) is not None:
-            client.until_s = math.inf
-        response.force_close()
-        response.headers["Connection"] = "close"  # the header that aiohttp would set was decided before this
-        response.headers.pop("Server", None)
+    def _take_reserve(self) -> None:
+        if self._reserve is None:
+            with suppress(OSError):
+                self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _sweep(self) -> None:
-        """Cut the connections that are too slow to ask, or to take their answer."""
-        loop = asyncio.get_running_loop()
-        for inner, client in list(self._clients.items()):
-            if loop.time() > client.until_s:
-                del self._clients[inner]
-                client.cut()
-        if self._clients:
-            loop.call_later(_SWEEP_S, self._sweep)
+    def _release_reserve(self) -> None:
+        reserve, self._reserve = self._reserve, None
+        if reserve is not None:
+            os.close(reserve)
+
+    async def _converse(self, sock: socket.socket) -> None:
+        """Read a request, answer it, and see the client off."""
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None  # noqa: S101 - this is one
+        with suppress(OSError):  # it has gone, or its time is up
+            request: Request | BadRequest
+            try:
+                async with asyncio.timeout(REQUEST_S):
+                    request = await _receive(sock, self._head_bytes)
+            except BadRequest as error:
+                request = error
+            self._busy[task] = True
+            async with asyncio.timeout(RESPONSE_S):
+                await loop.sock_sendall(sock, await self._answer(request))
+            self._busy[task] = False
+            await _linger(sock)
+
+    async def _answer(self, request: Request | BadRequest) -> bytes:
+        if isinstance(request, BadRequest):
+            return _encode(Response(str(request).encode(), request.status))
+        try:
+            return _encode(await self._handler(request), with_body=request.method != "HEAD")
+        except Exception:  # a defect must neither end the daemon nor leave the client without an answer
+            _log.exception("%s %s failed", request.method, request.path)
+            return _encode(Response(b"internal error", 500))
 
 
 async def _readable(sock: socket.socket) -> None:
@@ -250,3 +205,84 @@ async def _readable(sock: socket.socket) -> None:
         await found.wait()
     finally:
         loop.remove_reader(sock)
+
+
+async def _receive(sock: socket.socket, head_bytes: int) -> Request:
+    """Read one request.
+
+    Raises:
+        BadRequest: it is none, or too long.
+        ConnectionError: the client has gone.
+    """
+    data = b""
+    while (end := data.find(b"\r\n\r\n")) < 0:
+        if len(data) >= head_bytes:
+            raise BadRequest("the request is too long")
+        data += await _chunk(sock, head_bytes - len(data))
+        if not data[:1].isupper():  # TLS, for example
+            raise BadRequest("this is no request")
+    method, target, headers = _parse_head(data[:end])
+    length, body = _body_length(headers), data[end + 4 :]
+    while len(body) < length:
+        body += await _chunk(sock, length - len(body))
+    path, _, query = target.partition("?")
+    return Request(method, path, query, headers, body[:length], sock)
+
+
+async def _chunk(sock: socket.socket, most: int) -> bytes:
+    data = await asyncio.get_running_loop().sock_recv(sock, most)
+    if not data:
+        raise ConnectionAbortedError("the client has stopped in the middle")
+    return data
+
+
+def _parse_head(head: bytes) -> tuple[str, str, dict[str, str]]:
+    """Return method, target and headers; a header that comes twice has both values. Raises ``BadRequest``."""
+    first, *lines = head.split(b"\r\n")
+    line = _REQUEST_LINE.fullmatch(first)
+    if line is None:
+        raise BadRequest("this is no request of HTTP 1.1")
+    headers: dict[str, str] = {}
+    for match in map(_HEADER.fullmatch, lines):
+        if match is None:
+            raise BadRequest("a header is malformed")
+        name, value = match[1].decode().lower(), match[2].decode("latin-1").strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return line[1].decode(), line[2].decode(), headers
+
+
+def _body_length(headers: Mapping[str, str]) -> int:
+    """Return the length of the body in bytes. Raises ``BadRequest``."""
+    if "expect" in headers:
+        raise BadRequest("nothing can be expected before the answer", HTTPStatus.EXPECTATION_FAILED)
+    if "transfer-encoding" in headers:
+        raise BadRequest("a body needs a Content-Length", HTTPStatus.LENGTH_REQUIRED)
+    length = headers.get("content-length", "0")
+    if re.fullmatch("[0-9]{1,20}", length) is None:
+        raise BadRequest("the Content-Length is no number")
+    if int(length) > _BODY_BYTES:
+        raise BadRequest("the body is too long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    return int(length)
+
+
+def _encode(response: Response, *, with_body: bool = True) -> bytes:
+    headers = {
+        "Date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()),
+        "Content-Type": response.content_type,
+        "Content-Length": str(len(response.body)),
+        "Connection": "close",
+        **response.headers,
+    }
+    first = f"HTTP/1.1 {int(response.status)} {HTTPStatus(response.status).phrase}"
+    head = "\r\n".join([first, *(f"{name}: {value}" for name, value in headers.items())])
+    return f"{head}\r\n\r\n".encode("latin-1") + (response.body if with_body else b"")
+
+
+async def _linger(sock: socket.socket) -> None:
+    """End the answer, and wait for the client to close: data that nobody reads makes the kernel reset the connection,
+    and the client may lose the answer."""
+    sock.shutdown(socket.SHUT_WR)
+    left = _LINGER_BYTES
+    async with asyncio.timeout(_LINGER_S):
+        while left > 0 and (data := await asyncio.get_running_loop().sock_recv(sock, 65536)):
+            left -= len(data)
