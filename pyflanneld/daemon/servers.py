@@ -18,21 +18,18 @@ from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
+from pyflanneld.daemon import deferred
 from pyflanneld.daemon.run import Daemon
-from pyflanneld.http.health import health_handler
-from pyflanneld.http.listener import Listener
 from pyflanneld.http.sockets import bind_abstract, bind_port
+from pyflanneld.http.source import LogAccess, MetricsText, StatusSource
 from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.logs.setup import log_level, set_log_level
 from pyflanneld.state.conditions import Conditions
-from pyflanneld.state.lazy_import import load_module
 from pyflanneld.state.wakeup import set_within
 from pyflanneld.system.atomic_files import write_file
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
-    from pyflanneld.http.reports import StatusSource
+    from pyflanneld.http.listener import Listener
 
 BEGIN_S = 0.5
 RETRY_S = 10.0
@@ -48,29 +45,28 @@ class ServerConfig:
         metrics_bind: where the metrics and the page are served; ``None``: nowhere.
         metrics_textfile: the file for the metrics; ``None``: none.
         probes: the health port, which listens already; ``None``: there is none.
+        certificates: whether reports say when certificates expire.
     """
 
     socket: str
     metrics_bind: tuple[IPv4Address | IPv6Address, int] | None
     metrics_textfile: Path | None
     probes: Socket | None = None
+    certificates: bool = False
 
 
-class MetricsText:
-    """The metrics as text; prometheus_client is loaded when somebody asks for the first time."""
+def metrics_on_demand(source: StatusSource) -> MetricsText:
+    """Return what returns the metrics; prometheus_client is loaded when somebody asks for the first time."""
+    text: Callable[[], tuple[bytes, str]] | None = None
 
-    def __init__(self, source: "StatusSource") -> None:
-        self._source = source
-        self._registry: CollectorRegistry | None = None
+    async def metrics_text() -> tuple[bytes, str]:
+        nonlocal text
+        if text is None:
+            metrics_of = await deferred.load(deferred.metrics, on_thread=True)
+            text = metrics_of(source)
+        return text()
 
-    async def __call__(self) -> tuple[bytes, str]:
-        """Return the metrics and their content type."""
-        if self._registry is None:
-            await load_module("pyflanneld.http.metrics", on_thread=True)
-        from pyflanneld.http.metrics import CONTENT_TYPE, registry_of, text_of
-
-        self._registry = self._registry or registry_of(self._source)
-        return text_of(self._registry), CONTENT_TYPE
+    return metrics_text
 
 
 Outcome = Callable[[OSError | None], None]
@@ -82,26 +78,21 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: RecentEv
     await set_within(daemon.ready, BEGIN_S)
     gc.freeze()  # what the start has brought stays: it need not be searched again and again
     gc.enable()
+    health_listener, operator_listener, monitor_listener = await deferred.load(deferred.http, on_thread=True)
     async with asyncio.TaskGroup() as tasks:
         if config.probes is not None:
-            tasks.create_task(Listener(health_handler(daemon.health)).serve(config.probes), name="probes")
-        await load_module("pyflanneld.daemon.status_source", on_thread=True)
-        await load_module("pyflanneld.http.monitor", on_thread=True)
-        await load_module("pyflanneld.http.operator", on_thread=True)
-        from pyflanneld.http.monitor import CONNECTIONS, HEAD_BYTES, monitor_handler
-        from pyflanneld.http.operator import operator_handler, root_or_own_user
-        from pyflanneld.http.reports import LogAccess
-
-        source, log = daemon.observer, LogAccess(log_level, set_log_level, recent.events)
-        metrics_text = MetricsText(source)
-        operator = Listener(operator_handler(source, log, may_change=root_or_own_user))
+            tasks.create_task(health_listener(daemon.health).serve(config.probes), name="probes")
+        if config.certificates:
+            await deferred.load(deferred.certificates, on_thread=True)
+        source, log = daemon.status_source, LogAccess(log_level, set_log_level, recent.events)
+        metrics_text = metrics_on_demand(source)
         outcome = partial(_note, conditions, "operator", "the operators' commands get no answer")
-        tasks.create_task(_listen(operator, partial(bind_abstract, config.socket), outcome), name="operator")
+        operator = _listen(operator_listener(source, log), partial(bind_abstract, config.socket), outcome)
+        tasks.create_task(operator, name="operator")
         if config.metrics_bind is not None:
-            handler = monitor_handler(source, log, metrics_text)
-            monitor = Listener(handler, connections=CONNECTIONS, head_bytes=HEAD_BYTES)
+            listener, bind = monitor_listener(source, log, metrics_text), partial(bind_port, *config.metrics_bind)
             outcome = partial(_note, conditions, "metrics", f"no metrics and no page on {_shown(*config.metrics_bind)}")
-            tasks.create_task(_listen(monitor, partial(bind_port, *config.metrics_bind), outcome), name="metrics")
+            tasks.create_task(_listen(listener, bind, outcome), name="metrics")
         if config.metrics_textfile is not None:
             file = config.metrics_textfile
             outcome = partial(_note, conditions, "metrics_file", f"the metrics cannot be written to {file}")
@@ -127,10 +118,10 @@ def _shown(ip: IPv4Address | IPv6Address, port: int) -> str:
 
 def log_state(daemon: Daemon, log: FilteringBoundLogger) -> None:
     """Log all that ``pyflanneld status`` would show: for whoever has only the log and the process id."""
-    log.info("daemon.state", **asdict(daemon.observer.status(log_level())))
+    log.info("daemon.state", **asdict(daemon.status_source.status(log_level())))
 
 
-async def _listen(listener: Listener, bind: Callable[[], Socket], outcome: Outcome) -> None:
+async def _listen(listener: "Listener", bind: Callable[[], Socket], outcome: Outcome) -> None:
     """Bind as soon as that is possible, and serve until cancelled."""
     while True:
         try:

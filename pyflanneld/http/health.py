@@ -5,33 +5,34 @@ Nothing is decided here.
 """
 
 from collections.abc import Callable, Iterable
-from urllib.parse import parse_qs
+
+from aiohttp import web
 
 from pyflanneld.core.status.report import Health
-from pyflanneld.http.listener import Handler, Request, Response, dispatch
+from pyflanneld.http.listener import Listener
 
 
-def health_handler(check: Callable[[], Health]) -> Handler:
-    """Return the handler; it asks *check* at each request."""
+def health_listener(check: Callable[[], Health]) -> Listener:
+    """Return the listener for probes; it asks *check* at each request."""
 
-    async def healthz(request: Request) -> Response:
+    async def healthz(request: web.Request) -> web.Response:
         health = check()
         if health.live:
-            return Response(b"flanneld is running")
+            return web.Response(text="flanneld is running")
         return _unavailable(request, "flanneld is not running: a core loop has stopped", health.not_live)
 
-    async def readyz(request: Request) -> Response:
+    async def readyz(request: web.Request) -> web.Response:
         health = check()
         if health.ready:
-            return Response(b"flanneld is ready")
+            return web.Response(text="flanneld is ready")
         return _unavailable(request, "flanneld is not ready yet", health.not_ready)
 
-    return dispatch({"/healthz": {"GET": healthz}, "/readyz": {"GET": readyz}})
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    return Listener(app)
 
 
-def _unavailable(request: Request, text: str, reasons: Iterable[str]) -> Response:
+def _unavailable(request: web.Request, text: str, reasons: Iterable[str]) -> web.Response:
     """Answer 503 with *text*, and with ``?verbose`` each of the *reasons* on its own line."""
-    lines = [text]
-    if "verbose" in parse_qs(request.query, keep_blank_values=True):
-        lines += [" ".join(reason.split()) for reason in reasons]
-    return Response("\n".join(lines).encode(), 503)
+    lines = [text, *(" ".join(reason.split()) for reason in reasons if "verbose" in request.query)]
+    return web.Response(status=503, text="\n".join(lines))

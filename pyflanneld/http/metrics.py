@@ -23,12 +23,11 @@ from prometheus_client.registry import Collector
 from pyflanneld.core.routes.change_reasons import REPAIRS, ChangeReason
 from pyflanneld.core.status.hints import CONDITIONS, QUARANTINED
 from pyflanneld.core.status.report import EtcdPart, LeasePart, PeersPart, Report, RoutesPart
-from pyflanneld.http.reports import StatusSource
+from pyflanneld.http.source import StatusSource
 from pyflanneld.state.counters import DROP, KINDS, LISTS, PUT, Counters, Durations
 
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "pyflanneld_"
 _STATM, _FDS = Path("/proc/self/statm"), Path("/proc/self/fd")
 TASKS = ("config", "acquire", "lease", "peers")
@@ -75,20 +74,15 @@ class _ProcessCollector(Collector):
                      {(): len(asyncio.all_tasks())})  # fmt: skip
 
 
-def registry_of(source: StatusSource) -> CollectorRegistry:
-    """Return a registry with the metrics of the daemon and of its process.
+def metrics_of(source: StatusSource) -> Callable[[], tuple[bytes, str]]:
+    """Return what returns all metrics of the daemon and of its process, as text, and the content type of that.
 
     The process metrics have our prefix too, because ``process_*`` in node_exporter's output are its own.
     """
     registry = CollectorRegistry()
     registry.register(_NodeCollector(source))
     registry.register(_ProcessCollector(round(time.time() - source.status().uptime_s, 3)))
-    return registry
-
-
-def text_of(registry: CollectorRegistry) -> bytes:
-    """Return all metrics in the text format, version 0.0.4."""
-    return generate_latest(registry)
+    return lambda: (generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _health(report: Report, begun: Mapping[str, int]) -> Iterator[Metric]:

@@ -7,16 +7,18 @@ rebinding needs one. The page runs nothing but its own script, whose hash is in 
 
 import re
 import socket
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from ipaddress import ip_address
 
-from pyflanneld.http.listener import Handler, Request, Response, Routes, dispatch
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from pyflanneld.http.listener import Listener
 from pyflanneld.http.page import PageReport, page
-from pyflanneld.http.reports import LogAccess, StatusSource, report_routes
+from pyflanneld.http.reports import add_reports
+from pyflanneld.http.source import LogAccess, MetricsText, StatusSource
 
 CONNECTIONS = 32
-HEAD_BYTES = 32 * 1024  # browsers send long headers, and the cookies of whatever else runs on this host
+REQUEST_BYTES = 32 * 1024  # browsers send long headers, and the cookies of whatever else runs on this host
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -25,45 +27,42 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-MetricsText = Callable[[], Awaitable[tuple[bytes, str]]]
-"""Returns the metrics and their content type."""
 
+def monitor_app(source: StatusSource, log: LogAccess, metrics_text: MetricsText) -> web.Application:
+    """Return the application: GET and HEAD alone, and only under a name of this host."""
 
-def monitor_routes(source: StatusSource, log: LogAccess, metrics_text: MetricsText) -> Routes:
-    """Return the handlers, by path and method."""
-
-    async def metrics(_request: Request) -> Response:
+    async def metrics(_request: web.Request) -> web.Response:
         body, content_type = await metrics_text()
-        return Response(body, content_type=content_type)
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def front(_request: Request) -> Response:
-        return page()
-
-    return {
-        "/": {"GET": front},
-        "/page.json": {"GET": PageReport(source, log).answer},
-        "/metrics": {"GET": metrics},
-        **report_routes(source, log),
-    }
+    app = web.Application(middlewares=[_guard])
+    add_reports(app, source, log)
+    app.add_routes([
+        web.get("/", page), web.get("/page.json", PageReport(source, log).answer), web.get("/metrics", metrics),
+    ])  # fmt: skip
+    app.on_response_prepare.append(_protect)
+    return app
 
 
-def monitor_handler(source: StatusSource, log: LogAccess, metrics_text: MetricsText) -> Handler:
-    """Return the handler: GET and HEAD alone, and only under a name of this host."""
-    answer = dispatch(monitor_routes(source, log, metrics_text))
+def monitor_listener(source: StatusSource, log: LogAccess, metrics_text: MetricsText) -> Listener:
+    """Return the listener for monitoring and browsers."""
+    app = monitor_app(source, log, metrics_text)
+    return Listener(app, connections=CONNECTIONS, request_bytes=REQUEST_BYTES)
 
-    async def guarded(request: Request) -> Response:
-        if request.method not in {"GET", "HEAD"}:
-            return Response(b"method not allowed", 405, headers={"Allow": "GET,HEAD"})
-        if not is_this_host(request.headers.get("host", "")):
-            text = "this is not the name of this host: ask by its address, as localhost, or by what `hostname` prints"
-            return Response(text.encode(), 421)
-        return await answer(request)
 
-    async def handle(request: Request) -> Response:
-        response = await guarded(request)
-        return replace(response, headers={**response.headers, **_HEADERS})
+@web.middleware
+async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.method not in {"GET", "HEAD"}:
+        raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
+    if not is_this_host(request.headers.get("Host", "")):
+        raise web.HTTPMisdirectedRequest(
+            text="this is not the name of this host: ask by its address, as localhost, or by what `hostname` prints"
+        )
+    return await handler(request)
 
-    return handle
+
+async def _protect(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
 
 
 def is_this_host(header: str) -> bool:

@@ -8,36 +8,42 @@ and etcd show. Changes are for root and the daemon's own user.
 import os
 import socket
 import struct
-from collections.abc import Callable
 from dataclasses import asdict
+
+from aiohttp import web
 
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.strict_json import parse_object
-from pyflanneld.http.listener import Handler, Request, Response, dispatch
-from pyflanneld.http.reports import LogAccess, StatusSource, json_response, report_routes
+from pyflanneld.http.listener import Listener
+from pyflanneld.http.reports import add_reports, json_response
+from pyflanneld.http.source import LogAccess, StatusSource
+
+_BODY_BYTES = 1024
 
 
-def operator_handler(source: StatusSource, log: LogAccess, *, may_change: Callable[[Request], bool]) -> Handler:
-    """Return the handler; *may_change*: whether the sender of a request may change something."""
+def operator_listener(source: StatusSource, log: LogAccess) -> Listener:
+    """Return the listener for the operators' commands."""
 
-    async def health(_request: Request) -> Response:
+    async def health(_request: web.Request) -> web.Response:
         found = source.health()
         return await json_response(asdict(found) | {"ready": found.ready})
 
-    async def level(_request: Request) -> Response:
+    async def level(_request: web.Request) -> web.Response:
         return await json_response({"level": log.level()})
 
-    async def set_level(request: Request) -> Response:
-        if not may_change(request):
-            return Response(b"only root and the daemon's own user may change its log level", 403)
+    async def set_level(request: web.Request) -> web.Response:
+        if not _may_change(request):
+            raise web.HTTPForbidden(text="only root and the daemon's own user may change its log level")
         try:
-            log.set_level(_requested_level(request.body))
-        except ValueError as error:
-            return Response(str(error).encode(), 400)
+            log.set_level(_requested_level(await request.read()))
+        except (ValueError, web.RequestPayloadError) as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
         return await level(request)
 
-    routes = {**report_routes(source, log), "/health": {"GET": health}, "/log-level": {"GET": level, "POST": set_level}}
-    return dispatch(routes)
+    app = web.Application(client_max_size=_BODY_BYTES)
+    add_reports(app, source, log)
+    app.add_routes([web.get("/health", health), web.get("/log-level", level), web.post("/log-level", set_level)])
+    return Listener(app)
 
 
 def _requested_level(body: bytes) -> str:
@@ -48,10 +54,10 @@ def _requested_level(body: bytes) -> str:
     return name
 
 
-def root_or_own_user(request: Request) -> bool:
+def _may_change(request: web.Request) -> bool:
     """Return whether the sender, by the kernel's word, is root or the user that runs this daemon."""
-    sock = request.connection
-    if sock.family != socket.AF_UNIX:
+    sock = request.get_extra_info("socket")
+    if sock is None or sock.family != socket.AF_UNIX:
         return False
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return struct.unpack("3i", credentials)[1] in (0, os.geteuid())

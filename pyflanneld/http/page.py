@@ -15,12 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from urllib.parse import parse_qsl
+
+from aiohttp import web
 
 from pyflanneld.core.status.table_view import PeerRow
 from pyflanneld.errors import KernelError
-from pyflanneld.http.listener import Request, Response
-from pyflanneld.http.reports import JSON, LogAccess, StatusSource, to_json
+from pyflanneld.http.reports import JSON, to_json
+from pyflanneld.http.source import LogAccess, StatusSource
 
 PEERS_S = 5.0
 _NOTHING = b"null"
@@ -49,18 +50,17 @@ class PageReport:
         self._event = 0
         self._made_at_s = float("-inf")
 
-    async def answer(self, request: Request) -> Response:
+    async def answer(self, request: web.Request) -> web.Response:
         """Answer one poll."""
-        has = dict(parse_qsl(request.query))
         with suppress(KernelError):
             await self._make_peers()
         events, status = _part(self._log.events()), to_json(self._source.status(self._log.level()))
         peers_body, events_body = (
-            _NOTHING if has.get(name) == part.version else part.body
+            _NOTHING if request.query.get(name) == part.version else part.body
             for name, part in (("peers", self._peers), ("events", events))
         )
         body = b'{"status": %b, "peers": %b, "events": %b}' % (status, peers_body, events_body)
-        return Response(body, content_type=JSON)
+        return web.Response(body=body, headers={"Content-Type": JSON})
 
     async def _make_peers(self) -> None:
         """Make the rows again, unless nothing can have changed much. Raises ``KernelError``."""
@@ -85,16 +85,20 @@ def _steady(row: PeerRow) -> PeerRow:
     return replace(row, doubted_s=doubted_s, probe=None)
 
 
+async def page(_request: web.Request) -> web.Response:
+    """Answer with the page; its Content-Security-Policy lets its own style and script run and nothing else."""
+    text, policy = _page()
+    return web.Response(text=text, content_type="text/html", headers={"Content-Security-Policy": policy})
+
+
 @cache
-def page() -> Response:
-    """Return the page; its Content-Security-Policy lets its own style and script run and nothing else."""
+def _page() -> tuple[str, str]:
     text = Path(__file__).with_name("page.html").read_text("utf-8")
     style, script = (_hash_of(tag, text) for tag in ("style", "script"))
-    policy = (
+    return text, (
         f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
     )
-    return Response(text.encode(), content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
 
 
 def _hash_of(tag: str, text: str) -> str:

@@ -11,15 +11,15 @@ import secrets
 from functools import cache
 from ipaddress import IPv4Address
 
-from pyflanneld.http.health import health_handler
-from pyflanneld.http.listener import Listener
-from pyflanneld.http.monitor import monitor_handler
-from pyflanneld.http.operator import operator_handler, root_or_own_user
-from pyflanneld.http.reports import LogAccess
+from pyflanneld.http.health import health_listener
+from pyflanneld.http.monitor import monitor_listener
+from pyflanneld.http.operator import operator_listener
 from pyflanneld.http.sockets import bind_abstract, bind_port
+from pyflanneld.http.source import LogAccess
 from tests.support.fakes.source import FakeSource
 
-STATUSES = {200, 400, 404, 405, 411, 413, 417, 421, 503}
+# 500 without a logged defect is aiohttp's own answer to an Expect header that it cannot repeat.
+STATUSES = {200, 400, 404, 405, 413, 417, 421, 500, 503}
 SILENT_S = 0.25
 PROBE_S = 10.0
 PROBE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -54,12 +54,12 @@ class Doors:
         log = LogAccess(lambda: self._level, self._set_level, lambda: ({"event": "daemon.ready", "number": 1},))
         operator, monitor = (f"\0pyflanneld/fuzz/{secrets.token_hex(16)}" for _ in range(2))
         self._names = {b"h": port.getsockname()[1], b"o": operator, b"m": monitor}
-        handlers = {
-            port: health_handler(source.health),
-            bind_abstract(operator): operator_handler(source, log, may_change=root_or_own_user),
-            bind_abstract(monitor): monitor_handler(source, log, _metrics_text),
+        listeners = {
+            port: health_listener(source.health),
+            bind_abstract(operator): operator_listener(source, log),
+            bind_abstract(monitor): monitor_listener(source, log, _metrics_text),
         }
-        self._serving = [self._loop.create_task(Listener(one).serve(sock)) for sock, one in handlers.items()]
+        self._serving = [self._loop.create_task(one.serve(sock)) for sock, one in listeners.items()]
 
     def _set_level(self, name: str) -> None:
         if name not in _LEVELS:
@@ -88,6 +88,7 @@ async def _metrics_text() -> tuple[bytes, str]:
 
 def check_answer(answer: bytes) -> None:
     """One answer or none, with a known status; every line of its head is printable."""
+    answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     if not answer:
         return
     head, _, _ = answer.partition(b"\r\n\r\n")
@@ -97,8 +98,9 @@ def check_answer(answer: bytes) -> None:
     assert int(line[1]) in STATUSES, first
     assert all(map(_HEADER.fullmatch, headers)), headers
     named = {name.lower(): value for name, _, value in (header.partition(b": ") for header in headers)}
-    assert named.get(b"connection") == b"close", headers
-    assert b"server" not in named
+    if line[1] != b"400":  # aiohttp itself answers what is no request
+        assert named.get(b"connection") == b"close", headers
+        assert b"server" not in named
 
 
 @cache

@@ -11,7 +11,7 @@ import pytest
 
 from pyflanneld.core.status.report import Health
 from pyflanneld.errors import PortTaken, UsageError
-from pyflanneld.http.health import health_handler
+from pyflanneld.http.health import health_listener
 from pyflanneld.http.sockets import bind_health_port, bind_port
 from tests.support.network.listening import LOCAL, served
 
@@ -23,7 +23,7 @@ DEAD = Health(live=False, not_ready=(STOPPED,), not_live=(STOPPED,))
 
 @asynccontextmanager
 async def serving(health: Health) -> AsyncIterator[str]:
-    async with served(health_handler(lambda: health)) as port:
+    async with served(health_listener(lambda: health)) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -81,14 +81,14 @@ async def test_a_probe_before_the_first_answer_is_kept() -> None:
     early = asyncio.create_task(raw(f"http://127.0.0.1:{listening.getsockname()[1]}", b"GET /healthz HTTP/1.0\r\n\r\n"))
     await asyncio.sleep(0.05)
     assert not early.done()
-    async with served(health_handler(lambda: READY), listening):
+    async with served(health_listener(lambda: READY), listening):
         assert (await early).endswith(b"flanneld is running")
 
 
 async def test_the_health_is_checked_at_each_request() -> None:
     """Nothing is remembered between two probes."""
     found = iter([WAITING, READY, WAITING])
-    async with served(health_handler(lambda: next(found))) as port:
+    async with served(health_listener(lambda: next(found))) as port:
         assert [(await get(f"http://127.0.0.1:{port}/readyz"))[0] for _ in range(3)] == [503, 200, 503]
 
 
@@ -130,7 +130,7 @@ async def test_a_silent_client_does_not_delay_the_stop() -> None:
     """Connections that send nothing, or half a request, are closed when the listener stops."""
     clients = []
     async with asyncio.timeout(3):
-        async with served(health_handler(lambda: READY)) as port:
+        async with served(health_listener(lambda: READY)) as port:
             for start in (b"", b"GET /healthz HT"):
                 clients.append(await asyncio.open_connection("127.0.0.1", port))
                 clients[-1][1].write(start)
@@ -174,12 +174,12 @@ async def test_it_can_be_restarted_at_once_on_the_same_port() -> None:
     """Old connections in TIME_WAIT do not keep a new daemon from its port."""
     port = 0
     for _ in range(3):
-        async with served(health_handler(lambda: READY), bind_port(LOCAL, port)) as port:
+        async with served(health_listener(lambda: READY), bind_port(LOCAL, port)) as port:
             assert (await get(f"http://127.0.0.1:{port}/healthz"))[0] == 200
 
 
 async def test_ipv6_serves_both_families_on_the_unspecified_address() -> None:
     """``--healthz-ip=::`` is reached over IPv4 and IPv6, as with flanneld."""
-    async with served(health_handler(lambda: READY), bind_port(IPv6Address("::"), 0)) as port:
+    async with served(health_listener(lambda: READY), bind_port(IPv6Address("::"), 0)) as port:
         for host in ("127.0.0.1", "[::1]"):
             assert (await get(f"http://{host}:{port}/healthz"))[0] == 200

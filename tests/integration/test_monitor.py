@@ -15,11 +15,11 @@ import aiohttp
 import pytest
 
 from pyflanneld.core.status.table_view import PeerRow
-from pyflanneld.daemon.servers import MetricsText, ServerConfig, serve_status
+from pyflanneld.daemon.servers import ServerConfig, metrics_on_demand, serve_status
 from pyflanneld.errors import KernelError
 from pyflanneld.http import listener, page
-from pyflanneld.http.monitor import CONNECTIONS, HEAD_BYTES, is_this_host, monitor_handler
-from pyflanneld.http.reports import LogAccess
+from pyflanneld.http.monitor import CONNECTIONS, is_this_host, monitor_listener
+from pyflanneld.http.source import LogAccess
 from pyflanneld.logs.processors import RecentEvents
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
@@ -67,9 +67,8 @@ async def site() -> AsyncIterator[Site]:
     node, recent = a_node(), RecentEvents()
     async with node.running():
         assert node.daemon is not None
-        source, log = node.daemon.observer, LogAccess(lambda: "info", lambda _: None, recent.events)
-        handler = monitor_handler(source, log, MetricsText(source))
-        async with served(handler, connections=CONNECTIONS, head_bytes=HEAD_BYTES) as port:
+        source, log = node.daemon.status_source, LogAccess(lambda: "info", lambda _: None, recent.events)
+        async with served(monitor_listener(source, log, metrics_on_demand(source))) as port:
             yield Site(node, recent, port)
 
 
@@ -264,8 +263,8 @@ async def test_a_poll_is_answered_while_the_kernel_cannot_be_read() -> None:
             raise KernelError("no answer within 2 s")
 
     source = Unreadable()
-    handler = monitor_handler(source, LogAccess(str, lambda _: None, list), MetricsText(source))
-    async with served(handler) as port:
+    log = LogAccess(str, lambda _: None, list)
+    async with served(monitor_listener(source, log, metrics_on_demand(source))) as port:
         status, body, _ = await get(f"http://127.0.0.1:{port}/page.json")
         assert (status, json.loads(body)["status"]["ready"], json.loads(body)["peers"]) == (200, False, None)
         found = (await get(f"http://127.0.0.1:{port}/peers"))[:2]
@@ -343,7 +342,8 @@ async def test_a_taken_port_is_a_warning_and_tried_again(monkeypatch: pytest.Mon
             await soon(lambda: _has(node, "metrics.not_listening"))
             assert node.ready
             assert node.daemon is not None
-            (finding,) = [one for one in node.daemon.observer.status().findings if one.event == "metrics.not_listening"]
+            findings = node.daemon.status_source.status().findings
+            (finding,) = [one for one in findings if one.event == "metrics.not_listening"]
             assert (finding.blocks, finding.text) == (
                 False, f"no metrics and no page on 127.0.0.1:{port}: Address already in use"
             )
@@ -382,7 +382,7 @@ async def test_a_textfile_that_cannot_be_written_is_a_warning(tmp_path: Path) ->
 
 def _has(node: FakeNode, event: str) -> bool:
     assert node.daemon is not None
-    return event in [one.event for one in node.daemon.observer.status().findings]
+    return event in [one.event for one in node.daemon.status_source.status().findings]
 
 
 async def _serves(url: str) -> bool:

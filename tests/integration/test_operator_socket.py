@@ -19,9 +19,9 @@ from pyflanneld.commands.daemon_client import DaemonClient
 from pyflanneld.errors import KernelError, RequestRefused
 from pyflanneld.http import listener
 from pyflanneld.http.listener import CONNECTIONS
-from pyflanneld.http.operator import operator_handler, root_or_own_user
-from pyflanneld.http.reports import LogAccess
+from pyflanneld.http.operator import operator_listener
 from pyflanneld.http.sockets import bind_abstract
+from pyflanneld.http.source import LogAccess
 from pyflanneld.logs.processors import RecentEvents
 from tests.support.fakes.source import FakeSource
 from tests.support.network.listening import served
@@ -47,8 +47,7 @@ async def serving(source: FakeSource | None = None, level: Level | None = None) 
     recent(None, "info", {"level": "info", "event": "daemon.ready", "timestamp": "T", "routes": 2})
     recent(None, "debug", {"level": "debug", "event": "watch.due", "timestamp": "T"})
     log = LogAccess(level.get, level.set, recent.events)
-    handler = operator_handler(source or FakeSource(), log, may_change=root_or_own_user)
-    async with served(handler, bind_abstract("\0" + name)):
+    async with served(operator_listener(source or FakeSource(), log), bind_abstract("\0" + name)):
         yield name
 
 
@@ -169,8 +168,8 @@ async def test_another_user_may_read_and_change_nothing() -> None:
 async def test_over_another_kind_of_socket_nothing_can_be_changed() -> None:
     """Over TCP nobody knows who the sender is."""
     level = Level()
-    handler = operator_handler(FakeSource(), LogAccess(level.get, level.set, tuple), may_change=root_or_own_user)
-    async with served(handler) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+    listener = operator_listener(FakeSource(), LogAccess(level.get, level.set, tuple))
+    async with served(listener) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         assert (await client.post("/log-level", json={"level": "debug"})).status == 403
         assert (await client.get("/status")).status == 200
     assert level.name == "info"

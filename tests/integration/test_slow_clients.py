@@ -21,13 +21,12 @@ PROBES = 20
 SERVER = """
 import asyncio, contextlib, ipaddress, os, resource, sys
 from pyflanneld.core.status.report import Health
-from pyflanneld.http.health import health_handler
-from pyflanneld.http.listener import Listener
+from pyflanneld.http.health import health_listener
 from pyflanneld.http.sockets import bind_port
 
 async def main(full):
     listening = bind_port(ipaddress.ip_address("127.0.0.1"), 0)
-    listener = Listener(health_handler(lambda: Health(live=True, not_ready=())))
+    listener = health_listener(lambda: Health(live=True, not_ready=()))
     serving = asyncio.create_task(listener.serve(listening))
     await asyncio.sleep(0.1)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

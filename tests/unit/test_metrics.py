@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pyflanneld.core.routes.plan import KernelRoute
 from pyflanneld.core.status.hints import CONDITIONS
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.http.metrics import registry_of, text_of
+from pyflanneld.http.metrics import metrics_of
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
@@ -31,7 +31,7 @@ def cluster(*peers: int) -> FakeEtcd:
 def samples(node: FakeNode) -> dict[str, float]:
     """Return what a scrape gets now: ``name{label="value"}`` to number."""
     assert node.daemon is not None
-    text = text_of(registry_of(node.daemon.observer)).decode()
+    text = metrics_of(node.daemon.status_source)()[0].decode()
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyflanneld.http.metrics import registry_of, text_of
+from pyflanneld.http.metrics import metrics_of
 from tests.support.fakes.certificates import FakeCertificates
 from tests.support.fakes.node import FakeNode
 from tests.support.fakes.virtual_time import run
@@ -28,7 +28,7 @@ def scraped() -> dict[str, dict[str, set[str]]]:
         node.certificates = FakeCertificates()
         async with node.running():
             assert node.daemon is not None
-            return text_of(registry_of(node.daemon.observer)).decode()
+            return metrics_of(node.daemon.status_source)()[0].decode()
 
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(run(scenario())):

@@ -1,4 +1,4 @@
-"""The status of a daemon that still waits for etcd: ``http.reports.StatusSource`` without a daemon."""
+"""The status of a daemon that still waits for etcd: ``http.source.StatusSource`` without a daemon."""
 
 import os
 from collections.abc import Mapping
