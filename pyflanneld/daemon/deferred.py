@@ -6,10 +6,15 @@ than the routes do. While no file can be opened, because there are no descriptor
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from pyflanneld.core.status.report import Health
+from pyflanneld.http.source import LogAccess, MetricsText, StatusSource
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
+
+if TYPE_CHECKING:
+    from pyflanneld.http.listener import Listener
 
 RETRY_S = 0.5
 T = TypeVar("T")
@@ -41,3 +46,28 @@ def firewall_check() -> Callable[..., None]:
     from pyflanneld.tasks.firewall.jobs import check_programs
 
     return check_programs
+
+
+def http() -> tuple[
+    Callable[[Callable[[], Health]], "Listener"],
+    Callable[[StatusSource, LogAccess], "Listener"],
+    Callable[[StatusSource, LogAccess, MetricsText], "Listener"],
+]:
+    """Import aiohttp and what answers with it: the listeners of the probes, of the operators and of the monitoring."""
+    from pyflanneld.http.health import health_listener
+    from pyflanneld.http.monitor import monitor_listener
+    from pyflanneld.http.operator import operator_listener
+
+    return health_listener, operator_listener, monitor_listener
+
+
+def metrics() -> Callable[[StatusSource], Callable[[], tuple[bytes, str]]]:
+    """Import prometheus_client and what makes the metrics; many hosts are never scraped."""
+    from pyflanneld.http.metrics import metrics_of
+
+    return metrics_of
+
+
+def certificates() -> None:
+    """Import what reads the end of certificates, which takes 0.1 s, for the first report."""
+    import pyflanneld.system.certificates  # noqa: F401

@@ -50,7 +50,7 @@ class Daemon:
 
     Attributes:
         ready: set when it has been ready for the first time.
-        observer: what the daemon reports of itself.
+        status_source: what the daemon reports of itself.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Daemon:
         self._hangup = hangup or WakeUp()
         self._node: Node | None = None
         self.ready = asyncio.Event()
-        self.observer = DaemonStatus(context, self._current, context.clock.now_s())
+        self.status_source = DaemonStatus(context, self._current, context.clock.now_s())
 
     def _current(self) -> Node | None:
         return self._node

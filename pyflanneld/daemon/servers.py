@@ -1,169 +1,146 @@
-"""What the daemon tells of itself beside its loops: to probes, on the operators' socket, as metrics and a page.
+"""What the daemon serves next to its tasks: probes, the operators' socket, metrics and the page, the metrics file.
 
-The health port is bound by then, and the kernel keeps the probes that came too early. None of the rest is worth a
-daemon: what cannot be had is a problem that does not stand against readiness, and is tried again. All of it begins soon
-after the start, but behind the first routes, for it takes a while to load.
+The health port is bound by then, and the kernel keeps the probes that came too early. A daemon never stops for any of
+the others: one that cannot be had is a condition that does not block readiness, and is tried again. All of it begins
+behind the first routes, or after half a second, and what the reports are made of is loaded only then.
 """
 
 import asyncio
 import gc
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from socket import socket as Socket
+from typing import TYPE_CHECKING
 
+from structlog.typing import FilteringBoundLogger
+
+from pyflanneld.daemon import deferred
 from pyflanneld.daemon.run import Daemon
+from pyflanneld.http.sockets import bind_abstract, bind_port
+from pyflanneld.http.source import LogAccess, MetricsText, StatusSource
 from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.logs.setup import log_level, set_log_level
 from pyflanneld.state.conditions import Conditions
-from pyflanneld.state.lazy_import import load_module
+from pyflanneld.state.wakeup import set_within
 from pyflanneld.system.atomic_files import write_file
 
 if TYPE_CHECKING:
-    from pyflanneld.daemon.status_source import DaemonStatus
+    from pyflanneld.http.listener import Listener
 
 BEGIN_S = 0.5
 RETRY_S = 10.0
 TEXTFILE_S = 15.0
 
-Bound = socket.socket
-"""A socket that listens already."""
-
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """What is to be told where.
+    """What is served where.
 
     Attributes:
         socket: the abstract name of the operators' socket.
         metrics_bind: where the metrics and the page are served; ``None``: nowhere.
         metrics_textfile: the file for the metrics; ``None``: none.
-        probes: the health port, bound; ``None``: there is none.
+        probes: the health port, which listens already; ``None``: there is none.
+        certificates: whether reports say when certificates expire.
     """
 
     socket: str
     metrics_bind: tuple[IPv4Address | IPv6Address, int] | None
     metrics_textfile: Path | None
-    probes: Bound | None = None
+    probes: Socket | None = None
+    certificates: bool = False
 
 
-class Numbers:
-    """The metrics as text; what makes it is loaded when somebody asks for the first time."""
+def metrics_on_demand(source: StatusSource) -> MetricsText:
+    """Return what returns the metrics; prometheus_client is loaded when somebody asks for the first time."""
+    text: Callable[[], tuple[bytes, str]] | None = None
 
-    def __init__(self, observer: "DaemonStatus") -> None:
-        self._observer = observer
-        self._metrics: Any = None
-        self._registry: Any = None
+    async def metrics_text() -> tuple[bytes, str]:
+        nonlocal text
+        if text is None:
+            metrics_of = await deferred.load(deferred.metrics, on_thread=True)
+            text = metrics_of(source)
+        return text()
 
-    async def text(self) -> tuple[bytes, str]:
-        """Return the metrics and their content type."""
-        if self._registry is None:
-            self._metrics = await load_module("pyflanneld.http.metrics", on_thread=True)
-            self._registry = self._metrics.registry_of(self._observer)
-        return self._metrics.text_of(self._registry), self._metrics.CONTENT_TYPE
-
-
-async def serve_status(
-    daemon: Daemon, *, config: ServerConfig, recent: RecentEvents, conditions: Conditions, secure: bool = False
-) -> None:
-    """Tell until cancelled; *secure*: of certificates too."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(BEGIN_S):
-            await daemon.ready.wait()
-    gc.freeze()  # what the start has brought stays: it need not be searched again and again
-    gc.enable()
-    async with asyncio.TaskGroup() as tasks:
-        if config.probes is not None:
-            tasks.create_task(_answer_probes(config.probes, daemon), name="probes")
-        if secure:
-            await load_module("pyflanneld.system.certificates", on_thread=True)
-        await load_module("pyflanneld.http.monitor", on_thread=True)
-        from pyflanneld.http.monitor import monitor_listener
-        from pyflanneld.http.operator import StatusSource, operator_listener
-
-        told = StatusSource(daemon.observer, level=log_level, set_level=set_log_level, events=recent.events)
-        numbers = Numbers(daemon.observer)
-        operator = operator_listener(told, config.socket)
-        tasks.create_task(_listen(operator, partial(_no_socket, conditions)), name="operator")
-        if config.metrics_bind is not None:
-            monitor = monitor_listener(told, numbers.text, *config.metrics_bind)
-            tasks.create_task(_listen(monitor, partial(_no_metrics, conditions, *config.metrics_bind)), name="metrics")
-        if config.metrics_textfile is not None:
-            outcome = partial(_no_file, conditions, config.metrics_textfile)
-            tasks.create_task(_write(config.metrics_textfile, numbers, outcome), name="metrics_file")
-
-
-def log_state(daemon: Daemon, log: Any) -> None:
-    """Write all that ``pyflanneld status`` would show into the log: for whoever has only the log and the process id."""
-    log.info("daemon.state", **asdict(daemon.observer.status(log_level())))
-
-
-async def _answer_probes(probes: Bound, daemon: Daemon) -> None:
-    http = await load_module("pyflanneld.http.health", on_thread=True)
-    ip, port = probes.getsockname()[:2]
-    server = http.HealthServer(ip_address(ip), port, daemon.health)
-    await server.start(probes)
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await server.stop()
+    return metrics_text
 
 
 Outcome = Callable[[OSError | None], None]
-"""Takes note that something could not be done, or (``None``) that it could."""
+"""Takes note that something could not be served, or (``None``) that it is."""
 
 
-def _no_socket(conditions: Conditions, error: OSError | None) -> None:
+async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: RecentEvents, conditions: Conditions) -> None:
+    """Serve until cancelled."""
+    await set_within(daemon.ready, BEGIN_S)
+    gc.freeze()  # what the start has brought stays: it need not be searched again and again
+    gc.enable()
+    health_listener, operator_listener, monitor_listener = await deferred.load(deferred.http, on_thread=True)
+    async with asyncio.TaskGroup() as tasks:
+        if config.probes is not None:
+            tasks.create_task(health_listener(daemon.health).serve(config.probes), name="probes")
+        if config.certificates:
+            await deferred.load(deferred.certificates, on_thread=True)
+        source, log = daemon.status_source, LogAccess(log_level, set_log_level, recent.events)
+        metrics_text = metrics_on_demand(source)
+        outcome = partial(_note, conditions, "operator", "the operators' commands get no answer")
+        operator = _listen(operator_listener(source, log), partial(bind_abstract, config.socket), outcome)
+        tasks.create_task(operator, name="operator")
+        if config.metrics_bind is not None:
+            listener, bind = monitor_listener(source, log, metrics_text), partial(bind_port, *config.metrics_bind)
+            outcome = partial(_note, conditions, "metrics", f"no metrics and no page on {_shown(*config.metrics_bind)}")
+            tasks.create_task(_listen(listener, bind, outcome), name="metrics")
+        if config.metrics_textfile is not None:
+            file = config.metrics_textfile
+            outcome = partial(_note, conditions, "metrics_file", f"the metrics cannot be written to {file}")
+            tasks.create_task(_write(file, metrics_text, outcome), name="metrics_file")
+
+
+def _note(conditions: Conditions, server: str, text: str, error: OSError | None) -> None:
+    """Report the condition of *server* for its *error*; ``None``: resolve it."""
     if error is None:
-        conditions.resolve("operator")
+        conditions.resolve(server)
         return
-    text = f"the operators' commands get no answer: {error.strerror or error}"
-    conditions.report("operator", "operator.not_listening", text, blocks=False)
+    event = {
+        "operator": "operator.not_listening",
+        "metrics": "metrics.not_listening",
+        "metrics_file": "metrics.file_failed",
+    }[server]
+    conditions.report(server, event, f"{text}: {error.strerror or error}", blocks=False)
 
 
-def _no_metrics(conditions: Conditions, ip: IPv4Address | IPv6Address, port: int, error: OSError | None) -> None:
-    if error is None:
-        conditions.resolve("metrics")
-        return
-    where = f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
-    text = f"no metrics and no page on {where}: {error.strerror or error}"
-    conditions.report("metrics", "metrics.not_listening", text, blocks=False)
+def _shown(ip: IPv4Address | IPv6Address, port: int) -> str:
+    return f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
 
 
-def _no_file(conditions: Conditions, file: Path, error: OSError | None) -> None:
-    if error is None:
-        conditions.resolve("metrics_file")
-        return
-    text = f"the metrics cannot be written to {file}: {error.strerror or error}"
-    conditions.report("metrics_file", "metrics.file_failed", text, blocks=False)
+def log_state(daemon: Daemon, log: FilteringBoundLogger) -> None:
+    """Log all that ``pyflanneld status`` would show: for whoever has only the log and the process id."""
+    log.info("daemon.state", **asdict(daemon.status_source.status(log_level())))
 
 
-async def _listen(listener: Any, outcome: Outcome) -> None:
-    """Listen until cancelled, as soon as that is possible."""
+async def _listen(listener: "Listener", bind: Callable[[], Socket], outcome: Outcome) -> None:
+    """Bind as soon as that is possible, and serve until cancelled."""
     while True:
         try:
-            await listener.start()
+            listening = bind()
         except OSError as error:
             outcome(error)
             await asyncio.sleep(RETRY_S)
         else:
             break
     outcome(None)
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await listener.stop()
+    with listening:
+        await listener.serve(listening)
 
 
-async def _write(file: Path, numbers: Numbers, outcome: Outcome) -> None:
+async def _write(file: Path, metrics_text: MetricsText, outcome: Outcome) -> None:
     """Write the metrics again and again; in the end remove them, for old numbers look like new ones."""
     try:
         while True:
-            text, _ = await numbers.text()
+            text, _ = await metrics_text()
             try:
                 await asyncio.to_thread(write_file, file, text.decode())
                 outcome(None)

@@ -19,7 +19,7 @@ from pyflanneld.etcd.discovery import discover
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.firewall.command_runner import Programs, program_directories
 from pyflanneld.firewall.host import HostFirewall
-from pyflanneld.http.bound_port import bind_health_port
+from pyflanneld.http.sockets import bind_health_port
 from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.ports import FullRegistry
@@ -54,6 +54,7 @@ async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: Wake
         config = ServerConfig(
             probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
+            certificates=context.ports.certificates is not None,
         )
         stack.callback(context.ports.notifier.send, "STOPPING=1")
         beside = partial(serve_status, config=config, recent=recent, conditions=context.conditions)

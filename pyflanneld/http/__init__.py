@@ -1,1 +1,1 @@
-"""Shell: what the daemon answers over HTTP. The only user of aiohttp."""
+"""Shell: what the daemon answers over HTTP: health, operators' socket, metrics, page."""

@@ -261,7 +261,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "late module missed", "a module that cannot be opened for want of descriptors ends the daemon",
-        "state.lazy_import:load_module", [handler("OSError", "raise")], ("tests/unit/test_lazy_import.py",),
+        "daemon.deferred:load", [handler("OSError", "raise")], ("tests/unit/test_deferred.py",),
     ),
     Plant(
         "B32 underlay", "the subnet of the host's own LAN may be leased",

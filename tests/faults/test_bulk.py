@@ -126,8 +126,8 @@ def test_f70_ten_thousand_leases_come_and_go(site: Lab, measured: Measured, guar
     gone_s = time.monotonic() - began
     assert set(gateways(node)) == set(map(str, subnets[:10]))
     asked = asked_for_ttl(site) - asked
-    broken = of_daemon(node, 'pyflanneld_peer_lists_total{cause="watch_ended"') + of_daemon(
-        node, 'pyflanneld_peer_lists_total{cause="compacted"'
+    broken = of_daemon(node, 'pyflanneld_peer_lists_total{reason="watch_ended"') + of_daemon(
+        node, 'pyflanneld_peer_lists_total{reason="compacted"'
     )
     assert broken == 0
     assert asked == 0

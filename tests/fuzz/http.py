@@ -1,23 +1,21 @@
-"""The doors that anybody may knock at: the real listeners in a loop of their own, and one client that says anything.
+"""The listeners that anybody can reach, in an event loop of their own, and a client that sends anything.
 
-A door is chosen by the first byte: ``h`` the probes, ``m`` monitoring and browsers, anything else the operators'
-commands, which root may ask to change something.
+The first byte chooses one: ``h`` the probes, ``m`` monitoring and browsers, anything else the operators' socket, where
+root may change something.
 """
 
 import asyncio
 import logging
 import re
 import secrets
-from functools import cache, partial
+from functools import cache
 from ipaddress import IPv4Address
 
-from aiohttp.log import server_logger
-
-from pyflanneld.http.health import HealthServer
-from pyflanneld.http.listener import Listener
-from pyflanneld.http.monitor import monitor_app
-from pyflanneld.http.operator import StatusSource, abstract_socket, operator_listener
-from pyflanneld.http.stream import Stream
+from pyflanneld.http.health import health_listener
+from pyflanneld.http.monitor import monitor_listener
+from pyflanneld.http.operator import operator_listener
+from pyflanneld.http.sockets import bind_abstract, bind_port
+from pyflanneld.http.source import LogAccess
 from tests.support.fakes.source import FakeSource
 
 # 500 without a logged defect is aiohttp's own answer to an Expect header that it cannot repeat.
@@ -34,7 +32,7 @@ class Doors:
     """The listeners, until the process ends.
 
     Attributes:
-        defects: what aiohttp has logged as a defect of ours.
+        defects: what they have logged: each is a defect of ours.
     """
 
     def __init__(self) -> None:
@@ -44,7 +42,7 @@ class Doors:
         self._names: dict[bytes, str | int] = {}
         handler = logging.Handler()
         handler.emit = lambda record: self.defects.append(f"{record.getMessage()}: {record.exc_info}")  # type: ignore[method-assign]
-        server_logger.addHandler(handler)
+        logging.getLogger("pyflanneld.http").addHandler(handler)
         self._loop.run_until_complete(self._open())
 
     def ask(self, door: bytes, request: bytes, within_s: float) -> bytes:
@@ -52,16 +50,16 @@ class Doors:
         return self._loop.run_until_complete(self._ask(self._names.get(door, self._names[b"o"]), request, within_s))
 
     async def _open(self) -> None:
-        source = FakeSource()
-        told = StatusSource(source, lambda: self._level, self._set_level, lambda: ({"event": "daemon.ready"},))
-        health = HealthServer(IPv4Address("127.0.0.1"), 0, source.health)
+        source, port = FakeSource(), bind_port(IPv4Address("127.0.0.1"), 0)
+        log = LogAccess(lambda: self._level, self._set_level, lambda: ({"event": "daemon.ready", "number": 1},))
         operator, monitor = (f"\0pyflanneld/fuzz/{secrets.token_hex(16)}" for _ in range(2))
-        app = monitor_app(told, _numbers, Stream(told))
-        await health.start()
-        await operator_listener(told, operator).start()
-        await Listener(app, partial(abstract_socket, monitor)).start()
-        self._names = {b"h": health.port, b"o": operator, b"m": monitor}
-        self._kept = (health, app)
+        self._names = {b"h": port.getsockname()[1], b"o": operator, b"m": monitor}
+        listeners = {
+            port: health_listener(source.health),
+            bind_abstract(operator): operator_listener(source, log),
+            bind_abstract(monitor): monitor_listener(source, log, _metrics_text),
+        }
+        self._serving = [self._loop.create_task(one.serve(sock)) for sock, one in listeners.items()]
 
     def _set_level(self, name: str) -> None:
         if name not in _LEVELS:
@@ -84,12 +82,12 @@ class Doors:
             writer.transport.abort()
 
 
-async def _numbers() -> tuple[bytes, str]:
+async def _metrics_text() -> tuple[bytes, str]:
     return b"up 1\n", "text/plain; version=0.0.4"
 
 
 def check_answer(answer: bytes) -> None:
-    """One answer or none; of the kinds that HTTP has; every line of its head printable."""
+    """One answer or none, with a known status; every line of its head is printable."""
     answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     if not answer:
         return
@@ -99,8 +97,8 @@ def check_answer(answer: bytes) -> None:
     assert line is not None, first
     assert int(line[1]) in STATUSES, first
     assert all(map(_HEADER.fullmatch, headers)), headers
-    named = {name.lower(): said for name, _, said in (header.partition(b": ") for header in headers)}
-    if line[1] != b"400":  # aiohttp answers what is no request by itself
+    named = {name.lower(): value for name, _, value in (header.partition(b": ") for header in headers)}
+    if line[1] != b"400":  # aiohttp itself answers what is no request
         assert named.get(b"connection") == b"close", headers
         assert b"server" not in named
 

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address
 
 import aiohttp
@@ -11,10 +11,10 @@ import pytest
 
 from pyflanneld.core.status.report import Health
 from pyflanneld.errors import PortTaken, UsageError
-from pyflanneld.http.bound_port import bound
-from pyflanneld.http.health import HealthServer
+from pyflanneld.http.health import health_listener
+from pyflanneld.http.sockets import bind_health_port, bind_port
+from tests.support.network.listening import LOCAL, served
 
-LOCAL = IPv4Address("127.0.0.1")
 READY = Health(live=True, not_ready=())
 WAITING = Health(live=True, not_ready=("etcd does not answer", "two\nlines"))
 STOPPED = "the routes task has stalled"
@@ -22,13 +22,9 @@ DEAD = Health(live=False, not_ready=(STOPPED,), not_live=(STOPPED,))
 
 
 @asynccontextmanager
-async def serving(verdict: Health) -> AsyncIterator[str]:
-    server = HealthServer(LOCAL, 0, lambda: verdict)
-    await server.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}"
-    finally:
-        await server.stop()
+async def serving(health: Health) -> AsyncIterator[str]:
+    async with served(health_listener(lambda: health)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 async def get(url: str, method: str = "GET") -> tuple[int, str, aiohttp.ClientResponse]:
@@ -46,9 +42,9 @@ async def raw(url: str, request: bytes) -> bytes:
 
 
 async def test_healthz_is_flannels() -> None:
-    """200 with flannel's body, type and no newline while the loops turn, ready or not."""
-    for verdict in (READY, WAITING):
-        async with serving(verdict) as url:
+    """200 with flannel's body, type and no newline while the tasks run, ready or not."""
+    for health in (READY, WAITING):
+        async with serving(health) as url:
             status, body, response = await get(url + "/healthz")
             assert (status, body) == (200, "flanneld is running")
             assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
@@ -56,8 +52,8 @@ async def test_healthz_is_flannels() -> None:
             assert "Server" not in response.headers
 
 
-async def test_healthz_tells_of_a_stopped_loop() -> None:
-    """503 when a core loop no longer turns; ?verbose says which."""
+async def test_healthz_reports_a_stopped_task() -> None:
+    """503 when a core task no longer runs; ?verbose says which."""
     words = "flanneld is not running: a core loop has stopped"
     async with serving(DEAD) as url:
         assert (await get(url + "/healthz"))[:2] == (503, words)
@@ -66,7 +62,7 @@ async def test_healthz_tells_of_a_stopped_loop() -> None:
         assert (await get(url + "/healthz?verbose"))[:2] == (200, "flanneld is running")
 
 
-async def test_readyz_tells_why_not_when_asked() -> None:
+async def test_readyz_gives_the_reasons_when_asked() -> None:
     """200, or 503 with flannel's words; ?verbose adds one reason to a line."""
     async with serving(READY) as url:
         assert (await get(url + "/readyz"))[:2] == (200, "flanneld is ready")
@@ -80,30 +76,20 @@ async def test_readyz_tells_why_not_when_asked() -> None:
 
 
 async def test_a_probe_before_the_first_answer_is_kept() -> None:
-    """While the daemon still loads what answers, the port is there, and who has knocked is answered afterwards."""
-    with bound(LOCAL, 0) as listening:
-        port = listening.getsockname()[1]
-        early = asyncio.create_task(raw(f"http://127.0.0.1:{port}", b"GET /healthz HTTP/1.0\r\n\r\n"))
-        await asyncio.sleep(0.05)
-        assert not early.done()
-        server = HealthServer(LOCAL, port, lambda: READY)
-        await server.start(listening)
-        try:
-            assert (await early).endswith(b"flanneld is running")
-        finally:
-            await server.stop()
+    """The port is bound before the daemon answers; a client of that time is answered afterwards."""
+    listening = bind_port(LOCAL, 0)
+    early = asyncio.create_task(raw(f"http://127.0.0.1:{listening.getsockname()[1]}", b"GET /healthz HTTP/1.0\r\n\r\n"))
+    await asyncio.sleep(0.05)
+    assert not early.done()
+    async with served(health_listener(lambda: READY), listening):
+        assert (await early).endswith(b"flanneld is running")
 
 
-async def test_the_verdict_is_taken_anew_each_time() -> None:
+async def test_the_health_is_checked_at_each_request() -> None:
     """Nothing is remembered between two probes."""
-    verdicts = iter([WAITING, READY, WAITING])
-    server = HealthServer(LOCAL, 0, lambda: next(verdicts))
-    await server.start()
-    try:
-        url = f"http://127.0.0.1:{server.port}/readyz"
-        assert [(await get(url))[0] for _ in range(3)] == [503, 200, 503]
-    finally:
-        await server.stop()
+    found = iter([WAITING, READY, WAITING])
+    async with served(health_listener(lambda: next(found))) as port:
+        assert [(await get(f"http://127.0.0.1:{port}/readyz"))[0] for _ in range(3)] == [503, 200, 503]
 
 
 async def test_only_get_and_head_on_two_paths() -> None:
@@ -141,65 +127,59 @@ async def test_each_answer_closes_its_connection() -> None:
 
 
 async def test_a_silent_client_does_not_delay_the_stop() -> None:
-    """Connections that say nothing, or half a request, are cut when the listener stops."""
-    server = HealthServer(LOCAL, 0, lambda: READY)
-    await server.start()
-    writers = []
-    for start in (b"", b"GET /healthz HT"):
-        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(start)
-        writers.append(writer)
+    """Connections that send nothing, or half a request, are closed when the listener stops."""
+    clients = []
     async with asyncio.timeout(3):
-        await server.stop()
-        await server.stop()
-    for writer in writers:
-        writer.close()
+        async with served(health_listener(lambda: READY)) as port:
+            for start in (b"", b"GET /healthz HT"):
+                clients.append(await asyncio.open_connection("127.0.0.1", port))
+                clients[-1][1].write(start)
+            await asyncio.sleep(0.05)
+        for reader, writer in clients:
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
 
 
-async def test_a_taken_port_is_named() -> None:
+def test_a_taken_port_is_named() -> None:
     """PortTaken says which address, and which flag to turn."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(PortTaken, match=rf"127\.0\.0\.1:{port} is in use.*--healthz-port"):
-            await HealthServer(LOCAL, port, lambda: READY).start()
+            bind_health_port(LOCAL, port)
 
 
-async def test_a_port_taken_on_one_address_is_taken_for_all() -> None:
+def test_a_port_taken_on_one_address_is_taken_for_all() -> None:
     """Listening everywhere is refused when somebody has the port on one address, and the other way round."""
     everywhere = IPv4Address(0)
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(PortTaken):
-        await HealthServer(everywhere, other.getsockname()[1], lambda: READY).start()
+        bind_health_port(everywhere, other.getsockname()[1])
     with socket.create_server((str(everywhere), 0)) as other, pytest.raises(PortTaken):
-        await HealthServer(LOCAL, other.getsockname()[1], lambda: READY).start()
+        bind_health_port(LOCAL, other.getsockname()[1])
 
 
-async def test_an_address_of_another_host_is_named() -> None:
+def test_an_address_of_another_host_is_named() -> None:
     """An address that is not here is PortTaken too: at boot it may come, so the service manager should try again."""
     with pytest.raises(PortTaken, match=r"192\.0\.2\.1:2401 is not an address of this host.*--healthz-ip"):
-        await HealthServer(IPv4Address("192.0.2.1"), 2401, lambda: READY).start()
+        bind_health_port(IPv4Address("192.0.2.1"), 2401)
 
 
-async def test_what_no_waiting_cures_is_a_usage_error() -> None:
+def test_what_no_waiting_cures_is_a_usage_error() -> None:
     """Anything else, such as an address that cannot be listened on, is a wrong setting."""
     with pytest.raises(UsageError, match="--healthz-port"):
-        await HealthServer(IPv6Address("fe80::1"), 0, lambda: READY).start()
+        bind_health_port(IPv6Address("fe80::1"), 0)
 
 
 async def test_it_can_be_restarted_at_once_on_the_same_port() -> None:
     """Old connections in TIME_WAIT do not keep a new daemon from its port."""
-    server = HealthServer(LOCAL, 0, lambda: READY)
+    port = 0
     for _ in range(3):
-        await server.start()
-        assert (await get(f"http://127.0.0.1:{server.port}/healthz"))[0] == 200
-        await server.stop()
+        async with served(health_listener(lambda: READY), bind_port(LOCAL, port)) as port:
+            assert (await get(f"http://127.0.0.1:{port}/healthz"))[0] == 200
 
 
 async def test_ipv6_serves_both_families_on_the_unspecified_address() -> None:
     """``--healthz-ip=::`` is reached over IPv4 and IPv6, as with flanneld."""
-    server = HealthServer(IPv6Address("::"), 0, lambda: READY)
-    await server.start()
-    try:
+    async with served(health_listener(lambda: READY), bind_port(IPv6Address("::"), 0)) as port:
         for host in ("127.0.0.1", "[::1]"):
-            assert (await get(f"http://{host}:{server.port}/healthz"))[0] == 200
-    finally:
-        await server.stop()
+            assert (await get(f"http://{host}:{port}/healthz"))[0] == 200

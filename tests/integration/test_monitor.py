@@ -4,30 +4,34 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from pyflanneld.daemon.servers import Numbers, ServerConfig, serve_status
-from pyflanneld.http import listener, stream
+from pyflanneld.core.status.table_view import PeerRow
+from pyflanneld.daemon.servers import ServerConfig, metrics_on_demand, serve_status
+from pyflanneld.errors import KernelError
+from pyflanneld.http import listener, page
 from pyflanneld.http.monitor import CONNECTIONS, is_this_host, monitor_listener
-from pyflanneld.http.operator import StatusSource
+from pyflanneld.http.source import LogAccess
 from pyflanneld.logs.processors import RecentEvents
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.source import FakeSource
+from tests.support.network.listening import LOCAL, served
 
-LOCAL = IPv4Address("127.0.0.1")
+PATHS = ("/", "/page.json", "/metrics", "/status", "/peers", "/routes", "/events")
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A daemon on fakes and where it is told of."""
+    """A daemon on fakes, and the port that serves its status."""
 
     node: FakeNode
     recent: RecentEvents
@@ -60,16 +64,12 @@ def free_port() -> int:
 @asynccontextmanager
 async def site() -> AsyncIterator[Site]:
     """Serve such a node on a free port."""
-    node, recent, port = a_node(), RecentEvents(), free_port()
+    node, recent = a_node(), RecentEvents()
     async with node.running():
         assert node.daemon is not None
-        told = StatusSource(node.daemon.observer, level=lambda: "info", set_level=lambda _: None, events=recent.events)
-        server = monitor_listener(told, Numbers(node.daemon.observer).text, LOCAL, port)
-        await server.start()
-        try:
+        source, log = node.daemon.status_source, LogAccess(lambda: "info", lambda _: None, recent.events)
+        async with served(monitor_listener(source, log, metrics_on_demand(source))) as port:
             yield Site(node, recent, port)
-        finally:
-            await server.stop()
 
 
 async def get(url: str, method: str = "GET", **headers: str) -> tuple[int, str, aiohttp.ClientResponse]:
@@ -77,25 +77,9 @@ async def get(url: str, method: str = "GET", **headers: str) -> tuple[int, str, 
         return answer.status, await answer.text(), answer
 
 
-async def messages(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any]]:
-    """Yield the messages of an event stream."""
-    kind = ""
-    async for line in answer.content:
-        name, _, rest = line.decode().rstrip("\n").partition(": ")
-        if name == "event":
-            kind = rest
-        elif name == "data":
-            yield kind, json.loads(rest)
-
-
-@asynccontextmanager
-async def listening(here: Site) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
-    """Have the page's stream open for the length of the block."""
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(here.url + "/events", headers={"Accept": stream.STREAM}) as answer,
-    ):
-        yield messages(answer)
+async def poll(here: Site, peers: str = "", events: str = "") -> Any:
+    """Return what the page gets that has these versions."""
+    return json.loads((await get(f"{here.url}/page.json?peers={peers}&events={events}"))[1])
 
 
 async def soon(happens: Callable[[], Any]) -> None:
@@ -103,15 +87,6 @@ async def soon(happens: Callable[[], Any]) -> None:
     async with asyncio.timeout(10):
         while not (await found if isawaitable(found := happens()) else found):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-
-
-async def first(wanted: str, told: AsyncIterator[tuple[str, Any]]) -> Any:
-    """Return the next message of that kind."""
-    async with asyncio.timeout(10):
-        async for kind, data in told:
-            if kind == wanted:
-                return data
-    raise AssertionError(f"the stream ended without {wanted}")
 
 
 # What is served
@@ -145,8 +120,8 @@ async def test_the_reports_are_those_of_the_commands() -> None:
 async def test_nothing_can_be_changed() -> None:
     """GET and HEAD; 405 for all else, on every path."""
     async with site() as here:
-        for path in ("/", "/metrics", "/status", "/peers", "/routes", "/events"):
-            assert (await get(here.url + path, "HEAD", Accept=f"{stream.STREAM}, */*"))[:2] == (200, ""), path
+        for path in PATHS:
+            assert (await get(here.url + path, "HEAD"))[:2] == (200, ""), path
             for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
                 status, _, answer = await get(here.url + path, method)
                 assert (status, answer.headers["Allow"]) == (405, "GET,HEAD"), (method, path)
@@ -175,7 +150,7 @@ def test_which_names_are_this_host(header: str, ours: bool) -> None:
 async def test_a_rebound_name_is_refused_in_a_sentence() -> None:
     """421, whatever is asked for."""
     async with site() as here:
-        for path in ("/", "/metrics", "/status", "/events", "/nothing"):
+        for path in (*PATHS, "/nothing"):
             status, body, _ = await get(here.url + path, Host="evil.example")
             assert status == 421
             assert "not the name of this host" in body
@@ -184,7 +159,7 @@ async def test_a_rebound_name_is_refused_in_a_sentence() -> None:
 async def test_other_origins_get_no_permission() -> None:
     """No CORS header, and the page may not be framed, guessed at or remembered."""
     async with site() as here:
-        for path in ("/", "/metrics", "/status", "/events", "/nothing"):
+        for path in (*PATHS, "/nothing"):
             answer = (await get(here.url + path, Origin="http://evil.example"))[2]
             assert not [name for name in answer.headers if name.lower().startswith("access-control")]
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -206,9 +181,8 @@ async def test_the_page_may_run_nothing_but_its_own_script() -> None:
 
 
 async def test_few_connections_and_each_has_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever connects and says nothing is cut off; beyond the limit nobody is let in; then all is well again."""
-    monkeypatch.setattr(listener, "HEAD_S", 0.5)
-    monkeypatch.setattr(listener, "_SWEEP_S", 0.1)
+    """A client that sends nothing is closed, and so are those beyond the limit; then all is well again."""
+    monkeypatch.setattr(listener, "REQUEST_S", 0.5)
     async with site() as here:
         silent = [await asyncio.open_connection("127.0.0.1", here.port) for _ in range(CONNECTIONS + 5)]
         for reader, _ in silent:
@@ -218,143 +192,158 @@ async def test_few_connections_and_each_has_seconds(monkeypatch: pytest.MonkeyPa
         assert (await get(here.url + "/metrics"))[0] == 200
 
 
-# The stream
+# What the page polls
 
 
-async def test_the_stream_begins_with_all_and_goes_on_with_changes() -> None:
-    """State, peers and events of the first moment; then only what has changed."""
+async def test_a_poll_brings_all_at_first_and_then_what_has_changed() -> None:
+    """Status, peers and events; later no peers and no events, unless they differ from what the page has."""
     async with site() as here:
         here.event("daemon.ready")
-        async with listening(here) as told:
-            assert (await first("state", told))["lease"]["subnet"] == "172.7.21.0/24"
-            peers = await first("peers", told)
-            assert (peers["all"], len(peers["rows"]), peers["gone"]) == (True, 4, [])
-            assert [event["event"] for event in await first("log", told)] == ["daemon.ready"]
+        first = await poll(here)
+        assert first["status"]["lease"]["subnet"] == "172.7.21.0/24"
+        assert [row["subnet"] for row in first["peers"]["rows"]][:3] == [f"172.7.{n}.0/24" for n in (22, 23, 40)]
+        assert [event["event"] for event in first["events"]["rows"]] == ["daemon.ready"]
+        has = {part: first[part]["version"] for part in ("peers", "events")}
+        again = await poll(here, **has)
+        assert (again["status"]["pid"], again["peers"], again["events"]) == (first["status"]["pid"], None, None)
 
-            etcd = here.node.registry.etcd
-            etcd.put(b"172.7.24.0-24", value("192.168.14.24"), lease_id=etcd.grant(86400))
-            etcd.delete(b"172.7.23.0-24")
-            await soon(lambda: set(here.node.kernel.gateways(PROTOCOL)) == {f"172.7.{n}.0/24" for n in (22, 24, 40)})
-            here.event("route.put", dst="172.7.24.0/24")
-            peers = await first("peers", told)
-            assert (peers["all"], list(peers["rows"])) == (False, ["172.7.24.0-24 172.7.24.0/24"])
-            assert peers["gone"] == ["172.7.23.0-24 172.7.23.0/24"]
-            assert [event["fields"]["dst"] for event in await first("log", told)] == ["172.7.24.0/24"]
+        etcd = here.node.registry.etcd
+        etcd.put(b"172.7.24.0-24", value("192.168.14.24"), lease_id=etcd.grant(86400))
+        etcd.delete(b"172.7.23.0-24")
+        await soon(lambda: set(here.node.kernel.gateways(PROTOCOL)) == {f"172.7.{n}.0/24" for n in (22, 24, 40)})
+        here.event("route.put", dst="172.7.24.0/24")
+        changed = await poll(here, **has)
+        assert [row["subnet"] for row in changed["peers"]["rows"]][:3] == [f"172.7.{n}.0/24" for n in (22, 24, 40)]
+        assert [event["event"] for event in changed["events"]["rows"]] == ["daemon.ready", "route.put"]
 
 
-async def test_a_storm_becomes_a_few_messages() -> None:
-    """A thousand events in a second are told in two or three steps, the last 200 of them at most in each."""
-    async with site() as here, listening(here) as told:
-        await first("peers", told)
+async def test_a_poll_in_a_storm_is_bounded() -> None:
+    """After a thousand events it carries the last 200, and no more."""
+    async with site() as here:
         for number in range(1000):
             here.event("route.put", number=number)
-            await asyncio.sleep(0.001)
-        steps = 0
-        while (await first("log", told))[-1]["fields"]["number"] != 999:
-            steps += 1
-        assert steps < 10
+        events = (await poll(here))["events"]["rows"]
+        assert [event["fields"]["number"] for event in events] == list(range(800, 1000))
 
 
-async def test_eight_pages_at_once() -> None:
-    """The ninth is told so; when one goes, there is room again."""
-    async with site() as here, AsyncExitStack() as stack:
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        ask = {"Accept": stream.STREAM}
-        answers = [await session.get(here.url + "/events", headers=ask) for _ in range(stream.CLIENTS)]
-        for answer in answers:
-            await first("state", messages(answer))
-        status, body, _ = await get(here.url + "/events", Accept=stream.STREAM)
-        assert (status, body) == (503, "8 pages are open already, which is all there can be")
-        answers.pop().close()
-        await soon(lambda: _streams(session, here))
-        for answer in answers:
-            answer.close()
+async def test_a_quarantine_that_lasts_is_no_change() -> None:
+    """Its age is in whole minutes here: the rows, thousands perhaps, do not come again for a second more."""
+    async with site() as here:
+        first = await poll(here)
+        (row,) = [row for row in first["peers"]["rows"] if row["state"] == "quarantined"]
+        assert row["quarantined_s"] == 0
+        await asyncio.sleep(0.6)
+        here.event("route.put")
+        assert (await poll(here, peers=first["peers"]["version"]))["peers"] is None
 
 
-async def _streams(session: aiohttp.ClientSession, here: Site) -> bool:
-    async with session.get(here.url + "/events", headers={"Accept": stream.STREAM}) as answer:
-        return answer.status == 200
+async def test_many_pages_read_the_kernel_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows are made again for a new event, or after some seconds, whoever asks how often."""
+    async with site() as here:
+        here.event("daemon.ready")
+        await asyncio.gather(*(poll(here) for _ in range(20)))
+        before = here.node.kernel.calls["neighbours"]
+        await asyncio.sleep(0.6)  # what the source keeps by itself
+        await asyncio.gather(*(poll(here) for _ in range(20)))
+        assert here.node.kernel.calls["neighbours"] == before
+        here.event("route.put")
+        await asyncio.gather(*(poll(here) for _ in range(20)))
+        assert here.node.kernel.calls["neighbours"] == before + 1
+        monkeypatch.setattr(page, "PEERS_S", 0.0)
+        await asyncio.sleep(0.6)
+        await poll(here)
+        assert here.node.kernel.calls["neighbours"] == before + 2
+
+
+async def test_a_poll_is_answered_while_the_kernel_cannot_be_read() -> None:
+    """It carries the status, and no peers; the report of the peers is a 503 with the reason."""
+
+    class Unreadable(FakeSource):
+        async def peers(self) -> tuple[PeerRow, ...]:
+            raise KernelError("no answer within 2 s")
+
+    source = Unreadable()
+    log = LogAccess(str, lambda _: None, list)
+    async with served(monitor_listener(source, log, metrics_on_demand(source))) as port:
+        status, body, _ = await get(f"http://127.0.0.1:{port}/page.json")
+        assert (status, json.loads(body)["status"]["ready"], json.loads(body)["peers"]) == (200, False, None)
+        found = (await get(f"http://127.0.0.1:{port}/peers"))[:2]
+        assert found == (503, "the kernel cannot be read: no answer within 2 s")
+
+
+async def test_nothing_runs_between_two_polls() -> None:
+    """Without an open page the kernel is not read for one."""
+    async with site() as here:
+        await poll(here)
+        before, tasks = here.node.kernel.calls["neighbours"], asyncio.all_tasks()
+        await asyncio.sleep(1.0)
+        assert here.node.kernel.calls["neighbours"] == before
+        assert asyncio.all_tasks() <= tasks
 
 
 async def test_a_page_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that does not read loses its place, and nobody else waits for it."""
-    monkeypatch.setattr(stream, "SLOW_S", 0.2)
-    monkeypatch.setattr(stream, "LOOK_S", 0.01)
+    """A client that does not read its answer loses its place, and nobody else waits for it."""
+    monkeypatch.setattr(listener, "RESPONSE_S", 0.5)
     async with site() as here:
+        for number in range(200):
+            here.event("route.put", number=number, text="x" * 40_000)
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             slow.connect(("127.0.0.1", here.port))
-            slow.sendall(f"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: {stream.STREAM}\r\n\r\n".encode())
-            slow.setblocking(False)
-            async with asyncio.timeout(20):
-                # It is dropped when the server closes: what fills its buffers then is followed by an end or a reset.
-                for number in range(5000):
-                    here.event("route.put", number=number, text="x" * 4000)
-                    await asyncio.sleep(0.002)
-                    if not _connected(here.port):
-                        break
-            assert not _connected(here.port)
+            slow.sendall(b"GET /page.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await soon(lambda: _connected(here.port))
+            assert (await get(here.url + "/status"))[0] == 200
+            await soon(lambda: not _connected(here.port))
         assert (await get(here.url + "/status"))[0] == 200
 
 
 def _connected(port: int) -> bool:
-    """Say whether there is an established TCP connection of this host whose own end is *port*."""
+    """Return whether there is an established TCP connection of this host whose own end is *port*."""
     fields = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
     return any(int(one[1].split(":")[1], 16) == port and one[3] == "01" for one in fields)
 
 
-async def test_the_streams_end_with_the_daemon() -> None:
-    """Stopping does not wait for the pages that are open."""
-    async with AsyncExitStack() as stack:
+async def test_the_stop_does_not_wait_for_a_slow_page() -> None:
+    """Connections that are being answered end with the daemon."""
+    async with asyncio.timeout(5):
         async with site() as here:
-            told = await stack.enter_async_context(listening(here))
-            await first("state", told)
-        async with asyncio.timeout(3):
-            with suppress(aiohttp.ClientError):
-                assert [kind async for kind, _ in told if kind == "never"] == []
-
-
-async def test_nothing_runs_while_nobody_listens() -> None:
-    """Without an open page the kernel is not read for one; the last one takes all of it along."""
-    async with site() as here:
-        async with listening(here) as told:
-            await first("peers", told)
-        await soon(lambda: not _connected(here.port))
-        await asyncio.sleep(2 * stream.LOOK_S)
-        before = here.node.kernel.calls["neighbours"]
-        await asyncio.sleep(2 * stream.LOOK_S)
-        assert here.node.kernel.calls["neighbours"] == before
+            here.event("route.put", text="x" * 20_000_000)
+            reader, writer = await asyncio.open_connection("127.0.0.1", here.port, limit=4096)
+            writer.write(b"GET /page.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readexactly(100)
+        writer.close()
 
 
 # Where it cannot be had
 
 
 @asynccontextmanager
-async def telling(config: ServerConfig) -> AsyncIterator[FakeNode]:
-    """Run a node and have it told of as the daemon does."""
+async def serving(config: ServerConfig) -> AsyncIterator[FakeNode]:
+    """Run a node and serve its status as the daemon does."""
     node = a_node()
     async with node.running():
         assert node.daemon is not None
-        serving = serve_status(node.daemon, config=config, recent=RecentEvents(), conditions=node.conditions)
-        telling = asyncio.create_task(serving)
+        servers = serve_status(node.daemon, config=config, recent=RecentEvents(), conditions=node.conditions)
+        task = asyncio.create_task(servers)
         try:
             yield node
         finally:
-            telling.cancel()
-            await asyncio.wait([telling])
-            assert telling.cancelled()
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
 
 
 async def test_a_taken_port_is_a_warning_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The node stays ready, says so with a remedy, and serves as soon as the port is free."""
+    """The node stays ready, reports it with a hint, and serves as soon as the port is free."""
     monkeypatch.setattr("pyflanneld.daemon.servers.RETRY_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = int(taken.getsockname()[1])
-        async with telling(ServerConfig("\0pyflanneld-test/taken", (LOCAL, port), None)) as node:
+        async with serving(ServerConfig("\0pyflanneld-test/taken", (LOCAL, port), None)) as node:
             await soon(lambda: _has(node, "metrics.not_listening"))
             assert node.ready
             assert node.daemon is not None
-            (finding,) = [one for one in node.daemon.observer.status().findings if one.event == "metrics.not_listening"]
+            findings = node.daemon.status_source.status().findings
+            (finding,) = [one for one in findings if one.event == "metrics.not_listening"]
             assert (finding.blocks, finding.text) == (
                 False, f"no metrics and no page on 127.0.0.1:{port}: Address already in use"
             )
@@ -367,14 +356,14 @@ async def test_a_taken_port_is_a_warning_and_tried_again(monkeypatch: pytest.Mon
 async def test_it_listens_on_ipv6_too() -> None:
     """An address in brackets, as the flag takes it."""
     port = free_port()
-    async with telling(ServerConfig("\0pyflanneld-test/ipv6", (IPv6Address("::1"), port), None)):
+    async with serving(ServerConfig("\0pyflanneld-test/ipv6", (IPv6Address("::1"), port), None)):
         await soon(lambda: _serves(f"http://[::1]:{port}/metrics"))
 
 
 async def test_the_textfile_is_whole_and_goes_with_the_daemon(tmp_path: Path) -> None:
-    """Readable by node_exporter, nothing half beside it, and gone at the end, for old numbers look like new ones."""
+    """Readable by node_exporter, no half of it next to it, and gone at the end, for old numbers look like new ones."""
     file = tmp_path / "made" / "pyflanneld.prom"
-    async with telling(ServerConfig("\0pyflanneld-test/file", None, file)):
+    async with serving(ServerConfig("\0pyflanneld-test/file", None, file)):
         await soon(file.exists)
         assert 'pyflanneld_peers{state="routed"} 3.0\n' in file.read_text()
         assert file.stat().st_mode & 0o777 == 0o644
@@ -383,17 +372,17 @@ async def test_the_textfile_is_whole_and_goes_with_the_daemon(tmp_path: Path) ->
 
 
 async def test_a_textfile_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
-    """The node stays ready and says so."""
+    """The node stays ready and reports it."""
     blocked = tmp_path / "file"
     blocked.write_text("no directory")
-    async with telling(ServerConfig("\0pyflanneld-test/nofile", None, blocked / "x.prom")) as node:
+    async with serving(ServerConfig("\0pyflanneld-test/nofile", None, blocked / "x.prom")) as node:
         await soon(lambda: _has(node, "metrics.file_failed"))
         assert node.ready
 
 
 def _has(node: FakeNode, event: str) -> bool:
     assert node.daemon is not None
-    return event in [one.event for one in node.daemon.observer.status().findings]
+    return event in [one.event for one in node.daemon.status_source.status().findings]
 
 
 async def _serves(url: str) -> bool:

@@ -12,15 +12,19 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from pyflanneld.commands.daemon_client import DaemonClient
 from pyflanneld.errors import KernelError, RequestRefused
 from pyflanneld.http import listener
 from pyflanneld.http.listener import CONNECTIONS
-from pyflanneld.http.operator import StatusSource, operator_app, operator_listener, root_or_own_user
+from pyflanneld.http.operator import operator_listener
+from pyflanneld.http.sockets import bind_abstract
+from pyflanneld.http.source import LogAccess
 from pyflanneld.logs.processors import RecentEvents
 from tests.support.fakes.source import FakeSource
+from tests.support.network.listening import served
 
 
 class Level:
@@ -42,13 +46,9 @@ async def serving(source: FakeSource | None = None, level: Level | None = None) 
     name, level, recent = f"pyflanneld/test/{secrets.token_hex(16)}", level or Level(), RecentEvents()
     recent(None, "info", {"level": "info", "event": "daemon.ready", "timestamp": "T", "routes": 2})
     recent(None, "debug", {"level": "debug", "event": "watch.due", "timestamp": "T"})
-    told = StatusSource(source or FakeSource(), level=level.get, set_level=level.set, events=recent.events)
-    served = operator_listener(told, "\0" + name)
-    await served.start()
-    try:
+    log = LogAccess(level.get, level.set, recent.events)
+    async with served(operator_listener(source or FakeSource(), log), bind_abstract("\0" + name)):
         yield name
-    finally:
-        await served.stop()
 
 
 async def ask(name: str, path: str) -> Any:
@@ -67,7 +67,7 @@ async def connected(name: str) -> socket.socket:
 
 
 async def ended(sock: socket.socket, within_s: float) -> bool:
-    """Say whether the other side closes *sock* in time."""
+    """Return whether the other side closes *sock* in time."""
     try:
         async with asyncio.timeout(within_s):
             while await asyncio.get_running_loop().sock_recv(sock, 65536):
@@ -82,9 +82,9 @@ async def ended(sock: socket.socket, within_s: float) -> bool:
 async def test_it_answers_before_there_is_a_node() -> None:
     """Status, health, rows, level and events of a daemon that still waits."""
     async with serving() as name:
-        told = await ask(name, "/status")
-        assert (told["ready"], told["not_ready"], told["lease"]) == (False, ["starting"], None)
-        assert told["log_level"] == "info"
+        status = await ask(name, "/status")
+        assert (status["ready"], status["not_ready"], status["lease"]) == (False, ["starting"], None)
+        assert status["log_level"] == "info"
         assert await ask(name, "/health") == {
             "live": True, "ready": False, "not_ready": ["starting"], "not_live": [],
         }  # fmt: skip
@@ -97,12 +97,12 @@ async def test_it_answers_before_there_is_a_node() -> None:
 
 
 async def test_thousands_of_rows_come_whole() -> None:
-    """And the loop turns meanwhile."""
+    """They are encoded on a thread."""
     async with serving(FakeSource(rows=8000)) as name:
         assert len(await ask(name, "/routes")) == 8000
 
 
-async def test_a_kernel_that_cannot_be_read_is_said() -> None:
+async def test_a_kernel_that_cannot_be_read_is_reported() -> None:
     """503 with the reason; the next question is answered."""
     async with serving(FakeSource(error=KernelError("no answer within 2 s"))) as name:
         with pytest.raises(RequestRefused, match="the kernel cannot be read: no answer within 2 s"):
@@ -166,12 +166,10 @@ async def test_another_user_may_read_and_change_nothing() -> None:
 
 
 async def test_over_another_kind_of_socket_nothing_can_be_changed() -> None:
-    """The application is also for a TCP listener, where nobody knows who asks."""
-    from aiohttp.test_utils import TestClient, TestServer
-
+    """Over TCP nobody knows who the sender is."""
     level = Level()
-    told = StatusSource(FakeSource(), level=level.get, set_level=level.set, events=tuple)
-    async with TestClient(TestServer(operator_app(told, may_change=root_or_own_user))) as client:
+    listener = operator_listener(FakeSource(), LogAccess(level.get, level.set, tuple))
+    async with served(listener) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         assert (await client.post("/log-level", json={"level": "debug"})).status == 403
         assert (await client.get("/status")).status == 200
     assert level.name == "info"
@@ -184,7 +182,7 @@ async def test_silent_connections_are_cut_and_make_room() -> None:
         await asyncio.sleep(0.1)
         assert await ask(name, "/peers") == []
         assert await ended(idle[0], 1)
-        assert all([await ended(sock, listener.HEAD_S + 3) for sock in idle[1:]])
+        assert all([await ended(sock, listener.REQUEST_S + 3) for sock in idle[1:]])
         assert await ask(name, "/peers") == []
         for sock in idle:
             sock.close()
@@ -192,7 +190,7 @@ async def test_silent_connections_are_cut_and_make_room() -> None:
 
 async def test_a_client_that_does_not_take_its_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds its connection for seconds, not for ever."""
-    monkeypatch.setattr(listener, "ANSWER_S", 1.0)
+    monkeypatch.setattr(listener, "RESPONSE_S", 1.0)
     async with serving(FakeSource(rows=50_000)) as name:
         sock = await connected(name)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -262,8 +260,6 @@ async def test_a_stop_waits_for_nobody() -> None:
 async def test_a_taken_name_is_an_error_of_the_start() -> None:
     """The caller hears of it, and nothing is left open."""
     async with serving() as name:
-        told = StatusSource(FakeSource(), level=Level().get, set_level=Level().set, events=tuple)
-        second = operator_listener(told, "\0" + name)
         with pytest.raises(OSError, match="in use"):
-            await second.start()
+            bind_abstract("\0" + name)
         assert json.dumps(await ask(name, "/peers")) == "[]"

@@ -42,7 +42,7 @@ def test_the_metrics_of_a_daemon(cluster: Lab) -> None:
     store.put(lease_key("172.7.99.0/24"), "{")
     node.exec("ip", "route", "delete", cluster.nodes[1].subnet)
     node.wait_routes(cluster.gateways_for(node))
-    until(lambda: 'route_repairs_total{cause="deleted_by_others"} 1.0' in scrape(node), "the repair is counted", 5.0)
+    until(lambda: 'route_repairs_total{reason="deleted_by_others"} 1.0' in scrape(node), "the repair is counted", 5.0)
     text = scrape(node)
     store.delete(lease_key("172.7.99.0/24"))
     assert 'pyflanneld_quarantined_keys{reason="not_json"} 1.0' in text

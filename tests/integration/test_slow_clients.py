@@ -1,4 +1,4 @@
-"""The health port among clients that mean harm: row F80, and F81 as far as probes go. Each on real sockets."""
+"""The health port among hostile clients: row F80, and F81 as far as probes go. Each on real sockets."""
 
 import contextlib
 import http.client
@@ -12,28 +12,30 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.http.bound_port import CONNECTIONS
+from pyflanneld.http.listener import CONNECTIONS
 from tests.support.network.hostile_clients import BEGINNINGS, Crowd, trickled
 
 ATTACKERS = 500
 PROBES = 20
-# A server with few descriptors; with "full" all of them are taken when it says its port.
+# A server with few descriptors; with "full" all of them are taken when it prints its port.
 SERVER = """
 import asyncio, contextlib, ipaddress, os, resource, sys
-from pyflanneld.core.status.report import Verdict
-from pyflanneld.http.health import HealthServer
+from pyflanneld.core.status.report import Health
+from pyflanneld.http.health import health_listener
+from pyflanneld.http.sockets import bind_port
 
 async def main(full):
-    server = HealthServer(ipaddress.ip_address("127.0.0.1"), 0, lambda: Verdict(live=True, not_ready=()))
-    await server.start()
+    listening = bind_port(ipaddress.ip_address("127.0.0.1"), 0)
+    listener = health_listener(lambda: Health(live=True, not_ready=()))
+    serving = asyncio.create_task(listener.serve(listening))
     await asyncio.sleep(0.1)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     if full:
         with contextlib.suppress(OSError):
             while True:
                 os.open("/dev/null", os.O_RDONLY)
-    print(server.port, flush=True)
-    await asyncio.Event().wait()
+    print(listening.getsockname()[1], flush=True)
+    await serving
 
 asyncio.run(main(sys.argv[1] == "full"))
 """
@@ -91,14 +93,14 @@ def under_attack(port: int, pid: int) -> tuple[list[float], int]:
 
 
 def test_f81_probes_are_answered_without_descriptors() -> None:
-    """All descriptors of the process are taken: each probe still gets its answer, by the one that was kept."""
+    """All descriptors of the process are taken: each probe still gets its answer, with the reserved one."""
     with serving("full") as (port, _):
         for _ in range(PROBES):
             probe(port)
 
 
 def test_f81_a_silent_client_does_not_keep_the_last_descriptor() -> None:
-    """One that has got the reserve and says nothing is thrown out for the next."""
+    """One that has got the reserve and sends nothing is closed for the next."""
     with serving("full") as (port, _), contextlib.ExitStack() as silent:
         for _ in range(5):
             silent.enter_context(socket.create_connection(("127.0.0.1", port), 10))
@@ -108,7 +110,7 @@ def test_f81_a_silent_client_does_not_keep_the_last_descriptor() -> None:
 
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
 def test_f80_a_connection_has_two_seconds_in_all(beginning: bytes) -> None:
-    """However it begins, and although it goes on byte by byte: it is cut, and much sooner than a minute."""
+    """However it begins, and although it sends byte by byte: it is closed after two seconds."""
     with serving("free") as (port, _), socket.create_connection(("127.0.0.1", port), 20) as client:
         client.sendall(beginning)
         began = time.monotonic()
@@ -118,11 +120,11 @@ def test_f80_a_connection_has_two_seconds_in_all(beginning: bytes) -> None:
 
 
 def test_a_client_that_stops_sending_gets_its_answer() -> None:
-    """Some kinds of ``nc`` close their half when they have asked; one that has not asked is not waited for."""
+    """Some kinds of ``nc`` close their half after the request; without a request nothing is waited for."""
     with serving("free") as (port, _):
-        for said, expected in ((b"GET /healthz HTTP/1.0\r\n\r\n", b"flanneld is running"), (b"GET /hea", b"")):
+        for sent, expected in ((b"GET /healthz HTTP/1.0\r\n\r\n", b"flanneld is running"), (b"GET /hea", b"")):
             with socket.create_connection(("127.0.0.1", port), 20) as client:
-                client.sendall(said)
+                client.sendall(sent)
                 client.shutdown(socket.SHUT_WR)
                 assert b"".join(iter(lambda client=client: client.recv(4096), b"")).endswith(expected)
 

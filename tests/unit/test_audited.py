@@ -22,7 +22,6 @@ AUDITED = {
     "commands/catalogue.py": {"import_module"},     # of the names that stand in it
     "commands/docker_opts.py": {"subprocess"},      # a command of the operator's: asks Docker for its version
     "firewall/command_runner.py": {"create_subprocess"},    # the daemon's firewall programs, and no others
-    "state/lazy_import.py": {"import_module"},                   # of constants: see the test below
     "lab/command.py": {"execvp"},                   # the laboratory, which no daemon loads: ip, etcd, the daemon itself
     "lab/measure.py": {"subprocess"},
     "lab/process.py": {"subprocess"},
@@ -39,7 +38,8 @@ def found(source: str) -> Iterator[str]:
     for node in ast.walk(tree):
         yield from _imported(node)
         yield from _used(node)
-    yield from ["import_module"] * (_loads(tree) - _loads_constants(tree))
+    if any("import_module" in (_name(node), getattr(node, "name", "")) for node in ast.walk(tree)):
+        yield "import_module"
 
 
 def _imported(node: ast.AST) -> Iterator[str]:
@@ -69,21 +69,6 @@ def _member(module: str, name: str) -> str:
     return ""
 
 
-def _loads(tree: ast.AST) -> int:
-    """Return how often ``import_module`` is named."""
-    return sum("import_module" in (_name(node), getattr(node, "name", "")) for node in ast.walk(tree))
-
-
-def _loads_constants(tree: ast.AST) -> int:
-    """Return how often that is to load a module which is named right there."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
-    return sum(
-        isinstance(call.args[-1], ast.Constant)
-        and any(_name(part) == "import_module" for part in (call.func, *call.args))
-        for call in calls
-    )
-
-
 def _name(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
@@ -93,17 +78,6 @@ def test_a_file_does_nothing_that_is_not_audited(path: Path) -> None:
     """No program is started, no C called, no code made of data, except where the list above says so and why."""
     name = path.relative_to(ROOT).as_posix()
     assert set(found(path.read_text("utf-8"))) == AUDITED.get(name, set())
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_what_is_loaded_late_is_named_there(path: Path) -> None:
-    """No name of a module comes from anywhere else."""
-    tree = ast.parse(path.read_text("utf-8"))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
-    if "pyflanneld.state.lazy_import" in {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}:
-        loads = [call.args[0] for call in calls if _name(call.func) == "load_module"]
-        assert loads
-        assert all(isinstance(name, ast.Constant) for name in loads)
 
 
 def test_the_list_names_files_that_there_are() -> None:
@@ -132,8 +106,6 @@ def test_the_check_sees_what_has_to_be_audited(source: str) -> None:
     "source",
     [
         "import re\nre.compile('x')", "import os\nos.open('x', 0)", "import asyncio\nasyncio.run(main())",
-        "import importlib\nimportlib.import_module('a.b')",
-        "import asyncio, importlib\nasyncio.to_thread(importlib.import_module, 'a.b')",
     ],
 )  # fmt: skip
 def test_the_check_lets_the_rest_through(source: str) -> None:

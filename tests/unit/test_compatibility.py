@@ -17,8 +17,7 @@ from pyflanneld.core.network import config as netconf
 from pyflanneld.core.strict_json import parse_object
 from pyflanneld.daemon import process
 from pyflanneld.http.monitor import monitor_app
-from pyflanneld.http.operator import StatusSource
-from pyflanneld.http.stream import Stream
+from pyflanneld.http.source import LogAccess
 from pyflanneld.system import service_manager
 
 ROOT = Path(__file__).parents[2]
@@ -153,10 +152,9 @@ def test_every_signal_has_its_row() -> None:
 def test_every_endpoint_has_its_row() -> None:
     """The paths that the health listener and the metrics listener serve."""
     source = (ROOT / "pyflanneld" / "http" / "health.py").read_text("utf-8")
-    served = set(re.findall(r'add_\w+\("(/[^"]*)"', source))
+    served = set(re.findall(r'web\.get\("(/[^"]*)"', source))
     assert served
-    told = StatusSource(None, str, print, list)  # type: ignore[arg-type] - nobody asks
-    app = monitor_app(told, None, Stream(told))  # type: ignore[arg-type]
+    app = monitor_app(None, LogAccess(str, print, list), None)  # type: ignore[arg-type] - nobody asks
     monitored = {route.resource.canonical for route in app.router.routes() if route.resource}
     assert table("Endpoints").keys() == served | monitored
 

@@ -1,4 +1,4 @@
-"""The metrics of a daemon: real loops on fakes, virtual time, the text as Prometheus reads it."""
+"""The metrics of a daemon: real tasks on fakes, virtual time, the text as Prometheus reads it."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pyflanneld.core.routes.plan import KernelRoute
 from pyflanneld.core.status.hints import CONDITIONS
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.http.metrics import registry_of, text_of
+from pyflanneld.http.metrics import metrics_of
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
@@ -31,7 +31,7 @@ def cluster(*peers: int) -> FakeEtcd:
 def samples(node: FakeNode) -> dict[str, float]:
     """Return what a scrape gets now: ``name{label="value"}`` to number."""
     assert node.daemon is not None
-    text = text_of(registry_of(node.daemon.observer)).decode()
+    text = metrics_of(node.daemon.status_source)()[0].decode()
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -51,10 +51,11 @@ def test_a_healthy_node() -> None:
         assert (found["live"], found["ready"], found["lease_confirmed"], found["lease_reserved"]) == (1, 1, 1, 0)
         assert 86400 - 61 <= found["lease_remaining_seconds"] <= 86400 - 59
         assert found['peers{state="routed"}'] == found['routes{state="in_place"}'] == found["routes_wanted"] == 2
-        assert found['route_changes_total{cause="start",change="put"}'] == 2
-        assert found['peer_lists_total{cause="first"}'] == 1
-        assert found['etcd_errors_total{kind="unavailable",loop="lease"}'] == 0
-        assert found['problems{event="etcd.unavailable"}'] == found['problems_begun_total{event="guard.holding"}'] == 0
+        assert found['route_changes_total{change="put",reason="start"}'] == 2
+        assert found['peer_lists_total{reason="first"}'] == 1
+        assert found['etcd_errors_total{kind="unavailable",task="lease"}'] == 0
+        assert found['conditions{event="etcd.unavailable"}'] == 0
+        assert found['conditions_opened_total{event="guard.holding"}'] == 0
         rounds = found["reconcile_duration_seconds_count"]
         assert rounds == found['reconcile_duration_seconds_bucket{le="+Inf"}'] > 0
 
@@ -62,7 +63,7 @@ def test_a_healthy_node() -> None:
 
 
 def test_tasks_are_counted() -> None:
-    """Each task of the loop that has not ended, and no other."""
+    """Each task of the event loop that has not ended, and no other."""
 
     async def scenario() -> None:
         node = FakeNode(cluster(22), env=PINNED)
@@ -78,21 +79,21 @@ def test_tasks_are_counted() -> None:
 
 
 def test_before_there_is_a_node() -> None:
-    """A daemon that waits for etcd answers too: live, not ready, no lease and no routes to tell of."""
+    """A daemon that waits for etcd answers too: live, not ready, no lease and no routes to report."""
 
     async def scenario() -> None:
         node = FakeNode(FakeEtcd(), env=PINNED)
         async with node.running(ready=False):
             await asyncio.sleep(5)
             found = samples(node)
-        assert (found["live"], found["ready"], found['problems{event="config.missing"}']) == (1, 0, 1)
+        assert (found["live"], found["ready"], found['conditions{event="config.missing"}']) == (1, 0, 1)
         assert not [name for name in found if name.startswith(("lease_confirmed", "peers{", "routes{"))]
 
     run(scenario())
 
 
-def test_a_repair_and_its_cause() -> None:
-    """A route that somebody deletes is one repair, and one change, of that cause."""
+def test_a_repair_and_its_reason() -> None:
+    """A route that somebody deletes is one repair, and one change, of that reason."""
 
     async def scenario() -> None:
         node = FakeNode(cluster(22, 23), env=PINNED)
@@ -100,15 +101,15 @@ def test_a_repair_and_its_cause() -> None:
             node.kernel.delete_route(IPv4Network("172.7.22.0/24"))
             await until(lambda: len(node.kernel.gateways(PROTOCOL)) == 2, 1)
             found = samples(node)
-        assert found['route_repairs_total{cause="deleted_by_others"}'] == 1
-        assert found['route_changes_total{cause="deleted_by_others",change="put"}'] == 1
-        assert found['route_repairs_total{cause="link"}'] == 0
+        assert found['route_repairs_total{reason="deleted_by_others"}'] == 1
+        assert found['route_changes_total{change="put",reason="deleted_by_others"}'] == 1
+        assert found['route_repairs_total{reason="link"}'] == 0
 
     run(scenario())
 
 
 def test_routes_that_cannot_be_placed() -> None:
-    """A foreign route in the way is a conflict; what the kernel refuses is refused; neither counts as missing too."""
+    """A foreign route there is a conflict; what the kernel refuses is refused; neither counts as missing too."""
 
     async def scenario() -> None:
         etcd = cluster(22, 23, 24)
@@ -123,13 +124,13 @@ def test_routes_that_cannot_be_placed() -> None:
         assert (found['routes{state="in_place"}'], found['routes{state="missing"}']) == (2, 0)
         assert (found['routes{state="conflict"}'], found['routes{state="refused"}']) == (1, 1)
         assert (found["routes_wanted"], found['peers{state="unrouted"}']) == (4, 2)
-        assert (found['problems{event="route.conflict"}'], found['problems{event="route.failed"}']) == (1, 1)
+        assert (found['conditions{event="route.conflict"}'], found['conditions{event="route.failed"}']) == (1, 1)
 
     run(scenario())
 
 
 def test_etcd_that_does_not_answer() -> None:
-    """Errors are counted by loop, and the times of the last answer and of the last proof stand still."""
+    """Errors are counted by task; the times of the last answer and the last confirmation do not move on."""
 
     async def scenario() -> None:
         node = FakeNode(cluster(22), env=PINNED)
@@ -140,10 +141,10 @@ def test_etcd_that_does_not_answer() -> None:
             node.registry.cut_watches()
             await asyncio.sleep(1000)
             after = samples(node)
-        assert after['etcd_errors_total{kind="unavailable",loop="peers"}'] > 3
-        assert after['etcd_errors_total{kind="unavailable",loop="lease"}'] > 1
+        assert after['etcd_errors_total{kind="unavailable",task="peers"}'] > 3
+        assert after['etcd_errors_total{kind="unavailable",task="lease"}'] > 1
         assert after["lease_remaining_seconds"] < before["lease_remaining_seconds"] - 900
-        assert after['problems{event="etcd.unavailable"}'] >= 1
+        assert after['conditions{event="etcd.unavailable"}'] >= 1
         assert after['lease_renewals_total{result="failed"}'] > 1
         # The fakes' clock has gone on a thousand seconds and the wall's has not: a time that stands still moves back.
         for name in ("etcd_answer_timestamp_seconds", "lease_confirmed_timestamp_seconds", "peers_timestamp_seconds"):
@@ -153,7 +154,7 @@ def test_etcd_that_does_not_answer() -> None:
 
 
 def test_the_guard_and_the_quarantine() -> None:
-    """An emptied etcd is seen in the guard's metric; keys that are not believed are counted by reason."""
+    """An emptied etcd is seen in the guard's metric; quarantined keys are counted by reason."""
 
     async def scenario() -> None:
         etcd = cluster(22, 23, 24, 25, 26)
@@ -204,13 +205,13 @@ def test_the_library_is_not_loaded_before_the_first_scrape() -> None:
     assert done.stdout == "False\n"
 
 
-def test_every_kind_of_problem_has_its_series() -> None:
-    """An alert on a problem that has never happened has something to look at."""
+def test_every_condition_has_its_series() -> None:
+    """An alert on a condition that has never been open has a value to check."""
 
     async def scenario() -> None:
         node = FakeNode(cluster(22), env=PINNED)
         async with node.running():
             found = samples(node)
-        assert {f'problems{{event="{event}"}}' for event in CONDITIONS} <= found.keys()
+        assert {f'conditions{{event="{event}"}}' for event in CONDITIONS} <= found.keys()
 
     run(scenario())

@@ -1,4 +1,4 @@
-"""docs/monitoring.md, the alert rules and the dashboard speak of metrics that exist, and of all of them."""
+"""docs/monitoring.md, the alert rules and the dashboard name metrics that exist; the page names all of them."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyflanneld.http.metrics import registry_of, text_of
+from pyflanneld.http.metrics import metrics_of
 from tests.support.fakes.certificates import FakeCertificates
 from tests.support.fakes.node import FakeNode
 from tests.support.fakes.virtual_time import run
@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
 _PARTS = ("_bucket", "_sum", "_count")  # of a histogram
 
 
-def told() -> dict[str, dict[str, set[str]]]:
+def scraped() -> dict[str, dict[str, set[str]]]:
     """Return the metrics of a daemon that is ready: name to labels to values."""
 
     async def scenario() -> str:
@@ -28,7 +28,7 @@ def told() -> dict[str, dict[str, set[str]]]:
         node.certificates = FakeCertificates()
         async with node.running():
             assert node.daemon is not None
-            return text_of(registry_of(node.daemon.observer)).decode()
+            return metrics_of(node.daemon.status_source)()[0].decode()
 
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(run(scenario())):
@@ -39,9 +39,9 @@ def told() -> dict[str, dict[str, set[str]]]:
     return found
 
 
-def test_what_alerts_and_dashboard_ask_for_exists() -> None:
+def test_the_expressions_of_alerts_and_dashboard_name_what_exists() -> None:
     """Each metric, each label and each label's value that an expression names."""
-    exists = told()
+    exists = scraped()
     expressions = re.findall(r"^ +expr: (.*)$", ALERTS, re.MULTILINE)
     expressions += [target["expr"] for panel in json.loads(DASHBOARD)["panels"] for target in panel["targets"]]
     assert len(expressions) > 30
@@ -72,7 +72,7 @@ def test_the_dashboard_is_one_that_grafana_loads() -> None:
         squares |= covered
 
 
-def test_the_page_tells_of_every_metric_and_of_no_other() -> None:
+def test_the_docs_list_every_metric_and_no_other() -> None:
     """The table of metrics has a row for each, with its labels."""
     rows = re.findall(r"^\| `(pyflanneld_\w+)(?:\{([^}]*)\})?` \|", PAGE, re.MULTILINE)
     documented = {name: set(filter(None, labels.split(", "))) for name, labels in rows}
@@ -81,12 +81,12 @@ def test_the_page_tells_of_every_metric_and_of_no_other() -> None:
         next((name.removesuffix(part) for part in _PARTS if "duration" in name and name.endswith(part)), name): {
             label for label in labels if label != "le"
         }
-        for name, labels in told().items()
+        for name, labels in scraped().items()
     }
     assert documented == metrics
 
 
-def test_the_page_tells_of_every_alert() -> None:
+def test_the_docs_list_every_alert() -> None:
     """What to do about each."""
     alerts = re.findall(r"^ +- alert: (\w+)$", ALERTS, re.MULTILINE)
     assert re.findall(r"^\| `(Pyflanneld\w+)` \|", PAGE, re.MULTILINE) == alerts

@@ -77,7 +77,7 @@ def test_a_boot_without_etcd_restores_file_and_routes() -> None:
             assert node.daemon.health().live
             assert "unconfirmed" in node.why_not
             assert "READY=1" in node.manager.told
-            report = node.daemon.observer.status()
+            report = node.daemon.status_source.status()
             assert report.unconfirmed_s is not None
             assert report.lease is not None
             assert not report.lease.confirmed
@@ -90,7 +90,7 @@ def test_a_boot_without_etcd_restores_file_and_routes() -> None:
             assert node.log.count("saved_state.confirmed") == 1
             assert node.kernel.applied[done:] == []
             assert (node.file.text, node.file.writes, routes(node)) == (text, 1, ROUTES)
-            assert node.daemon.observer.status().unconfirmed_s is None
+            assert node.daemon.status_source.status().unconfirmed_s is None
 
     run(scenario())
 

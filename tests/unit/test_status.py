@@ -28,7 +28,7 @@ PLAIN = Paint(io.StringIO())
 
 def observer(node: FakeNode) -> DaemonStatus:
     assert node.daemon is not None
-    return node.daemon.observer
+    return node.daemon.status_source
 
 
 def report(node: FakeNode) -> dict[str, Any]:

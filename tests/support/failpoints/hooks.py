@@ -259,7 +259,7 @@ def notify(original: Callable[..., None], plan: Plan) -> Callable[..., None]:
 
 HOOKS: dict[str, Hook] = {
     "system.lock:hold": before("lock"),
-    "http.bound_port:bound": before("healthz_bind"),
+    "http.sockets:bind_port": before("healthz_bind"),
     "etcd.v3.registry:EtcdV3Registry.read_config": answered("config_read"),
     "etcd.v3.registry:EtcdV3Registry.renew": answered("keepalive"),
     "etcd.v3.registry:EtcdV3Registry.watch_subnets": events,

@@ -1,4 +1,4 @@
-"""Clients that mean harm: they begin a request and never end it, and whoever is thrown out comes back."""
+"""Hostile clients: they begin a request and never complete it, and connect again when they are closed."""
 
 import contextlib
 import itertools
@@ -21,7 +21,7 @@ BACK_S = 0.02
 
 
 class Crowd:
-    """The crowd at a port, for the length of a block that begins when all of them have knocked.
+    """Many of them at a port, for the length of a block that begins when all have connected.
 
     Args:
         port: on loopback.
@@ -29,7 +29,7 @@ class Crowd:
         inside: where they run, such as in a network namespace.
 
     Attributes:
-        opened: how many connections they have begun.
+        opened: how many connections they have opened.
     """
 
     def __init__(self, port: int, count: int, inside: AbstractContextManager[object] | None = None) -> None:
@@ -37,14 +37,14 @@ class Crowd:
         self._count = count
         self._inside = inside or contextlib.nullcontext()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._press)
+        self._thread = threading.Thread(target=self._run)
         self.opened = 0
 
     def __enter__(self) -> "Crowd":
         self._thread.start()
         deadline_s = time.monotonic() + 20
         while self.opened < self._count:
-            assert time.monotonic() < deadline_s, "the crowd does not get to the door"
+            assert time.monotonic() < deadline_s, "the clients do not connect"
             time.sleep(0.05)
         return self
 
@@ -52,7 +52,7 @@ class Crowd:
         self._over.set()
         self._thread.join()
 
-    def _press(self) -> None:
+    def _run(self) -> None:
         clients: list[socket.socket] = []
         beginnings = itertools.cycle(BEGINNINGS.values())
         with self._inside, ExitStack() as stack:
@@ -69,12 +69,12 @@ class Crowd:
         with contextlib.suppress(BlockingIOError):
             client.connect(("127.0.0.1", self._port))
         with contextlib.suppress(OSError):
-            client.send(beginning)  # not connected yet: then it says nothing, which is a beginning too
+            client.send(beginning)  # not connected yet: it sends nothing, which is a beginning too
         return client
 
 
 def trickled(client: socket.socket) -> bool:
-    """Send one byte more, as slow loris do; return whether the connection is still there, and close it if not."""
+    """Send one byte more, as slow loris do; return whether the connection is still open, and close it if not."""
     client.setblocking(False)
     try:
         client.send(b"x")

@@ -4,7 +4,7 @@
         page.open("http://127.0.0.1:2402/")
         page.wait("return document.title.startsWith('✓')")
 
-Programs: ``chromedriver`` and ``chromium``. Both live in the namespace, and so does what they talk to.
+Programs: ``chromedriver`` and ``chromium``. Both run in the namespace, as the page's server does.
 """
 
 import base64
@@ -37,7 +37,7 @@ class Browser:
         self._session = ""
 
     def answers(self) -> bool:
-        """Return whether the driver is there."""
+        """Return whether the driver answers."""
         try:
             return isinstance(self.call("GET", "/status"), dict)
         except OSError:
@@ -50,7 +50,7 @@ class Browser:
         self._session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """Send one command; return its value. Raises ``RuntimeError`` with the driver's words."""
+        """Send one command; return its value. Raises ``RuntimeError`` with the driver's message."""
         connection = http.client.HTTPConnection("127.0.0.1", PORT)
         connection.sock = topology.connect_namespaces(self._namespace, "127.0.0.1", PORT, ANSWER_S)
         try:
@@ -79,11 +79,11 @@ class Browser:
         until(lambda: bool(self.run(script)), what, timeout_s)
 
     def text(self, selector: str) -> str:
-        """Return the text of the first element that is so, as a person reads it; empty when there is none."""
+        """Return the visible text of the first element that matches; empty when there is none."""
         return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
     def devtools(self, command: str, **params: object) -> Any:
-        """Send a command of Chromium's own."""
+        """Send a command of the DevTools protocol."""
         return self.command("POST", "/goog/cdp/execute", {"cmd": command, "params": params})
 
     def scheme(self, name: str) -> None:
@@ -92,7 +92,7 @@ class Browser:
         self.devtools("Emulation.setEmulatedMedia", features=features)
 
     def size(self, width: int, height: int, *, scale: float = 1.0) -> None:
-        """Have a window of so many pixels, as a phone has when it is narrow."""
+        """Set the window's size in pixels; a narrow one is that of a phone."""
         phone = width < 600
         self.devtools(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone
@@ -103,12 +103,12 @@ class Browser:
         return base64.b64decode(self.command("GET", "/screenshot"))
 
     def complaints(self) -> list[str]:
-        """Return what the page's console has said since the last call, errors and warnings."""
+        """Return the errors and warnings of the page's console since the last call."""
         entries = self.command("POST", "/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] in {"SEVERE", "WARNING"}]
 
     def has_dialog(self) -> bool:
-        """Return whether the page has opened an alert, or anything of the kind."""
+        """Return whether the page has opened a dialog."""
         try:
             self.command("GET", "/alert/text")
         except RuntimeError as error:
