@@ -19,7 +19,7 @@ def health_listener(check: Callable[[], Health]) -> Listener:
         health = check()
         if health.live:
             return web.Response(text="flanneld is running")
-        return _unavailable(request, "flanneld is not running: a core loop has stopped", health.not_live)
+        return _unavailable(request, "flanneld is not running: a core task has stalled", health.not_live)
 
     async def readyz(request: web.Request) -> web.Response:
         health = check()

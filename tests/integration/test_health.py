@@ -54,7 +54,7 @@ async def test_healthz_is_flannels() -> None:
 
 async def test_healthz_reports_a_stopped_task() -> None:
     """503 when a core task no longer runs; ?verbose says which."""
-    words = "flanneld is not running: a core loop has stopped"
+    words = "flanneld is not running: a core task has stalled"
     async with serving(DEAD) as url:
         assert (await get(url + "/healthz"))[:2] == (503, words)
         assert (await get(url + "/healthz?verbose"))[:2] == (503, f"{words}\n{STOPPED}")
