@@ -188,7 +188,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B10 other backend", "the lease of another backend is used as if it were one of ours",
-        "core.peers.table", [call("parse_value", 'LeaseAttrs(value.public_ip, "host-gw", value.public_ipv6)')], PEERS,
+        "core.peers.table", [reads("backend_type", '"host-gw"')], PEERS,
     ),
     Plant(
         "B12 stale routes stay", "a route that nothing wants any more is left in the kernel",
