@@ -27,17 +27,11 @@ _IGNORED_BYTES = 256 * 1024  # read and forgotten: a client that still sends wou
 _HALF_CLOSED_S = 0.05  # for aiohttp to see the request that came with the end
 _PAUSE_S = 0.05
 _STOP_S = 0.5
-# Clients that send no request, an "Expect" that cannot be repeated, or leave before "100 Continue".
+# What clients cause, and would fill the log with: no request, an "Expect" that cannot be repeated, an early end.
 _BY_CLIENTS = (HttpProcessingError, UnicodeEncodeError, ConnectionError)
 
-
-def _is_defect(record: logging.LogRecord) -> bool:
-    """Return whether aiohttp logs a defect of ours: what anybody can cause would fill the log."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], _BY_CLIENTS)
-
-
 _log = logging.getLogger(__name__)
-_log.addFilter(_is_defect)
+_log.addFilter(lambda record: record.exc_info is None or not isinstance(record.exc_info[1], _BY_CLIENTS))
 
 
 class _Connection(asyncio.Protocol):

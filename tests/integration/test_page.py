@@ -105,7 +105,7 @@ def test_peers_come_go_and_change(page: Browser, cluster: Lab) -> None:
 
     page.wait("return document.querySelectorAll('#map .cell.conflict').length === 1", "the conflict is there")
     assert [kind(third) for third in range(99, 104)] == ["free", "routed", "reserved", "other", "conflict"]
-    page.wait("return document.querySelector('#findings').innerText.includes('To do: See')", "what to do is there")
+    page.wait("return document.querySelector('#findings').innerText.includes('To do: Find out')", "what to do is there")
     assert page.text("#words") == "Ready, with 1 warning."
     assert page.run("return document.title").startswith("! 192.168.14.21")
 
