@@ -241,7 +241,7 @@ async def _release(store: FullRegistry, subnet: IPv4Network, *, force: bool) -> 
 
 def lease_row(record: Record, left: TimeToLive | None) -> LeaseRow:
     """Return one lease as field names and values; times in seconds, ``None`` where a value is missing."""
-    key, attrs, error = record.lease.key, record.lease.attrs, record.lease.error
+    key, attrs, problem = record.lease.key, record.lease.attrs, record.lease.problem
     return {
         "key": shown(record.name)[2:-1],
         "subnet": str(key.ipv4) if key else None,
@@ -254,7 +254,7 @@ def lease_row(record: Record, left: TimeToLive | None) -> LeaseRow:
         "renewed_s_ago": max(0.0, left.granted_s - left.left_s) if left else None,
         "created_revision": record.create_revision,
         "revision": record.mod_revision,
-        "problem": str(error) if error else None,
+        "problem": problem or None,
     }
 
 

@@ -96,11 +96,7 @@ PLANTS: tuple[Plant, ...] = (
         PEERS,
         helper="""
             def _broken(record):
-                try:
-                    parse_value(record.value)
-                except Invalid:
-                    return True
-                return False
+                return record.lease.attrs is None
         """,
     ),
     Plant(

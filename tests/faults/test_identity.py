@@ -130,7 +130,7 @@ def test_f42_network_made_larger(site: Lab, measured: Measured) -> None:
     journal.wait("lease.exhausted", timeout_s=15)
     store.put(f"{PREFIX}/config", CONFIG)
     took_s = node.wait_ready(8)
-    assert node.subnet == str(node.request.network)
+    assert node.subnet == str(node.bridge_address.network)
     assert node.env()["FLANNEL_NETWORK"] == "172.7.0.0/16"
     measured(f"ready {took_s:.1f} s after the network was made larger")
 

@@ -108,7 +108,7 @@ def test_forwarding_without_iptables_is_a_warning(lab: Lab) -> None:
         node.wait_ready()
         log = node.process.log.read_text()
         assert log.count("firewall.program_missing") == 1
-        assert "install it, or say --iptables-forward-rules=false" in log
+        assert "install it, or set --iptables-forward-rules=false" in log
         assert log.count('"level": "warning"') == 1
         assert node.stop() == 0
 

@@ -92,9 +92,9 @@ def test_a_user_without_rights() -> None:
         "print(type(found[0]).__name__, found[0].number)"
     )
     with namespace() as here:
-        assert here.run(sys.executable, "-c", code).split() == ["udp", "Echo", "1"]
+        assert here.run(sys.executable, "-c", code).split() == ["udp", "ProbeReply", "1"]
         here.run("sysctl", "-qw", PING_FOR_ALL)
-        assert here.run(sys.executable, "-c", code).split() == ["icmp", "Echo", "1"]
+        assert here.run(sys.executable, "-c", code).split() == ["icmp", "ProbeReply", "1"]
 
 
 def test_off_by_default(make_lab: Callable[..., Lab]) -> None:

@@ -50,7 +50,7 @@ def own_values(etcd: FakeEtcd) -> list[bytes]:
     ("wanted", "address", "why"),
     [
         ({}, "192.168.14.21", "has the default route"),
-        ({"iface_can_reach": GATEWAY}, "192.168.99.7", f"is the kernel's way to --iface-can-reach={GATEWAY}"),
+        ({"iface_can_reach": GATEWAY}, "192.168.99.7", f"is on the kernel's route to --iface-can-reach={GATEWAY}"),
         ({"iface_regex": (go_regex.parse_go_regex("99"),)}, "192.168.99.7", "first match of --iface-regex=99"),
         ({"public_ip": IPv4Address("192.168.99.7")}, "192.168.99.7", "carries --public-ip=192.168.99.7"),
     ],

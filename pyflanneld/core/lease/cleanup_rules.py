@@ -71,7 +71,7 @@ def our_lease(records: Iterable[Record], public_ip: IPv4Address, subnet: IPv4Net
         return NotOurs(f"there is no longer a lease of {subnet}", gone=True)
     attrs = found.lease.attrs
     if attrs is None:
-        return NotOurs(f"the lease of {subnet} cannot be read, so its owner is unknown: {found.lease.error}")
+        return NotOurs(f"the lease of {subnet} cannot be read, so its owner is unknown: {found.lease.problem}")
     if attrs.public_ip != public_ip:
         return NotOurs(f"the lease of {subnet} is {attrs.public_ip}'s, and this host is {public_ip}")
     if not found.lease_id:

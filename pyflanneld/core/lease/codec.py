@@ -152,12 +152,13 @@ class ParsedLease:
     Attributes:
         key: what the name says; ``None``: nothing that could be a subnet.
         attrs: what the value says; ``None`` where name or value cannot be parsed.
-        error: why that is so; ``None`` when both can.
+        reason: why that is so, as ``Invalid`` has it, *problem* in words; empty when both can.
     """
 
     key: SubnetKey | None
     attrs: LeaseAttrs | None
-    error: Invalid | None
+    reason: str = ""
+    problem: str = ""
 
 
 def parse_lease(name: bytes, value: bytes) -> ParsedLease:
@@ -165,6 +166,6 @@ def parse_lease(name: bytes, value: bytes) -> ParsedLease:
     key = None
     try:
         key = parse_key_name(name)
-        return ParsedLease(key, parse_value(value), None)
+        return ParsedLease(key, parse_value(value))
     except Invalid as error:
-        return ParsedLease(key, None, error.with_traceback(None))
+        return ParsedLease(key, None, error.reason, str(error))

@@ -101,7 +101,7 @@ def _offer(config: NetworkConfig) -> str:
 def _of_known(record: Record, attrs: LeaseAttrs) -> MakeReservation | AlreadyReserved | ReservationRefused:
     same = record.lease
     if same.attrs is None:
-        return ReservationRefused(f"{same.key} has a lease that cannot be read: {same.error}")
+        return ReservationRefused(f"{same.key} has a lease that cannot be read: {same.problem}")
     if same.attrs.public_ip != attrs.public_ip:
         return ReservationRefused(f"{same.key} is leased by {same.attrs.public_ip}")
     return MakeReservation(record) if record.lease_id else AlreadyReserved()

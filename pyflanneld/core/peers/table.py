@@ -179,8 +179,7 @@ def _read(record: Record) -> _Entry:
     lease = record.lease
     if lease.attrs is not None:
         return _Entry(record, lease.key, lease.attrs)
-    assert lease.error is not None  # noqa: S101 - what has no attributes has an error
-    return _Entry(record, lease.key, Quarantine(lease.error.reason, str(lease.error)))
+    return _Entry(record, lease.key, Quarantine(lease.reason, lease.problem))
 
 
 def _is_renewal(one: Record, other: Record) -> bool:
