@@ -4,7 +4,7 @@ The contract tests in ``tests/contract`` run on every implementation, the fakes 
 """
 
 import enum
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +20,8 @@ from pyflanneld.core.etcd_types import (
     TimeLeft,
     TimeToLive,
 )
-from pyflanneld.core.firewall.rules import Family
+from pyflanneld.core.families import Network
+from pyflanneld.core.firewall.rules import Family, Removal, Rule, Section
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.routes.plan import KernelRoute, RouteChange
 
@@ -231,46 +232,64 @@ class Kernel(Protocol):
         ...
 
 
-class Firewall(Protocol):
-    """iptables (ip6tables for IPv6) and nft, as far as the daemon needs them; texts in and out are theirs.
+class FirewallProgram(Protocol):
+    """One program that holds firewall rules; ``firewall/programs.py`` lists them.
 
-    Every call has a deadline and raises ``FirewallError``, or ``ProgramMissing`` when there is no such program (by the
-    next call there may be one). Writing is one transaction: after an error nothing has changed. Retrying is the
-    caller's.
+    Every call has a deadline and raises ``FirewallError``, or ``ProgramMissing`` when the program is not installed (by
+    the next call it may be). The caller retries. Only rules of flannel's are ever part of a transaction.
+
+    Attributes:
+        name: ``"iptables"``; for messages and to choose it.
+        one_transaction: whether all sections of a family are written in one.
     """
 
-    def need_iptables(self, family: Family) -> None:
-        """Raise ``ProgramMissing`` unless iptables, its save and its restore are there."""
+    name: str
+    one_transaction: bool
+
+    def for_reading(self) -> "FirewallProgram":
+        """Return this program with reads that create nothing on the host."""
         ...
 
-    def need_nft(self) -> None:
-        """Raise ``ProgramMissing`` unless nft is there."""
+    def require(self, family: Family) -> None:
+        """Raise ``ProgramMissing`` unless it is installed for *family*."""
         ...
 
-    async def can_randomize(self, family: Family) -> bool:
-        """Return whether this iptables knows ``--random-fully``."""
-        ...
+    async def needed(
+        self, family: Family, wanted: Mapping[Section, tuple[Rule, ...]], plain: Collection[Network]
+    ) -> str:
+        """Compare the host's rules with *wanted*; return the transaction that is needed, ``""`` for none.
 
-    async def save(self, family: Family, table: str | None) -> str:
-        """Return what iptables holds, as ``iptables-save`` prints it: of *table*, or of all tables that exist.
-
-        A table that does not exist yet may come into being by being asked for.
+        Args:
+            family: of the rules.
+            wanted: the rules of each section; one section only, unless ``one_transaction``. Random source ports are
+                left out where the program cannot do them.
+            plain: the networks whose rules of v0.11.0 go in the same transaction.
         """
         ...
 
-    async def restore(self, family: Family, text: str) -> None:
-        """Make the changes that *text* says (``iptables-restore --noflush``), all of a table's or none.
+    async def removals(
+        self,
+        family: Family,
+        networks: Sequence[Network],
+        sections: Collection[Section],
+        taken_over: Collection[Section] = (),
+    ) -> list[Removal]:
+        """Return how to remove the rules of *sections* about *networks*; none if the program is not installed.
 
-        A deletion of what is not there is an error. Waits a while for whoever holds iptables' lock.
+        Args:
+            family: of the networks.
+            networks: those that we may speak for.
+            sections: whose rules are to go.
+            taken_over: those of them where the rules of v0.11.0 are to go as well.
         """
         ...
 
-    async def list_table(self, family: Family, name: str) -> str | None:
-        """Return nft's table as ``nft -j list table`` prints it; ``None`` when there is no such table."""
+    async def drops_forward(self, family: Family) -> str:
+        """Return why forwarded packets are dropped whatever another program accepts; ``""`` if they are not."""
         ...
 
-    async def load(self, text: str) -> None:
-        """Make the changes that *text* says (``nft -f``), all or none."""
+    async def apply(self, family: Family, text: str) -> None:
+        """Make one transaction of ``needed`` or ``removals``: after an error nothing has changed."""
         ...
 
 

@@ -22,7 +22,7 @@ from pyflanneld.config.go_flags import Flag, FlagKind, Given
 from pyflanneld.config.load import load_as_daemon
 from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.core.families import Network
-from pyflanneld.core.firewall.rules import SECTIONS, Family
+from pyflanneld.core.firewall.rules import SECTIONS, Family, Removal
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.cleanup_rules import NotOurs, known_networks, our_lease, our_routes
 from pyflanneld.core.lease.subnet_env import previous_subnet
@@ -33,7 +33,7 @@ from pyflanneld.errors import AlreadyRunning, FirewallError, PyflanneldError, Re
 from pyflanneld.state.context import Context
 from pyflanneld.system import lock
 from pyflanneld.system.state_file import NAME as LAST_GOOD
-from pyflanneld.tasks.firewall.jobs import Removal, iptables_removals, nft_removals, remove
+from pyflanneld.tasks.firewall.jobs import remove
 from pyflanneld.tasks.link import first_link
 
 TITLE = """\
@@ -172,8 +172,8 @@ class Cleanup:
                 continue
             found: list[Removal] = []
             try:
-                found = await iptables_removals(self._context, family, theirs, SECTIONS)
-                found += await nft_removals(self._context, family, theirs)
+                for program in self._context.ports.firewall.values():
+                    found += await program.removals(family, theirs, SECTIONS)
             except FirewallError as error:
                 self._leave(f"firewall rules ({family.value})", str(error))
             for removal in found:

@@ -38,7 +38,7 @@ from pyflanneld.errors import FirewallError, ProgramMissing, PyflanneldError
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
 from pyflanneld.tasks.docker import check_bridge
-from pyflanneld.tasks.firewall.jobs import FORWARD_DROPPED, forward_is_dropped, jobs_of, places_of, unasked
+from pyflanneld.tasks.firewall.jobs import dropped_forward, jobs_of, places_of, unasked
 from pyflanneld.tasks.lease.acquire import LeaseRequest, decide
 from pyflanneld.tasks.link import first_link, validation_context
 from pyflanneld.tasks.network import usable_config
@@ -159,8 +159,8 @@ class DryRun:
                 for removal in await unasked(self._context, node, place):
                     where = " ".join(removal.where.values())
                     self.steps.append(removal_step(where, removal.program, removal.text))
-                if await forward_is_dropped(self._context, node, place):
-                    self.problems.append(StartProblem(FORWARD_DROPPED))
+                if dropped := await dropped_forward(self._context, node, place):
+                    self.problems.append(StartProblem(dropped))
             except FirewallError as error:
                 self.problems.append(StartProblem(f"rules that no flag asks for cannot be searched: {error}"))
 

@@ -7,9 +7,9 @@ from typing import Any
 import structlog
 
 from pyflanneld.config.settings import Settings
-from pyflanneld.core.firewall.rules import Family
 from pyflanneld.daemon import wiring
 from pyflanneld.logs.setup import configure_logging
+from pyflanneld.ports import FirewallProgram
 from pyflanneld.state.context import Context, Ports
 
 
@@ -39,21 +39,6 @@ class ReadOnlyDiscovery(ReadOnlyPort):
         return ReadOnlyPort(self._discovery.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live")
 
 
-class ReadOnlyFirewall(ReadOnlyPort):
-    """The ``Firewall`` port without its writes; reads all tables at once, as asking for one could create it."""
-
-    def __init__(self, port: Any) -> None:
-        super().__init__(port, "need_iptables", "need_nft", "can_randomize", "list_table")
-        self._save = port.save
-        self._saved: dict[Family, str] = {}
-
-    async def save(self, family: Family, table: str | None) -> str:  # noqa: ARG002 - the port's
-        """Return all tables that exist, as they were at the first call."""
-        if family not in self._saved:
-            self._saved[family] = await self._save(family, None)
-        return self._saved[family]
-
-
 def read_only_context(settings: Settings) -> Context:
     """Return a context like the daemon's whose ports cannot write and whose log goes nowhere.
 
@@ -64,12 +49,16 @@ def read_only_context(settings: Settings) -> Context:
     ports: Any = Ports(
         discovery=ReadOnlyDiscovery(real.discovery),
         kernel=ReadOnlyPort(real.kernel, "links", "routes", "route_to", "close"),
-        firewall=ReadOnlyFirewall(real.firewall),
+        firewall={name: _reading(program) for name, program in real.firewall.items()},
         subnet_file=ReadOnlyPort(real.subnet_file, "read"),
         clock=real.clock,
         notifier=ReadOnlyPort(None),
     )
     return replace(context, ports=ports)
+
+
+def _reading(program: FirewallProgram) -> ReadOnlyPort:
+    return ReadOnlyPort(program.for_reading(), "one_transaction", "require", "needed", "removals", "drops_forward")
 
 
 def silent_log(settings: Settings) -> Any:

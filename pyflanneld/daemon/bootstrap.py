@@ -55,7 +55,7 @@ def prepare(
         LinkUnusable: the network is dual-stack, and the link has no IPv6 address to publish.
     """
     if context.settings.ip_masq:
-        deferred.firewall_check()(context, ipv6=config.ipv6 is not None, nft=config.nftables)
+        deferred.firewall_check()(context, ipv6=config.ipv6 is not None, program=config.firewall_program)
     backend = BACKENDS[config.backend_type]
     check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
     attrs = publish(context.settings, choice, backend, ipv6=config.ipv6 is not None)

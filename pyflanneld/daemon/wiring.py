@@ -18,7 +18,7 @@ from pyflanneld.etcd.access import EtcdAccess
 from pyflanneld.etcd.discovery import discover
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.firewall.command_runner import Programs, program_directories
-from pyflanneld.firewall.host import HostFirewall
+from pyflanneld.firewall.programs import firewall_programs
 from pyflanneld.http.sockets import bind_health_port
 from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.netlink.kernel import NetlinkKernel
@@ -74,7 +74,7 @@ def build_context(settings: Settings, log: Any) -> Context:
     ports = Ports(
         discovery=discover(settings.etcd_api, where, rng=rng, log=log, tls=tls),
         kernel=NetlinkKernel(protocol=settings.route_protocol, log=log),
-        firewall=HostFirewall(Programs(program_directories(os.environ))),
+        firewall=firewall_programs(Programs(program_directories(os.environ))),
         subnet_file=SubnetEnvFile(settings.subnet_file),
         clock=clock,
         notifier=SdNotifier(os.environ),

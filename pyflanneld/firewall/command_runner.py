@@ -43,6 +43,13 @@ class Output:
         return ascii(" ".join((self.stderr or self.stdout).split())[:_SHOWN_CHARS])[1:-1] or "no message"
 
 
+def success(name: str, output: Output) -> str:
+    """Return what *name* printed. Raises ``FirewallError`` if its exit code is not 0."""
+    if output.code != 0:
+        raise FirewallError(f"{name} failed with exit code {output.code}: {output.message}")
+    return output.stdout
+
+
 class Programs:
     """Finds and runs programs by name.
 

@@ -1,6 +1,7 @@
 """What every task works with: the ports, the settings, and where it reports."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -11,7 +12,7 @@ from pyflanneld.ports import (
     Certificates,
     Clock,
     Discovery,
-    Firewall,
+    FirewallProgram,
     Kernel,
     Notifier,
     Prober,
@@ -31,6 +32,7 @@ class Ports:
     """The outside world.
 
     Attributes:
+        firewall: the programs by name, ``"iptables"``.
         prober: only with ``--probe``.
         certificates: only with https.
         saved_state: only with ``--state-dir``.
@@ -38,7 +40,7 @@ class Ports:
 
     discovery: Discovery
     kernel: Kernel
-    firewall: Firewall
+    firewall: Mapping[str, FirewallProgram]
     subnet_file: SubnetFile
     clock: Clock
     notifier: Notifier

@@ -1,4 +1,4 @@
-"""What every ``Firewall`` promises: the fake, and iptables in both forms with nft in throw-away network namespaces."""
+"""What the commands of every firewall program promise: in memory, and in namespaces, iptables in both forms."""
 
 import abc
 import json
@@ -15,9 +15,9 @@ from pyflanneld.core.firewall.iptables import Chains, read, render
 from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Rule, Section, section_rules
 from pyflanneld.errors import FirewallError, ProgramMissing
 from pyflanneld.firewall.command_runner import Programs
-from pyflanneld.firewall.host import HostFirewall
-from pyflanneld.ports import Firewall
-from tests.support.fakes.firewall import FakeFirewall
+from pyflanneld.firewall.iptables import Iptables
+from pyflanneld.firewall.nft import Nft
+from tests.support.fakes.firewall import FakeFirewall, FakeIptables, FakeNft
 from tests.support.network.firewall_host import FORMS, form_directory
 from tests.support.network.namespaces import Namespace, namespace
 
@@ -36,8 +36,10 @@ def rules_of(family: Family, section: Section, *, random_fully: bool = True) -> 
 class Bed(abc.ABC):
     """A firewall, one without programs, and the hand of an administrator."""
 
-    firewall: Firewall
-    bare: Firewall
+    iptables: Iptables
+    nft: Nft
+    bare_iptables: Iptables
+    bare_nft: Nft
 
     @abc.abstractmethod
     def append(self, family: Family, table: str, chain: str, rule: str) -> None:
@@ -48,17 +50,18 @@ class Bed(abc.ABC):
         """Set the policy of a chain of the IPv4 filter table."""
 
     async def chains(self, family: Family, section: Section) -> Chains:
-        return read(await self.firewall.save(family, section.table), section)
+        return read(await self.iptables.save(family, section.table), section)
 
     async def put_right(self, family: Family, section: Section) -> None:
         text = iptables.repair(section, await self.chains(family, section), rules_of(family, section))
-        await self.firewall.restore(family, text)
+        await self.iptables.restore(family, text)
 
 
 class FakeBed(Bed):
     def __init__(self) -> None:
-        self.firewall = self.fake = FakeFirewall()
-        self.bare = bare = FakeFirewall()
+        self.fake, bare = FakeFirewall(), FakeFirewall()
+        self.iptables, self.nft = FakeIptables(self.fake), FakeNft(self.fake)
+        self.bare_iptables, self.bare_nft = FakeIptables(bare), FakeNft(bare)
         bare.absent = {"iptables", "ip6tables", "nft"}
 
     def append(self, family: Family, table: str, chain: str, rule: str) -> None:
@@ -71,8 +74,9 @@ class FakeBed(Bed):
 
 class RealBed(Bed):
     def __init__(self, inside: Namespace, form: str, where: Path) -> None:
-        self.firewall = HostFirewall(Programs([form_directory(where, form)]))
-        self.bare = HostFirewall(Programs([os.fspath(where)]))
+        programs, none = Programs([form_directory(where, form)]), Programs([os.fspath(where)])
+        self.iptables, self.nft = Iptables(programs), Nft(programs)
+        self.bare_iptables, self.bare_nft = Iptables(none), Nft(none)
         self._inside, self._form = inside, form
 
     def append(self, family: Family, table: str, chain: str, rule: str) -> None:
@@ -97,20 +101,20 @@ async def bed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[B
 class TestIptables:
     async def test_a_bare_host_has_nothing_of_ours(self, bed: Bed, family: Family, section: Section) -> None:
         """A save of all tables shows none, and of one it has no chain of ours; the policy is to accept."""
-        assert read(await bed.firewall.save(family, None), section) == Chains()
+        assert read(await bed.iptables.save(family, None), section) == Chains()
         assert await bed.chains(family, section) == Chains(policy="ACCEPT")
 
     async def test_what_is_written_is_read(self, bed: Bed, family: Family, section: Section) -> None:
         """After the plan's transaction the next plan is empty, whether random ports are asked for or not."""
         for random_fully in (True, False):
             rules = rules_of(family, section, random_fully=random_fully)
-            await bed.firewall.restore(
+            await bed.iptables.restore(
                 family, iptables.repair(section, await bed.chains(family, section), rules)
             )
             found = await bed.chains(family, section)
             assert found == Chains((section.jump,), rules, policy="ACCEPT")
             assert iptables.repair(section, found, rules) == ""
-            assert read(await bed.firewall.save(family, None), section) == found
+            assert read(await bed.iptables.save(family, None), section) == found
 
     async def test_others_stay_where_they_are(self, bed: Bed, family: Family, section: Section) -> None:
         """Rules of others before and behind the jump survive its repair and its removal, in their order."""
@@ -121,11 +125,11 @@ class TestIptables:
         assert [rule == section.jump for rule in before.entrance] == [False, True, False]
         assert None not in before.entrance
         jump = render(section.jump)
-        await bed.firewall.restore(
+        await bed.iptables.restore(
             family, f"*{section.table}\n-D {section.entrance} {jump}\n-I {section.entrance} 2 {jump}\nCOMMIT\n"
         )
         assert await bed.chains(family, section) == before
-        await bed.firewall.restore(family, iptables.removal(section, before, PLACES[family]))
+        await bed.iptables.restore(family, iptables.removal(section, before, PLACES[family]))
         after = await bed.chains(family, section)
         assert (after.entrance, after.own) == ((before.entrance[0], before.entrance[2]), None)
 
@@ -134,7 +138,7 @@ class TestIptables:
         rules = rules_of(family, section)
         spoiled = [f"-A {section.chain} {render(rule)}" for rule in (*rules[::-1], rules[0])]
         text = "\n".join([f"*{section.table}", f":{section.chain} - [0:0]", *spoiled, "COMMIT", ""])
-        await bed.firewall.restore(family, text)
+        await bed.iptables.restore(family, text)
         assert (await bed.chains(family, section)).own == (*rules[::-1], rules[0])
         await bed.put_right(family, section)
         assert await bed.chains(family, section) == Chains((section.jump,), rules, policy="ACCEPT")
@@ -143,9 +147,9 @@ class TestIptables:
         """Of two equal rules one goes, so a doubled jump takes two deletions."""
         await bed.put_right(family, section)
         jump = f"{section.entrance} {render(section.jump)}"
-        await bed.firewall.restore(family, f"*{section.table}\n-A {jump}\n-A {jump}\nCOMMIT\n")
+        await bed.iptables.restore(family, f"*{section.table}\n-A {jump}\n-A {jump}\nCOMMIT\n")
         assert (await bed.chains(family, section)).entrance == (section.jump,) * 3
-        await bed.firewall.restore(family, f"*{section.table}\n-D {jump}\nCOMMIT\n")
+        await bed.iptables.restore(family, f"*{section.table}\n-D {jump}\nCOMMIT\n")
         assert (await bed.chains(family, section)).entrance == (section.jump,) * 2
         await bed.put_right(family, section)
         assert (await bed.chains(family, section)).entrance == (section.jump,)
@@ -163,7 +167,7 @@ class TestIptables:
             line = line.replace("192.0.2.0/24", "2001:db8::/32")
         text = f"*{section.table}\n-A {section.chain} -j RETURN\n-A {section.entrance} -j RETURN\n{line}\nCOMMIT\n"
         with pytest.raises(FirewallError, match="fail"):
-            await bed.firewall.restore(family, text)
+            await bed.iptables.restore(family, text)
         assert await bed.chains(family, section) == before
 
     async def test_a_chain_that_others_use(self, bed: Bed, family: Family, section: Section) -> None:
@@ -172,7 +176,7 @@ class TestIptables:
         bed.append(family, section.table, section.entrance, f"-o eth7 -j {section.chain}")
         found = await bed.chains(family, section)
         assert found.entered_elsewhere
-        await bed.firewall.restore(family, iptables.removal(section, found, PLACES[family]))
+        await bed.iptables.restore(family, iptables.removal(section, found, PLACES[family]))
         assert await bed.chains(family, section) == Chains((None,), (), entered_elsewhere=True, policy="ACCEPT")
 
 
@@ -190,7 +194,7 @@ async def test_the_policy_is_read(bed: Bed) -> None:
 
 async def test_random_ports_are_known(bed: Bed) -> None:
     """Version 1.6.2 and later know --random-fully, and no earlier one is here."""
-    assert await bed.firewall.can_randomize(Family.IPV4)
+    assert await bed.iptables.can_randomize(Family.IPV4)
 
 
 @FAMILIES
@@ -198,7 +202,7 @@ class TestNft:
     WANTED = pytest.mark.parametrize("sections", [SECTIONS, (FORWARD,), (MASQUERADE,)], ids=len)
 
     async def table(self, bed: Bed, family: Family) -> nft.Table | None:
-        listing = await bed.firewall.list_table(family, nft.table_name(family))
+        listing = await bed.nft.list_table(family, nft.table_name(family))
         return None if listing is None else nft.read(listing)
 
     @WANTED
@@ -207,9 +211,9 @@ class TestNft:
         self, bed: Bed, family: Family, sections: tuple[Section, ...], random_fully: bool
     ) -> None:
         """After the plan's transaction the next plan is empty; so it is when another table was there before."""
-        await bed.firewall.load(nft.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
+        await bed.nft.load(nft.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
         wanted = {section: rules_of(family, section, random_fully=random_fully) for section in sections}
-        await bed.firewall.load(nft.repair(family, None, wanted))
+        await bed.nft.load(nft.repair(family, None, wanted))
         found = await self.table(bed, family)
         assert found == nft.expected(wanted)
         assert nft.repair(family, found, wanted) == ""
@@ -218,26 +222,26 @@ class TestNft:
         """A table that is not there is told as such; removing it works whether or not it is there."""
         assert await self.table(bed, family) is None
         wanted = {FORWARD: rules_of(family, FORWARD)}
-        await bed.firewall.load(nft.repair(family, None, wanted))
+        await bed.nft.load(nft.repair(family, None, wanted))
         other = next(one for one in Family if one is not family)
         assert await self.table(bed, other) is None
         for _ in range(2):
-            await bed.firewall.load(nft.removal(family) + "\n")
+            await bed.nft.load(nft.removal(family) + "\n")
             assert await self.table(bed, family) is None
 
     async def test_all_or_nothing(self, bed: Bed, family: Family) -> None:
         """A text that is wrong at its end changes nothing."""
         wanted = {FORWARD: rules_of(family, FORWARD)}
-        await bed.firewall.load(nft.repair(family, None, wanted))
+        await bed.nft.load(nft.repair(family, None, wanted))
         word = nft.family_word(family)
         with pytest.raises(FirewallError, match="No such file"):
-            await bed.firewall.load(f"{nft.removal(family)}\ndelete table {word} nowhere\n")
+            await bed.nft.load(f"{nft.removal(family)}\ndelete table {word} nowhere\n")
         assert await self.table(bed, family) == nft.expected(wanted)
 
     async def test_the_listing_is_one_tables(self, bed: Bed, family: Family) -> None:
         """It is JSON that names our table alone."""
-        await bed.firewall.load(nft.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
-        listing = await bed.firewall.list_table(family, nft.table_name(family))
+        await bed.nft.load(nft.repair(family, None, {FORWARD: rules_of(family, FORWARD)}))
+        listing = await bed.nft.list_table(family, nft.table_name(family))
         tables = [item["table"]["name"] for item in json.loads(listing or "")["nftables"] if "table" in item]
         assert tables == [nft.table_name(family)]
 
@@ -246,18 +250,18 @@ async def test_what_is_missing_is_told(bed: Bed) -> None:
     """Without the programs, the questions and every call say which one is missing."""
     for family, name in ((Family.IPV4, "iptables"), (Family.IPV6, "ip6tables")):
         with pytest.raises(ProgramMissing, match=name):
-            bed.bare.need_iptables(family)
+            bed.bare_iptables.require(family)
         with pytest.raises(ProgramMissing, match=name):
-            await bed.bare.save(family, "filter")
+            await bed.bare_iptables.save(family, "filter")
         with pytest.raises(ProgramMissing, match=name):
-            await bed.bare.restore(family, "*filter\nCOMMIT\n")
+            await bed.bare_iptables.restore(family, "*filter\nCOMMIT\n")
         with pytest.raises(ProgramMissing, match=name):
-            await bed.bare.can_randomize(family)
-        bed.firewall.need_iptables(family)
+            await bed.bare_iptables.can_randomize(family)
+        bed.iptables.require(family)
     with pytest.raises(ProgramMissing, match="nft"):
-        bed.bare.need_nft()
+        bed.bare_nft.require(Family.IPV4)
     with pytest.raises(ProgramMissing, match="nft"):
-        await bed.bare.list_table(Family.IPV4, "flannel-ipv4")
+        await bed.bare_nft.list_table(Family.IPV4, "flannel-ipv4")
     with pytest.raises(ProgramMissing, match="nft"):
-        await bed.bare.load("")
-    bed.firewall.need_nft()
+        await bed.bare_nft.load("")
+    bed.nft.require(Family.IPV4)

@@ -13,9 +13,9 @@ import pytest
 from pyflanneld.core.firewall.iptables import Chains, read
 from pyflanneld.core.firewall.rules import FORWARD, Family
 from pyflanneld.errors import FirewallError, ProgramMissing
-from pyflanneld.firewall import host as kernel_firewall
+from pyflanneld.firewall import iptables
 from pyflanneld.firewall.command_runner import Programs, program_directories
-from pyflanneld.firewall.host import HostFirewall
+from pyflanneld.firewall.iptables import Iptables
 from tests.support.network.firewall_host import form_directory
 from tests.support.network.namespaces import namespace
 from tests.support.polling import eventually
@@ -157,7 +157,7 @@ async def test_an_old_iptables_gets_only_its_options(tmp_path: Path, install: In
     """--wait and --random-fully from 1.6.2 on; the version is read once."""
     install("iptables", f"echo asked >>{tmp_path}/asked; echo '{said}'")
     install("iptables-restore", f'echo "$@" >{tmp_path}/arguments')
-    firewall = HostFirewall(programs(tmp_path))
+    firewall = Iptables(programs(tmp_path))
     assert await firewall.can_randomize(Family.IPV4) is modern
     await firewall.restore(Family.IPV4, "*filter\nCOMMIT\n")
     assert (tmp_path / "arguments").read_text() == ("--noflush --wait 5\n" if modern else "--noflush\n")
@@ -169,15 +169,15 @@ async def test_a_held_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     """iptables' lock, held for a moment, delays the change; held for long, it is an error, and later it works."""
     text = "*filter\n:FLANNEL-FWD - [0:0]\nCOMMIT\n"
     with namespace() as made, made.inside():
-        firewall = HostFirewall(Programs([form_directory(tmp_path, "legacy")]))
+        firewall = Iptables(Programs([form_directory(tmp_path, "legacy")]))
         await firewall.restore(Family.IPV4, "*filter\nCOMMIT\n")  # makes the lock's file
         with LOCK.open("rb") as lock:  # noqa: ASYNC230 - an empty file in memory
             fcntl.flock(lock, fcntl.LOCK_EX)
-            monkeypatch.setattr(kernel_firewall, "LOCK_WAIT_S", 1)
+            monkeypatch.setattr(iptables, "LOCK_WAIT_S", 1)
             with pytest.raises(FirewallError, match=r"exit code 4.*holding the xtables lock"):
                 await firewall.restore(Family.IPV4, text)
             assert read(await firewall.save(Family.IPV4, "filter"), FORWARD) == Chains(policy="ACCEPT")
-            monkeypatch.setattr(kernel_firewall, "LOCK_WAIT_S", 5)
+            monkeypatch.setattr(iptables, "LOCK_WAIT_S", 5)
             waiting = asyncio.create_task(firewall.restore(Family.IPV4, text))
             await eventually(waits_for_lock, within_s=5)
             fcntl.flock(lock, fcntl.LOCK_UN)

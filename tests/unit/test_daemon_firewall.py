@@ -1,15 +1,16 @@
 """The firewall in the life of a node: set before readiness, looked at again, repaired, taken over, cleared away."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from pyflanneld.core.firewall.rules import Family
+from pyflanneld.core.families import Network
+from pyflanneld.core.firewall.rules import SECTIONS, Family, Removal, Section
 from pyflanneld.errors import FirewallError, ProgramMissing
-from tests.support.fakes.firewall import FakeFirewall
+from tests.support.fakes.firewall import FakeFirewall, FakeNft
 from tests.support.fakes.node import CONFIG, FakeNode
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
@@ -23,6 +24,27 @@ OLD_MASQ = (
     "-s 172.7.0.0/16 -d 172.7.0.0/16 -j RETURN",
     "-s 172.7.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully",
 )
+
+
+class Third(FakeNft):
+    """A firewall program with leftovers of ours, and a language of its own."""
+
+    name = "third"
+
+    def __init__(self, host: FakeFirewall) -> None:
+        super().__init__(host)
+        self.applied: list[str] = []
+
+    async def removals(
+        self, family: Family, networks: Sequence[Network], sections: Collection[Section],
+        taken_over: Collection[Section] = (),  # noqa: ARG002 - the port's
+    ) -> list[Removal]:
+        """Return one for the sections that all have to go."""
+        return [Removal(self.name, family, "remove ours", {})] if networks and set(sections) == set(SECTIONS) else []
+
+    async def apply(self, family: Family, text: str) -> None:  # noqa: ARG002 - the port's
+        """Note the transaction."""
+        self.applied.append(text)
 
 
 def node_with(config: bytes = CONFIG, *, env: str = PINNED, **options: Any) -> FakeNode:
@@ -284,6 +306,19 @@ class TestNft:
             node.firewall.put("filter", "FORWARD")
             async with node.running():
                 await until(lambda: node.log.count("firewall.forward_dropped") == 1, 5)
+
+        run(scenario())
+
+    def test_another_program_of_the_table_is_searched_too(self) -> None:
+        """What a third program holds of ours is removed with its own transaction; no task has to know its name."""
+
+        async def scenario() -> None:
+            node = node_with()
+            third = Third(FakeFirewall())
+            node.firewall_programs["third"] = third
+            async with node.running():
+                await until(lambda: third.applied == ["remove ours"], 5)
+                assert node.firewall.rules(*FWD)
 
         run(scenario())
 

@@ -52,6 +52,7 @@ from pyflanneld.errors import (
 from pyflanneld.etcd.member_probe import probe_member, rights
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
 from pyflanneld.firewall.command_runner import Programs, program_directories
+from pyflanneld.firewall.iptables import Iptables
 from pyflanneld.netlink.policy_rules import list_policy_rules
 from pyflanneld.state.context import Context
 from pyflanneld.system import procfs
@@ -268,16 +269,15 @@ def _with_our_address(records: Iterable[Record], public_ip: object, own: Record)
 
 async def _rules(context: Context, config: NetworkConfig | None) -> FirewallFacts:
     missing: list[str] = []
-    nft = config is not None and config.nftables
+    program = "iptables" if config is None else config.firewall_program
     if context.settings.iptables_forward_rules or context.settings.ip_masq:
         try:
-            context.ports.firewall.need_nft() if nft else context.ports.firewall.need_iptables(Family.IPV4)
+            context.ports.firewall[program].require(Family.IPV4)
         except ProgramMissing:
-            missing.append("nft" if nft else "iptables")
+            missing.append(program)
     saved, failed = None, ""
     try:
-        context.ports.firewall.need_iptables(Family.IPV4)
-        saved = await context.ports.firewall.save(Family.IPV4, None)
+        saved = await Iptables(Programs(program_directories(os.environ))).save(Family.IPV4, None)
     except FirewallError as error:
         failed = str(error)
     return FirewallFacts(saved, failed, tuple(missing), await _dropping())

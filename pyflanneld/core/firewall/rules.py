@@ -6,7 +6,7 @@ Two sections, each with a chain of its own that one jump leads into. Where: flan
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
@@ -87,6 +87,23 @@ class Section:
     def jump(self) -> Rule:
         """The one rule of ours in the built-in chain."""
         return Rule(self.chain, comment=self.comment)
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Rules of ours that are to go.
+
+    Attributes:
+        program: which one has them, ``"iptables"``.
+        family: of the rules.
+        text: the transaction, in the program's language.
+        where: table and chain, for the log.
+    """
+
+    program: str
+    family: Family
+    text: str
+    where: Mapping[str, str]
 
 
 MASQUERADE = Section("nat", "POSTROUTING", "FLANNEL-POSTRTG", "flanneld masq")

@@ -80,6 +80,11 @@ class NetworkConfig:
     nftables: bool
     document: bytes = field(default=b"", compare=False)
 
+    @property
+    def firewall_program(self) -> str:
+        """The name of the firewall program that holds the rules."""
+        return "nft" if self.nftables else "iptables"
+
     def admits(self, ipv4: IPv4Network, ipv6: IPv6Network | None) -> bool:
         """Return whether a lease of these two subnets fits: an IPv6 one where the network has IPv6, and only there."""
         return self.ipv4 is not None and fits(self.ipv4, ipv4) and fits(self.ipv6, ipv6)

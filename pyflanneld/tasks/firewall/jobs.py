@@ -1,17 +1,14 @@
 """The firewall rules of one node: what to keep right, how to check it and how to write it.
 
-A *job* is one thing to keep right on the ``Firewall`` port: the masquerading or the forwarding in iptables, or both in
-one table of nft. ``tasks/firewall/keep.py`` says when.
+A *job* is one transaction to keep right in a firewall program: the masquerading, the forwarding, or both where the
+program writes them together. ``tasks/firewall/keep.py`` says when. No program is named here.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.firewall import iptables
-from pyflanneld.core.firewall import nft as nftables
-from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Rule, Section, section_rules
+from pyflanneld.core.firewall.rules import FORWARD, MASQUERADE, SECTIONS, Family, Removal, Section, section_rules
 from pyflanneld.errors import FirewallError, ProgramMissing
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
@@ -63,26 +60,29 @@ def asked_sections(context: Context) -> tuple[Section, ...]:
     return tuple(section for section in SECTIONS if asked[section])
 
 
-class Job(ABC):
-    """One thing to keep right.
+class Job:
+    """One transaction to keep right.
 
     Attributes:
         name: for messages, ``"masquerading"``.
-        program: which one does it.
+        program: the name of the program.
         blocks: whether the node is of no use without these rules.
         placed: whether they are known to be in place.
     """
 
-    program: str
-
-    def __init__(self, context: Context, place: Place, sections: Sequence[Section]) -> None:
+    def __init__(self, context: Context, program: str, place: Place, sections: Sequence[Section]) -> None:
         family = "" if place.family is Family.IPV4 else " (IPv6)"
         self.name = " and ".join(_WORDS[section] for section in sections) + family
+        self.program = program
         self.blocks = MASQUERADE in sections
         self.placed = False
-        self._context = context
+        self._firewall = context.ports.firewall[program]
         self._place = place
-        self._sections = sections
+        random_fully = not context.settings.ip_masq_fully_random_disable
+        self._wanted = {
+            section: section_rules(section, place.network, place.subnet, random_fully=random_fully)
+            for section in sections
+        }
 
     async def keep(self, *, take_over: bool) -> bool:
         """Check, write what is wrong, and check again; return whether anything was wrong.
@@ -97,7 +97,7 @@ class Job(ABC):
         self.placed = not text
         if not text:
             return False
-        await self._write(text)
+        await self._firewall.apply(self._place.family, text)
         self.placed = True
         if await self.check(take_over=take_over):
             raise Misread("they read back differently from what has just been written")
@@ -105,187 +105,66 @@ class Job(ABC):
 
     async def check(self, *, take_over: bool) -> str:
         """Return the transaction that is needed, empty when all is well; *take_over* and errors as for ``keep``."""
-        return await self._needed(self._place.networks if take_over else ())
-
-    @abstractmethod
-    async def _needed(self, plain: Collection[Network]) -> str:
-        """Return the transaction that is needed, rules of v0.11.0 about *plain* being left over."""
-
-    @abstractmethod
-    async def _write(self, text: str) -> None:
-        """Make the transaction."""
-
-    def _rules(self, section: Section, *, can_randomize: bool) -> tuple[Rule, ...]:
-        return section_rules(
-            section, self._place.network, self._place.subnet,
-            random_fully=can_randomize and not self._context.settings.ip_masq_fully_random_disable,
-        )
-
-
-class IptablesJob(Job):
-    """One section in iptables."""
-
-    program = "iptables"
-
-    async def _needed(self, plain: Collection[Network]) -> str:
-        firewall, family, (section,) = self._context.ports.firewall, self._place.family, self._sections
-        firewall.need_iptables(family)
-        can_randomize = section == MASQUERADE and await firewall.can_randomize(family)
-        found = iptables.read(await firewall.save(family, section.table), section)
-        return iptables.repair(section, found, self._rules(section, can_randomize=can_randomize), plain)
-
-    async def _write(self, text: str) -> None:
-        await self._context.ports.firewall.restore(self._place.family, text)
-
-
-class NftJob(Job):
-    """All sections in one table of nft, where v0.11.0 has left nothing."""
-
-    program = "nft"
-
-    async def _needed(self, plain: Collection[Network]) -> str:  # noqa: ARG002 - of iptables
-        self._context.ports.firewall.need_nft()
-        wanted = {section: self._rules(section, can_randomize=True) for section in self._sections}
-        return nftables.repair(self._place.family, await nft_table(self._context, self._place.family), wanted)
-
-    async def _write(self, text: str) -> None:
-        await self._context.ports.firewall.load(text)
+        plain = self._place.networks if take_over else ()
+        return await self._firewall.needed(self._place.family, self._wanted, plain)
 
 
 def jobs_of(context: Context, node: Node) -> list[Job]:
     """Return what this node has to keep right."""
-    asked = asked_sections(context)
-    if node.membership.config.nftables:
-        return [NftJob(context, place, asked) for place in places_of(node) if asked]
-    return [IptablesJob(context, place, (section,)) for place in places_of(node) for section in asked]
+    program, asked = node.membership.config.firewall_program, asked_sections(context)
+    if not asked:
+        return []
+    together = context.ports.firewall[program].one_transaction
+    groups = [asked] if together else [(section,) for section in asked]
+    return [Job(context, program, place, group) for place in places_of(node) for group in groups]
 
 
-async def nft_table(context: Context, family: Family) -> nftables.Table | None:
-    """Return our table, ``None`` when there is none. Raises ``FirewallError``."""
-    listing = await context.ports.firewall.list_table(family, nftables.table_name(family))
-    try:
-        return None if listing is None else nftables.read(listing)
-    except ValueError as error:
-        raise FirewallError(f"nft's listing cannot be read: {error}") from error
-
-
-def check_programs(context: Context, *, ipv6: bool, nft: bool) -> None:
+def check_programs(context: Context, *, ipv6: bool, program: str) -> None:
     """Find out whether masquerading, which is asked for, can be had.
 
     Raises:
         ProgramMissing: it cannot.
     """
     try:
-        if nft:
-            context.ports.firewall.need_nft()
-            return
-        context.ports.firewall.need_iptables(Family.IPV4)
-        if ipv6:
-            context.ports.firewall.need_iptables(Family.IPV6)
+        for family in (Family.IPV4, Family.IPV6) if ipv6 else (Family.IPV4,):
+            context.ports.firewall[program].require(family)
     except ProgramMissing as error:
         raise ProgramMissing(f"--ip-masq is asked for, but {error}; install it, or leave --ip-masq out") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """Rules of ours that are to go.
-
-    Attributes:
-        text: the transaction.
-        where: table and chain, for the log.
-    """
-
-    program: str
-    family: Family
-    text: str
-    where: Mapping[str, str]
-
-
 async def remove_unasked(context: Context, node: Node) -> None:
-    """Remove our rules that are not asked for any more: in the other program, and of flags that are off.
+    """Remove our rules that are not asked for any more: in the other programs, and of flags that are off.
 
     A program that is not there has none. Raises ``FirewallError``.
     """
     for place in places_of(node):
         for removal in await unasked(context, node, place):
             await remove(context, removal)
-        if await forward_is_dropped(context, node, place):
-            context.log.warning("firewall.forward_dropped", condition=FORWARD_DROPPED)
+        if dropped := await dropped_forward(context, node, place):
+            context.log.warning("firewall.forward_dropped", condition=dropped)
 
 
 async def remove(context: Context, removal: Removal) -> None:
     """Remove them. Raises ``FirewallError``."""
-    if removal.program == "nft":
-        await context.ports.firewall.load(removal.text)
-    else:
-        await context.ports.firewall.restore(removal.family, removal.text)
+    await context.ports.firewall[removal.program].apply(removal.family, removal.text)
     context.log.info("firewall.removed", program=removal.program, **removal.where)
 
 
 async def unasked(context: Context, node: Node, place: Place) -> list[Removal]:
     """Return our rules that are not asked for any more; those that are asked for are taken to be in place."""
-    asked = asked_sections(context)
-    sections = [section for section in SECTIONS if node.membership.config.nftables or section not in asked]
-    found = await iptables_removals(context, place.family, place.networks, sections, asked)
-    if not (node.membership.config.nftables and asked):
-        found += await nft_removals(context, place.family, place.networks)
+    used, asked = node.membership.config.firewall_program, asked_sections(context)
+    found: list[Removal] = []
+    for name, program in context.ports.firewall.items():
+        sections = [section for section in SECTIONS if name != used or section not in asked]
+        found += await program.removals(place.family, place.networks, sections, asked)
     return found
 
 
-async def iptables_removals(
-    context: Context,
-    family: Family,
-    networks: Sequence[Network],
-    sections: Collection[Section],
-    taken_over: Collection[Section] = (),
-) -> list[Removal]:
-    """Return the rules in iptables that are ours.
-
-    Args:
-        context: the ports.
-        family: of the networks.
-        networks: those that we may speak for.
-        sections: whose rules are to go.
-        taken_over: those of them where the rules of v0.11.0 are to go as well.
-    """
-    try:
-        context.ports.firewall.need_iptables(family)
-    except ProgramMissing:
-        return []
-    saved = await context.ports.firewall.save(family, None) if sections else ""
-    found = []
-    for section in sections:
-        plain = networks if section in taken_over else ()
-        text = iptables.removal(section, iptables.read(saved, section), networks, plain)
-        if text:
-            found.append(Removal("iptables", family, text, {"table": section.table, "chain": section.chain}))
-    return found
-
-
-async def nft_removals(context: Context, family: Family, networks: Sequence[Network]) -> list[Removal]:
-    """Return our table in nft, if it is about one of *networks*."""
-    try:
-        context.ports.firewall.need_nft()
-    except ProgramMissing:
-        return []
-    found = await nft_table(context, family)
-    if found is None or not found.names(networks):
-        return []
-    return [Removal("nft", family, nftables.removal(family) + "\n", {"table": nftables.table_name(family)})]
-
-
-async def forward_is_dropped(context: Context, node: Node, place: Place) -> bool:
-    """Return whether iptables drops what our rules, which are in nft, accept."""
-    if not node.membership.config.nftables or FORWARD not in asked_sections(context):
-        return False
-    try:
-        context.ports.firewall.need_iptables(place.family)
-    except ProgramMissing:
-        return False
-    return iptables.read(await context.ports.firewall.save(place.family, None), FORWARD).policy == "DROP"
-
-
-FORWARD_DROPPED = (
-    "iptables drops what no rule of its own accepts (the policy of FORWARD is DROP), and the accept rules that are set "
-    "by nft cannot overrule that: take EnableNFTables out of the network configuration, or change the policy"
-)
+async def dropped_forward(context: Context, node: Node, place: Place) -> str:
+    """Return why another program drops what our rules accept; ``""`` if none does."""
+    if FORWARD not in asked_sections(context):
+        return ""
+    used = node.membership.config.firewall_program
+    others = [program for name, program in context.ports.firewall.items() if name != used]
+    reasons = [await program.drops_forward(place.family) for program in others]
+    return "; ".join(filter(None, reasons))

@@ -77,7 +77,7 @@ class EtcdSide:
         self._link = Link(2, "eth1", 1500, True, (IPv4Interface(f"{self.address}/16"),))
         self.node: Node
         ports = Ports(
-            discovery=OneApi(self.counted), kernel=FakeKernel(self._link), firewall=FakeFirewall(),
+            discovery=OneApi(self.counted), kernel=FakeKernel(self._link), firewall=FakeFirewall().programs(),
             subnet_file=MemoryFile(),
             clock=clock, notifier=Manager(),
         )

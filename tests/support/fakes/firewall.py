@@ -12,7 +12,10 @@ from collections import Counter
 
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.errors import FirewallError, ProgramMissing
-from pyflanneld.ports import Firewall
+from pyflanneld.firewall.command_runner import Programs
+from pyflanneld.firewall.iptables import Iptables
+from pyflanneld.firewall.nft import Nft
+from pyflanneld.ports import FirewallProgram
 
 BUILT_IN = {
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
@@ -22,8 +25,8 @@ Chains = dict[str, list[str]]
 Tables = dict[tuple[Family, str], Chains]
 
 
-class FakeFirewall(Firewall):
-    """The ``Firewall`` port in memory.
+class FakeFirewall:
+    """The rules of a host in memory, with the commands that read and write them.
 
     Attributes:
         absent: programs that are not there: ``iptables``, ``ip6tables``, ``nft``.
@@ -44,7 +47,11 @@ class FakeFirewall(Firewall):
         self.nft: dict[tuple[str, str], list[dict[str, object]]] = {}
         self._tables: Tables = {}
 
-    # The port.
+    def programs(self) -> dict[str, FirewallProgram]:
+        """Return the ``FirewallProgram`` port on these rules: the real decisions, and commands in memory."""
+        return {"iptables": FakeIptables(self), "nft": FakeNft(self)}
+
+    # The commands.
 
     def need_iptables(self, family: Family) -> None:
         self._need("iptables" if family is Family.IPV4 else "ip6tables")
@@ -132,6 +139,43 @@ class FakeFirewall(Firewall):
             lines.append(f":{chain} {policy} [0:0]")
         lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]
         return "\n".join([*lines, "COMMIT", "# Completed on Mon Nov 23 19:26:39 2026", ""])
+
+
+class FakeIptables(Iptables):
+    """iptables on a ``FakeFirewall``."""
+
+    def __init__(self, host: FakeFirewall) -> None:
+        super().__init__(Programs([]))
+        self._host = host
+
+    def require(self, family: Family) -> None:
+        self._host.need_iptables(family)
+
+    async def can_randomize(self, family: Family) -> bool:
+        return await self._host.can_randomize(family)
+
+    async def save(self, family: Family, table: str | None) -> str:
+        return await self._host.save(family, table)
+
+    async def restore(self, family: Family, text: str) -> None:
+        await self._host.restore(family, text)
+
+
+class FakeNft(Nft):
+    """nft on a ``FakeFirewall``."""
+
+    def __init__(self, host: FakeFirewall) -> None:
+        super().__init__(Programs([]))
+        self._host = host
+
+    def require(self, family: Family) -> None:  # noqa: ARG002 - one program for both
+        self._host.need_nft()
+
+    async def list_table(self, family: Family, name: str) -> str | None:
+        return await self._host.list_table(family, name)
+
+    async def load(self, text: str) -> None:
+        await self._host.load(text)
 
 
 def _change(chains: Chains, line: str) -> None:

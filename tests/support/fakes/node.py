@@ -110,6 +110,7 @@ class FakeNode:
         self.discovery: Discovery | None = None
         self.kernel = FakeKernel(lan(host), protocol=PROTOCOL)
         self.firewall = FakeFirewall()
+        self.firewall_programs = self.firewall.programs()
         self.file = MemoryFile(env)
         self.clock = VirtualClock()
         self.manager = Manager()
@@ -134,7 +135,7 @@ class FakeNode:
         """Make the daemon; a restart makes another one on the same kernel and file."""
         self.counters, self.conditions = Counters(), Conditions(self.clock, self.log)
         ports = Ports(
-            discovery=self.discovery or OneApi(self.registry), kernel=self.kernel, firewall=self.firewall,
+            discovery=self.discovery or OneApi(self.registry), kernel=self.kernel, firewall=self.firewall_programs,
             subnet_file=self.file,
             clock=self.clock, notifier=self.manager,
             prober=self.prober, certificates=self.certificates, saved_state=self.state,

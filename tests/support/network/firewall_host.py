@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld.firewall.command_runner import Programs
-from pyflanneld.firewall.host import HostFirewall
+from pyflanneld.firewall.programs import firewall_programs
 from tests.support.fakes.node import CONFIG, FakeNode, lan
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.network.namespaces import Namespace, namespace
@@ -99,7 +99,7 @@ class Crossing:
         node = FakeNode(cluster, env=env)
         node.configure(**{"iptables_resync_s": RESYNC_S, **options})
         node.kernel.set_link(replace(lan(node.host), addresses6=(IPv6Interface(f"{HOST_ON_LAN6}/64"),)))
-        node.firewall = HostFirewall(Programs([self.programs]))  # type: ignore[assignment]
+        node.firewall_programs = firewall_programs(Programs([self.programs]))
         with self.host.inside():
             async with node.running():
                 yield node
