@@ -187,7 +187,17 @@ class Listener:
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request that is complete; from now on its connection has the time for the response."""
+        """Answer a request that is complete; from now on its connection has the time for the response.
+
+        The body is read first, wanted or not: to a client that still sends it, an early end is a broken connection.
+        """
+        size_bytes = request.content_length or 0
+        if size_bytes > self._request_bytes:
+            raise web.HTTPRequestEntityTooLarge(max_size=self._request_bytes, actual_size=size_bytes)
+        try:
+            await request.read()
+        except web.RequestPayloadError as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
         if (connection := self._connections.get(request.protocol)) is not None:
             connection.busy = True
             connection.expire_in(RESPONSE_S)

@@ -36,7 +36,7 @@ def operator_listener(source: StatusSource, log: LogAccess) -> Listener:
             raise web.HTTPForbidden(text="only root and the daemon's own user may change its log level")
         try:
             log.set_level(_requested_level(await request.read()))
-        except (ValueError, web.RequestPayloadError) as error:
+        except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         return await level(request)
 

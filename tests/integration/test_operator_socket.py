@@ -144,6 +144,20 @@ async def test_a_body_that_cannot_be_read_is_a_bad_request(headers: str, body: b
         sock.close()
 
 
+@pytest.mark.parametrize("request_line", ["GET /status", "GET /nowhere", "POST /log-level"])
+async def test_a_body_may_come_after_its_head(request_line: str) -> None:
+    """The connection stays open for it, wanted or not: clients such as http.client send it by itself."""
+    loop = asyncio.get_running_loop()
+    async with serving() as name:
+        sock = await connected(name)
+        await loop.sock_sendall(sock, f"{request_line} HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\n\r\n".encode())
+        assert not await ended(sock, 0.3)
+        await loop.sock_sendall(sock, b'{"level":"debug"}')
+        answer = await loop.sock_recv(sock, 1 << 16)
+        assert answer.startswith(b"HTTP/1.1 404 " if "nowhere" in request_line else b"HTTP/1.1 200 "), answer
+        sock.close()
+
+
 @pytest.mark.netns
 async def test_another_user_may_read_and_change_nothing() -> None:
     """By the kernel's word about who connects, not by anything that the client says."""
