@@ -77,7 +77,7 @@ class RequestRefused(PyflanneldError):
 
 
 class LeaseLost(PyflanneldError):
-    """The own subnet is held by another node. It is never overwritten."""
+    """This host's subnet is held by another node. It is never overwritten."""
 
     exit_code = 75
 

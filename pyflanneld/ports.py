@@ -304,7 +304,7 @@ class Prober(Protocol):
         ...
 
     def send(self, number: int, address: IPv4Address, size_bytes: int) -> bool:
-        """Send a probe of *size_bytes* of IP (at least 60) that may not be fragmented; say whether it left.
+        """Send a probe of *size_bytes* of IP (at least 60) that may not be fragmented; return whether it left.
 
         Numbers are below 2**16.
         """
@@ -323,7 +323,7 @@ class Certificates(Protocol):
     """The certificate files with which we speak to etcd, as they are in use."""
 
     def reload(self) -> bool:
-        """Take the files into use, for new connections, if they hold anything new; say whether they do.
+        """Take the files into use, for new connections, if they hold anything new; return whether they do.
 
         Raises ``UsageError`` when they cannot be used; what was in use stays in use.
         """
@@ -342,7 +342,7 @@ class SubnetFile(Protocol):
         ...
 
     def write(self, text: str) -> bool:
-        """Put *text* there atomically and durably; say whether anything had to be written. Raises ``OSError``."""
+        """Put *text* there atomically and durably; return whether anything had to be written. Raises ``OSError``."""
         ...
 
 

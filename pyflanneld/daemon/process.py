@@ -52,7 +52,7 @@ def run_daemon(settings: Settings) -> int:
     except UsageError:
         raise
     except Exception as raised:
-        error = _gravest(raised)
+        error = _most_severe(raised)
         if error is None:
             log.exception("daemon.crashed", exit_code=1)
             return 1
@@ -114,10 +114,10 @@ def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
         yield
 
 
-def _gravest(raised: Exception) -> PyflanneldError | None:
+def _most_severe(raised: Exception) -> PyflanneldError | None:
     """Return the error that decides the exit code, a lost lease before anything else; ``None`` for a defect."""
     if isinstance(raised, ExceptionGroup):
-        parts = [_gravest(part) for part in raised.exceptions]
+        parts = [_most_severe(part) for part in raised.exceptions]
         known = [part for part in parts if part is not None]
         return max(known, key=lambda error: error.exit_code) if len(known) == len(parts) else None
     return raised if isinstance(raised, PyflanneldError) else None

@@ -109,7 +109,7 @@ class Restore:
         return state, self._as_node(state, bootstrap)
 
     def _prospect(self, state: SavedState) -> Bootstrap:
-        """Judge the configuration, and this host by it, as at any start."""
+        """Check the configuration, and this host against it, as at any start."""
         try:
             config, subnet_range = usable_config(state.config, "its network configuration")
             bootstrap = prepare(self._context, self._links, self._choice, config, subnet_range)

@@ -1,6 +1,6 @@
 """Probes one etcd member for ``pyflanneld doctor``: what fails, and in which step.
 
-No port: the daemon never does this. The kind of request tells the step, not the response: first a plain HTTP request
+No port: the daemon never does this. The kind of request names the step, not the response: first a plain HTTP request
 (name, connection, TLS, whether it is etcd at all), then the login, then one read of each kind of key.
 """
 

@@ -39,7 +39,7 @@ class PageReport:
     """``{"status": {}, "peers": {"version": "", "rows": []} | null, "events": likewise}``, rows as in the reports.
 
     The query says what the page has: ``?peers=VERSION&events=VERSION``. *null*: it has these, or the kernel cannot be
-    read, which the status tells.
+    read, which the status says.
     """
 
     def __init__(self, source: StatusSource, log: LogAccess) -> None:

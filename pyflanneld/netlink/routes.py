@@ -51,12 +51,12 @@ _NUMBER = struct.Struct("=I")
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 _TEMPLATE = struct.Struct("=IHHII" "BBBBBBBBI" "HH4s" "HH4s" "HHI" "HHI")  # header, rtmsg, dst, gateway, link, table
-_TOLD = struct.Struct("=BBBBBBBBI" "II" "II" "II" "II")  # rtmsg, table, dst, gateway, link: each a type and a number
-_TOLD_TYPES = tuple(
+_PEER_ROUTE = struct.Struct("=BBBBBBBBI" "II" "II" "II" "II")  # rtmsg, and four numbers with their types
+_PEER_ROUTE_TYPES = tuple(
     _NUMBER.unpack(ATTRIBUTE.pack(_NUMBER_ATTRIBUTE.size, kind))[0]
     for kind in (RTA_TABLE, RTA_DST, RTA_GATEWAY, RTA_OIF)
 )
-_TOLD_FIELDS = (AF_INET, 0, 0, _RTN_UNICAST, _RT_TABLE_MAIN)
+_PEER_ROUTE_FIELDS = (AF_INET, 0, 0, _RTN_UNICAST, _RT_TABLE_MAIN)
 
 
 class RouteMessage(NamedTuple):
@@ -208,15 +208,15 @@ def decode_route(body: bytes) -> KernelRoute | None:
     A route counts as plain when it has nothing that ``Create`` would not have put: no preferred source, metrics,
     encapsulation or next-hop object either. Raises ``ValueError``.
     """
-    if len(body) != _TOLD.size:
+    if len(body) != _PEER_ROUTE.size:
         return _decode_any_route(body)
     (
         family, length, source_length, tos, _, protocol, scope, kind, flags,
         first, table, second, dst, third, gateway, fourth, link_index,
-    ) = _TOLD.unpack(body)  # fmt: skip
+    ) = _PEER_ROUTE.unpack(body)  # fmt: skip
     if (
-        (first, second, third, fourth) != _TOLD_TYPES
-        or (family, source_length, tos, kind, table) != _TOLD_FIELDS
+        (first, second, third, fourth) != _PEER_ROUTE_TYPES
+        or (family, source_length, tos, kind, table) != _PEER_ROUTE_FIELDS
         or scope >= RT_SCOPE_SITE
         or flags & (_RTM_F_CLONED | _RTNH_F_ASKED_FOR)
     ):

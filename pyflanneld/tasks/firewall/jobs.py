@@ -66,7 +66,7 @@ class Job:
     Attributes:
         name: for messages, ``"masquerading"``.
         program: the name of the program.
-        blocks: whether the node is of no use without these rules.
+        blocks: whether the node is not ready without these rules.
         placed: whether they are known to be in place.
     """
 

@@ -33,7 +33,7 @@ from pyflanneld.tasks.routes.audit import RouteAudit
 from pyflanneld.tasks.routes.blackhole import keep_blackhole
 
 SCAN_S = 10.0
-TOLD_EARLY_S = 0.1
+SCAN_AGAIN_S = 0.1
 RETRY_S = 1.0
 SCANS_BURST = 8
 SCAN_SPACING_S = 0.5
@@ -117,7 +117,7 @@ class Reconciler:
 
     async def _rounds_until_next_scan(self) -> None:
         """Do a round now and after each change of the peers, until it is time to read the kernel again."""
-        scan_at = self._scans[-1] + (TOLD_EARLY_S if self._scan_again else SCAN_S)
+        scan_at = self._scans[-1] + (SCAN_AGAIN_S if self._scan_again else SCAN_S)
         not_before = self._next_scan_at()
         while True:
             self._context.liveness.beat("routes", 2 * SCAN_S)
