@@ -8,18 +8,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
-
-NLM_F_REQUEST = 0x001
-NLM_F_ACK = 0x004
-NLM_F_DUMP_INTR = 0x010
-NLM_F_CAPPED = 0x100  # on NLMSG_ERROR: only the header of the refused message is quoted
-NLM_F_ACK_TLVS = 0x200  # on NLMSG_ERROR and NLMSG_DONE: attributes follow, the reason among them
-NLM_F_DUMP = 0x300  # on a request for a list
-NLM_F_REPLACE = 0x100  # these three on a request for something new
-NLM_F_EXCL = 0x200
-NLM_F_CREATE = 0x400
+from pyroute2.netlink import NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSG_DONE, NLMSG_ERROR
 
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr, struct rtattr: length, type

@@ -1,7 +1,7 @@
 """The ``Kernel`` port on rtnetlink.
 
-The messages and the two sockets are our own (``encoding``, ``links`` and ``netlink`` say why): one for requests, and
-one for notifications per ``changes``. They are opened in the network namespace of the thread that needs them first.
+pyroute2 encodes and decodes the messages; the two sockets are our own (``socket`` says why): one for requests, and one
+for notifications per ``changes``. They are opened in the network namespace of the thread that needs them first.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -27,6 +27,7 @@ from pyflanneld.netlink.links import (
     with_addresses,
 )
 from pyflanneld.netlink.monitor import Monitor
+from pyflanneld.netlink.route_lookup import decode_lookup, lookup_request
 from pyflanneld.netlink.route_scope import SPREAD_FROM, RouteScope
 from pyflanneld.netlink.socket import DumpRefused, RequestSocket
 from pyflanneld.ports import Change, Kernel
@@ -89,8 +90,6 @@ class NetlinkKernel(Kernel):
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
         """Ask the kernel, policy rules included, how a packet of ours to *address* would leave."""
-        from pyflanneld.netlink.route_lookup import decode_lookup, lookup_request  # deferred: it loads pyroute2
-
         answer = await self._requests.ask(lookup_request(address), decode_lookup)
         if not isinstance(answer, KernelRefusal):
             return answer

@@ -3,8 +3,6 @@
 Nothing of what a notification says is trusted or kept. A burst of a million is one value of two bits, however slow
 the consumer is. Linux sends no route notification for routes that go because a link goes down or is deleted; the
 link's own notification stands for them.
-
-Wire format: rtnetlink(7), include/uapi/linux/rtnetlink.h.
 """
 
 import asyncio
@@ -15,20 +13,37 @@ from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Self
 
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWROUTE,
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV4_ROUTE,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_IPV6_ROUTE,
+    RTMGRP_LINK,
+    rt_type,
+)
+
 from pyflanneld.core.families import inside
 from pyflanneld.errors import KernelError
-from pyflanneld.netlink import links, routes, routes6
 from pyflanneld.netlink.frames import Malformed, frames
+from pyflanneld.netlink.route_template import reported_destination
+from pyflanneld.netlink.routes import decode_route
+from pyflanneld.netlink.routes6 import decode_route6
 from pyflanneld.netlink.socket import open_socket
 from pyflanneld.ports import Change
 
-GROUPS = 0x1 | 0x10 | 0x40  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
-GROUPS6 = 0x100 | 0x400  # RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
+GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE
+GROUPS6 = RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
 RECEIVE_BUFFER = 4 << 20  # some thousand notifications
 _DATAGRAM_MAX = 1 << 16
 _DATAGRAMS_AT_ONCE = 256  # then the other tasks have their turn
+_FROM_ADDRESSES = frozenset(rt_type[name] for name in ("local", "broadcast", "anycast", "multicast"))
 _UNSPEC, _INET6 = bytes([socket.AF_UNSPEC]), bytes([socket.AF_INET6])  # a body begins with its family
-_RTN_NOT_ROUTED = frozenset({2, 3, 4, 5})  # local, broadcast, anycast, multicast: they follow from addresses
 
 
 class Monitor:
@@ -52,6 +67,7 @@ class Monitor:
         ipv6: IPv6Network | None = None,
     ) -> None:
         groups = GROUPS if ipv6 is None else GROUPS | GROUPS6
+        self._ipv4 = network
         self._network = int(network.network_address)
         self._netmask = int(network.netmask)
         self._prefixlen = network.prefixlen
@@ -117,25 +133,24 @@ class Monitor:
                 self._pending |= self._about(kind, body)
 
     def _about(self, kind: int, body: bytes) -> Change:
-        match kind:
-            case routes.RTM_NEWROUTE | routes.RTM_DELROUTE:
-                return Change.ROUTES if self._concerns_us(body) else Change(0)
-            case links.RTM_NEWLINK | links.RTM_DELLINK:
-                # Of another family are the bridge's and IPv6's own affairs.
-                return Change.LINKS if body[:1] == _UNSPEC else Change(0)
-            case links.RTM_NEWADDR | links.RTM_DELADDR:
-                return Change.LINKS
-        return Change(0)
+        if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            return Change.ROUTES if self._concerns_us(body) else Change(0)
+        if kind in (RTM_NEWLINK, RTM_DELLINK):  # of another family are the bridge's and IPv6's own affairs
+            return Change.LINKS if body[:1] == _UNSPEC else Change(0)
+        return Change.LINKS if kind in (RTM_NEWADDR, RTM_DELADDR) else Change(0)
 
     def _concerns_us(self, body: bytes) -> bool:
         """Return whether this is a route of the main table inside our networks. Raises ``Malformed``."""
         if self._ipv6 is not None and body[:1] == _INET6:
-            route = routes6.decode_route6(body)
+            route = decode_route6(body)
             return route is not None and inside(route.dst, self._ipv6)
-        message = routes.read_route(body)
-        if not message.in_main_table or message.kind in _RTN_NOT_ROUTED or message.length < self._prefixlen:
-            return False
-        return message.dst & self._netmask == self._network
+        known = reported_destination(body)
+        if known is not None:
+            kind, address, length = known
+            inside_ours = length >= self._prefixlen and address & self._netmask == self._network
+            return inside_ours and kind not in _FROM_ADDRESSES
+        route = decode_route(body)
+        return route is not None and inside(route.dst, self._ipv4)
 
     def _close(self) -> None:
         if self._sock is not None:

@@ -12,8 +12,9 @@ Next-hop objects would do the same for the time, but the kernel takes them, and 
 lost, where it keeps plain routes.
 """
 
+from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_SITE, RT_SCOPE_UNIVERSE
+
 from pyflanneld.core.routes.plan import Create, Replace, RouteChange
-from pyflanneld.netlink.routes import RT_SCOPE_SITE, RT_SCOPE_UNIVERSE
 
 SPREAD_FROM = 1000
 """Up to here the square costs no more than 12 ms in all, and ``ip route`` looks as it always did."""
@@ -36,8 +37,8 @@ class RouteScope:
         A replacement counts as one more: it may take over a foreign route. The next list of our own puts that right.
         """
         if not isinstance(change, Create | Replace) or change.route.dst.version == 6:
-            return RT_SCOPE_UNIVERSE
+            return int(RT_SCOPE_UNIVERSE)
         self.held += 1
         if self.held <= self._spread_from:
-            return RT_SCOPE_UNIVERSE
-        return 1 + int(change.route.gateway) % (RT_SCOPE_SITE - 1)
+            return int(RT_SCOPE_UNIVERSE)
+        return 1 + int(change.route.gateway) % (int(RT_SCOPE_SITE) - 1)

@@ -27,6 +27,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from pyroute2.netlink import (
+    NETLINK_EXT_ACK,
+    NETLINK_GET_STRICT_CHK,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    SOL_NETLINK,
+)
+
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import frames
 from pyflanneld.netlink.frames import KernelRefusal, Malformed, NetlinkRequest
@@ -42,10 +54,7 @@ _RECEIVE_BUFFER = 1 << 20  # an answer to a change costs about 1 KiB of it
 _SEQUENCE_MAX = 0xFFFFFFFF
 
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
-_SOL_NETLINK = 270  # linux/socket.h
-_NETLINK_CAP_ACK = 10
-_NETLINK_EXT_ACK = 11
-_NETLINK_GET_STRICT_CHK = 12
+_NETLINK_CAP_ACK = 10  # linux/netlink.h; pyroute2 does not name it
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -68,9 +77,9 @@ def open_socket(*, groups: int = 0, receive_buffer: int = _RECEIVE_BUFFER) -> so
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
         except PermissionError:  # no CAP_NET_ADMIN: as much as net.core.rmem_max allows
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
+        for option in (_NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             with contextlib.suppress(OSError):  # before Linux 4.20: no reasons, no filter in the kernel
-                sock.setsockopt(_SOL_NETLINK, option, 1)
+                sock.setsockopt(SOL_NETLINK, option, 1)
         sock.bind((0, groups))
     except BaseException:
         sock.close()
@@ -183,7 +192,7 @@ class RequestSocket:
     async def _dump_once(self, request: NetlinkRequest) -> tuple[list[bytes], bool]:
         sock = self._opened()
         asked = self._next_sequences(1)
-        wanted = NetlinkRequest(request.kind, frames.NLM_F_REQUEST | frames.NLM_F_DUMP | request.flags, request.body)
+        wanted = NetlinkRequest(request.kind, NLM_F_REQUEST | NLM_F_DUMP | request.flags, request.body)
         sock.send(frames.pack(wanted, asked))
         found: list[bytes] = []
         torn = 0
@@ -191,8 +200,8 @@ class RequestSocket:
             for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
                 if sequence != asked:
                     continue
-                torn |= flags & frames.NLM_F_DUMP_INTR
-                if kind in (frames.NLMSG_DONE, frames.NLMSG_ERROR):
+                torn |= flags & NLM_F_DUMP_INTR
+                if kind in (NLMSG_DONE, NLMSG_ERROR):
                     if (refusal := frames.kernel_verdict(kind, flags, body)) is not None:
                         raise DumpRefused(refusal)
                     return found, torn != 0
@@ -203,8 +212,8 @@ class RequestSocket:
         sock = self._opened()
         first = self._next_sequences(len(changes))
         last = first + len(changes) - 1
-        messages = [encode(change, frames.NLM_F_REQUEST, number) for number, change in enumerate(changes[:-1], first)]
-        messages.append(encode(changes[-1], frames.NLM_F_REQUEST | frames.NLM_F_ACK, last))
+        messages = [encode(change, NLM_F_REQUEST, number) for number, change in enumerate(changes[:-1], first)]
+        messages.append(encode(changes[-1], NLM_F_REQUEST | NLM_F_ACK, last))
         data = b"".join(messages)
         if sock.send(data) != len(data):
             raise KernelError("netlink: the kernel took only a part of the batch")
@@ -213,7 +222,7 @@ class RequestSocket:
             for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
                 if not first <= sequence <= last:
                     continue
-                if kind != frames.NLMSG_ERROR:
+                if kind != NLMSG_ERROR:
                     raise Malformed(f"message of type {kind} where an acknowledgement was due")
                 if (refusal := frames.kernel_verdict(kind, flags, body)) is not None:
                     refused[sequence - first] = refusal
@@ -223,14 +232,14 @@ class RequestSocket:
     async def _ask(self, request: NetlinkRequest, decode: Callable[[bytes], T]) -> T | KernelRefusal:
         sock = self._opened()
         asked = self._next_sequences(1)
-        acknowledged = frames.NLM_F_REQUEST | frames.NLM_F_ACK
+        acknowledged = NLM_F_REQUEST | NLM_F_ACK
         sock.send(frames.pack(NetlinkRequest(request.kind, acknowledged | request.flags, request.body), asked))
         found: list[T] = []
         while True:
             for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
                 if sequence != asked:
                     continue
-                if kind != frames.NLMSG_ERROR:
+                if kind != NLMSG_ERROR:
                     found.append(decode(body))
                 elif (refusal := frames.kernel_verdict(kind, flags, body)) is not None:
                     return refusal

@@ -1,15 +1,17 @@
 """What every ``Kernel`` promises about neighbours, on the fake and on a real one."""
 
-import struct
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from socket import AF_BRIDGE
 
 import pytest
+from pyroute2.netlink.rtnl.ndmsg import NUD_REACHABLE, ndmsg
 
 from pyflanneld.core.link.selection import NEIGHBOUR_STATES, Link, Neighbour
 from pyflanneld.netlink import neighbours
 from pyflanneld.netlink.frames import Malformed
 from pyflanneld.netlink.kernel import NetlinkKernel
+from pyflanneld.netlink.messages import encode
 from pyflanneld.ports import Kernel
 from tests.contract.in_memory import KERNELS, MakeKernel
 from tests.support.fakes.kernel import FakeKernel
@@ -85,6 +87,5 @@ def test_malformed_messages_are_refused() -> None:
     """A short message is an error; one without an IP address is none of ours."""
     with pytest.raises(Malformed):
         neighbours.decode_neighbour(bytes(4))
-    header = struct.pack("=BBHiHBB", 7, 0, 0, 3, 2, 0, 0)
-    only_mac = struct.pack("=HH6sxx", 10, neighbours.NDA_LLADDR, b"\2\0\0\0\0\2")
-    assert neighbours.decode_neighbour(header + only_mac) is None
+    only_mac = encode(ndmsg, {"family": AF_BRIDGE, "ifindex": 3, "state": NUD_REACHABLE}, [("NDA_LLADDR", MAC)])
+    assert neighbours.decode_neighbour(only_mac) is None

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
+from pyroute2.netlink import NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE
 
 from pyflanneld.core.routes.plan import Create, KernelRoute, Route
 from pyflanneld.errors import KernelError
@@ -35,7 +36,7 @@ class Faulty(socket.socket):
     def send(self, data: Any, flags: int = 0) -> int:
         self.sent += 1
         if self._fault == "noisy":
-            super().send(frames.pack(frames.NetlinkRequest(0xFFF0, frames.NLM_F_REQUEST, b""), 0xFFFF))  # refused
+            super().send(frames.pack(frames.NetlinkRequest(0xFFF0, NLM_F_REQUEST, b""), 0xFFFF))  # refused
         return len(data) if self._fault == "deaf" else super().send(data, flags)
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
@@ -44,7 +45,7 @@ class Faulty(socket.socket):
             raise BlockingIOError
         match self._fault:
             case "torn" | "torn once":
-                marked = struct.unpack_from("=H", buffer, 6)[0] | frames.NLM_F_DUMP_INTR
+                marked = struct.unpack_from("=H", buffer, 6)[0] | NLM_F_DUMP_INTR
                 struct.pack_into("=H", buffer, 6, marked)
                 if self._fault == "torn once":
                     self._fault = ""
@@ -228,7 +229,7 @@ async def test_forged_answer() -> None:
     await sockets.first_opened.wait()
     with open_socket() as forger:
         for sequence in range(10):
-            empty_list = frames.HEADER.pack(20, frames.NLMSG_DONE, 2, sequence, 0) + bytes(4)
+            empty_list = frames.HEADER.pack(20, NLMSG_DONE, 2, sequence, 0) + bytes(4)
             forger.sendto(empty_list, (sockets.opened[0].getsockname()[0], 0))
     with pytest.raises(KernelError, match="no answer"):
         await dump

@@ -3,12 +3,14 @@
 import contextlib
 import struct
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from socket import AF_INET6
+from socket import AF_INET, AF_INET6
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2 import IPBatch
+from pyroute2.netlink import NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_REQUEST, NLMSG_ERROR
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from pyflanneld.core.routes.plan import (
     Blackhole,
@@ -20,9 +22,10 @@ from pyflanneld.core.routes.plan import (
     Route,
     RouteChange,
 )
-from pyflanneld.netlink import frames, links, route_lookup, routes6
+from pyflanneld.netlink import frames, links, route_lookup, route_template, routes6
 from pyflanneld.netlink import routes as encoding
 from pyflanneld.netlink.frames import KernelRefusal, Malformed
+from pyflanneld.netlink.messages import Decoded, encode
 
 OURS = 103
 networks = st.builds(
@@ -35,7 +38,7 @@ routes = st.builds(Route, networks, gateways, st.integers(1, 0x7FFFFFFF))
 
 
 def packed(change: RouteChange, scope: int = 0) -> bytes:
-    return encoding.change_message(change, OURS, scope, frames.NLM_F_REQUEST | frames.NLM_F_ACK, 0)
+    return encoding.change_message(change, OURS, scope, NLM_F_REQUEST | NLM_F_ACK, 0)
 
 
 def body(change: RouteChange, scope: int = 0) -> bytes:
@@ -59,6 +62,39 @@ def test_same_bytes_as_pyroute2(command: str, make: type[Create | Replace]) -> N
             command, dst="10.5.34.0/24", gateway="192.168.1.11", oif=7, table=254, proto=OURS, type=1, scope=scope
         )
         assert packed(make(route), scope) == theirs
+
+
+@given(route=routes, protocol=st.integers(1, 255), scope=st.integers(0, 199))
+def test_the_template_is_what_pyroute2_encodes(route: Route, protocol: int, scope: int) -> None:
+    """Every plain route that is put has the bytes of pyroute2's own message for it."""
+    fields = {
+        "family": AF_INET, "dst_len": route.dst.prefixlen, "table": 254, "proto": protocol, "scope": scope, "type": 1,
+    }  # fmt: skip
+    attributes = [
+        ("RTA_DST", str(route.dst.network_address)), ("RTA_GATEWAY", str(route.gateway)),
+        ("RTA_OIF", route.link_index), ("RTA_TABLE", 254),
+    ]  # fmt: skip
+    assert route_template.put_route(route, protocol, scope) == encode(rtmsg, fields, attributes)
+
+
+@given(route=routes, protocol=st.integers(1, 255), scope=st.integers(0, 255), flags=st.sampled_from([0, 1, 16, 64]))
+def test_the_template_reads_what_pyroute2_reads(route: Route, protocol: int, scope: int, flags: int) -> None:
+    """A plain route in the kernel's form, with any flag that reports a state, is read as pyroute2 reads it."""
+    fields = {
+        "family": AF_INET, "dst_len": route.dst.prefixlen, "table": 254, "proto": protocol, "scope": scope, "type": 1,
+        "flags": flags,
+    }  # fmt: skip
+    told = encode(rtmsg, fields, [
+        ("RTA_TABLE", 254), ("RTA_DST", str(route.dst.network_address)), ("RTA_GATEWAY", str(route.gateway)),
+        ("RTA_OIF", route.link_index),
+    ])  # fmt: skip
+    read = route_template.AsReported.of(told)
+    assert read == (route.dst, route.gateway, route.link_index, protocol, scope)
+    by_pyroute2 = Decoded(rtmsg, told, "RTA_DST", "RTA_GATEWAY", "RTA_OIF")
+    assert (str(read.dst.network_address), str(read.gateway), read.link_index) == tuple(
+        by_pyroute2[name] for name in ("RTA_DST", "RTA_GATEWAY", "RTA_OIF")
+    )
+    assert route_template.reported_destination(told) == (1, int(route.dst.network_address), route.dst.prefixlen)
 
 
 def test_same_deletion_as_pyroute2() -> None:
@@ -184,14 +220,14 @@ def test_several_messages() -> None:
 
 def verdict(number: int, flags: int, tail: bytes = b"") -> KernelRefusal | None:
     quoted = frames.HEADER.pack(60, 24, 5, 1, 0)
-    return frames.kernel_verdict(frames.NLMSG_ERROR, flags, struct.pack("=i", number) + quoted + tail)
+    return frames.kernel_verdict(NLMSG_ERROR, flags, struct.pack("=i", number) + quoted + tail)
 
 
 def test_verdicts() -> None:
     """An acknowledgement is no refusal; a refusal has its errno and, where the kernel says more, its words."""
     words = struct.pack("=HH", 4 + 5, 1) + b"Why?\0" + bytes(3)
-    assert verdict(0, frames.NLM_F_CAPPED) is None
-    assert verdict(-17, frames.NLM_F_CAPPED) == KernelRefusal(17, "")
-    assert verdict(-17, frames.NLM_F_CAPPED | frames.NLM_F_ACK_TLVS, words) == KernelRefusal(17, "Why?")
-    assert verdict(-17, frames.NLM_F_ACK_TLVS, bytes(44) + words) == KernelRefusal(17, "Why?")
+    assert verdict(0, NLM_F_CAPPED) is None
+    assert verdict(-17, NLM_F_CAPPED) == KernelRefusal(17, "")
+    assert verdict(-17, NLM_F_CAPPED | NLM_F_ACK_TLVS, words) == KernelRefusal(17, "Why?")
+    assert verdict(-17, NLM_F_ACK_TLVS, bytes(44) + words) == KernelRefusal(17, "Why?")
     assert str(KernelRefusal(17, "Why?")) == "File exists: Why?"

@@ -1,0 +1,115 @@
+"""Plain IPv4 routes by template: pyroute2 encodes one message per shape, and what differs is put into its bytes. Pure.
+
+There are two shapes: how we put a route, and how the kernel reports it. Where in a message a field is, two encodings
+show that differ in it alone; nothing of the layout is written down here. The tests compare with pyroute2.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from socket import AF_INET
+from typing import NamedTuple, Self
+
+from pyroute2.netlink.rtnl import rt_type
+from pyroute2.netlink.rtnl.rtmsg import RTNH_F_ONLINK, RTNH_F_PERVASIVE, rtmsg
+
+from pyflanneld.core.routes.plan import Route
+from pyflanneld.netlink.messages import encode
+
+MAIN_TABLE = 254  # RT_TABLE_MAIN of linux/rtnetlink.h, which pyroute2 does not name, as the next
+RTM_F_CLONED = 0x200
+_STATE_FLAGS = 0xFFFFFFFF & ~(RTM_F_CLONED | RTNH_F_PERVASIVE | RTNH_F_ONLINK)  # what a plain route may have or not
+_ZERO, _ONES = "0.0.0.0", "255.255.255.255"  # noqa: S104 - bytes of an address
+_VARIABLE = {
+    "dst_len": 0xFF, "proto": 0xFF, "scope": 0xFF, "flags": _STATE_FLAGS,
+    "RTA_DST": _ONES, "RTA_GATEWAY": _ONES, "RTA_OIF": 0xFFFFFFFF,
+}  # fmt: skip
+
+
+def _encoded(order: Sequence[str], changed: Mapping[str, object]) -> bytes:
+    """Return the message with zero in each variable field but the *changed* ones, its attributes in this *order*."""
+    fields = {"family": AF_INET, "table": MAIN_TABLE, "type": rt_type["unicast"]}
+    fields |= {name: value for name, value in changed.items() if isinstance(value, int) and not name.startswith("RTA_")}
+    values = {"RTA_TABLE": MAIN_TABLE, "RTA_DST": _ZERO, "RTA_GATEWAY": _ZERO, "RTA_OIF": 0} | dict(changed)
+    return encode(rtmsg, fields, [(name, values[name]) for name in order])
+
+
+class _Template:
+    """One shape of a plain route.
+
+    Attributes:
+        blank: the message with zero in all variable fields.
+        at: where each variable field begins and ends, and the type.
+        fixed_bits: a mask of what never differs, as one number.
+    """
+
+    def __init__(self, *order: str) -> None:
+        self.blank = _encoded(order, {})
+        self.at: dict[str, slice] = {}
+        self.fixed_bits = (1 << 8 * len(self.blank)) - 1
+        for name, value in _VARIABLE.items():
+            other = _encoded(order, {name: value})
+            self.at[name] = self._differing(other)
+            self.fixed_bits ^= int.from_bytes(other) ^ int.from_bytes(self.blank)
+        self.at["type"] = self._differing(_encoded(order, {"type": rt_type["local"]}))
+        self.fixed = int.from_bytes(self.blank)
+
+    def _differing(self, other: bytes) -> slice:
+        places = [place for place, byte in enumerate(other) if byte != self.blank[place]]
+        return slice(places[0], places[-1] + 1)
+
+    def fits(self, body: bytes) -> bool:
+        """Return whether *body* differs from the template in variable fields only."""
+        return len(body) == len(self.blank) and int.from_bytes(body) & self.fixed_bits == self.fixed
+
+
+_PUT = _Template("RTA_DST", "RTA_GATEWAY", "RTA_OIF", "RTA_TABLE")
+_REPORTED = _Template("RTA_TABLE", "RTA_DST", "RTA_GATEWAY", "RTA_OIF")
+_PUT_PARTS = [_PUT.at[name] for name in ("dst_len", "proto", "scope", "RTA_DST", "RTA_GATEWAY", "RTA_OIF")]
+_REPORTED_PARTS = [_REPORTED.at[name] for name in ("dst_len", "proto", "scope", "RTA_DST", "RTA_GATEWAY", "RTA_OIF")]
+
+
+def put_route(route: Route, protocol: int, scope: int) -> bytes:
+    """Return the body of the message that puts *route*, an IPv4 one."""
+    body = bytearray(_PUT.blank)
+    length_at, protocol_at, scope_at, dst_at, gateway_at, link_at = _PUT_PARTS
+    body[length_at.start] = route.dst.prefixlen
+    body[protocol_at.start] = protocol
+    body[scope_at.start] = scope
+    body[dst_at] = route.dst.network_address.packed
+    body[gateway_at] = route.gateway.packed
+    body[link_at] = route.link_index.to_bytes(4, sys.byteorder)
+    return bytes(body)
+
+
+class AsReported(NamedTuple):
+    """A plain route in the kernel's own form; *scope* may still be one that we never put."""
+
+    dst: IPv4Network
+    gateway: IPv4Address
+    link_index: int
+    protocol: int
+    scope: int
+
+    @classmethod
+    def of(cls, body: bytes) -> Self | None:
+        """Return the route in *body*, ``None`` if it has another form. Raises ``ValueError``."""
+        if not _REPORTED.fits(body):
+            return None
+        length_at, protocol_at, scope_at, dst_at, gateway_at, link_at = _REPORTED_PARTS
+        return cls(
+            IPv4Network((body[dst_at], body[length_at.start])), IPv4Address(body[gateway_at]),
+            int.from_bytes(body[link_at], sys.byteorder), body[protocol_at.start], body[scope_at.start],
+        )  # fmt: skip
+
+
+def reported_destination(body: bytes) -> tuple[int, int, int] | None:
+    """Return type, address and prefix length of a route of the main table, if its message begins as ``AsReported``'s.
+
+    That is cheap: other programs may change a million routes that do not concern us.
+    """
+    at, blank = _REPORTED.at, _REPORTED.blank
+    between = slice(at["flags"].stop, at["RTA_DST"].start)
+    if body[:1] != blank[:1] or body[between] != blank[between] or len(body) < at["RTA_DST"].stop:
+        return None
+    return body[at["type"].start], int.from_bytes(body[at["RTA_DST"]]), body[at["dst_len"].start]
