@@ -102,7 +102,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B01 failed list", "a list that fails counts as a list of nothing",
         "tasks.peers",
-        [call("list_subnets", "await _or_nothing(value)")],
+        [call("list_subnets", "await _or_nothing(coroutine)")],
         FOLLOW,
         helper="""
             _last = [Snapshot((), 0, 0)]
