@@ -261,7 +261,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B32 underlay", "the subnet of the host's own LAN may be leased",
-        "core.lease.allocation:choose", [first("underlay = ()")], LEASE,
+        "core.lease.allocation:_taken", [first("underlay = ()")], LEASE,
     ),
     Plant(
         "B33 foreign route", "a foreign route in the place of ours is written over",
