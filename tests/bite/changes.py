@@ -2,8 +2,9 @@
 
 Each function here returns a change, and a change returns how many places it has found; formatting, comments and the
 code around them do not matter. A *text* is Python; in it these names stand for the code that is replaced: ``value``
-(the expression), ``arg0``, ``arg1`` … (arguments of a call), ``original`` (a function whose body is replaced). A
-*mention* of a word is a name, an attribute, a keyword or a string that is equal to it.
+(the expression), ``coroutine`` (a call without its ``await``), ``arg0``, ``arg1`` … (arguments of a call),
+``original`` (a function whose body is replaced). A *mention* of a word is a name, an attribute, a keyword or a string
+that is equal to it.
 """
 
 import ast
@@ -25,7 +26,7 @@ def call(name: str, text: str) -> Change:
         if not isinstance(found, ast.Call) or _called(found) != name:
             return None
         given = {f"arg{number}": argument for number, argument in enumerate(found.args)}
-        return _expression(text, value=node, **given)
+        return _expression(text, value=node, coroutine=found, **given)
 
     return _everywhere(replaced)
 

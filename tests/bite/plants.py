@@ -102,7 +102,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "B01 failed list", "a list that fails counts as a list of nothing",
         "tasks.peers",
-        [call("list_subnets", "await _or_nothing(value)")],
+        [call("list_subnets", "await _or_nothing(coroutine)")],
         FOLLOW,
         helper="""
             _last = [Snapshot((), 0, 0)]
@@ -261,7 +261,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B32 underlay", "the subnet of the host's own LAN may be leased",
-        "core.lease.allocation:choose", [first("underlay = ()")], LEASE,
+        "core.lease.allocation:_taken", [first("underlay = ()")], LEASE,
     ),
     Plant(
         "B33 foreign route", "a foreign route in the place of ours is written over",
