@@ -1,7 +1,12 @@
 """One AF_NETLINK socket for requests, on the asyncio loop.
 
-Why not pyroute2's socket engine: it ignores ``NLM_F_DUMP_INTR`` (a torn list would look like routes that went away),
-raises for ever after one ENOBUFS, queues without bound, and sleeps up to 9 s on EBUSY.
+Why not pyroute2's socket engine, and which test of ``tests/integration/test_kernel_requests.py`` shows it of ours:
+
+* it ignores ``NLM_F_DUMP_INTR``; a torn list would look like routes that went away: ``test_torn_dump_is_repeated``;
+* after one ENOBUFS it raises for ever: ``test_fault_then_recovery``, ``test_lost_acknowledgements``;
+* a batch has no errno for each of its messages: ``test_every_refusal_counts``;
+* it does not look at the sender of a datagram: ``test_forged_answer``;
+* it sleeps up to 9 s on EBUSY: ``test_f71_refused_changes`` in ``tests/faults``.
 
 The rules here:
 
