@@ -1,7 +1,8 @@
 """A list of the kernel's as values, read anew only where its bytes have changed.
 
 The daemon reads all links and routes every few seconds, and mostly nothing has changed. So the bytes of the last list
-are kept, message by message without their headers: comparing 4000 of them takes 0.1 ms, reading them 20.
+are kept, message by message without their headers: comparing 4,000 of them takes 0.1 ms, decoding them 40 (plain
+routes) to 1,000 (links).
 """
 
 import asyncio
