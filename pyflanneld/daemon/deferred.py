@@ -1,7 +1,7 @@
 """The parts that a start does without: each group is imported here, when it is needed, and nowhere else.
 
-The first routes need neither the firewall's rules and programs nor what answers over HTTP; loading these takes longer
-than the routes do. While no file can be opened, because there are no descriptors left, an import is tried again.
+The first routes need neither the firewall's task nor what answers over HTTP; loading these takes longer than the routes
+do. While no file can be opened, because there are no descriptors left, an import is tried again.
 """
 
 import asyncio

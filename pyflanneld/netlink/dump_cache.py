@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-AT_ONCE = 64  # messages to read before the other tasks have their turn: up to 20 ms of links
+AT_ONCE = 64  # messages to decode before the other tasks have their turn: up to 20 ms of links
 
 
 class DumpCache(Generic[T]):
@@ -33,13 +33,12 @@ class DumpCache(Generic[T]):
         """
         if bodies != self._bodies:
             known = dict(zip(self._bodies, self._decoded, strict=True))
-            decoded: list[T | None] = []
-            for start in range(0, len(bodies), AT_ONCE):
-                decoded += [
-                    known[body] if body in known else self._decode(body) for body in bodies[start : start + AT_ONCE]
-                ]
-                if start + AT_ONCE < len(bodies):
+            fresh = [body for body in bodies if body not in known]
+            for start in range(0, len(fresh), AT_ONCE):
+                if start:
                     await asyncio.sleep(0)
+                known |= {body: self._decode(body) for body in fresh[start : start + AT_ONCE]}
+            decoded = [known[body] for body in bodies]
             self._bodies, self._decoded = bodies, decoded
             values = tuple(value for value in decoded if value is not None)
             if values != self._values:  # some messages carry clocks: the rest of a lifetime, a bridge's timers

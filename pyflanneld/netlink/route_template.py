@@ -40,6 +40,7 @@ class _Template:
     Attributes:
         blank: the message with zero in all variable fields.
         at: where each variable field begins and ends, and the type.
+        parts: the same of prefix length, protocol, scope, destination, gateway and link, in this order.
         fixed_bits: a mask of what never differs, as one number.
     """
 
@@ -52,6 +53,7 @@ class _Template:
             self.at[name] = self._differing(other)
             self.fixed_bits ^= int.from_bytes(other) ^ int.from_bytes(self.blank)
         self.at["type"] = self._differing(_encoded(order, {"type": rt_type["local"]}))
+        self.parts = [self.at[name] for name in _VARIABLE if name != "flags"]
         self.fixed = int.from_bytes(self.blank)
 
     def _differing(self, other: bytes) -> slice:
@@ -65,14 +67,12 @@ class _Template:
 
 _PUT = _Template("RTA_DST", "RTA_GATEWAY", "RTA_OIF", "RTA_TABLE")
 _REPORTED = _Template("RTA_TABLE", "RTA_DST", "RTA_GATEWAY", "RTA_OIF")
-_PUT_PARTS = [_PUT.at[name] for name in ("dst_len", "proto", "scope", "RTA_DST", "RTA_GATEWAY", "RTA_OIF")]
-_REPORTED_PARTS = [_REPORTED.at[name] for name in ("dst_len", "proto", "scope", "RTA_DST", "RTA_GATEWAY", "RTA_OIF")]
 
 
 def put_route(route: Route, protocol: int, scope: int) -> bytes:
     """Return the body of the message that puts *route*, an IPv4 one."""
     body = bytearray(_PUT.blank)
-    length_at, protocol_at, scope_at, dst_at, gateway_at, link_at = _PUT_PARTS
+    length_at, protocol_at, scope_at, dst_at, gateway_at, link_at = _PUT.parts
     body[length_at.start] = route.dst.prefixlen
     body[protocol_at.start] = protocol
     body[scope_at.start] = scope
@@ -96,7 +96,7 @@ class AsReported(NamedTuple):
         """Return the route in *body*, ``None`` if it has another form. Raises ``ValueError``."""
         if not _REPORTED.fits(body):
             return None
-        length_at, protocol_at, scope_at, dst_at, gateway_at, link_at = _REPORTED_PARTS
+        length_at, protocol_at, scope_at, dst_at, gateway_at, link_at = _REPORTED.parts
         return cls(
             IPv4Network((body[dst_at], body[length_at.start])), IPv4Address(body[gateway_at]),
             int.from_bytes(body[link_at], sys.byteorder), body[protocol_at.start], body[scope_at.start],
