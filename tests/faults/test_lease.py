@@ -1,4 +1,4 @@
-"""The own lease under attack, rows F20 to F29, F33, F44 and F48 of the fault matrix, against a real etcd."""
+"""This host's lease under attack, rows F20 to F29, F33, F44 and F48 of the fault matrix, against a real etcd."""
 
 import signal
 import time

@@ -101,7 +101,7 @@ def start(home: Path, *args: str, **environ: str) -> subprocess.CompletedProcess
 
 
 def answers(where: str) -> bool:
-    """Say whether ``port/path`` is answered with 200; this thread has to be inside the host's namespace."""
+    """Return whether ``port/path`` is answered with 200; this thread has to be inside the host's namespace."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{where}", timeout=2) as answer:
             return bool(answer.status == 200)

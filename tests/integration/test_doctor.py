@@ -34,7 +34,7 @@ def wrong(findings: list[Finding]) -> list[Finding]:
 
 
 def only(findings: list[Finding]) -> Finding:
-    """Return the one that is wrong; it says why, and what mends it."""
+    """Return the one that is wrong; it says why, and how to fix it."""
     (one,) = wrong(findings)
     assert one["why"]
     assert one["fix"]

@@ -162,7 +162,7 @@ def rules_of(node: LabHost) -> dict[str, list[str]]:
 
 
 def same_rules(found: dict[str, list[str]], wanted: dict[str, list[str]]) -> bool:
-    """Say whether these are the rules, chain by chain in their order."""
+    """Return whether these are the rules, chain by chain in their order."""
 
     def by_chain(lines: list[str]) -> list[str]:
         return sorted(lines, key=lambda line: line.split()[1])
@@ -171,7 +171,7 @@ def same_rules(found: dict[str, list[str]], wanted: dict[str, list[str]]) -> boo
 
 
 def has_our_rules(node: LabHost, masq: bool) -> bool:
-    """Say whether a host has the rules of current flannel, which are ours too, and no others."""
+    """Return whether a host has the rules of current flannel, which are ours too, and no others."""
     return same_rules(rules_of(node), go_rules(3, node, masq))
 
 

@@ -51,7 +51,7 @@ def rotation(tmp_path: Path) -> Iterator[Rotation]:
 
 
 async def works(connect: Connect, rotation: Rotation) -> bool:
-    """Say whether a daemon that is started now gets through to etcd."""
+    """Return whether a daemon that is started now gets through to etcd."""
     files = rotation.host
     registry = connect(rotation.etcd.endpoints[0], ca_file=files.ca, cert_file=files.cert, key_file=files.key)
     try:

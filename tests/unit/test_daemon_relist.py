@@ -68,7 +68,7 @@ class Site:
         return [[at - began for at in side.counted.lists_at if at >= began] for side in self.sides]
 
     def all_heard(self) -> bool:
-        """Say whether every node has folded in a change since the cut."""
+        """Return whether every node has folded in a change since the cut."""
         return all(Change.PEERS in side.node.wake.routes.changes for side in self.sides)
 
 

@@ -27,7 +27,7 @@ IMPURE_BUILTINS = {"open", "print", "input", "exec", "eval", "compile", "breakpo
 
 
 def is_pure(module: str, name: str | None = None) -> bool:
-    """Say whether ``import module`` or ``from module import name`` brings nothing impure in."""
+    """Return whether ``import module`` or ``from module import name`` brings nothing impure in."""
     package = module.split(".")[0]
     if package == "pyflanneld":
         return module.startswith(PURE_PLACES) or f"{module}.{name}".startswith(PURE_PLACES)

@@ -115,19 +115,21 @@ class RouteTable:
 
     def take_over(self, routes: Iterable[KernelRoute]) -> list[Difference]:
         """Take over our routes as they were just read; where they are not as they were left is due."""
-        at, present = self._at, dict[Network, KernelRoute]()
-        changed: set[Network] = set()
+        at, kept = self._at, set[int]()  # by identity: the hash of a network is what costs here
+        changed: dict[Network, KernelRoute | None] = {}
         for route in routes:
-            dst = route.dst
-            known = at.get(dst)
+            known = at.get(route.dst)
             if known is not None and (known.present is route or known.present == route):
-                present[dst] = known.present = route  # the next comparison is one of identity
+                known.present = route  # the next comparison is one of identity
+                kept.add(id(known))
+                if changed:
+                    changed.pop(route.dst, None)
             elif self._concerns_us(route):
-                present[dst] = route
-                changed.add(dst)
-        if len(present) < self.present + len(changed):
-            changed.update(dst for dst, one in at.items() if one.present is not None and dst not in present)
-        found = [Difference(dst, self._present_at(dst), present.get(dst)) for dst in changed]
+                changed[route.dst] = route
+        if len(kept) < self.present:
+            gone = (dst for dst, one in at.items() if one.present is not None and id(one) not in kept)
+            changed = dict.fromkeys(gone) | changed
+        found = [Difference(dst, self._present_at(dst), now) for dst, now in changed.items()]
         found = [one for one in found if one.before != one.now]
         for one in found:
             self._set(one.dst, one.now)

@@ -15,8 +15,8 @@ async def keep_blackhole(context: Context, node: Node, routes: Iterable[KernelRo
     Raises:
         KernelError: netlink has failed.
     """
-    protocol, lease = context.settings.route_protocol, node.lease
-    present = [route for route in routes if is_blackhole_of_ours(route, protocol, node.networks)]
+    protocol, lease, networks = context.settings.route_protocol, node.lease, node.networks
+    present = [route for route in routes if is_blackhole_of_ours(route, protocol, networks)]
     own: list[Network] = [lease.subnet] if lease.ipv6 is None else [lease.subnet, lease.ipv6]
     changes = plan_blackholes(own if context.settings.ip_blackhole_route else [], present)
     failures = await context.kernel.apply(changes) if changes else {}
