@@ -7,7 +7,7 @@ import enum
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyflanneld.core.etcd_types import (
     ConfigRecord,
@@ -23,7 +23,8 @@ from pyflanneld.core.etcd_types import (
 from pyflanneld.core.families import Network
 from pyflanneld.core.firewall.rules import Family, Removal, Rule, Section
 from pyflanneld.core.link.selection import Link, Neighbour
-from pyflanneld.core.routes.plan import KernelRoute, RouteChange
+from pyflanneld.core.objects.plan import KernelChange
+from pyflanneld.core.routes import KernelRoute
 
 if TYPE_CHECKING:
     from pyflanneld.core.lease.saved_state import SavedState
@@ -207,7 +208,11 @@ class Kernel(Protocol):
         """Return what the kernel knows of the link's neighbours, both families; changes nothing and sends nothing."""
         ...
 
-    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+    async def objects(self, listing: object) -> tuple[Any, ...]:
+        """Return the objects of a ``RouteListing``, as ``routes`` does, or of an ``EntryListing`` (``core``)."""
+        ...
+
+    async def apply(self, changes: Sequence[KernelChange]) -> Mapping[KernelChange, int]:
         """Make all changes, in order, in as few system calls as possible; one failing does not stop the others.
 
         Returns:

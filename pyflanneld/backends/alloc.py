@@ -3,25 +3,21 @@
 Wire format: flannel ``pkg/backend/alloc/alloc.go`` (v0.28.9), whose leases carry no ``BackendType``.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyflanneld.core.families import Address, Network
-from pyflanneld.core.routes.plan import Route
+from pyflanneld.backends.backend import Host, Peers
+from pyflanneld.backends.host_gw import HostGw
+from pyflanneld.core.routes import Route
 
 
 @dataclass(frozen=True, slots=True)
-class Alloc:
-    """The backend ``alloc``."""
+class Alloc(HostGw):
+    """The backend ``alloc``: as host-gw, without its routes."""
 
     name: str = "alloc"
     lease_type: str = ""
     needs_public_ip_on_link: bool = False
 
-    def desired_routes(
-        self,
-        peers: Mapping[Network, Address],  # noqa: ARG002 - the protocol's
-        link_index: int,  # noqa: ARG002
-    ) -> dict[Network, Route]:
+    def wanted(self, peers: Peers, host: Host) -> tuple[Route, ...]:  # noqa: ARG002 - the protocol's
         """Return nothing: routes of ours that an earlier backend has left are idle from now on."""
-        return {}
+        return ()

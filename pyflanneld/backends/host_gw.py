@@ -1,10 +1,10 @@
 """host-gw: one plain route per peer, through the peer's own address on the common link."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pyflanneld.core.families import Address, Network
-from pyflanneld.core.routes.plan import Route
+from pyflanneld.backends.backend import Host, Peers
+from pyflanneld.core.routes import Route, RouteKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,23 @@ class HostGw:
     lease_type: str = "host-gw"
     needs_public_ip_on_link: bool = True
 
-    def desired_routes(self, peers: Mapping[Network, Address], link_index: int) -> dict[Network, Route]:
-        """Return the routes that *peers* (subnet to gateway) need through the link with *link_index*."""
-        return {subnet: Route(subnet, gateway, link_index) for subnet, gateway in peers.items()}
+    def lease_data(self, version: int, host: Host) -> str:  # noqa: ARG002 - the protocol's
+        """Return nothing: the address says it all."""
+        return ""
+
+    def mtu(self, link_mtu: int) -> int:
+        """Return that of the link: packets leave as they are."""
+        return link_mtu
+
+    def kinds(self, host: Host) -> tuple[RouteKind]:
+        """Return the routes."""
+        return (host.route_kind,)
+
+    def placement(self, host: Host) -> int:
+        """Return the index of the link."""
+        return host.link.index
+
+    def wanted(self, peers: Peers, host: Host) -> Iterable[Route]:
+        """Return a route for each peer."""
+        index = host.link.index
+        return [Route(subnet, gateway, index) for subnet, gateway in peers.gateways.items()]

@@ -27,7 +27,8 @@ from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.cleanup_rules import NotOurs, known_networks, our_lease, our_routes
 from pyflanneld.core.lease.subnet_env import previous_subnet
 from pyflanneld.core.network.config import NetworkConfig, parse_config
-from pyflanneld.core.routes.plan import Drop, KernelRoute
+from pyflanneld.core.objects.plan import Drop
+from pyflanneld.core.routes import KernelRoute
 from pyflanneld.daemon import wiring
 from pyflanneld.errors import AlreadyRunning, FirewallError, PyflanneldError, RegistryError, UsageError
 from pyflanneld.state.context import Context
@@ -149,7 +150,7 @@ class Cleanup:
         changes = [Drop(route) for route in ours]
         failed = await self._context.kernel.apply(changes) if changes and not self._dry_run else {}
         for change in changes:
-            what = f"route {_shown(change.route, names)}"
+            what = f"route {_shown(change.object, names)}"
             if change in failed:
                 self._leave(what, f"the kernel refuses: {errno.errorcode.get(failed[change], failed[change])}")
             else:

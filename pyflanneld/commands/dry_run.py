@@ -19,8 +19,9 @@ from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, c
 from pyflanneld.core.lease.codec import TTL_S, SubnetKey, encode_name, encode_value
 from pyflanneld.core.lease.ownership import OwnLease, Rewrite, assess, confirmed
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
+from pyflanneld.core.objects.plan import Drop, plan
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.routes.plan import Drop, KernelRoute, Plan, is_blackhole_of_ours, plan_blackholes, plan_routes
+from pyflanneld.core.routes import KernelRoute, RoutePlan, is_blackhole_of_ours, plan_blackholes
 from pyflanneld.core.status.dry_run import (
     Action,
     DryRunStep,
@@ -133,16 +134,15 @@ class DryRun:
         present = await kernel_routes(context, node.networks)
         view, todo = plan_peer_routes(context, node, present)
         self.problems += peer_problems(view)
-        unwanted = frozenset(drop.route.dst for drop in todo.drops)
+        unwanted = frozenset(drop.object.dst for drop in todo.drops)
         owned = sum(route.protocol == protocol for route in present)
         held = unwanted - node.guard.allow(unwanted, owned, context.clock.now_s())
-        desired = node.backend.desired_routes(view.peers, node.link.index)
-        self.steps += route_steps(todo, desired, present, node.links, protocol=protocol, held=held)
+        self.steps += route_steps(todo, node.routes.wanted, present, node.links, protocol=protocol, held=held)
         ours = [route for route in present if is_blackhole_of_ours(route, protocol, node.networks)]
         own = own_subnets(node.lease.key) if context.settings.ip_blackhole_route else ()
         for change in plan_blackholes(own, ours):
             action = Action.REMOVE if isinstance(change, Drop) else Action.ADD
-            self.steps.append(DryRunStep("route", action, f"blackhole {change.route.dst}"))
+            self.steps.append(DryRunStep("route", action, f"blackhole {change.object.dst}"))
         if not node.link.up:
             self.problems.append(StartProblem(f"routes cannot be placed: {node.link.name} is down"))
 
@@ -231,9 +231,8 @@ async def kernel_routes(context: Context, networks: Sequence[Network]) -> list[K
     return found
 
 
-def plan_peer_routes(context: Context, node: Node, present: Sequence[KernelRoute]) -> tuple[View, Plan]:
+def plan_peer_routes(context: Context, node: Node, present: Sequence[KernelRoute]) -> tuple[View, RoutePlan]:
     """Return the validated peers, and the changes from the routes that are *present* to those that the peers want."""
     view = node.peers.view(validation_context(context, node))
-    desired = node.backend.desired_routes(view.peers, node.link.index)
-    protocol = context.settings.route_protocol
-    return view, plan_routes(desired, present, protocol=protocol, networks=node.networks, frozen=view.frozen)
+    node.want(view)
+    return view, plan(node.routes.kind, node.routes.wanted, present, frozen=view.frozen)

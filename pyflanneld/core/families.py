@@ -23,13 +23,14 @@ def overlap(one: Network, other: Network) -> bool:
 
 def in_order(networks: Iterable[Network]) -> list[Network]:
     """Return *networks* sorted, IPv4 first."""
-    return sorted(networks, key=_place)
+    return sorted(networks, key=network_order)
 
 
 def first_of(networks: Iterable[Network]) -> Network:
     """Return the first of *networks* in that order; there must be one."""
-    return min(networks, key=_place)
+    return min(networks, key=network_order)
 
 
-def _place(network: Network) -> tuple[int, int, int]:
+def network_order(network: Network) -> tuple[int, int, int]:
+    """Return by what *network* is sorted."""
     return network.version, int(network.network_address), network.prefixlen

@@ -11,7 +11,6 @@ from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable
-from pyflanneld.core.routes.table import RouteTable
 from pyflanneld.daemon import deferred
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Membership, Node, publish
@@ -39,7 +38,7 @@ class Bootstrap:
         return Node(
             membership=membership, links=self.links, choice=self.choice, lease=lease,
             peers=PeerTable(lease.record.name), guard=WithdrawGuard(enabled=context.settings.withdraw_guard),
-            routes=RouteTable(context.settings.route_protocol, membership.networks),
+            tables=membership.tables(self.choice, self.links),
         )
 
 
@@ -58,11 +57,12 @@ def prepare(
         deferred.firewall_check()(context, ipv6=config.ipv6 is not None, program=config.firewall_program)
     backend = BACKENDS[config.backend_type]
     check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
-    attrs = publish(context.settings, choice, backend, ipv6=config.ipv6 is not None)
+    settings = context.settings
+    membership = Membership(config, subnet_range, backend, settings.route_protocol, remembered_network(context))
+    attrs = publish(settings, membership, choice, links)
     assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses
     underlay = [own.network for own in choice.link.addresses]
-    underlay += [IPv4Network(one) for one in etcd_addresses(context.settings.etcd_endpoints, IPv4Address)]
-    membership = Membership(config, subnet_range, backend, remembered_network(context))
+    underlay += [IPv4Network(one) for one in etcd_addresses(settings.etcd_endpoints, IPv4Address)]
     request = LeaseRequest(
         subnet_range, attrs, previous=remembered_subnet(context), underlay=tuple(underlay),
         ipv6=_request6(context, config.ipv6, choice.link),

@@ -29,9 +29,9 @@ from pyflanneld.tasks.lease.acquire import acquire
 from pyflanneld.tasks.lease.renew import renew_lease
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import await_config, watch_config
+from pyflanneld.tasks.objects.reconcile import Reconciler
 from pyflanneld.tasks.peers import PeerWatcher
 from pyflanneld.tasks.probe import keep_probing
-from pyflanneld.tasks.routes.reconcile import Reconciler
 from pyflanneld.tasks.saved_state import forget, keep_saved_state
 from pyflanneld.tasks.subnet_file import keep_file
 

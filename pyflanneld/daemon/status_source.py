@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pyflanneld import __version__
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.link.selection import Neighbour
-from pyflanneld.core.routes.plan import KernelRoute, Route
+from pyflanneld.core.routes import KernelRoute, Route
 from pyflanneld.core.status.hints import hint
 from pyflanneld.core.status.report import (
     EtcdPart,
@@ -90,7 +90,7 @@ class DaemonStatus:
         context, node, health = self._context, self._current(), self.health()
         now_s = context.clock.now_s()
         wanted = wanted_routes(node) if node else {}
-        present = {route.dst: route for route in node.routes.routes()} if node else {}
+        present = {route.dst: route for route in node.routes.objects()} if node else {}
         lacking = set(missing_routes(wanted, present))
         return Report(
             version=__version__, pid=os.getpid(), uptime_s=round(now_s - self._started_s, 3), log_level=log_level,
@@ -194,7 +194,7 @@ class DaemonStatus:
 
 def wanted_routes(node: Node) -> dict[Network, Route]:
     """Return the routes that the peers need, by destination; empty before the first list."""
-    return node.backend.desired_routes(node.view.peers, node.link.index) if node.view else {}
+    return dict(node.routes.wanted)
 
 
 def _link(node: Node) -> LinkPart:

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from pyflanneld.core.routes.change_reasons import REPAIRS, ChangeReason
+from pyflanneld.core.objects.change_reasons import REPAIRS, ChangeReason
 from pyflanneld.core.status.hints import CONDITIONS, QUARANTINED
 from pyflanneld.core.status.report import EtcdPart, LeasePart, PeersPart, Report, RoutesPart
 from pyflanneld.http.source import StatusSource

@@ -13,7 +13,9 @@ from typing import Any
 import structlog
 
 from pyflanneld.core.link.selection import Link, Neighbour
-from pyflanneld.core.routes.plan import Drop, KernelRoute, RouteChange
+from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
+from pyflanneld.core.objects.plan import Drop, KernelChange
+from pyflanneld.core.routes import KernelRoute, RouteListing
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import neighbours, routes, routes6
 from pyflanneld.netlink.dump_cache import DumpCache
@@ -104,25 +106,35 @@ class NetlinkKernel(Kernel):
         )
         return tuple(entry for index, entry in found if index == link_index)
 
-    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+    async def objects(self, listing: object) -> tuple[Any, ...]:
+        """Return the routes, or the neighbour entries, that *listing* asks for."""
+        match listing:
+            case RouteListing(version, protocol):
+                return await self.routes(protocol=protocol, version=version)
+            case EntryListing(link_index):
+                return tuple(KernelEntry.of(link_index, one) for one in await self.neighbours(link_index))
+        raise TypeError(f"no such listing: {listing!r}")
+
+    async def apply(self, changes: Sequence[KernelChange]) -> Mapping[KernelChange, int]:
         """Make all changes in order; return the failed ones with their ``errno`` (EPERM without CAP_NET_ADMIN).
 
-        ESRCH for a ``Drop`` means that the route is gone, if it is plain. Of another one the kernel may not have
-        recognised the description (type of service, next-hop object), so there it counts as a failure.
+        A ``Drop`` of what is gone is none. But of a route that is not plain the kernel may not have recognised the
+        description (type of service, next-hop object), so there it counts as a failure.
         """
         refused = await self._requests.transact(changes, self._encode)
-        failed: dict[RouteChange, int] = {}
+        failed: dict[KernelChange, int] = {}
         for position, refusal in refused.items():
             change = changes[position]
-            if isinstance(change, Drop) and change.route.plain and refusal.errno == ESRCH:
+            if _is_gone(change, refusal.errno):
                 continue
-            self._log.debug(
-                "route.refused", change=type(change).__name__, dst=str(change.route.dst), error=str(refusal)
-            )
+            event = "neighbour.refused" if isinstance(change.object, Entry | KernelEntry) else "route.refused"
+            self._log.debug(event, change=type(change).__name__, dst=str(change.object.identity), error=str(refusal))
             failed[change] = refusal.errno
         return failed
 
-    def _encode(self, change: RouteChange, flags: int, sequence: int) -> bytes:
+    def _encode(self, change: KernelChange, flags: int, sequence: int) -> bytes:
+        if isinstance(change.object, Entry | KernelEntry):
+            return neighbours.change_message(change, flags, sequence)
         return routes.change_message(change, self._protocol, self._scopes.choose(change), flags, sequence)
 
     def changes(
@@ -134,6 +146,13 @@ class NetlinkKernel(Kernel):
     async def close(self) -> None:
         """Close the request socket; each ``changes`` closes its own. Routes stay."""
         await self._requests.close()
+
+
+def _is_gone(change: KernelChange, code: int) -> bool:
+    """Return whether *change* is a drop that was refused with errno *code* because nothing is there any more."""
+    if not isinstance(change, Drop):
+        return False
+    return code == ENOENT if isinstance(change.object, KernelEntry) else code == ESRCH and change.object.plain
 
 
 def _route_listing(protocol: int | None, version: int) -> DumpCache[KernelRoute]:

@@ -1,15 +1,19 @@
-"""The neighbour tables (ARP, NDP) from rtnetlink messages, which pyroute2 decodes. Pure.
+"""The neighbour tables (ARP, NDP) from and to rtnetlink messages, which pyroute2 decodes and encodes. Pure.
 
 A kernel that does not know the filter by link sends all links' entries, so the caller filters again.
 """
 
 from ipaddress import ip_address
+from socket import AF_INET, AF_INET6
 
-from pyroute2.netlink.rtnl import RTM_GETNEIGH
-from pyroute2.netlink.rtnl.ndmsg import NUD_VALUES, ndmsg
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE
+from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_GETNEIGH, RTM_NEWNEIGH
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT, NUD_VALUES, ndmsg
 
 from pyflanneld.core.link.selection import Neighbour
-from pyflanneld.netlink.frames import Malformed, NetlinkRequest
+from pyflanneld.core.neighbours import Entry, KernelEntry
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.netlink.frames import Malformed, NetlinkRequest, pack
 from pyflanneld.netlink.messages import Decoded, encode
 
 
@@ -17,6 +21,23 @@ def neighbours_request(link_index: int) -> NetlinkRequest:
     """Return the request for the neighbours of one link, both families."""
     # With strict checks the kernel takes the link as an attribute only.
     return NetlinkRequest(RTM_GETNEIGH, 0, encode(ndmsg, {}, [("NDA_IFINDEX", link_index)]))
+
+
+def change_message(change: KernelChange, flags: int, sequence: int) -> bytes:
+    """Return the message that asks for *change* of an entry; *flags* are those of the message, beside its own."""
+    entry: Entry | KernelEntry = change.object
+    family = AF_INET if entry.address.version == 4 else AF_INET6
+    fields = {"family": family, "ifindex": entry.link_index, "state": NUD_PERMANENT}
+    attributes: list[tuple[str, object]] = [("NDA_DST", str(entry.address))]
+    match change:
+        case Drop():
+            return pack(NetlinkRequest(RTM_DELNEIGH, flags, encode(ndmsg, fields, attributes)), sequence)
+        case Create():
+            flags |= NLM_F_CREATE | NLM_F_EXCL
+        case Replace():
+            flags |= NLM_F_CREATE | NLM_F_REPLACE
+    body = encode(ndmsg, fields, [*attributes, ("NDA_LLADDR", entry.mac)])
+    return pack(NetlinkRequest(RTM_NEWNEIGH, flags, body), sequence)
 
 
 def decode_neighbour(body: bytes) -> tuple[int, Neighbour] | None:

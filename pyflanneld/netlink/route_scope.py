@@ -14,7 +14,8 @@ lost, where it keeps plain routes.
 
 from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_SITE, RT_SCOPE_UNIVERSE
 
-from pyflanneld.core.routes.plan import Create, Replace, RouteChange
+from pyflanneld.core.objects.plan import Drop, KernelChange
+from pyflanneld.core.routes import Route
 
 SPREAD_FROM = 1000
 """Up to here the square costs no more than 12 ms in all, and ``ip route`` looks as it always did."""
@@ -31,14 +32,14 @@ class RouteScope:
         self.held = 0
         self._spread_from = spread_from
 
-    def choose(self, change: RouteChange) -> int:
+    def choose(self, change: KernelChange) -> int:
         """Return the scope for what *change* puts: once spread, the same for all routes through one gateway.
 
         A replacement counts as one more: it may take over a foreign route. The next list of our own puts that right.
         """
-        if not isinstance(change, Create | Replace) or change.route.dst.version == 6:
+        if isinstance(change, Drop) or not isinstance(change.object, Route) or change.object.dst.version == 6:
             return int(RT_SCOPE_UNIVERSE)
         self.held += 1
         if self.held <= self._spread_from:
             return int(RT_SCOPE_UNIVERSE)
-        return 1 + int(change.route.gateway) % (int(RT_SCOPE_SITE) - 1)
+        return 1 + int(change.object.gateway) % (int(RT_SCOPE_SITE) - 1)

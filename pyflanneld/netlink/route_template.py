@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from pyroute2.netlink.rtnl import rt_type
 from pyroute2.netlink.rtnl.rtmsg import RTNH_F_ONLINK, RTNH_F_PERVASIVE, rtmsg
 
-from pyflanneld.core.routes.plan import Route
+from pyflanneld.core.routes import Route
 from pyflanneld.netlink.messages import encode
 
 MAIN_TABLE = 254  # RT_TABLE_MAIN of linux/rtnetlink.h, which pyroute2 does not name, as the next

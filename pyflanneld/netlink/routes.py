@@ -19,16 +19,8 @@ from pyroute2.netlink.rtnl.rtmsg import (
 )
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.routes.plan import (
-    BLACKHOLE_METRIC,
-    Create,
-    CreateBlackhole,
-    Drop,
-    KernelRoute,
-    Replace,
-    Route,
-    RouteChange,
-)
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route
 from pyflanneld.netlink.frames import NetlinkRequest, pack
 from pyflanneld.netlink.messages import Decoded, encode
 from pyflanneld.netlink.route_template import MAIN_TABLE, RTM_F_CLONED, AsReported, put_route
@@ -45,7 +37,7 @@ def routes_request(protocol: int | None, version: int = 4) -> NetlinkRequest:
     return NetlinkRequest(RTM_GETROUTE, 0, encode(rtmsg, fields, [("RTA_TABLE", MAIN_TABLE)]))
 
 
-def change_message(change: RouteChange, protocol: int, scope: int, flags: int, sequence: int) -> bytes:
+def change_message(change: KernelChange, protocol: int, scope: int, flags: int, sequence: int) -> bytes:
     """Return the message that asks for *change*.
 
     Args:
@@ -54,13 +46,12 @@ def change_message(change: RouteChange, protocol: int, scope: int, flags: int, s
         flags: of the message, beside those that the change needs.
     """
     match change:
+        case Create(Blackhole(dst)):
+            request = NetlinkRequest(RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_EXCL, _blackhole(dst, protocol))
         case Create(route):
             request = NetlinkRequest(RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_EXCL, _route(route, protocol, scope))
         case Replace(route):
             request = NetlinkRequest(RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_REPLACE, _route(route, protocol, scope))
-        case CreateBlackhole(blackhole):
-            body = _blackhole(blackhole.dst, protocol)
-            request = NetlinkRequest(RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_EXCL, body)
         case Drop(held):
             request = NetlinkRequest(RTM_DELROUTE, flags, _held(held))
     return pack(request, sequence)

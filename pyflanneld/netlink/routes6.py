@@ -10,7 +10,7 @@ from socket import AF_INET6
 from pyroute2.netlink.rtnl import rt_type
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.core.routes import KernelRoute
 from pyflanneld.netlink.messages import Decoded
 from pyflanneld.netlink.route_template import MAIN_TABLE, RTM_F_CLONED
 from pyflanneld.netlink.routes import PUT_ATTRIBUTES, RTNH_F_ASKED_FOR

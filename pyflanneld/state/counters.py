@@ -5,11 +5,11 @@ names of the tasks), never from what etcd or the kernel says.
 """
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
-from pyflanneld.core.routes.change_reasons import REPAIRS, ChangeReason
+from pyflanneld.core.objects.change_reasons import REPAIRS, ChangeReason
 from pyflanneld.errors import RegistryDenied, RegistryError, RevisionCompacted
 
 LISTS = ("first", "due", "watch_ended", "compacted", "history_changed", "guard")
@@ -49,7 +49,7 @@ class Counters:
     """The counts. Times are on the scale of ``ports.Clock``; ``None``: it has not happened yet.
 
     Attributes:
-        routes: changes of routes that were made, by (``PUT`` or ``DROP``, reason).
+        changes: changes of kernel objects that were made, by the name of their kind and (``PUT`` or ``DROP``, reason).
         lists: complete lists of the peers, by why they were read.
         etcd_errors: by (task, kind).
         watch_events: changes of keys that the watch has delivered.
@@ -64,7 +64,7 @@ class Counters:
         quarantined_since_s: since when each quarantined key is, by name: as many as there are such keys.
     """
 
-    routes: Counter[tuple[str, ChangeReason]] = field(default_factory=Counter)
+    changes: defaultdict[str, Counter[tuple[str, ChangeReason]]] = field(default_factory=lambda: defaultdict(Counter))
     lists: Counter[str] = field(default_factory=Counter)
     etcd_errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     watch_events: int = 0
@@ -77,6 +77,11 @@ class Counters:
     retaken: int = 0
     firewall_repairs: int = 0
     quarantined_since_s: dict[bytes, float] = field(default_factory=dict)
+
+    @property
+    def routes(self) -> Counter[tuple[str, ChangeReason]]:
+        """The changes of routes."""
+        return self.changes["route"]
 
     @property
     def repairs(self) -> Counter[ChangeReason]:

@@ -7,10 +7,10 @@ calls it.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
-from typing import Protocol
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Protocol
 
-from pyflanneld.backends import Backend
+from pyflanneld.backends import Backend, Host, Peers
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.etcd_types import Position
 from pyflanneld.core.families import Network
@@ -18,10 +18,11 @@ from pyflanneld.core.lease.codec import LeaseAttrs
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
+from pyflanneld.core.objects.table import ObjectTable
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable, View
 from pyflanneld.core.probe.reachability import Reachability
-from pyflanneld.core.routes.table import RouteTable
+from pyflanneld.core.routes import KernelRoute, Route
 from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
 from pyflanneld.state.wakeup import WakeUp
@@ -42,6 +43,7 @@ class Membership:
 
     Attributes:
         config: the network configuration; *subnet_range* is its IPv4 part.
+        route_protocol: the number that marks a route as ours.
         network_before: the network that ``subnet.env`` named at the start.
         saved_at_s: when what the node goes by was saved, in seconds since 1970; ``None``: etcd has confirmed it.
     """
@@ -49,6 +51,7 @@ class Membership:
     config: NetworkConfig
     subnet_range: SubnetRange[IPv4Network]
     backend: Backend
+    route_protocol: int
     network_before: IPv4Network | None = None
     saved_at_s: float | None = None
 
@@ -57,6 +60,22 @@ class Membership:
         """The cluster's network, of each family in use."""
         ipv4, ipv6 = self.subnet_range.network, self.config.ipv6
         return (ipv4,) if ipv6 is None else (ipv4, ipv6.network)
+
+    def host(self, choice: Choice, links: Sequence[Link]) -> Host:
+        """Return what the backend has to know of this host."""
+        return Host(choice.link, links, self.networks, self.route_protocol)
+
+    def tables(self, choice: Choice, links: Sequence[Link]) -> list[ObjectTable[Any, Any]]:
+        """Return an empty table for each kind of objects of the backend."""
+        return [ObjectTable(kind) for kind in self.backend.kinds(self.host(choice, links))]
+
+    def lease_attrs(
+        self, public_ip: IPv4Address, public_ipv6: IPv6Address | None, choice: Choice, links: Sequence[Link]
+    ) -> LeaseAttrs:
+        """Return what our lease says with these addresses."""
+        backend, host = self.backend, self.host(choice, links)
+        data6 = backend.lease_data(6, host) if public_ipv6 else ""
+        return LeaseAttrs(public_ip, backend.lease_type, public_ipv6, backend.lease_data(4, host), data6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +115,7 @@ class Node:
     lease: OwnLease                  # lease task
     peers: PeerTable                 # peers task
     guard: WithdrawGuard             # peers task feeds it, routes task asks it
-    routes: RouteTable               # routes task
+    tables: Sequence[ObjectTable[Any, Any]]  # routes task: one for each kind, in the order in which they are put
     listed: Position | None = None   # peers task: of the last complete list; None: there was none yet
     view: View | None = None         # routes task
     rules: Sequence[KeptRules] = ()  # firewall task, once
@@ -115,6 +134,16 @@ class Node:
         return self.membership.backend
 
     @property
+    def host(self) -> Host:
+        """This host as the backend has to know it."""
+        return self.membership.host(self.choice, self.links)
+
+    @property
+    def routes(self) -> ObjectTable[Route, KernelRoute]:
+        """The table of the routes to the peers' subnets."""
+        return next(table for table in self.tables if table.kind.wanted_type is Route)
+
+    @property
     def subnet_range(self) -> SubnetRange[IPv4Network]:
         """Where IPv4 leases come from."""
         return self.membership.subnet_range
@@ -128,6 +157,16 @@ class Node:
     def networks(self) -> tuple[Network, ...]:
         """The cluster's network, of each family in use."""
         return self.membership.networks
+
+    def want(self, view: View) -> None:
+        """Take over *view*: have the tables want the objects that its peers need, as far as they may have changed."""
+        self.view, changed = view, view.changed
+        gateways = view.peers if changed is None else {one: view.peers[one] for one in changed if one in view.peers}
+        by_type: dict[type, list[Any]] = {table.kind.wanted_type: [] for table in self.tables}
+        for one in self.backend.wanted(Peers(gateways, view.data), self.host):
+            by_type[type(one)].append(one)
+        for table in self.tables:
+            table.want(by_type[table.kind.wanted_type], changed)
 
     @property
     def unconfirmed(self) -> bool:
@@ -146,9 +185,10 @@ def start_over(context: Context, node: Node) -> None:
     node.wake.peers.set()
 
 
-def publish(settings: Settings, choice: Choice, backend: Backend, *, ipv6: bool) -> LeaseAttrs | None:
+def publish(settings: Settings, membership: Membership, choice: Choice, links: Sequence[Link]) -> LeaseAttrs | None:
     """Return what our lease should say; ``None`` while the link has no IPv6 address that a dual-stack lease needs."""
+    ipv6 = membership.config.ipv6 is not None
     address6 = (settings.public_ipv6 or choice.link.address6) if ipv6 else None
     if ipv6 and address6 is None:
         return None
-    return LeaseAttrs(settings.public_ip or choice.address, backend.lease_type, address6)
+    return membership.lease_attrs(settings.public_ip or choice.address, address6, choice, links)

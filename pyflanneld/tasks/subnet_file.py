@@ -65,7 +65,7 @@ async def keep_file(context: Context, node: Node) -> None:
         context.conditions.resolve("file")
         node.progress.file.set()
         if written:
-            context.log.info("subnet_file.written", subnet=str(node.lease.key), mtu=node.link.mtu)
+            context.log.info("subnet_file.written", subnet=str(node.lease.key), mtu=node.backend.mtu(node.link.mtu))
         await node.wake.file.wait(CHECK_S)
 
 
@@ -75,4 +75,5 @@ def file_text(context: Context, node: Node) -> str:
     ipv6 = (
         (node.subnet_range6.network, lease.ipv6) if node.subnet_range6 is not None and lease.ipv6 is not None else None
     )
-    return render(node.subnet_range.network, lease.subnet, node.link.mtu, ip_masq=context.settings.ip_masq, ipv6=ipv6)
+    mtu = node.backend.mtu(node.link.mtu)
+    return render(node.subnet_range.network, lease.subnet, mtu, ip_masq=context.settings.ip_masq, ipv6=ipv6)

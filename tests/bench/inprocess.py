@@ -4,11 +4,11 @@ import gc
 import time
 from ipaddress import IPv4Interface
 
-from pyflanneld.backends import BACKENDS
+from pyflanneld.backends import BACKENDS, Host, Peers
 from pyflanneld.core.etcd_types import Record, Snapshot
+from pyflanneld.core.objects.plan import plan
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
-from pyflanneld.core.routes.plan import plan_routes
 from pyflanneld.netlink.kernel import NetlinkKernel
 from tests.bench.bench import Bench
 from tests.bench.leases import LAN, NETWORK, measured_host, peer
@@ -54,8 +54,9 @@ async def _apply(space: Namespace, snapshot: Snapshot) -> float:
         began = time.monotonic()
         table = PeerTable(ME.name)
         table.apply(snapshot)
-        desired = HOST_GW.desired_routes(table.view(context).peers, link.index)
-        todo = plan_routes(desired, [], protocol=PROTOCOL, networks=(NETWORK,))
+        view, host = table.view(context), Host(link, (link,), (NETWORK,), PROTOCOL)
+        wanted = {route.dst: route for route in HOST_GW.wanted(Peers(view.peers, view.data), host)}
+        todo = plan(host.route_kind, wanted, [])
         refused = await kernel.apply(todo.puts)
         took_s = time.monotonic() - began
     finally:

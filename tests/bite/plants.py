@@ -17,7 +17,6 @@ from tests.bite.changes import (
     body,
     call,
     case,
-    drop_assignment,
     drop_call,
     entry,
     find,
@@ -188,7 +187,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B12 stale routes stay", "a route that nothing wants any more is left in the kernel",
-        "core.routes.plan:plan_routes", [returns("Plan(value.puts, (), value.blocked)")], ROUTES,
+        "core.objects.plan:plan", [returns("Plan(value.puts, (), value.blocked)")], ROUTES,
     ),
     Plant(
         "B15 prefix without a slash", "keys next to subnets/, such as subnets-old/, are taken for leases",
@@ -265,13 +264,13 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B33 foreign route", "a foreign route in the place of ours is written over",
-        "core.routes.plan:plan_routes",
-        [returns("Plan((*value.puts, *(Replace(desired[dst]) for dst in value.blocked)), value.drops, {})")],
+        "core.objects.plan:plan",
+        [returns("Plan((*value.puts, *(Replace(wanted[dst]) for dst in value.blocked)), value.drops, {})")],
         ROUTES,
     ),
     Plant(
         "B34 delete, then add", "routes are dropped before others are put",
-        "tasks.routes.reconcile",
+        "tasks.objects.reconcile",
         [argument("apply", 0, "sorted(value, key=lambda each: not isinstance(each, Drop))")],
         ROUTES,
     ),
@@ -288,11 +287,11 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B37 refusal untold", "a route that the kernel refuses is no condition to speak of",
-        "tasks.routes.reconcile", [drop_call("report", mention="route.failed")], ROUTES,
+        "tasks.objects.reconcile", [drop_call("report", mention="plural")], ROUTES,
     ),
     Plant(
         "B38 only missing routes", "a route with a wrong gateway is not put right",
-        "core.routes.plan:is_as_wanted", [body("return there.plain and there.link_index == wanted.link_index")], ROUTES,
+        "core.routes:is_as_wanted", [body("return there.plain and there.link_index == wanted.link_index")], ROUTES,
     ),
     Plant(
         "B39 password in the log", "what a field's name calls a secret is logged",
@@ -356,7 +355,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "first look unseen", "a kernel that never answers the first read is not noticed",
-        "tasks.routes.reconcile:Reconciler.run", [drop_call("beat")], ROUTES,
+        "tasks.objects.reconcile:Reconciler.run", [drop_call("beat")], ROUTES,
     ),
     Plant(
         "time travel", "an event that is older than what is known is trusted",
@@ -371,11 +370,11 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "early sweep", "routes are swept before the first complete list",
-        "tasks.routes.reconcile", [reads("listed", "True")], ROUTES,
+        "tasks.objects.reconcile", [reads("listed", "True")], ROUTES,
     ),
     Plant(
         "withdrawal in doubt", "routes are withdrawn although this host's lease has not been confirmed for too long",
-        "tasks.routes.reconcile", [reads("confirmed_until_s", 'float("inf")')],
+        "tasks.objects.reconcile", [reads("confirmed_until_s", 'float("inf")')],
         (*ROUTES, "tests/unit/test_daemon_lease.py"),
     ),
     Plant(
@@ -399,7 +398,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "refusal forgotten", "a change that the kernel has refused counts as done",
-        "tasks.routes.reconcile", [call("apply", "value and {}")], ROUTES,
+        "tasks.objects.reconcile", [call("apply", "value and {}")], ROUTES,
     ),
     Plant(
         "loser forgotten", "a peer that lost to an older one is not validated again when that has gone",
@@ -411,11 +410,11 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "no scan", "the kernel is read only when it says something",
-        "tasks.routes.reconcile", [assigned("SCAN_S", "1e6")], ROUTES,
+        "tasks.objects.reconcile", [assigned("SCAN_S", "1e6")], ROUTES,
     ),
     Plant(
         "due forgotten", "what a read has found different is not compared in the next round",
-        "core.routes.table:RouteTable.take_over", [drop_call("add_due")], ROUTES,
+        "core.objects.table:ObjectTable.take_over", [drop_call("add_due")], ROUTES,
     ),
     Plant(
         "saved lease has run out", "a boot without etcd goes by a lease that may be another node's by now",
@@ -427,7 +426,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "saved word counts", "a route of ours is replaced because an older file says so",
-        "tasks.routes.reconcile", [drop_assignment("desired", mention="desired")], RESTORE,
+        "tasks.objects.reconcile", [reads("unconfirmed", "False")], RESTORE,
     ),
     Plant(
         "held peers not saved", "what the withdrawal guard holds back is gone from what a boot without etcd goes by",

@@ -11,17 +11,8 @@ from typing import Any
 import pytest
 
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.routes.plan import (
-    BLACKHOLE_METRIC,
-    Blackhole,
-    Create,
-    CreateBlackhole,
-    Drop,
-    KernelRoute,
-    Replace,
-    Route,
-    RouteChange,
-)
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.netlink.route_scope import SPREAD_FROM
 from pyflanneld.ports import Change, Kernel
@@ -209,7 +200,7 @@ class TestApply:
         other = Replace(await bed.route("10.5.1.0/24", 3))
         for _ in range(2):
             assert await bed.kernel.apply([other]) == {}
-            assert [route.gateway for route in await bed.held("10.5.1.0/24")] == [other.route.gateway]
+            assert [route.gateway for route in await bed.held("10.5.1.0/24")] == [other.object.gateway]
 
     async def test_replace_nothing(self, bed: Bed) -> None:
         """A replacement puts the route even if the one to be replaced has gone in the meantime."""
@@ -252,7 +243,7 @@ class TestApply:
         good = [Create(await bed.route(f"10.5.{number}.0/24")) for number in range(10)]
         bad = Create(Route(IPv4Network("10.5.99.0/24"), IPv4Address("172.31.0.1"), (await bed.link()).index))
         assert await bed.kernel.apply([*good[:5], bad, *good[5:]]) == {bad: errno.ENETUNREACH}
-        assert {route.dst for route in await bed.kernel.routes(protocol=OURS)} == {change.route.dst for change in good}
+        assert {route.dst for route in await bed.kernel.routes(protocol=OURS)} == {change.object.dst for change in good}
 
     async def test_in_order(self, bed: Bed) -> None:
         """Changes are made in the order given."""
@@ -260,7 +251,7 @@ class TestApply:
         await bed.kernel.apply([first])
         (held,) = await bed.kernel.routes(protocol=OURS)
         assert await bed.kernel.apply([Drop(held), second, first]) == {first: errno.EEXIST}
-        assert [route.gateway for route in await bed.held("10.5.1.0/24")] == [second.route.gateway]
+        assert [route.gateway for route in await bed.held("10.5.1.0/24")] == [second.object.gateway]
 
     async def test_nothing(self, bed: Bed) -> None:
         """No changes, no failures."""
@@ -271,7 +262,7 @@ class TestApply:
         plain = await bed.route("10.5.1.0/24", 2)
         for make, gateway in ((Create, 2), (Replace, 3)):
             wanted = replace(plain, gateway=IPv4Address(f"192.168.77.{gateway}"))
-            changes: list[RouteChange] = [make(replace(wanted, dst=dst)) for dst in subnets(1000)]
+            changes: list[KernelChange] = [make(replace(wanted, dst=dst)) for dst in subnets(1000)]
             assert await bed.kernel.apply(changes) == {}
             held = await bed.kernel.routes(protocol=OURS)
             assert [(route.dst, route.gateway) for route in held] == [(dst, wanted.gateway) for dst in subnets(1000)]
@@ -291,17 +282,17 @@ class TestApply:
         """A gateway that the link does not reach is refused, by Create and by Replace, with its errno."""
         index = (await bed.link()).index + link_offset
         route = Route(IPv4Network("10.5.1.0/24"), IPv4Address(gateway), index)
-        changes: list[RouteChange] = [Create(route), Replace(route)]
+        changes: list[KernelChange] = [Create(route), Replace(route)]
         assert await bed.kernel.apply(changes) == dict.fromkeys(changes, number)
 
 
 class TestBlackholes:
-    CREATE = CreateBlackhole(Blackhole(IPv4Network("10.5.34.0/24")))
+    CREATE = Create(Blackhole(IPv4Network("10.5.34.0/24")))
 
     async def test_create_and_drop(self, bed: Bed) -> None:
         """A created blackhole is in the table, marked as ours; creating it twice fails; dropping twice does not."""
         assert await bed.kernel.apply([self.CREATE]) == {}
-        held = KernelRoute(self.CREATE.route.dst, None, 0, OURS, BLACKHOLE_METRIC, plain=True, blackhole=True)
+        held = KernelRoute(self.CREATE.object.dst, None, 0, OURS, BLACKHOLE_METRIC, plain=True, blackhole=True)
         assert await bed.kernel.routes(protocol=OURS) == (held,)
         assert await bed.kernel.apply([self.CREATE]) == {self.CREATE: errno.EEXIST}
         for _ in range(2):

@@ -7,17 +7,8 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 
 import pytest
 
-from pyflanneld.core.routes.plan import (
-    BLACKHOLE_METRIC,
-    Blackhole,
-    Create,
-    CreateBlackhole,
-    Drop,
-    KernelRoute,
-    Replace,
-    Route,
-    RouteChange,
-)
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.ports import Change, Kernel
 from tests.contract.in_memory import KERNELS, MakeKernel
@@ -99,7 +90,7 @@ async def test_create_replace_drop(bed: Bed6) -> None:
     for _ in range(2):
         assert await bed.kernel.apply([other]) == {}
         (held,) = await bed.held()
-        assert held == replace(ours, gateway=other.route.gateway)
+        assert held == replace(ours, gateway=other.object.gateway)
     for _ in range(2):
         assert await bed.kernel.apply([Drop(held)]) == {}
         assert await bed.held() == []
@@ -134,8 +125,8 @@ async def test_drop_only_what_is_named(bed: Bed6) -> None:
 async def test_gateway_must_be_on_link(bed: Bed6) -> None:
     """A gateway that the link does not reach is refused with its errno, and so is a link that does not exist."""
     off_link = Create(await bed.route("fd00:78::2"))
-    no_link = Create(replace(off_link.route, link_index=off_link.route.link_index + 1000))
-    changes: list[RouteChange] = [off_link, no_link]
+    no_link = Create(replace(off_link.object, link_index=off_link.object.link_index + 1000))
+    changes: list[KernelChange] = [off_link, no_link]
     assert await bed.kernel.apply(changes) == {off_link: errno.EHOSTUNREACH, no_link: errno.ENODEV}
 
 
@@ -145,13 +136,13 @@ async def test_both_families_in_one_batch(bed: Bed6) -> None:
     bad = Create(await bed.route("fd00:78::2", IPv6Network("fd00:5:0:fff::/64")))
     assert (await bed.kernel.apply([*good[:50], bad, *good[50:]])).keys() == {bad}
     held = await bed.kernel.routes(protocol=OURS, version=6)
-    assert {route.dst for route in held} == {change.route.dst for change in good}
+    assert {route.dst for route in held} == {change.object.dst for change in good}
     assert await bed.kernel.apply([Drop(route) for route in held]) == {}
 
 
 async def test_blackhole(bed: Bed6) -> None:
     """A blackhole stands behind the connected route of a bridge's address, and is dropped alone."""
-    create = CreateBlackhole(Blackhole(DST))
+    create = Create(Blackhole(DST))
     assert await bed.kernel.apply([create]) == {}
     assert await bed.kernel.apply([create]) == {create: errno.EEXIST}
     blackhole = KernelRoute(DST, None, 0, OURS, BLACKHOLE_METRIC, plain=True, blackhole=True)

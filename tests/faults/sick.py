@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pyflanneld import cli
-from pyflanneld.core.routes.plan import PeerChange
+from pyflanneld.core.objects.plan import KernelChange
 from pyflanneld.netlink import kernel, monitor
 from pyflanneld.netlink import socket as netlink
 from pyflanneld.netlink.frames import KernelRefusal
@@ -80,8 +80,8 @@ class SickRequests(netlink.RequestSocket):
         told = {sound[at]: refusal for at, refusal in refused.items()}
         return told | {at: KernelRefusal(number, "") for at, number in struck.items()}
 
-    def _strikes(self, change: PeerChange) -> int:
-        name = self.ailment.take("refuse", str(change.route.dst))
+    def _strikes(self, change: KernelChange) -> int:
+        name = self.ailment.take("refuse", str(change.object.dst))
         return 0 if name is None else int(getattr(errno, name))
 
 

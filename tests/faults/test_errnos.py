@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from pyflanneld.core.routes.plan import Drop
+from pyflanneld.core.objects.plan import Drop
 from tests.faults.conftest import Measured
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
@@ -62,7 +62,7 @@ def test_f71_each_errno_on_each_change(operation: str, number: int, measured: Me
             await until(lambda: node.ready, 2)
             now = STEADY if gateway is None else STEADY | {str(net(name)): gateway for name in (VICTIM, OTHER)}
             assert node.kernel.gateways(PROTOCOL) == now
-            assert [applied.route.dst for applied in node.kernel.applied] == [net(OTHER), net(VICTIM)]
+            assert [applied.object.dst for applied in node.kernel.applied] == [net(OTHER), net(VICTIM)]
             assert all(isinstance(applied, Drop) == (operation == "drop") for applied in node.kernel.applied)
             assert node.log.count("route.failed") == 1
             return took
@@ -88,7 +88,7 @@ def test_f71_lists_and_batches_that_fail(call: str, times: int, measured: Measur
             took = await until(lambda: node.kernel.gateways(PROTOCOL) == STEADY, 10.2)
             await asyncio.sleep(30)
             assert node.ready
-            assert [str(applied.route.dst) for applied in node.kernel.applied] == ["172.7.40.0/24"]
+            assert [str(applied.object.dst) for applied in node.kernel.applied] == ["172.7.40.0/24"]
             return took
 
     measured(f"{times} times: the deleted route was back after {run(scenario()):.1f} s (virtual time)")

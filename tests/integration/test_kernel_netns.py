@@ -20,7 +20,8 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 import pyflanneld
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.routes.plan import Create, Drop, KernelRoute, Replace, Route
+from pyflanneld.core.objects.plan import Create, Drop, Replace
+from pyflanneld.core.routes import KernelRoute, Route
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import frames, links, routes
 from pyflanneld.netlink.kernel import NetlinkKernel
@@ -245,8 +246,8 @@ async def test_routes_beyond_a_thousand(bed: Bed) -> None:
     assert await again.apply([Replace(wanted[0]), Drop(held[1]), Drop(held[1100])]) == {}
     added = Create(bed.route("10.9.0.0/24"))
     assert await again.apply([added]) == {}
-    assert "scope" in bed.namespace.ip(f"route show {added.route.dst}"), "which are many already"
-    assert await again.apply([Drop(replace(held[0], dst=added.route.dst, gateway=GATEWAY))]) == {}
+    assert "scope" in bed.namespace.ip(f"route show {added.object.dst}"), "which are many already"
+    assert await again.apply([Drop(replace(held[0], dst=added.object.dst, gateway=GATEWAY))]) == {}
     await again.close()
     assert await bed.kernel.routes(protocol=OURS) == (held[0], *held[2:1100], *held[1101:])
     bed.namespace.ip(f"route delete {held[1199].dst}")
@@ -377,7 +378,8 @@ async def test_without_rights(bed: Bed) -> None:
     program = f"""
 import asyncio
 from ipaddress import IPv4Address, IPv4Network
-from pyflanneld.core.routes.plan import Create, Route
+from pyflanneld.core.objects.plan import Create
+from pyflanneld.core.routes import Route
 from pyflanneld.netlink.kernel import NetlinkKernel
 
 async def main():

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pyroute2.netlink import NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE
 
-from pyflanneld.core.routes.plan import Create, KernelRoute, Route
+from pyflanneld.core.objects.plan import Create
+from pyflanneld.core.routes import KernelRoute, Route
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import frames, route_lookup
 from pyflanneld.netlink import routes as encoding

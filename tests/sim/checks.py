@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, Replace, Route, RouteChange
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.routes import BOOT, KernelRoute, Route
 from tests.sim import spec
 from tests.sim.delivered import Delivered, Verdict
 
@@ -54,7 +55,7 @@ class RouteChecker:
         """A daemon starts: what the one before it has dropped lately is not known to it."""
         self._guard = GuardRule()
 
-    def asked(self, changes: Sequence[RouteChange], *, again: bool) -> None:
+    def asked(self, changes: Sequence[KernelChange], *, again: bool) -> None:
         """I9: what is put was told, and what is dropped was not; and most routes go only when two lists lack them."""
         if self._node.stands_in:
             self._check_stand_in(changes)
@@ -65,28 +66,28 @@ class RouteChecker:
         self._before = verdict
         drops = []
         for change in changes:
-            subnet = spec.network(str(change.route.dst))
+            subnet = spec.network(str(change.object.dst))
             if isinstance(change, Drop):
                 drops.append(subnet)
                 if all(subnet in one.keep for one in allowed):
-                    raise spec.Violation(f"I9: {self._node.name} drops {change.route} without proof")
+                    raise spec.Violation(f"I9: {self._node.name} drops {change.object} without proof")
             elif isinstance(change, Create | Replace):
-                gateway = spec.address(str(change.route.gateway))
+                gateway = spec.address(str(change.object.gateway))
                 if not any(gateway in one.may.get(subnet, ()) for one in allowed):
-                    raise spec.Violation(f"I9: {self._node.name} puts {change.route}, which it was never told")
+                    raise spec.Violation(f"I9: {self._node.name} puts {change.object}, which it was never told")
         if drops and not self._node.proved:
             raise spec.Violation(f"I9: {self._node.name} drops routes while nothing proves its own lease")
         if drops:
             self._guard.check(drops, host, delivered, believed=self._node.believed(), now_s=self._node.clock.now_s())
 
-    def _check_stand_in(self, changes: Sequence[RouteChange]) -> None:
+    def _check_stand_in(self, changes: Sequence[KernelChange]) -> None:
         """I9: what is only saved adds what is missing, takes nothing away, and was told once."""
         for change in changes:
-            delivered = isinstance(change, Create) and _named(change.route) in self._node.told_before
+            delivered = isinstance(change, Create) and _named(change.object) in self._node.told_before
             if not delivered:
                 raise spec.Violation(f"I9: {self._node.name} asks for {change} by what it has saved")
 
-    def made(self, change: RouteChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
+    def made(self, change: KernelChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
         """I6, I7, I8: what is put is sound, and in nobody's way, and never too late."""
         node = self._node
         match change:
@@ -103,19 +104,19 @@ class RouteChecker:
                 if held.protocol != self._protocol:
                     raise spec.Violation(f"I6: {node.name} dropped {held}")
 
-    def refused(self, refusals: Mapping[RouteChange, int]) -> None:
+    def refused(self, refusals: Mapping[KernelChange, int]) -> None:
         """What the kernel refuses is not believed to be there, and stands against readiness."""
         node = self._node
         if not node.running or node.daemon is None or node.daemon._node is None or node.stands_in:
             return
         table, wanted = node.daemon._node.routes, node.sim.delivered.verdict(node.as_host()).sure
         for change, code in refusals.items():
-            if isinstance(change, Create) and table.has(change.route.dst) and not self._stands(change.route.dst):
-                raise spec.Violation(f"I5: {node.name} believes in {change.route}, which was refused")
-            if spec.network(str(change.route.dst)) not in wanted:  # by now
+            if isinstance(change, Create) and table.has(change.object.dst) and not self._stands(change.object.dst):
+                raise spec.Violation(f"I5: {node.name} believes in {change.object}, which was refused")
+            if spec.network(str(change.object.dst)) not in wanted:  # by now
                 continue
             if code != EEXIST and EEXIST not in refusals.values() and node.ready:
-                raise spec.Violation(f"readiness: {node.name} is ready although {change.route} was refused: {code}")
+                raise spec.Violation(f"readiness: {node.name} is ready although {change.object} was refused: {code}")
 
     def _stands(self, dst: Network) -> bool:
         there = self._node.fib.standing(dst)

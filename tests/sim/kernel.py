@@ -7,7 +7,8 @@ from typing import Protocol
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.routes.plan import Create, Drop, KernelRoute, Replace, RouteChange, usual_metric
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.routes import KernelRoute, usual_metric
 from pyflanneld.ports import Change
 from tests.support.fakes.kernel import FakeKernel
 
@@ -18,15 +19,15 @@ EARLY_S = 0.05
 class Checker(Protocol):
     """Told of what the daemon does to the routes."""
 
-    def asked(self, changes: Sequence[RouteChange], *, again: bool) -> None:
+    def asked(self, changes: Sequence[KernelChange], *, again: bool) -> None:
         """Look at what it is about to do; *again*: in the same round, having looked at all routes."""
         ...
 
-    def made(self, change: RouteChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
+    def made(self, change: KernelChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
         """Look at a change that is made, the route that stood there, and what was dropped just before."""
         ...
 
-    def refused(self, refusals: Mapping[RouteChange, int]) -> None:
+    def refused(self, refusals: Mapping[KernelChange, int]) -> None:
         """Look at what it says right after it was refused something."""
         ...
 
@@ -58,7 +59,7 @@ class SimKernel(FakeKernel):
             await asyncio.sleep(self._rng.uniform(0, 0.02))
         return found
 
-    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+    async def apply(self, changes: Sequence[KernelChange]) -> Mapping[KernelChange, int]:
         checks, again, self._looked_at_all = self._checks, self._looked_at_all, False
         if checks is not None:
             checks.asked(changes, again=again)
@@ -73,15 +74,15 @@ class SimKernel(FakeKernel):
         self._unseen.add(route.dst)
         super().add_foreign(route)
 
-    def _apply(self, change: RouteChange) -> int:
-        there = self.standing(change.route.dst)
-        if change.route.dst in self._unseen:  # nobody looks and puts in one step
+    def _apply(self, change: KernelChange) -> int:
+        there = self.standing(change.object.dst)
+        if change.object.dst in self._unseen:  # nobody looks and puts in one step
             there = None
         result = super()._apply(change)
         if result == 0 and self._checks is not None and isinstance(change, Create | Replace | Drop):
             self._checks.made(change, there, self._dropped)
             if isinstance(change, Drop):
-                self._dropped.append(change.route.dst)
+                self._dropped.append(change.object.dst)
         return result
 
     def standing(self, dst: Network) -> KernelRoute | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.core.routes import KernelRoute
 from tests.sim import spec
 from tests.sim.disk import STEPS
 from tests.sim.etcd import Way

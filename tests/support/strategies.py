@@ -12,7 +12,7 @@ from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value
 from pyflanneld.core.network.config import SubnetRange
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
-from pyflanneld.core.routes.plan import BOOT, KernelRoute, Route
+from pyflanneld.core.routes import BOOT, KernelRoute, Route
 
 PROTOCOL = 103
 

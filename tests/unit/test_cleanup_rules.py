@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from pyflanneld.core.lease.cleanup_rules import NotOurs, Ours, known_networks, our_lease, our_routes
 from pyflanneld.core.network.config import parse_config
-from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.core.routes import KernelRoute
 from tests.support.strategies import raw
 
 US, SUBNET = IPv4Address("192.168.14.21"), IPv4Network("172.7.21.0/24")

@@ -8,7 +8,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.routes.plan import BLACKHOLE_METRIC, Create, KernelRoute, Route
+from pyflanneld.core.objects.plan import Create
+from pyflanneld.core.routes import BLACKHOLE_METRIC, KernelRoute, Route
 from pyflanneld.errors import PublicIpNotOnLink
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd

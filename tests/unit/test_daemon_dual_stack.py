@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 import pytest
 
-from pyflanneld.core.routes.plan import BLACKHOLE_METRIC, KernelRoute
+from pyflanneld.core.routes import BLACKHOLE_METRIC, KernelRoute
 from pyflanneld.errors import LeaseLost, LinkUnusable, PublicIpNotOnLink
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
 from tests.support.fakes.registry import FakeEtcd

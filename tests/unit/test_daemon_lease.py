@@ -116,7 +116,7 @@ def test_vanished_key_whose_place_is_taken_is_lost() -> None:
 @pytest.fixture
 def seldom_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel is read every ten minutes: days pass quickly then."""
-    monkeypatch.setattr("pyflanneld.tasks.routes.reconcile.SCAN_S", 600.0)
+    monkeypatch.setattr("pyflanneld.tasks.objects.reconcile.SCAN_S", 600.0)
 
 
 @pytest.mark.usefixtures("seldom_scanned")

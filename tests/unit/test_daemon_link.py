@@ -7,7 +7,7 @@ import pytest
 
 from pyflanneld.config import go_regex
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.core.routes import KernelRoute
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until

@@ -8,8 +8,9 @@ from random import Random
 import pytest
 
 from pyflanneld.core.etcd_types import Record, Renewal
+from pyflanneld.core.objects.plan import Create, Drop, Replace
 from pyflanneld.core.peers.table import PeerTable
-from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, Replace
+from pyflanneld.core.routes import BOOT, KernelRoute
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Change
 from tests.support.fakes.kernel import FakeKernel

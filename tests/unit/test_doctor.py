@@ -27,8 +27,9 @@ from pyflanneld.core.etcd_types import MemberFault, MemberReport
 from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
+from pyflanneld.core.objects.plan import Create, Plan
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.routes.plan import Create, KernelRoute, Plan, Route
+from pyflanneld.core.routes import KernelRoute, Route
 
 NETWORK = IPv4Network("172.7.0.0/16")
 EVERYWHERE = IPv4Network("0.0.0.0/0")

@@ -7,7 +7,8 @@ import pytest
 from pyflanneld.commands.read_only_ports import ReadOnlyPort
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.routes.plan import BOOT, KernelRoute, Route, plan_routes
+from pyflanneld.core.objects.plan import plan
+from pyflanneld.core.routes import BOOT, KernelRoute, Route, RouteKind
 from pyflanneld.core.status.dry_run import Action, DryRunStep, file_step, overlap_problems, route_steps, rules_step
 
 NETWORK = IPv4Network("172.7.0.0/16")
@@ -33,7 +34,7 @@ def test_every_route_has_one_step() -> None:
         there(22, 22, 103), there(24, 24, BOOT), there(25, 99, 103), there(26, 99, 4), there(30, 30, 103),
         there(31, 31, 103),
     ]  # fmt: skip
-    todo = plan_routes(desired, present, protocol=103, networks=[NETWORK])
+    todo = plan(RouteKind(103, (NETWORK,)), desired, present)
     steps = route_steps(todo, desired, present, [ETH1], protocol=103, held={net(31)})
     assert [(step.what.split("/")[0], step.action) for step in steps] == [
         ("172.7.22.0", Action.KEEP), ("172.7.23.0", Action.ADD), ("172.7.24.0", Action.ADOPT),

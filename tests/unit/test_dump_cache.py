@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.routes.plan import Blackhole, Create, CreateBlackhole, Drop, KernelRoute, Replace, Route
+from pyflanneld.core.objects.plan import Create, Drop, Replace
+from pyflanneld.core.routes import Blackhole, KernelRoute, Route
 from pyflanneld.netlink.dump_cache import AT_ONCE, DumpCache
 from pyflanneld.netlink.route_scope import RouteScope
 
@@ -76,13 +77,13 @@ def test_scopes_follow_what_is_there() -> None:
     """What the kernel holds counts, and what is taken over; a gateway keeps its scope; other changes stay global."""
     scopes = RouteScope(spread_from=10)
     scopes.held = 8
-    assert scopes.choose(Replace(create(1).route)) == 0
+    assert scopes.choose(Replace(create(1).object)) == 0
     assert scopes.choose(create(1)) == 0
     chosen = scopes.choose(create(1))
-    assert chosen == scopes.choose(create(1)) == scopes.choose(Replace(create(1).route)) != 0
+    assert chosen == scopes.choose(create(1)) == scopes.choose(Replace(create(1).object)) != 0
     dst = IPv4Network("10.0.0.0/24")
     ipv6 = Create(Route(IPv6Network("fd00::/64"), IPv6Address("fd00::1"), 7))
     held = KernelRoute(dst, IPv4Address("192.168.1.2"), 7, 103, 0, plain=True)
-    assert [scopes.choose(change) for change in (CreateBlackhole(Blackhole(dst)), Drop(held), ipv6)] == [0, 0, 0]
+    assert [scopes.choose(change) for change in (Create(Blackhole(dst)), Drop(held), ipv6)] == [0, 0, 0]
     scopes.held = 3
     assert scopes.choose(create(1)) == 0

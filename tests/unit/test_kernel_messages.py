@@ -12,16 +12,8 @@ from pyroute2 import IPBatch
 from pyroute2.netlink import NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_REQUEST, NLMSG_ERROR
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from pyflanneld.core.routes.plan import (
-    Blackhole,
-    Create,
-    CreateBlackhole,
-    Drop,
-    KernelRoute,
-    Replace,
-    Route,
-    RouteChange,
-)
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.routes import Blackhole, KernelRoute, Route
 from pyflanneld.netlink import frames, links, route_lookup, route_template, routes6
 from pyflanneld.netlink import routes as encoding
 from pyflanneld.netlink.frames import KernelRefusal, Malformed
@@ -37,11 +29,11 @@ gateways = st.builds(IPv4Address, st.integers(1, 0xFFFFFFFE))
 routes = st.builds(Route, networks, gateways, st.integers(1, 0x7FFFFFFF))
 
 
-def packed(change: RouteChange, scope: int = 0) -> bytes:
+def packed(change: KernelChange, scope: int = 0) -> bytes:
     return encoding.change_message(change, OURS, scope, NLM_F_REQUEST | NLM_F_ACK, 0)
 
 
-def body(change: RouteChange, scope: int = 0) -> bytes:
+def body(change: KernelChange, scope: int = 0) -> bytes:
     return packed(change, scope)[frames.HEADER.size :]
 
 
@@ -110,7 +102,7 @@ def test_same_blackhole_as_pyroute2() -> None:
     """A blackhole is put and dropped, byte for byte, as pyroute2 does it."""
     dst = IPv4Network("10.5.34.0/24")
     named = {"dst": str(dst), "priority": 1_000_000, "table": 254, "proto": OURS, "type": 6, "scope": 0}
-    assert packed(CreateBlackhole(Blackhole(dst))) == by_pyroute2("add", **named)
+    assert packed(Create(Blackhole(dst))) == by_pyroute2("add", **named)
     held = KernelRoute(dst, None, 0, OURS, 1_000_000, plain=True, blackhole=True)
     assert packed(Drop(held)) == by_pyroute2("del", **(named | {"scope": 255}))
 

@@ -154,17 +154,28 @@ def test_the_longest_name_is_bounded() -> None:
         (b'{"PublicIP":"192.168.1.10"}', LeaseAttrs(ADDRESS, "")),
         (
             b'{"PublicIP":"10.37.7.195","BackendType":"vxlan","BackendData":{"VtepMAC":"82:4b:b6:2f:54:4e"}}',
-            LeaseAttrs(IPv4Address("10.37.7.195"), "vxlan"),
+            LeaseAttrs(IPv4Address("10.37.7.195"), "vxlan", data='{"VtepMAC":"82:4b:b6:2f:54:4e"}'),
         ),
         (
             b'{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6"}}',
-            LeaseAttrs(IPv4Address("192.168.64.3"), "vxlan"),
+            LeaseAttrs(IPv4Address("192.168.64.3"), "vxlan", data='{"VNI":1,"VtepMAC":"c6"}'),
         ),
     ],
 )
 def test_values_of_every_flannel_are_read(value: bytes, attrs: LeaseAttrs) -> None:
     """Old values without PublicIPv6, and those of other backends, are read."""
     assert parse_value(value) == attrs
+
+
+def test_what_a_lease_says_for_its_backend_is_written_as_flannel_does() -> None:
+    """The data of each family, in the order of its members, after the type; nothing where there is none."""
+    attrs = LeaseAttrs(ADDRESS, "vxlan", None, '{"VNI":1,"VtepMAC":"c6"}', '{"VNI":2}')
+    written = encode_value(attrs)
+    assert written == (
+        b'{"PublicIP":"192.168.1.10","PublicIPv6":null,"BackendType":"vxlan",'
+        b'"BackendData":{"VNI":1,"VtepMAC":"c6"},"BackendV6Data":{"VNI":2}}'
+    )
+    assert parse_value(written) == attrs
 
 
 @given(st.dictionaries(st.text(max_size=8).map(lambda name: "x" + name), strategies.json_values(), max_size=4))

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.core.routes import KernelRoute
 from pyflanneld.core.status.hints import CONDITIONS
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.http.metrics import metrics_of

@@ -9,7 +9,8 @@ import pytest
 
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.saved_state import SavedState, encode_state
-from pyflanneld.core.routes.plan import Create, Route
+from pyflanneld.core.objects.plan import Create
+from pyflanneld.core.routes import Route
 from pyflanneld.errors import LeaseLost, RegistryUnavailable
 from pyflanneld.state.wakeup import WakeUp
 from tests.support.fakes.kernel import FakeKernel

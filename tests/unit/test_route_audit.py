@@ -5,8 +5,8 @@ import errno
 from collections import Counter
 from ipaddress import IPv4Address
 
-from pyflanneld.core.routes.change_reasons import ChangeReason
-from pyflanneld.core.routes.plan import BOOT, KernelRoute
+from pyflanneld.core.objects.change_reasons import ChangeReason
+from pyflanneld.core.routes import BOOT, KernelRoute
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.state.counters import DROP, KINDS, LISTS, PUT, ROUND_BOUNDS_S, Durations
 from tests.support.fakes.node import FakeNode, value

@@ -8,29 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.backends import BACKENDS
-from pyflanneld.core.routes.change_reasons import ChangeReason
-from pyflanneld.core.routes.plan import (
-    BOOT,
-    Create,
-    Drop,
-    KernelRoute,
-    PeerChange,
-    Plan,
-    Replace,
-    Route,
-    plan_routes,
-)
-from pyflanneld.core.routes.table import RouteTable
+from pyflanneld.backends import BACKENDS, Host, Peers
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.objects.change_reasons import ChangeReason
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Plan, Replace, plan
+from pyflanneld.core.objects.table import ObjectTable
+from pyflanneld.core.routes import BOOT, KernelRoute, Route, RouteKind, RoutePlan
 from tests.support import strategies
 from tests.support.strategies import NETWORK, PROTOCOL
 
 STATIC = 4
 A, B = IPv4Address("192.168.1.11"), IPv4Address("192.168.1.12")
 DST = IPv4Network("10.5.1.0/24")
+ANYWHERE = IPv4Network("0.0.0.0/0")
 
 T = TypeVar("T")
+RouteTable = ObjectTable[Route, KernelRoute]
 Table = dict[tuple[IPv4Network, int], KernelRoute]
+
+
+HOST = Host(Link(7, "eth1", 1500, True, ()), (), (NETWORK,), PROTOCOL)
 
 
 def there(
@@ -43,19 +40,19 @@ def there(
 def make(
     desired: Iterable[Route], present: Iterable[KernelRoute], frozen: Iterable[IPv4Network] = (),
     network: IPv4Network = NETWORK,
-) -> Plan:  # fmt: skip
+) -> RoutePlan:  # fmt: skip
     wanted = {route.dst: route for route in desired}
-    return plan_routes(wanted, present, protocol=PROTOCOL, networks=(network,), frozen=frozenset(frozen))
+    return plan(RouteKind(PROTOCOL, (network,)), wanted, present, frozen=frozenset(frozen))
 
 
-def table_of(routes: Iterable[KernelRoute]) -> RouteTable:
+def table_of(routes: Iterable[KernelRoute], network: IPv4Network = ANYWHERE) -> RouteTable:
     """Return a table that has just read these routes of ours, wherever they are."""
-    table = RouteTable(PROTOCOL, (IPv4Network("0.0.0.0/0"),))
+    table: RouteTable = ObjectTable(RouteKind(PROTOCOL, (network,)))
     table.take_over(routes)
     return table
 
 
-def settle(table: RouteTable, todo: Plan, done: list[PeerChange], refused: Iterable[PeerChange] = ()) -> None:
+def settle(table: RouteTable, todo: RoutePlan, done: list[KernelChange], refused: Iterable[KernelChange] = ()) -> None:
     table.begin()
     table.settle(todo, done, dict.fromkeys(refused, 17), now_s=0.0, first=False)
 
@@ -70,20 +67,20 @@ class TinyKernel:
     def ours(self) -> dict[IPv4Network, KernelRoute]:
         return {dst: route for (dst, metric), route in self.table.items() if metric == 0 and route.protocol == PROTOCOL}
 
-    def apply(self, changes: Iterable[PeerChange]) -> set[PeerChange]:
+    def apply(self, changes: Iterable[KernelChange]) -> set[KernelChange]:
         """Make the changes; return those that were refused, because something stands there."""
         refused = set()
         for change in changes:
-            at = change.route.dst, 0
+            at = change.object.dst, 0
             if isinstance(change, Drop):
-                if self.table.get(at) == change.route:
+                if self.table.get(at) == change.object:
                     del self.table[at]
             elif isinstance(change, Create) and at in self.table:
                 refused.add(change)
             else:
                 if at in self.table:
                     self.overwritten.append(self.table[at])
-                self.table[at] = there(change.route.dst, change.route.gateway, link=change.route.link_index)
+                self.table[at] = there(change.object.dst, change.object.gateway, link=change.object.link_index)
         return refused
 
 
@@ -137,7 +134,7 @@ def test_foreign_routes_are_learnt_of_by_refusal(
     before = dict(kernel.table)
     first = make(desired.values(), kernel.ours().values(), frozen)
     refused = kernel.apply([*first.puts, *first.drops])
-    asked = {change.route.dst for change in refused}
+    asked = {change.object.dst for change in refused}
     known = [route for (dst, _), route in kernel.table.items() if route.protocol == PROTOCOL or dst in asked]
     second = make(desired.values(), known, frozen)
     assert kernel.apply([*second.puts, *second.drops]) == set()
@@ -152,13 +149,13 @@ def test_the_outcome_is_what_the_kernel_has(
     """What is believed after a plan equals what the kernel's rules make of it, whatever was refused."""
     kernel = TinyKernel(routes)
     table = table_of(kernel.ours().values())
-    todo = make(desired.values(), table.due_routes(), frozen)
+    todo = make(desired.values(), table._due_present(), frozen)
     changes = [*todo.puts, *todo.drops]
     refused = kernel.apply(changes)
     settle(table, todo, [change for change in changes if change not in refused], refused)
-    assert {route.dst: route for route in table.routes()} == kernel.ours()
+    assert {route.dst: route for route in table.objects()} == kernel.ours()
     assert table.present == len(kernel.ours())
-    assert table.refused().keys() == {change.route.dst for change in refused}
+    assert table.refused().keys() == {change.object.dst for change in refused}
     assert table.blocked().keys() <= todo.blocked.keys()
     assert table.take_over(kernel.ours().values()) == []
 
@@ -178,18 +175,19 @@ def test_a_plan_over_what_is_due_equals_a_plan_over_everything(
     routes: list[KernelRoute], desired: dict[IPv4Network, Route], frozen: frozenset[IPv4Network], data: st.DataObject
 ) -> None:
     """What the last plan has left undone and what has changed since is all that the next one has to look at."""
-    table = table_of(TinyKernel(routes).ours().values())
-    first = make(desired.values(), table.due_routes(), frozen)
-    done = data.draw(st.lists(st.sampled_from([*first.puts, *first.drops]))) if first.destinations else []
+    table = table_of(TinyKernel(routes).ours().values(), NETWORK)
+    table.want(desired.values(), None)
+    first = table.plan(frozen)
+    done = data.draw(st.lists(st.sampled_from([*first.puts, *first.drops]))) if first.identities else []
     settle(table, first, done)
-    table.add_due(alter(desired, data.draw(strategies.wanted_routes()), data))
-    present = {route.dst: route for route in table.routes()}
+    changed = alter(desired, data.draw(strategies.wanted_routes()), data)
+    table.want([desired[dst] for dst in changed if dst in desired], changed)
+    present = {route.dst: route for route in table.objects()}
     alter(present, TinyKernel(data.draw(KERNELS)).ours(), data)
     table.take_over(present.values())
     frozen_now = data.draw(FROZEN)
-    table.add_due(frozen ^ frozen_now)
     whole = make(desired.values(), present.values(), frozen_now)
-    part = make(table.only_due(desired).values(), table.due_routes(), frozen_now)
+    part = table.plan(frozen_now)
     assert (set(part.puts), set(part.drops), part.blocked) == (set(whole.puts), set(whole.drops), whole.blocked)
 
 
@@ -202,7 +200,7 @@ def test_no_destination_is_ever_without_its_route(routes: list[KernelRoute], des
     for change in (*todo.puts, *todo.drops):
         kernel.apply([change])
         assert served <= kernel.ours().keys()
-    assert {put.route.dst for put in todo.puts}.isdisjoint(drop.route.dst for drop in todo.drops)
+    assert {put.object.dst for put in todo.puts}.isdisjoint(drop.object.dst for drop in todo.drops)
 
 
 def test_a_missing_route_is_created() -> None:
@@ -301,15 +299,17 @@ def test_every_part_of_the_network_is_swept() -> None:
 def test_host_gw_needs_one_route_for_each_peer() -> None:
     """The backend is a function from peers to routes through their own addresses."""
     host_gw = BACKENDS["host-gw"]
-    assert host_gw.desired_routes({DST: A}, 7) == {DST: Route(DST, A, 7)}
-    assert host_gw.desired_routes({}, 7) == {}
+    assert list(host_gw.wanted(Peers({DST: A}, {}), HOST)) == [Route(DST, A, 7)]
+    assert list(host_gw.wanted(Peers({}, {}), HOST)) == []
+    assert (host_gw.mtu(1500), host_gw.lease_data(4, HOST)) == (1500, "")
     assert (host_gw.name, host_gw.lease_type, host_gw.needs_public_ip_on_link) == ("host-gw", "host-gw", True)
 
 
 def test_alloc_needs_no_route_at_all() -> None:
     """The backend asks for nothing, says nothing in the lease, and takes any published address."""
     alloc = BACKENDS["alloc"]
-    assert alloc.desired_routes({DST: A}, 7) == {}
+    assert list(alloc.wanted(Peers({DST: A}, {}), HOST)) == []
+    assert list(alloc.kinds(HOST)) == [RouteKind(PROTOCOL, (NETWORK,))], "what host-gw has left is swept"
     assert (alloc.name, alloc.lease_type, alloc.needs_public_ip_on_link) == ("alloc", "", False)
 
 
@@ -321,18 +321,18 @@ class TestTable:
     def test_a_route_that_cannot_be_had_waits_since_the_first_refusal(self) -> None:
         """Refused, then found blocked by a foreign route, then free: one state at a time, and since when."""
         table, wanted = table_of([]), Route(DST, A, 2)
-        todo = make([wanted], table.due_routes())
+        todo = make([wanted], table._due_present())
         table.begin()
         table.settle(todo, [], {todo.puts[0]: 17}, now_s=5.0, first=True)
         assert (table.refused(), table.blocked()) == ({DST: 17}, {})
         table.note_foreign([self.FOREIGN])
-        todo = make([wanted], table.due_routes())
+        todo = make([wanted], table._due_present())
         table.begin()
         table.settle(todo, [], {}, now_s=9.0, first=True)
         assert (table.refused(), table.blocked()) == ({}, {DST: self.FOREIGN})
         assert table.waiting()[DST].waiting_since_s == 5.0
         table.forget_foreign()
-        todo = make([wanted], table.due_routes())
+        todo = make([wanted], table._due_present())
         table.begin()
         ((_, reason),) = table.settle(todo, list(todo.puts), {}, now_s=9.0, first=False)
         assert (reason, table.waiting(), table.present) == ("way_free", {}, 1)
@@ -343,7 +343,7 @@ class TestTable:
         (gone,) = table.take_over([])
         assert (gone.before, gone.now, table.present) == (there(), None, 0)
         table.note_losses({DST: ChangeReason.LINK})
-        todo = make([wanted], table.due_routes())
+        todo = make([wanted], table._due_present())
         table.begin()
         ((_, reason),) = table.settle(todo, list(todo.puts), {}, now_s=0.0, first=False)
         assert (reason, table.present) == (ChangeReason.LINK, 1)
@@ -354,8 +354,8 @@ class TestTable:
         table = table_of([there(), there(other)])
         table.take_over([there(other)])
         table.note_losses({DST: ChangeReason.DELETED_BY_OTHERS})
-        todo = make([], table.due_routes())
+        todo = make([], table._due_present())
         table.begin()
         table.settle(todo, list(todo.drops), {}, now_s=0.0, first=False)
-        assert (table.present, table.waiting(), list(table.due_routes())) == (0, {}, [])
+        assert (table.present, table.waiting(), list(table._due_present())) == (0, {}, [])
         assert not table._at

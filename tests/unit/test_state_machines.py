@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from pyflanneld.backends.backend import Host, Peers
 from pyflanneld.backends.host_gw import HostGw
 from pyflanneld.core.etcd_types import Gone, Put, Record, Renewal, Snapshot
 from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, SubnetRequest, choose
@@ -31,11 +32,13 @@ from pyflanneld.core.lease.ownership import (
     confirmed,
     renewal_interval_s,
 )
+from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network.config import SubnetRange
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace, plan
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable, View
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
-from pyflanneld.core.routes.plan import BOOT, Create, Drop, KernelRoute, PeerChange, Plan, Replace, plan_routes
+from pyflanneld.core.routes import BOOT, KernelRoute, RoutePlan
 from tests.sim import spec
 from tests.sim.checks import GuardRule
 from tests.sim.delivered import Delivered
@@ -217,12 +220,12 @@ class RoutesMachine(RuleBasedStateMachine):
         self.check_view(view)
         before, todo = dict(self.kernel), self.plan(view)
         self.check_plan(view, todo)
-        idle = frozenset(drop.route.dst for drop in todo.drops)
+        idle = frozenset(drop.object.dst for drop in todo.drops)
         believed = sum(route.protocol == OURS and route.metric == 0 for route in self.kernel.values())
         allowed = self.guard.allow(idle, believed, self.now_s)
-        drops = [drop for drop in todo.drops if drop.route.dst in allowed]
+        drops = [drop for drop in todo.drops if drop.object.dst in allowed]
         if drops:
-            gone = [spec.network(str(drop.route.dst)) for drop in drops]
+            gone = [spec.network(str(drop.object.dst)) for drop in drops]
             self.guard_rule.check(gone, self.host, self.delivered, believed=believed, now_s=self.now_s)
         self.apply([*todo.puts, *drops])
         changed = {at for at in before.keys() | self.kernel.keys() if before.get(at) != self.kernel.get(at)}
@@ -230,22 +233,23 @@ class RoutesMachine(RuleBasedStateMachine):
             assert at not in before or before[at].protocol == OURS or before[at].protocol == BOOT, f"I6: {before[at]}"
         again = self.plan(view)
         assert not again.puts, again
-        assert {drop.route.dst for drop in again.drops} == idle - allowed == self.guard.held
+        assert {drop.object.dst for drop in again.drops} == idle - allowed == self.guard.held
 
-    def plan(self, view: View) -> Plan:
-        desired = HostGw().desired_routes(view.peers, LINK_INDEX)
-        return plan_routes(desired, self.kernel.values(), protocol=OURS, networks=(NETWORK,), frozen=view.frozen)
+    def plan(self, view: View) -> RoutePlan:
+        host = Host(Link(LINK_INDEX, "eth1", 1500, True, ()), (), (NETWORK,), OURS)
+        wanted = {route.dst: route for route in HostGw().wanted(Peers(view.peers, view.data), host)}
+        return plan(host.route_kind, wanted, self.kernel.values(), frozen=view.frozen)
 
-    def apply(self, changes: list[PeerChange]) -> None:
+    def apply(self, changes: list[KernelChange]) -> None:
         """Do to the kernel what is asked, by the kernel's rules."""
         for change in changes:
-            at = change.route.dst, 0
+            at = change.object.dst, 0
             if isinstance(change, Drop):
-                assert self.kernel.pop(at) == change.route
+                assert self.kernel.pop(at) == change.object
                 continue
             assert at not in self.kernel or isinstance(change, Replace), f"a creation fails: {change}"
-            gateway, index = change.route.gateway, change.route.link_index
-            self.kernel[at] = KernelRoute(change.route.dst, gateway, index, OURS, 0, plain=True)
+            gateway, index = change.object.gateway, change.object.link_index
+            self.kernel[at] = KernelRoute(change.object.dst, gateway, index, OURS, 0, plain=True)
 
     # What must hold
 
@@ -272,7 +276,7 @@ class RoutesMachine(RuleBasedStateMachine):
         said = spec.read_value(key.value)
         return said is not None and said[0] != self.host.address
 
-    def check_plan(self, view: View, todo: Plan) -> None:
+    def check_plan(self, view: View, todo: RoutePlan) -> None:
         """M2: exactly what differs is changed, and what is foreign is not."""
         puts, drops, blocked = set(), set(), set()
         for dst, gateway in view.peers.items():
@@ -286,10 +290,10 @@ class RoutesMachine(RuleBasedStateMachine):
             inside = spec.contains(spec.CLUSTER, spec.network(str(dst)))
             if route.protocol == OURS and metric == 0 and inside and dst not in view.peers and dst not in view.frozen:
                 drops.add(dst)
-        assert {change.route.dst for change in todo.puts} == puts
-        assert {change.route.dst for change in todo.drops} == drops
+        assert {change.object.dst for change in todo.puts} == puts
+        assert {change.object.dst for change in todo.drops} == drops
         assert todo.blocked.keys() == blocked
-        assert all(isinstance(change, Create) == ((change.route.dst, 0) not in self.kernel) for change in todo.puts)
+        assert all(isinstance(change, Create) == ((change.object.dst, 0) not in self.kernel) for change in todo.puts)
 
     def teardown(self) -> None:
         """Peace: three lists, ten seconds apart, and everything is as etcd has it."""

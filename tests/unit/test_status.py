@@ -15,7 +15,7 @@ import pytest
 from pyflanneld.commands import peers, routes, status
 from pyflanneld.commands.output import Paint
 from pyflanneld.core.link.selection import Neighbour
-from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.core.routes import KernelRoute
 from pyflanneld.daemon.status_source import DaemonStatus
 from pyflanneld.errors import FirewallError, KernelError, RegistryUnavailable
 from tests.support.fakes.node import FakeNode, value

@@ -10,7 +10,7 @@ from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
-from pyflanneld.core.routes.plan import KernelRoute, Route
+from pyflanneld.core.routes import KernelRoute, Route
 from pyflanneld.core.status.table_view import (
     PEER_STATES,
     ROUTE_STATES,

@@ -38,7 +38,7 @@ from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.network.review import networks_of
-from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.core.routes import KernelRoute
 from pyflanneld.daemon import wiring
 from pyflanneld.daemon.bootstrap import prepare
 from pyflanneld.errors import (
@@ -252,7 +252,7 @@ async def _node(
         networks=networks,
         view=view,
         todo=todo,
-        desired=frozenset(node.backend.desired_routes(view.peers, node.link.index)),
+        desired=frozenset(node.routes.wanted),
         own=lease.key if held else None,
         own_left_s=own_left.left_s if own_left else None,
         same_address=tuple(_with_our_address(leases.records, bootstrap.request.attrs.public_ip, lease.record)),

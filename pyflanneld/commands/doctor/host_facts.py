@@ -11,7 +11,7 @@ from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.routes.plan import KernelRoute, Plan
+from pyflanneld.core.routes import KernelRoute, RoutePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class NodeFacts:
 
     networks: tuple[Network, ...]
     view: View
-    todo: Plan
+    todo: RoutePlan
     desired: frozenset[Network]
     own: SubnetKey | None = None
     own_left_s: float | None = None

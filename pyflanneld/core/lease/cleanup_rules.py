@@ -8,7 +8,7 @@ from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, in_order, inside
 from pyflanneld.core.lease.subnet_env import assignments, previous_network
 from pyflanneld.core.network.config import NetworkConfig
-from pyflanneld.core.routes.plan import KernelRoute
+from pyflanneld.core.routes import KernelRoute
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,15 +55,23 @@ class LeaseAttrs:
     Attributes:
         public_ip: where the peers send this subnet's packets.
         backend_type: ``"host-gw"``; empty for a lease without a backend (``alloc``).
+        data: what it says for the backend and the IPv4 subnet, as JSON; empty: nothing.
+        data6: the same for the IPv6 subnet.
     """
 
     public_ip: IPv4Address
     backend_type: str
     public_ipv6: IPv6Address | None = None
+    data: str = ""
+    data6: str = ""
 
     def gateway(self, version: int) -> Address | None:
         """Return where the peers send the packets of one family."""
         return self.public_ip if version == 4 else self.public_ipv6
+
+    def backend_data(self, version: int) -> str:
+        """Return what it says for the backend and the subnet of one family."""
+        return self.data if version == 4 else self.data6
 
 
 def encode_name(ipv4: IPv4Network, ipv6: IPv6Network | None = None) -> bytes:
@@ -103,11 +111,14 @@ def encode_value(attrs: LeaseAttrs, api: int = 3) -> bytes:
         api: the etcd API that it is written to. Current flannel (3) always writes ``PublicIPv6``; v0.11.0 (2) has no
             such field, so there it is left out unless it says something.
     """
-    document: dict[str, str | None] = {"PublicIP": str(attrs.public_ip)}
+    document: dict[str, object] = {"PublicIP": str(attrs.public_ip)}
     if api >= 3 or attrs.public_ipv6 is not None:
         document["PublicIPv6"] = str(attrs.public_ipv6) if attrs.public_ipv6 else None
     if attrs.backend_type:
         document["BackendType"] = attrs.backend_type
+    for name, data in (("BackendData", attrs.data), ("BackendV6Data", attrs.data6)):
+        if data:
+            document[name] = json.loads(data)
     return json.dumps(document, separators=(",", ":")).encode()
 
 
@@ -132,7 +143,14 @@ def parse_value(value: bytes) -> LeaseAttrs:
         public_ip=_address(IPv4Address, "PublicIP", public_ip),
         backend_type=backend_type,
         public_ipv6=None if public_ipv6 is None else _address(IPv6Address, "PublicIPv6", public_ipv6),
+        data=_data(document.get("backenddata")),
+        data6=_data(document.get("backendv6data")),
     )
+
+
+def _data(value: object) -> str:
+    """Return a backend's data as JSON; only the backend knows what is right there."""
+    return "" if value is None else json.dumps(value, separators=(",", ":"))
 
 
 def _address(kind: type[_A], field: str, value: object) -> _A:

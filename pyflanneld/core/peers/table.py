@@ -40,6 +40,7 @@ class View:
     Attributes:
         peers: subnet to gateway, for every subnet of a valid lease. A window on the table: it shows what the latest
             view has found, as long as the context is the same.
+        data: subnet to what its lease says for the backend, for those peers whose lease says anything; a window too.
         quarantined: by key name.
         frozen: subnets whose routes must stay as they are until their key can be read again.
         foreign_backends: keys that are well formed and belong to another backend.
@@ -52,16 +53,20 @@ class View:
     frozen: frozenset[Network]
     foreign_backends: frozenset[bytes]
     changed: frozenset[Network] | None = field(default=None, compare=False)
+    data: Mapping[Network, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A key: what its name says (``None``: nothing), what its value says, and its last good gateway by IP version."""
+    """A key: what its name says (``None``: nothing), what its value says, and what was good last, by IP version.
+
+    That is a gateway, and what the same lease said for the backend.
+    """
 
     record: Record
     key: SubnetKey | None
     latest: LeaseAttrs | Quarantine
-    good: dict[int, Address] = field(default_factory=dict)
+    good: dict[int, tuple[Address, str]] = field(default_factory=dict)
 
 
 class PeerTable:
@@ -77,6 +82,7 @@ class PeerTable:
         self._families: tuple[_FamilyPeers, ...] = ()
         self._foreign: set[bytes] = set()
         self._peers: dict[Network, Address] = {}
+        self._data: dict[Network, str] = {}
 
     def apply(self, event: PeerEvent) -> bool:
         """Apply one event; return whether anything changed.
@@ -153,14 +159,16 @@ class PeerTable:
             frozen=frozenset(subnet for family in self._families for subnet in family.frozen.values()),
             foreign_backends=frozenset(self._foreign),
             changed=frozenset(concerned) if same else None,
+            data=MappingProxyType(self._data),
         )
 
     def _begin(self, context: ValidationContext) -> None:
         """Forget every result: all keys are to be validated in a new context."""
         self._context = context
-        self._peers, self._foreign = {}, set()
+        self._peers, self._data, self._foreign = {}, {}, set()
         self._families = tuple(
-            _FamilyPeers(family, self._peers, gateways_on_link=context.gateways_on_link) for family in context.families
+            _FamilyPeers(family, self._peers, self._data, gateways_on_link=context.gateways_on_link)
+            for family in context.families
         )
         self._changed = {name: entry.key for name, entry in self._entries.items()}
 
@@ -192,12 +200,15 @@ class _FamilyPeers:
     ``at`` are the peers' keys by the first address of their subnets, ``starts`` these addresses in order.
     """
 
-    def __init__(self, context: FamilyContext, peers: dict[Network, Address], *, gateways_on_link: bool) -> None:
+    def __init__(
+        self, context: FamilyContext, peers: dict[Network, Address], data: dict[Network, str], *, gateways_on_link: bool
+    ) -> None:
         self.quarantined: dict[bytes, Quarantine] = {}
         self.frozen: dict[bytes, Network] = {}
         self._validator = Validator(context, gateways_on_link=gateways_on_link)
         self._version = context.network.version
         self._peers = peers
+        self._data = data
         self._at: dict[int, tuple[bytes, Network]] = {}
         self._starts: list[int] = []
         self._overlapped: dict[bytes, Network] = {}  # those that overlap an older one
@@ -235,6 +246,7 @@ class _FamilyPeers:
         self._overlapped.pop(name, None)
         if subnet is not None and self._at.get(start := int(subnet.network_address)) == (name, subnet):
             del self._at[start], self._peers[subnet], self._starts[bisect_left(self._starts, start)]
+            self._data.pop(subnet, None)
 
     def _add(self, name: bytes, subnet: Network | None, entry: _Entry) -> None:
         """Add what a key contributes: its gateway, the last good one, or a frozen subnet."""
@@ -245,17 +257,17 @@ class _FamilyPeers:
             gateway = entry.latest.gateway(self._version)
             why = self._validator.check(subnet, gateway)
             if why is None and gateway is not None:
-                good = entry.good[self._version] = gateway
+                good = entry.good[self._version] = gateway, entry.latest.backend_data(self._version)
         if why is not None:
             self.quarantined[name] = why
         if subnet is None:
             return
-        if good is not None and (why is None or self._validator.check(subnet, good) is None):
-            self._accept(name, subnet, good)
+        if good is not None and (why is None or self._validator.check(subnet, good[0]) is None):
+            self._accept(name, subnet, *good)
         elif why is not None and why.reason in _VALUE_REASONS and self._validator.check_subnet(subnet) is None:
             self.frozen[name] = subnet
 
-    def _accept(self, name: bytes, subnet: Network, gateway: Address) -> None:
+    def _accept(self, name: bytes, subnet: Network, gateway: Address, data: str) -> None:
         """Make *subnet* a peer, unless a peer overlaps it: that one is older."""
         older = self._overlapping(subnet)
         if older:
@@ -267,6 +279,8 @@ class _FamilyPeers:
         insort(self._starts, start)
         self._at[start] = name, subnet
         self._peers[subnet] = gateway
+        if data:
+            self._data[subnet] = data
 
     def _overlapping(self, subnet: Network) -> list[int]:
         """Return where the peers begin that overlap *subnet*; they are disjoint, so one may reach in from before it."""

@@ -8,8 +8,9 @@ from difflib import unified_diff
 from pyflanneld.core.families import Network, in_order, inside, overlap
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Link
+from pyflanneld.core.objects.plan import Drop
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.routes.plan import Drop, KernelRoute, Plan, Route, protocol_name
+from pyflanneld.core.routes import KernelRoute, Route, RoutePlan, protocol_name
 
 
 class Action(enum.Enum):
@@ -71,7 +72,7 @@ def file_step(path: str, before: str | None, after: str) -> DryRunStep:
 
 
 def route_steps(
-    todo: Plan,
+    todo: RoutePlan,
     desired: Mapping[Network, Route],
     present: Sequence[KernelRoute],
     links: Sequence[Link],
@@ -93,18 +94,18 @@ def route_steps(
     owned = {route.dst: route for route in present if route.protocol == protocol}
     steps: dict[Network, DryRunStep] = {}
     for put in todo.puts:
-        dst = put.route.dst
-        what = _next_hop(put.route, names)
+        dst = put.object.dst
+        what = _next_hop(put.object, names)
         if dst in owned:
             steps[dst] = DryRunStep("route", Action.CHANGE, what, f"now {_target(owned[dst], names)}")
-        elif any(route.dst == dst and route.gateway == put.route.gateway for route in present):
+        elif any(route.dst == dst and route.gateway == put.object.gateway for route in present):
             steps[dst] = DryRunStep(
                 "route", Action.ADOPT, what, "the same route of protocol boot is there: a Go flanneld's"
             )
         else:
             steps[dst] = DryRunStep("route", Action.ADD, what)
     for drop in todo.drops:
-        steps[drop.route.dst] = _drop_step(drop, names, held)
+        steps[drop.object.dst] = _drop_step(drop, names, held)
     for dst, foreign in todo.blocked.items():
         why = f"a foreign route is in the way, {_target(foreign, names)} proto {protocol_name(foreign.protocol)}"
         steps[dst] = DryRunStep("route", Action.LEAVE, _next_hop(desired[dst], names), why)
@@ -113,9 +114,9 @@ def route_steps(
     return [steps[dst] for dst in in_order(steps)]
 
 
-def _drop_step(drop: Drop, names: Mapping[int, str], held: Collection[Network]) -> DryRunStep:
-    what = f"{drop.route.dst} {_target(drop.route, names)}"
-    if drop.route.dst in held:
+def _drop_step(drop: Drop[KernelRoute], names: Mapping[int, str], held: Collection[Network]) -> DryRunStep:
+    what = f"{drop.object.dst} {_target(drop.object, names)}"
+    if drop.object.dst in held:
         why = "its lease is gone; kept until two more complete lists from etcd confirm that (--withdraw-guard)"
         return DryRunStep("route", Action.HOLD, what, why)
     return DryRunStep("route", Action.REMOVE, what, "ours, and its lease is gone")

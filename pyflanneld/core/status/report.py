@@ -11,7 +11,7 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.routes.plan import KernelRoute, Route, is_as_wanted
+from pyflanneld.core.routes import KernelRoute, Route, is_as_wanted
 from pyflanneld.core.status.hints import hint
 
 _NAMED = 3

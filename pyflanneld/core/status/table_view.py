@@ -10,7 +10,7 @@ from pyflanneld.core.invalid import shown
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.probe.reachability import Reachability, reachability_facts
-from pyflanneld.core.routes.plan import KernelRoute, Route, is_as_wanted, usual_metric
+from pyflanneld.core.routes import KernelRoute, Route, is_as_wanted, usual_metric
 
 ROUTE_STATES = ("ok", "missing", "refused", "wrong_gateway", "conflict", "held", "frozen", "unwanted")
 """As wanted; not there; refused by the kernel; ours with another gateway or link; a foreign one is there; and ours that

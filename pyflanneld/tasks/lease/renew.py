@@ -82,8 +82,9 @@ def _waits(context: Context, node: Node) -> Iterator[float]:
 
 async def _verify(context: Context, node: Node) -> bool:
     """Renew and read once; return whether the lease is proved to be ours."""
-    attrs = publish(context.settings, node.choice, node.backend, ipv6=node.subnet_range6 is not None) or LeaseAttrs(
-        node.lease.public_ip, node.backend.lease_type, node.lease.public_ipv6
+    membership, choice, links = node.membership, node.choice, node.links
+    attrs = publish(context.settings, membership, choice, links) or membership.lease_attrs(
+        node.lease.public_ip, node.lease.public_ipv6, choice, links
     )
     sent_at_s = context.clock.now_s()
     try:

@@ -23,7 +23,6 @@ from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable
-from pyflanneld.core.routes.table import RouteTable
 from pyflanneld.etcd.discovery import OneApi
 from pyflanneld.ports import Clock, Registry
 from pyflanneld.state.conditions import Conditions
@@ -103,11 +102,12 @@ class EtcdSide:
         config = parse_config(CONFIG)
         assert config.ipv4 is not None
         self.first = listed
-        membership = Membership(config, config.ipv4, BACKENDS["host-gw"])
+        membership = Membership(config, config.ipv4, BACKENDS["host-gw"], route_protocol=103)
+        choice = Choice(self._link, self.address, "test")
         self.node = Node(
-            membership=membership, links=(self._link,), choice=Choice(self._link, self.address, "test"),
+            membership=membership, links=(self._link,), choice=choice,
             lease=confirmed(parse_key_name(record.name).ipv4, self.address, record, ttl_s, sent_at_s),
-            peers=PeerTable(record.name), guard=WithdrawGuard(), routes=RouteTable(103, membership.networks),
+            peers=PeerTable(record.name), guard=WithdrawGuard(), tables=membership.tables(choice, (self._link,)),
         )
 
     async def run(self) -> None:

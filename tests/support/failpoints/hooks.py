@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any
 
-from pyflanneld.core.routes.plan import Create, Drop, Replace
+from pyflanneld.core.objects.plan import Create, Drop, Replace
 from pyflanneld.errors import KernelError, RegistryUnavailable
 from tests.support.failpoints.plan import Plan
 

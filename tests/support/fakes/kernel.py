@@ -12,21 +12,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import Self
+from typing import Any, Self
 
-from pyflanneld.core.families import Network, inside
+from pyflanneld.core.families import Address, Network, inside
 from pyflanneld.core.link.selection import Link, Neighbour
-from pyflanneld.core.routes.plan import (
-    BLACKHOLE_METRIC,
-    Create,
-    CreateBlackhole,
-    Drop,
-    KernelRoute,
-    Replace,
-    Route,
-    RouteChange,
-    usual_metric,
-)
+from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteListing, usual_metric
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change, Kernel
 
@@ -42,7 +34,7 @@ class FakeKernel(Kernel):
     """
 
     def __init__(self, *links: Link, protocol: int = 103) -> None:
-        self.applied: list[RouteChange] = []
+        self.applied: list[KernelChange] = []
         self.calls: Counter[str] = Counter()
         self._protocol = protocol
         self._links: dict[int, Link] = {}
@@ -88,7 +80,15 @@ class FakeKernel(Kernel):
         await self._called("neighbours")
         return tuple(self._neighbours.get(link_index, ()))
 
-    async def apply(self, changes: Sequence[RouteChange]) -> Mapping[RouteChange, int]:
+    async def objects(self, listing: object) -> tuple[Any, ...]:
+        match listing:
+            case RouteListing(version, protocol):
+                return await self.routes(protocol=protocol, version=version)
+            case EntryListing(index):
+                return tuple(KernelEntry.of(index, one) for one in await self.neighbours(index))
+        raise TypeError(listing)
+
+    async def apply(self, changes: Sequence[KernelChange]) -> Mapping[KernelChange, int]:
         await self._called("apply")
         return {change: number for change in changes if (number := self._apply(change))}
 
@@ -156,6 +156,10 @@ class FakeKernel(Kernel):
         """``ip link set NAME up``, or the carrier comes back."""
         self.set_link(replace(self._links[self._index(name)], up=True))
 
+    def forget(self, link_index: int, address: Address) -> None:
+        """Delete a neighbour, whoever has put it."""
+        self._neighbours[link_index] = [one for one in self._neighbours[link_index] if one.address != address]
+
     def meet(self, link_index: int, *neighbours: Neighbour) -> None:
         """Let the kernel know *neighbours* on a link."""
         self._neighbours.setdefault(link_index, []).extend(neighbours)
@@ -201,16 +205,17 @@ class FakeKernel(Kernel):
             self._failing_calls -= 1
             raise KernelError(f"{name}: told to fail")
 
-    def _apply(self, change: RouteChange) -> int:
-        if refusals := self._refusals.get(change.route.dst):
+    def _apply(self, change: KernelChange) -> int:
+        if refusals := self._refusals.get(change.object.identity):
             return refusals.popleft()
+        if isinstance(change.object, Entry | KernelEntry):
+            return self._apply_entry(change)
         match change:
             case Drop(held):
                 if self._routes.get((held.dst, held.metric)) != held:
                     return 0 if held.plain else errno.ESRCH
                 del self._routes[held.dst, held.metric]
-            case CreateBlackhole(blackhole):
-                dst = blackhole.dst
+            case Create(Blackhole(dst)):
                 if (dst, BLACKHOLE_METRIC) in self._routes:
                     return errno.EEXIST
                 held = KernelRoute(dst, None, 0, self._protocol, BLACKHOLE_METRIC, plain=True, blackhole=True)
@@ -222,6 +227,22 @@ class FakeKernel(Kernel):
                 if isinstance(change, Create) and at in self._routes:
                     return errno.EEXIST
                 self._routes[at] = self._as_held(route)
+        self.applied.append(change)
+        return 0
+
+    def _apply_entry(self, change: KernelChange) -> int:
+        entry = change.object
+        if entry.link_index not in self._links:
+            return errno.ENODEV
+        here = self._neighbours.setdefault(entry.link_index, [])
+        known = [one for one in here if one.address == entry.address]
+        if isinstance(change, Create) and known:
+            return errno.EEXIST
+        here[:] = [one for one in here if one.address != entry.address]
+        if not isinstance(change, Drop):
+            here.append(Neighbour(entry.address, "permanent", entry.mac))
+        elif not known:
+            return 0
         self.applied.append(change)
         return 0
 

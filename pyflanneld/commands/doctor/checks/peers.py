@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pyflanneld.commands.doctor.finding import Finding, bad, delete_key, etcdctl, ok, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts, NodeFacts
 from pyflanneld.core.families import in_order, inside
-from pyflanneld.core.routes.plan import KernelRoute, protocol_name
+from pyflanneld.core.routes import KernelRoute, protocol_name
 
 LOW_S = 3600.0
 SHOWN = 20
@@ -51,7 +51,7 @@ def routes(facts: Facts) -> Finding:
     node = facts.node
     if node is None:
         return skipped("routes", _UNKNOWN)
-    missing = in_order({put.route.dst for put in node.todo.puts})
+    missing = in_order({put.object.dst for put in node.todo.puts})
     present = len(node.desired) - len(missing) - len(node.todo.blocked)
     seen = f"{present} of {len(node.desired)} peers have their route"
     if not facts.daemon_runs:
@@ -92,7 +92,7 @@ def _foreign(facts: Facts, node: NodeFacts, route: KernelRoute) -> Finding:
     if route.dst in node.todo.blocked:
         why = "it is in the way of the route to a peer; the daemon leaves it alone, and that peer is not reached"
         return bad("foreign routes", seen, why, fix)
-    if any(put.route.dst == route.dst for put in node.todo.puts):
+    if any(put.object.dst == route.dst for put in node.todo.puts):
         return ok("foreign routes", f"{seen}: a Go flanneld's; the daemon adopts it at its start")
     why = "no lease wants it: packets to that part of the network follow it"
     return warn("foreign routes", seen, why, fix)

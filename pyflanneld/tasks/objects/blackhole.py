@@ -4,7 +4,8 @@ import errno
 from collections.abc import Iterable
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.routes.plan import Drop, KernelRoute, is_blackhole_of_ours, plan_blackholes
+from pyflanneld.core.objects.plan import Drop
+from pyflanneld.core.routes import KernelRoute, is_blackhole_of_ours, plan_blackholes
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
 
@@ -23,10 +24,10 @@ async def keep_blackhole(context: Context, node: Node, routes: Iterable[KernelRo
     for change in changes:
         if change not in failures:
             event = "blackhole.dropped" if isinstance(change, Drop) else "blackhole.put"
-            context.log.info(event, dst=str(change.route.dst))
+            context.log.info(event, dst=str(change.object.dst))
     if failures:
         refused, code = next(iter(failures.items()))
-        text = f"the kernel refuses the blackhole of {refused.route.dst}: {errno.errorcode.get(code, code)}"
+        text = f"the kernel refuses the blackhole of {refused.object.dst}: {errno.errorcode.get(code, code)}"
         context.conditions.report("blackhole", "blackhole.failed", text, blocks=False)
     else:
         context.conditions.resolve("blackhole")

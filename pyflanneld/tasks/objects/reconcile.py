@@ -1,12 +1,14 @@
-"""Make the kernel's routes what the peers' leases say, and keep them so.
+"""Make the kernel's objects what the peers' leases say, and keep them so.
 
-Level-triggered: a wake-up only says "read again". A *scan* reads links and routes afresh; it comes from kernel events
+Which objects these are, and in which order they are put, only the backend knows (``backends/backend.py``).
+
+Level-triggered: a wake-up only says "read again". A *scan* reads links and objects afresh; it comes from kernel events
 and from a timer, because the kernel is silent about routes that go with a link. The kernel reports a route as deleted
 just before that is so, and a list is not held up by whoever changes one (Linux 6.9 and later): a scan that was woken by
 routes and finds nothing is followed by another one. A *round* derives the whole wanted state, compares it with what the
 kernel is known to have, and applies the difference; it comes after each scan and whenever the peers have changed.
 
-A round compares only what is due (``core.routes.table``): the destinations where a scan, the peers or the last round
+A round compares only what is due (``core.objects.table``): where a scan, the peers or the last round
 have left a difference.
 """
 
@@ -14,23 +16,27 @@ import asyncio
 import errno
 import operator
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from pyflanneld.core.backoff import backoff
-from pyflanneld.core.families import Network, first_of
+from pyflanneld.core.objects.plan import Drop, KernelChange, Plan
+from pyflanneld.core.objects.table import ObjectTable
 from pyflanneld.core.peers.guard import LIST_SPACING_S
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.peers.validation import ValidationContext
-from pyflanneld.core.routes.plan import Drop, KernelRoute, PeerChange, Plan, plan_routes
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import KERNEL, Node
 from pyflanneld.tasks.docker import check_bridge
 from pyflanneld.tasks.link import follow_link, validation_context
-from pyflanneld.tasks.routes.audit import RouteAudit
-from pyflanneld.tasks.routes.blackhole import keep_blackhole
+from pyflanneld.tasks.objects.audit import ObjectAudit
+from pyflanneld.tasks.objects.blackhole import keep_blackhole
+
+Table = ObjectTable[Any, Any]
 
 SCAN_S = 10.0
 SCAN_AGAIN_S = 0.1
@@ -42,15 +48,16 @@ STRIKES = 3
 
 
 class Reconciler:
-    """The task that owns the routes."""
+    """The task that owns the kernel objects."""
 
     def __init__(self, context: Context, node: Node) -> None:
         self._context = context
         self._node = node
-        self._table = node.routes
-        self._audit = RouteAudit(context, node)
-        self._read: list[tuple[KernelRoute, ...]] = []  # our routes as last read; empty once we have changed any
+        self._audits = {table: ObjectAudit(context, node, table) for table in node.tables}
+        self._read: dict[Table, list[tuple[Any, ...]]] = {}  # our objects as last read, unless we have changed any
         self._foreign_until_s = 0.0
+        self._placement: object = None
+        self._rederive = False
         self._validation: ValidationContext | None = None
         self._revalidate = True
         self._placeable = True
@@ -83,37 +90,43 @@ class Reconciler:
         self._scans.append(asyncio.get_running_loop().time())
         reported = self._node.wake.routes.take(KERNEL)
         if reported or self._context.clock.now_s() >= self._foreign_until_s:
-            self._table.forget_foreign()
+            for table in self._node.tables:
+                table.forget_foreign()
         if reported != Change.ROUTES:
             await self._read_links()
-        read = await self._routes(self._context.settings.route_protocol)
-        await keep_blackhole(self._context, self._node, chain(*read))
-        as_before = bool(self._read) and all(map(operator.is_, read, self._read))
-        found = not as_before and self._compare(read, reported)
-        self._scan_again = Change.ROUTES in reported and not found
+        found = [await self._scan_table(table, reported) for table in self._node.tables]
+        self._scan_again = Change.ROUTES in reported and not any(found)
 
     async def _read_links(self) -> None:
-        node, index = self._node, self._node.link.index
+        node = self._node
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
         check_bridge(self._context, node)
-        if node.link.index != index:
-            self._table.add_due(None)
+        backend, host = node.backend, node.host
+        placement = backend.placement(host)
+        if placement != self._placement:
+            self._placement, self._revalidate, self._rederive = placement, True, True
+            for table, kind in zip(node.tables, backend.kinds(host), strict=True):
+                table.kind = kind
         validation = validation_context(self._context, node)
         self._revalidate |= validation != self._validation
         self._validation = validation
 
-    async def _routes(self, protocol: int | None = None) -> list[tuple[KernelRoute, ...]]:
-        """Return the routes of the families in use, each for itself."""
-        kernel, networks = self._context.kernel, self._node.networks
-        return [await kernel.routes(protocol=protocol, version=network.version) for network in networks]
-
-    def _compare(self, read: list[tuple[KernelRoute, ...]], reported: Change) -> bool:
-        """Take over our routes as they are now; return whether any is not as it was left."""
-        before = self._table.present
-        self._read = read
-        found = self._table.take_over(chain(*read))
-        self._audit.scanned(found, before, reported)
+    async def _scan_table(self, table: Table, reported: Change) -> bool:
+        """Take over our objects of one kind as they are now; return whether any is not as it was left."""
+        read, last = await self._objects(table, foreign=False), self._read.get(table)
+        if table is self._node.routes:
+            await keep_blackhole(self._context, self._node, chain(*read))
+        if last is not None and all(map(operator.is_, read, last)):
+            return False
+        before = table.present
+        self._read[table] = read
+        found = table.take_over(chain(*read))
+        self._audits[table].scanned(found, before, reported)
         return bool(found)
+
+    async def _objects(self, table: Table, *, foreign: bool) -> list[tuple[Any, ...]]:
+        """Return the kernel's objects of one kind, each list for itself."""
+        return [await self._context.kernel.objects(listing) for listing in table.kind.listings(foreign=foreign)]
 
     async def _rounds_until_next_scan(self) -> None:
         """Do a round now and after each change of the peers, until it is time to read the kernel again."""
@@ -124,10 +137,11 @@ class Reconciler:
             try:
                 await self._context.counters.timed(self._context.clock.now_s, self._round())
             finally:
-                self._audit.log_losses()
+                for audit in self._audits.values():
+                    audit.log_losses()
             self._strikes = 0
             self._context.conditions.resolve("kernel")
-            if self._table.refused():
+            if any(table.refused() for table in self._node.tables):
                 scan_at = min(scan_at, asyncio.get_running_loop().time() + RETRY_S)
             if not await self._peers_change_first(scan_at, not_before):
                 return
@@ -164,53 +178,55 @@ class Reconciler:
             self._validate(self._validation)
         if not self._placeable:
             return
-        await self._place(self._plan())
-        if errno.EEXIST in self._table.refused().values():
+        await self._place()
+        if any(errno.EEXIST in table.refused().values() for table in node.tables):
             await self._learn_foreign()
-            await self._place(self._plan())
-        self._report_routes()
+            await self._place()
+        for table in node.tables:
+            self._report_table(table)
         node.progress.routes.set()
 
     def _validate(self, validation: ValidationContext) -> None:
-        """Derive the peers from their leases."""
+        """Derive the peers from their leases, and the objects from the peers."""
         node = self._node
-        before, node.view = node.view, node.peers.view(validation)
-        self._table.add_due(node.view.changed)
-        self._report_peers(before, node.view)
-        self._context.counters.quarantine(node.view.quarantined, self._context.clock.now_s())
+        before, view = node.view, node.peers.view(validation)
+        node.want(replace(view, changed=None) if self._rederive else view)
+        self._rederive = False
+        self._report_peers(before, view)
+        self._context.counters.quarantine(view.quarantined, self._context.clock.now_s())
 
-    def _plan(self) -> Plan:
-        node, table = self._node, self._table
+    async def _place(self) -> None:
+        """Put first, kind by kind, and then drop what may go, in the reverse order."""
+        node = self._node
         assert node.view is not None  # noqa: S101 - _round has just made it
-        desired = node.backend.desired_routes(table.only_due(node.view.peers), node.link.index)
-        frozen: Collection[Network] = node.view.frozen
-        if node.unconfirmed:  # routes of ours that are there were put by a run that knew more
-            desired = {dst: route for dst, route in desired.items() if not table.has(dst)}
-            frozen = {route.dst for route in table.routes()}
-        return plan_routes(
-            desired, table.due_routes(),
-            protocol=self._context.settings.route_protocol, networks=node.networks, frozen=frozen,
-        )
-
-    async def _place(self, todo: Plan) -> None:
-        """Put first, then drop what may go."""
-        changes: list[PeerChange] = [*todo.puts, *self._allowed(todo.drops)]
-        self._table.begin()
+        plans = {table: table.plan(node.view.frozen, only_missing=node.unconfirmed) for table in node.tables}
+        allowed = self._allowed({table: todo.drops for table, todo in plans.items()})
+        puts = [put for todo in plans.values() for put in todo.puts]
+        changes = [*puts, *(drop for table in reversed(plans) for drop in allowed[table])]
+        for table in plans:
+            table.begin()
         answer = await self._context.kernel.apply(changes) if changes else {}
-        refused = {change: answer[change] for change in changes if change in answer}
-        done = [change for change in changes if change not in refused]
-        if done:
-            self._read = []
-        now_s, first = self._context.clock.now_s(), not self._node.progress.routes.is_set()
-        self._audit.done(self._table.settle(todo, done, refused, now_s=now_s, first=first))
+        for table, todo in plans.items():
+            self._settle(table, todo, [*todo.puts, *allowed[table]], answer)
 
-    def _allowed(self, drops: Sequence[Drop]) -> list[Drop]:
+    def _settle(
+        self, table: Table, todo: Plan[Any, Any], changes: Sequence[KernelChange], answer: Mapping[KernelChange, int]
+    ) -> None:
+        """Take over what became of *changes*."""
+        refused = {change: answer[change] for change in changes if change in answer} if answer else {}
+        done = [change for change in changes if change not in refused] if refused else changes
+        if done:
+            self._read.pop(table, None)
+        now_s, first = self._context.clock.now_s(), not self._node.progress.routes.is_set()
+        self._audits[table].done(table.settle(todo, done, refused, now_s=now_s, first=first))
+
+    def _allowed(self, drops: Mapping[Table, Sequence[Drop[Any]]]) -> dict[Table, list[Drop[Any]]]:
         """Return the drops that the guard and the state of our own lease allow."""
         node, now_s = self._node, self._context.clock.now_s()
         if now_s > node.lease.confirmed_until_s:
-            return []
-        idle = frozenset(drop.route.dst for drop in drops)
-        allowed = node.guard.allow(idle, self._table.present, now_s)
+            return {table: [] for table in drops}
+        idle = frozenset(table.kind.subnet(drop.object) for table, some in drops.items() for drop in some)
+        allowed = node.guard.allow(idle, max(table.present for table in drops), now_s)
         held = len(node.guard.held)
         if held:
             text = f"{held} routes are kept although their leases are gone from etcd, until two more lists agree"
@@ -218,11 +234,15 @@ class Reconciler:
             node.wake.peers.set(within_s=LIST_SPACING_S)
         else:
             self._context.conditions.resolve("guard")
-        return [drop for drop in drops if drop.route.dst in allowed]
+        return {
+            table: [drop for drop in some if table.kind.subnet(drop.object) in allowed] for table, some in drops.items()
+        }
 
     async def _learn_foreign(self) -> None:
-        """Find out whose routes stand where a creation was refused."""
-        self._table.note_foreign(chain(*await self._routes()))
+        """Find out whose objects stand where a creation was refused."""
+        for table in self._node.tables:
+            if errno.EEXIST in table.refused().values():
+                table.note_foreign(chain(*await self._objects(table, foreign=True)))
         self._foreign_until_s = self._context.clock.now_s() + FOREIGN_RECHECK_S
 
     def _report_peers(self, before: View | None, now: View) -> None:
@@ -236,28 +256,28 @@ class Reconciler:
         for name in now.foreign_backends - (before.foreign_backends if before else frozenset()):
             log.warning("peer.other_backend", key=name, ours=self._node.backend.name)
 
-    def _report_routes(self) -> None:
-        conditions = self._context.conditions
-        blocked = self._table.blocked()
+    def _report_table(self, table: Table) -> None:
+        conditions, kind = self._context.conditions, table.kind
+        blocked, topic = table.blocked(), f"foreign_{kind.plural}"
         if blocked:
-            dst = first_of(blocked)
-            route = blocked[dst]
-            text = f"a foreign route stands where ours should, and is left alone: {_first(dst, blocked)}"
+            identity = min(blocked, key=kind.order)
+            text = f"a foreign {kind.name} stands where ours should, and is left alone: {_and_more(identity, blocked)}"
             conditions.report(
-                "foreign", "route.conflict", text, blocks=False,
-                gateway=str(route.gateway), protocol=route.protocol, destinations=sorted(map(str, blocked))[:10],
+                topic, f"{kind.name}.conflict", text, blocks=False,
+                **kind.fields(blocked[identity]), destinations=sorted(map(str, blocked))[:10],
             )
         else:
-            conditions.resolve("foreign")
-        refused = self._table.refused()
+            conditions.resolve(topic)
+        refused = table.refused()
         if refused:
-            dst, code = next(iter(refused.items()))
+            identity, code = next(iter(refused.items()))
             why = errno.errorcode.get(code, str(code))
-            conditions.report("routes", "route.failed", f"the kernel refuses routes: {_first(dst, refused)}: {why}")
+            text = f"the kernel refuses {kind.plural}: {_and_more(identity, refused)}: {why}"
+            conditions.report(kind.plural, f"{kind.name}.failed", text)
         else:
-            conditions.resolve("routes")
+            conditions.resolve(kind.plural)
 
 
-def _first(dst: Network, every: Collection[object]) -> str:
-    """Return *dst* and how many more there are."""
-    return f"{dst} and {len(every) - 1} more" if len(every) > 1 else str(dst)
+def _and_more(one: object, every: Collection[object]) -> str:
+    """Return *one* and how many more there are."""
+    return f"{one} and {len(every) - 1} more" if len(every) > 1 else str(one)

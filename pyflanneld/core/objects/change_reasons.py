@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from pyflanneld.core.routes.plan import Drop, PeerChange, Replace
+from pyflanneld.core.objects.plan import Drop, KernelChange, Replace
 
 
 class ChangeReason(StrEnum):
@@ -24,7 +24,7 @@ REPAIRS = frozenset({ChangeReason.DELETED_BY_OTHERS, ChangeReason.CHANGED_BY_OTH
 
 
 def change_reason(
-    change: PeerChange, *, first: bool, adopted: bool, lost: ChangeReason | None, waited: bool
+    change: KernelChange, *, first: bool, adopted: bool, lost: ChangeReason | None, waited: bool
 ) -> ChangeReason:
     """Return why *change* was made.
 

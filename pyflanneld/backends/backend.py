@@ -1,0 +1,87 @@
+"""What a backend is: a pure value that turns peers into the kernel objects that they need. A small file each."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pyflanneld.core.families import Address, Network
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.objects.kind import Kind, Wanted
+from pyflanneld.core.routes import RouteKind
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a backend has to know of this host.
+
+    Attributes:
+        link: the one with the published address.
+        links: all of them.
+        networks: the cluster's, of each family in use.
+        route_protocol: the number that marks a route as ours.
+    """
+
+    link: Link
+    links: Sequence[Link]
+    networks: tuple[Network, ...]
+    route_protocol: int
+
+    @property
+    def route_kind(self) -> RouteKind:
+        """The kind of the routes to the peers' subnets."""
+        return RouteKind(self.route_protocol, self.networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """Some peers, or all.
+
+    Attributes:
+        gateways: subnet to the address that its lease publishes.
+        data: subnet to what its lease says for the backend (JSON), where it says anything.
+    """
+
+    gateways: Mapping[Network, Address]
+    data: Mapping[Network, str]
+
+
+class Backend(Protocol):
+    """What the network configuration's ``Backend.Type`` chooses."""
+
+    @property
+    def name(self) -> str:
+        """The type's name in the network configuration, in lower case."""
+        ...
+
+    @property
+    def lease_type(self) -> str:
+        """What the leases say as ``BackendType``; empty: they do not say it."""
+        ...
+
+    @property
+    def needs_public_ip_on_link(self) -> bool:
+        """Whether peers must reach the published address without a router or NAT between, and this host theirs."""
+        ...
+
+    def lease_data(self, version: int, host: Host) -> str:
+        """Return what our lease says as ``BackendData`` (4) or ``BackendV6Data`` (6), as JSON; empty: nothing."""
+        ...
+
+    def mtu(self, link_mtu: int) -> int:
+        """Return what containers get, in bytes, when the link has *link_mtu*."""
+        ...
+
+    def kinds(self, host: Host) -> Sequence[Kind[Any, Any]]:
+        """Return the kinds of objects, in the order in which they are put; they are dropped in the reverse order.
+
+        All that a kind calls ours and nothing wants is dropped: so routes are among them even where none is wanted.
+        """
+        ...
+
+    def placement(self, host: Host) -> Hashable:
+        """Return what the wanted objects depend on, beside the peers: when it changes, all are derived anew."""
+        ...
+
+    def wanted(self, peers: Peers, host: Host) -> Iterable[Wanted]:
+        """Return the objects that *peers* need, of these kinds."""
+        ...

@@ -1,0 +1,103 @@
+"""What the reconciler knows of a kernel object: an identity, a wanted and a present form, and whose it is. Pure.
+
+A *kind* (routes, neighbour entries) answers what depends on it. It is a value: a backend makes it for this host.
+"""
+
+import enum
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from pyflanneld.core.families import Network
+
+Identity = Hashable
+"""What the kernel can have only once within a kind: for a route its destination."""
+
+
+class Wanted(Protocol):
+    """An object as it is wanted; a value."""
+
+    @property
+    def identity(self) -> Identity:
+        """What the kernel can have only once."""
+        ...
+
+    @property
+    def subnet(self) -> Network:
+        """The peer's subnet that needs it."""
+        ...
+
+
+class Present(Protocol):
+    """An object as the kernel reports it; a value."""
+
+    @property
+    def identity(self) -> Identity:
+        """As that of the wanted one."""
+        ...
+
+
+class Owner(enum.Enum):
+    """Whose an object is."""
+
+    OURS = enum.auto()
+    FOREIGN = enum.auto()
+    IRRELEVANT = enum.auto()  # it neither is ours nor can stand in the way of what is
+
+
+W = TypeVar("W", bound=Wanted)
+P = TypeVar("P", bound=Present)
+
+
+class Kind(Protocol[W, P]):
+    """One kind of kernel objects, on this host and for its network.
+
+    Attributes:
+        name: of one, for messages and log events.
+        plural: of many.
+        wanted_type: the class of the wanted objects.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see above
+
+    @property
+    def plural(self) -> str: ...  # noqa: D102
+
+    @property
+    def wanted_type(self) -> type[W]: ...  # noqa: D102
+
+    def listings(self, *, foreign: bool) -> Sequence[object]:
+        """Return what ``ports.Kernel.objects`` has to list to find all of ours; with *foreign* those of others too."""
+        ...
+
+    def owner(self, present: P) -> Owner:
+        """Return whose it is."""
+        ...
+
+    def concerns_us(self, present: P) -> bool:
+        """Return whether one that is ours belongs to this daemon, and not to another one on this host."""
+        ...
+
+    def is_as_wanted(self, wanted: W, present: P) -> bool:
+        """Return whether it is as wanted, whoever put it."""
+        ...
+
+    def may_adopt(self, wanted: W, present: P) -> bool:
+        """Return whether a foreign one may be replaced by *wanted*, because flannel has left it or it was learned."""
+        ...
+
+    def subnet(self, present: P) -> Network:
+        """Return the subnet that it serves, whether or not anybody wants it."""
+        ...
+
+    def as_placed(self, wanted: W) -> P:
+        """Return what the kernel reports once *wanted* is put."""
+        ...
+
+    def order(self, identity: Any) -> tuple[int, ...]:
+        """Return by what an identity is sorted."""
+        ...
+
+    def fields(self, one: W | P) -> Mapping[str, Any]:
+        """Return what a log line says of one."""
+        ...

@@ -1,0 +1,269 @@
+"""What is wanted and what is known of each object of a kind: present or not, why not, and since when.
+
+Every object is planned for itself, so only those have to be planned at which a difference is possible: they are *due*.
+At first, and after every uncertainty, all are. One lease more costs the same with ten peers and with thousands.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic
+
+from pyflanneld.core.families import Network
+from pyflanneld.core.objects.change_reasons import ChangeReason, change_reason
+from pyflanneld.core.objects.kind import Identity, Kind, Owner, P, W
+from pyflanneld.core.objects.plan import Drop, KernelChange, Plan, plan
+
+
+@dataclass(slots=True)
+class ObjectState(Generic[P]):
+    """The state of one object.
+
+    Attributes:
+        present: ours, as it was last read or put.
+        foreign: that of somebody else which stands where ours should.
+        refusal: the errno with which the kernel refused the last change; 0: none.
+        lost: why ours was lost, until it is there again.
+        waiting_since_s: since when the wanted one cannot be had; ``None``: it is there, or not wanted.
+    """
+
+    present: P | None = None
+    foreign: P | None = None
+    refusal: int = 0
+    lost: ChangeReason | None = None
+    waiting_since_s: float | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a foreign object keeps ours out."""
+        return self.waiting_since_s is not None and not self.refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(Generic[P]):
+    """Where our objects are not as they were left: *before* was expected, *now* was read."""
+
+    identity: Any
+    before: P | None
+    now: P | None
+
+
+class ObjectTable(Generic[W, P]):
+    """All objects of one kind that we have, or want.
+
+    Attributes:
+        kind: the kind; another value, with the same name, once the host has changed.
+        present: how many objects of ours the kernel has.
+        version: another number after each change.
+    """
+
+    def __init__(self, kind: Kind[W, P]) -> None:
+        self.kind = kind
+        self.present = 0
+        self.version = 0
+        self._wanted: dict[Any, W] = {}
+        self._wanted_for: dict[Network, tuple[Identity, ...]] = {}
+        self._at: dict[Any, ObjectState[P]] = {}
+        self._waiting: set[Identity] = set()
+        self._due: set[Identity] | None = None  # None: all
+        self._compared: set[Identity] | None = None  # what was due for the plan that is under way
+
+    def objects(self) -> Iterator[P]:
+        """Return our objects."""
+        return (one.present for one in self._at.values() if one.present is not None)
+
+    def has(self, identity: Identity) -> bool:
+        """Return whether an object of ours is there."""
+        known = self._at.get(identity)
+        return known is not None and known.present is not None
+
+    def waiting(self) -> dict[Any, ObjectState[P]]:
+        """Return the wanted objects that cannot be had, by identity."""
+        return {identity: self._at[identity] for identity in self._waiting}
+
+    def blocked(self) -> dict[Any, P]:
+        """Return the foreign objects that keep ours out, by identity."""
+        return {key: one.foreign for key, one in self.waiting().items() if one.blocked and one.foreign is not None}
+
+    def refused(self) -> dict[Any, int]:
+        """Return the errno of each change that the kernel has refused, by identity."""
+        return {identity: one.refusal for identity, one in self.waiting().items() if one.refusal}
+
+    # What is wanted
+
+    @property
+    def wanted(self) -> Mapping[Any, W]:
+        """What is wanted, by identity; goes on changing."""
+        return self._wanted
+
+    def want(self, objects: Iterable[W], subnets: Collection[Network] | None) -> None:
+        """Take over what is wanted for *subnets*, and that nothing else is wanted for these; ``None``: for all.
+
+        What is wanted for one subnet has other identities than what is wanted for another one.
+        """
+        if subnets is None:
+            self._wanted, self._wanted_for = {}, {}
+        due = [identity for subnet in subnets or () for identity in self._wanted_for.pop(subnet, ())]
+        for identity in due:
+            self._wanted.pop(identity, None)
+        for one in objects:
+            identity, subnet = one.identity, one.subnet
+            self._wanted[identity] = one
+            self._wanted_for[subnet] = (*self._wanted_for.get(subnet, ()), identity)
+            due.append(identity)
+        self.add_due(None if subnets is None else due)
+
+    def add_due(self, identities: Collection[Identity] | None) -> None:
+        """Have the next plan compare these as well; ``None``: all."""
+        self._due = None if self._due is None or identities is None else self._due.union(identities)
+
+    def plan(self, frozen: Collection[Network] = (), *, only_missing: bool = False) -> Plan[W, P]:
+        """Compare what is wanted with what is there, where it is due.
+
+        Args:
+            frozen: subnets whose objects of ours stay, wanted or not.
+            only_missing: all objects of ours stay as they are.
+        """
+        wanted = self._due_wanted()
+        if not only_missing:
+            return plan(self.kind, wanted, self._due_present(), frozen=frozen)
+        missing = {identity: one for identity, one in wanted.items() if not self.has(identity)}
+        return replace(plan(self.kind, missing, self._due_present()), drops=())
+
+    def _due_wanted(self) -> Mapping[Any, W]:
+        wanted = self._wanted
+        return wanted if self._due is None else {key: wanted[key] for key in self._due if key in wanted}
+
+    def _due_present(self) -> Iterator[P]:
+        """Return what stands where something is due: our objects, and foreign ones where they are known."""
+        at = self._at
+        for identity in at if self._due is None else self._due & at.keys():
+            known = at[identity]
+            if known.present is not None:
+                yield known.present
+            if known.foreign is not None:
+                yield known.foreign
+
+    # What the kernel has
+
+    def take_over(self, objects: Iterable[P]) -> list[Difference[P]]:
+        """Take over our objects as they were just read; where they are not as they were left is due."""
+        at, kept = self._at, set[int]()  # by identity: the hash of a network is what costs here
+        changed: dict[Any, P | None] = {}
+        for one in objects:
+            known = at.get(one.identity)
+            if known is not None and (known.present is one or known.present == one):
+                known.present = one  # the next comparison is one of identity
+                kept.add(id(known))
+                if changed:
+                    changed.pop(one.identity, None)
+            elif self.kind.concerns_us(one):
+                changed[one.identity] = one
+        if len(kept) < self.present:
+            gone = (key for key, one in at.items() if one.present is not None and id(one) not in kept)
+            changed = dict.fromkeys(gone) | changed
+        found = [Difference(key, self._present_at(key), now) for key, now in changed.items()]
+        found = [one for one in found if one.before != one.now]
+        for difference in found:
+            self._set(difference.identity, difference.now)
+        self.add_due([one.identity for one in found])
+        self.version += bool(found)
+        return found
+
+    def _present_at(self, identity: Identity) -> P | None:
+        known = self._at.get(identity)
+        return None if known is None else known.present
+
+    def _set(self, identity: Identity, present: P | None) -> None:
+        known = self._at.setdefault(identity, ObjectState())
+        self.present += (present is not None) - (known.present is not None)
+        known.present = present
+        if present is not None:
+            known.lost = None
+        self._prune(identity)
+
+    def _prune(self, identity: Identity) -> None:
+        """Forget an object of which nothing is known any more."""
+        if self._at[identity] == _NOTHING:
+            del self._at[identity]
+
+    def note_losses(self, lost: Mapping[Any, ChangeReason]) -> None:
+        """Remember why our objects were lost, until they are there again or not wanted any more."""
+        for identity, reason in lost.items():
+            self._at.setdefault(identity, ObjectState()).lost = reason
+
+    def note_foreign(self, objects: Iterable[P]) -> None:
+        """Remember whose objects stand where a creation was refused; of several, a replacement would hit the first."""
+        for one in objects:
+            known = self._at.get(one.identity)
+            if known is not None and known.refusal and known.foreign is None and self.kind.owner(one) is Owner.FOREIGN:
+                known.foreign = one
+
+    def forget_foreign(self) -> None:
+        """Forget the foreign objects: they may have gone."""
+        for identity in self._waiting:
+            self._at[identity].foreign = None
+
+    # What was done
+
+    def begin(self) -> None:
+        """Take everything for due until ``settle``: changes are on their way to the kernel, and it may fail."""
+        self._compared, self._due = self._due, None
+
+    def settle(
+        self,
+        todo: Plan[W, P],
+        done: Sequence[KernelChange],
+        refused: Mapping[KernelChange, int],
+        *,
+        now_s: float,
+        first: bool,
+    ) -> list[tuple[KernelChange, ChangeReason]]:
+        """Take over what became of a plan, which ``begin`` has announced.
+
+        Args:
+            todo: the plan, for all objects that were due.
+            done: its changes that have succeeded.
+            refused: those that the kernel has refused, with the errno.
+            now_s: the time, for how long an object is waiting.
+            first: whether it is the first plan of all.
+
+        Returns:
+            What was done, each change with its reason.
+        """
+        reasons = [(change, self._reason(change, first=first)) for change in done]
+        for change in done:
+            placed = None if isinstance(change, Drop) else self.kind.as_placed(change.object)
+            self._set(change.object.identity, placed)
+        left = todo.identities
+        self._end_losses(left)
+        waiting = dict.fromkeys(todo.blocked, 0) | {change.object.identity: code for change, code in refused.items()}
+        for identity in self._waiting - waiting.keys():
+            known = self._at[identity]
+            known.foreign, known.refusal, known.waiting_since_s = None, 0, None
+            self._prune(identity)
+        for identity, code in waiting.items():
+            known = self._at.setdefault(identity, ObjectState())
+            known.refusal = code
+            known.waiting_since_s = now_s if known.waiting_since_s is None else known.waiting_since_s
+        self._waiting = set(waiting)
+        self._due = left.difference(change.object.identity for change in done)
+        self.version += 1
+        return reasons
+
+    def _reason(self, change: KernelChange, *, first: bool) -> ChangeReason:
+        known = self._at.get(change.object.identity) or _NOTHING
+        adopted = known.foreign is not None
+        return change_reason(
+            change, first=first, adopted=adopted, lost=known.lost, waited=known.waiting_since_s is not None
+        )
+
+    def _end_losses(self, different: Collection[Identity]) -> None:
+        """Forget the losses where objects were compared and are as they are wanted."""
+        for identity in tuple(self._at) if self._compared is None else self._compared:
+            known = self._at.get(identity)
+            if known is not None and known.lost is not None and identity not in different:
+                known.lost = None
+                self._prune(identity)
+
+
+_NOTHING: ObjectState[Any] = ObjectState()

@@ -1,0 +1,204 @@
+"""Routes as kernel objects: what is wanted, what the kernel has, and whose it is.
+
+The blackhole behind this host's own subnet keeps packets that nobody here takes from leaving by the default route.
+flannel adds it with metric 0 (``--ip-blackhole-route``, v0.28.9), the metric of the route that the kernel makes for a
+bridge's address on the same subnet: where there is a bridge it cannot add it, and where there is none yet it precedes
+the bridge's own route later. Ours has a metric behind every other, so that any better route wins.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pyflanneld.core.families import Address, Network, in_order, inside, network_order
+from pyflanneld.core.objects.kind import Owner
+from pyflanneld.core.objects.plan import Create, Drop, Plan
+
+BOOT = 3
+"""The kernel's RTPROT_BOOT, with which the Go flanneld (and ``ip route add``) marks its routes."""
+BLACKHOLE_METRIC = 1_000_000
+"""Behind the route of any bridge, whoever made it: the kernel's own have 0, network managers add up to 65,535."""
+
+
+_PROTOCOLS = {
+    0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 8: "gated", 9: "ra", 10: "mrt", 11: "zebra",
+    12: "bird", 13: "dnrouted", 14: "xorp", 15: "ntk", 16: "dhcp", 17: "mrouted", 18: "keepalived", 42: "babel",
+    186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 192: "eigrp",
+}  # fmt: skip
+
+
+def protocol_name(number: int) -> str:
+    """Return the name of a route protocol (include/uapi/linux/rtnetlink.h), or the number."""
+    return _PROTOCOLS.get(number, str(number))
+
+
+def usual_metric(dst: Network) -> int:
+    """Return the metric of a route that is added without one, such as flannel's: in IPv6 the kernel takes 1024."""
+    return 0 if dst.version == 4 else 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A wanted host-gw route: ``dst via gateway dev link``, main table, ``usual_metric``, unicast."""
+
+    dst: Network
+    gateway: Address
+    link_index: int
+
+    @property
+    def identity(self) -> Network:
+        """Return the destination."""
+        return self.dst
+
+    @property
+    def subnet(self) -> Network:
+        """Return the destination: the peer's subnet."""
+        return self.dst
+
+
+@dataclass(frozen=True, slots=True)
+class Blackhole:
+    """A wanted ``blackhole dst metric BLACKHOLE_METRIC`` of the main table."""
+
+    dst: Network
+
+    @property
+    def identity(self) -> Network:
+        """Return the destination."""
+        return self.dst
+
+    @property
+    def subnet(self) -> Network:
+        """Return the destination: this host's own subnet."""
+        return self.dst
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRoute:
+    """A route of the main table as the kernel reports it.
+
+    Attributes:
+        gateway: ``None`` for a connected, blackhole or multipath route.
+        link_index: 0 where there is none (blackhole, multipath).
+        plain: it has only what ``Create`` puts: unicast, scope global (or a number below 200, which is the same to
+            the kernel), tos 0, no preferred source, metrics, encapsulation or next-hop object, and no flag such as
+            ``onlink``; flags that report a state (``linkdown``, ``dead``) do not count. A blackhole: all this but its
+            type.
+        blackhole: packets to it are dropped silently.
+    """
+
+    dst: Network
+    gateway: Address | None
+    link_index: int
+    protocol: int
+    metric: int
+    plain: bool
+    blackhole: bool = False
+
+    @property
+    def identity(self) -> Network:
+        """Return the destination; ``RouteKind.owner`` leaves out the routes with another metric than the usual one."""
+        return self.dst
+
+
+@dataclass(frozen=True, slots=True)
+class RouteListing:
+    """The routes of the main table: of one IP version, and of one protocol or of all (``None``)."""
+
+    version: int
+    protocol: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteKind:
+    """Routes to the peers' subnets.
+
+    Only routes with the usual metric matter: one with another metric is another route to the kernel, and is left alone.
+    The exact leftover of a Go flanneld (protocol boot, same destination, gateway and link) is adopted in place.
+
+    Attributes:
+        protocol: the number that marks a route as ours.
+        networks: the cluster's; routes of ours outside them belong to another daemon.
+    """
+
+    protocol: int
+    networks: tuple[Network, ...]
+    name: ClassVar[str] = "route"
+    plural: ClassVar[str] = "routes"
+    wanted_type: ClassVar[type[Route]] = Route
+
+    def listings(self, *, foreign: bool) -> tuple[RouteListing, ...]:
+        """Return one for each family in use."""
+        protocol = None if foreign else self.protocol
+        return tuple(RouteListing(network.version, protocol) for network in self.networks)
+
+    def owner(self, present: KernelRoute) -> Owner:
+        """Return whose it is, by its protocol."""
+        if present.metric != usual_metric(present.dst):
+            return Owner.IRRELEVANT
+        return Owner.OURS if present.protocol == self.protocol else Owner.FOREIGN
+
+    def concerns_us(self, present: KernelRoute) -> bool:
+        """Return whether it is inside the cluster's network."""
+        usual = present.metric == usual_metric(present.dst)
+        return usual and any(inside(present.dst, network) for network in self.networks)
+
+    def is_as_wanted(self, wanted: Route, present: KernelRoute) -> bool:
+        """Return whether the kernel's route is as wanted, whoever put it."""
+        return is_as_wanted(wanted, present)
+
+    def may_adopt(self, wanted: Route, present: KernelRoute) -> bool:
+        """Return whether it is what a Go flanneld has left."""
+        return present.protocol == BOOT and is_as_wanted(wanted, present)
+
+    def subnet(self, present: KernelRoute) -> Network:
+        """Return its destination."""
+        return present.dst
+
+    def as_placed(self, wanted: Route) -> KernelRoute:
+        """Return what the kernel reports once *wanted* is put."""
+        metric = usual_metric(wanted.dst)
+        return KernelRoute(wanted.dst, wanted.gateway, wanted.link_index, self.protocol, metric, True)
+
+    def order(self, identity: Network) -> tuple[int, ...]:
+        """Return by what destinations are sorted."""
+        return network_order(identity)
+
+    def fields(self, one: Route | KernelRoute) -> Mapping[str, Any]:
+        """Return destination and gateway, and of a foreign one the protocol."""
+        fields: dict[str, Any] = {"dst": str(one.dst), "gateway": str(one.gateway)}
+        if isinstance(one, KernelRoute) and one.protocol != self.protocol:
+            fields["protocol"] = one.protocol
+        return fields
+
+
+RoutePlan = Plan[Route, KernelRoute]
+
+
+def is_as_wanted(wanted: Route, there: KernelRoute) -> bool:
+    """Return whether the kernel's route is as wanted, whoever put it."""
+    return there.plain and there.gateway == wanted.gateway and there.link_index == wanted.link_index
+
+
+def is_blackhole_of_ours(route: KernelRoute, protocol: int, networks: Iterable[Network]) -> bool:
+    """Return whether *route* is a blackhole that this daemon has put for a subnet of *networks*, in any run."""
+    marks = (route.blackhole, route.metric, route.protocol)
+    return marks == (True, BLACKHOLE_METRIC, protocol) and any(inside(route.dst, network) for network in networks)
+
+
+def plan_blackholes(
+    wanted: Iterable[Network], present: Iterable[KernelRoute]
+) -> tuple[Drop[KernelRoute] | Create[Blackhole], ...]:
+    """Return the changes after which exactly *wanted* are blackholes of ours.
+
+    Args:
+        wanted: this host's own subnets, or nothing.
+        present: the routes that ``is_blackhole_of_ours`` has found.
+    """
+    missing, idle = set(wanted), []
+    for route in present:
+        if route.plain and route.dst in missing:
+            missing.discard(route.dst)
+        else:
+            idle.append(Drop(route))
+    return (*idle, *(Create(Blackhole(dst)) for dst in in_order(missing)))
