@@ -63,8 +63,8 @@ class Backend(Protocol):
         """Whether peers must reach the published address without a router or NAT between, and this host theirs."""
         ...
 
-    def lease_data(self, version: int, host: Host) -> str:
-        """Return what our lease says as ``BackendData`` (4) or ``BackendV6Data`` (6), as JSON; empty: nothing."""
+    def lease_data(self, version: int, host: Host) -> Mapping[str, object]:
+        """Return what our lease says as ``BackendData`` (4) or ``BackendV6Data`` (6), in this order; empty: nothing."""
         ...
 
     def mtu(self, link_mtu: int) -> int:

@@ -15,9 +15,9 @@ class HostGw:
     lease_type: str = "host-gw"
     needs_public_ip_on_link: bool = True
 
-    def lease_data(self, version: int, host: Host) -> str:  # noqa: ARG002 - the protocol's
+    def lease_data(self, version: int, host: Host) -> dict[str, object]:  # noqa: ARG002 - the protocol's
         """Return nothing: the address says it all."""
-        return ""
+        return {}
 
     def mtu(self, link_mtu: int) -> int:
         """Return that of the link: packets leave as they are."""

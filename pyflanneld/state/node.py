@@ -14,7 +14,7 @@ from pyflanneld.backends import Backend, Host, Peers
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.etcd_types import Position
 from pyflanneld.core.families import Network
-from pyflanneld.core.lease.codec import LeaseAttrs
+from pyflanneld.core.lease.codec import LeaseAttrs, data_text
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
@@ -74,8 +74,8 @@ class Membership:
     ) -> LeaseAttrs:
         """Return what our lease says with these addresses."""
         backend, host = self.backend, self.host(choice, links)
-        data6 = backend.lease_data(6, host) if public_ipv6 else ""
-        return LeaseAttrs(public_ip, backend.lease_type, public_ipv6, backend.lease_data(4, host), data6)
+        data6 = data_text(backend.lease_data(6, host)) if public_ipv6 else ""
+        return LeaseAttrs(public_ip, backend.lease_type, public_ipv6, data_text(backend.lease_data(4, host)), data6)
 
 
 @dataclass(frozen=True, slots=True)

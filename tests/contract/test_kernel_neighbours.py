@@ -1,13 +1,16 @@
 """What every ``Kernel`` promises about neighbours, on the fake and on a real one."""
 
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from errno import EEXIST, ENODEV
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_address
 from socket import AF_BRIDGE
 
 import pytest
 from pyroute2.netlink.rtnl.ndmsg import NUD_REACHABLE, ndmsg
 
 from pyflanneld.core.link.selection import NEIGHBOUR_STATES, Link, Neighbour
+from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
+from pyflanneld.core.objects.plan import Create, Drop, Replace
 from pyflanneld.netlink import neighbours
 from pyflanneld.netlink.frames import Malformed
 from pyflanneld.netlink.kernel import NetlinkKernel
@@ -18,6 +21,7 @@ from tests.support.fakes.kernel import FakeKernel
 from tests.support.network.namespaces import Namespace, namespace
 
 NEAR, FAR, MAC = "192.168.77.2", "fd00:77::2", "02:00:00:00:00:02"
+SUBNET = IPv4Network("192.168.77.0/24")
 
 
 class Bed:
@@ -89,3 +93,48 @@ def test_malformed_messages_are_refused() -> None:
         neighbours.decode_neighbour(bytes(4))
     only_mac = encode(ndmsg, {"family": AF_BRIDGE, "ifindex": 3, "state": NUD_REACHABLE}, [("NDA_LLADDR", MAC)])
     assert neighbours.decode_neighbour(only_mac) is None
+
+
+async def entries(bed: Bed, link: str = "eth0") -> dict[str, str | None]:
+    found = await bed.kernel.objects(EntryListing(await bed.index(link)))
+    return {str(one.address): one.mac for one in found if one.permanent}
+
+
+@pytest.mark.parametrize("address", [NEAR, FAR])
+async def test_an_entry_is_put_replaced_and_dropped(bed: Bed, address: str) -> None:
+    """Permanent, in both families; a second creation is refused, and dropping what is gone is no failure."""
+    wanted = Entry(SUBNET, await bed.index("eth0"), ip_address(address), MAC)
+    assert await bed.kernel.apply([Create(wanted)]) == {}
+    assert await entries(bed) == {address: MAC}
+    assert await bed.kernel.apply([Create(wanted)]) == {Create(wanted): EEXIST}
+    other = Entry(SUBNET, wanted.link_index, wanted.address, "02:00:00:00:00:03")
+    assert await bed.kernel.apply([Replace(other)]) == {}
+    assert await entries(bed) == {address: other.mac}
+    drop = Drop(KernelEntry(other.link_index, other.address, other.mac, permanent=True))
+    assert await bed.kernel.apply([drop]) == {}
+    assert await entries(bed) == {}
+    assert await bed.kernel.apply([drop]) == {}
+
+
+async def test_an_entry_that_was_learned_is_there_until_it_is_replaced(bed: Bed) -> None:
+    """It refuses a creation, is listed as not permanent, and a replacement makes it ours."""
+    await bed.add("eth0", NEAR, "stale", "02:00:00:00:00:09")
+    wanted = Entry(SUBNET, await bed.index("eth0"), ip_address(NEAR), MAC)
+    assert await bed.kernel.apply([Create(wanted)]) == {Create(wanted): EEXIST}
+    (there,) = [
+        one
+        for one in await bed.kernel.objects(EntryListing(wanted.link_index))
+        if one.identity == wanted.identity
+    ]  # fmt: skip
+    assert not there.permanent
+    assert await bed.kernel.apply([Replace(wanted)]) == {}
+    assert await entries(bed) == {NEAR: MAC}
+
+
+async def test_one_refused_entry_of_many(bed: Bed) -> None:
+    """An entry on a link that is not there is refused, and the others are put."""
+    index = await bed.index("eth0")
+    good = [Create(Entry(SUBNET, index, ip_address(f"192.168.77.{last}"), MAC)) for last in range(10, 30)]
+    bad = Create(Entry(SUBNET, 9999, ip_address(NEAR), MAC))
+    assert await bed.kernel.apply([*good[:10], bad, *good[10:]]) == {bad: ENODEV}
+    assert len(await entries(bed)) == len(good)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.link.selection import Link
+from pyflanneld.core.neighbours import Entry, KernelEntry
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
 from pyflanneld.core.routes import KernelRoute, usual_metric
 from pyflanneld.ports import Change
@@ -75,6 +76,8 @@ class SimKernel(FakeKernel):
         super().add_foreign(route)
 
     def _apply(self, change: KernelChange) -> int:
+        if isinstance(change.object, Entry | KernelEntry):
+            return super()._apply(change)
         there = self.standing(change.object.dst)
         if change.object.dst in self._unseen:  # nobody looks and puts in one step
             there = None

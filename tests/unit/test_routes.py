@@ -301,7 +301,7 @@ def test_host_gw_needs_one_route_for_each_peer() -> None:
     host_gw = BACKENDS["host-gw"]
     assert list(host_gw.wanted(Peers({DST: A}, {}), HOST)) == [Route(DST, A, 7)]
     assert list(host_gw.wanted(Peers({}, {}), HOST)) == []
-    assert (host_gw.mtu(1500), host_gw.lease_data(4, HOST)) == (1500, "")
+    assert (host_gw.mtu(1500), host_gw.lease_data(4, HOST)) == (1500, {})
     assert (host_gw.name, host_gw.lease_type, host_gw.needs_public_ip_on_link) == ("host-gw", "host-gw", True)
 
 

@@ -143,14 +143,14 @@ def parse_value(value: bytes) -> LeaseAttrs:
         public_ip=_address(IPv4Address, "PublicIP", public_ip),
         backend_type=backend_type,
         public_ipv6=None if public_ipv6 is None else _address(IPv6Address, "PublicIPv6", public_ipv6),
-        data=_data(document.get("backenddata")),
-        data6=_data(document.get("backendv6data")),
+        data=data_text(document.get("backenddata")),
+        data6=data_text(document.get("backendv6data")),
     )
 
 
-def _data(value: object) -> str:
-    """Return a backend's data as JSON; only the backend knows what is right there."""
-    return "" if value is None else json.dumps(value, separators=(",", ":"))
+def data_text(value: object) -> str:
+    """Return what a lease says for its backend as ``LeaseAttrs`` has it: only the backend knows what is right there."""
+    return json.dumps(value, separators=(",", ":")) if value else ""
 
 
 def _address(kind: type[_A], field: str, value: object) -> _A:

@@ -41,7 +41,7 @@ class FakeKernel(Kernel):
         self._without_carrier: set[int] = set()
         self._routes: dict[tuple[Network, int], KernelRoute] = {}
         self._monitors: list[_FakeMonitor] = []
-        self._refusals: dict[Network, deque[int]] = {}
+        self._refusals: dict[Any, deque[int]] = {}
         self._failing_calls = 0
         self._failing_only = ""
         self._last_links: tuple[Link, ...] = ()
@@ -110,6 +110,10 @@ class FakeKernel(Kernel):
         )
         return tuple(order)
 
+    def neighbours_of(self, link_index: int) -> tuple[Neighbour, ...]:
+        """Return a link's neighbours, as ``neighbours`` would, without counting as a call."""
+        return tuple(self._neighbours.get(link_index, ()))
+
     def gateways(self, protocol: int | None = None) -> dict[str, str]:
         """Return destination to gateway, as text, of the routes of one protocol (ours if not given)."""
         wanted = self._protocol if protocol is None else protocol
@@ -144,7 +148,9 @@ class FakeKernel(Kernel):
 
     def remove_link(self, name: str) -> None:
         """Delete a link with its routes."""
-        del self._links[self._index(name)]
+        index = self._index(name)
+        del self._links[index]
+        self._neighbours.pop(index, None)
         self._forget_unreachable()
         self._tell(Change.LINKS)
 
@@ -172,8 +178,8 @@ class FakeKernel(Kernel):
 
     # Faults.
 
-    def refuse(self, dst: Network, number: int, *, times: int = 1) -> None:
-        """Refuse the next changes for *dst* with errno *number*."""
+    def refuse(self, dst: Any, number: int, *, times: int = 1) -> None:
+        """Refuse the next changes for *dst*, or another identity, with errno *number*."""
         self._refusals.setdefault(dst, deque()).extend([number] * times)
 
     def no_more_refusals(self) -> None:
