@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.link.selection import Neighbour
-from pyflanneld.core.objects.kind import Owner
+from pyflanneld.core.objects.kind import Events, Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,11 @@ class EntryKind:
     subnet_len: Mapping[int, int]
     name: ClassVar[str] = "neighbour"
     plural: ClassVar[str] = "neighbours"
+    events: ClassVar[Events] = Events(
+        *(f"neighbour.{what}" for what in ("put", "dropped", "adopted")),
+        *(f"neighbours.{what}" for what in ("changed", "changed_by_others")),
+        *(f"neighbour.{what}" for what in ("conflict", "failed")),
+    )
     wanted_type: ClassVar[type[Entry]] = Entry
 
     def listings(self, *, foreign: bool) -> tuple[EntryListing, ...]:  # noqa: ARG002 - a list has all

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pyflanneld.core.families import Address, Network, in_order, inside, network_order
-from pyflanneld.core.objects.kind import Owner
+from pyflanneld.core.objects.kind import Events, Owner
 from pyflanneld.core.objects.plan import Create, Drop, Plan
 
 BOOT = 3
@@ -125,6 +125,15 @@ class RouteKind:
     networks: tuple[Network, ...]
     name: ClassVar[str] = "route"
     plural: ClassVar[str] = "routes"
+    events: ClassVar[Events] = Events(
+        put="route.put",
+        dropped="route.dropped",
+        adopted="route.adopted",
+        changed="routes.changed",
+        changed_by_others="routes.changed_by_others",
+        conflict="route.conflict",
+        failed="route.failed",
+    )
     wanted_type: ClassVar[type[Route]] = Route
 
     def listings(self, *, foreign: bool) -> tuple[RouteListing, ...]:

@@ -148,7 +148,7 @@ def test_f69_foreign_route_survives_the_peers_end(unguarded: Lab, measured: Meas
     store.put(lease_key(subnet), lease_value(STRANGER))
     journal.wait("route.conflict")
     store.delete(lease_key(subnet))
-    journal.wait("condition.resolved", topic="foreign")
+    journal.wait("condition.resolved", topic="foreign_routes")
     assert len(all_routes_to(node, subnet)) == 1
     node.exec("ip", "route", "del", subnet)
     measured("still there when the peer had left")

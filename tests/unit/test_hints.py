@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyflanneld
+from pyflanneld.core.routes import RouteKind
 from pyflanneld.core.status import hints
 from pyflanneld.state import readiness
 
@@ -36,6 +37,7 @@ def test_every_condition_that_is_reported_has_a_hint() -> None:
     rooms = (ROOT / "tasks", ROOT / "state", ROOT / "daemon")
     sources = [path.read_text("utf-8") for room in rooms for path in room.rglob("*.py")]
     events = {event for source in sources for event in reported(source)}
+    events |= {RouteKind.events.conflict, RouteKind.events.failed}
     assert {"config.missing", "etcd.denied", "firewall.misread", "guard.holding"} <= events, "the search is out of date"
     assert events == set(hints.CONDITIONS)
 

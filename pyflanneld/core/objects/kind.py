@@ -5,6 +5,7 @@ A *kind* (routes, neighbour entries) answers what depends on it. It is a value: 
 
 import enum
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pyflanneld.core.families import Network
@@ -44,6 +45,19 @@ class Owner(enum.Enum):
     IRRELEVANT = enum.auto()  # it neither is ours nor can stand in the way of what is
 
 
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What the log calls what becomes of objects of a kind; *conflict* and *failed* are conditions."""
+
+    put: str
+    dropped: str
+    adopted: str
+    changed: str
+    changed_by_others: str
+    conflict: str
+    failed: str
+
+
 W = TypeVar("W", bound=Wanted)
 P = TypeVar("P", bound=Present)
 
@@ -52,8 +66,9 @@ class Kind(Protocol[W, P]):
     """One kind of kernel objects, on this host and for its network.
 
     Attributes:
-        name: of one, for messages and log events.
+        name: of one, for messages.
         plural: of many.
+        events: their names in the log.
         wanted_type: the class of the wanted objects.
     """
 
@@ -62,6 +77,9 @@ class Kind(Protocol[W, P]):
 
     @property
     def plural(self) -> str: ...  # noqa: D102
+
+    @property
+    def events(self) -> Events: ...  # noqa: D102
 
     @property
     def wanted_type(self) -> type[W]: ...  # noqa: D102

@@ -51,7 +51,7 @@ class ObjectAudit:
         if lost:
             first = min(lost, key=self._table.kind.order)
             self._context.log.warning(
-                f"{self._table.kind.plural}.changed_by_others",
+                self._table.kind.events.changed_by_others,
                 count=len(lost), first=str(first), reason=lost[first].value,
             )
 
@@ -76,12 +76,14 @@ class ObjectAudit:
     def _log_each(self, changes: Sequence[tuple[KernelChange, ChangeReason]]) -> None:
         kind = self._table.kind
         for change, reason in changes:
-            what = "dropped" if isinstance(change, Drop) else "adopted" if reason is ChangeReason.ADOPTED else "put"
-            self._context.log.info(f"{kind.name}.{what}", **kind.fields(change.object), reason=reason.value)
+            event = kind.events.dropped if isinstance(change, Drop) else kind.events.put
+            if reason is ChangeReason.ADOPTED:
+                event = kind.events.adopted
+            self._context.log.info(event, **kind.fields(change.object), reason=reason.value)
 
     def _log_many(self, changes: Sequence[tuple[KernelChange, ChangeReason]]) -> None:
         drops = sum(isinstance(change, Drop) for change, _ in changes)
         self._context.log.info(
-            f"{self._table.kind.plural}.changed", put=len(changes) - drops, dropped=drops, present=self._table.present,
+            self._table.kind.events.changed, put=len(changes) - drops, dropped=drops, present=self._table.present,
             reasons={reason.value: count for reason, count in Counter(reason for _, reason in changes).items()},
         )

@@ -263,7 +263,7 @@ class Reconciler:
             identity = min(blocked, key=kind.order)
             text = f"a foreign {kind.name} stands where ours should, and is left alone: {_and_more(identity, blocked)}"
             conditions.report(
-                topic, f"{kind.name}.conflict", text, blocks=False,
+                topic, kind.events.conflict, text, blocks=False,
                 **kind.fields(blocked[identity]), destinations=sorted(map(str, blocked))[:10],
             )
         else:
@@ -273,7 +273,7 @@ class Reconciler:
             identity, code = next(iter(refused.items()))
             why = errno.errorcode.get(code, str(code))
             text = f"the kernel refuses {kind.plural}: {_and_more(identity, refused)}: {why}"
-            conditions.report(kind.plural, f"{kind.name}.failed", text)
+            conditions.report(kind.plural, kind.events.failed, text)
         else:
             conditions.resolve(kind.plural)
 
