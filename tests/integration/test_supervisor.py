@@ -142,13 +142,13 @@ def supervise(host: Namespace, etcd: Member, tmp_path: Path) -> Iterator[Callabl
 
 
 def daemons(home: Path) -> set[int]:
-    """Return the processes that run in *home* and are not its start script."""
-    found = set()
+    """Return the processes that run in *home*, without its start script and the programs that a daemon starts."""
+    parents = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if (process / "cwd").readlink() == home and (process / "comm").read_text() != "flanneld.sh\n":
-                found.add(int(process.name))
-    return found
+                parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    return {pid for pid, parent in parents.items() if parent not in parents}
 
 
 def kill_all(home: Path) -> None:
