@@ -48,11 +48,14 @@ class Plan(Generic[W, P]):
     blocked: Mapping[Any, P]
     frozen: Collection[Identity] = field(default=(), compare=False)
 
-    @property
-    def identities(self) -> set[Identity]:
-        """Where an object is not as wanted. The next plan can leave out all others that have not changed."""
-        changed: set[Identity] = {change.object.identity for change in (*self.puts, *self.drops)}
-        return changed.union(self.blocked, self.frozen)
+    def left_after(self, done: Iterable[KernelChange]) -> set[Identity]:
+        """Return where an object is not as wanted once these of the changes are *done*.
+
+        The next plan can leave out all others that have not changed.
+        """
+        over = set(map(id, done))  # by identity: the hash of a network is what costs here
+        left: set[Identity] = {one.object.identity for one in (*self.puts, *self.drops) if id(one) not in over}
+        return left.union(self.blocked, self.frozen)
 
 
 def plan(

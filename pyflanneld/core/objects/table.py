@@ -64,6 +64,7 @@ class ObjectTable(Generic[W, P]):
         self._wanted_for: dict[Network, tuple[Identity, ...]] = {}
         self._at: dict[Any, ObjectState[P]] = {}
         self._waiting: set[Identity] = set()
+        self._lost: set[Identity] = set()
         self._due: set[Identity] | None = None  # None: all
         self._compared: set[Identity] | None = None  # what was due for the plan that is under way
 
@@ -173,13 +174,21 @@ class ObjectTable(Generic[W, P]):
         known = self._at.get(identity)
         return None if known is None else known.present
 
-    def _set(self, identity: Identity, present: P | None) -> None:
-        known = self._at.setdefault(identity, ObjectState())
+    def _set(self, identity: Identity, present: P | None, known: ObjectState[P] | None = None) -> None:
+        if known is None:
+            known = self._state(identity)
         self.present += (present is not None) - (known.present is not None)
         known.present = present
         if present is not None:
             known.lost = None
-        self._prune(identity)
+        else:
+            self._prune(identity)
+
+    def _state(self, identity: Identity) -> ObjectState[P]:
+        known = self._at.get(identity)
+        if known is None:
+            known = self._at[identity] = ObjectState()
+        return known
 
     def _prune(self, identity: Identity) -> None:
         """Forget an object of which nothing is known any more."""
@@ -188,8 +197,9 @@ class ObjectTable(Generic[W, P]):
 
     def note_losses(self, lost: Mapping[Any, ChangeReason]) -> None:
         """Remember why our objects were lost, until they are there again or not wanted any more."""
+        self._lost.update(lost)
         for identity, reason in lost.items():
-            self._at.setdefault(identity, ObjectState()).lost = reason
+            self._state(identity).lost = reason
 
     def note_foreign(self, objects: Iterable[P]) -> None:
         """Remember whose objects stand where a creation was refused; of several, a replacement would hit the first."""
@@ -222,7 +232,7 @@ class ObjectTable(Generic[W, P]):
 
         Args:
             todo: the plan, for all objects that were due.
-            done: its changes that have succeeded.
+            done: its changes that have succeeded, the same objects.
             refused: those that the kernel has refused, with the errno.
             now_s: the time, for how long an object is waiting.
             first: whether it is the first plan of all.
@@ -230,11 +240,8 @@ class ObjectTable(Generic[W, P]):
         Returns:
             What was done, each change with its reason.
         """
-        reasons = [(change, self._reason(change, first=first)) for change in done]
-        for change in done:
-            placed = None if isinstance(change, Drop) else self.kind.as_placed(change.object)
-            self._set(change.object.identity, placed)
-        left = todo.identities
+        reasons = [(change, self._done(change, first=first)) for change in done]
+        left = todo.left_after(done)
         self._end_losses(left)
         waiting = dict.fromkeys(todo.blocked, 0) | {change.object.identity: code for change, code in refused.items()}
         for identity in self._waiting - waiting.keys():
@@ -242,27 +249,32 @@ class ObjectTable(Generic[W, P]):
             known.foreign, known.refusal, known.waiting_since_s = None, 0, None
             self._prune(identity)
         for identity, code in waiting.items():
-            known = self._at.setdefault(identity, ObjectState())
+            known = self._state(identity)
             known.refusal = code
             known.waiting_since_s = now_s if known.waiting_since_s is None else known.waiting_since_s
         self._waiting = set(waiting)
-        self._due = left.difference(change.object.identity for change in done)
+        self._due = left
         self.version += 1
         return reasons
 
-    def _reason(self, change: KernelChange, *, first: bool) -> ChangeReason:
-        known = self._at.get(change.object.identity) or _NOTHING
-        adopted = known.foreign is not None
-        return change_reason(
-            change, first=first, adopted=adopted, lost=known.lost, waited=known.waiting_since_s is not None
-        )
+    def _done(self, change: KernelChange, *, first: bool) -> ChangeReason:
+        """Take over that *change* was made; return why."""
+        identity = change.object.identity
+        known = self._state(identity)
+        adopted, waited = known.foreign is not None, known.waiting_since_s is not None
+        reason = change_reason(change, first=first, adopted=adopted, lost=known.lost, waited=waited)
+        self._set(identity, None if isinstance(change, Drop) else self.kind.as_placed(change.object), known)
+        return reason
 
     def _end_losses(self, different: Collection[Identity]) -> None:
         """Forget the losses where objects were compared and are as they are wanted."""
-        for identity in tuple(self._at) if self._compared is None else self._compared:
+        for identity in tuple(self._lost):
             known = self._at.get(identity)
-            if known is not None and known.lost is not None and identity not in different:
+            if known is None or known.lost is None:
+                self._lost.discard(identity)
+            elif (self._compared is None or identity in self._compared) and identity not in different:
                 known.lost = None
+                self._lost.discard(identity)
                 self._prune(identity)
 
 
