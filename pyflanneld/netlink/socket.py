@@ -9,7 +9,7 @@ ours, in ``tests/integration/test_kernel_requests.py``. What pyroute2 can do one
 * a batch has no errno for each of its messages: ``test_batch``, ``test_every_refusal_counts``;
 * whoever sends a datagram, it counts: ``test_sender``, ``test_forged_answer``;
 * a request's parser is dropped, so each message of a list would be decoded in full: ``test_parser``;
-* what is not read yet is queued without bound: ``test_queue``; the monitor's is in ``test_kernel_netns.py``.
+* what is not read yet is queued without bound: ``test_queue``; ``TestOverrun`` in ``test_kernel_netns.py``.
 
 The rules here:
 
@@ -225,11 +225,13 @@ class RequestSocket:
         wanted = NetlinkRequest(request.kind, NLM_F_REQUEST | NLM_F_DUMP | request.flags, request.body)
         sock.send(frames.pack(wanted, _DUMP_SEQUENCE))
         found: list[bytes] = []
-        torn = last = False
-        while not last:
+        torn = False
+        while True:
             bodies, torn_here, last = self._dump_part(await self._receive(sock))
             found += bodies
             torn |= torn_here
+            if last:
+                break
             await asyncio.sleep(0)  # long tables: the others have their turn after every 32 KiB
         if torn:
             raise NetlinkDumpInterrupted
