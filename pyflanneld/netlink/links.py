@@ -23,9 +23,8 @@ from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_UNIVERSE
 
 from pyflanneld.core.link.selection import Link
 from pyflanneld.netlink.frames import Malformed, NetlinkRequest
-from pyflanneld.netlink.messages import Decoded, encode
+from pyflanneld.netlink.messages import RTEXT_FILTER_SKIP_STATS, Decoded, encode
 
-_SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h, which pyroute2 does not name
 _UNFIT_IPV6 = IFA_F_TEMPORARY | IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE
 
 
@@ -41,7 +40,7 @@ class Address:
 
 def links_request() -> NetlinkRequest:
     """Ask for all links, without their counters."""
-    body = encode(ifinfmsg, {"family": AF_UNSPEC}, [("IFLA_EXT_MASK", _SKIP_STATISTICS)])
+    body = encode(ifinfmsg, {"family": AF_UNSPEC}, [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)])
     return NetlinkRequest(RTM_GETLINK, 0, body)
 
 

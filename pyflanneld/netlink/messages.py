@@ -3,9 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pyroute2.netlink import nlmsg
+from pyroute2.netlink import nlmsg, nlmsgerr
 
-from pyflanneld.netlink.frames import HEADER, Malformed
+from pyflanneld.netlink.frames import HEADER, KernelRefusal, Malformed
+
+# What neither pyroute2 nor Python's socket module names, of linux/rtnetlink.h and asm-generic/socket.h:
+RTM_F_CLONED = 0x200
+RTEXT_FILTER_SKIP_STATS = 8
+SO_RCVBUFFORCE = 33
 
 
 def encode(kind: type[nlmsg], fields: Mapping[str, int], attributes: Iterable[tuple[str, object]] = ()) -> bytes:
@@ -37,3 +42,13 @@ class Decoded:
     def __getitem__(self, name: str) -> Any:
         """Return the value of an attribute in *wanted*, ``None`` if it is not there."""
         return self._found[name]
+
+
+def kernel_verdict(body: bytes) -> KernelRefusal | None:
+    """Return what an ``NLMSG_ERROR`` or ``NLMSG_DONE`` says; ``None`` is success. Raises ``Malformed``.
+
+    pyroute2's class takes the quoted request for an attribute, by its length; so it must be quoted as a whole.
+    """
+    verdict = Decoded(nlmsgerr, body, "NLMSGERR_ATTR_MSG")
+    number = verdict.fields["error"]
+    return KernelRefusal(-number, verdict["NLMSGERR_ATTR_MSG"] or "") if number < 0 else None

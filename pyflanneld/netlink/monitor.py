@@ -34,13 +34,12 @@ from pyflanneld.netlink.frames import Malformed, frames
 from pyflanneld.netlink.route_template import reported_destination
 from pyflanneld.netlink.routes import decode_route
 from pyflanneld.netlink.routes6 import decode_route6
-from pyflanneld.netlink.socket import open_socket
+from pyflanneld.netlink.socket import DATAGRAM_MAX, from_kernel, open_socket
 from pyflanneld.ports import Change
 
 GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE
 GROUPS6 = RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
 RECEIVE_BUFFER = 4 << 20  # some thousand notifications
-_DATAGRAM_MAX = 1 << 16
 _DATAGRAMS_AT_ONCE = 256  # then the other tasks have their turn
 _FROM_ADDRESSES = frozenset(rt_type[name] for name in ("local", "broadcast", "anycast", "multicast"))
 _UNSPEC, _INET6 = bytes([socket.AF_UNSPEC]), bytes([socket.AF_INET6])  # a body begins with its family
@@ -75,7 +74,7 @@ class Monitor:
         self._ipv6 = ipv6
         self._open = open_ or partial(open_socket, groups=groups, receive_buffer=RECEIVE_BUFFER)
         self._sock: socket.socket | None = None
-        self._buffer = memoryview(bytearray(_DATAGRAM_MAX))
+        self._buffer = memoryview(bytearray(DATAGRAM_MAX))
         self._pending = Change(0)
         self._failed: Exception | None = None
         self._news = asyncio.Event()
@@ -113,9 +112,7 @@ class Monitor:
         assert self._sock is not None  # noqa: S101  closing takes the reader off
         try:
             for _ in range(_DATAGRAMS_AT_ONCE):
-                length, (port, _) = self._sock.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
-                if port == 0:
-                    self._take(length)
+                self._take(from_kernel(self._buffer, self._sock.recvfrom_into(self._buffer)))
         except BlockingIOError:
             pass
         except (OSError, Malformed) as error:
@@ -124,11 +121,9 @@ class Monitor:
         if self._pending or self._failed:
             self._news.set()
 
-    def _take(self, length: int) -> None:
-        if length > len(self._buffer):
-            raise Malformed(f"datagram of {length} bytes")
+    def _take(self, datagram: bytes) -> None:
         own_port = self._own_port()
-        for kind, _, _, port, body in frames(bytes(self._buffer[:length])):
+        for kind, _, _, port, body in frames(datagram):
             if port != own_port:  # first: our own thousands of routes come back here
                 self._pending |= self._about(kind, body)
 

@@ -1,7 +1,4 @@
-"""The policy rules (``ip rule``), read by pyroute2: rich in attributes, few in number, and asked for by a command only.
-
-Wire format: include/uapi/linux/fib_rules.h.
-"""
+"""The policy rules (``ip rule``), read by pyroute2: few in number, and asked for by a command only."""
 
 from ipaddress import IPv4Network
 from socket import AF_INET
@@ -9,11 +6,11 @@ from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.fibmsg import FR_ACT_TO_TBL
 
 from pyflanneld.core.host import PolicyRule
 from pyflanneld.errors import KernelError
 
-_TO_TABLE = 1  # FR_ACT_TO_TBL
 _MORE = ("FRA_FWMARK", "FRA_IIFNAME", "FRA_OIFNAME", "FRA_UID_RANGE", "FRA_IP_PROTO", "FRA_SPORT_RANGE")
 _EVERYTHING = IPv4Network("0.0.0.0/0")
 
@@ -29,7 +26,7 @@ def list_policy_rules() -> tuple[PolicyRule, ...]:
 
 
 def _rule(message: Any) -> PolicyRule | None:
-    if message["action"] != _TO_TABLE or message.get_attr("FRA_L3MDEV"):
+    if message["action"] != FR_ACT_TO_TBL or message.get_attr("FRA_L3MDEV"):
         return None
     return PolicyRule(
         priority=message.get_attr("FRA_PRIORITY") or 0,

@@ -22,8 +22,8 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
 from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route
 from pyflanneld.netlink.frames import NetlinkRequest, pack
-from pyflanneld.netlink.messages import Decoded, encode
-from pyflanneld.netlink.route_template import MAIN_TABLE, RTM_F_CLONED, AsReported, put_route
+from pyflanneld.netlink.messages import RTM_F_CLONED, Decoded, encode
+from pyflanneld.netlink.route_template import MAIN_TABLE, AsReported, put_route
 
 PUT_ATTRIBUTES = frozenset({"RTA_DST", "RTA_OIF", "RTA_GATEWAY", "RTA_PRIORITY", "RTA_TABLE"})
 RTNH_F_ASKED_FOR = RTNH_F_PERVASIVE | RTNH_F_ONLINK  # the others report a state

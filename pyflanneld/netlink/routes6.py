@@ -11,8 +11,8 @@ from pyroute2.netlink.rtnl import rt_type
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from pyflanneld.core.routes import KernelRoute
-from pyflanneld.netlink.messages import Decoded
-from pyflanneld.netlink.route_template import MAIN_TABLE, RTM_F_CLONED
+from pyflanneld.netlink.messages import RTM_F_CLONED, Decoded
+from pyflanneld.netlink.route_template import MAIN_TABLE
 from pyflanneld.netlink.routes import PUT_ATTRIBUTES, RTNH_F_ASKED_FOR
 
 _AS_PUT = PUT_ATTRIBUTES | {"RTA_CACHEINFO", "RTA_PREF"}

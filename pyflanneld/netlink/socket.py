@@ -1,12 +1,15 @@
 """One AF_NETLINK socket for requests, on the asyncio loop.
 
-Why not pyroute2's socket engine, and which test of ``tests/integration/test_kernel_requests.py`` shows it of ours:
+Why not pyroute2's sockets: what ``tests/unit/test_pyroute2_limits.py`` shows of them, and the test that shows it of
+ours, in ``tests/integration/test_kernel_requests.py``. What pyroute2 can do one day may go here.
 
-* it ignores ``NLM_F_DUMP_INTR``; a torn list would look like routes that went away: ``test_torn_dump_is_repeated``;
-* after one ENOBUFS it raises for ever: ``test_fault_then_recovery``, ``test_lost_acknowledgements``;
-* a batch has no errno for each of its messages: ``test_every_refusal_counts``;
-* it does not look at the sender of a datagram: ``test_forged_answer``;
-* it sleeps up to 9 s on EBUSY: ``test_f71_refused_changes`` in ``tests/faults``.
+* a torn list is returned as if it were whole: ``test_torn_list``, ``test_torn_dump_is_repeated``;
+* so is a list that the kernel gave up: ``test_list_that_failed``, ``test_list_with_an_errno``;
+* after one ENOBUFS the object raises for ever: ``test_overrun``, ``test_lost_acknowledgements``;
+* a batch has no errno for each of its messages: ``test_batch``, ``test_every_refusal_counts``;
+* whoever sends a datagram, it counts: ``test_sender``, ``test_forged_answer``;
+* a request's parser is dropped, so each message of a list would be decoded in full: ``test_parser``;
+* what is not read yet is queued without bound: ``test_queue``; ``TestOverrun`` in ``test_kernel_netns.py``.
 
 The rules here:
 
@@ -17,6 +20,9 @@ The rules here:
 
 The kernel works inside ``send``, on our thread, so a batch is cut into chunks of a few milliseconds, and other tasks
 run between them. The deadlines cover the wait for the answers, which are there by then unless something is wrong.
+
+All lists are asked for with one sequence number, so an unchanged list comes in the same datagrams as before; what the
+last ones held is remembered. That is sound because what does not end well closes the socket.
 
 Of a chunk only the last message asks for an acknowledgement. The kernel answers in order, answers a refused message
 whether it asked for that or not, and marks the socket when an answer did not fit, which the next read finds before
@@ -29,8 +35,8 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 from pyroute2.netlink import (
     NETLINK_EXT_ACK,
@@ -43,10 +49,12 @@ from pyroute2.netlink import (
     NLMSG_ERROR,
     SOL_NETLINK,
 )
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import frames
-from pyflanneld.netlink.frames import KernelRefusal, Malformed, NetlinkRequest
+from pyflanneld.netlink.frames import Frame, KernelRefusal, Malformed, NetlinkRequest
+from pyflanneld.netlink.messages import SO_RCVBUFFORCE, kernel_verdict
 
 REQUEST_DEADLINE_S = 2.0
 DUMP_DEADLINE_S = 5.0
@@ -54,12 +62,10 @@ DUMP_ATTEMPTS = 5
 DUMP_PAUSE_S = 0.01  # after a torn dump; doubles
 CHUNK = 64  # messages in one send
 
-_DATAGRAM_MAX = 1 << 16  # the kernel fills up to 32 KiB of it
+DATAGRAM_MAX = 1 << 16  # the kernel fills up to 32 KiB of it
 _RECEIVE_BUFFER = 1 << 20  # an answer to a change costs about 1 KiB of it
-_SEQUENCE_MAX = 0xFFFFFFFF
-
-_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
-_NETLINK_CAP_ACK = 10  # linux/netlink.h; pyroute2 does not name it
+_DATAGRAMS_KNOWN = 32  # 1 MiB, some 16,000 routes
+_DUMP_SEQUENCE, _SEQUENCE_MAX = 1, 0xFFFFFFFF
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -73,16 +79,35 @@ class DumpRefused(KernelError):
         self.refusal = refusal
 
 
+def _dump_part(datagram: bytes) -> tuple[list[bytes], bool, bool]:
+    """Return what *datagram* holds of a list, whether the kernel marks it as torn, and whether it is the last one.
+
+    Raises ``DumpRefused``, ``Malformed``.
+    """
+    bodies: list[bytes] = []
+    torn = 0
+    for kind, flags, sequence, _, body in frames.frames(datagram):
+        if sequence != _DUMP_SEQUENCE:
+            continue
+        torn |= flags & NLM_F_DUMP_INTR
+        if kind in (NLMSG_DONE, NLMSG_ERROR):
+            if (refusal := kernel_verdict(body)) is not None:
+                raise DumpRefused(refusal)
+            return bodies, torn != 0, True
+        bodies.append(body)
+    return bodies, torn != 0, False
+
+
 def open_socket(*, groups: int = 0, receive_buffer: int = _RECEIVE_BUFFER) -> socket.socket:
     """Open a non-blocking route socket, bound, in the network namespace of the calling thread. Raises ``OSError``."""
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     try:
         sock.setblocking(False)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
         except PermissionError:  # no CAP_NET_ADMIN: as much as net.core.rmem_max allows
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        for option in (_NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+        for option in (NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             with contextlib.suppress(OSError):  # before Linux 4.20: no reasons, no filter in the kernel
                 sock.setsockopt(SOL_NETLINK, option, 1)
         sock.bind((0, groups))
@@ -92,20 +117,17 @@ def open_socket(*, groups: int = 0, receive_buffer: int = _RECEIVE_BUFFER) -> so
     return sock
 
 
-async def until_readable(sock: socket.socket) -> None:
-    """Wait until *sock* has a message or an error."""
-    loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
+def from_kernel(buffer: memoryview, received: tuple[int, Any]) -> bytes:
+    """Return the datagram that ``recvfrom_into`` put into *buffer*; nothing if another process has sent it.
 
-    def wake() -> None:
-        if not readable.done():
-            readable.set_result(None)
-
-    loop.add_reader(sock, wake)
-    try:
-        await readable
-    finally:
-        loop.remove_reader(sock)
+    Raises ``Malformed``: it may have been cut.
+    """
+    length, (port, _) = received
+    if port != 0:
+        return b""
+    if length >= len(buffer):
+        raise Malformed(f"datagram of {length} bytes")
+    return bytes(buffer[:length])
 
 
 class RequestSocket:
@@ -123,8 +145,9 @@ class RequestSocket:
         self._dump_deadline_s = dump_deadline_s
         self._sock: socket.socket | None = None
         self._port: int | None = None
-        self._buffer = memoryview(bytearray(_DATAGRAM_MAX))
-        self._sequence = 0
+        self._buffer = memoryview(bytearray(DATAGRAM_MAX))
+        self._dump_part = lru_cache(_DATAGRAMS_KNOWN)(_dump_part)
+        self._sequence = _DUMP_SEQUENCE
         self._lock = asyncio.Lock()
 
     @property
@@ -188,49 +211,49 @@ class RequestSocket:
 
     async def _dump(self, request: NetlinkRequest, read: Callable[[list[bytes]], Awaitable[T]]) -> T:
         for attempt in range(DUMP_ATTEMPTS):
-            found, torn = await self._dump_once(request)
-            if not torn:
+            try:
+                found = await self._dump_once(request)
+            except NetlinkDumpInterrupted:
+                await asyncio.sleep(DUMP_PAUSE_S * 2**attempt)
+            else:
                 return await read(found)
-            await asyncio.sleep(DUMP_PAUSE_S * 2**attempt)
         raise KernelError(f"netlink: the list changed while it was read, {DUMP_ATTEMPTS} times in a row")
 
-    async def _dump_once(self, request: NetlinkRequest) -> tuple[list[bytes], bool]:
+    async def _dump_once(self, request: NetlinkRequest) -> list[bytes]:
+        """Return the list, read to its end. Raises ``NetlinkDumpInterrupted`` if it is torn."""
         sock = self._opened()
-        asked = self._next_sequences(1)
         wanted = NetlinkRequest(request.kind, NLM_F_REQUEST | NLM_F_DUMP | request.flags, request.body)
-        sock.send(frames.pack(wanted, asked))
+        sock.send(frames.pack(wanted, _DUMP_SEQUENCE))
         found: list[bytes] = []
-        torn = 0
+        torn = False
         while True:
-            for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
-                if sequence != asked:
-                    continue
-                torn |= flags & NLM_F_DUMP_INTR
-                if kind in (NLMSG_DONE, NLMSG_ERROR):
-                    if (refusal := frames.kernel_verdict(kind, flags, body)) is not None:
-                        raise DumpRefused(refusal)
-                    return found, torn != 0
-                found.append(body)
+            bodies, torn_here, last = self._dump_part(await self._receive(sock))
+            found += bodies
+            torn |= torn_here
+            if last:
+                break
             await asyncio.sleep(0)  # long tables: the others have their turn after every 32 KiB
+        if torn:
+            raise NetlinkDumpInterrupted
+        return found
 
     async def _exchange(self, changes: Sequence[C], encode: Callable[[C, int, int], bytes]) -> dict[int, KernelRefusal]:
         sock = self._opened()
-        first = self._next_sequences(len(changes))
-        last = first + len(changes) - 1
-        messages = [encode(change, NLM_F_REQUEST, number) for number, change in enumerate(changes[:-1], first)]
-        messages.append(encode(changes[-1], NLM_F_REQUEST | NLM_F_ACK, last))
-        data = b"".join(messages)
+        asked = self._next_sequences(len(changes))
+        last = asked[-1]
+        data = b"".join(
+            encode(change, NLM_F_REQUEST | NLM_F_ACK * (number == last), number)
+            for change, number in zip(changes, asked, strict=True)
+        )
         if sock.send(data) != len(data):
             raise KernelError("netlink: the kernel took only a part of the batch")
         refused: dict[int, KernelRefusal] = {}
         while True:
-            for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
-                if not first <= sequence <= last:
-                    continue
+            for kind, _, sequence, _, body in await self._answers(sock, asked):
                 if kind != NLMSG_ERROR:
                     raise Malformed(f"message of type {kind} where an acknowledgement was due")
-                if (refusal := frames.kernel_verdict(kind, flags, body)) is not None:
-                    refused[sequence - first] = refusal
+                if (refusal := kernel_verdict(body)) is not None:
+                    refused[sequence - asked[0]] = refusal
                 if sequence == last:
                     return refused
 
@@ -238,34 +261,27 @@ class RequestSocket:
         sock = self._opened()
         asked = self._next_sequences(1)
         acknowledged = NLM_F_REQUEST | NLM_F_ACK
-        sock.send(frames.pack(NetlinkRequest(request.kind, acknowledged | request.flags, request.body), asked))
+        sock.send(frames.pack(NetlinkRequest(request.kind, acknowledged | request.flags, request.body), asked[0]))
         found: list[T] = []
         while True:
-            for kind, flags, sequence, _, body in frames.frames(await self._receive(sock)):
-                if sequence != asked:
-                    continue
+            for kind, _, _, _, body in await self._answers(sock, asked):
                 if kind != NLMSG_ERROR:
                     found.append(decode(body))
-                elif (refusal := frames.kernel_verdict(kind, flags, body)) is not None:
+                elif (refusal := kernel_verdict(body)) is not None:
                     return refusal
                 elif len(found) != 1:
                     raise Malformed(f"{len(found)} messages where one was due")
                 else:
                     return found[0]
 
+    async def _answers(self, sock: socket.socket, asked: range) -> list[Frame]:
+        """Return those messages of the next datagram that answer what was *asked*; the third field is the number."""
+        return [frame for frame in frames.frames(await self._receive(sock)) if frame[2] in asked]
+
     async def _receive(self, sock: socket.socket) -> bytes:
-        """Return the next datagram from the kernel."""
-        while True:
-            try:
-                length, (port, _) = sock.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
-            except BlockingIOError:
-                await until_readable(sock)
-                continue
-            if port != 0:
-                continue
-            if length > len(self._buffer):
-                raise Malformed(f"datagram of {length} bytes")
-            return bytes(self._buffer[:length])
+        """Return the next datagram."""
+        loop = asyncio.get_running_loop()
+        return from_kernel(self._buffer, await loop.sock_recvfrom_into(sock, self._buffer))
 
     def _opened(self) -> socket.socket:
         if self._sock is None:
@@ -278,10 +294,9 @@ class RequestSocket:
             self._sock.close()
         self._sock = self._port = None
 
-    def _next_sequences(self, count: int) -> int:
-        """Return the first of *count* sequence numbers in a row; the last request to have them is long over."""
+    def _next_sequences(self, count: int) -> range:
+        """Return *count* sequence numbers in a row; the last request to have them is long over."""
         if self._sequence + count > _SEQUENCE_MAX:
-            self._sequence = 0
-        first = self._sequence + 1
+            self._sequence = _DUMP_SEQUENCE
         self._sequence += count
-        return first
+        return range(self._sequence - count + 1, self._sequence + 1)

@@ -25,7 +25,7 @@ _IP_HEADER, _L4_HEADER = 20, 8  # both ICMP's echo and UDP have eight bytes
 _ECHO_REQUEST = 8
 _UNREACHABLE, _PORT_UNREACHABLE, _FRAGMENTATION_NEEDED = 3, 3, 4
 
-# linux/in.h, asm-generic/socket.h, linux/errqueue.h; Python's socket module does not name all of them
+# linux/in.h, asm-generic/socket.h, linux/errqueue.h; neither Python 3.13's socket module nor pyroute2 names them
 _IP_MTU_DISCOVER, _IP_RECVERR, _IP_PMTUDISC_PROBE = 10, 11, 3
 _SO_TIMESTAMPNS = 35
 _ORIGIN_ICMP = 2

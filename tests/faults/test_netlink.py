@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
 from pyflanneld.errors import KernelError
 from pyflanneld.lab.cluster import Lab
@@ -211,11 +212,13 @@ class Counting(RequestSocket):
         super().__init__()
         self.asked = self.torn = 0
 
-    async def _dump_once(self, request: NetlinkRequest) -> tuple[list[bytes], bool]:
-        found, torn = await super()._dump_once(request)
+    async def _dump_once(self, request: NetlinkRequest) -> list[bytes]:
         self.asked += 1
-        self.torn += torn
-        return found, torn
+        try:
+            return await super()._dump_once(request)
+        except NetlinkDumpInterrupted:
+            self.torn += 1
+            raise
 
 
 @contextmanager

@@ -26,7 +26,8 @@ from pyflanneld.errors import RegistryUnavailable, RevisionCompacted, UsageError
 from pyflanneld.etcd.v2.keyspace import V2KeySpace, parse_event
 from pyflanneld.logs.sanitise import MAX_CHARS, escaped, safe, trace_lines
 from pyflanneld.netlink import links, routes, routes6
-from pyflanneld.netlink.frames import frames, kernel_verdict
+from pyflanneld.netlink.frames import frames
+from pyflanneld.netlink.messages import kernel_verdict
 from tests.fuzz.http import PROBE, PROBE_S, SILENT_S, check_answer, doors
 
 Target = Callable[[bytes], None]
@@ -200,11 +201,10 @@ def netlink(data: bytes) -> None:
         found = list(frames(data))
     except ValueError:
         found = [(24, 0, 0, 0, data)]
-    readers = (routes.decode_route, routes6.decode_route6, links.decode_link, links.decode_address)
-    for kind, flags, _, _, body in found:
+    readers = (routes.decode_route, routes6.decode_route6, links.decode_link, links.decode_address, kernel_verdict)
+    for *_, body in found:
         for read in readers:
             _unless_malformed(read, body)
-        _unless_malformed(kernel_verdict, kind, flags, body)
 
 
 def _unless_malformed(read: Callable[..., object], *given: object) -> None:

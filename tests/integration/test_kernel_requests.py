@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import operator
 import socket
 import struct
 from collections.abc import Iterator
@@ -50,6 +51,8 @@ class Faulty(socket.socket):
                 struct.pack_into("=H", buffer, 6, marked)
                 if self._fault == "torn once":
                     self._fault = ""
+            case "given up" if struct.unpack_from("=H", buffer, length - 16)[0] == NLMSG_DONE:  # the last 20 bytes
+                struct.pack_into("=i", buffer, length - 4, -errno.EIO)
             case "cut":
                 length = 1 << 20
             case "garbled":
@@ -85,6 +88,10 @@ async def routes(requests: RequestSocket) -> tuple[KernelRoute, ...]:
     return await requests.dump(encoding.routes_request(None), DumpCache(encoding.decode_route).update)
 
 
+async def bodies(found: list[bytes]) -> list[bytes]:
+    return found
+
+
 async def way(requests: RequestSocket, address: str) -> object:
     return await requests.ask(route_lookup.lookup_request(IPv4Address(address)), route_lookup.decode_lookup)
 
@@ -111,6 +118,28 @@ async def test_always_torn() -> None:
     with pytest.raises(KernelError, match=f"{DUMP_ATTEMPTS} times"):
         await routes(requests)
     assert len(await routes(requests)) == 1
+    await requests.close()
+
+
+async def test_list_with_an_errno() -> None:
+    """A list that ends with an errno, since the kernel gave it up, is an error and no shorter list."""
+    requests = RequestSocket(Sockets("given up"))
+    with pytest.raises(DumpRefused) as refused:
+        await routes(requests)
+    assert refused.value.refusal == frames.KernelRefusal(errno.EIO, "")
+    assert len(await routes(requests)) == 1
+    await requests.close()
+
+
+async def test_unchanged_list() -> None:
+    """A list that has not changed is taken from what its datagrams held before; one that has changed is not."""
+    requests = RequestSocket()
+    await create(requests, 3000)
+    before = [await requests.dump(encoding.routes_request(None), bodies) for _ in range(2)]
+    assert all(map(operator.is_, *before))
+    refused = await create(requests, 3001)
+    assert refused.keys() == set(range(3000))
+    assert len(await requests.dump(encoding.routes_request(None), bodies)) == len(before[0]) + 1
     await requests.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2 import IPBatch
-from pyroute2.netlink import NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_REQUEST, NLMSG_ERROR
+from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
@@ -17,7 +17,7 @@ from pyflanneld.core.routes import Blackhole, KernelRoute, Route
 from pyflanneld.netlink import frames, links, route_lookup, route_template, routes6
 from pyflanneld.netlink import routes as encoding
 from pyflanneld.netlink.frames import KernelRefusal, Malformed
-from pyflanneld.netlink.messages import Decoded, encode
+from pyflanneld.netlink.messages import Decoded, encode, kernel_verdict
 
 OURS = 103
 networks = st.builds(
@@ -172,13 +172,13 @@ def test_cached_routes_are_left_out() -> None:
 def test_nonsense_is_malformed(data: bytes) -> None:
     """Bytes that are no netlink messages are refused as such, or read as some message; nothing else is raised."""
     try:
-        for kind, flags, *_, told in frames.frames(data):
-            frames.kernel_verdict(kind, flags, told)
+        for *_, told in frames.frames(data):
+            kernel_verdict(told)
     except ValueError:
         pass
     for read in (
         encoding.decode_route, routes6.decode_route6, route_lookup.decode_lookup,
-        links.decode_link, links.decode_address,
+        links.decode_link, links.decode_address, kernel_verdict,
     ):
         with contextlib.suppress(ValueError):
             read(data)
@@ -210,16 +210,16 @@ def test_several_messages() -> None:
     assert list(frames.frames(odd + even)) == [(24, 0, 1, 9, b"x"), (25, 2, 2, 0, b"abcd")]
 
 
-def verdict(number: int, flags: int, tail: bytes = b"") -> KernelRefusal | None:
-    quoted = frames.HEADER.pack(60, 24, 5, 1, 0)
-    return frames.kernel_verdict(NLMSG_ERROR, flags, struct.pack("=i", number) + quoted + tail)
-
-
 def test_verdicts() -> None:
-    """An acknowledgement is no refusal; a refusal has its errno and, where the kernel says more, its words."""
-    words = struct.pack("=HH", 4 + 5, 1) + b"Why?\0" + bytes(3)
-    assert verdict(0, NLM_F_CAPPED) is None
-    assert verdict(-17, NLM_F_CAPPED) == KernelRefusal(17, "")
-    assert verdict(-17, NLM_F_CAPPED | NLM_F_ACK_TLVS, words) == KernelRefusal(17, "Why?")
-    assert verdict(-17, NLM_F_ACK_TLVS, bytes(44) + words) == KernelRefusal(17, "Why?")
+    """An acknowledgement is no refusal; a refusal, or a list that ends early, has its errno and, where the kernel says
+    more, its words."""
+    acknowledged, refused = struct.pack("=i", 0), struct.pack("=i", -17)
+    header, words = frames.HEADER.pack(60, 24, 5, 1, 0), struct.pack("=HH", 4 + 5, 1) + b"Why?\0" + bytes(3)
+    assert kernel_verdict(acknowledged + header) is None
+    assert kernel_verdict(acknowledged) is None
+    assert kernel_verdict(refused + header) == KernelRefusal(17, "")
+    assert kernel_verdict(refused + header + bytes(44)) == KernelRefusal(17, "")
+    assert kernel_verdict(refused + header + bytes(44) + words) == KernelRefusal(17, "Why?")
+    assert kernel_verdict(refused) == KernelRefusal(17, "")
+    assert kernel_verdict(refused + words) == KernelRefusal(17, "Why?")
     assert str(KernelRefusal(17, "Why?")) == "File exists: Why?"
