@@ -209,7 +209,7 @@ class Kernel(Protocol):
         ...
 
     async def objects(self, listing: object) -> tuple[Any, ...]:
-        """Return the objects of a ``RouteListing``, as ``routes`` does, or of an ``EntryListing`` (``core``)."""
+        """Return the objects of a ``RouteListing`` (as ``routes``, or of some networks only) or an ``EntryListing``."""
         ...
 
     async def apply(self, changes: Sequence[KernelChange]) -> Mapping[KernelChange, int]:

@@ -1,12 +1,12 @@
 """Permanent neighbour entries as kernel objects: to which MAC address packets for an address on a link go. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.link.selection import Neighbour
-from pyflanneld.core.objects.kind import Events, Owner
+from pyflanneld.core.objects.kind import Events, GivesWay, Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class EntryKind:
     events: ClassVar[Events] = Events(
         *(f"neighbour.{what}" for what in ("put", "dropped", "adopted")),
         *(f"neighbours.{what}" for what in ("changed", "changed_by_others")),
-        *(f"neighbour.{what}" for what in ("conflict", "failed")),
+        *(f"neighbour.{what}" for what in ("shadowed", "conflict", "failed")),
     )
     wanted_type: ClassVar[type[Entry]] = Entry
 
@@ -92,6 +92,22 @@ class EntryKind:
         if present.link_index != self.link_index:
             return Owner.IRRELEVANT
         return Owner.OURS if present.permanent else Owner.FOREIGN
+
+    def is_hit_by_a_replacement(self, present: KernelEntry) -> bool:  # noqa: ARG002 - there is one for each address
+        """Return that it is."""
+        return True
+
+    def gives_way(self, present: KernelEntry) -> GivesWay:  # noqa: ARG002
+        """Return that it is replaced."""
+        return GivesWay.IN_PLACE
+
+    def claim(self, present: KernelEntry, before: KernelEntry) -> KernelEntry:  # noqa: ARG002
+        """Return it as it is."""
+        return present
+
+    def shadows(self, wanted: Mapping[Any, Entry], present: Iterable[KernelEntry]) -> Mapping[Any, KernelEntry]:  # noqa: ARG002
+        """Return nothing: there is one for each address."""
+        return {}
 
     def concerns_us(self, present: KernelEntry) -> bool:
         """Return whether it is ours, and for an address of the cluster's network."""

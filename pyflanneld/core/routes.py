@@ -7,11 +7,11 @@ the bridge's own route later. Ours has a metric behind every other, so that any 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from pyflanneld.core.families import Address, Network, in_order, inside, network_order
-from pyflanneld.core.objects.kind import Events, Owner
+from pyflanneld.core.objects.kind import Events, GivesWay, Owner
 from pyflanneld.core.objects.plan import Create, Drop, Plan
 
 BOOT = 3
@@ -85,6 +85,9 @@ class KernelRoute:
             ``onlink``; flags that report a state (``linkdown``, ``dead``) do not count. A blackhole: all this but its
             type.
         blackhole: packets to it are dropped silently.
+        tos: the type of service; the route is for packets with it only.
+        hops: gateway and link of each next hop, where the kernel has made several IPv6 routes one: the destination and
+            metric are the same, but whose each hop is cannot be seen.
     """
 
     dst: Network
@@ -94,6 +97,8 @@ class KernelRoute:
     metric: int
     plain: bool
     blackhole: bool = False
+    tos: int = 0
+    hops: tuple[tuple[Address, int], ...] = ()
 
     @property
     def identity(self) -> Network:
@@ -103,10 +108,14 @@ class KernelRoute:
 
 @dataclass(frozen=True, slots=True)
 class RouteListing:
-    """The routes of the main table: of one IP version, and of one protocol or of all (``None``)."""
+    """The routes of the main table: of one IP version, and of one protocol or of all (``None``).
+
+    With *inside* only those to a part of one of these networks.
+    """
 
     version: int
     protocol: int | None
+    inside: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,7 @@ class RouteKind:
         adopted="route.adopted",
         changed="routes.changed",
         changed_by_others="routes.changed_by_others",
+        shadowed="route.shadowed",
         conflict="route.conflict",
         failed="route.failed",
     )
@@ -138,14 +148,31 @@ class RouteKind:
 
     def listings(self, *, foreign: bool) -> tuple[RouteListing, ...]:
         """Return one for each family in use."""
-        protocol = None if foreign else self.protocol
-        return tuple(RouteListing(network.version, protocol) for network in self.networks)
+        if foreign:
+            return tuple(RouteListing(network.version, None, self.networks) for network in self.networks)
+        return tuple(RouteListing(network.version, self.protocol) for network in self.networks)
 
     def owner(self, present: KernelRoute) -> Owner:
         """Return whose it is, by its protocol."""
         if present.metric != usual_metric(present.dst):
             return Owner.IRRELEVANT
         return Owner.OURS if present.protocol == self.protocol else Owner.FOREIGN
+
+    def is_hit_by_a_replacement(self, present: KernelRoute) -> bool:
+        """Return whether it has no type of service, as ours."""
+        return present.tos == 0
+
+    def gives_way(self, present: KernelRoute) -> GivesWay:
+        """Return how it can go: in IPv6 others may have added their next hops to it."""
+        if not present.hops:
+            return GivesWay.IN_PLACE
+        return GivesWay.NEVER if present.gateway is None else GivesWay.BESIDE
+
+    def claim(self, present: KernelRoute, before: KernelRoute) -> KernelRoute:
+        """Return it with our own next hop as its gateway, if that is still among several."""
+        if before.gateway is None or (before.gateway, before.link_index) not in present.hops:
+            return present
+        return replace(present, gateway=before.gateway, link_index=before.link_index, plain=before.plain)
 
     def concerns_us(self, present: KernelRoute) -> bool:
         """Return whether it is inside the cluster's network."""
@@ -159,6 +186,10 @@ class RouteKind:
     def may_adopt(self, wanted: Route, present: KernelRoute) -> bool:
         """Return whether it is what a Go flanneld has left."""
         return present.protocol == BOOT and is_as_wanted(wanted, present)
+
+    def shadows(self, wanted: Mapping[Network, Route], present: Iterable[KernelRoute]) -> Mapping[Network, KernelRoute]:
+        """Return which route takes packets, or some of them, that should take a *wanted* route which is there."""
+        return shadows(wanted, present, self)
 
     def subnet(self, present: KernelRoute) -> Network:
         """Return its destination."""
@@ -184,8 +215,36 @@ class RouteKind:
 RoutePlan = Plan[Route, KernelRoute]
 
 
+def shadows(
+    wanted: Mapping[Network, Route], present: Iterable[KernelRoute], kind: RouteKind
+) -> dict[Network, KernelRoute]:
+    """Return, by destination, the route that takes packets which should take a *wanted* route that is there.
+
+    Such are a route that the kernel prefers (by order, metric or type of service), one to a part of the destination,
+    and in IPv6 another next hop. *present* has the routes of everybody in the kernel's order.
+    """
+    lengths = sorted({dst.prefixlen for dst in wanted})
+    found: dict[Network, KernelRoute] = {}
+    there: set[Network] = set()
+    for route in present:
+        want = wanted.get(route.dst)
+        if want is None:
+            for length in lengths:
+                if length < route.dst.prefixlen and (covering := route.dst.supernet(new_prefix=length)) in wanted:
+                    found.setdefault(covering, route)
+        elif kind.owner(route) is Owner.OURS and is_as_wanted(want, route):
+            there.add(route.dst)
+            if len(route.hops) > 1:
+                found.setdefault(route.dst, route)
+        elif route.dst not in there and route.metric <= usual_metric(route.dst):
+            found.setdefault(route.dst, route)
+    return {dst: route for dst, route in found.items() if dst in there}
+
+
 def is_as_wanted(wanted: Route, there: KernelRoute) -> bool:
     """Return whether the kernel's route is as wanted, whoever put it."""
+    if there.hops:
+        return (wanted.gateway, wanted.link_index) in there.hops
     return there.plain and there.gateway == wanted.gateway and there.link_index == wanted.link_index
 
 

@@ -7,11 +7,13 @@ for notifications per ``changes``. They are opened in the network namespace of t
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
 import structlog
 
+from pyflanneld.core.families import Network
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
 from pyflanneld.core.objects.plan import Drop, KernelChange
@@ -78,8 +80,13 @@ class NetlinkKernel(Kernel):
 
         Only of our own protocol's the last list is remembered: all of them could be a full Internet table.
         """
-        own = protocol == self._protocol
-        listing = self._own_lists[version] if own else _route_listing(protocol, version)
+        return await self._routes(protocol, version)
+
+    async def _routes(
+        self, protocol: int | None, version: int, within: Sequence[Network] = ()
+    ) -> tuple[KernelRoute, ...]:
+        own = protocol == self._protocol and not within
+        listing = self._own_lists[version] if own else _route_listing(protocol, version, within)
         try:
             found = await self._requests.dump(routes.routes_request(protocol, version), listing.update)
         except DumpRefused as error:
@@ -109,8 +116,8 @@ class NetlinkKernel(Kernel):
     async def objects(self, listing: object) -> tuple[Any, ...]:
         """Return the routes, or the neighbour entries, that *listing* asks for."""
         match listing:
-            case RouteListing(version, protocol):
-                return await self.routes(protocol=protocol, version=version)
+            case RouteListing(version, protocol, within):
+                return await self._routes(protocol, version, within)
             case EntryListing(link_index):
                 return tuple(KernelEntry.of(link_index, one) for one in await self.neighbours(link_index))
         raise TypeError(f"no such listing: {listing!r}")
@@ -155,9 +162,11 @@ def _is_gone(change: KernelChange, code: int) -> bool:
     return code == ENOENT if isinstance(change.object, KernelEntry) else code == ESRCH and change.object.plain
 
 
-def _route_listing(protocol: int | None, version: int) -> DumpCache[KernelRoute]:
-    """Return an empty list for routes of *protocol*, or of all."""
+def _route_listing(protocol: int | None, version: int, within: Sequence[Network] = ()) -> DumpCache[KernelRoute]:
+    """Return an empty list for routes of *protocol*, or of all; to parts of networks *within*, or to anything."""
     decode = routes.decode_route if version == 4 else routes6.decode_route6
+    if within:
+        decode = partial(routes.decode_within, tuple(within), decode)
     if protocol is None:
         return DumpCache(decode)
 

@@ -4,10 +4,11 @@ pyroute2 encodes and decodes them, in some 100 µs each. Thousands of plain rout
 event loop, so those go through templates (``route_template.py``), which pyroute2 has encoded as well.
 """
 
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from socket import AF_INET, AF_INET6
 
-from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE
+from pyroute2.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE
 from pyroute2.netlink.rtnl import RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, rt_type
 from pyroute2.netlink.rtnl.rtmsg import (
     RT_SCOPE_NOWHERE,
@@ -18,12 +19,12 @@ from pyroute2.netlink.rtnl.rtmsg import (
     rtmsg,
 )
 
-from pyflanneld.core.families import Network
-from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.families import Network, inside
+from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Replace
 from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route
 from pyflanneld.netlink.frames import NetlinkRequest, pack
 from pyflanneld.netlink.messages import RTM_F_CLONED, Decoded, encode
-from pyflanneld.netlink.route_template import MAIN_TABLE, AsReported, put_route
+from pyflanneld.netlink.route_template import MAIN_TABLE, AsReported, put_route, reported_destination
 
 PUT_ATTRIBUTES = frozenset({"RTA_DST", "RTA_OIF", "RTA_GATEWAY", "RTA_PRIORITY", "RTA_TABLE"})
 RTNH_F_ASKED_FOR = RTNH_F_PERVASIVE | RTNH_F_ONLINK  # the others report a state
@@ -52,6 +53,8 @@ def change_message(change: KernelChange, protocol: int, scope: int, flags: int, 
             request = NetlinkRequest(RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_EXCL, _route(route, protocol, scope))
         case Replace(route):
             request = NetlinkRequest(RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_REPLACE, _route(route, protocol, scope))
+        case Append(route):
+            request = NetlinkRequest(RTM_NEWROUTE, flags | NLM_F_CREATE | NLM_F_APPEND, _route(route, protocol, scope))
         case Drop(held):
             request = NetlinkRequest(RTM_DELROUTE, flags, _held(held))
     return pack(request, sequence)
@@ -98,7 +101,7 @@ def _held(held: KernelRoute) -> bytes:
     if held.metric:
         attributes.append(("RTA_PRIORITY", held.metric))
     attributes.append(("RTA_TABLE", MAIN_TABLE))
-    return encode(rtmsg, _fields(held.dst, held.protocol, RT_SCOPE_NOWHERE, kind), attributes)
+    return encode(rtmsg, _fields(held.dst, held.protocol, RT_SCOPE_NOWHERE, kind) | {"tos": held.tos}, attributes)
 
 
 def decode_route(body: bytes) -> KernelRoute | None:
@@ -129,4 +132,19 @@ def decode_route(body: bytes) -> KernelRoute | None:
         metric=route["RTA_PRIORITY"] or 0,
         plain=as_created and route.names <= PUT_ATTRIBUTES,
         blackhole=fields["type"] == rt_type["blackhole"],
+        tos=fields["tos"],
     )
+
+
+def decode_within(
+    networks: Sequence[Network], decode: Callable[[bytes], KernelRoute | None], body: bytes
+) -> KernelRoute | None:
+    """Return the route in *body* if it is to a part of one of *networks*.
+
+    In IPv4 the destination is looked at first, which is cheap: there may be a full Internet table of others.
+    """
+    known = reported_destination(body)
+    if known is not None and not any(inside(IPv4Network((known[1], known[2])), network) for network in networks):
+        return None
+    route = decode(body)
+    return route if route is not None and any(inside(route.dst, network) for network in networks) else None

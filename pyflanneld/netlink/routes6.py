@@ -6,6 +6,7 @@ What differs from IPv4, besides the length of addresses: the kernel gives a rout
 
 from ipaddress import IPv6Address, IPv6Network
 from socket import AF_INET6
+from typing import Any
 
 from pyroute2.netlink.rtnl import rt_type
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -23,7 +24,7 @@ def decode_route6(body: bytes) -> KernelRoute | None:
 
     That is: not IPv6, not in the main table, cloned, or neither unicast nor blackhole. Raises ``ValueError``.
     """
-    route = Decoded(rtmsg, body, "RTA_TABLE", "RTA_DST", "RTA_GATEWAY", "RTA_OIF", "RTA_PRIORITY")
+    route = Decoded(rtmsg, body, "RTA_TABLE", "RTA_DST", "RTA_GATEWAY", "RTA_OIF", "RTA_PRIORITY", "RTA_MULTIPATH")
     fields = route.fields
     if fields["family"] != AF_INET6 or fields["flags"] & RTM_F_CLONED:
         return None
@@ -42,4 +43,10 @@ def decode_route6(body: bytes) -> KernelRoute | None:
         and route.names <= _AS_PUT
         and (fields["tos"], fields["src_len"], fields["flags"] & RTNH_F_ASKED_FOR) == (0, 0, 0),
         blackhole=blackhole,
+        tos=fields["tos"],
+        hops=tuple(map(_hop, route["RTA_MULTIPATH"] or ())),
     )
+
+
+def _hop(hop: Any) -> tuple[IPv6Address, int]:
+    return IPv6Address(hop.get_attr("RTA_GATEWAY") or "::"), hop["oif"]

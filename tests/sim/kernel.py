@@ -8,7 +8,7 @@ from typing import Protocol
 from pyflanneld.core.families import Network
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.neighbours import Entry, KernelEntry
-from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Replace
 from pyflanneld.core.routes import KernelRoute, usual_metric
 from pyflanneld.ports import Change
 from tests.support.fakes.kernel import FakeKernel
@@ -82,20 +82,26 @@ class SimKernel(FakeKernel):
         if change.object.dst in self._unseen:  # nobody looks and puts in one step
             there = None
         result = super()._apply(change)
-        if result == 0 and self._checks is not None and isinstance(change, Create | Replace | Drop):
+        if result == 0 and self._checks is not None and isinstance(change, Create | Replace | Append | Drop):
             self._checks.made(change, there, self._dropped)
             if isinstance(change, Drop):
                 self._dropped.append(change.object.dst)
         return result
 
     def standing(self, dst: Network) -> KernelRoute | None:
-        """Return the route for *dst* with the usual metric."""
-        return self._routes.get((dst, usual_metric(dst)))
+        """Return the route for *dst* with the usual metric that a replacement would hit."""
+        here = self._routes.get((dst, usual_metric(dst)), ())
+        return next((route for route in here if route.tos == 0), None)
 
     def lose_route_early(self, dst: Network) -> None:
         """Tell that a route is gone, and take it away only then."""
         self.wake(Change.ROUTES)
-        asyncio.get_running_loop().call_later(EARLY_S, self._routes.pop, (dst, usual_metric(dst)), None)
+
+        def lose() -> None:
+            if (dst, usual_metric(dst)) in self._routes:
+                self.lose_route(dst, metric=usual_metric(dst))
+
+        asyncio.get_running_loop().call_later(EARLY_S, lose)
 
     def reboot(self, link: Link) -> None:
         """Begin with nothing but a link, as a machine that was switched on."""

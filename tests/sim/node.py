@@ -260,6 +260,10 @@ class SimNode(FakeNode):
         node = self.daemon._node
         return spec.Host(spec.network(str(node.lease.subnet)), spec.address(str(node.choice.address)))
 
+    def destinations(self) -> list[str]:
+        """Return the destination of each route of ours inside the network, in whatever form."""
+        return [str(route.dst) for route in self.kernel.table() if route.protocol == PROTOCOL and not route.blackhole]
+
     def routes(self) -> dict[spec.Net, int]:
         """Return the routes of ours, destination to gateway."""
         return {spec.network(dst): spec.address(gateway) for dst, gateway in self.kernel.gateways(PROTOCOL).items()}

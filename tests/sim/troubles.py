@@ -238,12 +238,15 @@ def touch_route(world: "World") -> None:
     """Delete or change a route of ours, flush them all, or put a foreign one in the way."""
     node = world.some()
     ours = [route for route in node.kernel.table() if route.protocol == PROTOCOL]
-    what = world.rng.choice(("delete", "delete unseen", "delete early", "change", "flush", "foreign", "foreign"))
+    kinds = ("delete", "delete unseen", "delete early", "change", "flush", "foreign", "foreign", "beside")
+    what = world.rng.choice(kinds)
     world.say(f"{node.name}: somebody's hand on the routes: {what}")
     if what == "flush":
         node.kernel.flush(PROTOCOL)
     elif what == "foreign":
         _put_foreign(world, node)
+    elif what == "beside":
+        _put_beside(world, node)
     elif ours:
         route = world.rng.choice(ours)
         if what == "delete":
@@ -262,6 +265,16 @@ def _put_foreign(world: "World", node: SimNode) -> None:
     there = node.fib.standing(dst)
     if there is None or there.protocol == PROTOCOL:
         node.kernel.add_foreign(KernelRoute(dst, IPv4Address("192.168.14.250"), 2, PROTO_STATIC, 0, plain=True))
+
+
+def _put_beside(world: "World", node: SimNode) -> None:
+    """Put a route before or behind ours, or the place of ours: a static one, or one with our number."""
+    kind = world.rng.choice((PROTO_STATIC, PROTOCOL))
+    tos = world.rng.choice((0, 0, 16)) if kind == PROTOCOL else 0
+    gateway = IPv4Address(f"192.168.14.{world.rng.choice((249, 250))}")
+    route = KernelRoute(_some_destination(world), gateway, 2, kind, 0, plain=tos == 0, tos=tos)
+    if route not in node.kernel.table():
+        world.rng.choice((node.kernel.prepend, node.kernel.append))(route)
 
 
 def touch_link(world: "World") -> None:

@@ -266,7 +266,7 @@ class World:
             node.kernel.set_link(lan(node.host, index=link.index if link else 9))
         for route in node.kernel.table():
             if route.protocol == PROTO_STATIC:
-                node.kernel.delete_route(route.dst, metric=route.metric)
+                node.kernel.delete(route)
 
     @staticmethod
     def _expect_reason(node: SimNode) -> None:
@@ -282,6 +282,8 @@ class World:
                 raise spec.Violation(f"liveness: {node.name} is not ready: {node.why_not}")
             host = node.as_host()
             expected = spec.beside_own_elsewhere(spec.wanted(keys, host), keys, host)
+            if twice := [dst for dst, count in Counter(node.destinations()).items() if count > 1]:
+                raise spec.Violation(f"I5: {node.name} has several routes of ours for {twice[0]}")
             routes = spec.beside_own_elsewhere(node.routes(), keys, host)
             if routes != expected:
                 raise spec.Violation(f"I5: {node.name} has [{_shown(routes)}] and not [{_shown(expected)}]")

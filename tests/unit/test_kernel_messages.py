@@ -125,7 +125,7 @@ def test_more_than_was_put(route: Route, scope: int, flags: int, tos: int) -> No
     data[12:] = data[36:44] + data[12:36]
     data[3], data[8] = tos, flags
     held = encoding.decode_route(bytes(data))
-    assert held == KernelRoute(route.dst, route.gateway, route.link_index, OURS, metric=0, plain=False)
+    assert held == KernelRoute(route.dst, route.gateway, route.link_index, OURS, metric=0, plain=False, tos=tos)
 
 
 def test_same_ipv6_bytes_as_pyroute2() -> None:

@@ -1,7 +1,7 @@
 """Routes: what a plan does to a kernel, by a tiny model of the kernel's own rules."""
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeVar
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyflanneld.backends import BACKENDS, Host, Peers
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.change_reasons import ChangeReason
-from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Plan, Replace, plan
+from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Plan, Replace, plan
 from pyflanneld.core.objects.table import ObjectTable
 from pyflanneld.core.routes import BOOT, KernelRoute, Route, RouteKind, RoutePlan
 from tests.support import strategies
@@ -260,13 +260,66 @@ def test_a_route_of_another_metric_is_another_route(protocol: int) -> None:
 
 
 def test_a_replacement_never_hits_a_foreign_route() -> None:
-    """Where somebody has put a route beside ours, a replacement could hit his: nothing is tried, and his is named."""
-    foreign = there(protocol=STATIC)
-    for present in ([there(gateway=B), foreign], [foreign, there(gateway=B)]):
-        assert make([Route(DST, A, 2)], present) == Plan((), (), {DST: foreign})
-    assert make([Route(DST, A, 2)], [there(), foreign]) == Plan((), (), {})
+    """The kernel replaces the first: where that is foreign, ours is put beside it, and our old one goes after that."""
+    want, foreign, old = Route(DST, A, 2), there(protocol=STATIC), there(gateway=B)
+    assert make([want], [old, foreign]) == Plan((Replace(want),), (), {})
+    assert make([want], [foreign, old]) == Plan((Append(want),), (), {}, extras=(Drop(old),))
+    for present in ([there(), foreign], [foreign, there()]):
+        assert make([want], present) == Plan((), (), {})
     leftover = there(protocol=BOOT)
-    assert make([Route(DST, A, 2)], [there(gateway=B), leftover]).puts == (Replace(Route(DST, A, 2)),)
+    assert make([want], [old, leftover]) == Plan((Replace(want),), (), {})
+    assert make([want], [leftover, old]) == Plan((Replace(want),), (), {}, extras=(Drop(old),))
+
+
+def test_one_route_of_ours_is_enough() -> None:
+    """With the wanted one there, others of ours for its destination go, also those for a type of service; else one is
+    replaced, and the others go."""
+    want, tos = Route(DST, A, 2), KernelRoute(DST, B, 2, PROTOCOL, 0, plain=False, tos=8)
+    one, other = there(gateway=B), there(link=3)
+    assert make([want], [tos, one, there(), other]) == Plan((), (), {}, extras=(Drop(tos), Drop(one), Drop(other)))
+    assert make([want], [tos, one, other]) == Plan((Replace(want),), (), {}, extras=(Drop(tos), Drop(other)))
+    assert make([want], [tos]) == Plan((Create(want),), (), {}, extras=(Drop(tos),))
+    assert make([], [tos, one]).drops == (Drop(tos), Drop(one))
+
+
+def test_a_next_hop_of_ours_among_others() -> None:
+    """The kernel makes IPv6 routes with one metric one route: ours is known by what was there before."""
+    dst, a, b = IPv6Network("fd00:5::/64"), IPv6Address("fd00::a"), IPv6Address("fd00::b")
+    kind = RouteKind(PROTOCOL, (IPv6Network("fd00::/16"),))
+    alone = KernelRoute(dst, a, 2, PROTOCOL, 1024, plain=True)
+    several = KernelRoute(dst, None, 0, PROTOCOL, 1024, plain=False, hops=((a, 2), (b, 2)))
+    table: ObjectTable[Route, KernelRoute] = ObjectTable(kind)
+    table.want([Route(dst, a, 2)], None)
+    table.take_over([alone])
+    settle(table, table.plan(), [])
+    (found,) = table.take_over([several])
+    assert found.now is not None
+    assert found.now.gateway == a
+    assert table.plan() == Plan((), (), {}), "it is as wanted"
+    assert table.take_over([several]) == []
+    moved = Route(dst, IPv6Address("fd00::c"), 2)
+    table.want([moved], [dst])
+    assert table.plan() == Plan((Append(moved),), (), {}, extras=(Drop(found.now),))
+    unknown: ObjectTable[Route, KernelRoute] = ObjectTable(kind)
+    unknown.take_over([several])
+    unknown.want([moved], None)
+    assert unknown.plan() == Plan((), (), {dst: several}), "whose the next hops are is not known"
+    unknown.want([], None)
+    assert unknown.plan() == Plan((), (), {})
+
+
+def test_what_takes_the_packets() -> None:
+    """A route before ours, one to a part of the destination, one for a type of service; not what stands behind."""
+    kind, wanted = RouteKind(PROTOCOL, (NETWORK,)), {DST: Route(DST, A, 2)}
+    foreign = there(protocol=STATIC, gateway=B)
+    assert kind.shadows(wanted, [there(), foreign]) == {}
+    assert kind.shadows(wanted, [foreign, there()]) == {DST: foreign}
+    assert kind.shadows(wanted, [foreign]) == {}, "that is a conflict, and reported as one"
+    part = there(IPv4Network("10.5.1.128/25"), protocol=STATIC)
+    assert kind.shadows(wanted, [there(), part]) == {DST: part}
+    tos = KernelRoute(DST, B, 2, STATIC, 0, plain=False, tos=8)
+    assert kind.shadows(wanted, [tos, there()]) == {DST: tos}
+    assert kind.shadows(wanted, [there(), there(protocol=STATIC, metric=7)]) == {}
 
 
 def test_a_leftover_behind_a_foreign_route_is_not_taken_over() -> None:
@@ -325,7 +378,7 @@ class TestTable:
         table.begin()
         table.settle(todo, [], {todo.puts[0]: 17}, now_s=5.0, first=True)
         assert (table.refused(), table.blocked()) == ({DST: 17}, {})
-        table.note_foreign([self.FOREIGN])
+        table.note_all([self.FOREIGN])
         todo = make([wanted], table._due_present())
         table.begin()
         table.settle(todo, [], {}, now_s=9.0, first=True)

@@ -16,6 +16,7 @@ class ChangeReason(StrEnum):
     ADOPTED = "adopted"                      # a leftover of the Go daemon became ours
     DELETED_BY_OTHERS = "deleted_by_others"
     CHANGED_BY_OTHERS = "changed_by_others"
+    DUPLICATE = "duplicate"                  # one of ours too many for its destination
     LINK = "link"                            # it went with its link
 
 

@@ -4,7 +4,7 @@ A *kind* (routes, neighbour entries) answers what depends on it. It is a value: 
 """
 
 import enum
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -45,15 +45,24 @@ class Owner(enum.Enum):
     IRRELEVANT = enum.auto()  # it neither is ours nor can stand in the way of what is
 
 
+class GivesWay(enum.Enum):
+    """How an object of ours can go."""
+
+    IN_PLACE = enum.auto()  # another one takes its place in one step
+    BESIDE = enum.auto()  # it is dropped exactly, after another one has been put beside it
+    NEVER = enum.auto()  # what is ours in it cannot be named
+
+
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What the log calls what becomes of objects of a kind; *conflict* and *failed* are conditions."""
+    """What the log calls what becomes of objects of a kind; the last three are conditions."""
 
     put: str
     dropped: str
     adopted: str
     changed: str
     changed_by_others: str
+    shadowed: str
     conflict: str
     failed: str
 
@@ -92,6 +101,18 @@ class Kind(Protocol[W, P]):
         """Return whose it is."""
         ...
 
+    def is_hit_by_a_replacement(self, present: P) -> bool:
+        """Return whether a ``Replace`` may take its place: of all that may, the first in the kernel's order goes."""
+        ...
+
+    def gives_way(self, present: P) -> GivesWay:
+        """Return how one that is ours can go without taking anything of anybody else's along."""
+        ...
+
+    def claim(self, present: P, before: P) -> P:
+        """Return *present*, in which the part that is ours is named if it shows *before*."""
+        ...
+
     def concerns_us(self, present: P) -> bool:
         """Return whether one that is ours belongs to this daemon, and not to another one on this host."""
         ...
@@ -102,6 +123,13 @@ class Kind(Protocol[W, P]):
 
     def may_adopt(self, wanted: W, present: P) -> bool:
         """Return whether a foreign one may be replaced by *wanted*, because flannel has left it or it was learned."""
+        ...
+
+    def shadows(self, wanted: Mapping[Any, W], present: Iterable[P]) -> Mapping[Any, P]:
+        """Return, by identity, what the kernel uses for packets, or for some of them, although *wanted* is there.
+
+        *present* has all objects, of everybody, in the kernel's order.
+        """
         ...
 
     def subnet(self, present: P) -> Network:

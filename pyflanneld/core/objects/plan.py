@@ -1,11 +1,11 @@
 """Kernel objects as values: what is wanted, what the kernel has, and the difference between the two. Pure."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from pyflanneld.core.families import Network
-from pyflanneld.core.objects.kind import Identity, Kind, Owner, P, W
+from pyflanneld.core.objects.kind import GivesWay, Identity, Kind, Owner, P, W
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,20 @@ class Replace(Generic[W]):
 
 
 @dataclass(frozen=True, slots=True)
+class Append(Generic[W]):
+    """Add the object behind those with its identity, which all stay."""
+
+    object: W
+
+
+@dataclass(frozen=True, slots=True)
 class Drop(Generic[P]):
     """Delete exactly this object, by all that is known of it; already gone is success."""
 
     object: P
 
 
-KernelChange = Create[Any] | Replace[Any] | Drop[Any]
+KernelChange = Create[Any] | Replace[Any] | Append[Any] | Drop[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +44,17 @@ class Plan(Generic[W, P]):
     """The changes that make the kernel's objects of one kind what is wanted.
 
     Attributes:
-        puts: creations and replacements.
+        puts: what makes the wanted ones be there.
+        extras: objects of ours that are one too many: another one with that identity is as wanted, or is among *puts*.
         drops: objects of ours that nothing wants any more.
         blocked: where a foreign object stands in the way, and that object.
         frozen: objects of ours that nothing wants and that stay.
     """
 
-    puts: tuple[Create[W] | Replace[W], ...]
+    puts: tuple[Create[W] | Replace[W] | Append[W], ...]
     drops: tuple[Drop[P], ...]
     blocked: Mapping[Any, P]
+    extras: tuple[Drop[P], ...] = ()
     frozen: Collection[Identity] = field(default=(), compare=False)
 
     def left_after(self, done: Iterable[KernelChange]) -> set[Identity]:
@@ -54,7 +63,8 @@ class Plan(Generic[W, P]):
         The next plan can leave out all others that have not changed.
         """
         over = set(map(id, done))  # by identity: the hash of a network is what costs here
-        left: set[Identity] = {one.object.identity for one in (*self.puts, *self.drops) if id(one) not in over}
+        every = (*self.puts, *self.extras, *self.drops)
+        left: set[Identity] = {one.object.identity for one in every if id(one) not in over}
         return left.union(self.blocked, self.frozen)
 
 
@@ -64,35 +74,67 @@ def plan(
     """Compare what is wanted with what is there.
 
     Objects are independent, so *wanted* and *present* may be limited to those that are due. One of ours is replaced or
-    dropped; a foreign one that may be adopted is replaced; any other foreign one is never touched.
+    dropped; a foreign one that may be adopted is replaced; any other foreign one is never touched. Where a replacement
+    would hit that one, ours is appended, and the old one dropped after it.
 
     Args:
         kind: of the objects.
         wanted: by identity.
-        present: in the kernel's order: all of ours, and the foreign ones where a creation has failed.
+        present: in the kernel's order: all of ours, and the foreign ones as far as they are known.
         frozen: subnets whose objects of ours stay, wanted or not.
     """
-    owned: dict[Identity, P] = {}
-    foreign: dict[Identity, P] = {}
+    standing: dict[Any, list[P]] = {}
     for one in present:
-        owner = kind.owner(one)
-        if owner is Owner.OURS:
-            owned[one.identity] = one
-        elif owner is Owner.FOREIGN:
-            foreign.setdefault(one.identity, one)  # of several, a replacement would hit the first
-    puts: list[Create[W] | Replace[W]] = []
+        if kind.owner(one) is not Owner.IRRELEVANT:
+            standing.setdefault(one.identity, []).append(one)
+    puts: list[Create[W] | Replace[W] | Append[W]] = []
+    extras: list[Drop[P]] = []
     blocked: dict[Any, P] = {}
     for identity, want in wanted.items():
-        there, blocker = owned.get(identity), foreign.get(identity)
-        if there is not None and kind.is_as_wanted(want, there):
-            continue
-        if blocker is None:
-            puts.append(Create(want) if there is None else Replace(want))
-        elif kind.may_adopt(want, blocker):
-            puts.append(Replace(want))
-        else:
-            blocked[identity] = blocker
-    idle = {identity: one for identity, one in owned.items() if identity not in wanted and kind.concerns_us(one)}
-    kept = {identity for identity, one in idle.items() if frozen and kind.subnet(one) in frozen}
-    drops = (Drop(one) for identity, one in idle.items() if identity not in kept)
-    return Plan(tuple(puts), tuple(drops), blocked, kept)
+        here = standing.get(identity)
+        if here is None:
+            puts.append(Create(want))
+        elif len(here) > 1 or not (kind.owner(here[0]) is Owner.OURS and kind.is_as_wanted(want, here[0])):
+            change, ours = _make_room(kind, want, here)
+            if isinstance(change, Create | Replace | Append):
+                puts.append(change)
+            elif change is not None:
+                blocked[identity] = change
+            extras += map(Drop, ours)
+    idle = [
+        one
+        for identity, here in standing.items()
+        if identity not in wanted
+        for one in here
+        if kind.owner(one) is Owner.OURS and kind.concerns_us(one) and kind.gives_way(one) is not GivesWay.NEVER
+    ]
+    kept = {one.identity for one in idle if frozen and kind.subnet(one) in frozen}
+    drops = (Drop(one) for one in idle if one.identity not in kept)
+    return Plan(tuple(puts), tuple(drops), blocked, tuple(extras), kept)
+
+
+def _make_room(
+    kind: Kind[W, P], want: W, here: Sequence[P]
+) -> tuple[Create[W] | Replace[W] | Append[W] | P | None, list[P]]:
+    """Return what makes *want* be there, and which of ours go then.
+
+    The first is ``None`` if it is there, and the foreign object if that stands in the way.
+    """
+    ours = [one for one in here if kind.owner(one) is Owner.OURS]
+    good = next((one for one in ours if kind.is_as_wanted(want, one)), None)
+    if good is not None:
+        return None, [one for one in ours if one is not good]
+    hit = next((one for one in here if kind.is_hit_by_a_replacement(one)), None)
+    if hit is None:
+        return Create(want), ours
+    if hit in ours:
+        match kind.gives_way(hit):
+            case GivesWay.IN_PLACE:
+                return Replace(want), [one for one in ours if one is not hit]
+            case GivesWay.BESIDE:
+                return Append(want), ours
+            case _:
+                return hit, []
+    if kind.may_adopt(want, hit):
+        return Replace(want), ours
+    return (Append(want), ours) if ours else (hit, [])

@@ -20,7 +20,8 @@ class ObjectState(Generic[P]):
 
     Attributes:
         present: ours, as it was last read or put.
-        foreign: that of somebody else which stands where ours should.
+        foreign: that of somebody else with the same identity, as far as it is known.
+        ahead: whether the kernel has that one before ours.
         refusal: the errno with which the kernel refused the last change; 0: none.
         lost: why ours was lost, until it is there again.
         waiting_since_s: since when the wanted one cannot be had; ``None``: it is there, or not wanted.
@@ -28,6 +29,7 @@ class ObjectState(Generic[P]):
 
     present: P | None = None
     foreign: P | None = None
+    ahead: bool = False
     refusal: int = 0
     lost: ChangeReason | None = None
     waiting_since_s: float | None = None
@@ -54,6 +56,7 @@ class ObjectTable(Generic[W, P]):
         kind: the kind; another value, with the same name, once the host has changed.
         present: how many objects of ours the kernel has.
         version: another number after each change.
+        shadowed: what the kernel uses for packets although ours is there, by identity, as it was last looked for.
     """
 
     def __init__(self, kind: Kind[W, P]) -> None:
@@ -65,6 +68,9 @@ class ObjectTable(Generic[W, P]):
         self._at: dict[Any, ObjectState[P]] = {}
         self._waiting: set[Identity] = set()
         self._lost: set[Identity] = set()
+        self._with_foreign: set[Identity] = set()
+        self._extras: dict[Any, tuple[P, ...]] = {}  # more of ours, where one is enough
+        self.shadowed: Mapping[Any, P] = {}
         self._due: set[Identity] | None = None  # None: all
         self._compared: set[Identity] | None = None  # what was due for the plan that is under way
 
@@ -139,9 +145,12 @@ class ObjectTable(Generic[W, P]):
         at = self._at
         for identity in at if self._due is None else self._due & at.keys():
             known = at[identity]
+            if known.foreign is not None and known.ahead:
+                yield known.foreign
             if known.present is not None:
                 yield known.present
-            if known.foreign is not None:
+            yield from self._extras.get(identity, ())
+            if known.foreign is not None and not known.ahead:
                 yield known.foreign
 
     # What the kernel has
@@ -149,16 +158,21 @@ class ObjectTable(Generic[W, P]):
     def take_over(self, objects: Iterable[P]) -> list[Difference[P]]:
         """Take over our objects as they were just read; where they are not as they were left is due."""
         at, kept = self._at, set[int]()  # by identity: the hash of a network is what costs here
-        changed: dict[Any, P | None] = {}
+        others: dict[Any, list[P]] = {}
         for one in objects:
             known = at.get(one.identity)
             if known is not None and (known.present is one or known.present == one):
                 known.present = one  # the next comparison is one of identity
                 kept.add(id(known))
-                if changed:
-                    changed.pop(one.identity, None)
             elif self.kind.concerns_us(one):
-                changed[one.identity] = one
+                if known is not None and known.present is not None:
+                    one = self.kind.claim(one, known.present)  # noqa: PLW2901
+                    if one == known.present:
+                        kept.add(id(known))
+                        continue
+                others.setdefault(one.identity, []).append(one)
+        changed: dict[Any, P | None] = {key: self._choose(key, some, kept) for key, some in others.items()}
+        self._take_extras({key: tuple(some) for key, some in others.items() if some})
         if len(kept) < self.present:
             gone = (key for key, one in at.items() if one.present is not None and id(one) not in kept)
             changed = dict.fromkeys(gone) | changed
@@ -169,6 +183,20 @@ class ObjectTable(Generic[W, P]):
         self.add_due([one.identity for one in found])
         self.version += bool(found)
         return found
+
+    def _choose(self, identity: Identity, some: list[P], kept: Collection[int]) -> P | None:
+        """Return which of *some* objects of ours counts, and leave the others there: the present one, or the best."""
+        known, want = self._at.get(identity), self._wanted.get(identity)
+        if known is not None and id(known) in kept:
+            return known.present
+        best = next((one for one in some if want is not None and self.kind.is_as_wanted(want, one)), some[0])
+        some.remove(best)
+        return best
+
+    def _take_extras(self, extras: dict[Any, tuple[P, ...]]) -> None:
+        if extras != self._extras:
+            self.add_due([*extras, *self._extras])
+            self._extras = extras
 
     def _present_at(self, identity: Identity) -> P | None:
         known = self._at.get(identity)
@@ -201,17 +229,33 @@ class ObjectTable(Generic[W, P]):
         for identity, reason in lost.items():
             self._state(identity).lost = reason
 
-    def note_foreign(self, objects: Iterable[P]) -> None:
-        """Remember whose objects stand where a creation was refused; of several, a replacement would hit the first."""
+    def note_all(self, objects: Sequence[P]) -> None:
+        """Remember the foreign objects with an identity of ours: *objects* has all there are, in the kernel's order.
+
+        Of several, a replacement would hit the first.
+        """
+        self._forget(self._with_foreign)
+        ours: set[Identity] = set()
         for one in objects:
-            known = self._at.get(one.identity)
-            if known is not None and known.refusal and known.foreign is None and self.kind.owner(one) is Owner.FOREIGN:
-                known.foreign = one
+            identity, owner = one.identity, self.kind.owner(one)
+            known = self._at.get(identity)
+            if owner is Owner.OURS:
+                ours.add(identity)
+            elif owner is Owner.FOREIGN and known is not None and known.foreign is None:
+                known.foreign, known.ahead = one, identity not in ours
+                self._with_foreign.add(identity)
+        self.shadowed = self.kind.shadows(self._wanted, objects)
 
     def forget_foreign(self) -> None:
-        """Forget the foreign objects: they may have gone."""
-        for identity in self._waiting:
-            self._at[identity].foreign = None
+        """Forget the foreign objects that are in the way: they may have gone."""
+        self._forget(self._waiting)
+
+    def _forget(self, identities: Iterable[Identity]) -> None:
+        for identity in tuple(identities):
+            if (known := self._at.get(identity)) is not None:
+                known.foreign, known.ahead = None, False
+                self._prune(identity)
+            self._with_foreign.discard(identity)
 
     # What was done
 
@@ -240,13 +284,20 @@ class ObjectTable(Generic[W, P]):
         Returns:
             What was done, each change with its reason.
         """
-        reasons = [(change, self._done(change, first=first)) for change in done]
+        over = set(map(id, todo.extras))
+        reasons = [
+            (change, ChangeReason.DUPLICATE if id(change) in over else self._done(change, first=first))
+            for change in done
+        ]
+        for change in todo.extras:
+            self._extras.pop(change.object.identity, None)
         left = todo.left_after(done)
         self._end_losses(left)
         waiting = dict.fromkeys(todo.blocked, 0) | {change.object.identity: code for change, code in refused.items()}
         for identity in self._waiting - waiting.keys():
-            known = self._at[identity]
-            known.foreign, known.refusal, known.waiting_since_s = None, 0, None
+            known = self._state(identity)
+            known.foreign, known.ahead, known.refusal, known.waiting_since_s = None, False, 0, None
+            self._with_foreign.discard(identity)
             self._prune(identity)
         for identity, code in waiting.items():
             known = self._state(identity)

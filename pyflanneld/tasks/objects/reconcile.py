@@ -44,6 +44,7 @@ RETRY_S = 1.0
 SCANS_BURST = 8
 SCAN_SPACING_S = 0.5
 FOREIGN_RECHECK_S = 60.0
+FOREIGN_SHARE = 20  # a look at everybody's routes may take a twentieth of the time
 STRIKES = 3
 
 
@@ -55,7 +56,8 @@ class Reconciler:
         self._node = node
         self._audits = {table: ObjectAudit(context, node, table) for table in node.tables}
         self._read: dict[Table, list[tuple[Any, ...]]] = {}  # our objects as last read, unless we have changed any
-        self._foreign_until_s = 0.0
+        self._foreign_due = False
+        self._foreign_after_s = self._foreign_until_s = 0.0
         self._placement: object = None
         self._rederive = False
         self._validation: ValidationContext | None = None
@@ -89,6 +91,7 @@ class Reconciler:
         """Read links and routes afresh; only the routes when the kernel has reported nothing else."""
         self._scans.append(asyncio.get_running_loop().time())
         reported = self._node.wake.routes.take(KERNEL)
+        self._foreign_due |= Change.ROUTES in reported
         if reported or self._context.clock.now_s() >= self._foreign_until_s:
             for table in self._node.tables:
                 table.forget_foreign()
@@ -185,6 +188,7 @@ class Reconciler:
         for table in node.tables:
             self._report_table(table)
         node.progress.routes.set()
+        await self._read_foreign()
 
     def _validate(self, validation: ValidationContext) -> None:
         """Derive the peers from their leases, and the objects from the peers."""
@@ -202,12 +206,13 @@ class Reconciler:
         plans = {table: table.plan(node.view.frozen, only_missing=node.unconfirmed) for table in node.tables}
         allowed = self._allowed({table: todo.drops for table, todo in plans.items()})
         puts = [put for todo in plans.values() for put in todo.puts]
-        changes = [*puts, *(drop for table in reversed(plans) for drop in allowed[table])]
+        gone = {table: [*todo.extras, *allowed[table]] for table, todo in plans.items()}
+        changes = [*puts, *(drop for table in reversed(plans) for drop in gone[table])]
         for table in plans:
             table.begin()
         answer = await self._context.kernel.apply(changes) if changes else {}
         for table, todo in plans.items():
-            self._settle(table, todo, [*todo.puts, *allowed[table]], answer)
+            self._settle(table, todo, [*todo.puts, *gone[table]], answer)
 
     def _settle(
         self, table: Table, todo: Plan[Any, Any], changes: Sequence[KernelChange], answer: Mapping[KernelChange, int]
@@ -242,8 +247,24 @@ class Reconciler:
         """Find out whose objects stand where a creation was refused."""
         for table in self._node.tables:
             if errno.EEXIST in table.refused().values():
-                table.note_foreign(chain(*await self._objects(table, foreign=True)))
-        self._foreign_until_s = self._context.clock.now_s() + FOREIGN_RECHECK_S
+                await self._read_all(table)
+
+    async def _read_all(self, table: Table) -> None:
+        """Read everybody's objects where ours are wanted: what stands in the way of ours, or before them."""
+        table.note_all(tuple(chain(*await self._objects(table, foreign=True))))
+
+    async def _read_foreign(self) -> None:
+        """Read everybody's objects after others have changed some, and at times, in a small part of the time."""
+        now_s = self._context.clock.now_s()
+        if now_s < (self._foreign_after_s if self._foreign_due else self._foreign_until_s):
+            return
+        self._foreign_due = False
+        for table in self._node.tables:
+            await self._read_all(table)
+            self._report_table(table)
+        took_s = self._context.clock.now_s() - now_s
+        self._foreign_after_s = now_s + FOREIGN_SHARE * took_s
+        self._foreign_until_s = now_s + max(FOREIGN_RECHECK_S, FOREIGN_SHARE * took_s)
 
     def _report_peers(self, before: View | None, now: View) -> None:
         """Log which keys are quarantined, or are another backend's, since when they are not."""
@@ -265,6 +286,16 @@ class Reconciler:
             conditions.report(
                 topic, kind.events.conflict, text, blocks=False,
                 **kind.fields(blocked[identity]), destinations=sorted(map(str, blocked))[:10],
+            )
+        else:
+            conditions.resolve(topic)
+        shadowed, topic = table.shadowed, f"shadowed_{kind.plural}"
+        if shadowed:
+            identity = min(shadowed, key=kind.order)
+            text = f"packets to {_and_more(identity, shadowed)} take another {kind.name} than ours"
+            by = {f"by_{name}": value for name, value in kind.fields(shadowed[identity]).items()}
+            conditions.report(
+                topic, kind.events.shadowed, text, blocks=False, **by, destinations=sorted(map(str, shadowed))[:10]
             )
         else:
             conditions.resolve(topic)

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from itertools import chain
 from typing import Any, Self
 
 from pyflanneld.core.families import Address, Network, inside
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
-from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Replace
 from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteListing, usual_metric
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change, Kernel
@@ -39,7 +40,7 @@ class FakeKernel(Kernel):
         self._protocol = protocol
         self._links: dict[int, Link] = {}
         self._without_carrier: set[int] = set()
-        self._routes: dict[tuple[Network, int], KernelRoute] = {}
+        self._routes: dict[tuple[Network, int], list[KernelRoute]] = {}  # in the order in which it uses them
         self._monitors: list[_FakeMonitor] = []
         self._refusals: dict[Any, deque[int]] = {}
         self._failing_calls = 0
@@ -82,8 +83,9 @@ class FakeKernel(Kernel):
 
     async def objects(self, listing: object) -> tuple[Any, ...]:
         match listing:
-            case RouteListing(version, protocol):
-                return await self.routes(protocol=protocol, version=version)
+            case RouteListing(version, protocol, within):
+                found = await self.routes(protocol=protocol, version=version)
+                return tuple(one for one in found if not within or any(inside(one.dst, net) for net in within))
             case EntryListing(index):
                 return tuple(KernelEntry.of(index, one) for one in await self.neighbours(index))
         raise TypeError(listing)
@@ -105,7 +107,7 @@ class FakeKernel(Kernel):
     def table(self) -> tuple[KernelRoute, ...]:
         """Return all routes, as ``routes`` would, without counting as a call."""
         order = sorted(
-            self._routes.values(),
+            chain.from_iterable(self._routes.values()),
             key=lambda route: (route.dst.version, int(route.dst.network_address), -route.dst.prefixlen, route.metric),
         )
         return tuple(order)
@@ -122,24 +124,46 @@ class FakeKernel(Kernel):
     # The hand of others.
 
     def add_foreign(self, route: KernelRoute) -> None:
-        """Put *route*, replacing one of the same destination and metric."""
-        self._routes[route.dst, route.metric] = route
+        """Put *route*, replacing those of the same destination and metric."""
+        self._routes[route.dst, route.metric] = [route]
+        self._tell_routes(route.dst)
+
+    def prepend(self, route: KernelRoute) -> None:
+        """Put *route* before those of the same destination and metric, as ``ip route prepend`` does."""
+        self._routes.setdefault((route.dst, route.metric), []).insert(0, route)
+        self._tell_routes(route.dst)
+
+    def append(self, route: KernelRoute) -> None:
+        """Put *route* behind those of the same destination and metric, as ``ip route append`` does."""
+        self._routes.setdefault((route.dst, route.metric), []).append(route)
         self._tell_routes(route.dst)
 
     def delete_route(self, dst: Network, *, metric: int = 0) -> None:
-        """Delete a route, whoever owns it. Raises ``KeyError``."""
-        del self._routes[dst, metric]
+        """Delete the first route, whoever owns it. Raises ``KeyError``."""
+        self.lose_route(dst, metric=metric)
         self._tell_routes(dst)
 
+    def delete(self, route: KernelRoute) -> None:
+        """Delete exactly *route*. Raises ``KeyError``, ``ValueError``."""
+        self._remove(route)
+        self._tell_routes(route.dst)
+
     def lose_route(self, dst: Network, *, metric: int = 0) -> None:
-        """Delete a route without telling of it. Raises ``KeyError``."""
-        del self._routes[dst, metric]
+        """Delete the first route without telling of it. Raises ``KeyError``."""
+        self._remove(self._routes[dst, metric][0])
+
+    def _remove(self, route: KernelRoute) -> None:
+        here = self._routes[route.dst, route.metric]
+        here.remove(route)
+        if not here:
+            del self._routes[route.dst, route.metric]
 
     def flush(self, protocol: int) -> None:
         """Delete all routes of *protocol*, as ``ip route flush proto`` does."""
         for route in self.table():
             if route.protocol == protocol:
-                self.delete_route(route.dst, metric=route.metric)
+                self._remove(route)
+                self._tell_routes(route.dst)
 
     def set_link(self, link: Link) -> None:
         """Add *link*, or put it in the place of the one with its index; ``up=False`` means: set down by somebody."""
@@ -218,21 +242,17 @@ class FakeKernel(Kernel):
             return self._apply_entry(change)
         match change:
             case Drop(held):
-                if self._routes.get((held.dst, held.metric)) != held:
+                if held not in self._routes.get((held.dst, held.metric), ()):
                     return 0 if held.plain else errno.ESRCH
-                del self._routes[held.dst, held.metric]
+                self._remove(held)
             case Create(Blackhole(dst)):
                 if (dst, BLACKHOLE_METRIC) in self._routes:
                     return errno.EEXIST
                 held = KernelRoute(dst, None, 0, self._protocol, BLACKHOLE_METRIC, plain=True, blackhole=True)
-                self._routes[dst, BLACKHOLE_METRIC] = held
-            case Create(route) | Replace(route):
-                if number := self._refuses_next_hop(route):
+                self._routes[dst, BLACKHOLE_METRIC] = [held]
+            case Create(route) | Replace(route) | Append(route):
+                if number := self._refuses_next_hop(route) or self._put(change, self._as_held(route)):
                     return number
-                at = route.dst, usual_metric(route.dst)
-                if isinstance(change, Create) and at in self._routes:
-                    return errno.EEXIST
-                self._routes[at] = self._as_held(route)
         self.applied.append(change)
         return 0
 
@@ -252,6 +272,19 @@ class FakeKernel(Kernel):
         self.applied.append(change)
         return 0
 
+    def _put(self, change: KernelChange, held: KernelRoute) -> int:
+        here = self._routes.setdefault((held.dst, held.metric), [])
+        same = [place for place, route in enumerate(here) if route.tos == held.tos]
+        if (isinstance(change, Create) and same) or (isinstance(change, Append) and held in here):
+            return errno.EEXIST
+        if not isinstance(change, Replace) or not same:
+            here.append(held)
+        elif held in here and here[same[0]] != held:
+            return errno.EEXIST
+        else:
+            here[same[0]] = held
+        return 0
+
     def _as_held(self, route: Route) -> KernelRoute:
         metric = usual_metric(route.dst)
         return KernelRoute(route.dst, route.gateway, route.link_index, self._protocol, metric, plain=True)
@@ -259,7 +292,7 @@ class FakeKernel(Kernel):
     def _refuses_next_hop(self, route: Route) -> int:
         on_link = [
             held.dst
-            for held in self._routes.values()
+            for held in chain.from_iterable(self._routes.values())
             if held.gateway is None and held.link_index == route.link_index and route.gateway in held.dst
         ]
         if route.dst.version == 6:
@@ -289,13 +322,13 @@ class FakeKernel(Kernel):
             for network in self._networks(link):
                 metric = 0 if network.version == 4 else 256
                 self._routes.setdefault(
-                    (network, metric), KernelRoute(network, None, link.index, PROTO_KERNEL, metric, plain=False)
+                    (network, metric), [KernelRoute(network, None, link.index, PROTO_KERNEL, metric, plain=False)]
                 )
         self._tell(Change.LINKS)
 
     def _forget_unreachable(self) -> None:
         """Take away what Linux takes away: routes of links that are gone, down or bare, and of gone addresses."""
-        for key, route in list(self._routes.items()):
+        for route in list(chain.from_iterable(self._routes.values())):
             link = self._links.get(route.link_index)
             connected = route.protocol == PROTO_KERNEL
             if route.link_index and (
@@ -304,7 +337,7 @@ class FakeKernel(Kernel):
                 or not self._administratively_up(link.index)
                 or (connected and route.dst not in self._networks(link))
             ):
-                del self._routes[key]
+                self._remove(route)
 
     def _administratively_up(self, index: int) -> bool:
         return self._links[index].up or index in self._without_carrier
