@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pyflanneld import __version__
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.link.selection import Neighbour
-from pyflanneld.core.routes import KernelRoute, Route
+from pyflanneld.core.routes import KernelRoute, Route, RouteListing
 from pyflanneld.core.status.hints import hint
 from pyflanneld.core.status.report import (
     EtcdPart,
@@ -147,7 +147,7 @@ class DaemonStatus:
                 return known
             routes: list[KernelRoute] = []
             for network in node.networks:
-                routes += await self._context.kernel.routes(version=network.version)
+                routes += await self._context.kernel.objects(RouteListing(network.version, None, node.networks))
             found = await self._context.kernel.neighbours(node.link.index)
             self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s, version)
             return self._kernel

@@ -417,6 +417,21 @@ PLANTS: tuple[Plant, ...] = (
         "core.objects.table:ObjectTable.take_over", [drop_call("add_due")], ROUTES,
     ),
     Plant(
+        "duplicates stay", "routes of ours too many for a destination are left in the kernel",
+        "core.objects.table:ObjectTable._take_extras", [body("pass")], ROUTES,
+    ),
+    Plant(
+        "foreign route hit", "a replacement is used where the kernel would replace a foreign route",
+        "core.objects.plan:_make_room", [body("""
+            change, ours = original(kind, want, here)
+            return Replace(want) if isinstance(change, Append) else change, ours
+        """)], ROUTES,
+    ),
+    Plant(
+        "shadows untold", "what takes the packets of a route of ours is not looked for",
+        "core.routes:shadows", [body("return {}")], ROUTES,
+    ),
+    Plant(
         "saved lease has run out", "a boot without etcd goes by a lease that may be another node's by now",
         "daemon.restore", [reads("lease_end_s", "None")], RESTORE,
     ),

@@ -1,5 +1,7 @@
 """Links, addresses and routes that others change, rows F62 to F69 of the fault matrix, on the real kernel."""
 
+import time
+
 import pytest
 
 from pyflanneld.lab import topology
@@ -152,6 +154,44 @@ def test_f69_foreign_route_survives_the_peers_end(unguarded: Lab, measured: Meas
     assert len(all_routes_to(node, subnet)) == 1
     node.exec("ip", "route", "del", subnet)
     measured("still there when the peer had left")
+
+
+# F86, F87: routes beside ours
+
+
+@pytest.mark.parametrize("how", ["prepend", "append"])
+def test_f86_foreign_route_beside_ours(unguarded: Lab, how: str, measured: Measured) -> None:
+    """The peer moves: the foreign route stays, ours is replaced or put anew, and no old one of ours is left."""
+    node, store, journal = unguarded.nodes[0], store_of(unguarded), Journal(unguarded.nodes[0])
+    subnet = "172.7.99.0/24"
+    store.put(lease_key(subnet), lease_value(STRANGER))
+    node.wait_routes(unguarded.gateways_for(node) | {subnet: STRANGER}, REPAIR_S)
+    node.exec("ip", "route", how, subnet, "via", "192.168.14.97", "proto", "static")
+    if how == "prepend":
+        assert subnet in journal.wait("route.shadowed")["destinations"]
+    store.put(lease_key(subnet), lease_value("192.168.14.98"))
+    took_s = node.wait_routes(unguarded.gateways_for(node) | {subnet: "192.168.14.98"}, REPAIR_S)
+    vias = [route.split(" via ")[1].split()[0] for route in all_routes_to(node, subnet)]
+    assert vias == (["192.168.14.97", "192.168.14.98"] if how == "prepend" else ["192.168.14.98", "192.168.14.97"])
+    store.delete(lease_key(subnet))
+    node.wait_routes(unguarded.gateways_for(node), REPAIR_S)
+    assert len(all_routes_to(node, subnet)) == 1
+    node.exec("ip", "route", "del", subnet)
+    measured(f"{how}ed: stays, and ours follows in {took_s:.2f} s")
+
+
+@pytest.mark.parametrize("extra", ["prepend {} via 192.168.14.97", "append {} via 192.168.14.97",
+                                   "add {} tos 0x10 via 192.168.14.97", "prepend {} via 192.168.14.97 mtu 1400"])
+def test_f87_another_route_of_ours(unguarded: Lab, extra: str, measured: Measured) -> None:
+    """It goes, the right one stays all the time, and nothing is done after that."""
+    node, peer = unguarded.nodes[:2]
+    there = all_routes_to(node, peer.subnet)
+    with RouteMonitor(node) as monitor:
+        node.exec("ip", "route", *extra.format(peer.subnet).split(), "proto", "103")
+        took_s = until(lambda: all_routes_to(node, peer.subnet) == there, "only the right one is there", REPAIR_S)
+        time.sleep(11)
+        assert len(monitor.messages()) == 2, "it came, and it went"
+    measured(f"gone after {took_s:.2f} s")
 
 
 def test_routes_of_flanneld_are_taken_over(site: Lab) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 
@@ -13,7 +14,7 @@ from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.core.routes import BOOT, KernelRoute
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.ports import Change
-from tests.support.fakes.kernel import FakeKernel
+from tests.support.fakes.kernel import PROTO_STATIC, FakeKernel
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
@@ -433,6 +434,73 @@ def test_mtu_change_rewrites_the_file() -> None:
         async with node.running():
             node.kernel.set_link(lan(21, mtu=1400))
             await until(lambda: "FLANNEL_MTU=1400\n" in (node.file.text or ""), 1)
+
+    run(scenario())
+
+
+def beside(third: int, protocol: int, *, last: int = 9, tos: int = 0) -> KernelRoute:
+    return KernelRoute(net(third), IPv4Address(f"192.168.14.{last}"), 2, protocol, 0, plain=tos == 0, tos=tos)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_foreign_route_beside_ours_is_never_hit(before: bool) -> None:
+    """The peer moves: the foreign route stays where it is, ours has the new gateway, and the old one is gone."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23)
+        node = FakeNode(etcd, env=PINNED)
+        static = beside(22, PROTO_STATIC)
+        async with node.running():
+            (node.kernel.prepend if before else node.kernel.append)(static)
+            await asyncio.sleep(2)
+            assert node.log.count("route.shadowed") == before
+            etcd.put(b"172.7.22.0-24", value("192.168.14.122"))
+            await asyncio.sleep(1)
+            here = [route for route in node.kernel.table() if route.dst == net(22)]
+            ours = beside(22, PROTOCOL, last=122)
+            assert here == ([static, ours] if before else [ours, static])
+            node.kernel.delete(static)
+            await asyncio.sleep(2)
+            assert node.kernel.gateways()["172.7.22.0/24"] == "192.168.14.122"
+            assert node.log.count("condition.resolved") == before
+            assert node.ready
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("tos", [0, 16])
+def test_one_route_of_ours_is_enough(before: bool, tos: int) -> None:
+    """Another one with our number for the same destination goes, wherever it stands, and nothing is done after that."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED)
+        async with node.running():
+            expected = node.kernel.table()
+            (node.kernel.prepend if before else node.kernel.append)(beside(22, PROTOCOL, tos=tos))
+            await until(lambda: node.kernel.table() == expected, 2)
+            applied = len(node.kernel.applied)
+            await asyncio.sleep(3600)
+            assert len(node.kernel.applied) == applied
+            dropped = [fields for _, event, fields in node.log.events if event == "route.dropped"]
+            assert [fields["reason"] for fields in dropped] == ["duplicate"]
+
+    run(scenario())
+
+
+def test_a_route_to_a_part_of_a_peers_subnet_is_reported() -> None:
+    """It takes packets that ours should take: told once, and resolved when it goes."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22), env=PINNED)
+        part = replace(beside(22, PROTO_STATIC), dst=IPv4Network("172.7.22.128/25"))
+        async with node.running():
+            node.kernel.add_foreign(part)
+            await until(lambda: node.log.count("route.shadowed") == 1, 2)
+            (fields,) = [fields for _, event, fields in node.log.events if event == "route.shadowed"]
+            assert (fields["by_dst"], fields["destinations"]) == ("172.7.22.128/25", ["172.7.22.0/24"])
+            node.kernel.delete(part)
+            await until(lambda: node.log.count("condition.resolved") == 1, 2)
 
     run(scenario())
 

@@ -43,11 +43,12 @@ def there(third: int, gateway: str = "", *, protocol: int = OURS, metric: int = 
 def test_each_difference_has_its_state() -> None:
     """As wanted, missing, refused, another gateway, a foreign one in the way, and ours that nothing wants."""
     plan = replace(
-        wanted(22, 23, 24, 25, 26), failed={net(24): "ENETUNREACH"}, held=frozenset({net(30)}),
+        wanted(22, 23, 24, 25, 26, 27), failed={net(24): "ENETUNREACH"}, held=frozenset({net(30)}),
         frozen=frozenset({net(31)}),
     )  # fmt: skip
     kernel = [
-        there(22), there(25, "192.168.14.9"), there(26, "192.168.14.9", protocol=4),
+        there(22), there(27, "192.168.14.9", protocol=4), there(27),
+        there(25, "192.168.14.9"), there(26, "192.168.14.9", protocol=4),
         there(30), there(31), there(32), there(33, protocol=4),
         KernelRoute(IPv4Network("10.0.0.0/24"), IPv4Address("192.168.14.1"), 2, OURS, 0, plain=True),
     ]  # fmt: skip
@@ -55,6 +56,7 @@ def test_each_difference_has_its_state() -> None:
     assert {dst: row.state for dst, row in rows.items()} == {
         "172.7.22.0/24": "ok", "172.7.23.0/24": "missing", "172.7.24.0/24": "refused",
         "172.7.25.0/24": "wrong_gateway", "172.7.26.0/24": "conflict",
+        "172.7.27.0/24": "shadowed",
         "172.7.30.0/24": "held", "172.7.31.0/24": "frozen", "172.7.32.0/24": "unwanted",
     }  # fmt: skip
     assert {row.state for row in rows.values()} == set(ROUTE_STATES)

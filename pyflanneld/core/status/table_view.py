@@ -10,11 +10,14 @@ from pyflanneld.core.invalid import shown
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.probe.reachability import Reachability, reachability_facts
-from pyflanneld.core.routes import KernelRoute, Route, is_as_wanted, usual_metric
+from pyflanneld.core.routes import KernelRoute, Route, RouteKind, is_as_wanted, shadows, usual_metric
 
-ROUTE_STATES = ("ok", "missing", "refused", "wrong_gateway", "conflict", "held", "frozen", "unwanted")
-"""As wanted; not there; refused by the kernel; ours with another gateway or link; a foreign one is there; and ours that
-nothing wants: kept by the guard, kept because its key cannot be read, about to be dropped."""
+ROUTE_STATES = (
+    "ok", "missing", "refused", "wrong_gateway", "conflict", "shadowed", "held", "frozen", "unwanted",
+)  # fmt: skip
+"""As wanted; not there; refused by the kernel; ours with another gateway or link; a foreign one is there; ours is there,
+but the kernel uses another one for packets, or for some of them; and ours that nothing wants: kept by the guard, kept
+because its key cannot be read, about to be dropped."""
 PEER_STATES = ("routed", "unrouted", "known", "quarantined", "other_backend")
 """``known``: valid, and the backend wants no route."""
 
@@ -91,26 +94,35 @@ class PeerRow:
 
 def route_rows(wanted: WantedRoutes, kernel: Iterable[KernelRoute], links: Iterable[Link]) -> tuple[RouteRow, ...]:
     """Compare what is wanted with all routes of the main table; in the order of the destinations."""
-    names = {link.index: link.name for link in links}
+    names, kernel = {link.index: link.name for link in links}, tuple(kernel)
+    shadowing = shadows(wanted.routes, kernel, RouteKind(wanted.protocol, tuple(wanted.networks)))
     owned: dict[Network, KernelRoute] = {}
     foreign: dict[Network, KernelRoute] = {}
     for route in kernel:
         if route.metric == usual_metric(route.dst):
-            (owned if route.protocol == wanted.protocol else foreign).setdefault(route.dst, route)
+            ours = route.protocol == wanted.protocol
+            if ours and (want := wanted.routes.get(route.dst)) is not None and is_as_wanted(want, route):
+                owned[route.dst] = route
+            (owned if ours else foreign).setdefault(route.dst, route)
     extra = {dst for dst in owned if dst not in wanted.routes and any(inside(dst, net) for net in wanted.networks)}
     every = in_order(wanted.routes.keys() | extra)
-    return tuple(_route_row(wanted, dst, owned.get(dst), foreign.get(dst), names) for dst in every)
+    return tuple(_route_row(wanted, dst, owned.get(dst), foreign.get(dst), shadowing.get(dst), names) for dst in every)
 
 
 def _route_row(
-    wanted: WantedRoutes, dst: Network, own: KernelRoute | None, foreign: KernelRoute | None, names: Mapping[int, str]
-) -> RouteRow:
+    wanted: WantedRoutes, dst: Network, own: KernelRoute | None, foreign: KernelRoute | None,
+    shadow: KernelRoute | None, names: Mapping[int, str],
+) -> RouteRow:  # fmt: skip
     route = wanted.routes.get(dst)
     state = _extra(wanted, dst) if route is None else _wanted(wanted, route, own, foreign)
     there = foreign if state == "conflict" else own
+    if shadow is not None:
+        state, there = "shadowed", shadow
     detail = (wanted.failed or {}).get(dst, "") if state == "refused" else ""
     if state == "conflict" and foreign is not None and foreign.gateway is None:
         detail = "a route without a single gateway"
+    if shadow is not None:
+        detail = f"by {shadow.dst}" + (f" for type of service {shadow.tos:#x}" if shadow.tos else "")
     return RouteRow(
         dst=str(dst), state=state,
         wanted_gateway=str(route.gateway) if route else None,
