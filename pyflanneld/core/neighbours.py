@@ -101,7 +101,7 @@ class EntryKind:
         """Return that it is replaced."""
         return GivesWay.IN_PLACE
 
-    def claim(self, present: KernelEntry, before: KernelEntry) -> KernelEntry:  # noqa: ARG002
+    def claim(self, present: KernelEntry, before: KernelEntry | None, wanted: Entry | None) -> KernelEntry:  # noqa: ARG002
         """Return it as it is."""
         return present
 

@@ -110,12 +110,14 @@ class KernelRoute:
 class RouteListing:
     """The routes of the main table: of one IP version, and of one protocol or of all (``None``).
 
-    With *inside* only those to a part of one of these networks.
+    With *inside* only those to a part of one of these networks. The last list of one protocol is *remembered*, so that
+    one without a change costs nothing.
     """
 
     version: int
     protocol: int | None
     inside: tuple[Network, ...] = ()
+    remembered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,13 @@ class RouteKind:
         """Return one for each family in use."""
         if foreign:
             return tuple(RouteListing(network.version, None, self.networks) for network in self.networks)
-        return tuple(RouteListing(network.version, self.protocol) for network in self.networks)
+        return tuple(self._listing(network) for network in self.networks)
+
+    def _listing(self, network: Network) -> RouteListing:
+        """Return where ours are listed: in IPv6 also as a next hop in a route with the number of somebody else."""
+        if network.version == 4:
+            return RouteListing(4, self.protocol)
+        return RouteListing(6, None, (network,), remembered=True)
 
     def owner(self, present: KernelRoute) -> Owner:
         """Return whose it is, by its protocol."""
@@ -168,16 +176,17 @@ class RouteKind:
             return GivesWay.IN_PLACE
         return GivesWay.NEVER if present.gateway is None else GivesWay.BESIDE
 
-    def claim(self, present: KernelRoute, before: KernelRoute) -> KernelRoute:
-        """Return it with our own next hop as its gateway, if that is still among several."""
-        if before.gateway is None or (before.gateway, before.link_index) not in present.hops:
-            return present
-        return replace(present, gateway=before.gateway, link_index=before.link_index, plain=before.plain)
+    def claim(self, present: KernelRoute, before: KernelRoute | None, wanted: Route | None) -> KernelRoute:
+        """Return it with our own next hop as its gateway, and with our number, if that hop is among several."""
+        for ours in (before, wanted) if present.hops else ():
+            if ours is not None and ours.gateway is not None and (ours.gateway, ours.link_index) in present.hops:
+                return replace(present, gateway=ours.gateway, link_index=ours.link_index, protocol=self.protocol)
+        return present
 
     def concerns_us(self, present: KernelRoute) -> bool:
-        """Return whether it is inside the cluster's network."""
-        usual = present.metric == usual_metric(present.dst)
-        return usual and any(inside(present.dst, network) for network in self.networks)
+        """Return whether it has our number, the usual metric, and lies inside the cluster's network."""
+        marks = (present.protocol, present.metric) == (self.protocol, usual_metric(present.dst))
+        return marks and any(inside(present.dst, network) for network in self.networks)
 
     def is_as_wanted(self, wanted: Route, present: KernelRoute) -> bool:
         """Return whether the kernel's route is as wanted, whoever put it."""

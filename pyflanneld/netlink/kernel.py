@@ -61,7 +61,7 @@ class NetlinkKernel(Kernel):
         self._link_list, self._address_list = DumpCache(decode_link), DumpCache(decode_address)
         self._links: tuple[Link, ...] = ()
         self._links_read: tuple[tuple[Link, ...], tuple[Address, ...]] = ((), ())
-        self._own_lists = {version: _route_listing(protocol, version) for version in (4, 6)}
+        self._lists: dict[object, DumpCache[KernelRoute]] = {}  # those that are remembered
 
     async def links(self) -> tuple[Link, ...]:
         """Return all links but the loopback, in index order.
@@ -80,13 +80,16 @@ class NetlinkKernel(Kernel):
 
         Only of our own protocol's the last list is remembered: all of them could be a full Internet table.
         """
-        return await self._routes(protocol, version)
+        return await self._routes(protocol, version, remembered=protocol == self._protocol)
 
     async def _routes(
-        self, protocol: int | None, version: int, within: Sequence[Network] = ()
+        self, protocol: int | None, version: int, within: tuple[Network, ...] = (), *, remembered: bool
     ) -> tuple[KernelRoute, ...]:
-        own = protocol == self._protocol and not within
-        listing = self._own_lists[version] if own else _route_listing(protocol, version, within)
+        own = protocol == self._protocol
+        known = (version, protocol, within)
+        listing = self._lists.get(known) or _route_listing(protocol, version, within)
+        if remembered:
+            self._lists[known] = listing
         try:
             found = await self._requests.dump(routes.routes_request(protocol, version), listing.update)
         except DumpRefused as error:
@@ -116,8 +119,8 @@ class NetlinkKernel(Kernel):
     async def objects(self, listing: object) -> tuple[Any, ...]:
         """Return the routes, or the neighbour entries, that *listing* asks for."""
         match listing:
-            case RouteListing(version, protocol, within):
-                return await self._routes(protocol, version, within)
+            case RouteListing(version, protocol, within, remembered):
+                return await self._routes(protocol, version, within, remembered=remembered)
             case EntryListing(link_index):
                 return tuple(KernelEntry.of(link_index, one) for one in await self.neighbours(link_index))
         raise TypeError(f"no such listing: {listing!r}")

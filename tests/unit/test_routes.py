@@ -304,6 +304,8 @@ def test_a_next_hop_of_ours_among_others() -> None:
     unknown.take_over([several])
     unknown.want([moved], None)
     assert unknown.plan() == Plan((), (), {dst: several}), "whose the next hops are is not known"
+    unknown.want([Route(dst, b, 2)], None)
+    assert unknown.plan() == Plan((), (), {}), "the wanted one is ours"
     unknown.want([], None)
     assert unknown.plan() == Plan((), (), {})
 

@@ -109,12 +109,12 @@ class Kind(Protocol[W, P]):
         """Return how one that is ours can go without taking anything of anybody else's along."""
         ...
 
-    def claim(self, present: P, before: P) -> P:
-        """Return *present*, in which the part that is ours is named if it shows *before*."""
+    def claim(self, present: P, before: P | None, wanted: W | None) -> P:
+        """Return *present*, whose part that is ours is named if it has what was there *before*, or what is *wanted*."""
         ...
 
     def concerns_us(self, present: P) -> bool:
-        """Return whether one that is ours belongs to this daemon, and not to another one on this host."""
+        """Return whether it is ours, and belongs to this daemon and not to another one on this host."""
         ...
 
     def is_as_wanted(self, wanted: W, present: P) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Generic
 
 from pyflanneld.core.families import Network
@@ -83,34 +84,49 @@ def plan(
         present: in the kernel's order: all of ours, and the foreign ones as far as they are known.
         frozen: subnets whose objects of ours stay, wanted or not.
     """
-    standing: dict[Any, list[P]] = {}
-    for one in present:
-        if kind.owner(one) is not Owner.IRRELEVANT:
-            standing.setdefault(one.identity, []).append(one)
+    alone, several = _standing(kind, present)
     puts: list[Create[W] | Replace[W] | Append[W]] = []
     extras: list[Drop[P]] = []
     blocked: dict[Any, P] = {}
     for identity, want in wanted.items():
-        here = standing.get(identity)
+        one = alone.get(identity)
+        if one is not None and kind.owner(one) is Owner.OURS and kind.is_as_wanted(want, one):
+            continue
+        here = [one] if one is not None else several.get(identity)
         if here is None:
             puts.append(Create(want))
-        elif len(here) > 1 or not (kind.owner(here[0]) is Owner.OURS and kind.is_as_wanted(want, here[0])):
-            change, ours = _make_room(kind, want, here)
-            if isinstance(change, Create | Replace | Append):
-                puts.append(change)
-            elif change is not None:
-                blocked[identity] = change
-            extras += map(Drop, ours)
-    idle = [
-        one
-        for identity, here in standing.items()
-        if identity not in wanted
-        for one in here
-        if kind.owner(one) is Owner.OURS and kind.concerns_us(one) and kind.gives_way(one) is not GivesWay.NEVER
-    ]
+            continue
+        change, ours = _make_room(kind, want, here)
+        if isinstance(change, Create | Replace | Append):
+            puts.append(change)
+        elif change is not None:
+            blocked[identity] = change
+        extras += map(Drop, ours)
+    every = chain(alone.values(), chain.from_iterable(several.values()))
+    idle = [one for one in every if one.identity not in wanted and kind.concerns_us(one) and _may_go(kind, one)]
     kept = {one.identity for one in idle if frozen and kind.subnet(one) in frozen}
     drops = (Drop(one) for one in idle if one.identity not in kept)
     return Plan(tuple(puts), tuple(drops), blocked, tuple(extras), kept)
+
+
+def _standing(kind: Kind[W, P], present: Iterable[P]) -> tuple[dict[Any, P], dict[Any, list[P]]]:
+    """Return the relevant objects by identity: where there is one, and where there are several."""
+    alone: dict[Any, P] = {}
+    several: dict[Any, list[P]] = {}
+    for one in present:
+        if kind.owner(one) is Owner.IRRELEVANT:
+            continue
+        identity = one.identity
+        if identity in several:
+            several[identity].append(one)
+        elif (other := alone.setdefault(identity, one)) is not one:
+            several[identity] = [other, one]
+            del alone[identity]
+    return alone, several
+
+
+def _may_go(kind: Kind[W, P], one: P) -> bool:
+    return kind.gives_way(one) is not GivesWay.NEVER
 
 
 def _make_room(
@@ -120,6 +136,7 @@ def _make_room(
 
     The first is ``None`` if it is there, and the foreign object if that stands in the way.
     """
+    here = [kind.claim(one, None, want) for one in here]
     ours = [one for one in here if kind.owner(one) is Owner.OURS]
     good = next((one for one in ours if kind.is_as_wanted(want, one)), None)
     if good is not None:

@@ -10,7 +10,7 @@ from typing import Any, Generic
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.objects.change_reasons import ChangeReason, change_reason
-from pyflanneld.core.objects.kind import Identity, Kind, Owner, P, W
+from pyflanneld.core.objects.kind import GivesWay, Identity, Kind, Owner, P, W
 from pyflanneld.core.objects.plan import Drop, KernelChange, Plan, plan
 
 
@@ -156,7 +156,10 @@ class ObjectTable(Generic[W, P]):
     # What the kernel has
 
     def take_over(self, objects: Iterable[P]) -> list[Difference[P]]:
-        """Take over our objects as they were just read; where they are not as they were left is due."""
+        """Take over our objects as they were just read; where they are not as they were left is due.
+
+        What does not concern us may be among *objects*.
+        """
         at, kept = self._at, set[int]()  # by identity: the hash of a network is what costs here
         others: dict[Any, list[P]] = {}
         for one in objects:
@@ -164,31 +167,39 @@ class ObjectTable(Generic[W, P]):
             if known is not None and (known.present is one or known.present == one):
                 known.present = one  # the next comparison is one of identity
                 kept.add(id(known))
-            elif self.kind.concerns_us(one):
-                if known is not None and known.present is not None:
-                    one = self.kind.claim(one, known.present)  # noqa: PLW2901
-                    if one == known.present:
-                        kept.add(id(known))
-                        continue
-                others.setdefault(one.identity, []).append(one)
-        changed: dict[Any, P | None] = {key: self._choose(key, some, kept) for key, some in others.items()}
-        self._take_extras({key: tuple(some) for key, some in others.items() if some})
+                continue
+            mine = self._claimed(one, known)
+            if known is not None and known.present == mine:
+                kept.add(id(known))
+            elif self.kind.concerns_us(mine):
+                others.setdefault(one.identity, []).append(mine)
+        found = []
         if len(kept) < self.present:
             gone = (key for key, one in at.items() if one.present is not None and id(one) not in kept)
-            changed = dict.fromkeys(gone) | changed
-        found = [Difference(key, self._present_at(key), now) for key, now in changed.items()]
-        found = [one for one in found if one.before != one.now]
+            found = [Difference(key, at[key].present, None) for key in gone if key not in others]
+        for identity, some in others.items():
+            known = at.get(identity)
+            if known is None or id(known) not in kept:
+                best = self._take_best(identity, some)
+                found.append(Difference(identity, known.present if known is not None else None, best))
         for difference in found:
             self._set(difference.identity, difference.now)
+        self._take_extras({key: tuple(some) for key, some in others.items() if some})
         self.add_due([one.identity for one in found])
         self.version += bool(found)
         return found
 
-    def _choose(self, identity: Identity, some: list[P], kept: Collection[int]) -> P | None:
-        """Return which of *some* objects of ours counts, and leave the others there: the present one, or the best."""
-        known, want = self._at.get(identity), self._wanted.get(identity)
-        if known is not None and id(known) in kept:
-            return known.present
+    def _claimed(self, one: P, known: ObjectState[P] | None) -> P:
+        """Return *one* with the part that is ours named."""
+        if self.kind.gives_way(one) is GivesWay.IN_PLACE:
+            return one
+        return self.kind.claim(one, known.present if known is not None else None, self._wanted.get(one.identity))
+
+    def _take_best(self, identity: Identity, some: list[P]) -> P:
+        """Take the best of *some* objects of ours with one identity out of them; it is the one that counts."""
+        if len(some) == 1:
+            return some.pop()
+        want = self._wanted.get(identity)
         best = next((one for one in some if want is not None and self.kind.is_as_wanted(want, one)), some[0])
         some.remove(best)
         return best
@@ -197,10 +208,6 @@ class ObjectTable(Generic[W, P]):
         if extras != self._extras:
             self.add_due([*extras, *self._extras])
             self._extras = extras
-
-    def _present_at(self, identity: Identity) -> P | None:
-        known = self._at.get(identity)
-        return None if known is None else known.present
 
     def _set(self, identity: Identity, present: P | None, known: ObjectState[P] | None = None) -> None:
         if known is None:
@@ -237,8 +244,9 @@ class ObjectTable(Generic[W, P]):
         self._forget(self._with_foreign)
         ours: set[Identity] = set()
         for one in objects:
-            identity, owner = one.identity, self.kind.owner(one)
+            identity = one.identity
             known = self._at.get(identity)
+            owner = self.kind.owner(self._claimed(one, known))
             if owner is Owner.OURS:
                 ours.add(identity)
             elif owner is Owner.FOREIGN and known is not None and known.foreign is None:

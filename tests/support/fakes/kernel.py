@@ -83,7 +83,7 @@ class FakeKernel(Kernel):
 
     async def objects(self, listing: object) -> tuple[Any, ...]:
         match listing:
-            case RouteListing(version, protocol, within):
+            case RouteListing(version, protocol, within, _):
                 found = await self.routes(protocol=protocol, version=version)
                 return tuple(one for one in found if not within or any(inside(one.dst, net) for net in within))
             case EntryListing(index):
