@@ -15,9 +15,9 @@ from pyflanneld.core.routes import KernelRoute, Route, RouteKind, is_as_wanted, 
 ROUTE_STATES = (
     "ok", "missing", "refused", "wrong_gateway", "conflict", "shadowed", "held", "frozen", "unwanted",
 )  # fmt: skip
-"""As wanted; not there; refused by the kernel; ours with another gateway or link; a foreign one is there; ours is there
-but the kernel uses another one for packets, or for some of them; and ours that nothing wants: kept by the guard, kept
-because its key cannot be read, about to be dropped."""
+"""As wanted; not there; refused by the kernel; ours with another gateway or link; a foreign one is there; ours is
+there, but the kernel uses another one for packets, or for some of them; and ours that nothing wants: kept by the guard,
+kept because its key cannot be read, about to be dropped."""
 PEER_STATES = ("routed", "unrouted", "known", "quarantined", "other_backend")
 """``known``: valid, and the backend wants no route."""
 
