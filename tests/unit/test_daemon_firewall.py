@@ -266,13 +266,13 @@ class TestNft:
                 assert node.firewall.rules("filter", "FORWARD") == ["-j DOCKER-USER"]
                 assert node.firewall.rules("nat", "POSTROUTING") == []
                 assert nft_chains(node.firewall) == ["forward", "postrtg"]
-            assert [text.split()[0] for text in node.firewall.writes] == ["add", "*filter", "*nat"]
+            assert [text.split()[0] for text in node.firewall.writes] == ["table", "*filter", "*nat"]
             node.registry.etcd.put_config(CONFIG)
             node.firewall.writes.clear()
             async with node.running():
                 await until(lambda: node.firewall.nft == {}, 5)
                 assert node.firewall.rules(*MASQ)
-            assert [text.split()[0] for text in node.firewall.writes] == ["*filter", "*nat", "add"]
+            assert [text.split()[0] for text in node.firewall.writes] == ["*filter", "*nat", "delete"]
 
         run(scenario())
 
@@ -438,15 +438,20 @@ class TestFailing:
 
         async def scenario() -> None:
             node = node_with(ip_masq=True, iptables_forward_rules=False)
-            save = node.firewall.save
+            save, restore = node.firewall.save, node.firewall.restore
+
+            async def understand(family: Family, text: str) -> None:
+                await restore(family, text.replace("-j return", "-j RETURN"))
 
             async def foreign_tongue(family: Family, table: str | None) -> str:
                 return (await save(family, table)).replace("-j RETURN", "-j return")
 
             node.firewall.save = foreign_tongue  # type: ignore[method-assign]
+            node.firewall.restore = understand  # type: ignore[method-assign]
             async with node.running():
                 await asyncio.sleep(3600)
                 assert len(node.firewall.writes) < 30
+                assert len(node.firewall.rules(*MASQ) or ()) == 6
                 assert conditions(node) == ["firewall.misread"]
                 assert node.ready
 
