@@ -192,6 +192,9 @@ def test_rules_of_the_network_before_go() -> None:
         async with node.running():
             assert node.firewall.rules("filter", "FORWARD") == [JUMP, "-s 10.8.0.0/16 -j ACCEPT"]
             assert "172.7.0.0/16" in (node.firewall.rules(*FWD) or ())[0]
+            node.firewall.put(*FWD, "-s 10.9.0.0/16 -j ACCEPT")  # by now it is another daemon's network
+            await asyncio.sleep(60)
+            assert "-s 10.9.0.0/16 -j ACCEPT" in (node.firewall.rules(*FWD) or ())
 
     run(scenario())
 
@@ -273,6 +276,20 @@ class TestNft:
                 await until(lambda: node.firewall.nft == {}, 5)
                 assert node.firewall.rules(*MASQ)
             assert [text.split()[0] for text in node.firewall.writes] == ["*filter", "*nat", "delete"]
+
+        run(scenario())
+
+    def test_a_flag_that_is_off_now_takes_its_rules_along(self) -> None:
+        """Without --ip-masq the masquerading chain goes from the table, the other one stays."""
+
+        async def scenario() -> None:
+            node = node_with(NFT_CONFIG, ip_masq=True)
+            async with node.running():
+                pass
+            node.configure(ip_masq=False)
+            async with node.running():
+                await until(lambda: nft_chains(node.firewall) == ["forward"], 5)
+                assert node.log.count("firewall.removed") == 1
 
         run(scenario())
 

@@ -2,15 +2,20 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyflanneld.core.firewall.rules import SECTIONS
+from pyflanneld.core.families import Network
+from pyflanneld.core.firewall import shared_chain
+from pyflanneld.core.firewall.rules import SECTIONS, Family, Removal, Section, WantedRules
+from pyflanneld.core.firewall.shared_chain import ChainRule
 from pyflanneld.errors import FirewallError
+from pyflanneld.ports import FirewallProgram
 from tests.support.fakes.firewall import FakeFirewall
 from tests.support.network.rule_writers import GoIptables, OurDaemon
 
@@ -100,12 +105,16 @@ async def live(host: Host, history: History) -> None:
     await host.settle()
 
 
+@cache
+def sides(rule: str) -> list[tuple[bool, str, Network]]:
+    """Return what a rule compares: negated or not, which end, with which network."""
+    return [(bool(no), end, ip_network(network)) for no, end, network in re.findall(r"(! )?-([sd]) (\S+)", rule)]
+
+
 def matches(rule: str, source: IPv4Address, destination: IPv4Address, *, marked: bool) -> bool:
     """Return whether a rule of flannel's takes a packet."""
-    for negated, option, network in re.findall(r"(! )?-([sd]) (\S+)", rule):
-        if (({"s": source, "d": destination}[option] in ip_network(network)) is bool(negated)):
-            return False
-    return marked or "--mark" not in rule
+    ends = {"s": source, "d": destination}
+    return (marked or "--mark" not in rule) and all((ends[end] in net) is not no for no, end, net in sides(rule))
 
 
 def verdict(rules: list[str], source: IPv4Address, destination: IPv4Address, *, marked: bool = False) -> str:
@@ -163,6 +172,79 @@ def test_what_others_have_written_stays(
     asyncio.run(host.two.leave())
     assert host.foreign() == before
     assert not asyncio.run(host.go.resync())
+
+
+class Third(FirewallProgram):
+    """A firewall program in a file of its own: it holds chains in memory, and its language is the name of a plan."""
+
+    name = "third"
+    one_transaction = True
+
+    def __init__(self) -> None:
+        self.chains: dict[Section, tuple[ChainRule, ...]] = {}
+        self._plans = [self.chains]
+
+    def for_reading(self) -> FirewallProgram:
+        return self
+
+    def require(self, family: Family) -> None:
+        """Be there for both."""
+
+    async def needed(
+        self, family: Family, wanted: WantedRules, networks: Sequence[Network], *, take_over: bool  # noqa: ARG002
+    ) -> str:
+        after = dict(self.chains)
+        for section, rules in wanted.items():
+            chain = after.get(section, ())
+            plan = shared_chain.change(chain, rules, networks)
+            left = [one for one in chain if one not in plan.deletions]
+            for new in plan.insertions:
+                left.insert(new.place, ChainRule(str(new.rule), new.rule, new.rule.named, shared=not new.rule.named))
+            after[section] = tuple(left)
+        return self._planned(after)
+
+    async def removals(
+        self, family: Family, networks: Sequence[Network], sections: Collection[Section],
+        taken_over: Collection[Section] = (),  # noqa: ARG002 - as above, the port's
+    ) -> list[Removal]:
+        after = dict(self.chains)
+        for section in sections:
+            ours = shared_chain.deletions(after.get(section, ()), networks)
+            after[section] = () if ours is None else tuple(one for one in after[section] if one not in ours)
+        text = self._planned({section: chain for section, chain in after.items() if chain})
+        return [Removal(self.name, family, text, {})] if text else []
+
+    async def drops_forward(self, family: Family) -> str:  # noqa: ARG002
+        return ""
+
+    async def apply(self, family: Family, text: str) -> None:  # noqa: ARG002
+        self.chains = self._plans[int(text)]
+
+    def _planned(self, after: dict[Section, tuple[ChainRule, ...]]) -> str:
+        if after == self.chains:
+            return ""
+        self._plans.append(after)
+        return str(len(self._plans) - 1)
+
+
+def test_a_third_program_needs_nothing_but_its_own_file() -> None:
+    """On the port and the pure plan alone it keeps the rules of two networks, and gives them up, like the others."""
+
+    async def scenario() -> None:
+        third = Third()
+        one, two = (OurDaemon({"third": third}, "third", *place) for place in NETWORKS[:2])
+        await one.check()
+        alone = third.chains
+        await two.check()
+        assert [len(chain) for chain in third.chains.values()] == [4, 11]
+        assert not await one.check()
+        assert not await two.check()
+        await two.leave()
+        assert third.chains == alone
+        await one.leave()
+        assert third.chains == {}
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("program", ["iptables", "nft"])
