@@ -1,0 +1,82 @@
+"""Host names of etcd members, looked up by the C library: off the loop, and without end for nobody but the lookup.
+
+A name server that is silent holds ``getaddrinfo`` for 10 s with glibc's defaults, and for minutes with several servers
+and search domains; nothing can end it earlier. So each lookup has a thread of its own, which other names do not wait
+for. The thread is a daemon, which the end of the process does not wait for. Who asks for a name that is being looked up
+already waits for that lookup: there are two threads for one name at most. No answer is kept.
+
+The first lookup is for all families, because only that one is content with an IPv4 address in ``/etc/hosts``: a lookup
+of IPv6 alone goes on to the name servers. But it also waits for both answers of a name server, 15 s for one that drops
+questions for IPv6 addresses. So after half a second an IPv4 lookup is begun beside it, and the first answer is used.
+"""
+
+import asyncio
+import errno
+import socket
+import threading
+from contextlib import suppress
+from typing import Final
+
+from aiohappyeyeballs import AddrInfoType
+
+Answer = list[AddrInfoType] | OSError
+Key = tuple[str, int, int]
+
+_BESIDE_S: Final = 0.5
+
+
+class Resolver:
+    """The lookups that are under way, of one event loop."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[Key, asyncio.Future[Answer]] = {}
+
+    async def addresses(self, host: str, port: int) -> list[AddrInfoType]:
+        """Return the addresses of *host*, as ``socket.getaddrinfo`` does; the deadline is the caller's.
+
+        Raises:
+            OSError: there is no such name (``socket.gaierror``), or it cannot be one.
+        """
+        answer = _answer(host, port, socket.AF_UNSPEC, socket.AI_NUMERICHOST)
+        if isinstance(answer, list):
+            return answer
+        lookups = [self._lookup(host, port, socket.AF_UNSPEC)]
+        await asyncio.wait(lookups, timeout=_BESIDE_S)
+        if not lookups[0].done():
+            lookups.append(self._lookup(host, port, socket.AF_INET))
+        for done in asyncio.as_completed(lookups):
+            answer = await done
+            if isinstance(answer, list):
+                return answer
+        raise answer
+
+    def _lookup(self, host: str, port: int, family: int) -> asyncio.Future[Answer]:
+        key = (host, port, family)
+        if key not in self._under_way:
+            self._under_way[key] = future = asyncio.get_running_loop().create_future()
+            future.add_done_callback(lambda _: self._under_way.pop(key))
+            self._begin(key, future)
+        return self._under_way[key]
+
+    @staticmethod
+    def _begin(key: Key, future: asyncio.Future[Answer]) -> None:
+        loop = future.get_loop()
+
+        def look_up() -> None:
+            answer = _answer(*key)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(future.set_result, answer)
+
+        try:
+            threading.Thread(target=look_up, name=f"lookup {key[0]}", daemon=True).start()
+        except RuntimeError as error:  # the limit of threads
+            future.set_result(OSError(errno.EAGAIN, str(error)))
+
+
+def _answer(host: str, port: int, family: int, flags: int = 0) -> Answer:
+    try:
+        return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)  # type: ignore[return-value]
+    except OSError as error:
+        return error
+    except UnicodeError as error:  # a label that is empty or too long
+        return socket.gaierror(socket.EAI_NONAME, str(error))
