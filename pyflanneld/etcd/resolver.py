@@ -14,8 +14,9 @@ import asyncio
 import errno
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from aiohappyeyeballs import AddrInfoType
 
@@ -26,9 +27,14 @@ _BESIDE_S: Final = 0.5
 
 
 class Resolver:
-    """The lookups that are under way, of one event loop."""
+    """The lookups that are under way, of one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        getaddrinfo: ``socket.getaddrinfo``; it may block.
+    """
+
+    def __init__(self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo) -> None:
+        self._getaddrinfo = getaddrinfo
         self._under_way: dict[Key, asyncio.Future[Answer]] = {}
 
     async def addresses(self, host: str, port: int) -> list[AddrInfoType]:
@@ -37,7 +43,7 @@ class Resolver:
         Raises:
             OSError: there is no such name (``socket.gaierror``), or it cannot be one.
         """
-        answer = _answer(host, port, socket.AF_UNSPEC, socket.AI_NUMERICHOST)
+        answer = self._answer((host, port, socket.AF_UNSPEC), socket.AI_NUMERICHOST)
         if isinstance(answer, list):
             return answer
         lookups = [self._lookup(host, port, socket.AF_UNSPEC)]
@@ -58,12 +64,11 @@ class Resolver:
             self._begin(key, future)
         return self._under_way[key]
 
-    @staticmethod
-    def _begin(key: Key, future: asyncio.Future[Answer]) -> None:
+    def _begin(self, key: Key, future: asyncio.Future[Answer]) -> None:
         loop = future.get_loop()
 
         def look_up() -> None:
-            answer = _answer(*key)
+            answer = self._answer(key)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(future.set_result, answer)
 
@@ -72,11 +77,10 @@ class Resolver:
         except RuntimeError as error:  # the limit of threads
             future.set_result(OSError(errno.EAGAIN, str(error)))
 
-
-def _answer(host: str, port: int, family: int, flags: int = 0) -> Answer:
-    try:
-        return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)  # type: ignore[return-value]
-    except OSError as error:
-        return error
-    except UnicodeError as error:  # a label that is empty or too long
-        return socket.gaierror(socket.EAI_NONAME, str(error))
+    def _answer(self, key: Key, flags: int = 0) -> Answer:
+        try:
+            return list(self._getaddrinfo(*key, socket.SOCK_STREAM, flags=flags))
+        except OSError as error:
+            return error
+        except UnicodeError as error:  # a label that is empty or too long
+            return socket.gaierror(socket.EAI_NONAME, str(error))
