@@ -1,9 +1,10 @@
-"""Host names of etcd members, looked up by the C library: off the loop, and without end for nobody but the lookup.
+"""Host names of etcd members, looked up by the C library: off the loop, and without making anything else wait.
 
-A name server that is silent holds ``getaddrinfo`` for 10 s with glibc's defaults, and for minutes with several servers
-and search domains; nothing can end it earlier. So each lookup has a thread of its own, which other names do not wait
-for. The thread is a daemon, which the end of the process does not wait for. Who asks for a name that is being looked up
-already waits for that lookup: there are two threads for one name at most. No answer is kept.
+A silent name server holds ``getaddrinfo`` for 10 s with glibc's defaults, and for a minute with several servers; nothing
+can end it earlier. So each lookup has a thread of its own, which other names do not wait for. The thread is a daemon,
+which the end of the process does not wait for. A caller joins a lookup of the same name that is under way, so that they
+do not pile up; after 10 s a new one is begun, because ``/etc/hosts`` or the name servers may be others by then. No
+answer is kept.
 
 The first lookup is for all families, because only that one is content with an IPv4 address in ``/etc/hosts``: a lookup
 of IPv6 alone goes on to the name servers. But it also waits for both answers of a name server, 15 s for one that drops
@@ -31,10 +32,12 @@ class Resolver:
 
     Args:
         getaddrinfo: ``socket.getaddrinfo``; it may block.
+        joined_s: how long a lookup may have hung already, to be joined.
     """
 
-    def __init__(self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo) -> None:
+    def __init__(self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo, *, joined_s: float = 10.0) -> None:
         self._getaddrinfo = getaddrinfo
+        self._joined_s = joined_s
         self._under_way: dict[Key, asyncio.Future[Answer]] = {}
 
     async def addresses(self, host: str, port: int) -> list[AddrInfoType]:
@@ -58,11 +61,19 @@ class Resolver:
 
     def _lookup(self, host: str, port: int, family: int) -> asyncio.Future[Answer]:
         key = (host, port, family)
-        if key not in self._under_way:
-            self._under_way[key] = future = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda _: self._under_way.pop(key))
-            self._begin(key, future)
-        return self._under_way[key]
+        if key in self._under_way:
+            return self._under_way[key]
+        loop = asyncio.get_running_loop()
+        self._under_way[key] = future = loop.create_future()
+
+        def leave(_: object = None) -> None:
+            if self._under_way.get(key) is future:
+                del self._under_way[key]
+
+        future.add_done_callback(leave)
+        loop.call_later(self._joined_s, leave)
+        self._begin(key, future)
+        return future
 
     def _begin(self, key: Key, future: asyncio.Future[Answer]) -> None:
         loop = future.get_loop()
