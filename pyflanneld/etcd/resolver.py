@@ -1,10 +1,10 @@
 """Host names of etcd members, looked up by the C library: off the loop, and without making anything else wait.
 
-A silent name server holds ``getaddrinfo`` for 10 s with glibc's defaults, and for a minute with several servers; nothing
-can end it earlier. So each lookup has a thread of its own, which other names do not wait for. The thread is a daemon,
-which the end of the process does not wait for. A caller joins a lookup of the same name that is under way, so that they
-do not pile up; after 10 s a new one is begun, because ``/etc/hosts`` or the name servers may be others by then. No
-answer is kept.
+A silent name server holds ``getaddrinfo`` for 10 s with glibc's defaults, and for a minute with several servers;
+nothing can end it earlier. So each lookup has a thread of its own, which other names do not wait for. The thread is a
+daemon, which the end of the process does not wait for. A caller joins a lookup of the same name that is under way, so
+that they do not pile up; after 10 s a new one is begun, because ``/etc/hosts`` or the name servers may be others by
+then. No answer is kept.
 
 The first lookup is for all families, because only that one is content with an IPv4 address in ``/etc/hosts``: a lookup
 of IPv6 alone goes on to the name servers. But it also waits for both answers of a name server, 15 s for one that drops
