@@ -36,13 +36,13 @@ CONNECT_S: Final = 4.0
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, section 5
 _ALERT_S: Final = 1.0
 
-# The kernel gives a connection up 9 s after the last sign of life of its peer, whether it is idle or not.
+# The kernel gives a connection up 8 s after the last sign of life of its peer, whether it is idle or not.
 _DEAD_PEER: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 4),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 9000),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 8000),
 )
 
 # The alerts of RFC 8446, section 6.2, that are about our certificate, by OpenSSL's names for them. A server with TLS

@@ -1,9 +1,10 @@
-"""Host names of etcd members, looked up by the C library: off the loop, and without end for nobody but the lookup.
+"""Host names of etcd members, looked up by the C library: off the loop, and without making anything else wait.
 
-A name server that is silent holds ``getaddrinfo`` for 10 s with glibc's defaults, and for minutes with several servers
-and search domains; nothing can end it earlier. So each lookup has a thread of its own, which other names do not wait
-for. The thread is a daemon, which the end of the process does not wait for. Who asks for a name that is being looked up
-already waits for that lookup: there are two threads for one name at most. No answer is kept.
+A silent name server holds ``getaddrinfo`` for 10 s with glibc's defaults, and for a minute with several servers;
+nothing can end it earlier. So each lookup has a thread of its own, which other names do not wait for. The thread is a
+daemon, which the end of the process does not wait for. A caller joins a lookup of the same name that is under way, so
+that they do not pile up; after 10 s a new one is begun, because ``/etc/hosts`` or the name servers may be others by
+then. No answer is kept.
 
 The first lookup is for all families, because only that one is content with an IPv4 address in ``/etc/hosts``: a lookup
 of IPv6 alone goes on to the name servers. But it also waits for both answers of a name server, 15 s for one that drops
@@ -14,8 +15,9 @@ import asyncio
 import errno
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from aiohappyeyeballs import AddrInfoType
 
@@ -26,9 +28,16 @@ _BESIDE_S: Final = 0.5
 
 
 class Resolver:
-    """The lookups that are under way, of one event loop."""
+    """The lookups that are under way, of one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        getaddrinfo: ``socket.getaddrinfo``; it may block.
+        joined_s: how long a lookup may have hung already, to be joined.
+    """
+
+    def __init__(self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo, *, joined_s: float = 10.0) -> None:
+        self._getaddrinfo = getaddrinfo
+        self._joined_s = joined_s
         self._under_way: dict[Key, asyncio.Future[Answer]] = {}
 
     async def addresses(self, host: str, port: int) -> list[AddrInfoType]:
@@ -37,7 +46,7 @@ class Resolver:
         Raises:
             OSError: there is no such name (``socket.gaierror``), or it cannot be one.
         """
-        answer = _answer(host, port, socket.AF_UNSPEC, socket.AI_NUMERICHOST)
+        answer = self._answer((host, port, socket.AF_UNSPEC), socket.AI_NUMERICHOST)
         if isinstance(answer, list):
             return answer
         lookups = [self._lookup(host, port, socket.AF_UNSPEC)]
@@ -52,18 +61,25 @@ class Resolver:
 
     def _lookup(self, host: str, port: int, family: int) -> asyncio.Future[Answer]:
         key = (host, port, family)
-        if key not in self._under_way:
-            self._under_way[key] = future = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda _: self._under_way.pop(key))
-            self._begin(key, future)
-        return self._under_way[key]
+        if key in self._under_way:
+            return self._under_way[key]
+        loop = asyncio.get_running_loop()
+        self._under_way[key] = future = loop.create_future()
 
-    @staticmethod
-    def _begin(key: Key, future: asyncio.Future[Answer]) -> None:
+        def leave(_: object = None) -> None:
+            if self._under_way.get(key) is future:
+                del self._under_way[key]
+
+        future.add_done_callback(leave)
+        loop.call_later(self._joined_s, leave)
+        self._begin(key, future)
+        return future
+
+    def _begin(self, key: Key, future: asyncio.Future[Answer]) -> None:
         loop = future.get_loop()
 
         def look_up() -> None:
-            answer = _answer(*key)
+            answer = self._answer(key)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(future.set_result, answer)
 
@@ -72,11 +88,10 @@ class Resolver:
         except RuntimeError as error:  # the limit of threads
             future.set_result(OSError(errno.EAGAIN, str(error)))
 
-
-def _answer(host: str, port: int, family: int, flags: int = 0) -> Answer:
-    try:
-        return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)  # type: ignore[return-value]
-    except OSError as error:
-        return error
-    except UnicodeError as error:  # a label that is empty or too long
-        return socket.gaierror(socket.EAI_NONAME, str(error))
+    def _answer(self, key: Key, flags: int = 0) -> Answer:
+        try:
+            return list(self._getaddrinfo(*key, socket.SOCK_STREAM, flags=flags))
+        except OSError as error:
+            return error
+        except UnicodeError as error:  # a label that is empty or too long
+            return socket.gaierror(socket.EAI_NONAME, str(error))
