@@ -77,11 +77,11 @@ class Endpoint:
         Raises:
             RegistryUnavailable: the registry was closed, or the member cannot be reached, and why.
         """
-        if self._current is None or self._current.error is not None:
-            async with self._connecting:
-                if self._current is None or self._current.error is not None:
-                    self._current = await self._connect()
-        return self._current
+        await asyncio.sleep(0)  # so that what has come in the meantime is read, also that the server has gone
+        async with self._connecting:
+            if self._current is None or not self._current.usable:
+                self._current = await self._connect()
+            return self._current
 
     async def _connect(self) -> Http2:
         if self._closed:

@@ -100,6 +100,11 @@ class Http2(H2Protocol):
             self.end(NoAnswer(f"{self.url}: it accepts connections and says nothing, for {limit_s:.3g} s"))
         self.check()
 
+    @property
+    def usable(self) -> bool:
+        """Whether a call may begin."""
+        return self.error is None and not self._transport.is_closing()
+
     def check(self) -> None:
         """Raise what has ended the connection, if it has ended."""
         if self.error is not None:
@@ -192,6 +197,11 @@ class Http2(H2Protocol):
         self.lost = exc if isinstance(exc, OSError) else ConnectionError("the server closed the connection")
         self.end(failure(self.url, self.lost))
         self._closed.set()
+
+    def eof_received(self) -> None:
+        """Take note that the server has closed its side."""
+        self.lost = ConnectionError("the server closed the connection")
+        self.end(failure(self.url, self.lost))
 
     # Pings
 
