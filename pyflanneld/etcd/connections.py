@@ -13,7 +13,6 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 
 from aiohappyeyeballs import start_connection
 
@@ -26,7 +25,7 @@ from pyflanneld.errors import (
     RegistryUnavailable,
     TlsFailed,
 )
-from pyflanneld.etcd.access import DEFAULT_PORT
+from pyflanneld.etcd.access import host_port
 from pyflanneld.etcd.resolver import Resolver
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -92,7 +91,7 @@ async def connect(
         NotEtcd: the server does not speak *alpn*.
         NoAnswer: connection and handshake took longer than *timeout_s*.
     """
-    host, port = urlsplit(url).hostname or "", urlsplit(url).port or DEFAULT_PORT
+    host, port = host_port(url)
     late: RegistryUnavailable = NameUnresolved(f"{url}: no name server has answered within {timeout_s:.3g} s")
     try:
         async with asyncio.timeout(timeout_s):

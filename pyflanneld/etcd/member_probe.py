@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from aetcd import rpc
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
@@ -36,8 +35,10 @@ from pyflanneld.etcd.access import EtcdAccess
 from pyflanneld.etcd.connections import connect, why_lost
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.etcd.v2.registry import EtcdV2Registry, ServerVersion
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.calls import Tokens, metadata
-from pyflanneld.etcd.v3.channel import CALL_ERRORS, Endpoint
+from pyflanneld.etcd.v3.channel import Endpoint
+from pyflanneld.etcd.v3.methods import STATUS
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 
 DEADLINE_S: Final = 4.0
@@ -170,8 +171,7 @@ async def _try_reads(registry: EtcdV2Registry | EtcdV3Registry, member: MemberRe
 
 async def _alarms(endpoint: Endpoint, token: str) -> tuple[str, ...] | None:
     """Return the alarms in a member's status; ``None`` when it does not report its status."""
-    maintenance = rpc.MaintenanceStub(endpoint.stubs().channel)
-    with contextlib.suppress(*CALL_ERRORS):
-        status = await maintenance.Status(rpc.StatusRequest(), timeout=DEADLINE_S, metadata=metadata(token)[1:])
-        return tuple(str(text) for text in status.errors if "alarm" in str(text))
+    with contextlib.suppress(RegistryError):
+        status = await endpoint.ask(STATUS, rpc.StatusRequest(), timeout_s=DEADLINE_S, metadata=metadata(token)[1:])
+        return tuple(text for text in status.errors if "alarm" in text)
     return None
