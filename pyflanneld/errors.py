@@ -27,7 +27,7 @@
     └── FirewallError               iptables or nft has failed: the rules are as they were; try again
         └── ProgramMissing      1   it is not installed; ends the daemon only where its rules were asked for
 
-Foreign exceptions (grpc, OSError, aiohttp) are translated once, at the edge, with ``from``. The number is the
+Foreign exceptions (h2, OSError, aiohttp) are translated once, at the edge, with ``from``. The number is the
 process's exit code when the error ends the daemon.
 """
 

@@ -1,8 +1,10 @@
-"""One table of certificates, one verdict: the v3 API, the v2 API and the probe of ``doctor``, on a real etcd."""
+"""One table of certificates and protocols, one verdict: the v3 API, the v2 API and the probe of ``doctor``."""
 
+import asyncio
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +12,7 @@ import trustme
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from pyflanneld.core.etcd_types import MemberFault
-from pyflanneld.errors import ClientRefused, ConnectFailed, TlsFailed
+from pyflanneld.errors import ClientRefused, ConnectFailed, NotEtcd, TlsFailed
 from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.connections import why_lost
 from pyflanneld.etcd.member_probe import probe_member
@@ -91,8 +93,10 @@ def access(site: Site) -> EtcdAccess:
 
 # The three ways to a member, and what each says of it.
 
-CODES = {9: MemberFault.NOT_YET, 10: MemberFault.EXPIRED, 64: MemberFault.NAME, 18: MemberFault.AUTHORITY,
-         20: MemberFault.AUTHORITY}  # fmt: skip
+CODES = {
+    0: MemberFault.TLS, 9: MemberFault.NOT_YET, 10: MemberFault.EXPIRED, 18: MemberFault.AUTHORITY,
+    20: MemberFault.AUTHORITY, 64: MemberFault.NAME,
+}  # fmt: skip
 
 
 async def v3(access: EtcdAccess) -> MemberFault | None:
@@ -116,13 +120,15 @@ async def read(kind: type[EtcdV2Registry | EtcdV3Registry], access: EtcdAccess) 
         return MemberFault.CLIENT
     except TlsFailed as error:
         return CODES[error.verify_code]
+    except NotEtcd:
+        return MemberFault.NO_ETCD
     finally:
         await registry.close()
     return None
 
 
 Way = Callable[[EtcdAccess], Awaitable[MemberFault | None]]
-EACH_WAY = pytest.mark.parametrize("way", [v2, probe])
+EACH_WAY = pytest.mark.parametrize("way", [v3, v2, probe])
 
 
 # What is in order
@@ -256,6 +262,35 @@ async def test_a_connection_that_was_just_lost(site: Site) -> None:
         error = await why_lost(url, context, ConnectionResetError(104, "Connection reset by peer"))
         assert isinstance(error, ConnectFailed)
         assert "reset" in str(error)
+
+
+# What does not speak as it should
+
+
+@EACH_WAY
+async def test_https_to_a_port_without_tls(site: Site, way: Way) -> None:
+    """A server without TLS fails in the handshake."""
+    url = site.etcd.members[0].health_url.replace("http:", "https:").removesuffix("/health")
+    assert await way(replace(access(site), endpoints=(url,))) == MemberFault.TLS
+
+
+@pytest.mark.parametrize("way", [v3, probe])  # v2 is HTTP/1
+@pytest.mark.parametrize("secure", [True, False])
+async def test_http1_only(site: Site, way: Way, secure: bool) -> None:
+    """A way to etcd that speaks HTTP/1 only, with and without TLS, is told as that."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(site.server.cert, site.server.key)
+    context.set_alpn_protocols(["http/1.1"])
+    async with await asyncio.start_server(refuse, ADDRESS, ssl=context if secure else None) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"http{'s' * secure}://{ADDRESS}:{port}"
+        assert await way(replace(access(site), endpoints=(url,))) == MemberFault.NO_ETCD
 
 
 def test_one_context_until_there_are_other_files(site: Site) -> None:

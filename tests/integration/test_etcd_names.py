@@ -26,14 +26,14 @@ pytestmark = [
 ]
 FIRST, SECOND = "10.99.1.11", "10.99.1.12"
 URL = "http://etcd1.example:2379"
-EACH_API = pytest.mark.parametrize("api", ["2"])
+EACH_API = pytest.mark.parametrize("api", ["3", "2"])
 DEADLINE_S = 60.0
 
 # Runs inside the node's namespace, which has files of its own.
 NODE = """
 import asyncio, sys, structlog
 from pyflanneld.errors import RegistryUnavailable
-from pyflanneld.etcd.access import EtcdAccess, Timing
+from pyflanneld.etcd.access import EtcdAccess
 from tests.support.etcd.registries import beginning_with_the_first
 
 async def main(api, rounds, *urls):
@@ -41,8 +41,7 @@ async def main(api, rounds, *urls):
         from pyflanneld.etcd.v3.registry import EtcdV3Registry as Registry
     else:
         from pyflanneld.etcd.v2.registry import EtcdV2Registry as Registry
-    timing = Timing(rpc_s=2.5, read_s=5.0)
-    registry = Registry(EtcdAccess(urls, "/net"), rng=beginning_with_the_first(len(urls)), timing=timing)
+    registry = Registry(EtcdAccess(urls, "/net"), rng=beginning_with_the_first(len(urls)))
     for _ in range(int(rounds)):
         try:
             since = await registry.list_subnets()

@@ -196,7 +196,7 @@ class V2Client:
             raise RegistryUnavailable(f"{self.members.current.url}: closed")
         if fresh not in self._sessions:
             self._sessions[fresh] = aiohttp.ClientSession(
-                connector=_Connector(self._tls.context(), self._resolver, 0.8 * self.timing.rpc_s, force_close=fresh),
+                connector=_Connector(self._tls.context(), self._resolver, force_close=fresh),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),  # the deadlines are ours
                 headers=self._headers,
@@ -248,11 +248,9 @@ class PendingResponse:
 class _Connector(aiohttp.BaseConnector):
     """aiohttp's pool of connections, opened as those of the v3 API are."""
 
-    def __init__(
-        self, context: ssl.SSLContext | None, resolver: Resolver, timeout_s: float, *, force_close: bool
-    ) -> None:
+    def __init__(self, context: ssl.SSLContext | None, resolver: Resolver, *, force_close: bool) -> None:
         super().__init__(limit=0, force_close=force_close)
-        self._connect = partial(connect, context=context, resolver=resolver, timeout_s=timeout_s)
+        self._connect = partial(connect, context=context, resolver=resolver)
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> ResponseHandler:
         # To be overridden: https://docs.aiohttp.org/en/stable/client_reference.html#aiohttp.BaseConnector
