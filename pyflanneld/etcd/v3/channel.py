@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.errors import NoAnswer, NotEtcd, RegistryUnavailable
-from pyflanneld.etcd.access import Members
+from pyflanneld.etcd.access import Members, Timing
 from pyflanneld.etcd.connections import CONNECT_S, connect, why_lost
 from pyflanneld.etcd.resolver import Resolver
 from pyflanneld.etcd.tls import Tls
@@ -24,14 +24,17 @@ from pyflanneld.etcd.v3.stream import Metadata, Stream
 
 _ALPN: Final = "h2"
 
+DEFAULT_TIMING: Final = Timing()
+
 T = TypeVar("T")
 
 
 class Endpoint:
     """One etcd member, by the URL that the operator wrote, and the connection to it."""
 
-    def __init__(self, url: str, tls: Tls | None) -> None:
+    def __init__(self, url: str, tls: Tls | None, timing: Timing = DEFAULT_TIMING) -> None:
         self.url = url
+        self._timing = timing
         self._tls = tls
         self._resolver = Resolver()
         self._connecting = asyncio.Lock()
@@ -88,7 +91,11 @@ class Endpoint:
             raise RegistryUnavailable(f"{self.url}: closed")
         context = self._tls.context((_ALPN,)) if self._tls else None
         _, connection = await connect(
-            self.url, partial(Http2, self.url), context, resolver=self._resolver, alpn=_ALPN if context else None
+            self.url,
+            partial(Http2, self.url, self._timing),
+            context,
+            resolver=self._resolver,
+            alpn=_ALPN if context else None,
         )
         self._open = {connection, *(one for one in self._open if one.error is None)}
         try:
@@ -123,8 +130,10 @@ class Endpoint:
 class Endpoints(Members[Endpoint]):
     """All members and the one in use."""
 
-    def __init__(self, urls: Sequence[str], tls: Tls | None, *, rng: random.Random, log: FilteringBoundLogger) -> None:
-        super().__init__([Endpoint(url, tls) for url in urls], rng=rng, log=log)
+    def __init__(
+        self, urls: Sequence[str], tls: Tls | None, timing: Timing, *, rng: random.Random, log: FilteringBoundLogger
+    ) -> None:
+        super().__init__([Endpoint(url, tls, timing) for url in urls], rng=rng, log=log)
 
     def reconnect(self) -> None:
         """Use a new connection to each member from now on."""

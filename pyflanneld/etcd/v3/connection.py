@@ -9,28 +9,30 @@ cancelling the task of its caller. Its protocol is: streams, flow control and he
   etcd closes the connection of a client that pings more often than every 5 s (``--grpc-keepalive-min-time``), or while
   no call is open, so there are pings only while one is, usually the watch. Without one the deadline of the next call
   finds the member: the connection is then *in doubt*. It gets no further call, and a ping at once.
-* After GOAWAY ``h2`` takes no further frame, so all calls end with it.
-* Frames that grpclib does not expect, or answers that the server does not take, end the connection instead of raising
-  into the loop or filling the memory.
+* After GOAWAY ``h2`` takes no further frame. So it gets none: the calls under way come to their end, and the connection
+  takes no new one.
+* Frames that grpclib does not know, extensions for example, are ignored, as HTTP/2 demands; those that break the
+  protocol end the connection. So does a server that takes no answers: they would fill the memory.
 
 The reason for the end is kept, and every call that ends with it raises it.
 """
 
 import asyncio
+import struct
+from collections.abc import Iterator
 from typing import Final, cast
 
 from grpclib.config import Configuration
 from grpclib.protocol import AbstractHandler, H2Protocol
 from h2.config import H2Configuration
-from h2.events import ConnectionTerminated, DataReceived, Event, RemoteSettingsChanged
-from h2.exceptions import ProtocolError
+from h2.events import DataReceived, Event, RemoteSettingsChanged
+from h2.exceptions import FrameTooLargeError, ProtocolError
 from hyperframe.frame import PingFrame
 
 from pyflanneld.errors import NoAnswer, RegistryUnavailable
+from pyflanneld.etcd.access import Timing
 from pyflanneld.etcd.connections import failure, wrong_protocol
 
-PING_AFTER_S: Final = 10.0
-PING_ANSWER_S: Final = 5.0
 STREAMS: Final = 100
 """Calls at the same time on one connection."""
 STREAM_WINDOW_BYTES: Final = 1024 * 1024
@@ -39,7 +41,11 @@ CONNECTION_WINDOW_BYTES: Final = 8 * STREAM_WINDOW_BYTES  # so that a watch that
 UNSENT_BYTES: Final = 4 * 1024 * 1024
 
 _PING: Final = PingFrame(0, b"still on").serialize()
-_SHOWN_CHARACTERS: Final = 60
+_HEAD_BYTES: Final = 9
+_FRAME_BYTES: Final = _HEAD_BYTES + 16_384  # what is allowed unless we say otherwise
+_TYPE_AT: Final = 3
+_GOAWAY: Final = 7
+_SHOWN: Final = 60  # characters, or bytes, of what a server says
 _H2: Final = H2Configuration(
     client_side=True,
     header_encoding="ascii",
@@ -69,20 +75,22 @@ class Http2(H2Protocol):
     Attributes:
         url: the member's.
         error: why it has ended; ``None`` while it is in use.
-        lost: what the socket raised when the connection was lost.
+        lost: what the socket raised, where that has ended it.
         heard_at: when the last byte came, by the loop's clock.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timing: Timing) -> None:
         config = Configuration(
             http2_connection_window_size=CONNECTION_WINDOW_BYTES, http2_stream_window_size=STREAM_WINDOW_BYTES
         ).__for_client__()
         super().__init__(_NoRequests(), config, _H2)
         self.url = url
+        self._timing = timing
         self.error: RegistryUnavailable | None = None
         self.lost: OSError | None = None
         self.heard_at = 0.0
         self._loop = asyncio.get_running_loop()
+        self._rest = b""
         self._opened = asyncio.Event()
         self._closed = asyncio.Event()
         self._retired = False
@@ -103,7 +111,7 @@ class Http2(H2Protocol):
     @property
     def usable(self) -> bool:
         """Whether a call may begin."""
-        return self.error is None and not self._transport.is_closing()
+        return self.error is None and not self._retired and not self._transport.is_closing()
 
     def check(self) -> None:
         """Raise what has ended the connection, if it has ended."""
@@ -116,7 +124,7 @@ class Http2(H2Protocol):
         if len(self.processor.streams) >= STREAMS:
             raise RegistryUnavailable(f"{self.url}: {STREAMS} calls are under way")
         if self._timer is None:
-            self._look_in(PING_AFTER_S)
+            self._look_in(self._timing.ping_s)
 
     def released(self) -> None:
         """Say that a call has ended."""
@@ -164,44 +172,72 @@ class Http2(H2Protocol):
         self.heard_at = self._loop.time()
         if self._pinged:
             self._pinged = False
-            self._look_in(PING_AFTER_S)
+            self._look_in(self._timing.ping_s)
+        opened = self._opened.is_set()
         try:
-            for event in self.connection.feed(data):
-                self._take(event)
-        except (ProtocolError, NotImplementedError) as error:
-            opened = self._opened.is_set()
-            broken = RegistryUnavailable(f"{self.url}: broken HTTP/2: {str(error)[:_SHOWN_CHARACTERS]}")
-            self.end(broken if opened else wrong_protocol(self.url, data))
+            for frame in self._frames(data):
+                if frame[_TYPE_AT] == _GOAWAY:
+                    self._goaway(frame)
+                    continue
+                for event in self.connection.feed(frame):
+                    self._take(event)
+        except ProtocolError as error:
+            broken = RegistryUnavailable(f"{self.url}: broken HTTP/2: {str(error)[:_SHOWN]}")
+            self.end(broken if opened else wrong_protocol(self.url, self._rest))
         if self.error is None:
             self.connection.flush()
             if self._transport.get_write_buffer_size() > UNSENT_BYTES:
                 self.end(RegistryUnavailable(f"{self.url}: it sends, and takes no answers"))
 
+    def _frames(self, data: bytes) -> Iterator[bytes]:
+        """Return the frames that are complete: RFC 9113, section 4.1.
+
+        h2 refuses one that is too long only when all of it has come, 16 MB perhaps, or the length that the first
+        letters of another protocol seem to be.
+        """
+        self._rest += data
+        while len(self._rest) >= _HEAD_BYTES and self.error is None:
+            size = int.from_bytes(self._rest[:3], "big") + _HEAD_BYTES
+            if size > _FRAME_BYTES:
+                raise FrameTooLargeError(f"a frame of {size} bytes")
+            if len(self._rest) < size:
+                return
+            yield self._rest[:size]
+            self._rest = self._rest[size:]
+
+    def _goaway(self, frame: bytes) -> None:
+        """Let the calls under way come to their end, unless the server gives a reason: RFC 9113, section 6.8."""
+        last, code = struct.unpack_from(">II", frame + bytes(8), _HEAD_BYTES)
+        words = frame[_HEAD_BYTES + 8 :].decode("ascii", "replace")[:_SHOWN]
+        why = RegistryUnavailable(f"{self.url}: it closes the connection (error {code}{words and ': '}{words})")
+        if code:
+            self.end(why)
+        for number, stream in list(self.processor.streams.items()):
+            if number > last:
+                stream.__terminated__(str(why))
+        self.retire()
+
     def _take(self, event: Event) -> None:
-        match event:
-            case _ if self.error is not None:
-                pass
-            case ConnectionTerminated():
-                why = (event.additional_data or b"").decode("ascii", "replace")[:_SHOWN_CHARACTERS]
-                code = getattr(event.error_code, "name", event.error_code)
-                self.end(RegistryUnavailable(f"{self.url}: it closes the connection ({code}{why and ': '}{why})"))
-            case DataReceived() if not event.flow_controlled_length:
-                pass  # grpclib takes an empty frame for the end
-            case _:
-                self.processor.process(event)
         if isinstance(event, RemoteSettingsChanged):
             self._opened.set()
+        if isinstance(event, DataReceived) and not event.flow_controlled_length:
+            return  # grpclib takes an empty frame for the end
+        if type(event) in self.processor.processors:
+            self.processor.process(event)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Take note that the socket is closed."""
-        self.lost = exc if isinstance(exc, OSError) else ConnectionError("the server closed the connection")
-        self.end(failure(self.url, self.lost))
+        self._lose(exc if isinstance(exc, OSError) else None)
         self._closed.set()
 
     def eof_received(self) -> None:
         """Take note that the server has closed its side."""
-        self.lost = ConnectionError("the server closed the connection")
-        self.end(failure(self.url, self.lost))
+        self._lose(None)
+
+    def _lose(self, error: OSError | None) -> None:
+        if self.error is None:
+            self.lost = error or ConnectionError("the server closed the connection")
+            self.end(failure(self.url, self.lost))
 
     # Pings
 
@@ -214,15 +250,15 @@ class Http2(H2Protocol):
         self._timer = None
         silent_s = self._loop.time() - self.heard_at
         if self._pinged:
-            self.end(NoAnswer(f"{self.url}: no answer to a ping within {PING_ANSWER_S:g} s"))
+            self.end(NoAnswer(f"{self.url}: no answer to a ping within {self._timing.ping_answer_s:g} s"))
         elif not self.processor.streams:
             return
-        elif silent_s < PING_AFTER_S:
-            self._look_in(PING_AFTER_S - silent_s)
+        elif silent_s < self._timing.ping_s:
+            self._look_in(self._timing.ping_s - silent_s)
         else:
             self._ping()
 
     def _ping(self) -> None:
         self._pinged = True
         self._transport.write(_PING)
-        self._look_in(PING_ANSWER_S)
+        self._look_in(self._timing.ping_answer_s)

@@ -34,17 +34,17 @@ from pyflanneld.etcd.tls import Tls
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.administration import create_if_absent, create_without_ttl, time_left, times_to_live
 from pyflanneld.etcd.v3.calls import Caller, Tokens
-from pyflanneld.etcd.v3.channel import Endpoints
+from pyflanneld.etcd.v3.channel import DEFAULT_TIMING, Endpoints
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.leases import Creator, read_record
 from pyflanneld.etcd.v3.methods import LEASE_KEEP_ALIVE, RANGE, TXN
+from pyflanneld.etcd.v3.stream import AnswerTooLarge
 from pyflanneld.etcd.v3.watch import Watch
 
 PAGE: Final = 500
 """Keys per request of a list."""
 
 _LIST_ATTEMPTS: Final = 3
-_TIMING: Final = Timing()
 
 
 class EtcdV3Registry:
@@ -67,12 +67,12 @@ class EtcdV3Registry:
         *,
         rng: random.Random,
         log: FilteringBoundLogger | None = None,
-        timing: Timing = _TIMING,
+        timing: Timing = DEFAULT_TIMING,
         tls: Tls | None = None,
     ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.etcd")
         self._keys = KeySpace.below(access.prefix)
-        self._endpoints = Endpoints(access.endpoints, tls or Tls(access), rng=rng, log=self._log)
+        self._endpoints = Endpoints(access.endpoints, tls or Tls(access), timing, rng=rng, log=self._log)
         tokens = Tokens(access, rpc_timeout_s=timing.rpc_s, log=self._log)
         self._caller = Caller(self._endpoints, tokens, timing)
         self._creator = Creator(self._caller, self._keys, self._log)
@@ -125,18 +125,26 @@ class EtcdV3Registry:
     async def _list(self, *, elsewhere: bool) -> Snapshot:
         first = page = await self._page(self._keys.subnets, 0, elsewhere=elsewhere)
         records = [self._keys.record(kv) for kv in page.kvs]
-        while page.more and page.kvs:
+        while page.more and page.kvs and len(records) <= first.count:
             page = await self._page(page.kvs[-1].key + b"\0", first.header.revision, elsewhere=elsewhere)
             if page.header.cluster_id != first.header.cluster_id:
                 raise RegistryUnavailable(f"{self.endpoint}: the pages of one list come from two clusters")
             records.extend(self._keys.record(kv) for kv in page.kvs)
-        if len(records) != first.count:
+        if len(records) > first.count:
+            raise RegistryUnavailable(f"{self.endpoint}: more than the {first.count} keys that it counts")
+        if len(records) < first.count:
             raise RegistryUnavailable(f"{self.endpoint}: incomplete list, {len(records)} of {first.count} keys")
         return Snapshot(tuple(records), revision=first.header.revision, cluster_id=first.header.cluster_id)
 
     async def _page(self, start: bytes, revision: int, *, elsewhere: bool) -> rpc.RangeResponse:
         request = rpc.RangeRequest(key=start, range_end=self._keys.subnets_end, limit=PAGE, revision=revision)
-        return await self._range(request, elsewhere=elsewhere)
+        while True:
+            try:
+                return await self._range(request, elsewhere=elsewhere)
+            except AnswerTooLarge:
+                if request.limit == 1:
+                    raise
+                request.limit = max(request.limit // 10, 1)
 
     async def _range(self, request: rpc.RangeRequest, *, elsewhere: bool = False) -> rpc.RangeResponse:
         return await self._caller.read(RANGE, request, elsewhere=elsewhere)
