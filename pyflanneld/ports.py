@@ -21,7 +21,7 @@ from pyflanneld.core.etcd_types import (
     TimeToLive,
 )
 from pyflanneld.core.families import Network
-from pyflanneld.core.firewall.rules import Family, Removal, Rule, Section
+from pyflanneld.core.firewall.rules import Family, Removal, Section, WantedRules
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.objects.plan import KernelChange
 from pyflanneld.core.routes import KernelRoute
@@ -241,7 +241,9 @@ class FirewallProgram(Protocol):
     """One program that holds firewall rules; ``firewall/programs.py`` lists them.
 
     Every call has a deadline and raises ``FirewallError``, or ``ProgramMissing`` when the program is not installed (by
-    the next call it may be). The caller retries. Only rules of flannel's are ever part of a transaction.
+    the next call it may be). The caller retries. The chains are shared: the daemons of other networks, Go flannelds
+    among them, and administrators write there too. A transaction changes the rules of the caller's networks only, and
+    what serves all networks (a chain, the way into it); that goes when nobody's rule is left.
 
     Attributes:
         name: ``"iptables"``; for messages and to choose it.
@@ -260,15 +262,16 @@ class FirewallProgram(Protocol):
         ...
 
     async def needed(
-        self, family: Family, wanted: Mapping[Section, tuple[Rule, ...]], plain: Collection[Network]
+        self, family: Family, wanted: WantedRules, networks: Sequence[Network], *, take_over: bool
     ) -> str:
-        """Compare the host's rules with *wanted*; return the transaction that is needed, ``""`` for none.
+        """Compare the rules of *networks* with *wanted*; return the transaction that is needed, ``""`` for none.
 
         Args:
             family: of the rules.
             wanted: the rules of each section; one section only, unless ``one_transaction``. Random source ports are
                 left out where the program cannot do them.
-            plain: the networks whose rules of v0.11.0 go in the same transaction.
+            networks: those that we speak for; what of theirs is not wanted goes.
+            take_over: whether their rules of v0.11.0 go in the same transaction.
         """
         ...
 

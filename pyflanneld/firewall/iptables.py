@@ -6,12 +6,12 @@ for the lock that all users of the legacy form share. An earlier restore takes n
 
 import copy
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.firewall import iptables
-from pyflanneld.core.firewall.rules import FORWARD, Family, Removal, Rule, Section
+from pyflanneld.core.firewall.rules import FORWARD, Family, Removal, Section, WantedRules
 from pyflanneld.errors import ProgramMissing
 from pyflanneld.firewall.command_runner import Programs, success
 from pyflanneld.ports import FirewallProgram
@@ -48,7 +48,7 @@ class Iptables(FirewallProgram):
             self._programs.find(_NAMES[family] + suffix)
 
     async def needed(
-        self, family: Family, wanted: Mapping[Section, tuple[Rule, ...]], plain: Collection[Network]
+        self, family: Family, wanted: WantedRules, networks: Sequence[Network], *, take_over: bool
     ) -> str:
         """Return the transaction for the one section in *wanted*."""
         self.require(family)
@@ -56,7 +56,7 @@ class Iptables(FirewallProgram):
         if any(rule.random_fully for rule in rules) and not await self.can_randomize(family):
             rules = tuple(replace(rule, random_fully=False) for rule in rules)
         found = iptables.read(await self._saved(family, section.table), section)
-        return iptables.repair(section, found, rules, plain)
+        return iptables.repair(section, found, rules, networks, take_over=take_over)
 
     async def removals(
         self,
@@ -71,8 +71,8 @@ class Iptables(FirewallProgram):
         saved = await self._saved(family, None) if sections else ""
         found = []
         for section in sections:
-            plain = networks if section in taken_over else ()
-            text = iptables.removal(section, iptables.read(saved, section), networks, plain)
+            chains = iptables.read(saved, section)
+            text = iptables.removal(section, chains, networks, take_over=section in taken_over)
             if text:
                 found.append(Removal(self.name, family, text, {"table": section.table, "chain": section.chain}))
         return found

@@ -1,10 +1,10 @@
-"""nft as a ``FirewallProgram``: all rules of a family are in one table of ours."""
+"""nft as a ``FirewallProgram``: all rules of a family are in one table of flannel's."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.firewall import nft
-from pyflanneld.core.firewall.rules import SECTIONS, Family, Removal, Rule, Section
+from pyflanneld.core.firewall.rules import Family, Removal, Section, WantedRules
 from pyflanneld.errors import FirewallError, ProgramMissing
 from pyflanneld.firewall.command_runner import Programs, success
 from pyflanneld.ports import FirewallProgram
@@ -28,11 +28,12 @@ class Nft(FirewallProgram):
         self._programs.find("nft")
 
     async def needed(
-        self, family: Family, wanted: Mapping[Section, tuple[Rule, ...]], plain: Collection[Network]  # noqa: ARG002
+        self, family: Family, wanted: WantedRules, networks: Sequence[Network], *,
+        take_over: bool,  # noqa: ARG002 - of v0.11.0, which used no nft
     ) -> str:
-        """Return the transaction for the table; v0.11.0 has left nothing here, so *plain* does not matter."""
+        """Return the transaction for the table."""
         self.require(family)
-        return nft.repair(family, await self._table(family), wanted)
+        return nft.repair(family, await self._table(family), wanted, networks)
 
     async def removals(
         self,
@@ -41,20 +42,17 @@ class Nft(FirewallProgram):
         sections: Collection[Section],
         taken_over: Collection[Section] = (),  # noqa: ARG002 - of v0.11.0, which used no nft
     ) -> list[Removal]:
-        """Return the removal of the table; where some sections stay, ``needed`` leaves the others out of it."""
+        """Return one removal for all sections."""
         try:
             self.require(family)
         except ProgramMissing:
             return []
-        if set(sections) != set(SECTIONS):
-            return []
-        found = await self._table(family)
-        if found is None or not found.names(networks):
-            return []
-        return [Removal(self.name, family, nft.removal(family) + "\n", {"table": nft.table_name(family)})]
+        found = await self._table(family) if sections else None
+        text = nft.removal(family, found, sections, networks)
+        return [Removal(self.name, family, text, {"table": nft.table_name(family)})] if text else []
 
     async def drops_forward(self, family: Family) -> str:  # noqa: ARG002 - nothing to look at
-        """Return ``""``: the policies of our table accept."""
+        """Return ``""``: the policies of flannel's table accept."""
         return ""
 
     async def apply(self, family: Family, text: str) -> None:  # noqa: ARG002 - *text* names it
@@ -77,7 +75,7 @@ class Nft(FirewallProgram):
         success("nft", await self._programs.run("nft", "-f", "-", stdin=text))
 
     async def _table(self, family: Family) -> nft.Table | None:
-        """Return our table, ``None`` when there is none. Raises ``FirewallError``."""
+        """Return flannel's table, ``None`` when there is none. Raises ``FirewallError``."""
         listing = await self.list_table(family, nft.table_name(family))
         try:
             return None if listing is None else nft.read(listing)

@@ -159,11 +159,12 @@ async def test_rules_of_v0_28_are_ours(site: Crossing) -> None:
 
 
 async def test_commented_rules_without_a_chain_are_taken_over(site: Crossing) -> None:
-    """Versions before 0.20 wrote the comment, but straight into the built-in chain; the network does not matter."""
-    commented = '-A POSTROUTING -s 10.1.0.0/16 -d 10.1.0.0/16 -m comment --comment "flanneld masq" -j RETURN'
-    site.restore("*nat", commented, "COMMIT")
+    """Versions before 0.20 wrote the comment, but straight into the built-in chain; another network's stay."""
+    commented = '-A POSTROUTING -s 172.7.0.0/16 -d 172.7.0.0/16 -m comment --comment "flanneld masq" -j RETURN'
+    another = commented.replace("172.7.", "10.1.")
+    site.restore("*nat", commented, another, "COMMIT")
     async with site.daemon(ip_masq=True):
-        assert sorted(ours(site, "nat")) == sorted([MASQ_JUMP, *MASQUERADING])
+        assert sorted(ours(site, "nat")) == sorted([MASQ_JUMP, another, *MASQUERADING])
 
 
 async def test_nft_and_back(site: Crossing) -> None:
@@ -180,9 +181,8 @@ async def test_nft_and_back(site: Crossing) -> None:
             (
                 "delete table ip flannel-ipv4",
                 "flush chain ip flannel-ipv4 postrtg",
-                "add rule ip flannel-ipv4 forward drop",
-                "insert rule ip flannel-ipv4 postrtg return",
-                "add chain ip flannel-ipv4 more",
+                "insert rule ip flannel-ipv4 forward ip saddr 172.7.0.0/16 tcp dport 80 drop",
+                "insert rule ip flannel-ipv4 postrtg ip saddr 172.7.0.0/16 return",
                 "add chain ip flannel-ipv4 forward { policy drop; }",
             ),
             1,
@@ -195,6 +195,21 @@ async def test_nft_and_back(site: Crossing) -> None:
     async with site.daemon(CONFIG, etcd=etcd, ip_masq=True):
         await eventually(lambda: "flannel" not in site.host.run("nft", "list", "tables"))
         assert sorted(ours(site, "nat")) == sorted([MASQ_JUMP, *MASQUERADING])
+
+
+async def test_what_others_have_in_the_table_of_nft(site: Crossing) -> None:
+    """A rule that would take all packets before ours comes behind them, another chain is left alone; both stay."""
+    async with site.daemon(NFT_CONFIG, ip_masq=True) as node:
+        site.host.run("nft", "add chain ip flannel-ipv4 more")
+        site.host.run("nft", "insert rule ip flannel-ipv4 postrtg counter return")
+        await eventually(lambda: node.log.count("firewall.repaired") == 1)
+        found = site.host.run("nft", "list", "chain", "ip", "flannel-ipv4", "postrtg").split("\n\t\t")
+        assert "mark" in found[3]
+        assert found[-1].startswith("counter packets")
+    async with site.daemon(CONFIG):
+        await eventually(lambda: "172.7." not in site.host.run("nft", "list", "table", "ip", "flannel-ipv4"))
+        left = site.host.run("nft", "list", "table", "ip", "flannel-ipv4")
+        assert [text in left for text in ("chain more", "counter packets", "chain forward")] == [True, True, False]
 
 
 async def test_nothing_is_touched_where_nothing_was_and_nothing_is_asked(site: Crossing) -> None:

@@ -192,6 +192,9 @@ def test_rules_of_the_network_before_go() -> None:
         async with node.running():
             assert node.firewall.rules("filter", "FORWARD") == [JUMP, "-s 10.8.0.0/16 -j ACCEPT"]
             assert "172.7.0.0/16" in (node.firewall.rules(*FWD) or ())[0]
+            node.firewall.put(*FWD, "-s 10.9.0.0/16 -j ACCEPT")  # by now it is another daemon's network
+            await asyncio.sleep(60)
+            assert "-s 10.9.0.0/16 -j ACCEPT" in (node.firewall.rules(*FWD) or ())
 
     run(scenario())
 
@@ -266,13 +269,27 @@ class TestNft:
                 assert node.firewall.rules("filter", "FORWARD") == ["-j DOCKER-USER"]
                 assert node.firewall.rules("nat", "POSTROUTING") == []
                 assert nft_chains(node.firewall) == ["forward", "postrtg"]
-            assert [text.split()[0] for text in node.firewall.writes] == ["add", "*filter", "*nat"]
+            assert [text.split()[0] for text in node.firewall.writes] == ["table", "*filter", "*nat"]
             node.registry.etcd.put_config(CONFIG)
             node.firewall.writes.clear()
             async with node.running():
                 await until(lambda: node.firewall.nft == {}, 5)
                 assert node.firewall.rules(*MASQ)
-            assert [text.split()[0] for text in node.firewall.writes] == ["*filter", "*nat", "add"]
+            assert [text.split()[0] for text in node.firewall.writes] == ["*filter", "*nat", "delete"]
+
+        run(scenario())
+
+    def test_a_flag_that_is_off_now_takes_its_rules_along(self) -> None:
+        """Without --ip-masq the masquerading chain goes from the table, the other one stays."""
+
+        async def scenario() -> None:
+            node = node_with(NFT_CONFIG, ip_masq=True)
+            async with node.running():
+                pass
+            node.configure(ip_masq=False)
+            async with node.running():
+                await until(lambda: nft_chains(node.firewall) == ["forward"], 5)
+                assert node.log.count("firewall.removed") == 1
 
         run(scenario())
 
@@ -438,15 +455,20 @@ class TestFailing:
 
         async def scenario() -> None:
             node = node_with(ip_masq=True, iptables_forward_rules=False)
-            save = node.firewall.save
+            save, restore = node.firewall.save, node.firewall.restore
+
+            async def understand(family: Family, text: str) -> None:
+                await restore(family, text.replace("-j return", "-j RETURN"))
 
             async def foreign_tongue(family: Family, table: str | None) -> str:
                 return (await save(family, table)).replace("-j RETURN", "-j return")
 
             node.firewall.save = foreign_tongue  # type: ignore[method-assign]
+            node.firewall.restore = understand  # type: ignore[method-assign]
             async with node.running():
                 await asyncio.sleep(3600)
                 assert len(node.firewall.writes) < 30
+                assert len(node.firewall.rules(*MASQ) or ()) == 6
                 assert conditions(node) == ["firewall.misread"]
                 assert node.ready
 

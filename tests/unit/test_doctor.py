@@ -140,12 +140,14 @@ JUMP = (
     '-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD\n'
     "-A FLANNEL-FWD -j ACCEPT\n"
 )
+OURS, ANOTHERS = (JUMP.replace("FWD -j ACCEPT", f"FWD -s {net} -j ACCEPT") for net in ("172.7.0.0/16", "172.8.0.0/16"))
 
 
 @pytest.mark.parametrize(
     ("rules", "runs", "asked", "verdict"),
     [
         ("", False, True, "ok"), ("", True, True, "bad"), ("", False, False, "bad"), (JUMP, True, True, "ok"),
+        (OURS, True, True, "ok"), (ANOTHERS, True, True, "bad"),
         ("-A FORWARD -s 172.7.0.0/16 -j ACCEPT\n", False, False, "ok"),
     ],
 )  # fmt: skip

@@ -1,12 +1,14 @@
-"""Flannel's firewall rules as values: which ones, in which order, and which are leftovers of older versions.
+"""Flannel's firewall rules as values: which ones, in which order, of which network, and leftovers of older versions.
 
-Two sections, each with a chain of its own that one jump leads into. Where: flannel ``pkg/trafficmngr/iptables`` and
-``pkg/trafficmngr/nftables`` (v0.28.9). The plain rules in the built-in chains: ``network/iptables.go`` (v0.11.0).
+Two sections, each with a chain that one jump leads into. The daemons of all networks of a host write their rules into
+the same chains, so each rule belongs to a network: ``is_about`` tells, ``shared_chain`` plans. Where: flannel
+``pkg/trafficmngr/iptables`` and ``pkg/trafficmngr/nftables`` (v0.28.9). The plain rules in the built-in chains:
+``network/iptables.go`` (v0.11.0).
 ``iptables`` and ``nft`` next to this file write and read them.
 """
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
@@ -61,21 +63,21 @@ class Rule:
     comment: str = ""
     random_fully: bool = False
 
-    def names(self, networks: Iterable[Network]) -> bool:
-        """Return whether the rule matches source or destination against one of *networks*."""
-        ends = {side.network for side in (self.source, self.destination) if side is not None}
-        return not ends.isdisjoint(networks)
+    @property
+    def named(self) -> frozenset[Network]:
+        """The networks that its addresses name."""
+        return frozenset(side.network for side in (self.source, self.destination) if side is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A chain of ours and where it is entered.
+    """A chain of flannel's and where it is entered.
 
     Attributes:
         table: of iptables, ``"nat"``.
         entrance: the built-in chain that the jump stands in, ``"POSTROUTING"``.
-        chain: ours, ``"FLANNEL-POSTRTG"``.
-        comment: what each of our rules there carries.
+        chain: flannel's, ``"FLANNEL-POSTRTG"``.
+        comment: what each rule there carries.
     """
 
     table: str
@@ -85,8 +87,13 @@ class Section:
 
     @property
     def jump(self) -> Rule:
-        """The one rule of ours in the built-in chain."""
+        """The one rule in the built-in chain; it serves all networks."""
         return Rule(self.chain, comment=self.comment)
+
+    @property
+    def shared(self) -> tuple[Rule, ...]:
+        """The rules of the chain that serve all networks."""
+        return (Rule(RETURN, marked=True, comment=self.comment),) if self == MASQUERADE else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,8 @@ class Removal:
 MASQUERADE = Section("nat", "POSTROUTING", "FLANNEL-POSTRTG", "flanneld masq")
 FORWARD = Section("filter", "FORWARD", "FLANNEL-FWD", "flanneld forward")
 SECTIONS = (FORWARD, MASQUERADE)
+WantedRules = Mapping[Section, tuple[Rule, ...]]
+"""The rules of each section, in order."""
 
 
 def section_rules(section: Section, network: Network, subnet: Network, *, random_fully: bool) -> tuple[Rule, ...]:
@@ -123,7 +132,7 @@ def section_rules(section: Section, network: Network, subnet: Network, *, random
     kept = ((here, inside), (inside, here), (outside, here))
     changed = ((inside, not_multicast), (outside, inside))
     return (
-        Rule(RETURN, marked=True, comment=section.comment),
+        *section.shared,
         *(Rule(RETURN, source, destination, comment=section.comment) for source, destination in kept),
         *(
             Rule(MASQUERADE_TARGET, source, destination, comment=section.comment, random_fully=random_fully)
@@ -132,18 +141,31 @@ def section_rules(section: Section, network: Network, subnet: Network, *, random
     )
 
 
-def is_legacy(rule: Rule, section: Section, plain: Iterable[Network]) -> bool:
+def is_about(named: Collection[Network], networks: Iterable[Network]) -> bool:
+    """Return whether a rule that names *named* belongs to one of *networks*.
+
+    It names the network, as each rule of flannel's does, and no address outside it but multicast.
+    """
+    return any(
+        network in named
+        and all(families.inside(one, network) or one == Family.of(network).multicast for one in named)
+        for network in networks
+    )
+
+
+def is_legacy(rule: Rule, section: Section, networks: Collection[Network], *, plain: bool) -> bool:
     """Return whether *rule*, found in the section's built-in chain, is from a flanneld that had no chains of its own.
 
     Args:
         rule: what was found.
         section: where.
-        plain: the networks whose rules of v0.11.0 count. They carry no comment, so they look like rules that an
+        networks: those that we speak for.
+        plain: whether their rules of v0.11.0 count. They carry no comment, so they look like rules that an
             administrator may have written; the versions up to v0.19 put the comment, which is proof enough.
     """
     if rule.comment:
-        return rule.comment == section.comment and rule != section.jump
-    return not rule.marked and any(_is_plain(rule, section, network) for network in plain)
+        return rule.comment == section.comment and is_about(rule.named, networks)
+    return plain and not rule.marked and any(_is_plain(rule, section, network) for network in networks)
 
 
 def _is_plain(rule: Rule, section: Section, network: Network) -> bool:

@@ -88,7 +88,7 @@ class Job:
         """Check, write what is wrong, and check again; return whether anything was wrong.
 
         Args:
-            take_over: whether rules of v0.11.0 count as ours.
+            take_over: whether rules of v0.11.0, and of the network before, count as ours.
 
         Raises:
             FirewallError: ``ProgramMissing`` and ``Misread`` among them.
@@ -97,7 +97,7 @@ class Job:
         self.placed = not text
         if not text:
             return False
-        await self._firewall.apply(self._place.family, text)
+        await self._apply(text, take_over=take_over)
         self.placed = True
         if await self.check(take_over=take_over):
             raise Misread("they read back differently from what has just been written")
@@ -105,8 +105,21 @@ class Job:
 
     async def check(self, *, take_over: bool) -> str:
         """Return the transaction that is needed, empty when all is well; *take_over* and errors as for ``keep``."""
-        plain = self._place.networks if take_over else ()
-        return await self._firewall.needed(self._place.family, self._wanted, plain)
+        networks = self._place.networks if take_over else (self._place.network,)
+        return await self._firewall.needed(self._place.family, self._wanted, networks, take_over=take_over)
+
+    async def _apply(self, text: str, *, take_over: bool) -> None:
+        """Apply *text*; where others have changed the chain since the check, what is needed by now instead."""
+        try:
+            await self._firewall.apply(self._place.family, text)
+        except ProgramMissing:
+            raise
+        except FirewallError:
+            again = await self.check(take_over=take_over)
+            if again == text:
+                raise
+            if again:
+                await self._firewall.apply(self._place.family, again)
 
 
 def jobs_of(context: Context, node: Node) -> list[Job]:

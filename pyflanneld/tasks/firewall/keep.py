@@ -28,7 +28,7 @@ from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
 from pyflanneld.tasks.firewall.jobs import Job, Misread, jobs_of, remove_unasked
 
-ATTEMPT_S = 30.0
+ATTEMPT_S = 50.0
 RETRY_FIRST_S = 0.5
 MISREAD_CAP_S = 300.0
 REMOVAL_TRIES = 5

@@ -1,7 +1,8 @@
 """iptables and nft in memory: same contract, same texts, and the hand of an administrator.
 
 Of iptables it knows what its restore is told here: chains made or flushed, rules appended, inserted, deleted by their
-text, and chains deleted. Of nft: one table replaced or deleted as a whole, with the rules that flanneld writes.
+text, and chains deleted. Of nft: tables and chains made, flushed and deleted; rules added, inserted, and deleted by
+their handle.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import copy
 import json
 import re
 from collections import Counter
+from typing import Any
 
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.errors import FirewallError, ProgramMissing
@@ -44,7 +46,7 @@ class FakeFirewall:
         self.writes: list[str] = []
         self.policies: dict[str, str] = {}
         self.calls: Counter[str] = Counter()
-        self.nft: dict[tuple[str, str], list[dict[str, object]]] = {}
+        self.nft: NftTables = {}
         self._tables: Tables = {}
 
     def programs(self) -> dict[str, FirewallProgram]:
@@ -184,6 +186,11 @@ def _change(chains: Chains, line: str) -> None:
     if command.startswith(":"):
         chains[command[1:]] = []
         return
+    if command == "-N":
+        if chain in chains:
+            raise FirewallError(f"line {line!r} failed: Chain already exists.")
+        chains[chain] = []
+        return
     target = re.search(r"-j (FLANNEL\S+)", line)
     if chain not in chains or (target is not None and target[1] not in chains):
         raise FirewallError(f"line {line!r} failed: no chain by that name")
@@ -221,35 +228,79 @@ def _delete_chain(chains: Chains, chain: str, _: list[str]) -> None:
 _COMMANDS = {"-A": _append, "-I": _insert, "-D": _delete, "-F": _flush, "-X": _delete_chain}
 
 
-Items = list[dict[str, object]]
+Items = list[dict[str, Any]]
+_PRIORITIES = {"filter": 0, "srcnat": 100}
+NftTables = dict[tuple[str, str], Items]
 
 
-def _loaded(before: dict[tuple[str, str], Items], text: str) -> dict[tuple[str, str], Items]:
+def _loaded(before: NftTables, text: str) -> NftTables:
     """Follow ``nft -f``. Raises ``FirewallError``."""
     tables = copy.deepcopy(before)
-    key, chain, items = ("", ""), "", Items()
-    for line in (line.strip() for line in text.splitlines()):
-        words = line.split()
-        if words[0] in {"add", "delete", "table"}:
-            key = (words[-2], words[-1]) if words[-1] != "{" else (words[1], words[2])
-        if words[0] == "delete":
-            if tables.pop(key, None) is None:
-                raise FirewallError("No such file or directory")
-        elif words[0] in {"add", "table"}:
-            items = tables.setdefault(key, [{"table": {"family": key[0], "name": key[1]}}])
-        elif words[0] == "chain":
-            chain = words[1]
-        elif words[0] == "type":
-            hook = {"type": words[1], "hook": words[3], "prio": {"filter": 0, "srcnat": 100}[words[5].rstrip(";")]}
-            items.append({"chain": {"family": key[0], "name": chain, **hook, "policy": words[7].rstrip(";")}})
-        elif words[0] not in {"comment", "}"}:
-            items.append({"rule": {"family": key[0], "chain": chain, "expr": _expressions(line)}})
+    key, chain = ("", ""), ""
+    for words in (line.split() for line in text.splitlines() if line.strip() not in {"", "}"}):
+        match words:
+            case ["table", *key_words, "{"] | ["add", "table", *key_words]:
+                key = (key_words[0], key_words[1])
+                items = tables.setdefault(key, [{"table": {"family": key[0], "name": key[1]}}])
+                items[0]["table"].pop("flags", None)
+            case ["delete", "table", *key_words]:
+                if tables.pop((key_words[0], key_words[1]), None) is None:
+                    raise FirewallError("No such file or directory")
+            case ["flags", "dormant;"]:
+                tables[key][0]["table"]["flags"] = "dormant"
+            case ["comment", *_]:
+                pass
+            case ["chain", name, "{"]:
+                chain = name
+            case ["type", *_]:
+                _declare(tables[key], chain, words)
+            case [verb, "chain" | "rule" as kind, family, table, name, *rest] if (family, table) in tables:
+                _change_chain(tables[family, table], f"{verb} {kind}", name, rest)
+            case _:
+                raise FirewallError(f"No such file or directory, or a syntax error: {words}")
     return tables
+
+
+def _declare(items: Items, chain: str, words: list[str]) -> None:
+    name = words[5].rstrip(";")
+    priority = _PRIORITIES[name] if name in _PRIORITIES else int(name)
+    hook = {"type": words[1], "hook": words[3], "prio": priority}
+    declared = {"name": chain, **hook, "policy": words[7].rstrip(";")}
+    for item in items:
+        if item.get("chain", {}).get("name") == chain:
+            if hook.items() - item["chain"].items():
+                raise FirewallError("the chain is on another hook")
+            item["chain"] |= declared
+            return
+    items.append({"chain": declared})
+
+
+def _change_chain(items: Items, command: str, chain: str, words: list[str]) -> None:
+    rules = [item for item in items if item.get("rule", {}).get("chain") == chain]
+    declared = [item for item in items if item.get("chain", {}).get("name") == chain]
+    if not declared:
+        raise FirewallError("No such file or directory")
+    place = len(items)
+    if words[:1] in (["position"], ["handle"]):
+        handles = {item["rule"]["handle"]: item for item in rules}
+        if int(words[1]) not in handles:
+            raise FirewallError("No such file or directory")
+        place, words = items.index(handles[int(words[1])]), words[2:]
+    if command in {"flush chain", "delete chain"}:
+        gone = rules + declared if command == "delete chain" else rules
+        items[:] = [item for item in items if item not in gone]
+    elif command == "delete rule":
+        del items[place]
+    else:
+        handle = 1 + max((item["rule"]["handle"] for item in items if "rule" in item), default=0)
+        items.insert(place, {"rule": {"chain": chain, "handle": handle, "expr": _expressions(" ".join(words))}})
 
 
 def _expressions(line: str) -> Items:
     """Return nft's JSON for one rule."""
     found = Items()
+    if line.startswith("meta mark 0x4000 "):  # as flannel writes it
+        found.append({"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": 0x4000}})
     marked = re.match(r"meta mark & (\w+) == (\w+) ", line)
     if marked:
         masked = {"&": [{"meta": {"key": "mark"}}, int(marked[1], 16)]}
@@ -258,7 +309,7 @@ def _expressions(line: str) -> Items:
         left = {"payload": {"protocol": word, "field": field}}
         right = {"prefix": {"addr": address, "len": int(length)}}
         found.append({"match": {"op": "!=" if negated else "==", "left": left, "right": right}})
-    verdict = re.search(r"(return|accept|masquerade)( fully-random)?$", line)
+    verdict = re.search(r"(return|accept|masquerade|drop)( fully-random)?$", line)
     if verdict is None:
         raise FirewallError(f"syntax error: {line}")
     return [*found, {verdict[1]: {"flags": "fully-random"} if verdict[2] else None}]

@@ -9,7 +9,7 @@ from pyflanneld.commands.doctor.finding import Finding, bad, ok, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts
 from pyflanneld.core.families import overlap
 from pyflanneld.core.firewall import iptables
-from pyflanneld.core.firewall.rules import FORWARD, Section
+from pyflanneld.core.firewall.rules import ACCEPT, FORWARD, Section
 from pyflanneld.core.host import LOCAL_TABLE, MAIN_TABLE
 from pyflanneld.core.status.dry_run import overlap_problems
 
@@ -142,9 +142,12 @@ def forward_policy(facts: Facts) -> Finding:
 def _accepts(facts: Facts, found: iptables.Chains, section: Section) -> bool:
     networks = facts.node.networks if facts.node else ()
     wanted = [network for network in networks if isinstance(network, IPv4Network)]
-    jump = section.jump in found.entrance and bool(found.own)
-    plain = {rule.source.network for rule in found.entrance if rule and rule.source and rule.target == "ACCEPT"}
-    return jump or (bool(wanted) and all(network in plain for network in wanted))
+    entered = found.own if found.own and section.jump in found.entrance else ()
+    rules = [*found.entrance, *(one.rule for one in entered)]
+    accepting = [rule for rule in rules if rule and rule.target == ACCEPT and not rule.marked]
+    sources = {rule.source.network for rule in accepting if rule.source and not rule.source.negated}
+    everything = any(not rule.named for rule in accepting)
+    return everything or all(network in sources for network in wanted) if wanted else bool(entered)
 
 
 def other_policies(facts: Facts) -> Finding:
