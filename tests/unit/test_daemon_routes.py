@@ -698,3 +698,28 @@ async def flap_another_link(kernel: FakeKernel) -> None:
     while True:
         kernel.wake()
         await asyncio.sleep(0.02)
+
+
+def test_held_routes_are_not_compared_with_every_event() -> None:
+    """While the guard holds routes, a peer's event plans that peer alone; what is wanted again is let go at once."""
+
+    async def scenario() -> None:
+        etcd = cluster(*range(22, 62))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            for third in range(22, 62):
+                etcd.delete(name(third))
+            await until(lambda: node.log.count("guard.holding") == 1, 30)
+            assert node.daemon is not None
+            table = node.daemon._node.routes  # type: ignore[union-attr]
+            await asyncio.sleep(1)
+            assert len(table.parked()) == len(routes(node.kernel))
+            etcd.put(name(70), value("192.168.14.70"))
+            await until(lambda: "172.7.70.0/24" in routes(node.kernel), 1)
+            assert table._due == set()
+            etcd.put(name(61), value("192.168.14.61"))
+            await until(lambda: table.has(net(61)) and len(table.parked()) == len(routes(node.kernel)) - 2, 1)
+            await until(lambda: routes(node.kernel) == expected(61, 70), 60)
+            assert node.ready
+
+    run(scenario())

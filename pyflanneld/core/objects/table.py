@@ -69,6 +69,7 @@ class ObjectTable(Generic[W, P]):
         self._waiting: set[Identity] = set()
         self._lost: set[Identity] = set()
         self._with_foreign: set[Identity] = set()
+        self._parked: dict[Any, P] = {}
         self._extras: dict[Any, tuple[P, ...]] = {}  # more of ours, where one is enough
         self.shadowed: Mapping[Any, P] = {}
         self._due: set[Identity] | None = None  # None: all
@@ -95,6 +96,10 @@ class ObjectTable(Generic[W, P]):
         """Return the errno of each change that the kernel has refused, by identity."""
         return {identity: one.refusal for identity, one in self.waiting().items() if one.refusal}
 
+    def parked(self) -> Collection[P]:
+        """Return the objects that nothing wants and that may not be dropped yet; no plan has them."""
+        return self._parked.values()
+
     # What is wanted
 
     @property
@@ -117,11 +122,18 @@ class ObjectTable(Generic[W, P]):
             self._wanted[identity] = one
             self._wanted_for[subnet] = (*self._wanted_for.get(subnet, ()), identity)
             due.append(identity)
+            if self._parked:
+                self._parked.pop(identity, None)
         self.add_due(None if subnets is None else due)
 
     def add_due(self, identities: Collection[Identity] | None) -> None:
         """Have the next plan compare these as well; ``None``: all."""
         self._due = None if self._due is None or identities is None else self._due.union(identities)
+
+    def unpark(self) -> None:
+        """Have the next plan compare what is parked."""
+        self.add_due(self._parked)
+        self._parked = {}
 
     def plan(self, frozen: Collection[Network] = (), *, only_missing: bool = False) -> Plan[W, P]:
         """Compare what is wanted with what is there, where it is due.
@@ -212,6 +224,8 @@ class ObjectTable(Generic[W, P]):
     def _set(self, identity: Identity, present: P | None, known: ObjectState[P] | None = None) -> None:
         if known is None:
             known = self._state(identity)
+        if self._parked:
+            self._parked.pop(identity, None)
         self.present += (present is not None) - (known.present is not None)
         known.present = present
         if present is not None:
@@ -290,11 +304,11 @@ class ObjectTable(Generic[W, P]):
             first: whether it is the first plan of all.
 
         Returns:
-            What was done, each change with its reason.
+            What was done, each change with its reason. Drops that are neither done nor refused are parked.
         """
-        over = set(map(id, todo.extras))
+        extras = set(map(id, todo.extras))
         reasons = [
-            (change, ChangeReason.DUPLICATE if id(change) in over else self._done(change, first=first))
+            (change, ChangeReason.DUPLICATE if id(change) in extras else self._done(change, first=first))
             for change in done
         ]
         for change in todo.extras:
@@ -312,7 +326,10 @@ class ObjectTable(Generic[W, P]):
             known.refusal = code
             known.waiting_since_s = now_s if known.waiting_since_s is None else known.waiting_since_s
         self._waiting = set(waiting)
-        self._due = left
+        over = set(map(id, done))
+        waits = (drop.object for drop in todo.drops if id(drop) not in over and drop not in refused)
+        self._parked |= {one.identity: one for one in waits}
+        self._due = left - self._parked.keys() if self._parked else left
         self.version += 1
         return reasons
 

@@ -19,6 +19,9 @@ class WithdrawGuard:
 
     A withdrawal is *mass* when, together with those of the last ``WINDOW_S`` seconds, it is more than ``FEW`` routes
     and more than half of all; after a step back in etcd's history every withdrawal is.
+
+    Attributes:
+        version: another number whenever ``allow`` may answer differently for what it has held.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
@@ -29,6 +32,7 @@ class WithdrawGuard:
         self._confirmations = 0
         self._last_list_s = 0.0
         self._suspicious = False
+        self.version = 0
 
     @property
     def held(self) -> frozenset[Network]:
@@ -41,6 +45,7 @@ class WithdrawGuard:
         What earlier lists have confirmed does not count in this history.
         """
         self._suspicious = True
+        self.version += 1
         self._confirmed = frozenset()
         self._confirmations = 0
 
@@ -95,6 +100,7 @@ class WithdrawGuard:
         if self._confirmations >= LISTS_NEEDED:
             self._confirmed |= self._held
             self._held = frozenset()
+            self.version += 1
 
 
 def _is_mass(leaving: int, all_routes: int) -> bool:

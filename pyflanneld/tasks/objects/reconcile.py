@@ -66,6 +66,9 @@ class Reconciler:
         self._scan_again = False
         self._scans: deque[float] = deque(maxlen=SCANS_BURST)
         self._strikes = 0  # failures of netlink in a row
+        self._proved, self._guard_version = False, 0  # as at the last plan
+        self._parked = 0  # how many objects the guard has not allowed to be dropped
+        self._ask_guard = True
 
     async def run(self) -> None:
         """Reconcile for ever.
@@ -203,6 +206,7 @@ class Reconciler:
         """Put first, kind by kind, and then drop what may go, in the reverse order."""
         node = self._node
         assert node.view is not None  # noqa: S101 - _round has just made it
+        self._unpark()
         plans = {table: table.plan(node.view.frozen, only_missing=node.unconfirmed) for table in node.tables}
         allowed = self._allowed({table: todo.drops for table, todo in plans.items()})
         puts = [put for todo in plans.values() for put in todo.puts]
@@ -226,22 +230,40 @@ class Reconciler:
         self._audits[table].done(table.settle(todo, done, refused, now_s=now_s, first=first))
 
     def _allowed(self, drops: Mapping[Table, Sequence[Drop[Any]]]) -> dict[Table, list[Drop[Any]]]:
-        """Return the drops that the guard and the state of our own lease allow."""
+        """Return the drops that the guard and the state of our own lease allow; the tables park the others."""
         node, now_s = self._node, self._context.clock.now_s()
-        if now_s > node.lease.confirmed_until_s:
+        parked = sum(len(table.parked()) for table in drops)
+        if not any(drops.values()) and parked == self._parked and not self._ask_guard:
             return {table: [] for table in drops}
-        idle = frozenset(table.kind.subnet(drop.object) for table, some in drops.items() for drop in some)
-        allowed = node.guard.allow(idle, max(table.present for table in drops), now_s)
-        held = len(node.guard.held)
+        if not self._proved:
+            return {table: [] for table in drops}
+        self._ask_guard = False
+        idle = {table.kind.subnet(drop.object) for table, some in drops.items() for drop in some}
+        idle.update(table.kind.subnet(one) for table in drops for one in table.parked())
+        allowed = node.guard.allow(frozenset(idle), max(table.present for table in drops), now_s)
+        self._report_guard(len(node.guard.held))
+        going = {
+            table: [drop for drop in some if table.kind.subnet(drop.object) in allowed] for table, some in drops.items()
+        }
+        self._parked = parked + sum(len(some) - len(going[table]) for table, some in drops.items())
+        return going
+
+    def _report_guard(self, held: int) -> None:
         if held:
             text = f"{held} routes are kept although their leases are gone from etcd, until two more lists agree"
             self._context.conditions.report("guard", "guard.holding", text, routes=held)
-            node.wake.peers.set(within_s=LIST_SPACING_S)
+            self._node.wake.peers.set(within_s=LIST_SPACING_S)
         else:
             self._context.conditions.resolve("guard")
-        return {
-            table: [drop for drop in some if table.kind.subnet(drop.object) in allowed] for table, some in drops.items()
-        }
+
+    def _unpark(self) -> None:
+        """Have everything that may not be dropped compared again, if what kept it may have changed."""
+        node = self._node
+        proved = self._context.clock.now_s() <= node.lease.confirmed_until_s
+        if (proved, node.guard.version) != (self._proved, self._guard_version):
+            self._proved, self._guard_version, self._ask_guard = proved, node.guard.version, True
+            for table in node.tables:
+                table.unpark()
 
     async def _learn_foreign(self) -> None:
         """Find out whose objects stand where a creation was refused."""
