@@ -275,6 +275,10 @@ class FirewallProgram(Protocol):
         """
         ...
 
+    def only_adds(self, text: str) -> bool:
+        """Return whether a transaction of ``needed`` finds nothing wrong but that rules are missing."""
+        ...
+
     async def removals(
         self,
         family: Family,

@@ -36,6 +36,7 @@ from pyflanneld.tasks.saved_state import forget, keep_saved_state
 from pyflanneld.tasks.subnet_file import keep_file
 
 BEHIND_ROUTES_S = 0.5
+READY_POLL_S = 0.1
 Beside = Callable[["Daemon"], Coroutine[Any, Any, None]]
 
 
@@ -131,10 +132,15 @@ class Daemon:
                 return bootstrap.node(self._context, lease), leases
 
     async def _announce(self, node: Node) -> None:
-        """Announce that the rules are in place, the file is on disk and the first round is done: Docker can start."""
+        """Announce that the node is ready, as the probes say: Docker can start.
+
+        Of a saved state, rules, file and routes are enough: etcd may be away for long.
+        """
         await node.progress.rules.wait()
         await node.progress.file.wait()
         await node.progress.routes.wait()
+        while not (node.unconfirmed or assess_health(self._context, node).ready):  # noqa: ASYNC110 - it is computed
+            await asyncio.sleep(READY_POLL_S)
         self.ready.set()
         self._context.ports.notifier.send("READY=1")
         log, subnet, routes = self._context.log, str(node.lease.key), node.routes.present

@@ -58,6 +58,10 @@ class Iptables(FirewallProgram):
         found = iptables.read(await self._saved(family, section.table), section)
         return iptables.repair(section, found, rules, networks, take_over=take_over)
 
+    def only_adds(self, text: str) -> bool:
+        """Return whether no rule is deleted in *text*."""
+        return not any(line.startswith("-D ") for line in text.splitlines())
+
     async def removals(
         self,
         family: Family,

@@ -35,6 +35,10 @@ class Nft(FirewallProgram):
         self.require(family)
         return nft.repair(family, await self._table(family), wanted, networks)
 
+    def only_adds(self, text: str) -> bool:
+        """Return whether no rule is deleted in *text*."""
+        return not any(line.startswith("delete rule ") for line in text.splitlines())
+
     async def removals(
         self,
         family: Family,

@@ -474,6 +474,32 @@ class TestFailing:
 
         run(scenario())
 
+    def test_somebody_who_flushes_all_the_time(self) -> None:
+        """While he does, the node is not ready with masquerading; seconds after he stops, the rules are in place."""
+
+        async def scenario() -> None:
+            node = node_with(ip_masq=True, iptables_forward_rules=False)
+            restore, flushing = node.firewall.restore, True
+
+            async def flushed(family: Family, text: str) -> None:
+                await restore(family, text)
+                if flushing:
+                    node.firewall.drop(*MASQ)
+
+            async with node.running():
+                node.firewall.restore = flushed  # type: ignore[method-assign]
+                node.firewall.drop(*MASQ)
+                await asyncio.sleep(600)
+                assert not node.ready
+                assert conditions(node) == ["firewall.failed"]
+                flushing = False
+                await until(lambda: node.ready and bool(node.firewall.rules(*MASQ)), 6)
+                writes = len(node.firewall.writes)
+                await asyncio.sleep(600)
+                assert len(node.firewall.writes) == writes
+
+        run(scenario())
+
     def test_a_removal_that_keeps_failing_is_given_up(self) -> None:
         """A program that nobody needs is not called for ever."""
 

@@ -723,3 +723,42 @@ def test_held_routes_are_not_compared_with_every_event() -> None:
             assert node.ready
 
     run(scenario())
+
+
+def test_ready_is_one_rule() -> None:
+    """While the kernel refuses every route nobody hears READY: not the probes, not the service manager, not the log."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED)
+        for third in (22, 23):
+            node.kernel.refuse(net(third), errno.EPERM, times=30)
+        async with node.running(ready=False):
+            await asyncio.sleep(10)
+            assert (node.ready, node.manager.told.count("READY=1"), node.log.count("daemon.ready")) == (False, 0, 0)
+            assert "CAP_NET_ADMIN" in node.why_not
+            await until(lambda: node.ready, 60)
+            await until(lambda: node.manager.told.count("READY=1") == node.log.count("daemon.ready") == 1, 1)
+
+    run(scenario())
+
+
+def test_a_host_that_accepts_nobody_is_not_ready_without_a_word() -> None:
+    """All of several peers quarantined: a condition with the commonest reason, which blocks until one was accepted."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        for third in (22, 23, 24):
+            etcd.put(name(third), value(f"10.99.0.{third}"))
+        etcd.put(name(25), b"{")
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running(ready=False):
+            await until(lambda: node.log.count("peer.none_accepted") == 1, 5)
+            assert "none of 4 peers is accepted: 3 of them are quarantined for gateway_off_link" in node.why_not
+            etcd.put(name(22), value("192.168.14.22"))
+            await until(lambda: node.ready, 5)
+            etcd.put(name(22), value("10.99.0.22"))
+            etcd.delete(name(22))
+            await until(lambda: node.log.count("peer.none_accepted") == 2, 5)
+            assert node.ready
+
+    run(scenario())

@@ -214,6 +214,9 @@ class Third(FirewallProgram):
         text = self._planned({section: chain for section, chain in after.items() if chain})
         return [Removal(self.name, family, text, {})] if text else []
 
+    def only_adds(self, text: str) -> bool:
+        return "-" not in text
+
     async def drops_forward(self, family: Family) -> str:  # noqa: ARG002
         return ""
 

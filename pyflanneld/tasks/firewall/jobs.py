@@ -99,7 +99,10 @@ class Job:
             return False
         await self._apply(text, take_over=take_over)
         self.placed = True
-        if await self.check(take_over=take_over):
+        if left := await self.check(take_over=take_over):
+            self.placed = not self._firewall.only_adds(left)
+            if not self.placed:
+                raise FirewallError("they have been written, and somebody has removed them at once")
             raise Misread("they read back differently from what has just been written")
         return True
 

@@ -70,8 +70,12 @@ class _Keeper:
         self.settled = asyncio.Event()
         self._context = context
         self._resync_s = context.settings.iptables_resync_s
-        self._waits = backoff(RETRY_FIRST_S, self._resync_s, context.rng)
-        self._misread_waits = backoff(self._resync_s, MISREAD_CAP_S, context.rng)
+        self._start_waits()
+
+    def _start_waits(self) -> None:
+        """Begin again with the shortest waits."""
+        self._waits = backoff(RETRY_FIRST_S, self._resync_s, self._context.rng)
+        self._misread_waits = backoff(self._resync_s, MISREAD_CAP_S, self._context.rng)
 
     async def run(self) -> None:
         """Keep the job's rules right for ever."""
@@ -97,7 +101,7 @@ class _Keeper:
             self._report("firewall.failed", error)
             return next(self._waits)
         self._context.conditions.resolve(self.topic)
-        self._waits = backoff(RETRY_FIRST_S, self._resync_s, self._context.rng)
+        self._start_waits()
         if changed:
             self._log_change()
         self.settled.set()

@@ -15,7 +15,7 @@ have left a difference.
 import asyncio
 import errno
 import operator
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -44,8 +44,10 @@ RETRY_S = 1.0
 SCANS_BURST = 8
 SCAN_SPACING_S = 0.5
 FOREIGN_RECHECK_S = 60.0
+SEVERAL = 2
 FOREIGN_SHARE = 20  # a look at everybody's routes may take a twentieth of the time
 STRIKES = 3
+NO_RIGHT = "EPERM, CAP_NET_ADMIN is missing in the user namespace that owns this network namespace"
 
 
 class Reconciler:
@@ -66,6 +68,7 @@ class Reconciler:
         self._scan_again = False
         self._scans: deque[float] = deque(maxlen=SCANS_BURST)
         self._strikes = 0  # failures of netlink in a row
+        self._accepted_any = False
         self._proved, self._guard_version = False, 0  # as at the last plan
         self._parked = 0  # how many objects the guard has not allowed to be dropped
         self._ask_guard = True
@@ -290,6 +293,7 @@ class Reconciler:
 
     def _report_peers(self, before: View | None, now: View) -> None:
         """Log which keys are quarantined, or are another backend's, since when they are not."""
+        self._report_none_accepted(now)
         log, known = self._context.log, before.quarantined if before else {}
         for name, quarantine in now.quarantined.items():
             if known.get(name) != quarantine:
@@ -298,6 +302,20 @@ class Reconciler:
             log.info("peer.quarantine_ended", key=name)
         for name in now.foreign_backends - (before.foreign_backends if before else frozenset()):
             log.warning("peer.other_backend", key=name, ours=self._node.backend.name)
+
+    def _report_none_accepted(self, view: View) -> None:
+        """Report that no peer is accepted, of several: what they have in common is most probably this host's fault."""
+        reasons = Counter(quarantine.reason for quarantine in view.quarantined.values())
+        if view.peers:
+            self._accepted_any = True
+        if view.peers or reasons.total() < SEVERAL:
+            self._context.conditions.resolve("accepted")
+            return
+        reason, count = reasons.most_common(1)[0]
+        text = f"none of {reasons.total()} peers is accepted: {count} of them are quarantined for {reason}"
+        self._context.conditions.report(
+            "accepted", "peer.none_accepted", text, blocks=not self._accepted_any, cause=reason, reason=reason
+        )
 
     def _report_table(self, table: Table) -> None:
         conditions, kind = self._context.conditions, table.kind
@@ -324,7 +342,7 @@ class Reconciler:
         refused = table.refused()
         if refused:
             identity, code = next(iter(refused.items()))
-            why = errno.errorcode.get(code, str(code))
+            why = NO_RIGHT if code == errno.EPERM else errno.errorcode.get(code, str(code))
             text = f"the kernel refuses {kind.plural}: {_and_more(identity, refused)}: {why}"
             conditions.report(kind.plural, kind.events.failed, text)
         else:
