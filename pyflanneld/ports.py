@@ -20,7 +20,7 @@ from pyflanneld.core.etcd_types import (
     TimeLeft,
     TimeToLive,
 )
-from pyflanneld.core.families import Network
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.firewall.rules import Family, Removal, Section, WantedRules
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.objects.plan import KernelChange
@@ -181,7 +181,12 @@ class Kernel(Protocol):
 
     Raises ``KernelError`` when the socket fails or a request as a whole is refused or times out; the implementation
     then starts afresh with a new socket on the next call.
+
+    Attributes:
+        loopback: the addresses on the loopback, besides 127.0.0.0/8 and ::1, as ``links`` has last seen them.
     """
+
+    loopback: frozenset[Address]
 
     async def links(self) -> tuple[Link, ...]:
         """Return all links but the loopback, with their addresses, in index order.

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from pyflanneld.core.families import Address as IpAddress
 from pyflanneld.core.families import Network
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
@@ -60,6 +61,7 @@ class NetlinkKernel(Kernel):
         self._scopes = RouteScope(spread_from)
         self._link_list, self._address_list = DumpCache(decode_link), DumpCache(decode_address)
         self._links: tuple[Link, ...] = ()
+        self.loopback: frozenset[IpAddress] = frozenset()
         self._links_read: tuple[tuple[Link, ...], tuple[Address, ...]] = ((), ())
         self._lists: dict[object, DumpCache[KernelRoute]] = {}  # those that are remembered
 
@@ -73,6 +75,9 @@ class NetlinkKernel(Kernel):
         addresses = await self._requests.dump(addresses_request(), self._address_list.update)
         if (links, addresses) != self._links_read:  # costs nothing: the same tuples when nothing has changed
             self._links_read, self._links = (links, addresses), with_addresses(links, addresses)
+            of_links = {link.index for link in links}
+            found = (address.interface.ip for address in addresses if address.link_index not in of_links)
+            self.loopback = frozenset(address for address in found if not address.is_loopback)
         return self._links
 
     async def routes(self, *, protocol: int | None = None, version: int = 4) -> tuple[KernelRoute, ...]:

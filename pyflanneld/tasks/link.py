@@ -133,15 +133,16 @@ def validation_context(context: Context, node: Node) -> ValidationContext:
     """Return what peers' leases are validated against, on this host as it is now."""
     endpoints, lease, range6 = context.settings.etcd_endpoints, node.lease, node.subnet_range6
     protected = etcd_addresses(endpoints, IPv4Address)
-    ipv4, ipv6 = _family_context(node, node.subnet_range.network, lease.subnet, protected), None
+    loopback = context.kernel.loopback
+    ipv4, ipv6 = _family_context(node, node.subnet_range.network, lease.subnet, protected, loopback), None
     if range6 is not None and lease.ipv6 is not None:
-        ipv6 = _family_context(node, range6.network, lease.ipv6, etcd_addresses(endpoints, IPv6Address))
+        ipv6 = _family_context(node, range6.network, lease.ipv6, etcd_addresses(endpoints, IPv6Address), loopback)
     backend = node.backend
     return ValidationContext(backend.lease_type, ipv4, ipv6, gateways_on_link=backend.needs_public_ip_on_link)
 
 
 def _family_context(
-    node: Node, network: Network, own_subnet: Network, protected: frozenset[Address]
+    node: Node, network: Network, own_subnet: Network, protected: frozenset[Address], loopback: frozenset[Address]
 ) -> FamilyContext:
     addresses = [own for link in node.links for own in link.interfaces(network.version)]
     connected = {own.network for own in addresses if not overlap(own.network, own_subnet)}
@@ -149,6 +150,7 @@ def _family_context(
         network, own_subnet,
         link_addresses=node.link.interfaces(network.version),
         own_addresses=frozenset(own.ip for own in addresses),
+        loopback=frozenset(own for own in loopback if own.version == network.version),
         connected=tuple(in_order(connected)),
         protected=protected,
     )

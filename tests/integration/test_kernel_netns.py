@@ -100,6 +100,7 @@ async def test_odd_routes(bed: Bed, command: str, gateway: str | None, on_link: 
         metric=metric,
         plain=plain,
         blackhole="blackhole" in command,
+        tos=0x10 if "tos" in command else 0,
     )
     assert await bed.kernel.routes(protocol=4) == (expected,)
 
@@ -371,6 +372,16 @@ async def test_replace_is_atomic(bed: Bed) -> None:
     ours = [told for told in seen if "10.5.1.0/24" in told]
     assert len(ours) == 20
     assert not any("Deleted" in told for told in ours)
+
+
+async def test_addresses_of_the_loopback(bed: Bed) -> None:
+    """Those that somebody has put there, of both families; not the loopback's own."""
+    assert bed.kernel.loopback == frozenset()
+    bed.namespace.ip("link set lo up")
+    bed.namespace.ip("address add 192.168.77.99/32 dev lo")
+    bed.namespace.ip("address add fd00:77::99/128 dev lo")
+    await bed.kernel.links()
+    assert {str(one) for one in bed.kernel.loopback} == {"192.168.77.99", "fd00:77::99"}
 
 
 async def test_without_rights(bed: Bed) -> None:

@@ -762,3 +762,20 @@ def test_a_host_that_accepts_nobody_is_not_ready_without_a_word() -> None:
             assert node.ready
 
     run(scenario())
+
+
+def test_addresses_of_the_loopback_are_ours() -> None:
+    """A gateway that is one of them is refused; a peer's subnet that contains one is told."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23)
+        node = FakeNode(etcd, env=PINNED)
+        node.kernel.loopback = frozenset({IPv4Address("192.168.14.23"), IPv4Address("172.7.22.9")})
+        async with node.running():
+            assert routes(node.kernel) == expected(22)
+            assert node.log.count("peer.covers_own_address") == 1
+            etcd.delete(name(22))
+            await until(lambda: node.log.count("condition.resolved") == 1, 2)
+            assert node.ready
+
+    run(scenario())

@@ -25,7 +25,8 @@ class FamilyContext:
         network: the cluster's network.
         own_subnet: the subnet that this host leases.
         link_addresses: addresses, with prefix lengths, of the link that carries the routes.
-        own_addresses: every address of this host.
+        own_addresses: every address of this host's links.
+        loopback: those on its loopback: no gateway, but no route takes them away.
         connected: networks that are directly connected here, except that of this host's own subnet.
         protected: addresses that no peer's route may capture: etcd's, the default gateway.
     """
@@ -36,6 +37,7 @@ class FamilyContext:
     own_addresses: frozenset[Address] = frozenset()
     connected: tuple[Network, ...] = ()
     protected: frozenset[Address] = frozenset()
+    loopback: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class Validator:
     def __init__(self, context: FamilyContext, *, gateways_on_link: bool) -> None:
         self._context = context
         self._gateways_on_link = gateways_on_link
-        self._own = {int(address) for address in (*context.own_addresses, *(own.ip for own in context.link_addresses))}
+        of_link = (own.ip for own in context.link_addresses)
+        self._own = {int(address) for address in (*context.own_addresses, *context.loopback, *of_link)}
         self._own_subnet = [address_range(context.own_subnet)]
         self._neighbours = [_hosts(own.network) for own in context.link_addresses]
         self._first, self._last = address_range(context.network)

@@ -33,6 +33,7 @@ CONDITIONS: Mapping[str, str] = {
     "metrics.file_failed": "Check the directory of --metrics-textfile: does it exist, is it writable for this user?",
     "metrics.not_listening": "Free that port (see `ss -ltnp`), or give another --metrics-bind; it is retried.",
     "operator.not_listening": "See which process has an abstract socket of that name (`ss -lxp`); it is retried.",
+    "peer.covers_own_address": "Packets to that address stay here: take it off lo, or move that peer.",
     "peer.none_accepted": "Compare --iface and the network with the peers': `pyflanneld peers`, `ip address`.",
     "probe.impossible": 'Allow ICMP: `sysctl net.ipv4.ping_group_range="0 2147483647"`; it is retried.',
     "probe.unanswered": "Check that host, its docker0, and firewalls that drop ICMP: `pyflanneld peers`.",

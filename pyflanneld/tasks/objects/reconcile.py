@@ -294,6 +294,7 @@ class Reconciler:
     def _report_peers(self, before: View | None, now: View) -> None:
         """Log which keys are quarantined, or are another backend's, since when they are not."""
         self._report_none_accepted(now)
+        self._report_own_addresses(now)
         log, known = self._context.log, before.quarantined if before else {}
         for name, quarantine in now.quarantined.items():
             if known.get(name) != quarantine:
@@ -316,6 +317,17 @@ class Reconciler:
         self._context.conditions.report(
             "accepted", "peer.none_accepted", text, blocks=not self._accepted_any, cause=reason, reason=reason
         )
+
+    def _report_own_addresses(self, view: View) -> None:
+        """Report an address on the loopback that is inside a peer's subnet: packets to it stay on this host."""
+        ours = [own for own in self._context.kernel.loopback if any(own in network for network in self._node.networks)]
+        found = {own: next((subnet for subnet in view.peers if own in subnet), None) for own in ours}
+        covered = sorted(f"{own} in {subnet}" for own, subnet in found.items() if subnet is not None)
+        if covered:
+            text = f"an address of this host's loopback is inside a peer's subnet: {_and_more(covered[0], covered)}"
+            self._context.conditions.report("loopback", "peer.covers_own_address", text, blocks=False)
+        else:
+            self._context.conditions.resolve("loopback")
 
     def _report_table(self, table: Table) -> None:
         conditions, kind = self._context.conditions, table.kind

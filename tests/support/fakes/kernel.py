@@ -32,11 +32,13 @@ class FakeKernel(Kernel):
     Attributes:
         applied: the changes that succeeded, in order (dropping what was gone is not among them).
         calls: how often each method of the port was called.
+        loopback: the addresses on the loopback.
     """
 
     def __init__(self, *links: Link, protocol: int = 103) -> None:
         self.applied: list[KernelChange] = []
         self.calls: Counter[str] = Counter()
+        self.loopback: frozenset[Address] = frozenset()
         self._protocol = protocol
         self._links: dict[int, Link] = {}
         self._without_carrier: set[int] = set()
