@@ -89,6 +89,7 @@ class Endpoint:
     async def _connect(self) -> Http2:
         if self._closed:
             raise RegistryUnavailable(f"{self.url}: closed")
+        give_up_at = asyncio.get_running_loop().time() + CONNECT_S
         context = self._tls.context((_ALPN,)) if self._tls else None
         _, connection = await connect(
             self.url,
@@ -99,7 +100,7 @@ class Endpoint:
         )
         self._open = {connection, *(one for one in self._open if one.error is None)}
         try:
-            await connection.opened(CONNECT_S)
+            await connection.opened(give_up_at)
         except RegistryUnavailable as error:
             if connection.lost is None:
                 raise

@@ -90,7 +90,7 @@ class Http2(H2Protocol):
         self.lost: OSError | None = None
         self.heard_at = 0.0
         self._loop = asyncio.get_running_loop()
-        self._rest = b""
+        self._rest = bytearray()
         self._opened = asyncio.Event()
         self._closed = asyncio.Event()
         self._retired = False
@@ -99,13 +99,13 @@ class Http2(H2Protocol):
 
     # What the calls use
 
-    async def opened(self, limit_s: float) -> None:
-        """Wait for the server's first frame. Raises what has ended the connection."""
+    async def opened(self, give_up_at: float) -> None:
+        """Wait for the server's first frame, until a time of the loop. Raises what has ended the connection."""
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout_at(give_up_at):
                 await self._opened.wait()
         except TimeoutError:
-            self.end(NoAnswer(f"{self.url}: it accepts connections and says nothing, for {limit_s:.3g} s"))
+            self.end(NoAnswer(f"{self.url}: it accepts connections and says nothing"))
         self.check()
 
     @property
@@ -183,7 +183,7 @@ class Http2(H2Protocol):
                     self._take(event)
         except ProtocolError as error:
             broken = RegistryUnavailable(f"{self.url}: broken HTTP/2: {str(error)[:_SHOWN]}")
-            self.end(broken if opened else wrong_protocol(self.url, self._rest))
+            self.end(broken if opened else wrong_protocol(self.url, bytes(self._rest[:_SHOWN])))
         if self.error is None:
             self.connection.flush()
             if self._transport.get_write_buffer_size() > UNSENT_BYTES:
@@ -202,8 +202,8 @@ class Http2(H2Protocol):
                 raise FrameTooLargeError(f"a frame of {size} bytes")
             if len(self._rest) < size:
                 return
-            yield self._rest[:size]
-            self._rest = self._rest[size:]
+            yield bytes(self._rest[:size])
+            del self._rest[:size]
 
     def _goaway(self, frame: bytes) -> None:
         """Let the calls under way come to their end, unless the server gives a reason: RFC 9113, section 6.8."""
