@@ -9,7 +9,6 @@ async with playing(script) as server:
 """
 
 import asyncio
-import socket
 import struct
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -169,12 +168,8 @@ class Playing:
 
 
 @asynccontextmanager
-async def playing(
-    *scripts: Script, settings: bool = True, receive_bytes: int | None = None
-) -> AsyncIterator[Playing]:
+async def playing(*scripts: Script, settings: bool = True) -> AsyncIterator[Playing]:
     """Run a server; each connection plays the next script, those after the last play that one.
-
-    With *receive_bytes* its kernel takes no more than about that much of what nobody reads.
 
     The block fails with the first script that fails.
     """
@@ -198,8 +193,6 @@ async def playing(
 
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Peer(accepted), "127.0.0.1", 0)
-    if receive_bytes is not None:
-        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     try:
         yield Playing(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", peers)
     finally:
