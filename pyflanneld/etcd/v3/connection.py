@@ -38,7 +38,8 @@ STREAMS: Final = 100
 STREAM_WINDOW_BYTES: Final = 1024 * 1024
 """What one stream may hold of what nobody has read yet."""
 CONNECTION_WINDOW_BYTES: Final = 8 * STREAM_WINDOW_BYTES  # so that a watch that nobody reads does not stop the calls
-UNSENT_BYTES: Final = 4 * 1024 * 1024
+UNSENT_BYTES: Final = 1024 * 1024
+"""Answers that a server which sends need not have taken."""
 
 _PING: Final = PingFrame(0, b"still on").serialize()
 _HEAD_BYTES: Final = 9
