@@ -38,7 +38,7 @@ TEST_PROGRAMS += chromium:chromium chromedriver:chromium-driver promtool:prometh
 # package:service that it would start now and at every boot
 SERVICES := etcd-server:etcd supervisor:supervisor prometheus:prometheus
 
-.PHONY: help demo test test-fast test-all faults bite fuzz sim soak bench bench-scaling docs screenshots lock dist clean venv need-root
+.PHONY: help demo test test-fast test-all faults bite fuzz sim soak bench bench-scaling docs proto screenshots lock dist clean venv need-root
 .PHONY: demo-programs bench-programs test-programs lint
 
 help: ## list the targets
@@ -87,6 +87,9 @@ bench: need-root bench-programs venv ## measure speed and cost, beside ip -batch
 
 docs: venv ## write what is made from the code: man page, completion scripts, flag table of docs/configuration.md
 	@$(BIN)/python .ci/docs.py
+
+proto: venv ## compile pyflanneld/etcd/v3/rpc.proto, the part of etcd's API that is used, into rpc_pb2.py and its types
+	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. pyflanneld/etcd/v3/rpc.proto
 
 bench-scaling: demo-programs venv ## a large cluster: model, simulation, and 200 nodes on a real etcd (4 min)
 	@$(BIN)/python -m tests.bench.scaling

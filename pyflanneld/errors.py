@@ -12,6 +12,12 @@
     ├── LeaseLost              75   our subnet belongs to another node now
     ├── RegistryError           1
     │   ├── RegistryUnavailable     wait and try again; the outcome of a write may be unknown
+    │   │   ├── NameUnresolved          the member's name has no address
+    │   │   ├── ConnectFailed           its address accepts no connection
+    │   │   ├── TlsFailed               no TLS: its certificate, or a peer that speaks another protocol
+    │   │   │   └── ClientRefused           it refuses our client certificate, or the lack of one
+    │   │   ├── NotEtcd                 the connection works, and what answers is not etcd's API
+    │   │   ├── NoAnswer                nothing came in time
     │   │   ├── HistoryChanged          what is known cannot be continued: list again soon
     │   │   └── ApiMissing              the server has no v2 API: nothing is stored there
     │   ├── RegistryDenied          credentials or rights refused: keep everything, alert, try again slowly
@@ -21,7 +27,7 @@
     └── FirewallError               iptables or nft has failed: the rules are as they were; try again
         └── ProgramMissing      1   it is not installed; ends the daemon only where its rules were asked for
 
-Foreign exceptions (grpc, OSError, aiohttp) are translated once, at the edge, with ``from``. The number is the
+Foreign exceptions (h2, OSError, aiohttp) are translated once, at the edge, with ``from``. The number is the
 process's exit code when the error ends the daemon.
 """
 
@@ -88,6 +94,39 @@ class RegistryError(PyflanneldError):
 
 class RegistryUnavailable(RegistryError):
     """No answer, or not in time. A write may or may not have happened: read before writing again."""
+
+
+class NameUnresolved(RegistryUnavailable):
+    """The name of a member cannot be resolved, or not in time."""
+
+
+class ConnectFailed(RegistryUnavailable):
+    """The addresses of a member accept no connection, or an open one is lost; ``__cause__`` is the ``OSError``."""
+
+
+class TlsFailed(RegistryUnavailable):
+    """TLS with a member fails.
+
+    Attributes:
+        verify_code: why its certificate is not trusted, ``X509_V_ERR_*`` of OpenSSL's ``x509_vfy.h``; 0 when something
+            else has failed.
+    """
+
+    def __init__(self, text: str, verify_code: int = 0) -> None:
+        super().__init__(text)
+        self.verify_code = verify_code
+
+
+class ClientRefused(TlsFailed):
+    """A member refuses our client certificate, or the lack of one."""
+
+
+class NotEtcd(RegistryUnavailable):
+    """What answers speaks another protocol, for example HTTP/1 where the v3 API needs HTTP/2."""
+
+
+class NoAnswer(RegistryUnavailable):
+    """A member has not answered by the deadline."""
 
 
 class HistoryChanged(RegistryUnavailable):

@@ -20,6 +20,7 @@ from pyflanneld.logs.processors import RateLimit, RecentEvents
 from pyflanneld.logs.setup import configure_logging
 from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges, service_manager
+from pyflanneld.system.threads import PassingThreads
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -126,6 +127,7 @@ def _most_severe(raised: Exception) -> PyflanneldError | None:
 async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
     """Run *main_* until it ends or a signal asks to stop; a second signal ends the process at once."""
     loop, task = asyncio.get_running_loop(), asyncio.create_task(main_, name="daemon")
+    loop.set_default_executor(PassingThreads())
 
     def stop(**why: str) -> None:
         if task.cancelling():  # the end of the start script, after a signal to the whole group

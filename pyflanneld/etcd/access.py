@@ -1,9 +1,8 @@
-"""How to reach a cluster, with either API: endpoints, credentials, deadlines, the member in use. Without gRPC."""
+"""How to reach a cluster, with either API: endpoints, credentials, deadlines, the member in use."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -60,12 +59,16 @@ class Timing:
         read_s: for a read with all its attempts.
         progress_s: after this silence a v3 watch requests a progress notification.
         silence_s: after this silence a v3 watch counts as dead, and a v2 watch sends its request again.
+        ping_s: after this silence of a v3 connection, while a call is open, a ping is sent.
+        ping_answer_s: for the response to a ping.
     """
 
     rpc_s: float = 5.0
     read_s: float = 10.0
     progress_s: float = 30.0
     silence_s: float = 45.0
+    ping_s: float = 10.0
+    ping_answer_s: float = 5.0
 
 
 class Member(Protocol):
@@ -115,16 +118,7 @@ class Members(Generic[M]):
         self._answering = None
 
 
-def grpc_target(endpoint: str) -> str:
-    """Return the gRPC name of *endpoint*, for example ``ipv4:192.168.14.12:2379`` or ``dns:///etcd1:2379``.
-
-    The resolver is named explicitly, so that neither an environment variable nor a guess decides how an address is
-    read: https://github.com/grpc/grpc/blob/master/doc/naming.md
-    """
+def host_port(endpoint: str) -> tuple[str, int]:
+    """Return the host, which is a name or an address without brackets, and the port of *endpoint*."""
     parts = urlsplit(endpoint)
-    host, port = parts.hostname or "", parts.port or DEFAULT_PORT
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return f"dns:///{host}:{port}"
-    return f"ipv6:[{address}]:{port}" if address.version == 6 else f"ipv4:{address}:{port}"
+    return parts.hostname or "", parts.port or DEFAULT_PORT

@@ -7,27 +7,38 @@ No port: the daemon never does this. The kind of request names the step, not the
 import asyncio
 import contextlib
 import random
-import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from email.parser import BytesParser
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from aetcd import rpc
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import MemberFault, MemberReport
-from pyflanneld.errors import RegistryDenied, RegistryError
-from pyflanneld.etcd.access import DEFAULT_PORT, EtcdAccess
+from pyflanneld.errors import (
+    ClientRefused,
+    ConnectFailed,
+    NameUnresolved,
+    NoAnswer,
+    RegistryDenied,
+    RegistryError,
+    RegistryUnavailable,
+    TlsFailed,
+)
+from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.connections import connect, why_lost
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.etcd.v2.registry import EtcdV2Registry, ServerVersion
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.calls import Tokens, metadata
-from pyflanneld.etcd.v3.channel import CALL_ERRORS, Endpoint
+from pyflanneld.etcd.v3.channel import Endpoint
+from pyflanneld.etcd.v3.methods import STATUS
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 
 DEADLINE_S: Final = 4.0
@@ -46,25 +57,30 @@ async def probe_member(access: EtcdAccess, url: str, *, deadline_s: float = DEAD
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
     """
-    context = Tls(access).context()
-    host, port = urlsplit(url).hostname or "", urlsplit(url).port or DEFAULT_PORT
-    connected = False
+    try:
+        return await _version(url, Tls(access).context(), deadline_s)
+    except RegistryUnavailable as error:
+        report = _report(error, MemberReport(url), _fault(error))
+        return replace(report, detail="") if report.fault is MemberFault.REFUSED else report
+
+
+async def _version(url: str, context: ssl.SSLContext | None, deadline_s: float) -> MemberReport:
+    reader = asyncio.StreamReader()
+    make = partial(asyncio.StreamReaderProtocol, reader)
+    transport, _ = await connect(url, make, context, timeout_s=deadline_s)
+    response = b""
     try:
         async with asyncio.timeout(deadline_s):
-            reader, writer = await asyncio.open_connection(host, port, ssl=context)
-            connected = True
-            try:
-                until_s = _certificate_until_s(writer.get_extra_info("peercert"))
-                writer.write(f"GET /version HTTP/1.0\r\nHost: {urlsplit(url).netloc}\r\n\r\n".encode())
-                response = b""
-                while len(response) < _RESPONSE_BYTES and (more := await reader.read(_RESPONSE_BYTES)):
-                    response += more
-            finally:
-                writer.transport.abort()
-    except (TimeoutError, OSError) as error:
-        return MemberReport(
-            url, _fault(error, secure=context is not None, connected=connected), _detail(error, deadline_s)
-        )
+            transport.write(f"GET /version HTTP/1.0\r\nHost: {urlsplit(url).netloc}\r\n\r\n".encode())
+            while len(response) < _RESPONSE_BYTES and (more := await reader.read(_RESPONSE_BYTES)):
+                response += more
+    except TimeoutError as error:
+        raise NoAnswer(f"{url}: the connection is open, and no answer came within {deadline_s:g} s") from error
+    except OSError as error:
+        raise await why_lost(url, context, error) from error
+    finally:
+        transport.abort()
+    until_s = _certificate_until_s(transport.get_extra_info("peercert"))
     return _with_version(response, MemberReport(url, certificate_until_s=until_s))
 
 
@@ -80,39 +96,28 @@ def _with_version(response: bytes, member: MemberReport) -> MemberReport:
     return replace(member, version=version, skew_s=skew_s)
 
 
-def _fault(error: Exception, *, secure: bool, connected: bool) -> MemberFault:
-    """Return what has failed: before the connection is there, in the TLS handshake, or after it."""
+def _fault(error: RegistryUnavailable) -> MemberFault:
     match error:
-        case ssl.SSLCertVerificationError():
-            return _VERIFY_FAULTS.get(error.verify_code, MemberFault.TLS)
-        case ssl.SSLError():
-            return MemberFault.CLIENT if "ALERT" in (error.reason or "").upper() else MemberFault.TLS
-        case TimeoutError():
-            return MemberFault.TIMEOUT
-        case socket.gaierror():
+        case NameUnresolved():
             return MemberFault.NO_NAME
-        case ConnectionRefusedError():
+        case ConnectFailed(__cause__=ConnectionRefusedError()):
             return MemberFault.REFUSED
-        case ConnectionError() if secure:
-            return MemberFault.CLIENT if connected else MemberFault.TLS
-        case ConnectionError():
+        case ConnectFailed(__cause__=ConnectionError()):
             return MemberFault.NO_ETCD
-        case _:
+        case ConnectFailed():
             return MemberFault.UNREACHABLE
-
-
-def _detail(error: Exception, deadline_s: float) -> str:
-    match error:
-        case ssl.SSLCertVerificationError():
-            return ascii(error.verify_message)[1:-1]
-        case ssl.SSLError():
-            return str(error.reason or "").lower().replace("_", " ")
-        case TimeoutError():
-            return f"within {deadline_s:g} s"
-        case ConnectionRefusedError():
-            return ""
+        case ClientRefused():
+            return MemberFault.CLIENT
+        case TlsFailed():
+            return _VERIFY_FAULTS.get(error.verify_code, MemberFault.TLS)
+        case NoAnswer():
+            return MemberFault.TIMEOUT
         case _:
-            return ascii(getattr(error, "strerror", None) or str(error) or type(error).__name__)[1:-1]
+            return MemberFault.NO_ETCD
+
+
+def _report(error: RegistryError, member: MemberReport, fault: MemberFault) -> MemberReport:
+    return replace(member, fault=fault, detail=str(error).removeprefix(f"{member.url}: "))
 
 
 def _skew_s(date: str | None) -> float | None:
@@ -139,8 +144,7 @@ async def rights(access: EtcdAccess, member: MemberReport, api: int, log: Filter
     try:
         token = await Tokens(alone, rpc_timeout_s=DEADLINE_S, log=log).current(endpoint)
     except RegistryError as error:
-        fault = MemberFault.LOGIN if isinstance(error, RegistryDenied) else MemberFault.BROKEN
-        return replace(member, fault=fault, detail=_shortened(error, member))
+        return _report(error, member, MemberFault.LOGIN if isinstance(error, RegistryDenied) else MemberFault.BROKEN)
     else:
         alarms = await _alarms(endpoint, token)
     finally:
@@ -157,22 +161,17 @@ async def _try_reads(registry: EtcdV2Registry | EtcdV3Registry, member: MemberRe
             try:
                 await read()
             except RegistryDenied as error:
-                return replace(member, fault=fault, detail=_shortened(error, member))
+                return _report(error, member, fault)
             except RegistryError as error:
-                return replace(member, fault=MemberFault.BROKEN, detail=_shortened(error, member))
+                return _report(error, member, MemberFault.BROKEN)
     finally:
         await registry.close()
     return member
 
 
-def _shortened(error: RegistryError, member: MemberReport) -> str:
-    return str(error).removeprefix(f"{member.url}: ")
-
-
 async def _alarms(endpoint: Endpoint, token: str) -> tuple[str, ...] | None:
     """Return the alarms in a member's status; ``None`` when it does not report its status."""
-    maintenance = rpc.MaintenanceStub(endpoint.stubs().channel)
-    with contextlib.suppress(*CALL_ERRORS):
-        status = await maintenance.Status(rpc.StatusRequest(), timeout=DEADLINE_S, metadata=metadata(token)[1:])
-        return tuple(str(text) for text in status.errors if "alarm" in str(text))
+    with contextlib.suppress(RegistryError):
+        status = await endpoint.ask(STATUS, rpc.StatusRequest(), timeout_s=DEADLINE_S, metadata=metadata(token)[1:])
+        return tuple(text for text in status.errors if "alarm" in text)
     return None

@@ -1,14 +1,14 @@
 """The certificate files: read and checked before the first connection, and again when they have changed.
 
-gRPC reports a bad file only as a failed handshake, long after the start. So what was read is loaded into the standard
-library's ``ssl`` first: a file that does not load, or does not belong to the other, is the operator's mistake and is
-reported at once. Exactly these bytes are used later, because the files may be replaced at any time, and two of them not
-at the same moment.
+One TLS context is made here for both APIs and for the members that ``doctor`` probes, so that all judge alike. It is
+made at the start: a file that does not load, or does not belong to the other, is the operator's mistake and is reported
+at once. Exactly these bytes are used later, because the files may be replaced at any time, and two of them not at the
+same moment.
 """
 
 import os
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,7 @@ class Tls:
     def __init__(self, access: EtcdAccess) -> None:
         self._access = access
         self.material = load_tls(access)
+        self._contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
 
     def reload(self) -> bool:
         """Use the files from now on if they hold anything new; return whether they do.
@@ -61,6 +62,7 @@ class Tls:
             return False
         _check(self._access, found)
         self.material = found
+        self._contexts = {}
         return True
 
     def ends_s(self) -> Mapping[str, float]:
@@ -79,9 +81,18 @@ class Tls:
             ends["etcd-certfile"] = min((end for _, end in validity_of(material.cert)), default=0.0)
         return {name: end_s for name, end_s in ends.items() if end_s}
 
-    def context(self) -> ssl.SSLContext | None:
-        """Return the TLS context for https, ``None`` for http."""
-        return None if self.material is None else context_of(self.material)
+    def context(self, alpn: Sequence[str] = ()) -> ssl.SSLContext | None:
+        """Return the TLS context for https, ``None`` for http; the same until there are other certificates.
+
+        Args:
+            alpn: the protocols to offer, for example ``("h2",)``.
+        """
+        if self.material is None:
+            return None
+        key = tuple(alpn)
+        if key not in self._contexts:
+            self._contexts[key] = context_of(self.material, key)
+        return self._contexts[key]
 
 
 def load_tls(access: EtcdAccess) -> TlsMaterial | None:
@@ -92,18 +103,23 @@ def load_tls(access: EtcdAccess) -> TlsMaterial | None:
     return material
 
 
-def context_of(material: TlsMaterial) -> ssl.SSLContext:
+def context_of(material: TlsMaterial, alpn: Sequence[str] = ()) -> ssl.SSLContext:
     """Return the TLS context with *material*: the server is always verified, and its name.
+
+    Each certificate in the CA file is trusted by itself, as in Go: an intermediate alone is enough.
 
     Raises:
         ssl.SSLError, ValueError: these are not certificates, or not a pair.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(cadata=material.ca.decode("ascii", "ignore"))
     if material.cert is not None and material.key is not None:
         with _in_memory(material.cert) as cert, _in_memory(material.key) as key:
             context.load_cert_chain(cert, key, password=credentials.no_passphrase)
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
     return context
 
 

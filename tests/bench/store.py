@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import grpc
-from aetcd import rpc
+from grpclib.exceptions import GRPCError
 
 from pyflanneld.core.lease.codec import TTL_S
+from pyflanneld.etcd.v3 import methods
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from tests.bench.leases import CONFIG, Peer, peer
 from tests.bench.work import Work, parse_counters, work
 from tests.support.etcd.client import RawEtcd
@@ -103,14 +104,17 @@ class StoreV3(Store):
 
     async def list_bytes(self) -> int:
         start, end = self.key(b""), f"{self.prefix}/subnets0".encode()
-        return int((await self._raw.kv.Range(rpc.RangeRequest(key=start, range_end=end))).ByteSize())
+        return int((await self._raw.ask(methods.RANGE, rpc.RangeRequest(key=start, range_end=end))).ByteSize())
 
     async def _all(self, operations: Iterable[Any]) -> None:
         rest = list(operations)
         batches = [rest[start : start + PER_TXN] for start in range(0, len(rest), PER_TXN)]
         for start in range(0, len(batches), AT_ONCE):
             await asyncio.gather(
-                *(self._raw.kv.Txn(rpc.TxnRequest(success=batch)) for batch in batches[start : start + AT_ONCE])
+                *(
+                    self._raw.ask(methods.TXN, rpc.TxnRequest(success=batch))
+                    for batch in batches[start : start + AT_ONCE]
+                )
             )
 
     async def _etcd_lease(self, ttl_s: int) -> int:
@@ -182,6 +186,6 @@ class Client:
     async def _answers(self) -> bool:
         try:
             await self._v3.get(b"x")
-        except grpc.RpcError:
+        except (GRPCError, OSError):
             return False
         return True

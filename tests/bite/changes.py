@@ -96,20 +96,6 @@ def drop_assignment(name: str, mention: str) -> Change:
     return _everywhere(replaced)
 
 
-def entry(key: str, text: str) -> Change:
-    """Put *text* in the place of the value of *key* in dictionaries."""
-
-    def replaced(node: ast.AST) -> ast.AST | None:
-        places = [
-            number for number, name in enumerate(node.keys) if isinstance(name, ast.Constant) and name.value == key
-        ] if isinstance(node, ast.Dict) else []  # fmt: skip
-        for number in places:
-            node.values[number] = _expression(text, value=node.values[number])  # type: ignore[attr-defined]
-        return node if places else None
-
-    return _everywhere(replaced)
-
-
 def never(*, test: str = "", body: str = "") -> Change:
     """Make each condition false that mentions *test*, or whose own block (not one inside it) mentions *body*."""
 

@@ -18,7 +18,6 @@ from tests.bite.changes import (
     call,
     case,
     drop_call,
-    entry,
     find,
     first,
     handler,
@@ -197,7 +196,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B17 no deadline", "a call to a member that does not answer waits for an hour",
-        "etcd.v3.calls", [entry("timeout", "value * 3600")],
+        "etcd.v3.calls", [argument("ask", "timeout_s", "value * 3600")],
         ("tests/integration/test_etcd_calls.py", "tests/integration/test_etcd_black_hole.py"),
     ),
     Plant(

@@ -9,6 +9,7 @@ from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import Ping
 from pyflanneld.lab.node import HEALTH_PORT
 from pyflanneld.lab.run import until
+from tests.bench import proc
 from tests.support.lab.testbed import (
     Journal,
     gateways,
@@ -17,6 +18,7 @@ from tests.support.lab.testbed import (
     launch,
     lease_key,
     lease_value,
+    pid_of,
     store_of,
 )
 
@@ -33,6 +35,13 @@ def test_three_hosts_become_a_network(cluster: Lab) -> None:
     with Ping(first, last) as ping:
         until(lambda: len(ping.received()) >= 10, "ten packets come back")
         assert ping.result().lost == 0
+
+
+def test_one_thread(cluster: Lab) -> None:
+    """At rest a daemon has one thread; others, for the firewall's programs for example, end with their work."""
+    for node in cluster.nodes:
+        pid = pid_of(node)
+        until(lambda pid=pid: proc.threads(pid) == 1, f"{node.name} is at rest on one thread")
 
 
 def test_subnet_env_bytes(cluster: Lab) -> None:

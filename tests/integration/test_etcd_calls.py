@@ -6,14 +6,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc
 import pytest
 import structlog
-from aetcd import rpc
+from grpclib.const import Status
 
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
 from pyflanneld.etcd.access import Timing
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, key_value, never
 from tests.support.polling import eventually
@@ -62,7 +62,7 @@ class TestList:
 
     async def test_compacted_midway(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A compaction between two pages makes the list start over, at a new revision."""
-        compacted = Refusal(grpc.StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
+        compacted = Refusal(Status.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
         answers = iter(
             [
                 page([b"a"], revision=9, count=2, more=True),
@@ -87,7 +87,7 @@ class TestList:
 
         def answer(request: Any) -> Any:
             if request.revision:
-                raise Refusal(grpc.StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
+                raise Refusal(Status.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
             return page([b"a"], revision=9, count=2, more=True)
 
         scripted.on["Range"] = answer
@@ -158,7 +158,7 @@ class TestFailures:
         self, scripted: ScriptedEtcd, connect: Connect, call: str, code: str, details: str, error: type[Exception]
     ) -> None:
         """Every call turns etcd's response into the error by which the caller reacts, with etcd's text."""
-        all_by(scripted, Refusal(getattr(grpc.StatusCode, code), details))
+        all_by(scripted, Refusal(Status[code], details))
         with pytest.raises(error) as raised:
             await {**READS, **WRITES}[call](connect(scripted, timing=SHORT))
         assert details in str(raised.value)
@@ -169,7 +169,7 @@ class TestFailures:
         self, scripted: ScriptedEtcd, scripted_two: ScriptedEtcd, connect: Connect, call: str
     ) -> None:
         """A read is answered by the next endpoint, which then stays in use; the switch is logged with its reason."""
-        all_by(scripted, Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader"))
+        all_by(scripted, Refusal(Status.UNAVAILABLE, "etcdserver: no leader"))
         with structlog.testing.capture_logs() as logs:
             registry = connect(scripted, scripted_two)
             await READS[call](registry)
@@ -183,7 +183,7 @@ class TestFailures:
         self, scripted: ScriptedEtcd, scripted_two: ScriptedEtcd, connect: Connect, call: str
     ) -> None:
         """A write whose outcome is unknown is not repeated; the next call goes to the next endpoint."""
-        all_by(scripted, Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out"))
+        all_by(scripted, Refusal(Status.UNAVAILABLE, "etcdserver: request timed out"))
         registry = connect(scripted, scripted_two)
         with pytest.raises(RegistryUnavailable):
             await WRITES[call](registry)
@@ -195,7 +195,7 @@ class TestFailures:
         self, scripted: ScriptedEtcd, scripted_two: ScriptedEtcd, connect: Connect, code: str
     ) -> None:
         """A server that refuses works: it stays in use, and no other is asked."""
-        all_by(scripted, Refusal(getattr(grpc.StatusCode, code), "no"))
+        all_by(scripted, Refusal(Status[code], "no"))
         registry = connect(scripted, scripted_two)
         for call in [*READS.values(), *WRITES.values()]:
             with pytest.raises((RegistryUnavailable, RegistryDenied)):

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import grpc
 import pytest
-from aetcd import rpc
+from grpclib.const import Status
 
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable
 from pyflanneld.etcd.access import Timing
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, key_value, never
 from tests.support.polling import eventually
@@ -85,7 +85,7 @@ class TestCreate:
     async def test_grant_reply_lost(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A lease whose grant got no reply is found again by its ID: no second one is granted."""
         self.healthy(scripted)
-        scripted.on["LeaseGrant"] = Refusal(grpc.StatusCode.UNAVAILABLE, "transport is closing")
+        scripted.on["LeaseGrant"] = Refusal(Status.UNAVAILABLE, "transport is closing")
         registry = connect(scripted)
         with pytest.raises(RegistryUnavailable):
             await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
@@ -96,7 +96,7 @@ class TestCreate:
     async def test_grant_failed(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A lease that was not granted is granted again."""
         self.healthy(scripted)
-        scripted.on["LeaseGrant"] = Refusal(grpc.StatusCode.UNAVAILABLE, "transport is closing")
+        scripted.on["LeaseGrant"] = Refusal(Status.UNAVAILABLE, "transport is closing")
         registry = connect(scripted)
         with pytest.raises(RegistryUnavailable):
             await registry.create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
@@ -110,7 +110,7 @@ class TestCreate:
     async def test_put_reply_lost(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A key that is there with our lease was put by us, whatever became of the reply."""
         self.healthy(scripted)
-        scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+        scripted.on["Txn"] = Refusal(Status.UNAVAILABLE, "etcdserver: request timed out")
         scripted.on["Range"] = lambda _request: rpc.RangeResponse(
             header=header(12), kvs=[key_value(b"a", 11, lease=scripted.asked["LeaseGrant"][0].ID)]
         )
@@ -120,7 +120,7 @@ class TestCreate:
     async def test_put_reply_lost_and_put_delayed(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A put that happens after our read is found before the next attempt, which does not add a second key."""
         self.healthy(scripted)
-        scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+        scripted.on["Txn"] = Refusal(Status.UNAVAILABLE, "etcdserver: request timed out")
         registry = connect(scripted)
         with pytest.raises(RegistryUnavailable):
             await registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
@@ -137,7 +137,7 @@ class TestCreate:
     async def test_close_spares_a_live_key(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A lease with our key is not revoked, although its put was never confirmed."""
         self.healthy(scripted)
-        scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+        scripted.on["Txn"] = Refusal(Status.UNAVAILABLE, "etcdserver: request timed out")
         registry = connect(scripted)
         with pytest.raises(RegistryUnavailable):
             await registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
@@ -151,8 +151,8 @@ class TestCreate:
     async def test_close_spares_what_cannot_be_read(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """When it is unknown whether a key is attached to the lease, the lease expires by itself."""
         self.healthy(scripted)
-        scripted.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
-        scripted.on["Range"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+        scripted.on["Txn"] = Refusal(Status.UNAVAILABLE, "etcdserver: request timed out")
+        scripted.on["Range"] = Refusal(Status.UNAVAILABLE, "etcdserver: no leader")
         registry = connect(scripted)
         with pytest.raises(RegistryUnavailable):
             await registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
@@ -183,7 +183,7 @@ class TestCreate:
 
         def txn(_request: Any) -> Any:
             if next(gone):
-                raise Refusal(grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found")
+                raise Refusal(Status.NOT_FOUND, "etcdserver: requested lease not found")
             return rpc.TxnResponse(header=header(11), succeeded=True)
 
         scripted.on["Txn"] = txn
@@ -194,8 +194,8 @@ class TestCreate:
     @pytest.mark.parametrize(
         "refusal",
         [
-            Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"),
-            Refusal(grpc.StatusCode.PERMISSION_DENIED, "etcdserver: permission denied"),
+            Refusal(Status.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"),
+            Refusal(Status.PERMISSION_DENIED, "etcdserver: permission denied"),
         ],
     )
     async def test_refused_put(self, scripted: ScriptedEtcd, connect: Connect, refusal: Refusal) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import grpc
 import pytest
+from grpclib.exceptions import GRPCError
 
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
@@ -27,7 +27,7 @@ async def test_no_space(tmp_path: Path, connect: Callable[..., EtcdV3Registry]) 
         held = await registry.create_subnet(b"held", b"{}", ttl_s=60, listed=await registry.list_subnets())
         assert held is not None
         async with RawEtcd.at(etcd.endpoints[0]) as raw:
-            with pytest.raises(grpc.RpcError):
+            with pytest.raises(GRPCError):
                 await fill(raw)
             assert (await registry.renew(held)).ttl_s == 60
             listed = await registry.list_subnets()

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import grpc
 import pytest
 import structlog
-from aetcd import rpc
+from grpclib.const import Status
 
 from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.errors import RegistryDenied
 from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.fakes.scripted_etcd import CLUSTER, Refusal, ScriptedEtcd, header, refused_creation
 
@@ -33,7 +33,7 @@ class TestAuth:
         def authenticate(request: Any) -> Any:
             if request.password != PASSWORD:
                 raise Refusal(
-                    grpc.StatusCode.INVALID_ARGUMENT,
+                    Status.INVALID_ARGUMENT,
                     "etcdserver: authentication failed, invalid user ID or password",
                 )
             state["token"] = f"token-{next(newest)}"
@@ -41,7 +41,7 @@ class TestAuth:
 
         def guarded(_request: Any) -> Any:
             if scripted.tokens[-1] != state["token"]:
-                raise Refusal(grpc.StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
+                raise Refusal(Status.UNAUTHENTICATED, "etcdserver: invalid auth token")
             return rpc.RangeResponse(header=header(1))
 
         scripted.on.update({"Authenticate": authenticate, "Range": guarded})
@@ -92,9 +92,7 @@ class TestAuth:
 
     async def test_auth_switched_off(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """Credentials for a server that asks for none are not sent again, and that is logged once."""
-        scripted.on["Authenticate"] = Refusal(
-            grpc.StatusCode.FAILED_PRECONDITION, "etcdserver: authentication is not enabled"
-        )
+        scripted.on["Authenticate"] = Refusal(Status.FAILED_PRECONDITION, "etcdserver: authentication is not enabled")
         with structlog.testing.capture_logs() as logs:
             registry = connect(scripted, username="flannel", password=PASSWORD)
             for _ in range(3):
@@ -105,16 +103,14 @@ class TestAuth:
     async def test_auth_switched_on(self, scripted: ScriptedEtcd, connect: Connect, tokens: Callable[[], int]) -> None:
         """When authentication is switched on at run time, the known credentials are used."""
         authenticate, guarded = scripted.on["Authenticate"], scripted.on.pop("Range")
-        scripted.on["Authenticate"] = Refusal(
-            grpc.StatusCode.FAILED_PRECONDITION, "etcdserver: authentication is not enabled"
-        )
+        scripted.on["Authenticate"] = Refusal(Status.FAILED_PRECONDITION, "etcdserver: authentication is not enabled")
         registry = connect(scripted, username="flannel", password=PASSWORD)
         await registry.read_config()
         scripted.on["Authenticate"] = authenticate
 
         def empty_user(request: Any) -> Any:
             if scripted.tokens[-1] is None:
-                raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty")
+                raise Refusal(Status.INVALID_ARGUMENT, "etcdserver: user name is empty")
             return guarded(request)
 
         scripted.on["Range"] = empty_user

@@ -5,13 +5,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc
 import pytest
-from aetcd import rpc
+from grpclib.const import Status
 
 from pyflanneld.core.etcd_types import Gone, Put, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryUnavailable, RevisionCompacted
 from pyflanneld.etcd.access import Timing
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from tests.support.fakes.scripted_etcd import (
     CLUSTER,
@@ -203,7 +203,7 @@ class TestWatchStream:
         with pytest.raises(error):
             await watching.next()
 
-    @pytest.mark.parametrize("status", [None, Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")])
+    @pytest.mark.parametrize("status", [None, Refusal(Status.UNAVAILABLE, "etcdserver: no leader")])
     async def test_ended(self, watching: Watching, status: Refusal | None) -> None:
         """The end of the stream, with an error or without, is the end of the watch."""
         watching.stream.end(status)

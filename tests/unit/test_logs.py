@@ -179,7 +179,7 @@ def test_our_dependencies_log_the_same_way(configured: Set) -> None:
     """Warnings and above from the standard library's logging, with the logger's name; less is dropped."""
     out = configured("json", 4)
     logging.getLogger("asyncio").warning("slow %s\n", "callback")
-    logging.getLogger("grpc").info("chatter")
+    logging.getLogger("grpclib").info("chatter")
     (event,) = events(out)
     assert (event["level"], event["event"], event["logger"]) == ("warning", "slow callback\\n", "asyncio")
 

@@ -2,11 +2,11 @@
 
 
 import pytest
-from aetcd import rpc
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflanneld.core.backoff import LISTED_KEYS_PER_S, list_round_s
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.tasks.peers import RETRY_CAP_S
 from tests.bench.scaling import model, page, simulate
 

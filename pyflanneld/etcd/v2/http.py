@@ -7,24 +7,27 @@ they could carry the password elsewhere. ``responses`` decides what a response m
 
 import asyncio
 import base64
-import contextlib
-import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
 
-from pyflanneld.errors import ApiMissing, RegistryError, RegistryUnavailable
+from pyflanneld.errors import ApiMissing, NoAnswer, NotEtcd, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess, Members, Timing
+from pyflanneld.etcd.connections import connect, failure, why_lost
+from pyflanneld.etcd.resolver import Resolver
 from pyflanneld.etcd.tls import Tls
-from pyflanneld.etcd.v2.responses import V2Refused, V2Response, checked, unavailable
+from pyflanneld.etcd.v2.responses import V2Refused, V2Response, checked
 
 Form = Mapping[str, bytes | str | int]
 T = TypeVar("T")
+_HTTP_ERRORS: Final = (aiohttp.ClientError, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +73,7 @@ class V2Client:
         self.members = members
         self.timing = timing
         self._tls = tls or Tls(access)
+        self._resolver = Resolver()
         self._headers = {"Authorization": _basic(access)} if access.username else {}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._old_sessions: list[aiohttp.ClientSession] = []
@@ -121,7 +125,7 @@ class V2Client:
         except V2Refused:
             raise
         except TimeoutError as error:
-            timeout = RegistryUnavailable(f"{member.url}: no answer within {limit_s:.3g} s")
+            timeout = NoAnswer(f"{member.url}: no answer within {limit_s:.3g} s")
             if leave:
                 self.members.leave(member, timeout)
             raise timeout from error
@@ -141,25 +145,19 @@ class V2Client:
             request: what to send.
             fresh: on a connection of its own.
         """
-        try:
-            async with await self._send(member, request, fresh=fresh) as response:
-                return checked(member.url, response, await response.read())
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise unavailable(member.url, error) from error
+        async with await self._send(member, request, fresh=fresh) as response:
+            return checked(member.url, response, await _body(member, response))
 
     async def begin(self, member: V2Member, request: V2Request) -> "PendingResponse":
         """Send a request whose response may take long, and return as soon as the server has accepted it."""
 
         async def accepted(member: V2Member) -> PendingResponse:
-            try:
-                response = await self._send(member, request, fresh=False)
-                if response.status != 200:
-                    async with response:
-                        checked(member.url, response, await response.read())
-                        raise RegistryUnavailable(f"{member.url}: HTTP {response.status} to a watch")
-                return PendingResponse(member, response)
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise unavailable(member.url, error) from error
+            response = await self._send(member, request, fresh=False)
+            if response.status != 200:
+                async with response:
+                    checked(member.url, response, await _body(member, response))
+                    raise RegistryUnavailable(f"{member.url}: HTTP {response.status} to a watch")
+            return PendingResponse(member, response)
 
         pending = await self._leaving(member, self.timing.rpc_s, accepted)
         self._pending.add(pending)
@@ -169,35 +167,37 @@ class V2Client:
         """Return what is at *path*, outside the v2 API, on the member in use."""
 
         async def get(member: V2Member) -> bytes:
-            try:
-                async with await self._send(member, V2Request("GET", path, {}), fresh=False) as response:
-                    if response.status != 200:
-                        raise RegistryUnavailable(f"{member.url}: HTTP {response.status} to {path}")
-                    return await response.read()
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise unavailable(member.url, error) from error
+            async with await self._send(member, V2Request("GET", path, {}), fresh=False) as response:
+                if response.status != 200:
+                    raise RegistryUnavailable(f"{member.url}: HTTP {response.status} to {path}")
+                return await _body(member, response)
 
         return await self._leaving(self.members.current, self.timing.rpc_s, get)
 
     async def _send(self, member: V2Member, request: V2Request, *, fresh: bool) -> aiohttp.ClientResponse:
         query = f"?{urlencode(request.query)}" if request.query else ""
         form = {"Content-Type": "application/x-www-form-urlencoded"} if request.form is not None else {}
-        return await self._session(fresh).request(
-            request.method,
-            URL(f"{member.url}{request.path}{query}", encoded=True),
-            data=urlencode(request.form).encode() if request.form is not None else None,
-            headers=form,
-            allow_redirects=False,
-        )
+        try:
+            return await self._session(fresh).request(
+                request.method,
+                URL(f"{member.url}{request.path}{query}", encoded=True),
+                data=urlencode(request.form).encode() if request.form is not None else None,
+                headers=form,
+                allow_redirects=False,
+            )
+        except (aiohttp.ServerDisconnectedError, OSError) as error:
+            raise await why_lost(member.url, self._tls.context(), _os_error(error), resolver=self._resolver) from error
+        except _HTTP_ERRORS as error:
+            raise unavailable(member.url, error) from error
 
     def _session(self, fresh: bool) -> aiohttp.ClientSession:
         if self._closed:
             raise RegistryUnavailable(f"{self.members.current.url}: closed")
         if fresh not in self._sessions:
             self._sessions[fresh] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._tls.context() or True, limit=0, force_close=fresh),
+                connector=_Connector(self._tls.context(), self._resolver, force_close=fresh),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the deadlines are ours
+                timeout=aiohttp.ClientTimeout(total=None),  # the deadlines are ours
                 headers=self._headers,
                 auto_decompress=False,
             )
@@ -230,14 +230,10 @@ class PendingResponse:
         except RegistryError:
             response.close()
             raise
-        _find_dead_peer(response)
 
     async def body(self) -> bytes:
         """Return the body as soon as it is complete; after a cancellation the response is void."""
-        try:
-            return await self._response.read()
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise unavailable(self.member.url, error) from error
+        return await _body(self.member, self._response)
 
     def end(self) -> None:
         """Let the task that waits for the body fail: aiohttp does not wake it when it closes the session."""
@@ -248,16 +244,37 @@ class PendingResponse:
         self._response.close()
 
 
-def _find_dead_peer(response: aiohttp.ClientResponse) -> None:
-    """Let the kernel probe an idle connection: after 10 s, and twice more, 5 s apart."""
-    connection = response.connection
-    sock = connection.transport.get_extra_info("socket") if connection and connection.transport else None
-    if sock is None:
-        return
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 2)):
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+class _Connector(aiohttp.BaseConnector):
+    """aiohttp's pool of connections, opened as those of the v3 API are."""
+
+    def __init__(self, context: ssl.SSLContext | None, resolver: Resolver, *, force_close: bool) -> None:
+        super().__init__(limit=0, force_close=force_close)
+        self._open = partial(connect, context=context, resolver=resolver)
+
+    async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> Any:
+        # To be overridden: https://docs.aiohttp.org/en/stable/client_reference.html#aiohttp.BaseConnector
+        return (await self._open(f"{req.url.scheme}://{req.url.raw_authority}", self._factory))[1]
+
+
+async def _body(member: V2Member, response: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await response.read()
+    except _HTTP_ERRORS as error:
+        raise unavailable(member.url, error) from error
+
+
+def unavailable(url: str, error: Exception) -> RegistryUnavailable:
+    """Return our error for what aiohttp raised."""
+    if cause := _os_error(error):
+        return failure(url, cause)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return NotEtcd(f"{url}: this server does not speak HTTP/1: {error.message}")
+    return RegistryUnavailable(f"{url}: {str(error) or type(error).__name__}")
+
+
+def _os_error(error: Exception) -> OSError | None:
+    """Return the error of Python's that aiohttp has wrapped."""
+    return next((one for one in (error.__cause__, error) if isinstance(one, OSError)), None)
 
 
 def _basic(access: EtcdAccess) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
-from pyflanneld.errors import ApiMissing, RegistryDenied, RegistryError, RegistryUnavailable
+from pyflanneld.errors import ApiMissing, NotEtcd, RegistryDenied, RegistryError, RegistryUnavailable
 
 KEY_NOT_FOUND: Final = 100
 COMPARE_FAILED: Final = 101
@@ -19,9 +19,6 @@ NOT_A_FILE: Final = 102
 KEY_EXISTS: Final = 105
 INDEX_CLEARED: Final = 401
 _SERVER_ERRORS: Final = 300  # from here on the server could not answer, except for INDEX_CLEARED
-
-_CLIENT_CERTIFICATE: Final = "the server may demand a client certificate, or another one"
-_TLS_ALERTS: Final = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,8 @@ def checked(url: str, response: aiohttp.ClientResponse, body: bytes) -> V2Respon
         V2Refused: a working server refused the request.
         RegistryDenied: user or rights are refused.
         ApiMissing: there is no v2 API.
-        RegistryUnavailable: it cannot answer, or is not etcd.
+        NotEtcd: this is not etcd.
+        RegistryUnavailable: it cannot answer.
     """
     text = f"{url}: HTTP {response.status}"
     if response.status == 401:
@@ -91,7 +89,7 @@ def _without_headers(status: int, text: str, body: bytes) -> RegistryError:
         return ApiMissing(f"{text}: there is no v2 API here; etcd 3.4 and 3.5 have it with --enable-v2")
     if status >= 500:
         return RegistryUnavailable(f"{text}: {_error(body)}")
-    return RegistryUnavailable(f"{text}, not a response of etcd's v2 API")
+    return NotEtcd(f"{text}, not a response of etcd's v2 API")
 
 
 def _refusal(answer: V2Response, status: int, text: str) -> RegistryError:
@@ -107,10 +105,3 @@ def _error(body: bytes) -> _Error:
         return _Error.model_validate_json(body)
     except ValidationError:
         return _Error()
-
-
-def unavailable(url: str, error: Exception) -> RegistryUnavailable:
-    """Return our error for what aiohttp raised."""
-    text = f"{url}: {error or type(error).__name__}"
-    hint = any(alert in text.upper().replace(" ", "_") for alert in _TLS_ALERTS)
-    return RegistryUnavailable(f"{text}; {_CLIENT_CERTIFICATE}" if hint else text)

@@ -17,7 +17,7 @@ import asyncio
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import HistoryChanged, NoAnswer, RegistryError, RegistryUnavailable, RevisionCompacted
 from pyflanneld.etcd.v2.http import PendingResponse, V2Client, V2Request
 from pyflanneld.etcd.v2.keyspace import V2Event, parse_event
 from pyflanneld.etcd.v2.responses import INDEX_CLEARED, V2Refused, V2Response
@@ -114,7 +114,7 @@ class LongPoll:
         except V2Refused as error:  # an absent key is an answer as well
             self._check(error.answer)
         except TimeoutError as error:
-            raise RegistryUnavailable(f"{self._member.url}: the watch is silent, and so is the server") from error
+            raise NoAnswer(f"{self._member.url}: the watch is silent, and so is the server") from error
 
     async def close(self) -> None:
         """End the watch; this does not wake a task that waits for it."""

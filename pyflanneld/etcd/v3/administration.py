@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
-
-from aetcd import rpc
+from typing import Final
 
 from pyflanneld.core.etcd_types import Record, Snapshot, TimeLeft, TimeToLive
 from pyflanneld.errors import RegistryError
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.calls import Caller
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.leases import guarded_put
+from pyflanneld.etcd.v3.methods import LEASE_GRANT, LEASE_REVOKE, LEASE_TIME_TO_LIVE, TXN
 
 AT_ONCE: Final = 32
 """Requests under way at a time: etcd has no request for the times to live of many leases."""
@@ -48,12 +48,12 @@ async def time_left(caller: Caller, lease_id: int) -> TimeLeft:
     return TimeLeft(_left_s(answer), answer.header.raft_term)
 
 
-async def _time_to_live(caller: Caller, lease_id: int) -> Any:
+async def _time_to_live(caller: Caller, lease_id: int) -> rpc.LeaseTimeToLiveResponse:
     request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
-    return await caller.read(lambda stubs, options: stubs.lease.LeaseTimeToLive(request, **options))
+    return await caller.read(LEASE_TIME_TO_LIVE, request)
 
 
-def _left_s(answer: Any) -> float:
+def _left_s(answer: rpc.LeaseTimeToLiveResponse) -> float:
     return float(max(answer.TTL, 0))  # -1: there is no such lease any more
 
 
@@ -62,7 +62,7 @@ async def create_without_ttl(
 ) -> Record | None:
     """Create the key, provided that nothing was created since *listed*; a lost response leaves the outcome unknown."""
     request = guarded_put(keys, name, value, 0, listed)
-    response: Any = await caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
+    response = await caller.write(TXN, request)
     revision = response.header.revision
     return Record(name, value, revision, revision, 0) if response.succeeded else None
 
@@ -75,13 +75,13 @@ async def create_if_absent(caller: Caller, key: bytes, value: bytes, ttl_s: int 
     lease_id = secrets.randbits(62) + 1 if ttl_s is not None else 0
     if ttl_s is not None:
         grant = rpc.LeaseGrantRequest(TTL=max(ttl_s, 1), ID=lease_id)
-        await caller.write(lambda stubs, options: stubs.lease.LeaseGrant(grant, **options))
+        await caller.write(LEASE_GRANT, grant)
     absent = rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)
     put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=lease_id))
     request = rpc.TxnRequest(compare=[absent], success=[put])
-    response: Any = await caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
+    response = await caller.write(TXN, request)
     if lease_id and not response.succeeded:
         revoke = rpc.LeaseRevokeRequest(ID=lease_id)
         with contextlib.suppress(RegistryError):
-            await caller.write(lambda stubs, options: stubs.lease.LeaseRevoke(revoke, **options))
-    return bool(response.succeeded)
+            await caller.write(LEASE_REVOKE, revoke)
+    return response.succeeded

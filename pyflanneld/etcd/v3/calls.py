@@ -13,41 +13,27 @@ purpose. A refused password is not sent again for five seconds.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypedDict, TypeVar
+from typing import Final
 
-from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.errors import RegistryDenied, RegistryUnavailable
+from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess, Timing
-from pyflanneld.etcd.v3.channel import (
-    CALL_ERRORS,
-    AuthNotEnabled,
-    CallRefused,
-    Endpoint,
-    Endpoints,
-    Stubs,
-    translate,
-)
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
+from pyflanneld.etcd.v3.channel import Endpoint, Endpoints
+from pyflanneld.etcd.v3.methods import AUTHENTICATE, A, Method, Q
+from pyflanneld.etcd.v3.status import AuthNotEnabled, CallRefused
+from pyflanneld.etcd.v3.stream import Metadata
 
 _PAUSE_S: Final = 1.0
 _REFUSED_PAUSE_S: Final = 5.0
 NO_TOKEN: Final = ""
 
-T = TypeVar("T")
+Send = Callable[[Endpoint, float], Awaitable[A]]
+"""Sends one request to an endpoint, within so many seconds."""
 
 
-class CallOptions(TypedDict):
-    """The keyword arguments of a gRPC call."""
-
-    timeout: float
-    metadata: tuple[tuple[str, str], ...]
-
-
-Call = Callable[[Stubs, CallOptions], Awaitable[T]]
-
-
-def metadata(token: str) -> tuple[tuple[str, str], ...]:
+def metadata(token: str) -> Metadata:
     """Return the headers of a call: our token, and that a member without a leader must not answer.
 
     ``hasleader`` (``rpctypes.MetadataRequireLeaderKey``) also makes etcd end the watches of a member that was cut off
@@ -106,13 +92,13 @@ class Tokens:
     async def _authenticate(self, endpoint: Endpoint) -> str:
         request = rpc.AuthenticateRequest(name=self._user, password=self._password())
         try:
-            response: Any = await endpoint.stubs().auth.Authenticate(request, timeout=self._timeout_s)
-        except CALL_ERRORS as error:
-            return self._without_token(translate(error, endpoint.url), error)
+            response = await endpoint.ask(AUTHENTICATE, request, timeout_s=self._timeout_s)
+        except RegistryError as error:
+            return self._without_token(error)
         self._log.debug("auth.renewed", endpoint=endpoint.url, user=self._user)
-        return str(response.token)
+        return response.token
 
-    def _without_token(self, error: Exception, cause: BaseException) -> str:
+    def _without_token(self, error: RegistryError) -> str:
         """Return ``NO_TOKEN`` where etcd asks for none; else raise *error*."""
         if isinstance(error, AuthNotEnabled):
             self._log.warning("auth.not_enabled", user=self._user)
@@ -120,7 +106,7 @@ class Tokens:
         if isinstance(error, RegistryDenied):
             self._refusal = error
             self._next_at = asyncio.get_running_loop().time() + _REFUSED_PAUSE_S
-        raise error from cause
+        raise error
 
 
 class Caller:
@@ -131,7 +117,7 @@ class Caller:
         self.tokens = tokens
         self.timing = timing
 
-    async def write(self, call: Call[T]) -> T:
+    async def write(self, method: Method[Q, A], request: Q) -> A:
         """Send a request once.
 
         Raises:
@@ -139,39 +125,38 @@ class Caller:
             RegistryUnavailable: otherwise; what was done is unknown.
             RegistryDenied: nothing was done.
         """
-        return await self._leaving(self.endpoints.current, call, self.timing.rpc_s)
+        return await self._leaving(self.endpoints.current, self._sending(method, request), self.timing.rpc_s)
 
-    async def read(self, call: Call[T], *, elsewhere: bool = False) -> T:
+    async def read(self, method: Method[Q, A], request: Q, *, elsewhere: bool = False) -> A:
         """Send a request until an endpoint answers, to each at most once, within ``Timing.read_s``.
 
         Args:
-            call: sends the request; repeating it must be harmless.
+            method: repeating it must be harmless.
+            request: what is sent.
             elsewhere: leave out the endpoint in use if there is another one, and keep it for other calls.
         """
-        members = self.endpoints.in_turn()
+        members, send = self.endpoints.in_turn(), self._sending(method, request)
         if elsewhere and len(members) > 1:
-            return await self._first_answer(members[1:], call, self._once)
-        return await self._first_answer(members, call, self._leaving)
+            return await self._first_answer(members[1:], send)
+        return await self._first_answer(members, lambda endpoint, limit_s: self._leaving(endpoint, send, limit_s))
 
-    async def _first_answer(
-        self, members: Sequence[Endpoint], call: Call[T], send: Callable[[Endpoint, Call[T], float], Awaitable[T]]
-    ) -> T:
+    async def _first_answer(self, members: Sequence[Endpoint], send: Send[A]) -> A:
         loop = asyncio.get_running_loop()
         rpc_s, give_up_at = self.timing.rpc_s, loop.time() + self.timing.read_s
         for endpoint in members[:-1]:
             try:
-                return await send(endpoint, call, min(rpc_s, give_up_at - loop.time()))
+                return await send(endpoint, min(rpc_s, give_up_at - loop.time()))
             except CallRefused:
                 raise
             except RegistryUnavailable:
                 if loop.time() > give_up_at - rpc_s / 5:
                     raise
-        return await send(members[-1], call, min(rpc_s, give_up_at - loop.time()))
+        return await send(members[-1], min(rpc_s, give_up_at - loop.time()))
 
-    async def _leaving(self, endpoint: Endpoint, call: Call[T], timeout_s: float) -> T:
-        """Make the call; switch to another endpoint if this one does not answer."""
+    async def _leaving(self, endpoint: Endpoint, send: Send[A], limit_s: float) -> A:
+        """Send the request; switch to another endpoint if this one does not answer."""
         try:
-            answer = await self._once(endpoint, call, timeout_s)
+            answer = await send(endpoint, limit_s)
         except CallRefused:
             raise
         except RegistryUnavailable as error:
@@ -180,45 +165,17 @@ class Caller:
         self.endpoints.answered(endpoint)
         return answer
 
-    async def _once(self, endpoint: Endpoint, call: Call[T], timeout_s: float) -> T:
-        token = await self.tokens.current(endpoint)
-        try:
-            return await _send(endpoint, call, token, timeout_s)
-        except RegistryDenied:
-            if not self.tokens.renewable:
-                raise
-        token = await self.tokens.renewed(endpoint, token)
-        return await _send(endpoint, call, token, timeout_s)
+    def _sending(self, method: Method[Q, A], request: Q) -> Send[A]:
+        """Return what sends the request with the current token, and once more with another one if it is refused."""
 
+        async def send(endpoint: Endpoint, limit_s: float) -> A:
+            token = await self.tokens.current(endpoint)
+            try:
+                return await endpoint.ask(method, request, timeout_s=limit_s, metadata=metadata(token))
+            except RegistryDenied:
+                if not self.tokens.renewable:
+                    raise
+            token = await self.tokens.renewed(endpoint, token)
+            return await endpoint.ask(method, request, timeout_s=limit_s, metadata=metadata(token))
 
-async def _send(endpoint: Endpoint, call: Call[T], token: str, timeout_s: float) -> T:
-    try:
-        return await call(endpoint.stubs(), {"timeout": timeout_s, "metadata": metadata(token)})
-    except CALL_ERRORS as error:
-        raise translate(error, endpoint.url) from error
-    except asyncio.CancelledError as error:
-        if _is_cancelled():
-            raise
-        # gRPC raises this when the channel was closed; our caller must not mistake it for its own cancellation.
-        raise RegistryUnavailable(f"{endpoint.url}: closed") from error
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-async def keep_alive(stubs: Stubs, options: CallOptions, request: Any) -> Any:
-    """Send one ``LeaseKeepAliveRequest`` on a stream of its own and return the response.
-
-    The stream is made for many requests; for one in some minutes it is not worth keeping open.
-    """
-    call = stubs.lease.LeaseKeepAlive(**options)
-    try:
-        await call.write(request)
-        answer = await call.read()
-    finally:
-        call.cancel()
-    if not hasattr(answer, "TTL"):  # gRPC's end-of-stream mark
-        raise RegistryUnavailable("etcd closed the keep-alive stream without an answer")
-    return answer
+        return send

@@ -1,9 +1,9 @@
 """The keys below the prefix, and etcd's key-values and watch events as our records and changes."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from pyflanneld.core.etcd_types import Gone, Put, Record
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class KeySpace:
         """Return the full key of the subnet *name*."""
         return self.subnets + name
 
-    def record(self, kv: Any) -> Record:
+    def record(self, kv: rpc.KeyValue) -> Record:
         """Return etcd's ``mvccpb.KeyValue`` as a record."""
         return Record(
             name=kv.key.removeprefix(self.subnets),
@@ -40,7 +40,7 @@ class KeySpace:
             lease_id=kv.lease,
         )
 
-    def change(self, event: Any) -> Put | Gone:
+    def change(self, event: rpc.Event) -> Put | Gone:
         """Return etcd's ``mvccpb.Event`` as a change. An expiry is a deletion, as it is in etcd."""
         if event.type == event.DELETE:
             return Gone(name=event.kv.key.removeprefix(self.subnets), revision=event.kv.mod_revision)

@@ -22,16 +22,17 @@ import asyncio
 import contextlib
 import secrets
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
-from pyflanneld.etcd.v3.calls import Caller, keep_alive
-from pyflanneld.etcd.v3.channel import CallRefused, LeaseNotFound
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
+from pyflanneld.etcd.v3.calls import Caller
 from pyflanneld.etcd.v3.keyspace import KeySpace
+from pyflanneld.etcd.v3.methods import LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, RANGE, TXN
+from pyflanneld.etcd.v3.status import CallRefused, LeaseNotFound
 
 CLOSE_S: Final = 3.0
 """How long ``close`` may take to revoke an unused lease, in seconds."""
@@ -103,20 +104,20 @@ class Creator:
         # From the operating system: two nodes must not pick the same ID, not even two clones of one machine.
         self._spare = SpareLease(secrets.randbits(62) + 1, ttl_s)
         request = rpc.LeaseGrantRequest(TTL=ttl_s, ID=self._spare.lease_id)
-        await self._caller.write(lambda stubs, options: stubs.lease.LeaseGrant(request, **options))
+        await self._caller.write(LEASE_GRANT, request)
         return self._spare
 
     async def _refreshed(self, spare: SpareLease) -> bool:
         request = rpc.LeaseKeepAliveRequest(ID=spare.lease_id)
-        answer = await self._caller.read(lambda stubs, options: keep_alive(stubs, options, request))
-        return bool(answer.TTL > 0)
+        answer = await self._caller.read(LEASE_KEEP_ALIVE, request)
+        return answer.TTL > 0
 
     async def _put(self, name: bytes, value: bytes, spare: SpareLease, listed: Snapshot) -> Record | None:
         request = guarded_put(self._keys, name, value, spare.lease_id, listed)
         known = name in spare.tried
         spare.tried.add(name)
         try:
-            response = await self._caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
+            response = await self._caller.write(TXN, request)
         except (CallRefused, RegistryDenied):
             spare.tried -= set() if known else {name}
             raise
@@ -150,12 +151,12 @@ class Creator:
             return
         request = rpc.LeaseRevokeRequest(ID=self._spare.lease_id)
         with contextlib.suppress(LeaseNotFound):
-            await self._caller.write(lambda stubs, options: stubs.lease.LeaseRevoke(request, **options))
+            await self._caller.write(LEASE_REVOKE, request)
         self._log.debug("lease.revoked", lease_id=self._spare.lease_id)
         self._spare = None
 
 
-def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed: Snapshot) -> Any:
+def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed: Snapshot) -> rpc.TxnRequest:
     """Return the request to put the key if each key of the range is as old as the list, and this one is absent.
 
     A comparison over a range holds when it holds for each key in it, so also for an empty range
@@ -177,5 +178,5 @@ def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed
 async def read_record(caller: Caller, keys: KeySpace, name: bytes) -> Record | None:
     """Return the subnet *name* as it is now (linearizable), ``None`` when it is absent."""
     request = rpc.RangeRequest(key=keys.key(name))
-    response: Any = await caller.read(lambda stubs, options: stubs.kv.Range(request, **options))
+    response = await caller.read(RANGE, request)
     return keys.record(response.kvs[0]) if response.kvs else None

@@ -1,4 +1,4 @@
-"""The registry on etcd's v3 API: ``ports.Registry`` over gRPC, with the generated stubs of ``aetcd``.
+"""The registry on etcd's v3 API: ``ports.Registry`` over gRPC.
 
 This module says *what* is requested; ``calls`` says how a request is sent, ``channel`` where to; ``watch`` and
 ``leases`` are the two parts with a theory of operation. Keys and values are flannel's (v0.28.9,
@@ -12,10 +12,9 @@ import random
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import structlog
-from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import (
@@ -32,18 +31,20 @@ from pyflanneld.core.etcd_types import (
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.tls import Tls
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.administration import create_if_absent, create_without_ttl, time_left, times_to_live
-from pyflanneld.etcd.v3.calls import Caller, Tokens, keep_alive
-from pyflanneld.etcd.v3.channel import Endpoints
+from pyflanneld.etcd.v3.calls import Caller, Tokens
+from pyflanneld.etcd.v3.channel import DEFAULT_TIMING, Endpoints
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.leases import Creator, read_record
+from pyflanneld.etcd.v3.methods import LEASE_KEEP_ALIVE, RANGE, TXN
+from pyflanneld.etcd.v3.stream import AnswerTooLarge
 from pyflanneld.etcd.v3.watch import Watch
 
 PAGE: Final = 500
 """Keys per request of a list."""
 
 _LIST_ATTEMPTS: Final = 3
-_TIMING: Final = Timing()
 
 
 class EtcdV3Registry:
@@ -66,12 +67,12 @@ class EtcdV3Registry:
         *,
         rng: random.Random,
         log: FilteringBoundLogger | None = None,
-        timing: Timing = _TIMING,
+        timing: Timing = DEFAULT_TIMING,
         tls: Tls | None = None,
     ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.etcd")
         self._keys = KeySpace.below(access.prefix)
-        self._endpoints = Endpoints(access.endpoints, tls or Tls(access), rng=rng, log=self._log)
+        self._endpoints = Endpoints(access.endpoints, tls or Tls(access), rng=rng, log=self._log, timing=timing)
         tokens = Tokens(access, rpc_timeout_s=timing.rpc_s, log=self._log)
         self._caller = Caller(self._endpoints, tokens, timing)
         self._creator = Creator(self._caller, self._keys, self._log)
@@ -124,21 +125,29 @@ class EtcdV3Registry:
     async def _list(self, *, elsewhere: bool) -> Snapshot:
         first = page = await self._page(self._keys.subnets, 0, elsewhere=elsewhere)
         records = [self._keys.record(kv) for kv in page.kvs]
-        while page.more and page.kvs:
+        while page.more and page.kvs and len(records) <= first.count:
             page = await self._page(page.kvs[-1].key + b"\0", first.header.revision, elsewhere=elsewhere)
             if page.header.cluster_id != first.header.cluster_id:
                 raise RegistryUnavailable(f"{self.endpoint}: the pages of one list come from two clusters")
             records.extend(self._keys.record(kv) for kv in page.kvs)
-        if len(records) != first.count:
+        if len(records) > first.count:
+            raise RegistryUnavailable(f"{self.endpoint}: more than the {first.count} keys that it counts")
+        if len(records) < first.count:
             raise RegistryUnavailable(f"{self.endpoint}: incomplete list, {len(records)} of {first.count} keys")
         return Snapshot(tuple(records), revision=first.header.revision, cluster_id=first.header.cluster_id)
 
-    async def _page(self, start: bytes, revision: int, *, elsewhere: bool) -> Any:
+    async def _page(self, start: bytes, revision: int, *, elsewhere: bool) -> rpc.RangeResponse:
         request = rpc.RangeRequest(key=start, range_end=self._keys.subnets_end, limit=PAGE, revision=revision)
-        return await self._range(request, elsewhere=elsewhere)
+        while True:
+            try:
+                return await self._range(request, elsewhere=elsewhere)
+            except AnswerTooLarge:
+                if request.limit == 1:
+                    raise
+                request.limit = max(request.limit // 10, 1)
 
-    async def _range(self, request: Any, *, elsewhere: bool = False) -> Any:
-        return await self._caller.read(lambda stubs, options: stubs.kv.Range(request, **options), elsewhere=elsewhere)
+    async def _range(self, request: rpc.RangeRequest, *, elsewhere: bool = False) -> rpc.RangeResponse:
+        return await self._caller.read(RANGE, request, elsewhere=elsewhere)
 
     @asynccontextmanager
     async def watch_subnets(self, after: Position) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
@@ -173,9 +182,9 @@ class EtcdV3Registry:
         """Delete *held* if nobody changed it. Its etcd lease expires by itself: other keys may be attached to it."""
         delete = rpc.DeleteRangeRequest(key=self._keys.key(held.name))
         response = await self._if_unchanged(held, rpc.RequestOp(request_delete_range=delete))
-        return bool(response.succeeded)
+        return response.succeeded
 
-    async def _if_unchanged(self, held: Record, operation: Any) -> Any:
+    async def _if_unchanged(self, held: Record, operation: rpc.RequestOp) -> rpc.TxnResponse:
         unchanged = rpc.Compare(
             key=self._keys.key(held.name),
             target=rpc.Compare.MOD,
@@ -183,7 +192,7 @@ class EtcdV3Registry:
             mod_revision=held.mod_revision,
         )
         request = rpc.TxnRequest(compare=[unchanged], success=[operation])
-        return await self._caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
+        return await self._caller.write(TXN, request)
 
     async def renew(self, held: Record) -> Renewal:
         """Renew the lease of *held* and read its key back.
@@ -197,7 +206,7 @@ class EtcdV3Registry:
     async def _keep_alive(self, lease_id: int) -> float:
         """Return the time to live from now on, in seconds; 0 when there is no such lease."""
         request = rpc.LeaseKeepAliveRequest(ID=lease_id)
-        answer: Any = await self._caller.read(lambda stubs, options: keep_alive(stubs, options, request))
+        answer = await self._caller.read(LEASE_KEEP_ALIVE, request)
         return float(max(answer.TTL, 0))
 
     async def time_left(self, held: Record) -> TimeLeft | None:
@@ -229,8 +238,8 @@ class EtcdV3Registry:
             ]
         put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value))
         request = rpc.TxnRequest(compare=same, success=[put])
-        response: Any = await self._caller.write(lambda stubs, options: stubs.kv.Txn(request, **options))
-        return bool(response.succeeded)
+        response = await self._caller.write(TXN, request)
+        return response.succeeded
 
     async def import_subnet(self, name: bytes, value: bytes, ttl_s: int | None) -> bool:
         """Create the subnet if it is absent, as it was in another store; return whether it was created.

@@ -20,70 +20,67 @@ Wire format: ``etcdserverpb.WatchRequest``/``WatchResponse`` (etcd 3.4 and 3.5, 
 """
 
 import asyncio
-from typing import Any
 
-import grpc
-from aetcd import rpc
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import Gone, Put
-from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import (
+    HistoryChanged,
+    NoAnswer,
+    RegistryDenied,
+    RegistryError,
+    RegistryUnavailable,
+    RevisionCompacted,
+)
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.calls import Caller, metadata
-from pyflanneld.etcd.v3.channel import CALL_ERRORS, COMPACTED, Endpoint, is_denial, translate
+from pyflanneld.etcd.v3.channel import Endpoint, within
 from pyflanneld.etcd.v3.keyspace import KeySpace
+from pyflanneld.etcd.v3.methods import WATCH
+from pyflanneld.etcd.v3.status import COMPACTED, is_denial
+from pyflanneld.etcd.v3.stream import ANSWER_BYTES, AnswerTooLarge
 
 
 class WatchStream:
-    """A gRPC watch stream; a read that was given up after a time limit is continued by the next."""
+    """A watch stream; a read that was given up after a time limit is continued by the next."""
 
     def __init__(self, endpoint: Endpoint, token: str, rpc_s: float) -> None:
         self.url = endpoint.url
         self._rpc_s = rpc_s
-        self._call: Any = endpoint.stubs().watch.Watch(metadata=metadata(token))
-        self._reading: asyncio.Task[Any] | None = None
+        self._stream = endpoint.stream(WATCH, metadata(token))
+        self._reading: asyncio.Task[rpc.WatchResponse | None] | None = None
 
-    async def send(self, request: Any) -> None:
+    async def begin(self, request: rpc.WatchRequest) -> None:
+        """Begin with *request*. Raises ``RegistryUnavailable``."""
+        try:
+            await within(self._rpc_s, self._stream.begin())
+        except TimeoutError as error:
+            raise NoAnswer(f"{self.url}: no watch stream within {self._rpc_s:g} s") from error
+        await self.send(request)
+
+    async def send(self, request: rpc.WatchRequest) -> None:
         """Write *request*. Raises ``RegistryUnavailable`` where the stream does not even take it."""
         try:
-            async with asyncio.timeout(self._rpc_s):
-                await self._call.write(request)
+            await within(self._rpc_s, self._stream.send(request))
         except TimeoutError as error:
-            raise RegistryUnavailable(f"{self.url}: the watch stream takes no requests") from error
-        except CALL_ERRORS as error:
-            raise await self._reason(error) from error
+            raise NoAnswer(f"{self.url}: the watch stream takes no requests") from error
 
-    async def receive(self, timeout_s: float) -> Any:
+    async def receive(self, timeout_s: float) -> rpc.WatchResponse | None:
         """Return the next response, or ``None`` when there was none within *timeout_s*."""
         if self._reading is None:
-            self._reading = asyncio.create_task(self._read(), name="etcd-watch-read")
+            self._reading = asyncio.create_task(self._stream.receive(), name="etcd-watch-read")
         done, _ = await asyncio.wait({self._reading}, timeout=max(timeout_s, 0.0))
         if not done:
             return None
         reading, self._reading = self._reading, None
-        if reading.cancelled():  # gRPC does this when the channel was closed
-            raise RegistryUnavailable(f"{self.url}: the watch stream was closed")
-        return reading.result()
-
-    async def _read(self) -> Any:
-        try:
-            response = await self._call.read()
-        except CALL_ERRORS as error:
-            raise translate(error, self.url) from error
-        if response is grpc.aio.EOF:
+        response = reading.result()
+        if response is None:
             raise RegistryUnavailable(f"{self.url}: etcd ended the watch stream")
         return response
 
-    async def _reason(self, error: BaseException) -> RegistryError:
-        """Return the reason for which the server ended the stream, rather than that it has ended."""
-        try:
-            await self.receive(self._rpc_s)
-        except RegistryError as reason:
-            return reason
-        return translate(error, self.url)
-
     async def close(self) -> None:
         """End the stream, and the read that is still waiting."""
-        self._call.cancel()
+        self._stream.close()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait({self._reading})
@@ -165,24 +162,28 @@ class Watch:
 
     async def _open_with(self, endpoint: Endpoint, token: str) -> None:
         self._stream = WatchStream(endpoint, token, self._timing.rpc_s)
-        await self._stream.send(rpc.WatchRequest(create_request=self._create))
+        await self._stream.begin(rpc.WatchRequest(create_request=self._create))
         response = await self._stream.receive(self._timing.rpc_s)
         if response is None:
-            raise RegistryUnavailable(f"{endpoint.url}: no answer to opening a watch within {self._timing.rpc_s:g} s")
+            raise NoAnswer(f"{endpoint.url}: no answer to opening a watch within {self._timing.rpc_s:g} s")
         self._received_at = asyncio.get_running_loop().time()
         self._check(response)
 
-    async def _events(self, stream: WatchStream) -> list[Any]:
+    async def _events(self, stream: WatchStream) -> list[rpc.Event]:
         """Return the events of one response, which etcd may have cut into fragments."""
-        events: list[Any] = []
+        events: list[rpc.Event] = []
+        size = 0
         while True:
             response = await self._next_response(stream)
             self._check(response)
             events.extend(response.events)
+            size += response.ByteSize()
+            if size > ANSWER_BYTES:
+                raise AnswerTooLarge(f"{stream.url}: the fragments of one response exceed {ANSWER_BYTES} bytes")
             if not response.fragment:
                 return events
 
-    async def _next_response(self, stream: WatchStream) -> Any:
+    async def _next_response(self, stream: WatchStream) -> rpc.WatchResponse:
         now = asyncio.get_running_loop().time
         response = None
         if self._requested_at is None:
@@ -194,11 +195,11 @@ class Watch:
             limit_s = self._timing.silence_s - self._timing.progress_s
             response = await stream.receive(self._requested_at + limit_s - now())
         if response is None:
-            raise RegistryUnavailable(f"{stream.url}: the watch was silent for {self._timing.silence_s:g} s")
+            raise NoAnswer(f"{stream.url}: the watch was silent for {self._timing.silence_s:g} s")
         self._received_at, self._requested_at = now(), None
         return response
 
-    def _check(self, response: Any) -> None:
+    def _check(self, response: rpc.WatchResponse) -> None:
         """Raise if *response* ends the watch or cannot continue what was seen."""
         where = self._stream.url if self._stream else ""
         if response.canceled:
@@ -214,7 +215,7 @@ class Watch:
         if now < before:
             raise HistoryChanged(f"{where}: the watch went back to revision {now} from {before}")
 
-    def _changes(self, events: list[Any]) -> tuple[Put | Gone, ...]:
+    def _changes(self, events: list[rpc.Event]) -> tuple[Put | Gone, ...]:
         """Return what is new among *events*."""
         fresh: list[Put | Gone] = []
         for event in events:
@@ -227,7 +228,7 @@ class Watch:
         return tuple(fresh)
 
 
-def _cancellation(response: Any, where: str) -> RegistryError:
+def _cancellation(response: rpc.WatchResponse, where: str) -> RegistryError:
     reason = response.cancel_reason
     text = f"{where}: etcd cancelled the watch: {reason or 'no reason given'}"
     if response.compact_revision or COMPACTED in reason:

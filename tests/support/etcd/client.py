@@ -4,19 +4,24 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
-from aetcd import rpc
+from grpclib.client import Channel, UnaryUnaryMethod
 
-from pyflanneld.etcd.access import grpc_target
+from pyflanneld.etcd.access import host_port
+from pyflanneld.etcd.v3 import methods
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 
 
 class RawEtcd:
-    """The client. Raises gRPC's errors."""
+    """The client, with grpclib's own. Raises ``GRPCError`` for a status, and ``OSError``."""
 
     def __init__(self, url: str) -> None:
-        self._channel = grpc.aio.insecure_channel(grpc_target(url))
-        self.kv: Any = rpc.KVStub(self._channel)
-        self.lease: Any = rpc.LeaseStub(self._channel)
+        self._channel = Channel(*host_port(url))
+
+    async def ask(self, method: methods.Method[methods.Q, methods.A], request: methods.Q) -> methods.A:
+        """Return the answer to a request."""
+        call: UnaryUnaryMethod[Any, Any] = UnaryUnaryMethod(self._channel, method.path, method.request, method.answer)
+        answer: methods.A = await call(request)
+        return answer
 
     @classmethod
     @asynccontextmanager
@@ -29,7 +34,7 @@ class RawEtcd:
             await raw.close()
 
     async def put(self, key: bytes, value: bytes, *, lease_id: int = 0) -> None:
-        await self.kv.Put(rpc.PutRequest(key=key, value=value, lease=lease_id))
+        await self.ask(methods.PUT, rpc.PutRequest(key=key, value=value, lease=lease_id))
 
     async def put_all(self, keys: Iterable[bytes], value: bytes) -> None:
         """Put many keys, 100 in a transaction."""
@@ -37,39 +42,39 @@ class RawEtcd:
         while rest:
             batch, rest = rest[:100], rest[100:]
             puts = [rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value)) for key in batch]
-            await self.kv.Txn(rpc.TxnRequest(success=puts))
+            await self.ask(methods.TXN, rpc.TxnRequest(success=puts))
 
     async def get(self, key: bytes) -> Any:
         """Return the key-value or ``None``."""
-        answer = await self.kv.Range(rpc.RangeRequest(key=key))
+        answer = await self.ask(methods.RANGE, rpc.RangeRequest(key=key))
         return answer.kvs[0] if answer.kvs else None
 
     async def keys(self, prefix: bytes) -> dict[bytes, Any]:
         """Return the key-values of all keys that begin with *prefix*, which does not end with 0xff."""
         end = prefix[:-1] + bytes([prefix[-1] + 1])
-        answer = await self.kv.Range(rpc.RangeRequest(key=prefix, range_end=end))
+        answer = await self.ask(methods.RANGE, rpc.RangeRequest(key=prefix, range_end=end))
         return {kv.key: kv for kv in answer.kvs}
 
     async def delete(self, key: bytes) -> None:
-        await self.kv.DeleteRange(rpc.DeleteRangeRequest(key=key))
+        await self.ask(methods.DELETE_RANGE, rpc.DeleteRangeRequest(key=key))
 
     async def compact(self) -> None:
-        now = (await self.kv.Range(rpc.RangeRequest(key=b"x"))).header.revision
-        await self.kv.Compact(rpc.CompactionRequest(revision=now, physical=True))
+        now = (await self.ask(methods.RANGE, rpc.RangeRequest(key=b"x"))).header.revision
+        await self.ask(methods.COMPACT, rpc.CompactionRequest(revision=now, physical=True))
 
     async def grant(self, ttl_s: int) -> int:
-        return int((await self.lease.LeaseGrant(rpc.LeaseGrantRequest(TTL=ttl_s))).ID)
+        return int((await self.ask(methods.LEASE_GRANT, rpc.LeaseGrantRequest(TTL=ttl_s))).ID)
 
     async def revoke(self, lease_id: int) -> None:
-        await self.lease.LeaseRevoke(rpc.LeaseRevokeRequest(ID=lease_id))
+        await self.ask(methods.LEASE_REVOKE, rpc.LeaseRevokeRequest(ID=lease_id))
 
     async def time_to_live(self, lease_id: int) -> Any:
         """Return etcd's ``LeaseTimeToLiveResponse`` with the keys that are attached to the lease."""
-        return await self.lease.LeaseTimeToLive(rpc.LeaseTimeToLiveRequest(ID=lease_id, keys=True))
+        return await self.ask(methods.LEASE_TIME_TO_LIVE, rpc.LeaseTimeToLiveRequest(ID=lease_id, keys=True))
 
     async def leases(self) -> set[int]:
         """Return the IDs of all leases of the cluster."""
-        return {lease.ID for lease in (await self.lease.LeaseLeases(rpc.LeaseLeasesRequest())).leases}
+        return {lease.ID for lease in (await self.ask(methods.LEASE_LEASES, rpc.LeaseLeasesRequest())).leases}
 
     async def close(self) -> None:
-        await self._channel.close()
+        self._channel.close()

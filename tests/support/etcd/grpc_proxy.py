@@ -25,9 +25,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
-from aetcd import rpc
+from grpclib.client import Channel
+from grpclib.client import Stream as Asking
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.encoding.base import CodecBase
+from grpclib.exceptions import GRPCError
+from grpclib.server import Server, Stream
 
+from pyflanneld.etcd.v3 import methods
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS
 from pyflanneld.lab.process import Background
@@ -89,81 +95,95 @@ def fault_proxy(lab: Lab, paths: int = 1) -> Iterator[FaultProxy]:
 # The proxy's side
 
 
-class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Unread(CodecBase):
+    """Messages as bytes."""
+
+    __content_subtype__ = "proto"
+
+    def encode(self, message: bytes, message_type: Any) -> bytes:  # noqa: ARG002
+        return message
+
+    def decode(self, data: bytes, message_type: Any) -> bytes:  # noqa: ARG002
+        return data
+
+
+class Proxy:
     """One path: every method as a stream of bytes both ways, which unary calls are too."""
 
     def __init__(self, path: int, upstream: str, orders: Path) -> None:
         self._path = str(path)
-        self._channel: Any = grpc.aio.insecure_channel(upstream)
+        host, _, port = upstream.rpartition(":")
+        self._channel = Channel(host, int(port), codec=Unread())
         self._orders = orders
 
-    def service(self, details: Any) -> Any:
+    def __mapping__(self) -> dict[str, Handler]:
         """Take every call."""
-        return grpc.stream_stream_rpc_method_handler(partial(self._serve, details.method))
+        paths = [method.path for method in vars(methods).values() if isinstance(method, methods.Method)]
+        return {path: Handler(partial(self._serve, path), Cardinality.STREAM_STREAM, bytes, bytes) for path in paths}
 
     def _order(self, kinds: tuple[str, ...]) -> str:
         orders = json.loads(self._orders.read_text())[self._path]
         return next((orders[kind] for kind in kinds if kind in orders), "")
 
-    async def _serve(self, method: str, requests: Any, context: Any) -> None:
-        first = await anext(aiter(requests))
+    async def _serve(self, method: str, stream: Stream[bytes, bytes]) -> None:
+        first = await stream.recv_message()
+        assert first is not None
         kinds = kinds_of(method, first)
         for kind in kinds:
             print(self._path, kind, flush=True)
         match self._order(kinds).split():
             case ["refuse"]:
-                await refuse(context)
+                raise REFUSAL
             case ["hold"]:
                 await asyncio.Event().wait()
             case ["forge", ttl_s]:
                 asked = rpc.LeaseKeepAliveRequest.FromString(first)
                 forged = rpc.LeaseKeepAliveResponse(ID=asked.ID, TTL=int(ttl_s))
-                await context.write(forged.SerializeToString())
+                await stream.send_message(forged.SerializeToString())
             case _:
-                await self._forward(method, kinds, first, requests, context)
+                await self._forward(method, kinds, first, stream)
 
-    async def _forward(self, method: str, kinds: tuple[str, ...], first: bytes, requests: Any, context: Any) -> None:
-        shown = tuple(pair for pair in context.invocation_metadata() if pair[0] in ("token", "hasleader"))
-        call = self._channel.stream_stream(method)(metadata=shown)
-        asking = asyncio.create_task(forward(first, requests, call))
-        try:
-            await self._answer(call, kinds, context)
-        except grpc.aio.AioRpcError as error:
-            await context.abort(error.code(), error.details())
-        finally:
-            asking.cancel()
-            call.cancel()
+    async def _forward(self, method: str, kinds: tuple[str, ...], first: bytes, stream: Stream[bytes, bytes]) -> None:
+        shown = [(name, value) for name, value in (stream.metadata or {}).items() if name in ("token", "hasleader")]
+        call = self._channel.request(method, Cardinality.STREAM_STREAM, bytes, bytes, metadata=shown)
+        async with call:
+            await call.send_message(first)
+            asking = asyncio.create_task(forward(stream, call))
+            try:
+                await self._answer(call, kinds, stream)
+                await asking
+            finally:
+                asking.cancel()
 
-    async def _answer(self, call: Any, kinds: tuple[str, ...], context: Any) -> None:
+    async def _answer(self, call: Asking[bytes, bytes], kinds: tuple[str, ...], stream: Stream[bytes, bytes]) -> None:
         """Forward the answers, as long as the orders allow that."""
-        reading = asyncio.ensure_future(call.read())
+        reading = asyncio.ensure_future(call.recv_message())
         while True:
             done, _ = await asyncio.wait({reading}, timeout=LOOK_S)
             order = self._order(kinds)
             if order == "refuse":
-                await refuse(context)
+                reading.cancel()
+                raise REFUSAL
             if not done:
                 continue
             answer = reading.result()
-            if answer is grpc.aio.EOF:
+            if answer is None:
                 return
             if order == "swallow":
                 await asyncio.Event().wait()
             if not (order == "deaf" and rpc.WatchResponse.FromString(answer).events):
-                await context.write(answer)
-            reading = asyncio.ensure_future(call.read())
+                await stream.send_message(answer)
+            reading = asyncio.ensure_future(call.recv_message())
 
 
-async def refuse(context: Any) -> None:
-    await context.abort(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+REFUSAL = GRPCError(Status.UNAVAILABLE, "etcdserver: request timed out")
 
 
-async def forward(first: bytes, requests: Any, call: Any) -> None:
+async def forward(stream: Stream[bytes, bytes], call: Asking[bytes, bytes]) -> None:
     """Forward what the client sends."""
-    await call.write(first)
-    async for request in requests:
-        await call.write(request)
-    await call.done_writing()
+    async for request in stream:
+        await call.send_message(request)
+    await call.end()
 
 
 def kinds_of(method: str, request: bytes) -> tuple[str, ...]:
@@ -180,13 +200,12 @@ def kinds_of(method: str, request: bytes) -> tuple[str, ...]:
 async def serve(upstream: str, folder: Path, ends: list[str]) -> None:
     servers = []
     for path, end in enumerate(ends):
-        server: Any = grpc.aio.server()
-        server.add_generic_rpc_handlers((Proxy(path, upstream, folder / "orders"),))
-        server.add_insecure_port(end)
-        await server.start()
+        host, _, port = end.rpartition(":")
+        server = Server([Proxy(path, upstream, folder / "orders")], codec=Unread())
+        await server.start(host, int(port))
         servers.append(server)
     print("listening", flush=True)
-    await asyncio.gather(*(server.wait_for_termination() for server in servers))
+    await asyncio.gather(*(server.wait_closed() for server in servers))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Where the points are: each hook stands in for a public function of pyflanneld, and calls it.
 
-The seams are the methods of the ports, etcd's stubs, and functions that one room offers to another. A step of etcd
-passes its point when the answer is there, but for ``txn.sent``: the request is on its way, and nobody can say whether
-it arrives. A change of a route passes its point before the kernel hears of it; changes go to the kernel one by one,
-so that a batch can end in the middle. The steps of a file are those of ``atomic_files.replace_file``.
+The seams are the methods of the ports, the requests to etcd, and functions that one room offers to another. A step of
+etcd passes its point when the answer is there, but for ``txn.sent``: the request is on its way, and nobody can say
+whether it arrives. A change of a route passes its point before the kernel hears of it; changes go to the kernel one by
+one, so that a batch can end in the middle. The steps of a file are those of ``atomic_files.replace_file``.
 """
 
 import asyncio
@@ -17,9 +17,10 @@ from typing import Any
 
 from pyflanneld.core.objects.plan import Create, Drop, Replace
 from pyflanneld.errors import KernelError, RegistryUnavailable
+from pyflanneld.etcd.v3 import methods
 from tests.support.failpoints.plan import Plan
 
-ON_ITS_WAY_S = 0.01  # gRPC sends from a thread of its own
+ON_ITS_WAY_S = 0.01
 Hook = Callable[[Any, Plan], Any]  # takes what it stands in for
 
 
@@ -89,33 +90,26 @@ def _reach(plan: Plan, point: str) -> None:
         raise RegistryUnavailable(f"failpoint {point}: the reply is lost")
 
 
-def stubs(original: Callable[..., None], plan: Plan) -> Callable[..., None]:
-    """Have the lists, transactions and grants of each new connection pass their points."""
+def asked(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
+    """Have the lists, transactions and grants pass their points; a read of a single key is no list."""
+    listed = answered("list_page")(original, plan)
+    granted = answered("grant")(original, plan)
+    changed = answered("txn.reply")(sent(original, plan), plan)
 
-    def init(self: Any, channel: Any) -> None:
-        original(self, channel)
-        self.kv.Range = listed(self.kv.Range, plan)
-        self.kv.Txn = answered("txn.reply")(sent(self.kv.Txn, plan), plan)
-        self.lease.LeaseGrant = answered("grant")(self.lease.LeaseGrant, plan)
+    def ask(self: Any, method: Any, request: Any, **how: Any) -> Any:
+        call = {methods.LEASE_GRANT: granted, methods.TXN: changed}.get(method, original)
+        if method is methods.RANGE and request.range_end:
+            call = listed
+        return call(self, method, request, **how)
 
-    return init
-
-
-def listed(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
-    """Pass ``list_page`` with each answer about a range; a single key is no list."""
-    page = answered("list_page")(original, plan)
-
-    def call(request: Any, **how: Any) -> Any:
-        return (page if request.range_end else original)(request, **how)
-
-    return call
+    return ask
 
 
 def sent(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
     """Pass ``txn.sent`` while the request is on its way."""
 
-    async def call(request: Any, **how: Any) -> Any:
-        under_way = original(request, **how)
+    async def call(*args: Any, **how: Any) -> Any:
+        under_way = asyncio.create_task(original(*args, **how))
         try:
             await asyncio.sleep(ON_ITS_WAY_S)
             _reach(plan, "txn.sent")
@@ -168,7 +162,6 @@ def dumped(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
         return await original(*args, **kwargs)
 
     return dump
-
 
 
 def apply(original: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
@@ -263,7 +256,7 @@ HOOKS: dict[str, Hook] = {
     "etcd.v3.registry:EtcdV3Registry.read_config": answered("config_read"),
     "etcd.v3.registry:EtcdV3Registry.renew": answered("keepalive"),
     "etcd.v3.registry:EtcdV3Registry.watch_subnets": events,
-    "etcd.v3.channel:Stubs.__init__": stubs,
+    "etcd.v3.channel:Endpoint.ask": asked,
     "netlink.kernel:NetlinkKernel.links": dumped,
     "netlink.kernel:NetlinkKernel.routes": dumped,
     "netlink.kernel:NetlinkKernel.apply": apply,

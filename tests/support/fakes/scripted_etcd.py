@@ -5,7 +5,7 @@ response is an empty message. Handlers may be changed at any time.
 
     async with ScriptedEtcd.running() as server:
         server.on["Range"] = lambda request: rpc.RangeResponse(header=header(7), count=1)
-        server.on["Txn"] = Refusal(grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+        server.on["Txn"] = Refusal(Status.UNAVAILABLE, "etcdserver: request timed out")
         server.on["LeaseGrant"] = never
         stream = await server.watches.get()       # the next Watch stream a client has opened
         await stream.say(rpc.WatchResponse(...))
@@ -16,16 +16,20 @@ import inspect
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-import grpc
-from aetcd import rpc
-from aetcd.rpc import rpc_pb2_grpc as services
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError
+from grpclib.server import Server, Stream
+
+from pyflanneld.etcd.v3 import methods
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 
 CLUSTER = 4711
 
 
-def header(revision: int, cluster_id: int = CLUSTER) -> Any:
+def header(revision: int, cluster_id: int = CLUSTER) -> rpc.ResponseHeader:
     """Return a response header."""
     return rpc.ResponseHeader(cluster_id=cluster_id, revision=revision)
 
@@ -45,7 +49,7 @@ def refused_creation() -> Any:
 class Refusal(Exception):
     """Raised or given as a handler: end the call with a status."""
 
-    def __init__(self, code: Any, details: str = "") -> None:
+    def __init__(self, code: Status, details: str = "") -> None:
         super().__init__(code, details)
         self.code, self.details = code, details
 
@@ -58,9 +62,9 @@ async def never(_request: Any) -> Any:
 class WatchStream:
     """The server's end of one Watch stream."""
 
-    def __init__(self, context: Any) -> None:
-        self._context = context
-        self.metadata = dict(context.invocation_metadata())
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.metadata = dict(stream.metadata)
         self.requests: asyncio.Queue[Any] = asyncio.Queue()
         self.ended = asyncio.Event()
         self.status: Refusal | None = None
@@ -68,7 +72,7 @@ class WatchStream:
     async def say(self, *responses: Any) -> None:
         """Send *responses*."""
         for response in responses:
-            await self._context.write(response)
+            await self._stream.send_message(response)
 
     async def opened(self, revision: int) -> Any:
         """Await the creation request, confirm it at *revision*, and return it."""
@@ -80,6 +84,13 @@ class WatchStream:
         """End the stream, with a status or without."""
         self.status = status
         self.ended.set()
+
+
+DEFAULTS: dict[str, Callable[[], Any]] = {
+    "Range": lambda: rpc.RangeResponse(header=header(1)),
+    "Txn": lambda: rpc.TxnResponse(header=header(1)),
+}
+UNARY = (methods.RANGE, methods.TXN, methods.LEASE_GRANT, methods.LEASE_REVOKE, methods.AUTHENTICATE)
 
 
 class ScriptedEtcd:
@@ -98,86 +109,65 @@ class ScriptedEtcd:
     async def running(cls) -> AsyncIterator["ScriptedEtcd"]:
         """Listen on a free loopback port until the block ends."""
         scripted = cls()
-        server: Any = grpc.aio.server()
-        services.add_KVServicer_to_server(_Kv(scripted), server)
-        services.add_LeaseServicer_to_server(_Lease(scripted), server)
-        services.add_AuthServicer_to_server(_Auth(scripted), server)
-        services.add_WatchServicer_to_server(_Watch(scripted), server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        server = Server([scripted])
+        await server.start("127.0.0.1", 0)
+        assert server._server is not None
+        port = server._server.sockets[0].getsockname()[1]
         scripted.url = f"http://127.0.0.1:{port}"
-        await server.start()
         try:
             yield scripted
         finally:
-            await server.stop(grace=None)
+            server.close()
+            await server.wait_closed()
 
-    async def answer(self, name: str, request: Any, context: Any, default: Callable[..., Any]) -> Any:
+    def __mapping__(self) -> dict[str, Handler]:
+        """Return who handles what, as grpclib's server asks for it."""
+        found = {method.path: self._handler(method, self._unary, Cardinality.UNARY_UNARY) for method in UNARY}
+        for method, handle in ((methods.LEASE_KEEP_ALIVE, self._keep_alive), (methods.WATCH, self._watch)):
+            found[method.path] = self._handler(method, handle, Cardinality.STREAM_STREAM)
+        return found
+
+    @staticmethod
+    def _handler(method: methods.Method[Any, Any], handle: Callable[..., Any], cardinality: Cardinality) -> Handler:
+        return Handler(partial(handle, method), cardinality, method.request, method.answer)
+
+    async def _answer(self, method: methods.Method[Any, Any], request: Any, stream: Stream[Any, Any]) -> Any:
         """Answer one request by its handler."""
+        name = method.path.rpartition("/")[2]
         self.asked[name].append(request)
         self.order.append(name)
-        self.tokens.append(dict(context.invocation_metadata()).get("token"))
-        handler = self.on.get(name, lambda _request: default())
+        assert stream.metadata is not None
+        self.tokens.append(str(stream.metadata["token"]) if "token" in stream.metadata else None)
+        handler = self.on.get(name, lambda _request: DEFAULTS.get(name, method.answer)())
         try:
             if isinstance(handler, Refusal):
                 raise handler
             answer = handler(request)
             return await answer if inspect.isawaitable(answer) else answer
         except Refusal as refusal:
-            await context.abort(refusal.code, refusal.details)
+            raise GRPCError(refusal.code, refusal.details) from refusal
 
+    async def _unary(self, method: methods.Method[Any, Any], stream: Stream[Any, Any]) -> None:
+        await stream.send_message(await self._answer(method, await stream.recv_message(), stream))
 
-class _Kv(services.KVServicer):  # type: ignore[misc]
-    def __init__(self, scripted: ScriptedEtcd) -> None:
-        self._scripted = scripted
-
-    async def Range(self, request: Any, context: Any) -> Any:
-        return await self._scripted.answer("Range", request, context, lambda: rpc.RangeResponse(header=header(1)))
-
-    async def Txn(self, request: Any, context: Any) -> Any:
-        return await self._scripted.answer("Txn", request, context, lambda: rpc.TxnResponse(header=header(1)))
-
-
-class _Lease(services.LeaseServicer):  # type: ignore[misc]
-    def __init__(self, scripted: ScriptedEtcd) -> None:
-        self._scripted = scripted
-
-    async def LeaseGrant(self, request: Any, context: Any) -> Any:
-        return await self._scripted.answer("LeaseGrant", request, context, rpc.LeaseGrantResponse)
-
-    async def LeaseRevoke(self, request: Any, context: Any) -> Any:
-        return await self._scripted.answer("LeaseRevoke", request, context, rpc.LeaseRevokeResponse)
-
-    async def LeaseKeepAlive(self, requests: Any, context: Any) -> Any:
-        async for request in requests:
-            answer = await self._scripted.answer("LeaseKeepAlive", request, context, rpc.LeaseKeepAliveResponse)
+    async def _keep_alive(self, method: methods.Method[Any, Any], stream: Stream[Any, Any]) -> None:
+        async for request in stream:
+            answer = await self._answer(method, request, stream)
             if answer is None:  # end the stream instead
                 return
-            yield answer
+            await stream.send_message(answer)
 
-
-class _Auth(services.AuthServicer):  # type: ignore[misc]
-    def __init__(self, scripted: ScriptedEtcd) -> None:
-        self._scripted = scripted
-
-    async def Authenticate(self, request: Any, context: Any) -> Any:
-        return await self._scripted.answer("Authenticate", request, context, rpc.AuthenticateResponse)
-
-
-class _Watch(services.WatchServicer):  # type: ignore[misc]
-    def __init__(self, scripted: ScriptedEtcd) -> None:
-        self._scripted = scripted
-
-    async def Watch(self, requests: Any, context: Any) -> None:
-        stream = WatchStream(context)
-        self._scripted.watches.put_nowait(stream)
-        reading = asyncio.create_task(self._read(requests, stream))
+    async def _watch(self, _method: methods.Method[Any, Any], stream: Stream[Any, Any]) -> None:
+        watching = WatchStream(stream)
+        self.watches.put_nowait(watching)
+        reading = asyncio.create_task(self._read(stream, watching))
         try:
-            await stream.ended.wait()
+            await watching.ended.wait()
         finally:
             reading.cancel()
-        if stream.status is not None:
-            await context.abort(stream.status.code, stream.status.details)
+        if watching.status is not None:
+            raise GRPCError(watching.status.code, watching.status.details)
 
-    async def _read(self, requests: Any, stream: WatchStream) -> None:
-        async for request in requests:
-            stream.requests.put_nowait(request)
+    async def _read(self, stream: Stream[Any, Any], watching: WatchStream) -> None:
+        async for request in stream:
+            watching.requests.put_nowait(request)

@@ -7,7 +7,8 @@ from pathlib import Path
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
 from tests.support.etcd.server import Files
 
@@ -42,15 +43,16 @@ def end_of(file: Path) -> float:
     return x509.load_pem_x509_certificates(file.read_bytes())[0].not_valid_after_utc.timestamp()
 
 
-def self_signed(address: str) -> tuple[bytes, bytes]:
-    """Return a certificate that nobody but itself vouches for, and its key, PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def self_signed(address: str, key: CertificateIssuerPrivateKeyTypes | None = None) -> tuple[bytes, bytes]:
+    """Return a certificate that nobody but itself vouches for, and its key, PEM; of the kind of *key*."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, address)])
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=365))
     names = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(address))])
-    cert = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    digest = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    cert = builder.add_extension(names, critical=False).sign(key, digest)
     form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     pem = serialization.Encoding.PEM
     return cert.public_bytes(pem), key.private_bytes(pem, form, plain)
