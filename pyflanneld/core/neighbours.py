@@ -79,7 +79,7 @@ class EntryKind:
     events: ClassVar[Events] = Events(
         *(f"neighbour.{what}" for what in ("put", "dropped", "adopted")),
         *(f"neighbours.{what}" for what in ("changed", "changed_by_others")),
-        *(f"neighbour.{what}" for what in ("shadowed", "conflict", "failed")),
+        *(f"neighbour.{what}" for what in ("shadowed", "contested", "conflict", "failed")),
     )
     wanted_type: ClassVar[type[Entry]] = Entry
 

@@ -143,6 +143,7 @@ class RouteKind:
         changed="routes.changed",
         changed_by_others="routes.changed_by_others",
         shadowed="route.shadowed",
+        contested="route.contested",
         conflict="route.conflict",
         failed="route.failed",
     )

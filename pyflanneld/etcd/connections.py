@@ -120,7 +120,7 @@ async def _wrapped(
     loop = asyncio.get_running_loop()
     try:
         return await loop.create_connection(
-            protocol_factory, sock=sock, ssl=context, server_hostname=host if context else None
+            protocol_factory, sock=sock, ssl=context, server_hostname=host.rstrip(".") if context else None
         )
     except ConnectionError as error:
         raise TlsFailed(f"{url}: the server closed the connection in the TLS handshake") from error
@@ -140,7 +140,8 @@ def failure(url: str, error: OSError) -> RegistryUnavailable:
         case socket.gaierror():
             return NameUnresolved(f"{url}: {error.strerror or error}")
         case _:
-            return ConnectFailed(f"{url}: {os.strerror(error.errno) if error.errno else error or 'connection lost'}")
+            words = os.strerror(error.errno) if error.errno else str(error)
+            return ConnectFailed(f"{url}: {words or 'connection lost'}")
 
 
 async def why_lost(

@@ -779,3 +779,48 @@ def test_addresses_of_the_loopback_are_ours() -> None:
             assert node.ready
 
     run(scenario())
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_fight_for_a_route_ends(ours: bool) -> None:
+    """Somebody who removes our route, or puts back one that we drop, at every turn: told, not ready, and left alone."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED)
+        there = beside(22, PROTOCOL, last=22) if ours else beside(99, PROTOCOL)
+
+        async def fight() -> None:
+            while True:
+                await asyncio.sleep(0.2)
+                if ours and there in node.kernel.table():
+                    node.kernel.delete(there)
+                elif not ours and there not in node.kernel.table():
+                    node.kernel.append(there)
+
+        async with node.running():
+            fighter = asyncio.create_task(fight())
+            await until(lambda: node.log.count("route.contested") == 1, 30)
+            assert not node.ready
+            before = len(node.kernel.applied)
+            await asyncio.sleep(600)
+            assert len(node.kernel.applied) - before < 40, "instead of several in a second"
+            assert routes(node.kernel).items() >= expected(23).items()
+            fighter.cancel()
+            await until(lambda: node.ready and routes(node.kernel) == expected(22, 23), 200)
+
+    run(scenario())
+
+
+def test_a_flush_now_and_then_is_no_fight() -> None:
+    """All routes flushed every ten seconds are repaired at once each time."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22, 23), env=PINNED)
+        async with node.running():
+            for _ in range(30):
+                node.kernel.flush(PROTOCOL)
+                await until(lambda: routes(node.kernel) == expected(22, 23), 1)
+                await asyncio.sleep(10)
+            assert node.log.count("route.contested") == 0
+
+    run(scenario())

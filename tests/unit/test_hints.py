@@ -37,7 +37,8 @@ def test_every_condition_that_is_reported_has_a_hint() -> None:
     rooms = (ROOT / "tasks", ROOT / "state", ROOT / "daemon")
     sources = [path.read_text("utf-8") for room in rooms for path in room.rglob("*.py")]
     events = {event for source in sources for event in reported(source)}
-    events |= {RouteKind.events.shadowed, RouteKind.events.conflict, RouteKind.events.failed}
+    names = RouteKind.events
+    events |= {names.contested, names.shadowed, names.conflict, names.failed}
     assert {"config.missing", "etcd.denied", "firewall.misread", "guard.holding"} <= events, "the search is out of date"
     assert events == set(hints.CONDITIONS)
 

@@ -55,7 +55,7 @@ class GivesWay(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What the log calls what becomes of objects of a kind; the last three are conditions."""
+    """What the log calls what becomes of objects of a kind; the last four are conditions."""
 
     put: str
     dropped: str
@@ -63,6 +63,7 @@ class Events:
     changed: str
     changed_by_others: str
     shadowed: str
+    contested: str
     conflict: str
     failed: str
 

@@ -58,6 +58,16 @@ class Plan(Generic[W, P]):
     extras: tuple[Drop[P], ...] = ()
     frozen: Collection[Identity] = field(default=(), compare=False)
 
+    def without(self, identities: Collection[Identity]) -> "Plan[W, P]":
+        """Return the plan without changes of these objects; they are left over."""
+        if not identities:
+            return self
+        puts, extras, drops = (
+            tuple(one for one in changes if one.object.identity not in identities)
+            for changes in (self.puts, self.extras, self.drops)
+        )
+        return Plan(puts, drops, self.blocked, extras, {*self.frozen, *identities})  # type: ignore[arg-type]
+
     def left_after(self, done: Iterable[KernelChange]) -> set[Identity]:
         """Return where an object is not as wanted once these of the changes are *done*.
 

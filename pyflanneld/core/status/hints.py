@@ -37,6 +37,7 @@ CONDITIONS: Mapping[str, str] = {
     "peer.none_accepted": "Compare --iface and the network with the peers': `pyflanneld peers`, `ip address`.",
     "probe.impossible": 'Allow ICMP: `sysctl net.ipv4.ping_group_range="0 2147483647"`; it is retried.',
     "probe.unanswered": "Check that host, its docker0, and firewalls that drop ICMP: `pyflanneld peers`.",
+    "route.contested": "See `ip monitor route`: a second daemon whose network overlaps, networkd, a script.",
     "route.conflict": "Find out what put that route (`pyflanneld routes --diff`); once it is gone, ours is added.",
     "route.failed": "ENETUNREACH: the gateway is not on this link. Otherwise see `ip route get` for it, and `dmesg`.",
     "route.shadowed": "Find out what put that route: `pyflanneld routes --diff`; delete it if it is wrong.",

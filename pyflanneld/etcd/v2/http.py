@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 from weakref import WeakSet
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from pyflanneld.errors import ApiMissing, NoAnswer, NotEtcd, RegistryError, RegistryUnavailable
@@ -250,11 +249,11 @@ class _Connector(aiohttp.BaseConnector):
 
     def __init__(self, context: ssl.SSLContext | None, resolver: Resolver, *, force_close: bool) -> None:
         super().__init__(limit=0, force_close=force_close)
-        self._connect = partial(connect, context=context, resolver=resolver)
+        self._open = partial(connect, context=context, resolver=resolver)
 
-    async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> ResponseHandler:
+    async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> Any:
         # To be overridden: https://docs.aiohttp.org/en/stable/client_reference.html#aiohttp.BaseConnector
-        return (await self._connect(f"{req.url.scheme}://{req.url.raw_authority}", self._factory))[1]
+        return (await self._open(f"{req.url.scheme}://{req.url.raw_authority}", self._factory))[1]
 
 
 async def _body(member: V2Member, response: aiohttp.ClientResponse) -> bytes:
@@ -270,7 +269,7 @@ def unavailable(url: str, error: Exception) -> RegistryUnavailable:
         return failure(url, cause)
     if isinstance(error, aiohttp.ClientResponseError):
         return NotEtcd(f"{url}: this server does not speak HTTP/1: {error.message}")
-    return RegistryUnavailable(f"{url}: {error or type(error).__name__}")
+    return RegistryUnavailable(f"{url}: {str(error) or type(error).__name__}")
 
 
 def _os_error(error: Exception) -> OSError | None:

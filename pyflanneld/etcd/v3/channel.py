@@ -132,7 +132,13 @@ class Endpoints(Members[Endpoint]):
     """All members and the one in use."""
 
     def __init__(
-        self, urls: Sequence[str], tls: Tls | None, timing: Timing, *, rng: random.Random, log: FilteringBoundLogger
+        self,
+        urls: Sequence[str],
+        tls: Tls | None,
+        *,
+        rng: random.Random,
+        log: FilteringBoundLogger,
+        timing: Timing = DEFAULT_TIMING,
     ) -> None:
         super().__init__([Endpoint(url, tls, timing) for url in urls], rng=rng, log=log)
 

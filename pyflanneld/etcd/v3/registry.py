@@ -72,7 +72,7 @@ class EtcdV3Registry:
     ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.etcd")
         self._keys = KeySpace.below(access.prefix)
-        self._endpoints = Endpoints(access.endpoints, tls or Tls(access), timing, rng=rng, log=self._log)
+        self._endpoints = Endpoints(access.endpoints, tls or Tls(access), rng=rng, log=self._log, timing=timing)
         tokens = Tokens(access, rpc_timeout_s=timing.rpc_s, log=self._log)
         self._caller = Caller(self._endpoints, tokens, timing)
         self._creator = Creator(self._caller, self._keys, self._log)

@@ -121,7 +121,7 @@ class Stream(Generic[Q, A]):
             if "grpc-status" in last:  # a server may reset a call after its status
                 check_status(last, url)
             self._connection.check()
-            raise RegistryUnavailable(f"{url}: {error or type(error).__name__}") from error
+            raise RegistryUnavailable(f"{url}: {str(error) or type(error).__name__}") from error
         except AssertionError as error:  # grpclib's, when data ends in the middle of a message
             raise RegistryUnavailable(f"{url}: the answer was cut") from error
 

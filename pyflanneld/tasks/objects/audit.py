@@ -28,8 +28,8 @@ class ObjectAudit:
         self._link_index = node.link.index
         self._unlogged: dict[Any, ChangeReason] = {}
 
-    def scanned(self, found: Sequence[Difference[Any]], before: int, reported: Change) -> None:
-        """Record where our objects are not as they were left.
+    def scanned(self, found: Sequence[Difference[Any]], before: int, reported: Change) -> bool:
+        """Record where our objects are not as they were left; return whether the link has taken them.
 
         Args:
             found: the differences.
@@ -44,6 +44,7 @@ class ObjectAudit:
             if one.before is not None
         }
         self._table.note_losses(self._unlogged)
+        return gone is ChangeReason.LINK
 
     def log_losses(self) -> None:
         """Log what the last scan has found lost. Called after the repair: writing a line takes as long as that."""

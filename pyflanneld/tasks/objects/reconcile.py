@@ -22,6 +22,7 @@ from itertools import chain
 from typing import Any
 
 from pyflanneld.core.backoff import backoff
+from pyflanneld.core.objects.contest import Contest
 from pyflanneld.core.objects.plan import Drop, KernelChange, Plan
 from pyflanneld.core.objects.table import ObjectTable
 from pyflanneld.core.peers.guard import LIST_SPACING_S
@@ -57,6 +58,8 @@ class Reconciler:
         self._context = context
         self._node = node
         self._audits = {table: ObjectAudit(context, node, table) for table in node.tables}
+        self._contests = {table: Contest() for table in node.tables}
+        self._changed: dict[Table, list[Any]] = {}  # what others have changed, as the last scan has shown
         self._read: dict[Table, list[tuple[Any, ...]]] = {}  # our objects as last read, unless we have changed any
         self._foreign_due = False
         self._foreign_after_s = self._foreign_until_s = 0.0
@@ -130,7 +133,12 @@ class Reconciler:
         before = table.present
         self._read[table] = read
         found = table.take_over(chain(*read))
-        self._audits[table].scanned(found, before, reported)
+        by_link = self._audits[table].scanned(found, before, reported)
+        if self._node.progress.routes.is_set() and not by_link:
+            wanted = table.wanted
+            self._changed[table] = [
+                one.identity for one in found if one.before is not None or one.identity not in wanted
+            ]
         return bool(found)
 
     async def _objects(self, table: Table, *, foreign: bool) -> list[tuple[Any, ...]]:
@@ -146,14 +154,21 @@ class Reconciler:
             try:
                 await self._context.counters.timed(self._context.clock.now_s, self._round())
             finally:
-                for audit in self._audits.values():
-                    audit.log_losses()
+                self._note_changes()
             self._strikes = 0
             self._context.conditions.resolve("kernel")
             if any(table.refused() for table in self._node.tables):
                 scan_at = min(scan_at, asyncio.get_running_loop().time() + RETRY_S)
             if not await self._peers_change_first(scan_at, not_before):
                 return
+
+    def _note_changes(self) -> None:
+        """Log and count what others have changed; after the repair, because it takes as long."""
+        for audit in self._audits.values():
+            audit.log_losses()
+        now_s, self._changed, changed = self._context.clock.now_s(), {}, self._changed
+        for table, identities in changed.items():
+            self._contests[table].changed(identities, now_s)
 
     async def _peers_change_first(self, scan_at: float, not_before: float) -> bool:
         """Wait; return whether the peers changed before it was time to read the kernel."""
@@ -210,7 +225,11 @@ class Reconciler:
         node = self._node
         assert node.view is not None  # noqa: S101 - _round has just made it
         self._unpark()
-        plans = {table: table.plan(node.view.frozen, only_missing=node.unconfirmed) for table in node.tables}
+        now_s = self._context.clock.now_s()
+        plans = {
+            table: table.plan(node.view.frozen, only_missing=node.unconfirmed).without(contest.left_alone(now_s))
+            for table, contest in self._contests.items()
+        }
         allowed = self._allowed({table: todo.drops for table, todo in plans.items()})
         puts = [put for todo in plans.values() for put in todo.puts]
         gone = {table: [*todo.extras, *allowed[table]] for table, todo in plans.items()}
@@ -339,6 +358,13 @@ class Reconciler:
                 topic, kind.events.conflict, text, blocks=False,
                 **kind.fields(blocked[identity]), destinations=sorted(map(str, blocked))[:10],
             )
+        else:
+            conditions.resolve(topic)
+        contested, topic = self._contests[table].contested, f"contested_{kind.plural}"
+        if contested:
+            identity = min(contested, key=kind.order)
+            text = f"others change {kind.plural} of ours again and again, left alone for a while: "
+            conditions.report(topic, kind.events.contested, text + _and_more(identity, contested), dst=str(identity))
         else:
             conditions.resolve(topic)
         shadowed, topic = table.shadowed, f"shadowed_{kind.plural}"
