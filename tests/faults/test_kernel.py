@@ -1,5 +1,6 @@
 """Links, addresses and routes that others change, rows F62 to F69 of the fault matrix, on the real kernel."""
 
+import subprocess
 import time
 
 import pytest
@@ -192,6 +193,70 @@ def test_f87_another_route_of_ours(unguarded: Lab, extra: str, measured: Measure
         time.sleep(11)
         assert len(monitor.messages()) == 2, "it came, and it went"
     measured(f"gone after {took_s:.2f} s")
+
+
+# F88, F90: rights, and a fight
+
+
+def test_f88_no_right_to_the_routes(site: Lab, measured: Measured) -> None:
+    """In a user namespace of its own the daemon may change nothing here: nobody is told that it is ready."""
+    node, journal, store = site.nodes[0], Journal(site.nodes[0]), store_of(site)
+    store.put(lease_key("172.7.99.0/24"), lease_value(STRANGER))
+    launch(node, prepare='exec unshare --user --map-root-user "$@"')
+    try:
+        assert "CAP_NET_ADMIN is missing" in journal.wait("route.failed", timeout_s=20)["condition"]
+        time.sleep(2)
+        assert node.get("/readyz")[0] == 503
+        assert "CAP_NET_ADMIN" in node.get("/readyz?verbose")[1]
+        assert journal.events("daemon.ready") == []
+    finally:
+        node.stop()
+        store.delete(lease_key("172.7.99.0/24"))
+    measured("not ready, and the right is named")
+
+
+def test_f89_somebody_flushes_the_rules(site: Lab, measured: Measured) -> None:
+    """As fast as he can: with masquerading the node is not ready, and the rules are back when he has stopped."""
+    node, journal = site.nodes[0], Journal(site.nodes[0])
+    launch(node, "--ip-masq", iptables_resync=1)
+    try:
+        node.wait_ready()
+        loop = "while :; do iptables -w -t nat -F FLANNEL-POSTRTG; iptables -w -t nat -F POSTROUTING; done"
+        flusher = subprocess.Popen(["ip", "netns", "exec", node.namespace, "sh", "-c", loop], stderr=subprocess.DEVNULL)
+        try:
+            journal.wait("firewall.failed", timeout_s=30)
+            time.sleep(20)
+            assert node.get("/readyz")[0] == 503
+        finally:
+            flusher.kill()
+            flusher.wait()
+        took_s = until(lambda: "MASQUERADE" in node.exec("iptables-save", "-t", "nat"), "the rules are back", 10)
+        node.wait_ready(10)
+    finally:
+        node.stop()
+    measured(f"back {took_s:.1f} s after he has stopped")
+
+
+def test_f90_a_fight_for_a_route(unguarded: Lab, measured: Measured) -> None:
+    """Somebody deletes it every tenth of a second: few messages, told, and all is well seconds after he has stopped."""
+    node, peer, other = unguarded.nodes
+    journal = Journal(node)
+    loop = f"while :; do ip route del {peer.subnet} 2>/dev/null; sleep 0.1; done"
+    fighter = subprocess.Popen(["ip", "netns", "exec", node.namespace, "sh", "-c", loop])
+    try:
+        assert journal.wait("route.contested", timeout_s=30)["dst"] == peer.subnet
+        with RouteMonitor(node) as monitor:
+            time.sleep(12)
+            messages = len(monitor.messages())
+        assert messages <= 8, "instead of some 48"
+        assert node.get("/readyz")[0] == 503
+        assert gateways(node) == unguarded.gateways_for(node, [other])
+    finally:
+        fighter.kill()
+        fighter.wait()
+    took_s = node.wait_routes(unguarded.gateways_for(node), 60)
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", 120)
+    measured(f"{messages} messages in 12 s; back {took_s:.0f} s after he has stopped")
 
 
 def test_routes_of_flanneld_are_taken_over(site: Lab) -> None:
