@@ -213,8 +213,11 @@ class Kernel(Protocol):
         """Return what the kernel knows of the link's neighbours, both families; changes nothing and sends nothing."""
         ...
 
-    async def objects(self, listing: object) -> tuple[Any, ...]:
-        """Return the objects of a ``RouteListing`` (as ``routes``, or of some networks only) or an ``EntryListing``."""
+    async def objects(self, listing: object, *, patient: bool = False) -> tuple[Any, ...]:
+        """Return the objects of a ``RouteListing`` (as ``routes``, or of some networks only) or an ``EntryListing``.
+
+        With *patient* no other call waits for this one, however long the list is.
+        """
         ...
 
     async def apply(self, changes: Sequence[KernelChange]) -> Mapping[KernelChange, int]:

@@ -147,7 +147,9 @@ class DaemonStatus:
                 return known
             routes: list[KernelRoute] = []
             for network in node.networks:
-                routes += await self._context.kernel.objects(RouteListing(network.version, None, node.networks))
+                routes += await self._context.kernel.objects(
+                    RouteListing(network.version, None, node.networks), patient=True
+                )
             found = await self._context.kernel.neighbours(node.link.index)
             self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s, version)
             return self._kernel

@@ -58,6 +58,7 @@ class NetlinkKernel(Kernel):
         self._protocol = protocol
         self._log = structlog.get_logger() if log is None else log
         self._requests = requests or RequestSocket()
+        self._patient = RequestSocket()
         self._scopes = RouteScope(spread_from)
         self._link_list, self._address_list = DumpCache(decode_link), DumpCache(decode_address)
         self._links: tuple[Link, ...] = ()
@@ -85,18 +86,20 @@ class NetlinkKernel(Kernel):
 
         Only of our own protocol's the last list is remembered: all of them could be a full Internet table.
         """
-        return await self._routes(protocol, version, remembered=protocol == self._protocol)
+        remembered = protocol == self._protocol
+        return await self._routes(protocol, version, remembered=remembered, requests=self._requests)
 
     async def _routes(
-        self, protocol: int | None, version: int, within: tuple[Network, ...] = (), *, remembered: bool
-    ) -> tuple[KernelRoute, ...]:
+        self, protocol: int | None, version: int, within: tuple[Network, ...] = (), *,
+        remembered: bool, requests: RequestSocket,
+    ) -> tuple[KernelRoute, ...]:  # fmt: skip
         own = protocol == self._protocol
         known = (version, protocol, within)
         listing = self._lists.get(known) or _route_listing(protocol, version, within)
         if remembered:
             self._lists[known] = listing
         try:
-            found = await self._requests.dump(routes.routes_request(protocol, version), listing.update)
+            found = await requests.dump(routes.routes_request(protocol, version), listing.update)
         except DumpRefused as error:
             if error.refusal.errno != ENOENT:  # a namespace in which nothing was ever put has no main table
                 raise
@@ -121,11 +124,12 @@ class NetlinkKernel(Kernel):
         )
         return tuple(entry for index, entry in found if index == link_index)
 
-    async def objects(self, listing: object) -> tuple[Any, ...]:
-        """Return the routes, or the neighbour entries, that *listing* asks for."""
+    async def objects(self, listing: object, *, patient: bool = False) -> tuple[Any, ...]:
+        """Return the routes, or the neighbour entries, that *listing* asks for; *patient*: over a socket of its own."""
         match listing:
             case RouteListing(version, protocol, within, remembered):
-                return await self._routes(protocol, version, within, remembered=remembered)
+                requests = self._patient if patient else self._requests
+                return await self._routes(protocol, version, within, remembered=remembered, requests=requests)
             case EntryListing(link_index):
                 return tuple(KernelEntry.of(link_index, one) for one in await self.neighbours(link_index))
         raise TypeError(f"no such listing: {listing!r}")
@@ -159,8 +163,9 @@ class NetlinkKernel(Kernel):
         return Monitor(network, own_port=lambda: self._requests.port, ipv6=ipv6)
 
     async def close(self) -> None:
-        """Close the request socket; each ``changes`` closes its own. Routes stay."""
+        """Close the request sockets; each ``changes`` closes its own. Routes stay."""
         await self._requests.close()
+        await self._patient.close()
 
 
 def _is_gone(change: KernelChange, code: int) -> bool:

@@ -1,6 +1,9 @@
 """Links, addresses and routes that others change, rows F62 to F69 of the fault matrix, on the real kernel."""
 
+import os
+import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -257,6 +260,36 @@ def test_f90_a_fight_for_a_route(unguarded: Lab, measured: Measured) -> None:
     took_s = node.wait_routes(unguarded.gateways_for(node), 60)
     until(lambda: node.get("/readyz")[0] == 200, "ready again", 120)
     measured(f"{messages} messages in 12 s; back {took_s:.0f} s after he has stopped")
+
+
+# F119: readers
+
+
+def test_f119_readers_of_a_large_table(unguarded: Lab, measured: Measured) -> None:
+    """Three of them ask for the routes in a loop, while the table has 100,000 routes: a repair is as fast as ever."""
+    node, peer = unguarded.nodes[:2]
+    batch = "".join(
+        f"route add 10.{number >> 8}.{number & 255}.{part}/26 via 192.168.14.97 proto bird metric 20\n"
+        for number in range(25_000)
+        for part in (0, 64, 128, 192)
+    )
+    subprocess.run(["ip", "-n", node.namespace, "-batch", "-"], input=batch.encode(), check=True)
+    ask = f"while :; do {sys.executable} -m pyflanneld routes --output=json >/dev/null 2>&1; done"
+    inside = ["ip", "netns", "exec", node.namespace, "sh", "-c", ask]
+    readers = [subprocess.Popen(inside, start_new_session=True) for _ in range(3)]
+    try:
+        time.sleep(5)
+        slowest_s = 0.0
+        for _ in range(5):
+            node.exec("ip", "route", "del", peer.subnet)
+            slowest_s = max(slowest_s, node.wait_routes(unguarded.gateways_for(node), REPAIR_S))
+            time.sleep(1)
+    finally:
+        for reader in readers:
+            os.killpg(reader.pid, signal.SIGKILL)
+            reader.wait()
+        node.exec("ip", "route", "flush", "proto", "bird")
+    measured(f"five repairs, the slowest after {slowest_s:.2f} s")
 
 
 def test_routes_of_flanneld_are_taken_over(site: Lab) -> None:

@@ -83,7 +83,7 @@ class FakeKernel(Kernel):
         await self._called("neighbours")
         return tuple(self._neighbours.get(link_index, ()))
 
-    async def objects(self, listing: object) -> tuple[Any, ...]:
+    async def objects(self, listing: object, *, patient: bool = False) -> tuple[Any, ...]:  # noqa: ARG002 - no call waits
         match listing:
             case RouteListing(version, protocol, within, _):
                 found = await self.routes(protocol=protocol, version=version)
