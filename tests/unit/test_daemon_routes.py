@@ -824,3 +824,24 @@ def test_a_flush_now_and_then_is_no_fight() -> None:
             assert node.log.count("route.contested") == 0
 
     run(scenario())
+
+
+def test_a_frozen_subnet_that_lost_its_route_is_told() -> None:
+    """A route of an earlier run stays while its lease cannot be read; when the link takes it, that is told."""
+
+    async def scenario() -> None:
+        etcd = cluster(23)
+        etcd.put(name(22), b"{")
+        node = FakeNode(etcd, env=PINNED)
+        node.kernel.append(beside(22, PROTOCOL, last=22))
+        async with node.running():
+            assert routes(node.kernel) == expected(22, 23)
+            node.kernel.link_down("eth1")
+            node.kernel.link_up("eth1")
+            await until(lambda: routes(node.kernel) == expected(23), 5)
+            await until(lambda: node.log.count("route.lost") == 1, 2)
+            etcd.put(name(22), value("192.168.14.22"))
+            await until(lambda: routes(node.kernel) == expected(22, 23), 2)
+            await until(lambda: "lost" not in node.conditions.open(), 2)
+
+    run(scenario())

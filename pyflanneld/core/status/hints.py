@@ -40,6 +40,7 @@ CONDITIONS: Mapping[str, str] = {
     "route.contested": "See `ip monitor route`: a second daemon whose network overlaps, networkd, a script.",
     "route.conflict": "Find out what put that route (`pyflanneld routes --diff`); once it is gone, ours is added.",
     "route.failed": "ENETUNREACH: the gateway is not on this link. Otherwise see `ip route get` for it, and `dmesg`.",
+    "route.lost": "Correct the lease: `pyflanneld peers` shows what is wrong with it; its owner may have to restart.",
     "route.shadowed": "Find out what put that route: `pyflanneld routes --diff`; delete it if it is wrong.",
     "subnet_file.failed": "Check the directory: does it exist, has it space, may this user write there, and not all?",
 }

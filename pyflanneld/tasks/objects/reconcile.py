@@ -22,6 +22,7 @@ from itertools import chain
 from typing import Any
 
 from pyflanneld.core.backoff import backoff
+from pyflanneld.core.families import Network, network_order
 from pyflanneld.core.objects.contest import Contest
 from pyflanneld.core.objects.plan import Drop, KernelChange, Plan
 from pyflanneld.core.objects.table import ObjectTable
@@ -72,6 +73,7 @@ class Reconciler:
         self._scans: deque[float] = deque(maxlen=SCANS_BURST)
         self._strikes = 0  # failures of netlink in a row
         self._accepted_any = False
+        self._lost: set[Network] = set()
         self._proved, self._guard_version = False, 0  # as at the last plan
         self._parked = 0  # how many objects the guard has not allowed to be dropped
         self._ask_guard = True
@@ -134,6 +136,7 @@ class Reconciler:
         self._read[table] = read
         found = table.take_over(chain(*read))
         by_link = self._audits[table].scanned(found, before, reported)
+        self._lost |= {table.kind.subnet(one.before) for one in found if one.now is None}
         if self._node.progress.routes.is_set() and not by_link:
             wanted = table.wanted
             self._changed[table] = [
@@ -208,6 +211,7 @@ class Reconciler:
             await self._place()
         for table in node.tables:
             self._report_table(table)
+        self._report_lost()
         node.progress.routes.set()
         await self._read_foreign()
 
@@ -336,6 +340,20 @@ class Reconciler:
         self._context.conditions.report(
             "accepted", "peer.none_accepted", text, blocks=not self._accepted_any, cause=reason, reason=reason
         )
+
+    def _report_lost(self) -> None:
+        """Report frozen subnets whose objects are gone: what to put in their place no lease says any more."""
+        if not self._lost:
+            return
+        frozen = self._node.view.frozen if self._node.view is not None else ()
+        there = {table.kind.subnet(one) for table in self._node.tables for one in table.objects()} if frozen else set()
+        self._lost = {subnet for subnet in self._lost if subnet in frozen and subnet not in there}
+        if self._lost:
+            first = min(self._lost, key=network_order)
+            text = f"the route of {_and_more(first, self._lost)} is gone, and its lease cannot be read: none can be put"
+            self._context.conditions.report("lost", "route.lost", text, blocks=False, dst=str(first))
+        else:
+            self._context.conditions.resolve("lost")
 
     def _report_own_addresses(self, view: View) -> None:
         """Report an address on the loopback that is inside a peer's subnet: packets to it stay on this host."""
