@@ -286,7 +286,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B37 refusal untold", "a route that the kernel refuses is no condition to speak of",
-        "tasks.objects.reconcile", [drop_call("report", mention="plural")], ROUTES,
+        "tasks.objects.report", [drop_call("report", mention="failed")], ROUTES,
     ),
     Plant(
         "B38 only missing routes", "a route with a wrong gateway is not put right",

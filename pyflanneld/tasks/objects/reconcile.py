@@ -15,19 +15,16 @@ have left a difference.
 import asyncio
 import errno
 import operator
-from collections import Counter, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from pyflanneld.core.backoff import backoff
-from pyflanneld.core.families import Network, network_order
 from pyflanneld.core.objects.contest import Contest
 from pyflanneld.core.objects.plan import Drop, KernelChange, Plan
 from pyflanneld.core.objects.table import ObjectTable
-from pyflanneld.core.peers.guard import LIST_SPACING_S
-from pyflanneld.core.peers.table import View
 from pyflanneld.core.peers.validation import ValidationContext
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change
@@ -37,6 +34,7 @@ from pyflanneld.tasks.docker import check_bridge
 from pyflanneld.tasks.link import follow_link, validation_context
 from pyflanneld.tasks.objects.audit import ObjectAudit
 from pyflanneld.tasks.objects.blackhole import keep_blackhole
+from pyflanneld.tasks.objects.report import Reports
 
 Table = ObjectTable[Any, Any]
 
@@ -46,10 +44,8 @@ RETRY_S = 1.0
 SCANS_BURST = 8
 SCAN_SPACING_S = 0.5
 FOREIGN_RECHECK_S = 60.0
-SEVERAL = 2
 FOREIGN_SHARE = 20  # a look at everybody's routes may take a twentieth of the time
 STRIKES = 3
-NO_RIGHT = "EPERM, CAP_NET_ADMIN is missing in the user namespace that owns this network namespace"
 
 
 class Reconciler:
@@ -59,6 +55,7 @@ class Reconciler:
         self._context = context
         self._node = node
         self._audits = {table: ObjectAudit(context, node, table) for table in node.tables}
+        self._reports = Reports(context, node)
         self._contests = {table: Contest() for table in node.tables}
         self._changed: dict[Table, list[Any]] = {}  # what others have changed, as the last scan has shown
         self._read: dict[Table, list[tuple[Any, ...]]] = {}  # our objects as last read, unless we have changed any
@@ -72,8 +69,6 @@ class Reconciler:
         self._scan_again = False
         self._scans: deque[float] = deque(maxlen=SCANS_BURST)
         self._strikes = 0  # failures of netlink in a row
-        self._accepted_any = False
-        self._lost: set[Network] = set()
         self._proved, self._guard_version = False, 0  # as at the last plan
         self._parked = 0  # how many objects the guard has not allowed to be dropped
         self._ask_guard = True
@@ -136,7 +131,7 @@ class Reconciler:
         self._read[table] = read
         found = table.take_over(chain(*read))
         by_link = self._audits[table].scanned(found, before, reported)
-        self._lost |= {table.kind.subnet(one.before) for one in found if one.now is None}
+        self._reports.lost(table.kind.subnet(one.before) for one in found if one.now is None)
         if self._node.progress.routes.is_set() and not by_link:
             wanted = table.wanted
             self._changed[table] = [
@@ -210,8 +205,8 @@ class Reconciler:
             await self._learn_foreign()
             await self._place()
         for table in node.tables:
-            self._report_table(table)
-        self._report_lost()
+            self._reports.table(table, self._contests[table].contested)
+        self._reports.frozen()
         node.progress.routes.set()
         await self._read_foreign()
 
@@ -221,7 +216,7 @@ class Reconciler:
         before, view = node.view, node.peers.view(validation)
         node.want(replace(view, changed=None) if self._rederive else view)
         self._rederive = False
-        self._report_peers(before, view)
+        self._reports.peers(before, view)
         self._context.counters.quarantine(view.quarantined, self._context.clock.now_s())
 
     async def _place(self) -> None:
@@ -267,20 +262,12 @@ class Reconciler:
         idle = {table.kind.subnet(drop.object) for table, some in drops.items() for drop in some}
         idle.update(table.kind.subnet(one) for table in drops for one in table.parked())
         allowed = node.guard.allow(frozenset(idle), max(table.present for table in drops), now_s)
-        self._report_guard(len(node.guard.held))
+        self._reports.guard(len(node.guard.held))
         going = {
             table: [drop for drop in some if table.kind.subnet(drop.object) in allowed] for table, some in drops.items()
         }
         self._parked = parked + sum(len(some) - len(going[table]) for table, some in drops.items())
         return going
-
-    def _report_guard(self, held: int) -> None:
-        if held:
-            text = f"{held} routes are kept although their leases are gone from etcd, until two more lists agree"
-            self._context.conditions.report("guard", "guard.holding", text, routes=held)
-            self._node.wake.peers.set(within_s=LIST_SPACING_S)
-        else:
-            self._context.conditions.resolve("guard")
 
     def _unpark(self) -> None:
         """Have everything that may not be dropped compared again, if what kept it may have changed."""
@@ -309,102 +296,8 @@ class Reconciler:
         self._foreign_due = False
         for table in self._node.tables:
             await self._read_all(table)
-            self._report_table(table)
+            self._reports.table(table, self._contests[table].contested)
         took_s = self._context.clock.now_s() - now_s
         self._foreign_after_s = now_s + FOREIGN_SHARE * took_s
         self._foreign_until_s = now_s + max(FOREIGN_RECHECK_S, FOREIGN_SHARE * took_s)
 
-    def _report_peers(self, before: View | None, now: View) -> None:
-        """Log which keys are quarantined, or are another backend's, since when they are not."""
-        self._report_none_accepted(now)
-        self._report_own_addresses(now)
-        log, known = self._context.log, before.quarantined if before else {}
-        for name, quarantine in now.quarantined.items():
-            if known.get(name) != quarantine:
-                log.warning("peer.quarantined", key=name, reason=quarantine.reason, why=quarantine.detail)
-        for name in known.keys() - now.quarantined.keys():
-            log.info("peer.quarantine_ended", key=name)
-        for name in now.foreign_backends - (before.foreign_backends if before else frozenset()):
-            log.warning("peer.other_backend", key=name, ours=self._node.backend.name)
-
-    def _report_none_accepted(self, view: View) -> None:
-        """Report that no peer is accepted, of several: what they have in common is most probably this host's fault."""
-        reasons = Counter(quarantine.reason for quarantine in view.quarantined.values())
-        if view.peers:
-            self._accepted_any = True
-        if view.peers or reasons.total() < SEVERAL:
-            self._context.conditions.resolve("accepted")
-            return
-        reason, count = reasons.most_common(1)[0]
-        text = f"none of {reasons.total()} peers is accepted: {count} of them are quarantined for {reason}"
-        self._context.conditions.report(
-            "accepted", "peer.none_accepted", text, blocks=not self._accepted_any, cause=reason, reason=reason
-        )
-
-    def _report_lost(self) -> None:
-        """Report frozen subnets whose objects are gone: what to put in their place no lease says any more."""
-        if not self._lost:
-            return
-        frozen = self._node.view.frozen if self._node.view is not None else ()
-        there = {table.kind.subnet(one) for table in self._node.tables for one in table.objects()} if frozen else set()
-        self._lost = {subnet for subnet in self._lost if subnet in frozen and subnet not in there}
-        if self._lost:
-            first = min(self._lost, key=network_order)
-            text = f"the route of {_and_more(first, self._lost)} is gone, and its lease cannot be read: none can be put"
-            self._context.conditions.report("lost", "route.lost", text, blocks=False, dst=str(first))
-        else:
-            self._context.conditions.resolve("lost")
-
-    def _report_own_addresses(self, view: View) -> None:
-        """Report an address on the loopback that is inside a peer's subnet: packets to it stay on this host."""
-        ours = [own for own in self._context.kernel.loopback if any(own in network for network in self._node.networks)]
-        found = {own: next((subnet for subnet in view.peers if own in subnet), None) for own in ours}
-        covered = sorted(f"{own} in {subnet}" for own, subnet in found.items() if subnet is not None)
-        if covered:
-            text = f"an address of this host's loopback is inside a peer's subnet: {_and_more(covered[0], covered)}"
-            self._context.conditions.report("loopback", "peer.covers_own_address", text, blocks=False)
-        else:
-            self._context.conditions.resolve("loopback")
-
-    def _report_table(self, table: Table) -> None:
-        conditions, kind = self._context.conditions, table.kind
-        blocked, topic = table.blocked(), f"foreign_{kind.plural}"
-        if blocked:
-            identity = min(blocked, key=kind.order)
-            text = f"a foreign {kind.name} stands where ours should, and is left alone: {_and_more(identity, blocked)}"
-            conditions.report(
-                topic, kind.events.conflict, text, blocks=False,
-                **kind.fields(blocked[identity]), destinations=sorted(map(str, blocked))[:10],
-            )
-        else:
-            conditions.resolve(topic)
-        contested, topic = self._contests[table].contested, f"contested_{kind.plural}"
-        if contested:
-            identity = min(contested, key=kind.order)
-            text = f"others change {kind.plural} of ours again and again, left alone for a while: "
-            conditions.report(topic, kind.events.contested, text + _and_more(identity, contested), dst=str(identity))
-        else:
-            conditions.resolve(topic)
-        shadowed, topic = table.shadowed, f"shadowed_{kind.plural}"
-        if shadowed:
-            identity = min(shadowed, key=kind.order)
-            text = f"packets to {_and_more(identity, shadowed)} take another {kind.name} than ours"
-            by = {f"by_{name}": value for name, value in kind.fields(shadowed[identity]).items()}
-            conditions.report(
-                topic, kind.events.shadowed, text, blocks=False, **by, destinations=sorted(map(str, shadowed))[:10]
-            )
-        else:
-            conditions.resolve(topic)
-        refused = table.refused()
-        if refused:
-            identity, code = next(iter(refused.items()))
-            why = NO_RIGHT if code == errno.EPERM else errno.errorcode.get(code, str(code))
-            text = f"the kernel refuses {kind.plural}: {_and_more(identity, refused)}: {why}"
-            conditions.report(kind.plural, kind.events.failed, text)
-        else:
-            conditions.resolve(kind.plural)
-
-
-def _and_more(one: object, every: Collection[object]) -> str:
-    """Return *one* and how many more there are."""
-    return f"{one} and {len(every) - 1} more" if len(every) > 1 else str(one)

@@ -1,0 +1,133 @@
+"""What the reconciler reports: the peers that it leaves out, and what stands against the objects. It decides nothing."""
+
+import errno
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from pyflanneld.core.families import Network, network_order
+from pyflanneld.core.objects.table import ObjectTable
+from pyflanneld.core.peers.guard import LIST_SPACING_S
+from pyflanneld.core.peers.table import View
+from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
+
+SEVERAL = 2
+SHOWN = 10
+NO_RIGHT = "EPERM, CAP_NET_ADMIN is missing in the user namespace that owns this network namespace"
+
+
+class Reports:
+    """The log lines and conditions of one reconciler."""
+
+    def __init__(self, context: Context, node: Node) -> None:
+        self._context = context
+        self._node = node
+        self._accepted_any = False
+        self._lost: set[Network] = set()
+
+    def guard(self, held: int) -> None:
+        """Report how many routes the withdrawal guard holds."""
+        if held:
+            text = f"{held} routes are kept although their leases are gone from etcd, until two more lists agree"
+            self._context.conditions.report("guard", "guard.holding", text, routes=held)
+            self._node.wake.peers.set(within_s=LIST_SPACING_S)
+        else:
+            self._context.conditions.resolve("guard")
+
+    def peers(self, before: View | None, now: View) -> None:
+        """Log which keys are quarantined, or are another backend's, since when they are not."""
+        self._none_accepted(now)
+        self._own_addresses(now)
+        log, known = self._context.log, before.quarantined if before else {}
+        for name, quarantine in now.quarantined.items():
+            if known.get(name) != quarantine:
+                log.warning("peer.quarantined", key=name, reason=quarantine.reason, why=quarantine.detail)
+        for name in known.keys() - now.quarantined.keys():
+            log.info("peer.quarantine_ended", key=name)
+        for name in now.foreign_backends - (before.foreign_backends if before else frozenset()):
+            log.warning("peer.other_backend", key=name, ours=self._node.backend.name)
+
+    def _none_accepted(self, view: View) -> None:
+        """Report that no peer is accepted, of several: what they have in common is most probably this host's fault."""
+        if view.peers:
+            self._accepted_any = True
+        if view.peers or len(view.quarantined) < SEVERAL:
+            self._context.conditions.resolve("accepted")
+            return
+        reasons = Counter(quarantine.reason for quarantine in view.quarantined.values())
+        reason, count = reasons.most_common(1)[0]
+        text = f"none of {reasons.total()} peers is accepted: {count} of them are quarantined for {reason}"
+        self._context.conditions.report(
+            "accepted", "peer.none_accepted", text, blocks=not self._accepted_any, cause=reason, reason=reason
+        )
+
+    def _own_addresses(self, view: View) -> None:
+        """Report an address on the loopback that is inside a peer's subnet: packets to it stay on this host."""
+        ours = [own for own in self._context.kernel.loopback if any(own in network for network in self._node.networks)]
+        found = {own: next((subnet for subnet in view.peers if own in subnet), None) for own in ours}
+        covered = sorted(f"{own} in {subnet}" for own, subnet in found.items() if subnet is not None)
+        if covered:
+            text = f"an address of this host's loopback is inside a peer's subnet: {_and_more(covered[0], covered)}"
+            self._context.conditions.report("loopback", "peer.covers_own_address", text, blocks=False)
+        else:
+            self._context.conditions.resolve("loopback")
+
+    def lost(self, subnets: Iterable[Network]) -> None:
+        """Note that objects of ours for *subnets* are gone; ``frozen`` reports those for which none can be put."""
+        self._lost.update(subnets)
+
+    def frozen(self) -> None:
+        """Report frozen subnets whose objects are gone: what to put in their place no lease says any more."""
+        if not self._lost:
+            return
+        frozen = self._node.view.frozen if self._node.view is not None else ()
+        there = {table.kind.subnet(one) for table in self._node.tables for one in table.objects()} if frozen else set()
+        self._lost = {subnet for subnet in self._lost if subnet in frozen and subnet not in there}
+        if self._lost:
+            first = min(self._lost, key=network_order)
+            text = f"the route of {_and_more(first, self._lost)} is gone, and its lease cannot be read: none can be put"
+            self._context.conditions.report("lost", "route.lost", text, blocks=False, dst=str(first))
+        else:
+            self._context.conditions.resolve("lost")
+
+    def table(self, table: ObjectTable[Any, Any], contested: Collection[Any]) -> None:
+        """Report what stands against the objects of one kind."""
+        kind, refused = table.kind, table.refused()
+        what = f"a foreign {kind.name} stands where ours should, and is left alone: {{}}"
+        self._foreign(table, "foreign", table.blocked(), kind.events.conflict, what)
+        what = f"packets to {{}} take another {kind.name} than ours"
+        self._foreign(table, "shadowed", table.shadowed, kind.events.shadowed, what)
+        if contested:
+            first = min(contested, key=kind.order)
+            text = f"others change {kind.plural} of ours again and again, left alone for a while: "
+            text, topic = text + _and_more(first, contested), f"contested_{kind.plural}"
+            self._context.conditions.report(topic, kind.events.contested, text, dst=str(first))
+        else:
+            self._context.conditions.resolve(f"contested_{kind.plural}")
+        if refused:
+            identity, code = next(iter(refused.items()))
+            why = NO_RIGHT if code == errno.EPERM else errno.errorcode.get(code, str(code))
+            text = f"the kernel refuses {kind.plural}: {_and_more(identity, refused)}: {why}"
+            self._context.conditions.report(kind.plural, kind.events.failed, text)
+        else:
+            self._context.conditions.resolve(kind.plural)
+
+    def _foreign(self, table: ObjectTable[Any, Any], topic: str, found: Any, event: str, text: str) -> None:
+        """Report foreign objects that are *found* in the way, by identity."""
+        kind, topic = table.kind, f"{topic}_{table.kind.plural}"
+        if not found:
+            self._context.conditions.resolve(topic)
+            return
+        first = min(found, key=kind.order)
+        prefix = "" if event == kind.events.conflict else "by_"
+        by = {f"{prefix}{name}": value for name, value in kind.fields(found[first]).items()}
+        self._context.conditions.report(
+            topic, event, text.format(_and_more(first, found)), blocks=False,
+            **by, destinations=sorted(map(str, found))[:SHOWN],
+        )
+
+
+def _and_more(one: object, every: Collection[object]) -> str:
+    """Return *one* and how many more there are."""
+    return f"{one} and {len(every) - 1} more" if len(every) > 1 else str(one)
