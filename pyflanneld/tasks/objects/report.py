@@ -1,4 +1,4 @@
-"""What the reconciler reports: the peers that it leaves out, and what stands against the objects. It decides nothing."""
+"""What the reconciler reports: peers that it leaves out, and what stands against the objects. It decides nothing."""
 
 import errno
 from collections import Counter
