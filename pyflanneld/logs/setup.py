@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import structlog
 
+from pyflanneld.core.printable import FIELD_CHARS, printable
 from pyflanneld.logs import sanitise
 
 EventDict = MutableMapping[str, Any]
@@ -119,7 +120,8 @@ def _make_safe(_logger: object, _method: str, event: EventDict) -> EventDict:
     exc_info = event.pop("exc_info", None)
     fixed = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     clean: EventDict = {
-        sanitise.escaped(str(name)): sanitise.safe(str(name), value) for name, value in (fixed | dict(event)).items()
+        printable(str(name), FIELD_CHARS): sanitise.safe(str(name), value)
+        for name, value in (fixed | dict(event)).items()
     }
     return {**clean, "exc_info": exc_info} if exc_info else clean
 

@@ -319,7 +319,17 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B42 forged line", "what stands in a key goes into the log as it is",
-        "logs.sanitise:escaped", [never(test="isprintable")], ("tests/unit/test_logs.py",),
+        "core.printable:printable", [never(test="isprintable")],
+        ("tests/unit/test_logs.py", "tests/integration/test_ways_out.py"),
+    ),
+    Plant(
+        "B42 raw status", "systemd gets a status with the line ends of an error text of etcd",
+        "system.service_manager:SdNotifier.send", [call("printable", "arg0")],
+        ("tests/unit/test_service_manager.py", "tests/integration/test_ways_out.py"),
+    ),
+    Plant(
+        "B42 raw reports", "what stands in etcd gets into reports and onto terminals as it is",
+        "core.printable:printable_report", [call("printable", "arg0")], ("tests/integration/test_ways_out.py",),
     ),
     Plant(
         "B43 bad variable", "a variable that cannot be understood is passed over",
