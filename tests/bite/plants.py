@@ -332,6 +332,19 @@ PLANTS: tuple[Plant, ...] = (
         "core.printable:printable_report", [call("printable", "arg0")], ("tests/integration/test_ways_out.py",),
     ),
     Plant(
+        "log waits", "the loop stands still while nobody reads the log",
+        "logs.writer:_without_waiting", [first("return partial(os.write, descriptor)")],
+        ("tests/unit/test_log_writer.py",),
+    ),
+    Plant(
+        "log silent about losses", "nobody learns that lines of the log were lost",
+        "logs.writer:LogWriter", [drop_call("_on_loss")], ("tests/unit/test_log_writer.py",),
+    ),
+    Plant(
+        "log without bounds", "ever new keys in etcd fill the disk with log",
+        "logs.volume:VolumeLimit._fits", [returns("True")], ("tests/unit/test_log_volume.py",),
+    ),
+    Plant(
         "B43 bad variable", "a variable that cannot be understood is passed over",
         "config.go_flags:fill_in",
         [body("""
