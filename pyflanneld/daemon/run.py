@@ -36,6 +36,7 @@ from pyflanneld.tasks.saved_state import forget, keep_saved_state
 from pyflanneld.tasks.subnet_file import keep_file
 
 BEHIND_ROUTES_S = 0.5
+READY_AGAIN_S = 0.5
 Beside = Callable[["Daemon"], Coroutine[Any, Any, None]]
 
 
@@ -137,11 +138,13 @@ class Daemon:
         await node.progress.routes.wait()
         self.ready.set()
         self._context.ports.notifier.send("READY=1")
-        log, subnet, routes = self._context.log, str(node.lease.key), node.routes.present
+        log, subnet = self._context.log, str(node.lease.key)
         if node.unconfirmed:
-            log.info("saved_state.restored", subnet=subnet, routes=routes)
-        else:
-            log.info("daemon.ready", subnet=subnet, routes=routes)
+            log.info("saved_state.restored", subnet=subnet, routes=node.routes.present)
+            return
+        while not self.health().ready:  # noqa: ASYNC110 - the first round may have found a condition
+            await asyncio.sleep(READY_AGAIN_S)
+        log.info("daemon.ready", subnet=subnet, routes=node.routes.present)
 
 
 async def _keep_lease(context: Context, node: Node, leases: Snapshot) -> None:
