@@ -25,7 +25,6 @@ Foreign exceptions (grpc, OSError, aiohttp) are translated once, at the edge, wi
 process's exit code when the error ends the daemon.
 """
 
-
 from pyflanneld.core.printable import printable
 
 

@@ -1,6 +1,6 @@
 """The daemon with a queue for its log that is soon full; everything else is as shipped.
 
-    python -m tests.faults.short_queue FLAGS...
+python -m tests.faults.short_queue FLAGS...
 """
 
 import sys
