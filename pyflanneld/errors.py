@@ -31,6 +31,8 @@ Foreign exceptions (h2, OSError, aiohttp) are translated once, at the edge, with
 process's exit code when the error ends the daemon.
 """
 
+from pyflanneld.core.printable import printable
+
 
 class PyflanneldError(Exception):
     """Anything that this program raises on purpose."""
@@ -89,7 +91,10 @@ class LeaseLost(PyflanneldError):
 
 
 class RegistryError(PyflanneldError):
-    """Something between us and etcd."""
+    """Something between us and etcd; what etcd says is made printable."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text))
 
 
 class RegistryUnavailable(RegistryError):

@@ -22,6 +22,7 @@ from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network import review as config_review
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.network.review import Effect, LeaseFate
+from pyflanneld.core.printable import printable
 from pyflanneld.errors import KernelError, RegistryError, RequestRefused, UnsupportedConfig, UsageError
 from pyflanneld.logs.setup import configure_logging
 from pyflanneld.netlink.kernel import NetlinkKernel
@@ -146,7 +147,8 @@ async def _show(settings: Settings, connect: _Connect, *, as_json: bool) -> int:
     if record.value is None:
         raise RequestRefused(f"there is no network configuration at {where}")
     if not as_json:
-        sys.stdout.write(record.value.decode(errors="backslashreplace").strip() + "\n")
+        text = record.value.decode(errors="backslashreplace").strip()
+        print("".join(char if char in "\n\t" else printable(char) for char in text))
     return _report(_review(where, record.value, await _links()), as_json=as_json)
 
 

@@ -19,6 +19,7 @@ from pyflanneld.commands.common_flags import OUTPUT, OWN, wants_json
 from pyflanneld.config import usage
 from pyflanneld.config.go_flags import Flag, FlagKind, Given, HelpAsked, fill_in, read_mixed
 from pyflanneld.core.host import Process
+from pyflanneld.core.printable import printable, printable_report
 from pyflanneld.errors import NoDaemon, RequestRefused, UsageError
 from pyflanneld.system import lock, procfs
 
@@ -64,8 +65,8 @@ class DaemonClient:
             response = connection.getresponse()
             text = response.read().decode()
             if response.status != http.client.OK:
-                raise RequestRefused(text)
-            return json.loads(text)
+                raise RequestRefused(printable(text))
+            return printable_report(json.loads(text))
         except (ConnectionResetError, BrokenPipeError):
             raise
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -12,6 +12,7 @@ from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, jso
 from pyflanneld.commands.read_only_ports import read_only_context
 from pyflanneld.config.load import load_as_daemon
 from pyflanneld.config.settings import FLAGS, Settings
+from pyflanneld.core.printable import printable
 from pyflanneld.core.status.dry_run import Action, DryRunStep, StartProblem
 from pyflanneld.system import procfs
 
@@ -103,14 +104,14 @@ def as_text(plan: DryRun, paint: Paint) -> str:
     if plan.problems:
         lines.append("")
     for problem in plan.problems:
-        lines.append(paint("! ", RED if problem.blocks else YELLOW) + problem.text)
+        lines.append(paint("! ", RED if problem.blocks else YELLOW) + printable(problem.text))
     return "\n".join([*lines, "", paint(_summary(plan), BOLD), ""])
 
 
 def _step_lines(step: DryRunStep, part: str, paint: Paint) -> list[str]:
-    head = f"{part:13}{paint(f'{step.action.value:8}', _COLOURS[step.action])}{step.what}"
-    lines = [head + (f"  {paint(step.why, DIM)}" if step.why else "")]
-    return lines + [f"{'':21}{paint(line, _line_colour(line))}" for line in step.lines]
+    head = f"{part:13}{paint(f'{step.action.value:8}', _COLOURS[step.action])}{printable(step.what)}"
+    lines = [head + (f"  {paint(printable(step.why), DIM)}" if step.why else "")]
+    return lines + [f"{'':21}{paint(printable(line), _line_colour(line))}" for line in step.lines]
 
 
 def _line_colour(line: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,8 @@ from pyflanneld.daemon.wiring import STATE_SIGNAL, serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.logs.processors import RateLimit, RecentEvents
 from pyflanneld.logs.setup import configure_logging
+from pyflanneld.logs.volume import VolumeLimit
+from pyflanneld.logs.writer import LogWriter
 from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges, service_manager
 from pyflanneld.system.threads import PassingThreads
@@ -35,8 +38,29 @@ def run_daemon(settings: Settings) -> int:
     signal.signal(RELOAD_SIGNAL, partial(_hang_up, hangup))
     signal.signal(STATE_SIGNAL, signal.SIG_IGN)  # until there is a state to log
     privileges.forbid_core_dumps()
-    recent = RecentEvents()
-    configure_logging(settings.log_format, settings.verbosity, RateLimit(time.monotonic), recent)
+    with _logging(settings) as (writer, recent):
+        return _run(settings, writer, recent, hangup)
+
+
+@contextmanager
+def _logging(settings: Settings) -> Iterator[tuple[LogWriter, RecentEvents]]:
+    """Log for the length of the block; in the end what is still queued is written, within bounds."""
+    descriptor = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
+    writer, recent, volume = LogWriter(descriptor, _lines_lost), RecentEvents(), VolumeLimit(time.monotonic)
+    processors = (RateLimit(time.monotonic), volume, recent)
+    configure_logging(settings.log_format, settings.verbosity, *processors, write=writer.write)
+    try:
+        yield writer, recent
+    finally:
+        volume.tell()
+        writer.close()
+
+
+def _lines_lost(count: int) -> None:
+    structlog.get_logger("pyflanneld").warning("log.lines_lost", count=count)
+
+
+def _run(settings: Settings, writer: LogWriter, recent: RecentEvents, hangup: WakeUp) -> int:
     log = structlog.get_logger("pyflanneld")
     log.info(
         "daemon.started", version=__version__, pid=os.getpid(), etcd=settings.etcd_endpoints,
@@ -49,7 +73,7 @@ def run_daemon(settings: Settings) -> int:
         return 0
     try:
         with _alone(settings, log, patient=scripted):
-            asyncio.run(_until_signalled(serve(settings, log, recent, hangup)))
+            asyncio.run(_until_signalled(serve(settings, log, writer, recent, hangup)))
     except UsageError:
         raise
     except Exception as raised:

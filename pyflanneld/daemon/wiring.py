@@ -21,6 +21,7 @@ from pyflanneld.firewall.command_runner import Programs, program_directories
 from pyflanneld.firewall.programs import firewall_programs
 from pyflanneld.http.sockets import bind_health_port
 from pyflanneld.logs.processors import RecentEvents
+from pyflanneld.logs.writer import LogWriter
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.ports import FullRegistry
 from pyflanneld.state.conditions import Conditions
@@ -38,7 +39,7 @@ CLOSE_S = 1.0
 STATE_SIGNAL = signal.SIGUSR1
 
 
-async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: WakeUp) -> None:
+async def serve(settings: Settings, log: Any, writer: LogWriter, recent: RecentEvents, hangup: WakeUp) -> None:
     """Build the real ports and run the daemon on them; the health port is bound before anything else is touched.
 
     *hangup* is woken when certificates are to be read again, and everything else as well.
@@ -48,6 +49,7 @@ async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: Wake
         if settings.healthz_port:
             probes = stack.enter_context(bind_health_port(settings.healthz_ip, settings.healthz_port))
         privileges.restrict(settings, log)  # before anything that starts a thread
+        writer.use_threads()
         context = build_context(settings, log)
         stack.push_async_callback(_close, context.kernel.close)
         stack.push_async_callback(_close, context.discovery.close)

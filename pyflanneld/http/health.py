@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
+from pyflanneld.core.printable import printable
 from pyflanneld.core.status.report import Health
 from pyflanneld.http.listener import Listener
 
@@ -34,5 +35,5 @@ def health_listener(check: Callable[[], Health]) -> Listener:
 
 def _unavailable(request: web.Request, text: str, reasons: Iterable[str]) -> web.Response:
     """Answer 503 with *text*, and with ``?verbose`` each of the *reasons* on its own line."""
-    lines = [text, *(" ".join(reason.split()) for reason in reasons if "verbose" in request.query)]
+    lines = [text, *(printable(" ".join(reason.split())) for reason in reasons if "verbose" in request.query)]
     return web.Response(status=503, text="\n".join(lines))

@@ -5,11 +5,11 @@ Fields are only ever added.
 
 import asyncio
 import json
-from dataclasses import asdict
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from pyflanneld.core.printable import printable, printable_report
 from pyflanneld.errors import KernelError
 from pyflanneld.http.source import LogAccess, StatusSource
 
@@ -43,7 +43,7 @@ async def _with_kernel(request: web.Request, handler: Handler) -> web.StreamResp
     try:
         return await handler(request)
     except KernelError as error:
-        raise web.HTTPServiceUnavailable(text=f"the kernel cannot be read: {error}") from error
+        raise web.HTTPServiceUnavailable(text=printable(f"the kernel cannot be read: {error}")) from error
 
 
 async def json_response(value: object) -> web.Response:
@@ -54,5 +54,5 @@ async def json_response(value: object) -> web.Response:
 
 
 def to_json(value: object) -> bytes:
-    """Encode *value*, which may hold dataclasses."""
-    return json.dumps(value, default=asdict, allow_nan=False).encode()
+    """Encode *value*, which may hold dataclasses; each text in it is made printable."""
+    return json.dumps(printable_report(value), allow_nan=False).encode()

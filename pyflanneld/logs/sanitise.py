@@ -1,8 +1,4 @@
-"""What a log line may contain: printable text of bounded length, without secrets. Pure.
-
-Every node of the cluster can write keys and values in etcd. None of them may forge a line, control a terminal or fill a
-disk through our log.
-"""
+"""What a log line may contain: printable text of bounded length (``core.printable``), without secrets. Pure."""
 
 import math
 import re
@@ -11,7 +7,8 @@ from itertools import islice
 
 from pydantic import SecretBytes, SecretStr
 
-MAX_CHARS = 256
+from pyflanneld.core.printable import FIELD_CHARS, printable
+
 MAX_ITEMS = 20
 MAX_TRACE_LINES = 60
 _MAX_DEPTH = 4
@@ -37,23 +34,15 @@ def safe(name: str, value: object, depth: int = 0) -> object:
             return "…"
         case Mapping():
             inside = {
-                escaped(str(key)): safe(str(key), item, depth + 1) for key, item in islice(value.items(), MAX_ITEMS)
+                printable(str(key), FIELD_CHARS): safe(str(key), item, depth + 1)
+                for key, item in islice(value.items(), MAX_ITEMS)
             }
             return inside | ({"…": len(value) - MAX_ITEMS} if len(value) > MAX_ITEMS else {})
         case list() | tuple() | set() | frozenset():
             items = [safe(name, item, depth + 1) for item in islice(value, MAX_ITEMS)]
             return items + ([f"… {len(value) - MAX_ITEMS} more"] if len(value) > MAX_ITEMS else [])
         case _:
-            return escaped(_text(value))
-
-
-def escaped(text: str, limit: int = MAX_CHARS) -> str:
-    r"""Return *text* cut to *limit* characters, with unprintable ones written as ``\n``, ``\x1b``, ``\u202e``."""
-    more = "…" if len(text) > limit else ""
-    text = text[:limit]
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    return text + more
+            return printable(_text(value), FIELD_CHARS)
 
 
 def trace_lines(text: str) -> list[str]:
@@ -62,7 +51,7 @@ def trace_lines(text: str) -> list[str]:
     if len(lines) > MAX_TRACE_LINES:
         half = MAX_TRACE_LINES // 2
         lines = [*lines[:half], f"… {len(lines) - 2 * half} lines left out …", *lines[-half:]]
-    return [escaped(line) for line in lines]
+    return [printable(line, FIELD_CHARS) for line in lines]
 
 
 def _text(value: object) -> str:
@@ -71,7 +60,7 @@ def _text(value: object) -> str:
             case str():
                 return value
             case bytes() | bytearray() | memoryview():
-                head = bytes(value[: MAX_CHARS + 1])
+                head = bytes(value[: FIELD_CHARS + 1])
                 return ascii(head)[2:-1]
             case BaseException():
                 return f"{type(value).__name__}: {value}" if str(value) else type(value).__name__

@@ -2,7 +2,7 @@
 
 One event is one line. In JSON an exception is part of its line; on the console its traceback follows, marked so that
 no line of it looks like an event. ``sanitise`` decides what may stand in a line. A log that cannot be written is lost;
-it never stops the daemon.
+it never stops the daemon, which has its lines written by ``writer``.
 """
 
 import json
@@ -12,10 +12,11 @@ import traceback
 from collections.abc import MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import structlog
 
+from pyflanneld.core.printable import FIELD_CHARS, printable
 from pyflanneld.logs import sanitise
 
 EventDict = MutableMapping[str, Any]
@@ -27,8 +28,27 @@ _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "erro
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 
 
+class Write(Protocol):
+    """Writes one event; an *urgent* one is a warning or more."""
+
+    def __call__(self, line: str, *, urgent: bool) -> None:
+        """Write *line*; never raises."""
+        ...
+
+
+def _to_stderr(line: str, *, urgent: bool) -> None:  # noqa: ARG001
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # gone, closed, or never there
+        return
+
+
 def configure_logging(
-    log_format: Literal["console", "json"], verbosity: int, *more: structlog.typing.Processor
+    log_format: Literal["console", "json"],
+    verbosity: int,
+    *more: structlog.typing.Processor,
+    write: Write = _to_stderr,
 ) -> None:
     """Set up structlog, and the standard library's logging for our dependencies, to write to stderr.
 
@@ -36,6 +56,7 @@ def configure_logging(
         log_format: ``"console"`` for people, coloured on a terminal only; ``"json"``: one object per line.
         verbosity: 0 for info and above, 1 and more for debug too. Dependencies: warnings and above, always.
         more: further processors, between the sanitising and the renderer.
+        write: writes what is rendered; by default to stderr, which may wait for whoever reads it.
     """
     prepare: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -49,10 +70,10 @@ def configure_logging(
     structlog.configure(
         processors=[*prepare, render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbosity > 0 else logging.INFO),
-        logger_factory=_StderrLogger,
+        logger_factory=lambda *_names: _Logger(write),
         cache_logger_on_first_use=False,  # a test can then capture what a module logs through its own logger
     )
-    handler = _StdlibHandler()
+    handler = _StdlibHandler(write)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name],
@@ -119,7 +140,8 @@ def _make_safe(_logger: object, _method: str, event: EventDict) -> EventDict:
     exc_info = event.pop("exc_info", None)
     fixed = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     clean: EventDict = {
-        sanitise.escaped(str(name)): sanitise.safe(str(name), value) for name, value in (fixed | dict(event)).items()
+        printable(str(name), FIELD_CHARS): sanitise.safe(str(name), value)
+        for name, value in (fixed | dict(event)).items()
     }
     return {**clean, "exc_info": exc_info} if exc_info else clean
 
@@ -128,34 +150,39 @@ def _trace_lines(exc_info: structlog.typing.ExcInfo) -> list[str]:
     return sanitise.trace_lines("".join(traceback.format_exception(*exc_info)))
 
 
-class _StderrLogger:
+class _Logger:
     """Writes structlog's lines: one write per event. structlog's own loggers raise when stderr is broken."""
 
-    def __init__(self, *_names: object) -> None:
-        """Take, and ignore, what ``structlog.get_logger`` was called with."""
+    def __init__(self, write: Write) -> None:
+        self._write = write
 
     def msg(self, message: str) -> None:
         """Write one event."""
-        _write(message)
+        self._write(message, urgent=False)
 
-    log = debug = info = warning = warn = error = critical = exception = fatal = msg
+    def urgent(self, message: str) -> None:
+        """Write one event that is a warning or more."""
+        self._write(message, urgent=True)
+
+    log = debug = info = msg
+    warning = warn = error = critical = exception = fatal = urgent
 
 
 class _StdlibHandler(logging.Handler):
     """Writes the standard library's records in the same way."""
 
+    def __init__(self, write: Write) -> None:
+        super().__init__()
+        self._write = write
+
+    def createLock(self) -> None:
+        """Have none: nobody has to wait for another thread's line."""
+        self.lock = None
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; one that cannot be formatted is lost."""
         with suppress(Exception, structlog.DropEvent):  # logging must not fail, and nothing can report that it did
-            _write(self.format(record))
-
-
-def _write(line: str) -> None:
-    try:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):  # gone, closed, or never there
-        return
+            self._write(self.format(record), urgent=True)
 
 
 def _stderr_is_terminal() -> bool:

@@ -1,7 +1,7 @@
 """The service manager that started the daemon: systemd's notifications, and the start script under supervisor.
 
-systemd (sd_notify(3), without its library): one datagram of ``KEY=value`` lines to the socket in ``$NOTIFY_SOCKET``, a
-path, or an abstract name after ``@``. Under supervisor, or by hand, there is no such variable and nothing is sent.
+systemd (sd_notify(3), without its library): a datagram ``KEY=value`` to the socket in ``$NOTIFY_SOCKET``, a path, or an
+abstract name after ``@``. Under supervisor, or by hand, there is no such variable and nothing is sent.
 
 supervisor, with a start script without ``exec``: supervisord starts and signals the script. A shell that waits for the
 daemon passes no signal on: it dies of it, or ignores it (bash ignores QUIT) and is killed after ``stopwaitsecs``. The
@@ -22,6 +22,7 @@ import signal
 import socket
 from collections.abc import Mapping
 
+from pyflanneld.core.printable import printable
 from pyflanneld.system.prctl import set_parent_death_signal
 
 # Before the daemon handles it, it ends the process, as a stop signal does then: nothing has been done yet.
@@ -38,13 +39,16 @@ class SdNotifier:
         self.enabled = target.startswith(("/", "@")) and len(target) > 1
 
     def send(self, state: str) -> None:
-        """Send *state* (``"READY=1"``, ``"STATUS=…"``); it is lost when nobody listens. Never raises."""
+        """Send one *state* (``"READY=1"``, ``"STATUS=…"``); it is lost when nobody listens. Never raises.
+
+        It stays one line: what a status quotes from etcd must not be taken for ``READY=1`` or ``MAINPID=…``.
+        """
         if not self.enabled:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.settimeout(_SEND_TIMEOUT_S)
-                sock.sendto(state.encode(errors="replace"), self._address)
+                sock.sendto(printable(state).encode(), self._address)
         except (OSError, ValueError):
             return
 

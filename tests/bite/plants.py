@@ -318,7 +318,30 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B42 forged line", "what stands in a key goes into the log as it is",
-        "logs.sanitise:escaped", [never(test="isprintable")], ("tests/unit/test_logs.py",),
+        "core.printable:printable", [never(test="isprintable")],
+        ("tests/unit/test_logs.py", "tests/integration/test_ways_out.py"),
+    ),
+    Plant(
+        "B42 raw status", "systemd gets a status with the line ends of an error text of etcd",
+        "system.service_manager:SdNotifier.send", [call("printable", "arg0")],
+        ("tests/unit/test_service_manager.py", "tests/integration/test_ways_out.py"),
+    ),
+    Plant(
+        "B42 raw reports", "what stands in etcd gets into reports and onto terminals as it is",
+        "core.printable:printable_report", [call("printable", "arg0")], ("tests/integration/test_ways_out.py",),
+    ),
+    Plant(
+        "log waits", "the loop stands still while nobody reads the log",
+        "logs.writer:_without_waiting", [first("return partial(os.write, descriptor)")],
+        ("tests/unit/test_log_writer.py",),
+    ),
+    Plant(
+        "log silent about losses", "nobody learns that lines of the log were lost",
+        "logs.writer:LogWriter", [drop_call("_on_loss")], ("tests/unit/test_log_writer.py",),
+    ),
+    Plant(
+        "log without bounds", "ever new keys in etcd fill the disk with log",
+        "logs.volume:VolumeLimit._fits", [returns("True")], ("tests/unit/test_log_volume.py",),
     ),
     Plant(
         "B43 bad variable", "a variable that cannot be understood is passed over",

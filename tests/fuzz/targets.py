@@ -22,9 +22,10 @@ from pyflanneld.core.lease.subnet_env import assignments, previous_network, prev
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
+from pyflanneld.core.printable import FIELD_CHARS, printable
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted, UsageError
 from pyflanneld.etcd.v2.keyspace import V2KeySpace, parse_event
-from pyflanneld.logs.sanitise import MAX_CHARS, escaped, safe, trace_lines
+from pyflanneld.logs.sanitise import safe, trace_lines
 from pyflanneld.netlink import links, routes, routes6
 from pyflanneld.netlink.frames import frames
 from pyflanneld.netlink.messages import kernel_verdict
@@ -226,10 +227,10 @@ def http(data: bytes) -> None:
 def log(data: bytes) -> None:
     """What goes into the log: one line, printable, of bounded length, and no secret."""
     text = data.decode("utf-8", "surrogateescape")
-    for shown in (escaped(text), safe("key", data), safe("why", text), safe("error", ValueError(text))):
+    for shown in (printable(text, FIELD_CHARS), safe("key", data), safe("why", text), safe("error", ValueError(text))):
         assert isinstance(shown, str)
         assert shown.isprintable()
-        assert len(shown) <= 10 * MAX_CHARS + 1  # an escape takes up to ten characters
+        assert len(shown) <= 10 * FIELD_CHARS + 1  # an escape takes up to ten characters
     assert all(line.isprintable() for line in trace_lines(text))
     assert safe("etcd_password", text) in ("***", "")
     json.dumps(safe("nested", {text: [text, {text: {"token": text}}]}))

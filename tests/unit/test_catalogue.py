@@ -55,7 +55,8 @@ def test_the_catalogue_loads_no_command() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(done.stdout.split())
     assert loaded <= {
-        "pyflanneld.cli", "pyflanneld.commands", "pyflanneld.commands.catalogue", "pyflanneld.errors",
+        "pyflanneld.cli", "pyflanneld.commands", "pyflanneld.commands.catalogue", "pyflanneld.core",
+        "pyflanneld.core.printable", "pyflanneld.errors",
     }  # fmt: skip
 
 

@@ -844,4 +844,24 @@ def test_a_frozen_subnet_that_lost_its_route_is_told() -> None:
             await until(lambda: routes(node.kernel) == expected(22, 23), 2)
             await until(lambda: "lost" not in node.conditions.open(), 2)
 
+
+def test_a_start_into_a_wiped_prefix_is_not_called_ready() -> None:
+    """While the guard holds the routes of the last run, the log does not say that the daemon is ready; then it does."""
+
+    async def scenario() -> None:
+        etcd = cluster(*range(22, 32))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            await until(lambda: len(routes(node.kernel)) == 10, 10)
+        for third in range(22, 32):
+            etcd.delete(name(third))
+        node.log.events.clear()
+        async with node.running(ready=False):
+            await until(lambda: node.log.count("guard.holding"), 10)
+            await until(lambda: node.ready or node.log.count("daemon.ready"), 120)
+            assert node.ready
+            await until(lambda: node.log.count("daemon.ready"), 5)
+            assert node.log.count("daemon.ready") == 1
+            assert routes(node.kernel) == {}
+
     run(scenario())

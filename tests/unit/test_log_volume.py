@@ -15,6 +15,14 @@ import structlog
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.logs.processors import BURST, LONGEST_PAUSE_S, MAX_REMEMBERED, RESET_S, RateLimit
 from pyflanneld.logs.setup import configure_logging, log_level, set_log_level
+from pyflanneld.logs.volume import (
+    ALL_BYTES,
+    ALL_BYTES_PER_S,
+    KIND_LINES,
+    KIND_LINES_PER_S,
+    TOLD_S,
+    VolumeLimit,
+)
 from tests.support.fakes.node import CONFIG, FakeNode, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
@@ -30,7 +38,7 @@ class Out(io.StringIO):
 
     def begin(self, now_s: Callable[[], float] | None = None) -> None:
         sys.stderr = self  # put back by the fixture; pytest's own comes between its phases
-        configure_logging("json", 0, *([RateLimit(now_s)] if now_s else []))
+        configure_logging("json", 0, *([RateLimit(now_s), VolumeLimit(now_s)] if now_s else []))
 
 
 @pytest.fixture
@@ -114,7 +122,43 @@ def test_a_week_of_a_flapping_peer_costs_less_than_a_megabyte(out: Out) -> None:
         assert counts[event] > flaps - LONGEST_PAUSE_S / 60 - 2, "all but those since the last line are accounted for"
 
 
-def passed(limit: RateLimit, event: str = "route.put", **fields: object) -> dict[str, Any] | None:
+def test_keys_in_rotation_fill_no_disk(out: Out) -> None:
+    """One writer with ever new keys: its lines are bounded, all that were left out are counted, and an outage that
+    begins meanwhile is logged at once."""
+    rounds, per_round = 200, 50
+    began_s = 0.0
+
+    async def scenario() -> None:
+        nonlocal began_s
+        node = logging_node(out)
+        async with node.running():
+            began_s = node.clock.now_s()
+            for number in range(rounds):
+                names = [b"junk-%d-%d" % (number, each) for each in range(per_round)]
+                for name in names:
+                    node.registry.etcd.put(name, b"x" * 100)
+                await asyncio.sleep(3)
+                for name in names:
+                    node.registry.etcd.delete(name)
+                await asyncio.sleep(3)
+            began_s = node.clock.now_s() - began_s
+            node.registry.down = RegistryUnavailable("connection refused")
+            await asyncio.sleep(TOLD_S + 30)
+
+    run(scenario())
+    told = lines(out)
+    counts = Counter(line["event"] for line in told)
+    for line in told:
+        counts.update(line["kinds"] if line["event"] == "log.limited" else {line["event"]: line.get("left_out", 0)})
+    for event in ("peer.quarantined", "peer.quarantine_ended"):
+        assert counts[event] == rounds * per_round
+        assert sum(line["event"] == event for line in told) <= KIND_LINES + KIND_LINES_PER_S * (began_s + TOLD_S) + 1
+    assert {"peers", "lease"} >= {line["task"] for line in told if line["event"] == "etcd.unavailable"} >= {"peers"}
+    size = len(out.getvalue().encode())
+    assert size * DAY_S / began_s < 20 * MEGABYTE, f"{size} bytes in {began_s:.0f} s"
+
+
+def passed(limit: RateLimit | VolumeLimit, event: str = "route.put", **fields: object) -> dict[str, Any] | None:
     """Return the event as it comes out, ``None`` when it is dropped."""
     try:
         return dict(limit(None, "info", {"level": "info", "event": event} | fields))
@@ -151,8 +195,79 @@ def test_subjects_levels_and_quiet_free_the_burst() -> None:
     assert event["left_out"] == 100 - BURST - 1
 
 
+def test_each_kind_has_its_bound() -> None:
+    """Whatever the subject: a burst, then a rate; another kind, a condition too, is not touched by it."""
+    now_s = 0.0
+    limit = VolumeLimit(lambda: now_s)
+    assert sum(passed(limit, dst=str(number)) is not None for number in range(10_000)) == KIND_LINES
+    assert passed(limit, event="lease.retaken", level="warning") is not None
+    assert passed(limit, event="etcd.unavailable", level="warning", condition="c") is not None
+    now_s = DAY_S
+    assert sum(passed(limit, dst=str(number)) is not None for number in range(10_000)) == KIND_LINES
+    assert sum(passed(limit, level="debug") is not None for _ in range(10_000)) == 10_000
+    steady = 0
+    for _ in range(DAY_S // 60):
+        now_s += 60
+        steady += sum(passed(limit, dst=str(number)) is not None for number in range(100))
+    assert steady <= KIND_LINES_PER_S * DAY_S + 1
+
+
+def test_libraries_are_bounded_too() -> None:
+    """The text of their events is no name: each logger is a kind; errors as well."""
+    limit = VolumeLimit(lambda: 0.0)
+    told = [passed(limit, event=f"text {number}", logger="grpc", level="error") for number in range(1000)]
+    assert len([event for event in told if event]) == KIND_LINES
+
+
+@pytest.mark.parametrize("fields", [{}, {"key": "x" * 5000}], ids=["lines", "bytes"])
+def test_all_kinds_together_have_a_bound(fields: dict[str, object]) -> None:
+    """However many kinds make a noise, there is a bound in lines and in bytes.
+
+    What is rare, conditions and errors are logged all the same.
+    """
+    now_s, size = 0.0, 0
+    limit = VolumeLimit(lambda: now_s)
+
+    def noise() -> int:
+        """Log a lot of each of 30 kinds; return the bytes that pass."""
+        told = [passed(limit, event=f"kind.{n % 30}", number=n, **fields) for n in range(3000)]
+        return sum(len(str(event)) for event in told if event)
+
+    size = noise()
+    assert size <= ALL_BYTES
+    rare = [passed(limit, event="daemon.ready"), passed(limit, event="lease.lost", level="error")]
+    assert all(rare)
+    for number in range(20):
+        assert passed(limit, event="kernel.failed", level="warning", condition=f"c{number}")
+    for _ in range(60):
+        now_s += 10
+        size += noise()
+    assert size <= ALL_BYTES + 600 * ALL_BYTES_PER_S
+    assert passed(limit, event="lease.retaken", level="warning")
+    assert passed(limit, event="etcd.unavailable", level="warning", condition="c")
+
+
+def test_what_is_left_out_is_told(out: Out) -> None:
+    """Within a minute, by kind, most first; with what was counted before; then nothing more."""
+
+    async def scenario() -> None:
+        out.begin(asyncio.get_running_loop().time)
+        log = structlog.get_logger()
+        for number in range(KIND_LINES + 30):
+            log.info("route.put", dst=str(number))
+        for number in range(KIND_LINES + 7):
+            log.warning("peer.quarantined", key=str(number))
+        assert all(line["event"] != "log.limited" for line in lines(out))
+        await asyncio.sleep(3 * TOLD_S)
+
+    run(scenario())
+    (told,) = [line for line in lines(out) if line["event"] == "log.limited"]
+    assert (told["level"], told["lines"]) == ("warning", 37)
+    assert list(told["kinds"].items()) == [("route.put", 30), ("peer.quarantined", 7)]
+
+
 def test_memory_is_bounded() -> None:
-    """A hostile stream of ever new subjects neither grows without end nor drops an event."""
+    """A hostile stream of ever new subjects does not grow without end; what it logs is for ``VolumeLimit`` to bound."""
     limit = RateLimit(lambda: 0.0)
     assert all(passed(limit, dst=str(number)) for number in range(3 * MAX_REMEMBERED))
     assert len(limit._seen) <= MAX_REMEMBERED

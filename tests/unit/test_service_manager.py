@@ -19,15 +19,18 @@ from pyflanneld.system.service_manager import SdNotifier, watchdog_interval_s
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_a_state_arrives_as_one_datagram(abstract: bool, tmp_path: Path) -> None:
-    """On a path and on an abstract name alike."""
+    """On a path and on an abstract name alike; what it quotes adds no second one."""
     target = f"@pyflanneld-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + target[1:] if abstract else target)
         manager.settimeout(5)
         notifier = SdNotifier({"NOTIFY_SOCKET": target})
         assert notifier.enabled
-        notifier.send("READY=1\nSTATUS=two peers é")
-        assert manager.recv(4096).decode() == "READY=1\nSTATUS=two peers é"
+        for state in ("READY=1", "STATUS=two peers é"):
+            notifier.send(state)
+            assert manager.recv(4096).decode() == state
+        notifier.send("STATUS=not ready: x\nMAINPID=1")
+        assert manager.recv(4096).decode() == "STATUS=not ready: x\\nMAINPID=1"
 
 
 @pytest.mark.parametrize(

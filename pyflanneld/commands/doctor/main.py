@@ -15,6 +15,7 @@ from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, jso
 from pyflanneld.commands.read_only_ports import read_only_context
 from pyflanneld.config.load import load_as_daemon
 from pyflanneld.config.settings import FLAGS, Settings
+from pyflanneld.core.printable import printable
 
 TITLE = """\
 pyflanneld doctor: check this host, its etcd and its peers, and change nothing.
@@ -79,12 +80,12 @@ def as_text(found: Sequence[Finding], paint: Paint, *, whole: bool) -> str:
 
 
 def _lines(one: Finding, width: int, paint: Paint) -> list[str]:
-    head = f"{paint(f'{one.verdict.value:7}', _COLOURS[one.verdict])} {one.check:{width}}  {one.seen}"
+    head = f"{paint(f'{one.verdict.value:7}', _COLOURS[one.verdict])} {one.check:{width}}  {printable(one.seen)}"
     lines = [head]
     if one.why:
-        lines += _paragraph("why", one.why, paint)
+        lines += _paragraph("why", printable(one.why), paint)
     if one.fix:
-        lines.append(f"{'':8}{paint('fix', DIM)}   {one.fix}")  # one line: it is to be copied
+        lines.append(f"{'':8}{paint('fix', DIM)}   {printable(one.fix, len(one.fix))}")  # one line: it is to be copied
     return lines
 
 

@@ -8,6 +8,7 @@
 Kinds are the methods of etcd's API, ``KV/Range`` also by what it is for: ``config``, ``list``, ``page`` (further ones).
 
     refuse      answer with UNAVAILABLE, as an overloaded server does; an open watch ends in the same way
+    abuse       the same, with an error text that is made for terminals, logs and service managers: ``ABUSE``
     hold        neither forward it nor answer it
     swallow     forward it, and keep the answer
     deaf        a watch stays open, its events are lost
@@ -39,6 +40,7 @@ from pyflanneld.lab.etcd import ADDRESS
 from pyflanneld.lab.process import Background
 from pyflanneld.lab.run import until
 
+ABUSE = "etcdserver: x\nREADY=1\nMAINPID=1\n\x1b[2J\x1b]0;owned\x07\r\u202e" + "long " * 500
 FIRST_PORT = 2391
 LOOK_S = 0.05
 Orders = Mapping[str, str]
@@ -134,6 +136,8 @@ class Proxy:
         match self._order(kinds).split():
             case ["refuse"]:
                 raise REFUSAL
+            case ["abuse"]:
+                raise GRPCError(Status.UNAVAILABLE, ABUSE)
             case ["hold"]:
                 await asyncio.Event().wait()
             case ["forge", ttl_s]:
