@@ -13,7 +13,7 @@ from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.etcd.counters import etcd_counters
 from tests.support.etcd.server import ON_EACH_RELEASE
-from tests.support.lab.lossy_path import lossy_path
+from tests.support.lab.lossy_path import first_call, lossy_path
 from tests.support.lab.testbed import (
     Journal,
     Kv,
@@ -413,7 +413,7 @@ def test_f44_network_moved_between_two_runs(site: Lab) -> None:
     assert set(store.kvs(f"{PREFIX}/subnets/")) == {lease_key(node.subnet)}
 
 
-@pytest.mark.parametrize("cut", [b"BackendType", b"LeaseGrant"], ids=["put", "grant"])
+@pytest.mark.parametrize("cut", [b"BackendType", first_call("Lease/LeaseGrant")], ids=["put", "grant"])
 def test_f48_reply_lost(site: Lab, cut: bytes) -> None:
     """The reply to the creation gets lost: the daemon finds out what it has; one subnet, one etcd lease."""
     node, store = site.nodes[0], store_of(site)
@@ -431,7 +431,7 @@ def test_f48_reply_lost(site: Lab, cut: bytes) -> None:
     assert list(store.leases().values()) == [(lease_key(node.subnet),)]
 
 
-@pytest.mark.parametrize("step", [b"KV/Range", b"Watch/Watch"], ids=["configuration", "watch"])
+@pytest.mark.parametrize("step", [first_call("KV/Range"), first_call("Watch/Watch")], ids=["configuration", "watch"])
 def test_f08_etcd_falls_silent_at_a_step_of_the_start(site: Lab, step: bytes) -> None:
     """etcd stops answering in the middle of the start: the daemon tries again and becomes ready, never half alive."""
     node, store = site.nodes[0], store_of(site)

@@ -5,9 +5,19 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+
 from pyflanneld.lab.node import LabHost
 from tests.support.network.namespaces import Namespace
 from tests.support.network.tcp_proxy import Slow, TcpProxy
+
+
+def first_call(method: str) -> bytes:
+    """Return the bytes by which the first call of *method* on a connection is known: its path, as HPACK packs it."""
+    packer = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
+    packed: bytes = packer.encode(f"/etcdserverpb.{method}".encode())
+    return packed
 
 
 class LossyPath:
