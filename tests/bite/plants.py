@@ -450,6 +450,10 @@ PLANTS: tuple[Plant, ...] = (
         """)], ROUTES,
     ),
     Plant(
+        "endless fight", "a route that others take again and again is put again at once, for ever",
+        "core.objects.contest:Contest.left_alone", [body("return ()")], ROUTES,
+    ),
+    Plant(
         "shadows untold", "what takes the packets of a route of ours is not looked for",
         "core.routes:shadows", [body("return {}")], ROUTES,
     ),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.sim.node import SimNode
 
 FEW, WINDOW_S = 3, 5.0
+MANY, MANY_S = 24, 20.0
 EEXIST = 17
 
 
@@ -50,6 +51,7 @@ class RouteChecker:
         self._protocol = protocol
         self._before = Verdict({}, set())
         self._guard = GuardRule()
+        self._put_s: dict[Network, deque[float]] = {}  # when each destination was put lately
 
     def begin(self) -> None:
         """A daemon starts: what the one before it has dropped lately is not known to it."""
@@ -102,6 +104,7 @@ class RouteChecker:
         match change:
             case Create(route) | Replace(route) | Append(route):
                 node.say(f"puts {route.dst} via {route.gateway}")
+                self._check_patience(route.dst)
                 subnet = spec.network(str(route.dst))
                 spec.check_put(subnet, spec.address(str(route.gateway)), node.as_host())
                 over = there if isinstance(change, Replace) else None
@@ -113,6 +116,15 @@ class RouteChecker:
                 node.say(f"drops {held.dst} via {held.gateway}")
                 if held.protocol != self._protocol:
                     raise spec.Violation(f"I6: {node.name} dropped {held}")
+
+    def _check_patience(self, dst: Network) -> None:
+        """I10: nobody is fought: a route that is taken again and again is not put again without a pause."""
+        now_s = self._node.clock.now_s()
+        lately = self._put_s.setdefault(dst, deque(maxlen=MANY + 1))
+        lately.append(now_s)
+        if len(lately) > MANY and now_s - lately[0] < MANY_S:
+            within_s = now_s - lately[0]
+            raise spec.Violation(f"I10: {self._node.name} has put {dst} {len(lately)} times in {within_s:.1f} s")
 
     def refused(self, refusals: Mapping[KernelChange, int]) -> None:
         """What the kernel refuses is not believed to be there, and stands against readiness."""

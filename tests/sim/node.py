@@ -316,6 +316,8 @@ class SimNode(FakeNode):
     def _told_manager(self, state: str) -> None:
         if state == _READY:
             self._check_published("says that it is ready")
+            if not self.stands_in and not self.ready:
+                raise spec.Violation(f"readiness: {self.name} says READY while it is not: {self.why_not}")
 
     def seen(self) -> Counter[str]:
         """Return how often the daemon has logged what, and read a complete list for which reason."""

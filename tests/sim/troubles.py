@@ -20,6 +20,7 @@ from tests.support.fakes.registry import SUBNETS
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+FIGHT_S = 30.0
 OTHERS = 100
 """Where the addresses of hosts begin that are not ours to look into, such as those of Go daemons."""
 THIRDS = 16
@@ -277,6 +278,25 @@ def _put_beside(world: "World", node: SimNode) -> None:
         world.rng.choice((node.kernel.prepend, node.kernel.append))(route)
 
 
+def fight(world: "World") -> None:
+    """Have somebody delete a route of ours as often as it comes back, for half a minute."""
+    node = world.some()
+    ours = [route for route in node.kernel.table() if route.protocol == PROTOCOL and not route.blackhole]
+    if not ours:
+        return
+    route, until_s = world.rng.choice(ours), asyncio.get_running_loop().time() + FIGHT_S
+    world.say(f"{node.name}: somebody fights for {route.dst}")
+
+    def again() -> None:
+        there = [one for one in node.kernel.table() if one.dst == route.dst and one.protocol == PROTOCOL]
+        for one in there:
+            node.kernel.delete(one)
+        if asyncio.get_running_loop().time() < until_s:
+            asyncio.get_running_loop().call_later(0.2, again)
+
+    again()
+
+
 def touch_link(world: "World") -> None:
     """Take a link down or up, make it anew under another index, or let the events about it overrun."""
     node = world.some()
@@ -361,5 +381,5 @@ def _name(first: int, length: int) -> bytes:
 TROUBLES: tuple[Callable[["World"], None], ...] = (
     start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, elect, compact,
     back_up_or_restore, revoke, delete_keys, put_junk, claim, take_over, reserve, other_peer, touch_route, touch_link,
-    renumber, refuse, spoil_disk,
+    renumber, refuse, spoil_disk, fight,
 )  # fmt: skip
