@@ -1,7 +1,7 @@
 """Shell: netlink. The only user of pyroute2.
 
 To import any part of pyroute2 imports all of it first: 160 modules, 0.1 s of each start, and 10 MB. So its package is
-made here without that. Its parts are imported as they are asked for; whoever wants a name of the package itself gets all.
+made here without that. Its parts are imported as they are asked for; who wants a name of the package itself gets all.
 """
 
 import importlib
