@@ -4,7 +4,7 @@ from ipaddress import IPv4Network
 from socket import AF_INET
 from typing import Any
 
-from pyroute2 import IPRoute
+from pyroute2.iproute import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.fibmsg import FR_ACT_TO_TBL
 

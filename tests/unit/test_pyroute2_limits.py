@@ -7,6 +7,8 @@ import asyncio
 import errno
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -156,3 +158,21 @@ def test_no_names() -> None:
     modules = [import_module(f"pyroute2.netlink{name}") for name in ("", ".rtnl", ".rtnl.rtmsg", ".rtnl.ifinfmsg")]
     for module in (socket, *modules):
         assert not ours & vars(module).keys()
+
+
+def test_its_parts_are_imported_alone() -> None:
+    """The kernel's port loads a few dozen modules of it, and not its database; all of it is there for who asks."""
+    code = """
+import sys
+import pyflanneld.netlink.kernel
+print(sum(name.startswith("pyroute2") for name in sys.modules), "pyroute2.ndb" in sys.modules)
+from pyroute2 import IPRoute, NDB, config
+from pyroute2.iproute.linux import DEFAULT_TABLE
+from pyflanneld.netlink.route_template import MAIN_TABLE
+print(IPRoute.__name__, NDB.__name__, config.__name__, MAIN_TABLE == DEFAULT_TABLE)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    (count, database), rest = (line.split() for line in done.stdout.splitlines())
+    assert int(count) < 60
+    assert database == "False"
+    assert rest == ["IPRoute", "NDB", "pyroute2.config", "True"]
