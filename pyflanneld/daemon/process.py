@@ -14,12 +14,13 @@ import structlog
 
 from pyflanneld import __version__
 from pyflanneld.config.settings import Settings
-from pyflanneld.daemon.wiring import STATE_SIGNAL, serve
+from pyflanneld.daemon.wiring import STATE_SIGNAL, prepared, serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.logs.processors import RateLimit, RecentEvents
 from pyflanneld.logs.setup import configure_logging
 from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges, service_manager
+from pyflanneld.system.threads import DaemonLoop
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -28,6 +29,8 @@ RELOAD_SIGNAL = signal.SIGHUP
 
 def run_daemon(settings: Settings) -> int:
     """Run the daemon until it is asked to stop; log in one line why it ends when it ends by itself."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started us may have blocked some,
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # and ignored this one: ends of programs would go unnoticed
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
     hangup = WakeUp()
@@ -47,8 +50,14 @@ def run_daemon(settings: Settings) -> int:
     if scripted and not _follow_start_script(log):
         return 0
     try:
-        with _alone(settings, log, patient=scripted):
-            asyncio.run(_until_signalled(serve(settings, log, recent, hangup)))
+        with (
+            _alone(settings, log, patient=scripted),
+            prepared(settings, log) as ready,
+            asyncio.Runner(loop_factory=DaemonLoop) as runner,
+        ):
+            runner.run(_until_signalled(serve(settings, log, recent, hangup, ready)))
+    except _StoppedEarly:
+        pass
     except UsageError:
         raise
     except Exception as raised:
@@ -62,9 +71,12 @@ def run_daemon(settings: Settings) -> int:
     return 0
 
 
+class _StoppedEarly(SystemExit):
+    """A signal has asked to stop while nothing has been touched yet."""
+
+
 def _stop_early(_number: int, _frame: FrameType | None) -> None:
-    """Stop, as asked, while nothing has been touched yet."""
-    raise SystemExit(0)
+    raise _StoppedEarly(0)
 
 
 def _hang_up(hangup: WakeUp, _number: int, _frame: FrameType | None) -> None:

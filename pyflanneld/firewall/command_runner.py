@@ -133,7 +133,7 @@ async def _ended(pid: int) -> None:
     try:
         end = os.pidfd_open(pid)
     except OSError:  # an old kernel, a filter of system calls, no descriptor left
-        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while not _has_ended(pid):  # noqa: ASYNC110 - nothing would set an event
             await asyncio.sleep(_POLL_S)
         return
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -143,6 +143,10 @@ async def _ended(pid: int) -> None:
     finally:
         loop.remove_reader(end)
         os.close(end)
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 @contextmanager

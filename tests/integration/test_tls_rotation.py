@@ -126,14 +126,14 @@ async def test_nothing_is_missed(running: Running, rotation: Rotation) -> None:
     async with running.registry.watch_subnets(listed) as watch:
         assert await anext(watch) == ()
         write(rotation.host, rotation.old.issue_cert("node1-renewed"), rotation.old)
-        assert running.tls.reload()
+        assert await running.tls.reload()
         running.registry.reconnect()
         record = await running.registry.create_subnet(b"10.1.0.0-24", b"{}", ttl_s=60, listed=listed)
         assert record is not None
         [change] = await anext(watch)
         assert getattr(change, "record", None) == record
         assert (await running.registry.renew(record)).record is not None
-    assert not running.tls.reload(), "the same files are no news"
+    assert not await running.tls.reload(), "the same files are no news"
 
 
 async def test_the_new_certificate_is_the_one_shown(running: Running, rotation: Rotation) -> None:
@@ -142,7 +142,7 @@ async def test_the_new_certificate_is_the_one_shown(running: Running, rotation: 
     rotation.serve(rotation.old, rotation.new)
     assert not await running.works(), "etcd no longer believes the old certificate"
     write(rotation.host, rotation.new.issue_cert("node1"), *both)
-    assert running.tls.reload()
+    assert await running.tls.reload()
     running.registry.reconnect()
     assert await running.works()
 
@@ -153,7 +153,7 @@ async def test_the_new_authority_is_believed(running: Running, rotation: Rotatio
     with pytest.raises(RegistryUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
         await running.registry.read_config()
     write(rotation.host, rotation.old.issue_cert("node1"), rotation.old, rotation.new)
-    assert running.tls.reload()
+    assert await running.tls.reload()
     running.registry.reconnect()
     assert await running.works()
 
@@ -166,12 +166,12 @@ async def test_files_that_cannot_be_used(running: Running, rotation: Rotation, b
     mended = spoil(rotation, file, how)
     for _ in range(2):
         with pytest.raises(UsageError) as told:
-            running.tls.reload()
+            await running.tls.reload()
         assert str(file) in str(told.value)
     running.registry.reconnect()
     assert await running.works()
     mended()
-    assert running.tls.reload()
+    assert await running.tls.reload()
     running.registry.reconnect()
     assert await running.works()
 
@@ -201,9 +201,9 @@ async def test_a_key_that_others_can_read(rotation: Rotation) -> None:
     write(files, rotation.old.issue_cert("node1-renewed"), rotation.old)
     files.key.chmod(0o644)
     with pytest.raises(UsageError, match=r"mode 0644.*chmod 600"):
-        tls.reload()
+        await tls.reload()
     files.key.chmod(0o600)
-    assert tls.reload()
+    assert await tls.reload()
 
 
 async def test_until_when_they_are_good(rotation: Rotation) -> None:

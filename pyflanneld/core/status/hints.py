@@ -37,6 +37,7 @@ CONDITIONS: Mapping[str, str] = {
     "probe.unanswered": "Check that host, its docker0, and firewalls that drop ICMP: `pyflanneld peers`.",
     "route.conflict": "Find out what put that route (`pyflanneld routes --diff`); once it is gone, ours is added.",
     "route.failed": "ENETUNREACH: the gateway is not on this link. Otherwise see `ip route get` for it, and `dmesg`.",
+    "subnet_file.exposed": "Run the command that it names, or move the file with --subnet-file: root sources it.",
     "subnet_file.failed": "Check the directory: does it exist, has it space, may this user write there, and not all?",
 }
 """By the log event of the condition."""
