@@ -51,11 +51,11 @@ def run_daemon(settings: Settings) -> int:
         return 0
     try:
         with (
-            _alone(settings, log, patient=scripted),
+            _alone(settings, log, patient=scripted) as held,
             prepared(settings, log) as ready,
             asyncio.Runner(loop_factory=DaemonLoop) as runner,
         ):
-            runner.run(_until_signalled(serve(settings, log, recent, hangup, ready)))
+            runner.run(_until_signalled(serve(settings, log, recent, hangup, ready), held))
     except _StoppedEarly:
         pass
     except UsageError:
@@ -105,7 +105,7 @@ _SCRIPT_ENDED = "start script ended"
 
 
 @contextmanager
-def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
+def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[lock.Held]:
     """Hold this network and this file for the length of the block.
 
     Args:
@@ -117,13 +117,15 @@ def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
     hold = partial(lock.hold, lock.network_key(settings.etcd_prefix, settings.etcd_endpoints), settings.subnet_file)
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold())
+            held = stack.enter_context(hold())
         except AlreadyRunning as error:
             if not patient:
                 raise
             log.info("lock.awaited", held=str(error), timeout_s=PREDECESSOR_S)
-            stack.enter_context(hold(wait_s=PREDECESSOR_S))
-        yield
+            held = stack.enter_context(hold(wait_s=PREDECESSOR_S))
+        for stranger in held.strangers:
+            log.warning("lock.name_bound", pid=stranger.pid, uid=stranger.uid)
+        yield held
 
 
 def _most_severe(raised: Exception) -> PyflanneldError | None:
@@ -135,8 +137,10 @@ def _most_severe(raised: Exception) -> PyflanneldError | None:
     return raised if isinstance(raised, PyflanneldError) else None
 
 
-async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
+async def _until_signalled(main_: Coroutine[Any, Any, None], held: lock.Held) -> None:
     """Run *main_* until it ends or a signal asks to stop; a second signal ends the process at once."""
+    for sock in held.sockets:
+        lock.answer(sock)
     loop, task = asyncio.get_running_loop(), asyncio.create_task(main_, name="daemon")
 
     def stop(**why: str) -> None:

@@ -20,7 +20,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.daemon import deferred
 from pyflanneld.daemon.run import Daemon
-from pyflanneld.http.sockets import bind_abstract, bind_port
+from pyflanneld.http.sockets import bind_operator, bind_port
 from pyflanneld.http.source import LogAccess, MetricsText, StatusSource
 from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.logs.setup import log_level, set_log_level
@@ -89,7 +89,7 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: RecentEv
         source, log = daemon.status_source, LogAccess(log_level, set_log_level, recent.events)
         metrics_text = metrics_on_demand(source)
         outcome = partial(_note, conditions, "operator", "the operators' commands get no answer")
-        operator = _listen(operator_listener(source, log), partial(bind_abstract, config.socket), outcome)
+        operator = _listen(operator_listener(source, log), partial(bind_operator, config.socket), outcome)
         tasks.create_task(operator, name="operator")
         if config.metrics_bind is not None:
             listener, bind = monitor_listener(source, log, metrics_text), partial(bind_port, *config.metrics_bind)
