@@ -9,6 +9,7 @@ daemon ends: a write that comes too late never takes the place of a newer one.
 
 import asyncio
 import errno
+import gc
 import json
 import os
 import signal
@@ -92,6 +93,7 @@ def in_child(work: Callable[[], T]) -> T:
 def _be_the_child(work: Callable[[], Any], answer_to: int, parent: int) -> NoReturn:
     """Do the work and end; all signals stay blocked."""
     try:
+        gc.disable()  # a search would touch, and so copy, the whole memory
         os.setsid()
         set_parent_death_signal(signal.SIGKILL)
         if os.getppid() == parent:
