@@ -342,7 +342,7 @@ class Prober(Protocol):
 class Certificates(Protocol):
     """The certificate files with which we speak to etcd, as they are in use."""
 
-    def reload(self) -> bool:
+    async def reload(self) -> bool:
         """Take the files into use, for new connections, if they hold anything new; return whether they do.
 
         Raises ``UsageError`` when they cannot be used; what was in use stays in use.
@@ -355,14 +355,18 @@ class Certificates(Protocol):
 
 
 class SubnetFile(Protocol):
-    """``subnet.env`` on disk."""
+    """``subnet.env`` on disk, which may be slow: every call ends in time, if need be with ``OSError``."""
 
-    def read(self) -> str | None:
+    async def read(self) -> str | None:
         """Return the text, ``None`` when there is no file. Raises ``OSError``, ``UnicodeDecodeError``."""
         ...
 
-    def write(self, text: str) -> bool:
+    async def write(self, text: str) -> bool:
         """Put *text* there atomically and durably; return whether anything had to be written. Raises ``OSError``."""
+        ...
+
+    async def exposure(self) -> str:
+        """Return why other users may replace the file, with what mends it; empty when none may. Raises ``OSError``."""
         ...
 
 

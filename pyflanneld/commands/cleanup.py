@@ -95,7 +95,7 @@ async def _clean(settings: Settings, named: Sequence[Network], *, release: bool,
     cleanup = Cleanup(context, settings, dry_run=dry_run)
     try:
         config = await cleanup.config()
-        networks = known_networks(config, cleanup.subnet_text, named)
+        networks = known_networks(config, await cleanup.subnet_text(), named)
         await cleanup.routes(networks)
         await cleanup.rules(networks)
         if settings.state_dir is not None:
@@ -124,9 +124,12 @@ class Cleanup:
         self._settings = settings
         self._dry_run = dry_run
         self._etcd_error = ""
-        self.subnet_text = ""
+
+    async def subnet_text(self) -> str:
+        """Return what the subnet file says; nothing where it cannot be read."""
         with suppress(OSError, UnicodeDecodeError):
-            self.subnet_text = context.ports.subnet_file.read() or ""
+            return await self._context.ports.subnet_file.read() or ""
+        return ""
 
     async def config(self) -> NetworkConfig | None:
         """Return the network configuration, ``None`` where it cannot be read: the subnet file may name the network."""
@@ -195,7 +198,7 @@ class Cleanup:
     async def release(self) -> None:
         """Delete this host's lease, if the address and the subnet file prove it, and then the file."""
         try:
-            subnet = previous_subnet(self.subnet_text)
+            subnet = previous_subnet(await self.subnet_text())
             public_ip = self._settings.public_ip or (await first_link(self._context))[1].address
             found = our_lease((await self._context.registry.list_subnets()).records, public_ip, subnet)
         except (PyflanneldError, Invalid) as error:

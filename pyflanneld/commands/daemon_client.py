@@ -1,9 +1,10 @@
 """Find the daemons of this network namespace, and ask one. Shell side; imports little, to start quickly.
 
 The daemons' sockets and locks are abstract (``http.operator``, ``system.lock``), so /proc/net/unix lists them, for this
-namespace alone.
+namespace alone. Any user can bind such a name: who may not be a daemon (``system.unix_peers``) is not asked.
 """
 
+import errno
 import http.client
 import json
 import re
@@ -22,6 +23,7 @@ from pyflanneld.core.host import Process
 from pyflanneld.core.printable import printable, printable_report
 from pyflanneld.errors import NoDaemon, RequestRefused, UsageError
 from pyflanneld.system import lock, procfs
+from pyflanneld.system.unix_peers import listener, peer_of
 
 if TYPE_CHECKING:
     from pyflanneld.config.settings import Settings
@@ -30,7 +32,7 @@ TIMEOUT_S = 5.0
 BUSY_S = 0.2
 _WHICH = "Which daemon: the one with this subnet file."
 SUBNET_FILE = Flag("subnet-file", FlagKind.STRING, "", _WHICH, "PATH", OWN, from_env=False)
-_SOCKET = re.compile(r"@(pyflanneld/operator/[0-9a-f]{32})$")
+_SOCKET = re.compile(r"pyflanneld/operator/[0-9a-f]{32}(/[0-9a-f]{16})?")
 
 
 class DaemonClient:
@@ -86,6 +88,8 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(TIMEOUT_S)
         self.sock.connect(f"\0{self._name}")
+        if not (peer := peer_of(self.sock)).trusted:
+            raise PermissionError(errno.EPERM, f"its socket is another user's ({peer})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +159,10 @@ def find_daemon(subnet_file: Given) -> DaemonClient:
     if subnet_file.value:
         path = Path(str(subnet_file.value))
         name = lock.abstract_name("operator", lock.file_key(path))[1:]
-        if name not in names:
+        named = [one for one in names if one == name or one.startswith(f"{name}/")]
+        if not named:
             raise NoDaemon(f"no pyflanneld with the subnet file {path} runs in this network namespace{_list(names)}")
-        return DaemonClient(name)
+        return DaemonClient(named[0])
     match names:
         case []:
             raise NoDaemon(
@@ -170,9 +175,9 @@ def find_daemon(subnet_file: Given) -> DaemonClient:
 
 def daemon_sockets() -> list[str]:
     """Return the socket names of the daemons in this network namespace."""
-    lines = Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()
-    found = (match[1] for line in lines if (match := _SOCKET.search(line)))
-    return sorted(set(found))
+    give_up_at = time.monotonic() + TIMEOUT_S
+    found = sorted(name for name in procfs.abstract_names() if _SOCKET.fullmatch(name))
+    return [name for name in found if (peer := listener(name, give_up_at)) is not None and peer.trusted]
 
 
 def _list(names: Sequence[str]) -> str:
@@ -207,7 +212,7 @@ def daemon_here(settings: "Settings") -> RunningDaemon | None:
     """Return the daemon that holds the lock which a daemon with these settings would take; takes no lock itself."""
     network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
     for name, what in lock.lock_names(network, settings.subnet_file).items():
-        number = procfs.unix_listener(name)
-        if number is not None:
-            return RunningDaemon(what, procfs.owner_of(number))
+        holder = next((one for one in lock.holders(name) if one.trusted), None)
+        if holder is not None:
+            return RunningDaemon(what, procfs.process(holder.pid))
     return None

@@ -87,13 +87,13 @@ class DryRun:
         what = f"{choice.link.name} ({address}, MTU {choice.link.mtu})"
         self.steps.append(DryRunStep("interface", Action.KEEP, what, choice.why))
         config, subnet_range = await self._config()
-        bootstrap = prepare(context, links, choice, config, subnet_range)
+        bootstrap = await prepare(context, links, choice, config, subnet_range)
         leases = await context.registry.list_subnets()
         lease, steps = choose_lease(context, bootstrap.request, leases)
         self.steps += steps
         node = bootstrap.node(context, lease)
         node.peers.apply(leases)
-        self._subnet_file(node)
+        await self._subnet_file(node)
         await self._routes(node)
         await self._rules(node)
         self.problems += overlap_problems(node.networks, lease.key, links)
@@ -119,10 +119,10 @@ class DryRun:
         self.steps.append(DryRunStep("etcd", Action.KEEP, where, f"{key} says {networks}, {config.backend_type}"))
         return config, subnet_range
 
-    def _subnet_file(self, node: Node) -> None:
+    async def _subnet_file(self, node: Node) -> None:
         path = str(self._context.settings.subnet_file)
         try:
-            before = self._context.ports.subnet_file.read()
+            before = await self._context.ports.subnet_file.read()
         except (OSError, UnicodeDecodeError) as error:
             text = f"the subnet file {path} cannot be read, and would be replaced: {error}"
             self.problems.append(StartProblem(text))

@@ -144,6 +144,8 @@ def read_password(path: Path) -> str:
 def check_readable(path: Path) -> None:
     """Raise ``ValueError`` unless *path* is a file that this process can read."""
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):
+            raise ValueError("it is a FIFO, which can be read only once: a regular file is needed")
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:

@@ -16,7 +16,7 @@ from pyflanneld.state.context import Context
 from pyflanneld.state.node import Membership, Node, publish
 from pyflanneld.tasks.lease.acquire import LeaseRequest
 from pyflanneld.tasks.link import check_public_ip, etcd_addresses
-from pyflanneld.tasks.subnet_file import remembered_network, remembered_subnet, remembered_subnet6
+from pyflanneld.tasks.subnet_file import remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Bootstrap:
         )
 
 
-def prepare(
+async def prepare(
     context: Context, links: Sequence[Link], choice: Choice, config: NetworkConfig,
     subnet_range: SubnetRange[IPv4Network],
 ) -> Bootstrap:
@@ -57,24 +57,24 @@ def prepare(
         deferred.firewall_check()(context, ipv6=config.ipv6 is not None, program=config.firewall_program)
     backend = BACKENDS[config.backend_type]
     check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
-    settings = context.settings
-    membership = Membership(config, subnet_range, backend, settings.route_protocol, remembered_network(context))
+    settings, before = context.settings, await remembered(context)
+    membership = Membership(config, subnet_range, backend, settings.route_protocol, before.network)
     attrs = publish(settings, membership, choice, links)
     assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses
     underlay = [own.network for own in choice.link.addresses]
     underlay += [IPv4Network(one) for one in etcd_addresses(settings.etcd_endpoints, IPv4Address)]
     request = LeaseRequest(
-        subnet_range, attrs, previous=remembered_subnet(context), underlay=tuple(underlay),
-        ipv6=_request6(context, config.ipv6, choice.link),
+        subnet_range, attrs, previous=before.subnet, underlay=tuple(underlay),
+        ipv6=_request6(context, config.ipv6, before.subnet6, choice.link),
     )
     return Bootstrap(links, choice, membership, request)
 
 
 def _request6(
-    context: Context, subnet_range: SubnetRange[IPv6Network] | None, link: Link
+    context: Context, subnet_range: SubnetRange[IPv6Network] | None, previous: IPv6Network | None, link: Link
 ) -> SubnetRequest[IPv6Network] | None:
     if subnet_range is None:
         return None
     underlay = [own.network for own in link.addresses6]
     underlay += [IPv6Network(one) for one in etcd_addresses(context.settings.etcd_endpoints, IPv6Address)]
-    return SubnetRequest(subnet_range, remembered_subnet6(context), tuple(underlay))
+    return SubnetRequest(subnet_range, previous, tuple(underlay))

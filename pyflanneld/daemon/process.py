@@ -15,7 +15,7 @@ import structlog
 
 from pyflanneld import __version__
 from pyflanneld.config.settings import Settings
-from pyflanneld.daemon.wiring import STATE_SIGNAL, serve
+from pyflanneld.daemon.wiring import STATE_SIGNAL, prepared, serve
 from pyflanneld.errors import AlreadyRunning, PyflanneldError, UsageError
 from pyflanneld.logs.processors import RateLimit, RecentEvents
 from pyflanneld.logs.setup import configure_logging
@@ -23,7 +23,7 @@ from pyflanneld.logs.volume import VolumeLimit
 from pyflanneld.logs.writer import LogWriter
 from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges, service_manager
-from pyflanneld.system.threads import PassingThreads
+from pyflanneld.system.threads import DaemonLoop
 
 PREDECESSOR_S = 10.0  # twice what a stop may take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -32,6 +32,8 @@ RELOAD_SIGNAL = signal.SIGHUP
 
 def run_daemon(settings: Settings) -> int:
     """Run the daemon until it is asked to stop; log in one line why it ends when it ends by itself."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started us may have blocked some,
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # and ignored this one: ends of programs would go unnoticed
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_early)  # until the loop has handlers of its own
     hangup = WakeUp()
@@ -72,8 +74,14 @@ def _run(settings: Settings, writer: LogWriter, recent: RecentEvents, hangup: Wa
     if scripted and not _follow_start_script(log):
         return 0
     try:
-        with _alone(settings, log, patient=scripted):
-            asyncio.run(_until_signalled(serve(settings, log, writer, recent, hangup)))
+        with (
+            _alone(settings, log, patient=scripted) as held,
+            prepared(settings, log, writer) as ready,
+            asyncio.Runner(loop_factory=DaemonLoop) as runner,
+        ):
+            runner.run(_until_signalled(serve(settings, log, recent, hangup, ready), held))
+    except _StoppedEarly:
+        pass
     except UsageError:
         raise
     except Exception as raised:
@@ -87,9 +95,12 @@ def _run(settings: Settings, writer: LogWriter, recent: RecentEvents, hangup: Wa
     return 0
 
 
+class _StoppedEarly(SystemExit):
+    """A signal has asked to stop while nothing has been touched yet."""
+
+
 def _stop_early(_number: int, _frame: FrameType | None) -> None:
-    """Stop, as asked, while nothing has been touched yet."""
-    raise SystemExit(0)
+    raise _StoppedEarly(0)
 
 
 def _hang_up(hangup: WakeUp, _number: int, _frame: FrameType | None) -> None:
@@ -118,7 +129,7 @@ _SCRIPT_ENDED = "start script ended"
 
 
 @contextmanager
-def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
+def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[lock.Held]:
     """Hold this network and this file for the length of the block.
 
     Args:
@@ -130,13 +141,15 @@ def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[None]:
     hold = partial(lock.hold, lock.network_key(settings.etcd_prefix, settings.etcd_endpoints), settings.subnet_file)
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold())
+            held = stack.enter_context(hold())
         except AlreadyRunning as error:
             if not patient:
                 raise
             log.info("lock.awaited", held=str(error), timeout_s=PREDECESSOR_S)
-            stack.enter_context(hold(wait_s=PREDECESSOR_S))
-        yield
+            held = stack.enter_context(hold(wait_s=PREDECESSOR_S))
+        for stranger in held.strangers:
+            log.warning("lock.name_bound", pid=stranger.pid, uid=stranger.uid)
+        yield held
 
 
 def _most_severe(raised: Exception) -> PyflanneldError | None:
@@ -148,10 +161,11 @@ def _most_severe(raised: Exception) -> PyflanneldError | None:
     return raised if isinstance(raised, PyflanneldError) else None
 
 
-async def _until_signalled(main_: Coroutine[Any, Any, None]) -> None:
+async def _until_signalled(main_: Coroutine[Any, Any, None], held: lock.Held) -> None:
     """Run *main_* until it ends or a signal asks to stop; a second signal ends the process at once."""
+    for sock in held.sockets:
+        lock.answer(sock)
     loop, task = asyncio.get_running_loop(), asyncio.create_task(main_, name="daemon")
-    loop.set_default_executor(PassingThreads())
 
     def stop(**why: str) -> None:
         if task.cancelling():  # the end of the start script, after a signal to the whole group

@@ -103,16 +103,16 @@ class Restore:
             raise UnusableState(str(error)) from error
         if state is None:
             raise UnusableState("there is none yet")
-        bootstrap = self._prospect(state)
+        bootstrap = await self._prospect(state)
         _check_origin(state, self._context.settings, bootstrap.request.attrs)
         _check_age(state, self._context.clock.wall_s())
         return state, self._as_node(state, bootstrap)
 
-    def _prospect(self, state: SavedState) -> Bootstrap:
+    async def _prospect(self, state: SavedState) -> Bootstrap:
         """Check the configuration, and this host against it, as at any start."""
         try:
             config, subnet_range = usable_config(state.config, "its network configuration")
-            bootstrap = prepare(self._context, self._links, self._choice, config, subnet_range)
+            bootstrap = await prepare(self._context, self._links, self._choice, config, subnet_range)
         except (Invalid, PyflanneldError) as error:
             raise UnusableState(str(error)) from error
         key = parse_key_name(state.own.name)

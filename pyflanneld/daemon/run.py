@@ -126,7 +126,7 @@ class Daemon:
             config, subnet_range = await await_config(self._context)
             if (config, subnet_range) != known:
                 known = config, subnet_range
-                bootstrap = prepare(self._context, links, choice, config, subnet_range)
+                bootstrap = await prepare(self._context, links, choice, config, subnet_range)
             if (found := await acquire(self._context, bootstrap.request)) is not None:
                 lease, leases = found
                 return bootstrap.node(self._context, lease), leases

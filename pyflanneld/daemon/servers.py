@@ -20,13 +20,14 @@ from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.daemon import deferred
 from pyflanneld.daemon.run import Daemon
-from pyflanneld.http.sockets import bind_abstract, bind_port
+from pyflanneld.http.sockets import bind_operator, bind_port
 from pyflanneld.http.source import LogAccess, MetricsText, StatusSource
 from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.logs.setup import log_level, set_log_level
 from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.wakeup import set_within
-from pyflanneld.system.atomic_files import write_file
+from pyflanneld.system.atomic_files import put_file
+from pyflanneld.system.disk import DiskLane, in_child
 
 if TYPE_CHECKING:
     from pyflanneld.http.listener import Listener
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 BEGIN_S = 0.5
 RETRY_S = 10.0
 TEXTFILE_S = 15.0
+REMOVE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: RecentEv
         source, log = daemon.status_source, LogAccess(log_level, set_log_level, recent.events)
         metrics_text = metrics_on_demand(source)
         outcome = partial(_note, conditions, "operator", "the operators' commands get no answer")
-        operator = _listen(operator_listener(source, log), partial(bind_abstract, config.socket), outcome)
+        operator = _listen(operator_listener(source, log), partial(bind_operator, config.socket), outcome)
         tasks.create_task(operator, name="operator")
         if config.metrics_bind is not None:
             listener, bind = monitor_listener(source, log, metrics_text), partial(bind_port, *config.metrics_bind)
@@ -138,19 +140,17 @@ async def _listen(listener: "Listener", bind: Callable[[], Socket], outcome: Out
 
 async def _write(file: Path, metrics_text: MetricsText, outcome: Outcome) -> None:
     """Write the metrics again and again; in the end remove them, for old numbers look like new ones."""
+    lane = DiskLane()
     try:
         while True:
             text, _ = await metrics_text()
             try:
-                await asyncio.to_thread(write_file, file, text.decode())
+                await lane.run(partial(in_child, partial(put_file, file, text.decode())))
                 outcome(None)
             except OSError as error:
                 outcome(error)
             await asyncio.sleep(TEXTFILE_S)
     finally:
-        _remove(file)
-
-
-def _remove(file: Path) -> None:
-    with suppress(OSError):
-        file.unlink()
+        with suppress(OSError):  # TimeoutError is one
+            async with asyncio.timeout(REMOVE_S):
+                await lane.run(partial(in_child, file.unlink))

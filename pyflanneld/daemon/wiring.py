@@ -3,10 +3,12 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from random import Random
+from socket import socket as Socket
 from typing import Any
 
 import structlog
@@ -29,32 +31,58 @@ from pyflanneld.state.context import Context, Ports
 from pyflanneld.state.liveness import Liveness
 from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges
-from pyflanneld.system.atomic_files import SubnetEnvFile
 from pyflanneld.system.clock import SystemClock
 from pyflanneld.system.prober import HostProber
 from pyflanneld.system.service_manager import SdNotifier, watchdog_interval_s
 from pyflanneld.system.state_file import StateFile
+from pyflanneld.system.subnet_file import SubnetFileOnDisk
 
 CLOSE_S = 1.0
 STATE_SIGNAL = signal.SIGUSR1
 
 
-async def serve(settings: Settings, log: Any, writer: LogWriter, recent: RecentEvents, hangup: WakeUp) -> None:
-    """Build the real ports and run the daemon on them; the health port is bound before anything else is touched.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a daemon has before it has a loop.
 
-    *hangup* is woken when certificates are to be read again, and everything else as well.
+    Attributes:
+        probes: the health port, which listens already; ``None``: there is none.
+        tls: the certificates.
+        operator_socket: the abstract name of the operators' socket.
     """
-    async with AsyncExitStack() as stack:
+
+    probes: Socket | None
+    tls: Tls
+    operator_socket: str
+
+
+@contextmanager
+def prepared(settings: Settings, log: Any, writer: LogWriter) -> Iterator[Prepared]:
+    """Bind the health port before anything else is touched, drop rights, and read and check what files there are.
+
+    A file that does not answer holds up no loop here, and a signal ends the process.
+    """
+    with ExitStack() as stack:
         probes = None
         if settings.healthz_port:
             probes = stack.enter_context(bind_health_port(settings.healthz_ip, settings.healthz_port))
         privileges.restrict(settings, log)  # before anything that starts a thread
         writer.use_threads()
-        context = build_context(settings, log)
+        name = lock.abstract_name("operator", lock.file_key(settings.subnet_file))
+        yield Prepared(probes, Tls(access(settings)), name)
+
+
+async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: WakeUp, ready: Prepared) -> None:
+    """Build the real ports and run the daemon on them.
+
+    *hangup* is woken when certificates are to be read again, and everything else as well.
+    """
+    async with AsyncExitStack() as stack:
+        context = build_context(settings, log, ready.tls)
         stack.push_async_callback(_close, context.kernel.close)
         stack.push_async_callback(_close, context.discovery.close)
         config = ServerConfig(
-            probes=probes, socket=lock.abstract_name("operator", lock.file_key(settings.subnet_file)),
+            probes=ready.probes, socket=ready.operator_socket,
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
             certificates=context.ports.certificates is not None,
         )
@@ -69,15 +97,15 @@ async def serve(settings: Settings, log: Any, writer: LogWriter, recent: RecentE
         await daemon.run()
 
 
-def build_context(settings: Settings, log: Any) -> Context:
+def build_context(settings: Settings, log: Any, tls: Tls | None = None) -> Context:
     """Return the real ports and the settings, as the tasks take them; the caller closes kernel and discovery."""
     clock, rng, where = SystemClock(), Random(), access(settings)
-    tls = Tls(where)
+    tls = tls or Tls(where)
     ports = Ports(
         discovery=discover(settings.etcd_api, where, rng=rng, log=log, tls=tls),
         kernel=NetlinkKernel(protocol=settings.route_protocol, log=log),
         firewall=firewall_programs(Programs(program_directories(os.environ))),
-        subnet_file=SubnetEnvFile(settings.subnet_file),
+        subnet_file=SubnetFileOnDisk(settings.subnet_file),
         clock=clock,
         notifier=SdNotifier(os.environ),
         prober=HostProber() if settings.probe else None,

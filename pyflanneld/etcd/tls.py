@@ -16,6 +16,8 @@ from pathlib import Path
 from pyflanneld.config import credentials
 from pyflanneld.errors import UsageError
 from pyflanneld.etcd.access import EtcdAccess
+from pyflanneld.system.atomic_files import read_regular
+from pyflanneld.system.disk import DiskLane
 
 # Where distributions keep their bundle: Debian and Alpine, Red Hat, SUSE, and OpenSSL's own default.
 _SYSTEM_BUNDLES = (
@@ -24,6 +26,8 @@ _SYSTEM_BUNDLES = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
+
+_MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +52,32 @@ class Tls:
 
     def __init__(self, access: EtcdAccess) -> None:
         self._access = access
+        self._lane = DiskLane()
         self.material = load_tls(access)
         self._contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
 
-    def reload(self) -> bool:
+    async def reload(self) -> bool:
         """Use the files from now on if they hold anything new; return whether they do.
 
         Raises:
-            UsageError: as at the start; the former ones stay in use.
+            UsageError: as at the start, or they do not answer in time; the former ones stay in use.
         """
+        try:
+            found = await self._lane.run(self._changed)
+        except OSError as error:
+            raise UsageError(f"the certificate files cannot be read: {error.strerror or error}") from error
+        if found is None:
+            return False
+        self.material, self._contexts = found, {}
+        return True
+
+    def _changed(self) -> TlsMaterial | None:
+        """Return what the files hold now, checked; ``None`` when that is in use already."""
         found = _read_all(self._access)
         if found is None or found == self.material:
-            return False
+            return None
         _check(self._access, found)
-        self.material = found
-        self._contexts = {}
-        return True
+        return found
 
     def ends_s(self) -> Mapping[str, float]:
         """Return when the certificates in use expire, in seconds since 1970, by the name of the flag that named them.
@@ -137,9 +151,12 @@ def _read_all(access: EtcdAccess) -> TlsMaterial | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        content = read_regular(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), _MAX_BYTES)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    if content is None:  # a FIFO would keep us waiting
+        raise UsageError(f"cannot read {path}: it is not a regular file")
+    return content
 
 
 def _system_bundle() -> Path:

@@ -201,7 +201,10 @@ class Listener:
         if (connection := self._connections.get(request.protocol)) is not None:
             connection.busy = True
             connection.expire_in(RESPONSE_S)
-        return await handler(request)
+        try:
+            return await handler(request)
+        except BlockingIOError as error:  # no thread for it (``system.threads``)
+            raise web.HTTPServiceUnavailable(text=f"{error.strerror}: try again") from error
 
 
 async def _close_afterwards(_request: web.Request, response: web.StreamResponse) -> None:

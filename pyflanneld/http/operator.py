@@ -7,7 +7,6 @@ and etcd show. Changes are for root and the daemon's own user.
 
 import os
 import socket
-import struct
 from dataclasses import asdict
 
 from aiohttp import web
@@ -17,6 +16,7 @@ from pyflanneld.core.strict_json import parse_object
 from pyflanneld.http.listener import Listener
 from pyflanneld.http.reports import add_reports, json_response
 from pyflanneld.http.source import LogAccess, StatusSource
+from pyflanneld.system.unix_peers import peer_of
 
 _BODY_BYTES = 1024
 
@@ -59,5 +59,4 @@ def _may_change(request: web.Request) -> bool:
     sock = request.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
         return False
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", credentials)[1] in (0, os.geteuid())
+    return peer_of(sock).uid in (0, os.geteuid())

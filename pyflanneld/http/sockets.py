@@ -5,6 +5,7 @@ import socket
 from ipaddress import IPv4Address, IPv6Address
 
 from pyflanneld.errors import PortTaken, UsageError
+from pyflanneld.system import lock, unix_peers
 
 _BACKLOG = 1024  # clients that wait in the kernel, at no cost; one beyond them tries again after a second
 
@@ -21,6 +22,17 @@ def bind_port(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
 def bind_abstract(name: str) -> socket.socket:
     """Return a socket that listens on the abstract *name* (with its leading NUL). Raises ``OSError``."""
     return _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), name)
+
+
+def bind_operator(name: str) -> socket.socket:
+    """Return a socket that listens on *name*, or on one of our own where another user has that. Raises ``OSError``."""
+    try:
+        return bind_abstract(name)
+    except OSError as error:
+        holder = unix_peers.listener(name[1:])
+        if error.errno != errno.EADDRINUSE or (holder is not None and holder.trusted):
+            raise
+    return bind_abstract(lock.own_name(name))
 
 
 def _listening(sock: socket.socket, address: str | tuple[str, int]) -> socket.socket:

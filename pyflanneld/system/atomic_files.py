@@ -20,11 +20,17 @@ _FILE_MODE = 0o644
 
 
 class SubnetEnvFile:
-    """``subnet.env``, as ``ports.SubnetFile``; its path is absolute or relative to the working directory."""
+    """``subnet.env``; its path is absolute or relative to the working directory.
+
+    Attributes:
+        ours: owner and mode of a file of ours: this user and 0644, or what the file system has made of that.
+        synced: whether the directory was synced after the last replacement.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._synced = True
+        self.ours = (os.geteuid(), _FILE_MODE)
+        self.synced = True
 
     def read(self) -> str | None:
         """Return the text, ``None`` when there is no file.
@@ -47,7 +53,8 @@ class SubnetEnvFile:
     def write(self, text: str) -> bool:
         """Write *text*, atomically and durably; create the directory (0755) if it is missing.
 
-        A file that already has *text* stays untouched, times included. A symbolic link is replaced, not followed.
+        A file of ours that already has *text* stays untouched, times included. Another user's file, or one with another
+        mode, is replaced whatever it says; a symbolic link is replaced, not followed.
 
         Returns:
             Whether the file was written.
@@ -62,13 +69,13 @@ class SubnetEnvFile:
             refuse_world_writable(at, self._path.parent, allow_sticky=True)
             remove_leftovers(at, self._path.name)
             if self._contains(at, data):
-                if not self._synced:  # the last attempt may have failed after its rename
+                if not self.synced:  # the last attempt may have failed after its rename
                     os.fsync(at)
-                    self._synced = True
+                    self.synced = True
                 return False
-            self._synced = False
-            replace_file(at, self._path.name, data, _FILE_MODE)
-            self._synced = True
+            self.synced = False
+            made = replace_file(at, self._path.name, data, _FILE_MODE)
+            self.ours, self.synced = (made.st_uid, stat.S_IMODE(made.st_mode)), True
         return True
 
     def _contains(self, at: int, data: bytes) -> bool:
@@ -77,14 +84,33 @@ class SubnetEnvFile:
             fd = os.open(self._path.name, flags, dir_fd=at)
         except OSError:
             return False  # absent, a symbolic link, unreadable: the write shows whether that matters
-        return read_regular(fd, len(data) + 1) == data
+        status = os.fstat(fd)
+        return read_regular(fd, len(data) + 1) == data and self.ours == (status.st_uid, stat.S_IMODE(status.st_mode))
+
+
+def put_file(path: Path, text: str) -> None:
+    """Put a file of ours with *text* at *path*, atomically and durably; create its directory (0755) if it is missing.
+
+    The directory may be another user's: a symbolic link is replaced, not followed.
+
+    Raises:
+        OSError: nothing has changed, and no temporary file is left; ``EINVAL`` for a FIFO, a device and the like.
+    """
+    make_directories(path.parent)
+    with open_directory(path.parent) as at:
+        remove_leftovers(at, path.name)
+        with suppress(FileNotFoundError):
+            there = os.stat(path.name, dir_fd=at, follow_symlinks=False).st_mode
+            if not (stat.S_ISREG(there) or stat.S_ISLNK(there)):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+        replace_file(at, path.name, text.encode(), _FILE_MODE)
 
 
 def write_file(path: Path, text: str) -> None:
     """Write *text* to *path*, atomically and durably; create its directory (0755) if it is missing.
 
-    Unlike ``subnet.env``, the file may be somebody else's: a symbolic link is followed, mode and owner stay, and a
-    special file (``/dev/null``, a pipe) is written to in place.
+    For commands alone. Unlike ``subnet.env``, the file may be somebody else's: a symbolic link is followed, mode and
+    owner stay, and a special file (``/dev/null``, a pipe) is written to in place.
 
     Raises:
         OSError: nothing has changed, and no temporary file is left.
@@ -116,6 +142,28 @@ def refuse_world_writable(at: int, path: Path, *, allow_sticky: bool) -> None:
         raise PermissionError(errno.EPERM, f"everybody may write to its directory: chmod o-w {path}", str(path))
 
 
+def exposure(directory: Path) -> str:
+    """Return why users other than root and this one may replace a file in *directory*; empty when none may.
+
+    That goes for every directory above it too. Where the sticky bit is set, only the owner of a file may.
+    """
+    here = directory.resolve()
+    for one in (here, *here.parents):
+        try:
+            status = one.stat()
+        except FileNotFoundError:
+            continue  # to be made by us
+        if status.st_uid not in (0, os.geteuid()):
+            return f"{one} belongs to uid {status.st_uid}: chown root {one}"
+        if status.st_mode & stat.S_ISVTX:
+            continue
+        if status.st_mode & stat.S_IWOTH:
+            return f"everybody may write to {one}: chmod o-w {one}"
+        if status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid()):
+            return f"the group {status.st_gid} may write to {one}: chmod g-w {one}"
+    return ""
+
+
 def remove_leftovers(at: int, name: str) -> None:
     """Remove temporary files of a process that was killed while it wrote *name*; the lock excludes a second writer."""
     leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}")
@@ -125,8 +173,13 @@ def remove_leftovers(at: int, name: str) -> None:
                 os.unlink(found, dir_fd=at)
 
 
-def replace_file(at: int, name: str, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """Replace *name* in the open directory *at* by *data*, atomically and durably. Raises ``OSError``."""
+def replace_file(
+    at: int, name: str, data: bytes, mode: int, owner: tuple[int, int] | None = None
+) -> os.stat_result:
+    """Replace *name* in the open directory *at* by *data*, atomically and durably; return the new file's status.
+
+    Raises ``OSError``.
+    """
     temporary = f".{name}.{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600, dir_fd=at)
@@ -136,6 +189,7 @@ def replace_file(at: int, name: str, data: bytes, mode: int, owner: tuple[int, i
                 with suppress(PermissionError):  # not root: the new file belongs to this user
                     os.fchown(fd, *owner)
             os.fchmod(fd, mode)
+            status = os.fstat(fd)
             _write_all(fd, data)
             os.fsync(fd)
         finally:
@@ -146,6 +200,7 @@ def replace_file(at: int, name: str, data: bytes, mode: int, owner: tuple[int, i
             os.unlink(temporary, dir_fd=at)
         raise
     os.fsync(at)
+    return status
 
 
 @contextmanager

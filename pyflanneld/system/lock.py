@@ -1,24 +1,46 @@
 """The lock: one daemon for one network and one subnet file, per network namespace.
 
 It is a listening AF_UNIX socket with an abstract name. Such a name belongs to the network namespace, as routes do; it
-leaves no file, and the kernel frees it when the process ends, however it ends. The listener never accepts. It lets a
-second daemon ask the kernel for the holder of the name (SO_PEERCRED).
+leaves no file, and the kernel frees it when the process ends, however it ends. A second daemon asks the kernel who the
+holder is, by connecting (``unix_peers``).
+
+Any user can bind such a name. So only a holder that may be a daemon keeps others out, and where anybody else has the
+name, the lock is that name with a random end. Each daemon binds and listens first, and looks for others, under every
+such name, afterwards: of two that start at once, at least one sees the other.
 """
 
+import asyncio
 import errno
 import hashlib
 import os
+import secrets
 import socket
-import struct
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyflanneld.errors import AlreadyRunning
+from pyflanneld.system import procfs
+from pyflanneld.system.unix_peers import Peer, listener
 
 _RETRY_S = 0.05
-_BACKLOG = 128  # each second daemon that asks takes one place; with none left, the holder's pid stays unknown
+_ASK_S = 1.0
+_BACKLOG = 128  # of those that ask; ``answer`` empties it
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The locks that are held.
+
+    Attributes:
+        sockets: to be given to ``answer`` as soon as there is a loop.
+        strangers: other users' processes that have bound our names; they keep nobody out.
+    """
+
+    sockets: tuple[socket.socket, ...]
+    strangers: tuple[Peer, ...]
 
 
 def network_key(etcd_prefix: str, etcd_endpoints: Iterable[str]) -> str:
@@ -39,8 +61,18 @@ def abstract_name(kind: str, key: str) -> str:
     return f"\0pyflanneld/{kind}/{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}"
 
 
+def own_name(name: str) -> str:
+    """Return a name for the same that nobody can have bound before."""
+    return f"{name}/{secrets.token_hex(8)}"
+
+
+def names_like(name: str) -> list[str]:
+    """Return the abstract names (all without their NUL) that are bound now and stand for *name*, itself first."""
+    return sorted(found for found in procfs.abstract_names() if found == name or found.startswith(f"{name}/"))
+
+
 @contextmanager
-def hold(network: str, subnet_file: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+def hold(network: str, subnet_file: Path, *, wait_s: float = 0.0) -> Iterator[Held]:
     """Hold the locks of the network and the subnet file while the block runs.
 
     Args:
@@ -52,8 +84,8 @@ def hold(network: str, subnet_file: Path, *, wait_s: float = 0.0) -> Iterator[No
         AlreadyRunning: another process of this network namespace holds one of them; the message names both.
     """
     (first, what), (second, other) = lock_names(network, subnet_file).items()
-    with _listen(first, what, wait_s), _listen(second, other, wait_s):
-        yield
+    with _listen(first, what, wait_s) as one, _listen(second, other, wait_s) as two:
+        yield Held(one.sockets + two.sockets, tuple(dict.fromkeys(one.strangers + two.strangers)))
 
 
 def lock_names(network: str, subnet_file: Path) -> dict[str, str]:
@@ -65,39 +97,56 @@ def lock_names(network: str, subnet_file: Path) -> dict[str, str]:
     }
 
 
-@contextmanager
-def _listen(plain: str, what: str, wait_s: float) -> Iterator[None]:
-    name = f"\0{plain}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+def holders(name: str, *, but: str = "") -> list[Peer]:
+    """Return who listens on *name*, or on a name like it, other than on *but*; changes nothing."""
+    give_up_at = time.monotonic() + _ASK_S
+    found = (listener(one, give_up_at) for one in names_like(name) if one != but)
+    return [peer for peer in found if peer is not None]
+
+
+def answer(sock: socket.socket) -> None:
+    """Take, in the running loop, whoever asks who holds the lock from the queue, so that the next finds room in it."""
+    loop = asyncio.get_running_loop()
+
+    def take() -> None:
         try:
-            _bind(sock, name, wait_s)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise AlreadyRunning(f"another pyflanneld{_holder(name)} already serves {what}") from error
-        sock.listen(_BACKLOG)
-        yield
+            sock.accept()[0].close()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError:  # no descriptor left: the queue can wait
+            loop.remove_reader(sock)
+            loop.call_later(_ASK_S, answer, sock)
+
+    with suppress(ValueError):  # it was closed meanwhile
+        loop.add_reader(sock, take)
 
 
-def _bind(sock: socket.socket, name: str, wait_s: float) -> None:
+@contextmanager
+def _listen(name: str, what: str, wait_s: float) -> Iterator[Held]:
     give_up_at = time.monotonic() + wait_s
     while True:
-        try:
-            return sock.bind(name)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() >= give_up_at:
-                raise
+        with _bound(name) as (sock, bound):
+            others = holders(name, but=bound)
+            holder = next((one for one in others if one.trusted), None)
+            if holder is None:
+                yield Held((sock,), tuple(others))
+                return
+        if time.monotonic() >= give_up_at:
+            raise AlreadyRunning(f"another pyflanneld ({holder}) already serves {what}")
         time.sleep(_RETRY_S)
 
 
-def _holder(name: str) -> str:
-    """Return ``" (pid 123, uid 0)"`` of the process that listens on *name*; empty when it is unknown."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.setblocking(False)
-            sock.connect(name)
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    except OSError:
-        return ""
-    pid, uid, _ = struct.unpack("3i", credentials)
-    return f" (pid {pid}, uid {uid})" if pid else ""
+@contextmanager
+def _bound(name: str) -> Iterator[tuple[socket.socket, str]]:
+    """Listen on *name*, or on one of our own if somebody has that; provide the socket and its name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(f"\0{name}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            name = own_name(name)
+            sock.bind(f"\0{name}")
+        sock.setblocking(False)
+        sock.listen(_BACKLOG)
+        yield sock, name

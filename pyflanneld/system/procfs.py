@@ -59,12 +59,14 @@ def tcp_listener(ip: IPv4Address | IPv6Address, port: int) -> ListeningSocket | 
     return None
 
 
-def unix_listener(name: str) -> int | None:
-    """Return the inode number of the socket that listens on the abstract *name*; does not connect to it."""
-    for fields in _table("unix"):
-        if fields[-1] == f"@{name}":
-            return int(fields[6])
-    return None
+def abstract_names() -> set[str]:
+    """Return the abstract names, each without its NUL, that UNIX sockets of this network namespace have."""
+    return {fields[-1][1:] for fields in _table("unix") if fields and fields[-1].startswith("@")}
+
+
+def process(pid: int) -> Process | None:
+    """Return that process of this host, if it is of this network namespace."""
+    return _process(pid) if _namespace(str(pid)) == _namespace("self") is not None else None
 
 
 def owner_of(socket_number: int) -> Process | None:

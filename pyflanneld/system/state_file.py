@@ -1,15 +1,14 @@
 """The file in ``--state-dir``, from which a boot without etcd restores the last good state.
 
-It is written as ``subnet.env`` is, but readable for the daemon alone (mode 0600), and on a thread, because a disk may
-be slow. It is read only if nobody but root and the daemon's own user can have written it.
+It is written as ``subnet.env`` is, but readable for the daemon alone (mode 0600). It is read only if nobody but root
+and the daemon's own user can have written it.
 """
 
-import asyncio
 import errno
 import os
 import stat
-import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pyflanneld.core.lease.saved_state import MAX_BYTES, SavedState, decode_state, encode_state
@@ -21,6 +20,7 @@ from pyflanneld.system.atomic_files import (
     remove_leftovers,
     replace_file,
 )
+from pyflanneld.system.disk import DiskLane, in_child
 
 NAME = "last-good.json"
 _MODE = 0o600
@@ -32,7 +32,7 @@ class StateFile:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._writing = threading.Lock()
+        self._lane = DiskLane()
         self._forgotten = False
 
     @property
@@ -42,22 +42,22 @@ class StateFile:
 
     async def read(self) -> SavedState | None:
         """Return the saved state, ``None`` when there is no file. Raises as the port says."""
-        return await asyncio.to_thread(self._read)
+        return await self._lane.run(self._read)
 
     async def write(self, state: SavedState) -> None:
         """Write *state*, atomically and durably; create the directory (0755) if it is missing."""
-        await asyncio.to_thread(self._write, state)
+        if not self._forgotten:
+            await self._lane.run(partial(self._encode_and_write, state))
 
     async def forget(self) -> None:
-        """Remove the file, and ignore every later ``write``."""
-        await asyncio.to_thread(self._forget)
+        """Remove the file, after a write that is under way, and ignore every later ``write``."""
+        self._forgotten = True
+        await self._lane.run(partial(in_child, self._remove))
 
-    def _forget(self) -> None:
-        with self._writing:  # after a write that is under way
-            self._forgotten = True
-            with suppress(FileNotFoundError), open_directory(self._directory) as at:
-                os.unlink(NAME, dir_fd=at)
-                os.fsync(at)
+    def _remove(self) -> None:
+        with suppress(FileNotFoundError), open_directory(self._directory) as at:
+            os.unlink(NAME, dir_fd=at)
+            os.fsync(at)
 
     def _read(self) -> SavedState | None:
         try:
@@ -72,16 +72,15 @@ class StateFile:
             raise OSError(errno.EINVAL, "it is not a regular file", self.path)
         return decode_state(data)
 
-    def _write(self, state: SavedState) -> None:
-        data = encode_state(state)
-        with self._writing:
-            if self._forgotten:
-                return
-            make_directories(self._directory)
-            with open_directory(self._directory) as at:
-                refuse_world_writable(at, self._directory, allow_sticky=False)
-                remove_leftovers(at, NAME)
-                replace_file(at, NAME, data, _MODE)
+    def _encode_and_write(self, state: SavedState) -> None:
+        in_child(partial(self._write, encode_state(state)))
+
+    def _write(self, data: bytes) -> None:
+        make_directories(self._directory)
+        with open_directory(self._directory) as at:
+            refuse_world_writable(at, self._directory, allow_sticky=False)
+            remove_leftovers(at, NAME)
+            replace_file(at, NAME, data, _MODE)
 
 
 def _refuse_untrusted(fd: int, path: str) -> None:

@@ -30,7 +30,7 @@ async def keep_certificates(context: Context, current: Callable[[], Node | None]
     while True:
         wait_s = jittered(CHECK_S, 0.2, context.rng) if context.ports.certificates else None
         asked = await hangup.wait(wait_s)
-        renewed, node = _take_new(context), current()
+        renewed, node = await _take_new(context), current()
         if asked:
             context.log.info("daemon.reloaded", certificates="new" if renewed else "as before")
             _read_all_anew(context, node)
@@ -40,12 +40,12 @@ async def keep_certificates(context: Context, current: Callable[[], Node | None]
                 node.wake.lease.set()
 
 
-def _take_new(context: Context) -> bool:
+async def _take_new(context: Context) -> bool:
     """Use changed files from now on; return whether there were any."""
     if context.ports.certificates is None:
         return False
     try:
-        renewed = context.ports.certificates.reload()
+        renewed = await context.ports.certificates.reload()
     except UsageError as error:
         text = f"changed certificate files cannot be used, the former ones stay in use: {error}"
         context.conditions.report("certificates", "certificates.unusable", text, blocks=False, cause=str(error))

@@ -1,6 +1,7 @@
 """Keep ``subnet.env`` true to the lease and the link."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 
@@ -16,31 +17,39 @@ RETRY_CAP_S = 30.0
 CHECK_S = 60.0
 
 
-def remembered_subnet(context: Context) -> IPv4Network | None:
-    """Return the subnet that the file names from an earlier run; what cannot be used is ignored with its reason."""
-    return _remembered(context, previous_subnet)
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the file names from an earlier run; ``None`` for what it does not name, or what cannot be used."""
+
+    network: IPv4Network | None = None
+    subnet: IPv4Network | None = None
+    subnet6: IPv6Network | None = None
 
 
-def remembered_subnet6(context: Context) -> IPv6Network | None:
-    """Return the IPv6 subnet in the same way."""
-    return _remembered(context, previous_subnet6)
-
-
-def _remembered(context: Context, parse: Callable[[str], T | None]) -> T | None:
+async def remembered(context: Context) -> Remembered:
+    """Return what the file names from an earlier run; what cannot be used is ignored with its reason."""
     try:
-        text = context.ports.subnet_file.read()
-        return parse(text) if text is not None else None
-    except (OSError, UnicodeDecodeError, Invalid) as error:
-        context.log.warning("subnet_file.ignored", path=context.settings.subnet_file, why=str(error))
+        text = await context.ports.subnet_file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        _ignore(context, str(error))
+        return Remembered()
+    if text is None:
+        return Remembered()
+    return Remembered(
+        previous_network(text), _parsed(context, previous_subnet, text), _parsed(context, previous_subnet6, text)
+    )
+
+
+def _parsed(context: Context, parse: Callable[[str], T | None], text: str) -> T | None:
+    try:
+        return parse(text)
+    except Invalid as error:
+        _ignore(context, str(error))
         return None
 
 
-def remembered_network(context: Context) -> IPv4Network | None:
-    """Return the network that the file names from an earlier run, if it can be read."""
-    try:
-        return previous_network(context.ports.subnet_file.read() or "")
-    except (OSError, UnicodeDecodeError):
-        return None  # remembered_subnet logs why
+def _ignore(context: Context, why: str) -> None:
+    context.log.warning("subnet_file.ignored", path=context.settings.subnet_file, why=why)
 
 
 async def keep_file(context: Context, node: Node) -> None:
@@ -53,7 +62,8 @@ async def keep_file(context: Context, node: Node) -> None:
     while True:
         context.liveness.beat("file", 2 * CHECK_S)
         try:
-            written = context.ports.subnet_file.write(file_text(context, node))
+            written = await context.ports.subnet_file.write(file_text(context, node))
+            exposed = await context.ports.subnet_file.exposure()
         except OSError as error:
             node.progress.file.clear()
             why = error.strerror or str(error)
@@ -63,10 +73,20 @@ async def keep_file(context: Context, node: Node) -> None:
             continue
         waits = backoff(1.0, RETRY_CAP_S, context.rng)
         context.conditions.resolve("file")
+        _note_exposure(context, exposed)
         node.progress.file.set()
         if written:
             context.log.info("subnet_file.written", subnet=str(node.lease.key), mtu=node.backend.mtu(node.link.mtu))
         await node.wake.file.wait(CHECK_S)
+
+
+def _note_exposure(context: Context, exposed: str) -> None:
+    """Report that users other than root and the daemon's own can replace the file, which root sources."""
+    if not exposed:
+        context.conditions.resolve("file_exposure")
+        return
+    text = f"other users can replace the subnet file {context.settings.subnet_file}, which root sources: {exposed}"
+    context.conditions.report("file_exposure", "subnet_file.exposed", text, blocks=False, cause=exposed)
 
 
 def file_text(context: Context, node: Node) -> str:

@@ -32,6 +32,8 @@ LEASE = ("tests/unit/test_ownership.py", "tests/unit/test_daemon_lease.py", "tes
 GUARD = ("tests/unit/test_guard.py", "tests/unit/test_daemon_relist.py")
 FOLLOW = ("tests/unit/test_daemon_relist.py", "tests/unit/test_daemon_routes.py")
 RESTORE = ("tests/unit/test_restore.py",)
+NAMES = ("tests/unit/test_lock.py",)
+DISK = ("tests/unit/test_disk.py",)
 ETCD = ("tests/contract/test_registry.py", "tests/integration/test_etcd_create.py")
 
 
@@ -480,5 +482,42 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "saved anew in an outage", "what was saved counts from when it was written, not from when etcd said it",
         "tasks.saved_state:known_at_s", [body("return context.clock.wall_s()")], RESTORE,
+    ),
+    Plant(
+        "name is proof", "whoever has bound the name of the lock, or of the operators' socket, counts as a daemon",
+        "system.unix_peers:Peer.trusted", [returns("True")], NAMES,
+    ),
+    Plant(
+        "rights not read", "another user's process counts as a daemon's without CAP_NET_ADMIN",
+        "system.unix_peers", [call("bool", "True")], NAMES,
+    ),
+    Plant(
+        "other names not seen", "a daemon under another name, because a stranger had the plain one, is overlooked",
+        "system.lock:names_like", [returns("[name]")], NAMES,
+    ),
+    Plant(
+        "another user's file kept", "subnet.env stays another user's, or writable for all, if it has the right text",
+        "system.atomic_files:SubnetEnvFile._contains", [returns("read_regular(fd, len(data) + 1) == data")],
+        ("tests/unit/test_atomic_files.py",),
+    ),
+    Plant(
+        "link followed", "the metrics are written to where a link of another user's leads",
+        "system.atomic_files:put_file", [body("write_file(path, text)")], ("tests/unit/test_atomic_files.py",),
+    ),
+    Plant(
+        "write in this process", "a write that hangs in the kernel keeps the process from ending",
+        "system.disk:in_child", [body("return work()")], DISK,
+    ),
+    Plant(
+        "end waits", "the process ends only when its threads have, whatever they wait for",
+        "system.threads", [argument("Thread", "daemon", "False")], DISK,
+    ),
+    Plant(
+        "disk waited for", "a task waits for a disk for ever, and reports nothing",
+        "system.disk", [argument("wait", "timeout", "None")], DISK,
+    ),
+    Plant(
+        "children stay", "what a firewall program has started goes on when it has ended",
+        "firewall.command_runner", [drop_call("killpg")], ("tests/integration/test_firewall_programs.py",),
     ),
 )

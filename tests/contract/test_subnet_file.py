@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import pytest
 
 from pyflanneld.ports import SubnetFile
-from pyflanneld.system import atomic_files
-from pyflanneld.system.atomic_files import SubnetEnvFile
+from pyflanneld.system import atomic_files, subnet_file
+from pyflanneld.system.subnet_file import SubnetFileOnDisk
 from tests.sim.disk import STEPS, Killed, SimDisk, SimFile
 
 OLD, NEW = "FLANNEL_MTU=1400\n", "FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
@@ -42,11 +42,12 @@ class RealBed:
         self.restart()
 
     def restart(self) -> None:
-        self.file: SubnetFile = SubnetEnvFile(self.folder / "subnet.env")
+        self.file: SubnetFile = SubnetFileOnDisk(self.folder / "subnet.env")
 
     @contextmanager
     def ending_at(self, step: int, error: Exception) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(subnet_file, "in_child", lambda work: work())  # to count its steps
             patch.setattr(atomic_files, "os", _Counted(step, error))
             yield
 
@@ -104,34 +105,34 @@ def bed(request: pytest.FixtureRequest, tmp_path: Path) -> Bed:
     return SimBed() if request.param == "sim" else RealBed(tmp_path)
 
 
-def test_what_is_written_is_read(bed: Bed) -> None:
+async def test_what_is_written_is_read(bed: Bed) -> None:
     """Nothing is ``None``; the same text need not be written again; another takes its place, and stands alone."""
-    assert bed.file.read() is None
-    assert [bed.file.write(text) for text in (OLD, OLD, NEW)] == [True, False, True]
-    assert bed.file.read() == NEW
+    assert await bed.file.read() is None
+    assert [await bed.file.write(text) for text in (OLD, OLD, NEW)] == [True, False, True]
+    assert await bed.file.read() == NEW
     assert bed.names() == ["subnet.env"]
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_a_step_that_fails(bed: Bed, step: int) -> None:
+async def test_a_step_that_fails(bed: Bed, step: int) -> None:
     """Create, mode, write, sync, rename: the old text stays, alone. Once it is renamed the new text is there."""
-    bed.file.write(OLD)
+    await bed.file.write(OLD)
     with bed.ending_at(step, FULL), pytest.raises(OSError, match="No space"):
-        bed.file.write(NEW)
-    assert bed.file.read() == (NEW if step == STEPS - 1 else OLD)
+        await bed.file.write(NEW)
+    assert await bed.file.read() == (NEW if step == STEPS - 1 else OLD)
     assert bed.names() == ["subnet.env"]
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_a_process_that_dies_at_a_step(bed: Bed, step: int) -> None:
+async def test_a_process_that_dies_at_a_step(bed: Bed, step: int) -> None:
     """The file is whole, something may lie beside it; the next process removes that, and can write."""
-    bed.file.write(OLD)
+    await bed.file.write(OLD)
     with bed.ending_at(step, Killed()), suppress(Killed):
-        bed.file.write(NEW)
-    assert bed.file.read() == (NEW if step == STEPS - 1 else OLD)
+        await bed.file.write(NEW)
+    assert await bed.file.read() == (NEW if step == STEPS - 1 else OLD)
     assert len(bed.names()) == (2 if 0 < step < STEPS - 1 else 1)
     bed.restart()
-    assert bed.file.write(NEW) is (step < STEPS - 1)
+    assert await bed.file.write(NEW) is (step < STEPS - 1)
     assert bed.names() == ["subnet.env"]
 
 

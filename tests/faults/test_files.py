@@ -1,8 +1,9 @@
-"""``subnet.env`` cannot be written, or something else stands in its place: row F77 of the fault matrix."""
+"""Files that cannot be written, do not answer, or are another user's: rows F77, F97 and F99 of the fault matrix."""
 
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +17,17 @@ from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
-from tests.support.lab.testbed import Journal, gateways, launch, lease_key, lease_value, pid_of, store_of, why_not_ready
+from tests.support.lab.testbed import (
+    REPAIR_S,
+    Journal,
+    gateways,
+    launch,
+    lease_key,
+    lease_value,
+    pid_of,
+    store_of,
+    why_not_ready,
+)
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 PEER = {"172.7.99.0/24": "192.168.14.99"}
@@ -158,3 +169,186 @@ def test_f77_a_directory_in_its_place(node: LabHost, site: Lab, measured: Measur
     assert [path.name for path in aside.iterdir()] == ["kept"]
     shutil.rmtree(aside)
     assert node.subnet_file.read_text() == leased(site, node)
+
+
+# F97: files that do not answer
+
+STOP_S = 5.0
+SLOW_S = 25
+ROUTE = ("172.7.99.0/24", "via", PEER["172.7.99.0/24"])
+
+
+def serves(node: LabHost) -> float:
+    """See that the daemon answers and repairs a route while a file holds it up; return how long the repair took."""
+    assert node.get("/healthz", timeout_s=5.0)[0] == 200
+    node.exec("ip", "route", "del", ROUTE[0])
+    took_s = until(lambda: gateways(node) == PEER, "the route is back", 10)
+    assert node.get("/healthz", timeout_s=5.0)[0] == 200
+    return took_s
+
+
+def stops(node: LabHost, journal: Journal) -> float:
+    """Stop the daemon, as asked, in time; return how long that took."""
+    began = time.monotonic()
+    assert node.stop(timeout_s=STOP_S) == 0
+    assert journal.events("daemon.stopped")
+    return time.monotonic() - began
+
+
+def test_f97_a_slow_disk(node: LabHost, site: Lab, measured: Measured) -> None:
+    """An fsync that takes 25 s: it is reported, health answers, a route is repaired at once, and a stop does not wait;
+    the old file is whole, and the next start writes the new one."""
+    journal = Journal(node)
+    launch(node, failpoints=f"env.fsync=sleep:{SLOW_S}")
+    trouble(node, journal, "no answer within 5 s")
+    repaired_s = serves(node)
+    assert repaired_s < REPAIR_S
+    stopped_s = stops(node, journal)
+    assert node.subnet_file.read_text() == OLD
+    measured(f"fsync of {SLOW_S} s: repaired after {repaired_s * 1000:.0f} ms, stopped after {stopped_s:.1f} s")
+    launch(node)
+    node.wait_ready()
+    assert node.subnet_file.read_text() == leased(site, node)
+    assert [path.name for path in node.subnet_file.parent.glob(".subnet.env.*")] == []
+
+
+@pytest.mark.thorough
+def test_f97_a_slow_disk_is_waited_for(node: LabHost, measured: Measured) -> None:
+    """It is written in the end, once, and the node is ready."""
+    journal = Journal(node)
+    launch(node, failpoints=f"env.fsync=sleep:{SLOW_S - 15}")
+    trouble(node, journal, "no answer within 5 s")
+    began = time.monotonic()
+    node.wait_ready(SLOW_S)
+    measured(f"fsync of {SLOW_S - 15} s: ready {time.monotonic() - began:.0f} s after it was reported")
+    assert node.subnet_file.read_text() == NEW
+
+
+class Disk:
+    """A file system of its own, which can be frozen: writes to it wait in the kernel, and no signal ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "disk"
+        self._image = folder / "disk.img"
+
+    def mount(self) -> bool:
+        """Make it; return whether this machine can."""
+        self.folder.mkdir()
+        with self._image.open("wb") as image:
+            image.truncate(32 << 20)
+        made = subprocess.run(["mkfs.ext4", "-q", self._image], capture_output=True, check=False)
+        if made.returncode:
+            return False
+        mounted = subprocess.run(["mount", "-o", "loop", self._image, self.folder], capture_output=True, check=False)
+        return mounted.returncode == 0
+
+    def freeze(self) -> None:
+        subprocess.run(["fsfreeze", "--freeze", self.folder], check=True)
+
+    def thaw(self) -> None:
+        subprocess.run(["fsfreeze", "--unfreeze", self.folder], check=False, capture_output=True)
+
+    def umount(self) -> None:
+        self.thaw()
+        until(lambda: not subprocess.run(["umount", self.folder], check=False, capture_output=True).returncode,
+              "it is not used any more", 10)  # fmt: skip
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    disk = Disk(tmp_path)
+    yield disk
+    if disk.folder.is_mount():
+        disk.umount()
+
+
+def test_f97_a_frozen_file_system(node: LabHost, disk: Disk, measured: Measured) -> None:
+    """The subnet file, the metrics and the saved state are on it: all is reported, nothing else is held up, and the
+    process is gone in time, though its writes are not."""
+    if not disk.mount():
+        measured("no file system can be made on this machine: the slow disk alone was played")
+        return
+    file, journal = disk.folder / "flannel" / "subnet.env", Journal(node)
+    launch(
+        node, subnet_file=str(file), metrics_textfile=str(disk.folder / "x.prom"), state_dir=str(disk.folder / "state")
+    )
+    node.wait_ready()
+    until((disk.folder / "state" / "last-good.json").exists, "the state is saved", 15)
+    before = file.read_text()
+    disk.freeze()
+    node.exec("ip", "link", "set", "eth1", "mtu", "1400")
+    trouble(node, journal, "no answer within 5 s")
+    journal.wait("metrics.file_failed", timeout_s=30)
+    repaired_s = serves(node)
+    assert repaired_s < REPAIR_S
+    stopped_s = stops(node, journal)
+    measured(f"frozen: repaired after {repaired_s * 1000:.0f} ms, stopped after {stopped_s:.1f} s")
+    assert file.read_text() == before
+    disk.thaw()
+    launch(node, subnet_file=str(file))
+    node.wait_ready()
+    assert file.read_text() == before.replace("1500", "1400")
+    assert node.stop() == 0
+
+
+def test_f97_a_fifo_for_the_metrics(node: LabHost, measured: Measured) -> None:
+    """Nobody reads it: it is refused with the reason, and holds up nothing."""
+    fifo = node.process.folder / "fifo.prom"
+    os.mkfifo(fifo)
+    journal = Journal(node)
+    launch(node, metrics_textfile=str(fifo))
+    node.wait_ready()
+    assert "not a regular file" in journal.wait("metrics.file_failed", timeout_s=15)["condition"]
+    measured(f"a FIFO: refused; stopped after {stops(node, journal):.1f} s")
+    assert fifo.is_fifo() or not fifo.exists()
+
+
+# F99: files that root sources
+
+NOBODY = 65534
+
+
+def test_f99_another_users_file(node: LabHost, site: Lab, measured: Measured) -> None:
+    """In a sticky directory another user was first, with the right text, for everybody to write: it is ours when the
+    node is ready, and so it is again after the next look."""
+    launch(node)
+    node.wait_ready()
+    right = node.subnet_file.read_text()
+    assert node.stop() == 0
+    folder = Path("/tmp") / f"{site.name}-sticky"  # noqa: S108 - as root has made it
+    folder.mkdir()
+    try:
+        folder.chmod(0o1777)
+        file = folder / "subnet.env"
+        file.write_text(right)
+        file.chmod(0o666)
+        os.chown(file, NOBODY, NOBODY)
+        with file.open("r+") as theirs:
+            launch(node, subnet_file=str(file))
+            node.wait_ready()
+            theirs.write("touch /root/x")
+        status = file.stat()
+        assert (status.st_uid, stat.S_IMODE(status.st_mode), file.read_text()) == (0, 0o644, right)
+        assert not Journal.whole(node).events("subnet_file.exposed")
+        assert node.stop() == 0
+    finally:
+        shutil.rmtree(folder)
+    measured("another user's file, 0666, with the right text: replaced at the start by one of root's, 0644")
+
+
+def test_f99_another_users_directory(node: LabHost, measured: Measured) -> None:
+    """It is written to, and reported with what mends it; a link of its owner's for the metrics leads nowhere."""
+    folder = node.process.folder / "theirs"
+    folder.mkdir()
+    precious = node.process.folder / "precious"
+    precious.write_text("precious")
+    (folder / "x.prom").symlink_to(precious)
+    os.chown(folder, NOBODY, NOBODY)
+    journal = Journal(node)
+    launch(node, subnet_file=str(folder / "subnet.env"), metrics_textfile=str(folder / "x.prom"))
+    node.wait_ready()
+    assert f"{folder} belongs to uid {NOBODY}: chown root" in journal.wait("subnet_file.exposed")["condition"]
+    until(lambda: not (folder / "x.prom").is_symlink(), "the metrics are there", 30)
+    assert precious.read_text() == "precious"
+    measured("another user's directory: reported; his link in the metrics' place replaced, its target untouched")
+    assert node.stop() == 0

@@ -1,4 +1,4 @@
-"""No descriptors, no memory, no turn of the event loop: rows F81 to F83 of the fault matrix."""
+"""No descriptors, no memory, no turn of the event loop, no process more: rows F81 to F83, F95 and F96."""
 
 import contextlib
 import os
@@ -15,15 +15,26 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import HEALTH_PORT, LabHost
 from pyflanneld.lab.run import until
+from tests.bench.proc import descriptors
 from tests.faults.conftest import Measured
 from tests.faults.test_process import Manager
-from tests.support.lab.testbed import gateways, launch, lease_key, lease_value, pid_of, store_of
+from tests.support.lab.testbed import (
+    Journal,
+    gateways,
+    http_answer,
+    launch,
+    lease_key,
+    lease_value,
+    pid_of,
+    store_of,
+)
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 FIRST, SECOND = {"172.7.98.0/24": "192.168.14.98"}, {"172.7.99.0/24": "192.168.14.99"}
 DESCRIPTORS = 24
 FLOOD = 100
 CAGE_BYTES = 32 << 20
+METRICS_PORT = 2402
 STILL_S = 20
 WATCHDOG_S = 1.0
 
@@ -220,3 +231,111 @@ def test_f83_the_loop_goes_on(site: Lab, measured: Measured) -> None:
     until(node.ready, "probes are answered", 5)
     measured(f"blocked for 4 s: all done {time.monotonic() - began:.1f} s after it was seen")
     assert os.path.exists(f"/proc/{pid_of(node)}")  # noqa: PTH110 - the same process
+
+
+# F95
+
+
+class Pen:
+    """A control group that limits how many processes and threads there may be, of whichever version the machine has."""
+
+    def __init__(self, name: str) -> None:
+        first = Path("/sys/fs/cgroup/pids")
+        self._folder = (first if first.is_dir() else Path("/sys/fs/cgroup")) / name
+
+    def __enter__(self) -> "Pen":
+        self._folder.mkdir()
+        return self
+
+    def put(self, pid: int) -> None:
+        (self._folder / "cgroup.procs").write_text(str(pid))
+
+    def close(self) -> None:
+        """Let there be none more than now."""
+        (self._folder / "pids.max").write_text((self._folder / "pids.current").read_text())
+
+    def open(self) -> None:
+        (self._folder / "pids.max").write_text("max")
+
+    def __exit__(self, *_: object) -> None:
+        self.open()
+        for pid in (self._folder / "cgroup.procs").read_text().split():  # of a test that has failed
+            (self._folder.parent / "cgroup.procs").write_text(pid)
+        until(lambda: not (self._folder / "cgroup.procs").read_text(), "the control group is empty", 10)
+        self._folder.rmdir()
+
+
+def test_f95_no_process_and_no_thread_more(site: Lab, measured: Measured) -> None:
+    """A limit that is reached while it runs: what cannot be started is reported and tried again, and nothing ends. A
+    stop is one as ever."""
+    node = site.nodes[0]
+    add_peer(site, FIRST)
+    launch(node, "--ip-masq", "--iptables-resync=1", metrics_textfile=str(node.process.folder / "x.prom"))
+    node.wait_ready()
+    pid, journal = pid_of(node), Journal(node)
+    with Pen(f"pyflanneld-{site.name}") as pen:
+        pen.put(pid)
+        pen.close()
+        failed = journal.wait("firewall.failed", timeout_s=30)["condition"]
+        assert "cannot be started: Resource temporarily unavailable" in failed
+        journal.wait("metrics.file_failed", timeout_s=30)
+        add_peer(site, SECOND)
+        node.wait_routes(FIRST | SECOND, 10)
+        assert node.get("/healthz")[0] == 200
+        assert http_answer(node.namespace, METRICS_PORT, b"GET /routes HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        began = time.monotonic()
+        pen.open()
+        for topic in ("firewall masquerading", "metrics_file"):
+            journal.wait("condition.resolved", timeout_s=60, topic=topic)
+        back_s = time.monotonic() - began
+        assert node.ready()
+        assert pid_of(node) == pid
+        pen.close()
+        assert node.stop() == 0
+    assert not journal.events("daemon.crashed")
+    measured(f"no process more: peers followed, reported; all started again {back_s:.0f} s after; stopped with exit 0")
+
+
+# F96
+
+
+def wrap(node: LabHost, script: str) -> str:
+    """Put a script in the place of iptables-save for the daemon that is launched next; return how to prepare that."""
+    folder = node.process.folder / "programs"
+    folder.mkdir(exist_ok=True)
+    (folder / "iptables-save").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "iptables-save").chmod(0o755)
+    return f"export PATH={folder}:$PATH"
+
+
+def memory_bytes(pid: int) -> int:
+    """Return the memory of its own that a process has had at most."""
+    [peak] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(peak.split()[1]) * 1024
+
+
+def test_f96_a_firewall_program_leaves_a_child_and_prints_without_end(site: Lab, measured: Measured) -> None:
+    """A child that outlives each look costs no descriptor; 300 MB of output cost no memory to speak of, and are
+    reported; when the program is well again, so is the node."""
+    node, flood = site.nodes[0], site.nodes[0].process.folder / "flood"
+    zeros = f"[ ! -e {flood} ] || exec head -c 300000000 /dev/zero"
+    prepare = wrap(node, f'sleep 1000 &\n{zeros}\nexec $(PATH=/usr/sbin:/sbin command -v iptables-save) "$@"')
+    journal = Journal(node)
+    launch(node, "--ip-masq", "--iptables-resync=1", prepare=prepare)
+    node.wait_ready()
+    pid = pid_of(node)
+    held, before = descriptors(pid), memory_bytes(pid)
+    time.sleep(5)
+    more, flooded_at = descriptors(pid) - held, time.monotonic()
+    assert more <= 2  # one look may be under way
+    flood.touch()
+    failed = journal.wait("firewall.failed", timeout_s=30)["condition"]
+    assert "iptables-save printed more than 32 MiB" in failed
+    grown_mb = (memory_bytes(pid) - before) / 1e6
+    assert grown_mb < 60
+    flood.unlink()
+    journal.wait("condition.resolved", timeout_s=60, topic="firewall masquerading")
+    left = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    measured(f"{more:+d} descriptors after 5 s; {grown_mb:.0f} MB for 300 MB of output; {len(left)} children left; "
+             f"well {time.monotonic() - flooded_at:.0f} s later")  # fmt: skip
+    assert node.stop() == 0

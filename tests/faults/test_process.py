@@ -1,8 +1,10 @@
-"""Signals in every phase, second daemons, the service manager, logs: rows F17, F46, F47, F65 and F75 to F77."""
+"""Signals in every phase, second daemons, the service manager, logs: rows F17, F46, F47, F65, F75 to F77 and F98."""
 
 import contextlib
+import json
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,9 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS, CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import LabHost
-from pyflanneld.lab.run import until
+from pyflanneld.lab.process import Background
+from pyflanneld.lab.run import attempt, until
+from pyflanneld.system import lock
 from tests.faults.conftest import Measured
 from tests.support.lab.lossy_path import lossy_path
 from tests.support.lab.testbed import (
@@ -245,6 +249,54 @@ def test_f47_two_networks_on_one_host(cluster: Lab, twin: LabHost, measured: Mea
     measured(f"each restarted twice: {len(both)} routes of both networks, none swept")
     node.exec("ip", "route", "del", "10.7.9.0/24")
     store.ctl("del", "--prefix", "/other")
+
+
+# F98: another user binds the names that a daemon takes
+
+
+@pytest.fixture
+def impostor(cluster: Lab) -> Iterator[Callable[..., None]]:
+    """Let a user without rights listen on abstract names in the first host's namespace."""
+    node = cluster.nodes[0]
+    script = (
+        "import os, socket, sys, time\n"
+        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "held = [socket.socket(socket.AF_UNIX) for _ in sys.argv[1:]]\n"
+        "for sock, name in zip(held, sys.argv[1:]): sock.bind(chr(0) + name); sock.listen()\n"
+        "time.sleep(600)\n"
+    )
+    other = Background(node.namespace, cluster.folder / "impostor")
+
+    def bind(*names: str) -> None:
+        other.start(sys.executable, "-c", script, *names)
+        bound = [f"@{name}\n" for name in names]
+        until(lambda: all(one in node.exec("cat", "/proc/net/unix") for one in bound), "the names are bound", 10)
+
+    yield bind
+    other.stop()
+
+
+def test_f98_another_user_has_the_names(
+    cluster: Lab, twin: LabHost, impostor: Callable[..., None], measured: Measured
+) -> None:
+    """A user without rights holds the names of both locks and of the operators' socket: the daemon starts all the same
+    and says who that is, ``status`` is its own answer, and a second daemon exits 73 as ever."""
+    node = cluster.nodes[0]
+    assert node.stop() == 0
+    locks = lock.lock_names(lock.network_key(PREFIX, [ENDPOINT]), node.subnet_file)
+    impostor(*locks, lock.abstract_name("operator", lock.file_key(node.subnet_file))[1:])
+    journal = Journal(node)
+    launch(node)
+    node.wait_ready()
+    assert journal.wait("lock.name_bound")["uid"] == 65534
+    command = ("ip", "netns", "exec", node.namespace, sys.executable, "-m", "pyflanneld", "status", "--output=json")
+    until(lambda: attempt(*command).returncode == 0, "it answers", 10)
+    assert json.loads(attempt(*command).stdout)["pid"] == pid_of(node)
+    said = Journal(twin)
+    launch(twin, healthz_port=2411, subnet_file=str(node.subnet_file))
+    assert wait_exit(twin) == 73
+    assert f"pid {pid_of(node)}" in said.events("daemon.failed")[0]["error"]
+    measured("starts, tells who has the names, answers for itself; a second daemon exits 73")
 
 
 # The service manager

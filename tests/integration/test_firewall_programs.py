@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
+import resource
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from pyflanneld.errors import FirewallError, ProgramMissing
 from pyflanneld.firewall import iptables
 from pyflanneld.firewall.command_runner import Programs, program_directories
 from pyflanneld.firewall.iptables import Iptables
+from tests.bench.proc import descriptors
 from tests.support.network.firewall_host import form_directory
 from tests.support.network.namespaces import namespace
 from tests.support.polling import eventually
@@ -47,6 +52,10 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def numbers(file: Path) -> list[int]:
+    return [int(word) for word in file.read_text().split()]
 
 
 async def test_output_and_code_are_returned(tmp_path: Path, install: Install) -> None:
@@ -83,6 +92,77 @@ async def test_much_output_is_read_whole(tmp_path: Path, install: Install) -> No
     code = "import sys; sys.stdout.write(3000000 * str(1)); sys.stderr.write(300000 * str(2))"
     install("prog", f"{sys.executable} -c '{code}'")
     assert len((await programs(tmp_path).run("prog")).stdout) == 3_000_000
+
+
+@pytest.mark.parametrize("how", ["sys.stdout.write(1000 * x)", "[os.write(1, x.encode()) for _ in range(1000)]"])
+async def test_output_without_end_is_an_error(tmp_path: Path, install: Install, how: str) -> None:
+    """300 MB of output, in one write or in many, cost no more memory than the bound, and the error says which."""
+    install("prog", f"exec {sys.executable} -c 'import os, sys; x = 300_000 * str(1); {how}' 2>/dev/null")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FirewallError, match="prog printed more than 32 MiB"):
+        await programs(tmp_path).run("prog")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000, "KiB"
+
+
+@pytest.mark.parametrize("start", ["", "setsid "])
+async def test_a_child_that_stays_holds_nothing_of_ours(tmp_path: Path, install: Install, start: str) -> None:
+    """What a program leaves running neither delays its result nor costs a descriptor, in its session or out of it."""
+    install("prog", f"{start}sleep 1000 & echo $! >>{tmp_path}/children; echo done")
+    ran, open_before = programs(tmp_path), descriptors(os.getpid())
+    try:
+        for _ in range(5):
+            assert (await ran.run("prog")).stdout == "done\n"
+        assert descriptors(os.getpid()) == open_before
+        pids = numbers(tmp_path / "children")
+        if not start:
+            await eventually(lambda: not any(alive(pid) for pid in pids))
+    finally:
+        for pid in numbers(tmp_path / "children"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+async def test_no_thread_is_needed(tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, as at a limit of processes, programs run all the same."""
+
+    def refuse(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    install("prog", "echo done")
+    assert (await programs(tmp_path).run("prog")).stdout == "done\n"
+
+
+async def test_without_a_pidfd_too(tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old kernel or a filter of system calls has none: the end of a program is noticed, and its deadline kept."""
+
+    def refuse(_pid: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    install("prog", "echo done")
+    install("slow", "sleep 1000")
+    assert (await programs(tmp_path).run("prog")).stdout == "done\n"
+    with pytest.raises(FirewallError, match="did not end within"):
+        await programs(tmp_path, deadline_s=0.2).run("slow")
+
+
+async def test_one_that_cannot_be_killed_is_not_started_again(tmp_path: Path, install: Install) -> None:
+    """Stuck in the kernel, as on a dead disk: no second one is added at each look; when it has ended, it runs again."""
+    install("prog", f"if [ -e {tmp_path}/fine ]; then echo done; else kill -STOP $$; fi")
+    ran = programs(tmp_path, deadline_s=0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "killpg", lambda pid, _signal: stuck.append(pid))
+        stuck: list[int] = []
+        with pytest.raises(FirewallError, match="did not end"):
+            await ran.run("prog")
+        with pytest.raises(FirewallError, match=rf"prog \(pid {stuck[0]}\) was killed and has not ended yet"):
+            await ran.run("prog")
+    assert len(stuck) == 1
+    (tmp_path / "fine").touch()
+    os.kill(stuck[0], signal.SIGKILL)
+    await eventually(lambda: not alive(stuck[0]))
+    assert (await ran.run("prog")).stdout == "done\n"
 
 
 async def test_one_that_hangs_is_killed_with_all_it_started(tmp_path: Path, install: Install) -> None:

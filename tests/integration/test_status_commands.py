@@ -259,6 +259,47 @@ def test_two_daemons_in_one_namespace(site: Lab) -> None:
     assert facts(node)["network"]["network"] == "172.7.0.0/16"
 
 
+@contextmanager
+def another_user(node: LabHost, name: str) -> Iterator[None]:
+    """Have another user listen on an abstract name, and say that it is ready to whoever asks."""
+    script = (
+        "import os, socket, sys\n"
+        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "s = socket.socket(socket.AF_UNIX); s.bind(chr(0) + sys.argv[1]); s.listen()\n"
+        "while True:\n"
+        "    c = s.accept()[0]; c.settimeout(0.2)\n"
+        "    try: c.recv(999); c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n{\"ready\": true, \"live\": true}')\n"
+        "    except OSError: pass\n"
+        "    c.close()\n"
+    )
+    impostor = Background(node.namespace, Path(node.subnet_file.parent, "impostor"))
+    impostor.start(sys.executable, "-c", script, name)
+    try:
+        until(lambda: f"@{name}\n" in node.exec("cat", "/proc/net/unix"), "the name is taken", 10)
+        yield
+    finally:
+        impostor.stop()
+
+
+def test_f98_another_users_socket_is_neither_asked_nor_in_the_way(site: Lab) -> None:
+    """It has the name of the operators' socket: nobody believes it, before and after the daemon has come, which takes
+    another name and is found by it, with and without ``--subnet-file``."""
+    node = site.nodes[0]
+    name = lock.abstract_name("operator", lock.file_key(node.subnet_file))[1:]
+    asked = [["status"], ["status", f"--subnet-file={node.subnet_file}"]]
+    with another_user(node, name):
+        for words in (*asked, ["wait", "--timeout=1s"]):
+            assert ask(node, *words).code != 0
+        launch(node)
+        node.wait_ready()
+        for words in asked:
+            until(lambda words=words: ask(node, *words).code == 0, "it answers", 10)
+            assert ask(node, *words, "--output=json").json["pid"] == pid_of(node)
+        assert ask(node, "wait").code == 0
+    assert facts(node)["pid"] == pid_of(node)
+    assert not Journal.whole(node).events("operator.not_listening")
+
+
 def test_a_socket_that_cannot_be_opened_is_no_reason_to_end(site: Lab) -> None:
     """The name is taken: one warning, and the daemon becomes ready all the same; who asks is told of no answer."""
     node = site.nodes[0]

@@ -1,9 +1,10 @@
 """New certificates: the passes of docs/procedures.md, in none of which a host is locked out, and files that change."""
 
+import os
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
+from pyflanneld.system import disk
 from tests.support.etcd.server import Etcd, Files, running_etcd
 from tests.support.tls.certificates import end_of, files_in, write
 
@@ -126,14 +128,14 @@ async def test_nothing_is_missed(running: Running, rotation: Rotation) -> None:
     async with running.registry.watch_subnets(listed) as watch:
         assert await anext(watch) == ()
         write(rotation.host, rotation.old.issue_cert("node1-renewed"), rotation.old)
-        assert running.tls.reload()
+        assert await running.tls.reload()
         running.registry.reconnect()
         record = await running.registry.create_subnet(b"10.1.0.0-24", b"{}", ttl_s=60, listed=listed)
         assert record is not None
         [change] = await anext(watch)
         assert getattr(change, "record", None) == record
         assert (await running.registry.renew(record)).record is not None
-    assert not running.tls.reload(), "the same files are no news"
+    assert not await running.tls.reload(), "the same files are no news"
 
 
 async def test_the_new_certificate_is_the_one_shown(running: Running, rotation: Rotation) -> None:
@@ -142,7 +144,7 @@ async def test_the_new_certificate_is_the_one_shown(running: Running, rotation: 
     rotation.serve(rotation.old, rotation.new)
     assert not await running.works(), "etcd no longer believes the old certificate"
     write(rotation.host, rotation.new.issue_cert("node1"), *both)
-    assert running.tls.reload()
+    assert await running.tls.reload()
     running.registry.reconnect()
     assert await running.works()
 
@@ -153,7 +155,7 @@ async def test_the_new_authority_is_believed(running: Running, rotation: Rotatio
     with pytest.raises(RegistryUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
         await running.registry.read_config()
     write(rotation.host, rotation.old.issue_cert("node1"), rotation.old, rotation.new)
-    assert running.tls.reload()
+    assert await running.tls.reload()
     running.registry.reconnect()
     assert await running.works()
 
@@ -166,13 +168,42 @@ async def test_files_that_cannot_be_used(running: Running, rotation: Rotation, b
     mended = spoil(rotation, file, how)
     for _ in range(2):
         with pytest.raises(UsageError) as told:
-            running.tls.reload()
+            await running.tls.reload()
         assert str(file) in str(told.value)
     running.registry.reconnect()
     assert await running.works()
     mended()
-    assert running.tls.reload()
+    assert await running.tls.reload()
     running.registry.reconnect()
+    assert await running.works()
+
+
+@pytest.mark.parametrize("broken", ["ca", "cert", "key"])
+async def test_f97_files_that_do_not_answer(
+    running: Running, rotation: Rotation, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO is refused at once; a disk that hangs is given up after a moment. The former files stay in use."""
+    file: Path = getattr(rotation.host, broken)
+    mended = spoil(rotation, file, "fifo")
+    with pytest.raises(UsageError, match="not a regular file"):
+        await running.tls.reload()
+    mended()
+    assert await running.tls.reload()
+    answers, opened = threading.Event(), os.open
+
+    def hang(path: object, *args: object, **kwargs: object) -> int:
+        if path == file:
+            answers.wait(60)
+        return opened(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", hang)
+    monkeypatch.setattr(disk, "PATIENCE_S", 0.2)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="no answer within"):
+            await running.tls.reload()
+    answers.set()
+    monkeypatch.setattr(disk, "PATIENCE_S", 60.0)
+    assert not await running.tls.reload()
     assert await running.works()
 
 
@@ -183,13 +214,21 @@ def spoil(rotation: Rotation, file: Path, how: str) -> Callable[[], object]:
     renewed = file.read_bytes()
     if how == "gone":
         file.unlink()
+    elif how == "fifo":
+        file.unlink()
+        os.mkfifo(file)
     elif how == "empty":
         file.write_bytes(b"")
     elif file == rotation.host.ca:
         file.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     else:
         file.write_bytes(before)
-    return partial(file.write_bytes, renewed)
+
+    def mended() -> None:
+        file.unlink(missing_ok=True)
+        file.write_bytes(renewed)
+
+    return mended
 
 
 async def test_a_key_that_others_can_read(rotation: Rotation) -> None:
@@ -201,9 +240,9 @@ async def test_a_key_that_others_can_read(rotation: Rotation) -> None:
     write(files, rotation.old.issue_cert("node1-renewed"), rotation.old)
     files.key.chmod(0o644)
     with pytest.raises(UsageError, match=r"mode 0644.*chmod 600"):
-        tls.reload()
+        await tls.reload()
     files.key.chmod(0o600)
-    assert tls.reload()
+    assert await tls.reload()
 
 
 async def test_until_when_they_are_good(rotation: Rotation) -> None:

@@ -108,7 +108,8 @@ class SimDisk:
         """Forget nothing: numbers are not used again while a process lives."""
 
     def fstat(self, fd: int) -> SimpleNamespace:
-        return SimpleNamespace(st_mode=stat.S_IFDIR | 0o755 if self._open[fd] == "" else stat.S_IFREG | 0o644)
+        mode = stat.S_IFDIR | 0o755 if self._open[fd] == "" else stat.S_IFREG | 0o644
+        return SimpleNamespace(st_mode=mode, st_uid=os.geteuid())
 
     def fdopen(self, fd: int, _mode: str) -> io.BytesIO:
         return io.BytesIO(self._contents[self._file(fd)])
@@ -182,11 +183,14 @@ class SimFile:
         content = self.disk.content
         return None if content is None else content.decode(errors="replace")
 
-    def read(self) -> str | None:
+    async def read(self) -> str | None:
         with _on(self.disk):
             return self._file.read()
 
-    def write(self, text: str) -> bool:
+    async def exposure(self) -> str:
+        return ""
+
+    async def write(self, text: str) -> bool:
         self.disk.begin()
         with _on(self.disk):
             changed = self._file.write(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyflanneld.system.atomic_files import SubnetEnvFile
+from pyflanneld.system.atomic_files import SubnetEnvFile, exposure, put_file
 
 OLD, NEW = "FLANNEL_MTU=1400\n", "FLANNEL_MTU=1500\n"
 
@@ -58,6 +58,110 @@ def test_the_same_text_leaves_the_file_alone(tmp_path: Path) -> None:
     assert SubnetEnvFile(path).write(NEW) is False
     after = path.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+NOBODY = 65534
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o600, 0o4644])
+def test_f99_another_mode_is_not_kept(mode: int, tmp_path: Path) -> None:
+    """The right text in a file that others may write to, or that Docker's side cannot read, is replaced by ours."""
+    path = tmp_path / "subnet.env"
+    path.write_text(NEW)
+    path.chmod(mode)
+    with path.open("r+") as other:
+        assert SubnetEnvFile(path).write(NEW) is True
+        other.write("rm -rf /")
+    assert path.read_text() == NEW
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert SubnetEnvFile(path).write(NEW) is False
+
+
+@AS_ROOT
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_f99_another_users_file_is_not_kept(mode: int, tmp_path: Path) -> None:
+    """He could change it later, whatever it says now; in a sticky directory anybody can be first."""
+    (tmp_path / "flannel").mkdir()
+    (tmp_path / "flannel").chmod(mode)
+    path = tmp_path / "flannel" / "subnet.env"
+    path.write_text(NEW)
+    os.chown(path, NOBODY, NOBODY)
+    assert SubnetEnvFile(path).write(NEW) is True
+    assert (path.stat().st_uid, path.read_text()) == (0, NEW)
+
+
+def test_f99_a_file_system_without_owners_is_not_written_at_every_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What becomes of a file of ours there counts as ours."""
+    monkeypatch.setattr(os, "fchmod", lambda fd, _mode: os.chmod(f"/proc/self/fd/{fd}", 0o700))  # noqa: PTH101
+    file = SubnetEnvFile(tmp_path / "subnet.env")
+    assert [file.write(NEW), file.write(NEW)] == [True, False]
+
+
+def give(path: Path) -> None:
+    os.chown(path, NOBODY, 0)
+
+
+def share(path: Path) -> None:
+    os.chown(path, 0, NOBODY)
+    path.chmod(0o775)
+
+
+EXPOSED = {
+    "another user's": (give, f"belongs to uid {NOBODY}: chown root"),
+    "another group's": (share, f"the group {NOBODY} may write to"),
+    "everybody's": (lambda path: path.chmod(0o777), "everybody may write to"),
+}
+
+
+@AS_ROOT
+@pytest.mark.parametrize(("expose", "why"), EXPOSED.values(), ids=EXPOSED)
+@pytest.mark.parametrize("where", ["itself", "above", "behind a link"])
+def test_f99_who_else_can_replace_it_is_said(
+    expose: Callable[[Path], None], why: str, where: str, tmp_path: Path
+) -> None:
+    """The directory of the file, and each above it, has to be root's or ours; a link leads to those that count."""
+    real = tmp_path / "opt" / "flannel"
+    real.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(real)
+    file_in = tmp_path / "link" if where == "behind a link" else real
+    assert exposure(file_in) == exposure(tmp_path / "none") == ""
+    bad = real.parent if where == "above" else real
+    expose(bad)
+    assert why in exposure(file_in)
+    assert exposure(file_in).endswith(f" {bad}")
+    bad.chmod(0o1755 if why.startswith("belongs") else 0o1777)
+    assert bool(exposure(file_in)) == why.startswith("belongs"), "the sticky bit binds all but the directory's owner"
+
+
+@AS_ROOT
+@pytest.mark.parametrize("to", ["a file", "nothing"])
+def test_f99_a_link_of_the_directorys_owner_is_not_followed(to: str, tmp_path: Path) -> None:
+    """The metrics' directory may be another user's, who must not have root write elsewhere."""
+    (tmp_path / "collector").mkdir()
+    os.chown(tmp_path / "collector", NOBODY, NOBODY)
+    precious, path = tmp_path / "precious", tmp_path / "collector" / "x.prom"
+    if to == "a file":
+        precious.write_text("precious")
+    path.symlink_to(precious)
+    os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    put_file(path, "m 1\n")
+    assert not path.is_symlink()
+    assert (path.read_text(), path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == ("m 1\n", 0, 0o644)
+    assert precious.exists() == (to == "a file")
+    assert to == "nothing" or precious.read_text() == "precious"
+    assert names(tmp_path / "collector") == ["x.prom"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["fifo", "directory"])
+def test_f97_what_is_no_file_is_refused_at_once(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """A FIFO that nobody reads would keep a writer waiting."""
+    make(tmp_path / "x.prom")
+    with pytest.raises(OSError, match="not a regular file"):
+        put_file(tmp_path / "x.prom", "m 1\n")
+    assert names(tmp_path) == ["x.prom"]
 
 
 @pytest.mark.parametrize("old", [OLD, NEW[:-1], NEW + NEW, ""])

@@ -640,6 +640,24 @@ def test_subnet_file_that_cannot_be_written_is_tried_again() -> None:
     run(scenario())
 
 
+def test_subnet_file_that_others_can_replace_is_reported() -> None:
+    """Root sources it: the report names the directory and what mends it; the node is ready all the same."""
+
+    async def scenario() -> None:
+        node = FakeNode(cluster(22))
+        node.file.exposed = "/opt/flannel belongs to uid 1000: chown root /opt/flannel"
+        async with node.running():
+            assert node.daemon is not None
+            [found] = [one for one in node.daemon.status_source.status().findings if one.topic == "file_exposure"]
+            assert (found.event, found.blocks) == ("subnet_file.exposed", False)
+            assert "chown root /opt/flannel" in found.text
+            node.file.exposed = ""
+            await asyncio.sleep(61)
+            assert "file_exposure" not in [one.topic for one in node.daemon.status_source.status().findings]
+
+    run(scenario())
+
+
 def test_watchdog_is_fed_only_while_every_loop_turns() -> None:
     """The service manager hears from us regularly, until a loop has stopped turning."""
 

@@ -24,6 +24,38 @@ sys.exit(code)
 """
 
 
+# What the daemon inherits from whoever starts it: signals that are blocked, and some that are ignored.
+INHERITED = """
+import os, signal, sys
+from pyflanneld import cli
+from pyflanneld.daemon import run
+
+async def end(self):
+    handled = [signal.getsignal(number) is not signal.SIG_IGN for number in (signal.SIGTERM, signal.SIGINT)]
+    assert all(handled) and signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    os.kill(os.getpid(), signal.SIGTERM)
+    await __import__("asyncio").sleep(30)
+
+run.Daemon.run = end
+for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1})
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.netns
+@pytest.mark.skipif(os.geteuid() != 0, reason="the daemon needs CAP_NET_ADMIN")
+def test_f75_signals_inherited_as_ignored_or_blocked(tmp_path: Path) -> None:
+    """TERM stops it, and the end of a program is noticed, whatever was blocked or ignored before."""
+    flags = [f"--subnet-file={tmp_path}/subnet.env", f"--etcd-prefix={tmp_path}", "--healthz-port=0"]
+    command = [sys.executable, "-c", INHERITED, *flags, "--etcd-endpoints=http://127.0.0.1:1", "--metrics-bind=off"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "daemon.stopping" in done.stderr
+
+
 @pytest.mark.netns
 @pytest.mark.skipif(os.geteuid() != 0, reason="the daemon needs CAP_NET_ADMIN")
 def test_signals_that_ask_for_something_never_end_it(tmp_path: Path) -> None:

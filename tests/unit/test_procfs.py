@@ -35,21 +35,21 @@ def test_who_listens(bound: str, asked: str, meets: bool) -> None:
 
 
 def test_who_holds_a_lock(tmp_path: Path) -> None:
-    """The holder of a daemon's lock is found by the name, without being connected to."""
+    """The holder of a daemon's lock is found by the name, and its process by its number."""
     script = (
         "import sys, time; from pathlib import Path; from pyflanneld.system import lock\n"
         "with lock.hold('net', Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     names = list(lock.lock_names("net", tmp_path / "subnet.env"))
-    assert [procfs.unix_listener(name) for name in names] == [None, None]
+    assert [lock.holders(name) for name in names] == [[], []]
     with subprocess.Popen([sys.executable, "-c", script, tmp_path / "subnet.env"], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()
             for name in names:
-                number = procfs.unix_listener(name)
-                assert number is not None
-                owner = procfs.owner_of(number)
+                assert name in procfs.abstract_names()
+                [holder] = lock.holders(name)
+                owner = procfs.process(holder.pid)
                 assert owner is not None
                 assert (owner.pid, owner.parent, owner.leads) == (process.pid, os.getpid(), False)
                 assert owner.words[1] == "-c"

@@ -42,6 +42,7 @@ def test_the_power_fails_at_any_moment(tmp_path: Path, monkeypatch: pytest.Monke
     """Before: the old state. Meanwhile: the old or the new one. Once it is written: the new one."""
     write(tmp_path, STATE)
     recorder = Recorder()
+    monkeypatch.setattr(state_file, "in_child", lambda work: work())  # to see its steps
     for module in (atomic_files, state_file):
         monkeypatch.setattr(module, "os", recorder)
     write(tmp_path, NEWER)

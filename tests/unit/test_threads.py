@@ -5,13 +5,13 @@ import threading
 
 import pytest
 
-from pyflanneld.system.threads import PassingThreads
+from pyflanneld.system.threads import DaemonThreads
 from tests.support.polling import eventually
 
 
 async def test_work_on_a_thread() -> None:
     """Results and errors come back, several pieces of work run at the same time, and no thread stays."""
-    asyncio.get_running_loop().set_default_executor(PassingThreads())
+    asyncio.get_running_loop().set_default_executor(DaemonThreads())
     before = threading.active_count()
     meeting = threading.Barrier(3)
 

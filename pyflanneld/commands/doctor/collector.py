@@ -70,7 +70,7 @@ _HEALTH_S = 2.0
 async def collect(context: Context, settings: Settings) -> Facts:
     """Return all facts about this host, its etcd and its peers."""
     known: dict[str, Any] = {"now_s": time.time(), "flags": _flags(settings), "certificates": _certificates(settings)}
-    known |= _subnet_file(context)
+    known |= await _subnet_file(context)
     known |= _processes(settings)
     known |= await _links(context)
     members = await _members(settings)
@@ -118,9 +118,9 @@ def _certificates(settings: Settings) -> tuple[Certificate, ...]:
     return tuple(Certificate(role, str(path), validity_in_file(path)) for role, path in files if path)
 
 
-def _subnet_file(context: Context) -> dict[str, Any]:
+async def _subnet_file(context: Context) -> dict[str, Any]:
     try:
-        return {"subnet_text": context.ports.subnet_file.read()}
+        return {"subnet_text": await context.ports.subnet_file.read()}
     except UnicodeDecodeError:
         return {"subnet_error": "is not text"}
     except OSError as error:
@@ -236,7 +236,7 @@ async def _node(
     if config is None or config.ipv4 is None or choice is None:
         return known
     try:
-        bootstrap = prepare(context, links, choice, config, config.ipv4)
+        bootstrap = await prepare(context, links, choice, config, config.ipv4)
         leases = await context.registry.list_subnets()
         lease, _ = choose_lease(context, bootstrap.request, leases)
         held = lease.record in leases.records

@@ -42,6 +42,7 @@ CONDITIONS: Mapping[str, str] = {
     "route.failed": "ENETUNREACH: the gateway is not on this link. Otherwise see `ip route get` for it, and `dmesg`.",
     "route.lost": "Correct the lease: `pyflanneld peers` shows what is wrong with it; its owner may have to restart.",
     "route.shadowed": "Find out what put that route: `pyflanneld routes --diff`; delete it if it is wrong.",
+    "subnet_file.exposed": "Run the command that it names, or move the file with --subnet-file: root sources it.",
     "subnet_file.failed": "Check the directory: does it exist, has it space, may this user write there, and not all?",
 }
 """By the log event of the condition."""

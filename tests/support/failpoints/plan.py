@@ -1,15 +1,16 @@
 """What is to happen at which point.
 
     plan   = point=action ; point=action ...
-    action = kill                 SIGKILL to the daemon itself
+    action = kill                 SIGKILL to the daemon, whichever of its processes is there
            | signal:NAME          this signal to itself (STOP: the test goes on with SIGCONT)
-           | sleep:SECONDS        the event loop stands still
+           | sleep:SECONDS        the event loop stands still; at a step of a file, the disk
            | errno:NAME           the step fails so, each time; errno:NAME*3: three times
            | drop                 the step is done, and its reply lost (steps of etcd alone)
     an action ends with @n where the n-th pass is the first that it is for; all but errno happen once
 """
 
 import errno
+import mmap
 import os
 import re
 import signal
@@ -83,29 +84,31 @@ class Plan:
     def __init__(self, actions: Mapping[str, Action], passed: Path | None = None) -> None:
         self._actions = actions
         self._passed = passed
-        self._passes: dict[str, int] = {}
+        self._passes = memoryview(mmap.mmap(-1, 4 * len(POINTS))).cast("I")  # shared with the daemon's child processes
+        self._daemon = os.getpid()
 
     def reach(self, point: str) -> bool:
         """Do what is due at this pass of *point*; return whether the reply is to be lost. Raises ``OSError``."""
-        number = self._passes[point] = self._passes.get(point, 0) + 1
+        at = POINTS.index(point)
+        number = self._passes[at] = self._passes[at] + 1
         if number == 1 and self._passed is not None:
             with self._passed.open("a") as file:
                 file.write(f"{point} {time.monotonic()}\n")
         action = self._actions.get(point)
         if action is None or not action.due(number):
             return False
-        return _do(action)
+        return self._do(action)
 
-
-def _do(action: Action) -> bool:
-    match action.kind:
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "signal":
-            os.kill(os.getpid(), signal.Signals[f"SIG{action.word}"])
-        case "sleep":
-            time.sleep(float(action.word))
-        case "errno":
-            number = int(getattr(errno, action.word))
-            raise OSError(number, os.strerror(number))
-    return action.kind == "drop"
+    def _do(self, action: Action) -> bool:
+        match action.kind:
+            case "kill":
+                os.kill(self._daemon, signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)  # a child of the daemon's, which the kernel would kill in a moment
+            case "signal":
+                os.kill(self._daemon, signal.Signals[f"SIG{action.word}"])
+            case "sleep":
+                time.sleep(float(action.word))
+            case "errno":
+                number = int(getattr(errno, action.word))
+                raise OSError(number, os.strerror(number))
+        return action.kind == "drop"

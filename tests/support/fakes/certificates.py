@@ -13,7 +13,7 @@ class FakeCertificates:
         self.fresh = False
         self.broken: str | None = None
 
-    def reload(self) -> bool:
+    async def reload(self) -> bool:
         self.looks += 1
         if self.broken:
             raise UsageError(self.broken)

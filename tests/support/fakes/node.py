@@ -39,17 +39,21 @@ def value(address: str, backend: str = "host-gw") -> bytes:
 
 
 class MemoryFile:
-    """``ports.SubnetFile`` in memory; ``broken`` is raised by writes while it is set."""
+    """``ports.SubnetFile`` in memory; ``broken`` is raised by writes while it is set, ``exposed`` is its exposure."""
 
     def __init__(self, text: str | None = None) -> None:
         self.text = text
         self.writes = 0
         self.broken: OSError | None = None
+        self.exposed = ""
 
-    def read(self) -> str | None:
+    async def read(self) -> str | None:
         return self.text
 
-    def write(self, text: str) -> bool:
+    async def exposure(self) -> str:
+        return self.exposed
+
+    async def write(self, text: str) -> bool:
         if self.broken:
             raise self.broken
         changed, self.text = text != self.text, text

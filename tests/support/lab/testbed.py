@@ -206,7 +206,7 @@ def launch(
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in (usual | changes).items() if value is not None]
     if failpoints is not None:
         program, env = "tests.support.failpoints", {PLAN: failpoints} | dict(env or {})
-    ours = {} if program == "pyflanneld" else {"PYTHONPATH": str(TREE)}
+    ours = {} if program == "pyflanneld" else {"PYTHONPATH": str(TREE), "GRPC_ENABLE_FORK_SUPPORT": "0"}  # as in cli.py
     variables = [f"{name}={value}" for name, value in (ours | dict(env or {})).items()]
     setup = ["sh", "-c", f'{prepare}; exec "$@"', "sh"] if prepare else []
     node.process.start("env", *variables, *setup, sys.executable, "-m", program, *flags, *more)
