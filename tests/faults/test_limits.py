@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -265,6 +266,14 @@ class Pen:
         self._folder.rmdir()
 
 
+def failing(journal: Journal, why: str) -> str:
+    """Wait until rules cannot be kept, for that reason; return the topic of the condition."""
+    failed = journal.wait("firewall.failed", timeout_s=30)["condition"]  # of those whose turn it was
+    found = re.match(rf"the rules for (\w+) cannot be kept: .*{why}", failed)
+    assert found
+    return f"firewall {found[1]}"
+
+
 def test_f95_no_process_and_no_thread_more(site: Lab, measured: Measured) -> None:
     """A limit that is reached while it runs: what cannot be started is reported and tried again, and nothing ends. A
     stop is one as ever."""
@@ -276,8 +285,7 @@ def test_f95_no_process_and_no_thread_more(site: Lab, measured: Measured) -> Non
     with Pen(f"pyflanneld-{site.name}") as pen:
         pen.put(pid)
         pen.close()
-        failed = journal.wait("firewall.failed", timeout_s=30)["condition"]
-        assert "cannot be started: Resource temporarily unavailable" in failed
+        topic = failing(journal, "cannot be started: Resource temporarily unavailable")
         journal.wait("metrics.file_failed", timeout_s=30)
         add_peer(site, SECOND)
         node.wait_routes(FIRST | SECOND, 10)
@@ -285,8 +293,8 @@ def test_f95_no_process_and_no_thread_more(site: Lab, measured: Measured) -> Non
         assert http_answer(node.namespace, METRICS_PORT, b"GET /routes HTTP/1.1\r\nHost: localhost\r\n\r\n")
         began = time.monotonic()
         pen.open()
-        for topic in ("firewall masquerading", "metrics_file"):
-            journal.wait("condition.resolved", timeout_s=60, topic=topic)
+        for one in (topic, "metrics_file"):
+            journal.wait("condition.resolved", timeout_s=60, topic=one)
         back_s = time.monotonic() - began
         assert node.ready()
         assert pid_of(node) == pid
@@ -329,12 +337,11 @@ def test_f96_a_firewall_program_leaves_a_child_and_prints_without_end(site: Lab,
     more, flooded_at = descriptors(pid) - held, time.monotonic()
     assert more <= 2  # one look may be under way
     flood.touch()
-    failed = journal.wait("firewall.failed", timeout_s=30)["condition"]
-    assert "iptables-save printed more than 32 MiB" in failed
+    topic = failing(journal, "iptables-save printed more than 32 MiB")
     grown_mb = (memory_bytes(pid) - before) / 1e6
     assert grown_mb < 60
     flood.unlink()
-    journal.wait("condition.resolved", timeout_s=60, topic="firewall masquerading")
+    journal.wait("condition.resolved", timeout_s=60, topic=topic)
     left = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     measured(f"{more:+d} descriptors after 5 s; {grown_mb:.0f} MB for 300 MB of output; {len(left)} children left; "
              f"well {time.monotonic() - flooded_at:.0f} s later")  # fmt: skip
