@@ -27,6 +27,7 @@ AUDITED = {
     "lab/process.py": {"subprocess"},
     "lab/run.py": {"subprocess"},
     "lab/topology.py": {"ctypes"},                  # setns
+    "netlink/__init__.py": {"import_module"},       # of the parts of pyroute2
     "system/prctl.py": {"ctypes"},                  # prctl, capget and capset: rights, the end of a start script
 }  # fmt: skip
 """What each may, and why."""
