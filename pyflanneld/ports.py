@@ -169,11 +169,12 @@ class Discovery(Protocol):
 
 
 class Change(enum.Flag):
-    """What has changed. The kernel reports the first two."""
+    """What has changed. The kernel reports the first two; the last: etcd has said that this host's key is gone."""
 
     ROUTES = enum.auto()
     LINKS = enum.auto()
     PEERS = enum.auto()
+    LEASE_GONE = enum.auto()
 
 
 class Kernel(Protocol):

@@ -68,7 +68,8 @@ class PeerWatcher:
             return
         snapshot = await self._context.registry.list_subnets(elsewhere=bool(self._node.guard.held))
         self._take(snapshot)
-        self._check_own(next((record for record in snapshot.records if record.name == self._own_name), None))
+        own = next((record for record in snapshot.records if record.name == self._own_name), None)
+        self._check_own(own, snapshot.revision)
 
     def _take(self, snapshot: Snapshot) -> None:
         """Fold a complete list in."""
@@ -137,7 +138,7 @@ class PeerWatcher:
                 name, at = event.record.name, event.record.mod_revision
             revision = max(revision, at)
             if name == self._own_name:
-                self._check_own(None if isinstance(event, Gone) else event.record)
+                self._check_own(None if isinstance(event, Gone) else event.record, at)
             else:
                 changed |= self._node.peers.apply(event)
         self._position = replace(self._position, revision=revision)
@@ -145,7 +146,9 @@ class PeerWatcher:
         if changed:
             self._node.wake.routes.set(Change.PEERS)
 
-    def _check_own(self, seen: Record | None) -> None:
-        """Wake the lease task when this host's key is not as it is known."""
-        if seen != self._node.lease.record:
-            self._node.wake.lease.set()
+    def _check_own(self, seen: Record | None, revision: int) -> None:
+        """Wake the lease task when this host's key is not, at *revision*, as it is known."""
+        held = self._node.lease.record
+        if seen != held:
+            gone = seen is None and revision > held.mod_revision
+            self._node.wake.lease.set(Change.LEASE_GONE if gone else Change(0))

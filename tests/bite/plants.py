@@ -392,6 +392,10 @@ PLANTS: tuple[Plant, ...] = (
         LEASE,
     ),
     Plant(
+        "gone and ready", "a host whose key is gone from etcd goes on as if peers had a route to it",
+        "tasks.lease.renew:_lose_key", [call("report", "None")], LEASE,
+    ),
+    Plant(
         "blind retake", "a subnet is taken again although another host has leased an overlapping one",
         "tasks.lease.renew", [call("overlap", "False")], LEASE,
     ),

@@ -106,6 +106,7 @@ class Way:
     Attributes:
         mode: ``ok``, ``cut`` (no answer until the deadline) or ``refused`` (an error at once).
         latency_s: the most that a call takes.
+        refuses_writes: a quota, or a role without the right: what reads and deletes goes on.
     """
 
     mode: str = "ok"
@@ -119,6 +120,7 @@ class Way:
     travels: float = 0.0
     behind: float = 0.0
     fails_renewal: float = 0.0
+    refuses_writes: bool = False
 
 
 class _Signed:
@@ -148,6 +150,7 @@ class SimRegistry(FakeRegistry):
     Attributes:
         told: what the loop that follows the peers has been told through it.
         clock_s: the time of those who are told.
+        own_gone_s: since when etcd's last word about the node's own key is that it is gone.
     """
 
     def __init__(self, etcd: SimEtcd, rng: Random, note: Note | None = None) -> None:
@@ -158,6 +161,8 @@ class SimRegistry(FakeRegistry):
         self._rng = rng
         self._late: set[asyncio.Task[None]] = set()
         self.way = Way()
+        self.own_gone_s: float | None = None
+        self._own: Record | None = None
         self.awake = asyncio.Event()
         self.awake.set()
 
@@ -205,13 +210,36 @@ class SimRegistry(FakeRegistry):
             self.delivered = Delivered()
         self.delivered.take_list(listed, self.clock_s())
 
+    def told_of_own(self, record: Record | None) -> None:
+        """Take note of etcd's word about the node's own key."""
+        if record is not None:
+            self._own, self.own_gone_s = record, None
+        elif self._own is not None and self.own_gone_s is None:
+            self.own_gone_s = _now()
+
+    def _told_of_change(self, change: Put | Gone) -> None:
+        own = self._own
+        if isinstance(change, Gone) and own and change.name == own.name and change.revision > own.mod_revision:
+            self.told_of_own(None)
+
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         write = super().create_subnet
-        return await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed))
+        record = await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed))
+        if record is not None:
+            self.told_of_own(record)
+        return record
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
         write = super().rewrite_subnet
-        return await self._perhaps_late(lambda: write(held, value))
+        record = await self._perhaps_late(lambda: write(held, value))
+        if record is not None:
+            self.told_of_own(record)
+        return record
+
+    def _check_writable(self) -> None:
+        if self.way.refuses_writes:
+            raise RegistryUnavailable("sim: no space")
+        super()._check_writable()
 
     async def delete_subnet(self, held: Record) -> bool:
         write = super().delete_subnet
@@ -223,6 +251,7 @@ class SimRegistry(FakeRegistry):
         seen = await super().renew(held)
         self._cluster.prolong(held.lease_id)
         self._reply()
+        self.told_of_own(seen.record)
         return seen
 
     def _watching(self, since: Snapshot, prefix: bytes) -> _FakeWatch:
@@ -271,6 +300,8 @@ class _SimWatch(_FakeWatch):
                 self._told.extend(kept)
                 events = kept + again + old
                 if self._prefix == SUBNETS:
+                    for change in events:
+                        self._sim._told_of_change(change)
                     self._sim.delivered.take_events(events, self._sim.clock_s())
                 return events
 

@@ -23,6 +23,7 @@ _MARGIN_S = 3.0
 _RESYNC_S = 60.0  # nobody here touches the firewall
 _EXPECTED_ENDS = (LeaseLost, KernelError, Killed)
 _READY = "READY=1"
+_HEARD_S = 20.0
 _STOPPED_S = 75.0  # what the routes loop may take, threefold, and the time until it looks at the kernel at all
 
 
@@ -86,6 +87,7 @@ class SimNode(FakeNode):
         self._uncertain = False
         self._retaken = 0
         self._hung_at_s = self._joined_s = math.inf
+        self._thawed_s = 0.0
         self._checked: object = None
         self._checked_file: bytes | None = None
         self.registry = self._client()
@@ -195,6 +197,7 @@ class SimNode(FakeNode):
     def thaw(self) -> None:
         """Let it go on."""
         self._hung_at_s = math.inf
+        self._thawed_s = asyncio.get_running_loop().time()
         self.sim.awake.set()
         self.fib.awake.set()
 
@@ -290,10 +293,17 @@ class SimNode(FakeNode):
             raise spec.Violation(f"I19: {self.name} says that it lives, while the kernel has not answered it")
         if self.ready:
             self._check_published("is ready")
+            self._check_told(now_s)
             if self.stands_in:
                 raise spec.Violation(f"readiness: {self.name} is ready by what it has saved")
             if node.guard.held:
                 raise spec.Violation(f"readiness: {self.name} is ready although the guard holds routes")
+
+    def _check_told(self, now_s: float) -> None:
+        """Nobody is ready whose key is gone by etcd's own word; a call that is under way may end first."""
+        gone_s = self.sim.own_gone_s
+        if gone_s is not None and self.sim.awake.is_set() and now_s > max(gone_s, self._thawed_s) + _HEARD_S:
+            raise spec.Violation(f"readiness: {self.name} is ready, and etcd has said that its key is gone")
 
     def _check_published(self, what: str) -> None:
         """I17, I41: nobody hears that the node is ready before the file is there, and about its lease."""

@@ -6,9 +6,9 @@ from ipaddress import IPv4Interface
 import pytest
 
 from pyflanneld.core.link.selection import Link
-from pyflanneld.errors import LeaseLost, RegistryUnavailable, UnsupportedConfig
+from pyflanneld.errors import LeaseLost, RegistryDenied, RegistryError, RegistryUnavailable, UnsupportedConfig
 from tests.support.fakes.node import CONFIG, FakeNode, value
-from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.registry import SUBNETS, Event, FakeEtcd
 from tests.support.fakes.virtual_time import run, until
 
 PINNED = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
@@ -70,6 +70,70 @@ def test_vanished_key_is_taken_again_at_once() -> None:
             await until(lambda: node.ready, 1)
             assert node.file.writes == 0
             assert node.log.count("lease.retaken") == 2
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("error", [RegistryUnavailable("database space exceeded"), RegistryDenied("permission denied")])
+def test_vanished_key_that_cannot_be_put_back(error: RegistryError) -> None:
+    """Not ready from etcd's word that the key is gone until it is back; every report says so and what to do."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            node.registry.refusal = error
+            etcd.delete(OWN)
+            await until(lambda: not node.ready, 1)
+            await asyncio.sleep(600)
+            assert not node.ready
+            assert "no peer has a route here" in node.why_not
+            assert node.daemon is not None
+            report = node.daemon.status_source.status()
+            assert report.lease is not None
+            assert (report.lease.absent, report.lease.confirmed, report.lease.left_s) == (True, False, 0.0)
+            [finding] = [one for one in report.findings if one.event == "lease.vanished"]
+            assert finding.blocks
+            assert "etcd refuses the write" in finding.hint
+            assert node.log.count("lease.vanished") <= 3
+            node.registry.refusal = None
+            await until(lambda: node.ready, 45)
+            assert held(etcd) == {OWN: value("192.168.14.21")}
+
+    run(scenario())
+
+
+def test_gone_by_the_watch_alone() -> None:
+    """What the watch says counts, whatever becomes of the calls: lists and reads miss their deadline."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            node.registry.fail_next(10_000)
+            etcd.delete(OWN)
+            await until(lambda: not node.ready, 1)
+            await asyncio.sleep(300)
+            assert "is gone from etcd" in node.why_not
+
+    run(scenario())
+
+
+def test_an_old_word_of_the_watch_is_none() -> None:
+    """A deletion from before the key was taken again, told late, says nothing."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            etcd.delete(OWN)
+            await until(lambda: OWN in held(etcd), 1)
+            await asyncio.sleep(1)
+            told = node.log.count("lease.vanished")
+            etcd._tell(Event(etcd.records()[0].create_revision - 1, SUBNETS + OWN, None))
+            await asyncio.sleep(1)
+            assert node.ready
+            assert node.log.count("lease.vanished") == told
 
     run(scenario())
 

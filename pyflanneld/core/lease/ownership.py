@@ -31,6 +31,7 @@ class OwnLease:
         record: the key as it was last read.
         public_ip: the address that its value carries.
         ipv6: its IPv6 subnet, and *public_ipv6* the address for that, in a dual-stack network.
+        absent: whether etcd has said that the key is gone, and not yet that it is back.
         ttl_s: the last granted time to live in seconds, infinite for a reservation.
         confirmed_at_s: when it was last proved to be ours, on the clock that does not stop in suspend.
         confirmed_until_s: until when that proof holds.
@@ -44,6 +45,7 @@ class OwnLease:
     confirmed_until_s: float
     ipv6: IPv6Network | None = None
     public_ipv6: IPv6Address | None = None
+    absent: bool = False
 
     @property
     def key(self) -> SubnetKey:
@@ -106,6 +108,11 @@ def confirmed(
     ttl = inf if record.lease_id == 0 else ttl_s or 0.0
     until_s = sent_at_s + ttl - DRIFT_MARGIN_S
     return OwnLease(subnet, public_ip, record, ttl, sent_at_s, until_s, ipv6, public_ipv6)
+
+
+def vanished(held: OwnLease) -> OwnLease:
+    """Return *held* whose key is gone, by etcd's word: whatever was granted, nothing is proved from now on."""
+    return replace(held, absent=True, confirmed_until_s=-inf)
 
 
 def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) -> Assessment:

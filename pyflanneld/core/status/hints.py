@@ -25,7 +25,7 @@ CONDITIONS: Mapping[str, str] = {
     "lease.exhausted": "Delete leases of hosts that are gone (`pyflanneld leases`), or make the network larger.",
     "lease.shared": "Find the other host with that address (a clone?); give one of them another, and restart it.",
     "lease.unreadable": "Delete that key in etcd: this node creates it again, with the same subnet.",
-    "lease.vanished": "Nothing: it is created again. If it happens often, check etcd's clock and who deletes keys.",
+    "lease.vanished": "If it lasts, etcd refuses the write: see the line about etcd (space: `etcdctl alarm list`, rights).",
     "link.address_missing": "Give the interface that address again, or start with another --public-ip.",
     "link.down": "Set the interface up, or plug in its cable: `ip link show`.",
     "link.missing": "Bring the interface back, or correct --iface.",

@@ -21,8 +21,10 @@ from pyflanneld.core.lease.ownership import (
     assess,
     confirmed,
     renewal_interval_s,
+    vanished,
 )
 from pyflanneld.errors import LeaseLost, RegistryError
+from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node, publish
 from pyflanneld.state.wakeup import set_within
@@ -50,6 +52,8 @@ async def renew_lease(context: Context, node: Node, *, found: bool = False) -> N
         delay_s = jittered(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
         context.liveness.beat("lease", delay_s + RETRY_CAP_S)
         await node.wake.lease.wait(delay_s)
+        if node.wake.lease.take(Change.LEASE_GONE):
+            _lose_key(context, node)
         if duplicates is not None:
             await duplicates.check()
         proved = await _verify(context, node)
@@ -133,12 +137,18 @@ async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLe
     return True
 
 
+def _lose_key(context: Context, node: Node) -> None:
+    """Go by etcd's word that this host's key is gone: no peer routes here any more, and others may take the subnet."""
+    node.lease = vanished(node.lease)
+    text = f"the lease of {node.lease.key} is gone from etcd, so that no peer has a route here; taking it again"
+    context.conditions.report("lease", "lease.vanished", text)
+
+
 async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     """Create the vanished key again, the same subnet; nothing changes on this host."""
+    _lose_key(context, node)
     key, name = node.lease.key, node.lease.record.name
     subnet = key.ipv4
-    text = f"the lease of {subnet} is gone from etcd; taking it again"
-    context.conditions.report("lease", "lease.vanished", text, blocks=False)
     for race in count():
         snapshot = await context.registry.list_subnets()
         if any(record.name == name for record in snapshot.records):
@@ -154,6 +164,7 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
             node.lease = confirmed(
                 subnet, attrs.public_ip, record, TTL_S, sent_at_s, ipv6=key.ipv6, public_ipv6=attrs.public_ipv6
             )
+            node.wake.lease.take(Change.LEASE_GONE)
             context.conditions.resolve("lease")
             context.counters.retaken += 1
             context.log.warning("lease.retaken", subnet=str(subnet), revision=record.create_revision)

@@ -8,6 +8,7 @@ Leases do not expire: they end when a test revokes them (``revoke``).
     registry = FakeRegistry(etcd)
     registry.fail_next(3)          # three calls fail before they do anything
     registry.lose_next_reply()     # the next write happens, and its caller gets no reply
+    registry.refusal = RegistryUnavailable("...")  # writes fail, deletions pass: etcd is at its quota
     registry.down = RegistryUnavailable("...")   # every call and every watch fails until this is None again
     registry.cut_watches()         # open watches end; new ones work
     etcd.compact()                 # positions before now are gone
@@ -188,6 +189,7 @@ class FakeRegistry:
         self._down: RegistryError | None = None
         self._failures: list[RegistryError] = []
         self._lose_reply = False
+        self.refusal: RegistryError | None = None
         self._watches: dict[_FakeWatch, None] = {}  # in the order of their opening, so that two runs are alike
 
     # -- controls
@@ -252,6 +254,7 @@ class FakeRegistry:
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         await self._arrive()
+        self._check_writable()
         if any(record.create_revision > listed.revision or record.name == name for record in self.etcd.records()):
             return None
         record = self.etcd.put(name, value, lease_id=self.etcd.grant(ttl_s))
@@ -260,6 +263,7 @@ class FakeRegistry:
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
         await self._arrive()
+        self._check_writable()
         if not self._unchanged(held):
             return None
         record = self.etcd.put(held.name, value, lease_id=held.lease_id)
@@ -340,6 +344,10 @@ class FakeRegistry:
             raise _again(self._down)
         if self._failures:
             raise self._failures.pop(0)
+
+    def _check_writable(self) -> None:
+        if self.refusal is not None:
+            raise _again(self.refusal)
 
     def _reply(self) -> None:
         if self._lose_reply:
