@@ -90,6 +90,10 @@ class Registry(Protocol):
         """Change the value of *held* and nothing else, provided that nobody changed it; ``None`` if somebody did."""
         ...
 
+    async def put_on_own_lease(self, held: Record, *, ttl_s: int) -> Record | None:
+        """Give *held* a TTL that is nobody else's, *ttl_s* long, provided that nobody changed it; else ``None``."""
+        ...
+
     async def delete_subnet(self, held: Record) -> bool:
         """Delete *held*, provided that nobody changed it; return whether it was deleted."""
         ...

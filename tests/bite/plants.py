@@ -396,6 +396,10 @@ PLANTS: tuple[Plant, ...] = (
         "tasks.lease.renew:_lose_key", [call("report", "None")], LEASE,
     ),
     Plant(
+        "short lease adopted", "a key that somebody has put on an etcd lease of 10 s stays there",
+        "tasks.lease.renew", [assigned("SHORT", "0.0")], LEASE,
+    ),
+    Plant(
         "blind retake", "a subnet is taken again although another host has leased an overlapping one",
         "tasks.lease.renew", [call("overlap", "False")], LEASE,
     ),

@@ -425,6 +425,28 @@ class TestRewrite:
         assert (await bench.registry.list_subnets()).records == before
 
 
+class TestPutOnOwnLease:
+    async def test_the_ttl_is_ours(self, bench: Bench) -> None:
+        """The key hangs on another lease, of the full time; value and age stay."""
+        held = await made(bench)
+        if bench.leases_outlive_keys:
+            await bench.put(b"subnets/" + A, held.value, lease_id=await bench.grant(100))
+            (held,) = (await bench.registry.list_subnets()).records
+        record = await bench.registry.put_on_own_lease(held, ttl_s=DAY_S)
+        assert record is not None
+        assert (record.value, record.create_revision) == (held.value, held.create_revision)
+        assert (await bench.registry.list_subnets()).records == (record,)
+        assert (await bench.registry.renew(record)).ttl_s == DAY_S
+
+    async def test_never_over_others(self, bench: Bench) -> None:
+        """What somebody changed stays as it is."""
+        held = await made(bench)
+        await bench.put(b"subnets/" + A, b"theirs")
+        before = (await bench.registry.list_subnets()).records
+        assert await bench.registry.put_on_own_lease(held, ttl_s=DAY_S) is None
+        assert (await bench.registry.list_subnets()).records == before
+
+
 class TestDelete:
     async def test_deletes(self, bench: Bench) -> None:
         """The key is gone, and the second time there is nothing to delete."""

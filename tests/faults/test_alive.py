@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from pyflanneld.lab.cluster import Lab
+from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import attempt, until
 from tests.faults.conftest import Measured
@@ -45,3 +46,53 @@ def test_f103_own_key_gone_and_no_space(site: Lab, measured: Measured) -> None:
     assert pid_of(node) == pid
     restart(site)
     measured(f"not ready {gone_s:.1f} s after the key was gone; ready again {back_s:.1f} s after there is space")
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["at run time", "before a start"])
+def test_f104_own_key_put_on_a_short_etcd_lease(cluster: Lab, restarted: bool, measured: Measured) -> None:
+    """Somebody puts the own key again on an etcd lease of 10 s: it is taken back to one of our own, with a word; peers
+    keep their route, and the lease that is left over serves the next time."""
+    node, store = cluster.nodes[0], store_of(cluster)
+    key, journal = lease_key(node.subnet), Journal(node)
+    before, peer = store.kv(key), cluster.nodes[1]
+    assert before is not None
+    with RouteMonitor(peer) as monitor:
+        if restarted:
+            node.kill()
+        store.put(key, before.value, lease=store.grant(10))
+        if restarted:
+            launch(node)
+
+        def own_again() -> bool:
+            kv = store.kv(key)
+            return kv is not None and store.ttl(kv.lease)[1] == 86400
+
+        took_s = until(own_again, "on a lease of its own", 15, 0.05)
+        assert journal.wait("lease.taken_back")["was_ttl_s"] == 10
+        until(lambda: node.get("/readyz")[0] == 200, "ready", 10)
+        after = store.kv(key)
+        assert after is not None
+        assert (after.value, after.create_revision) == (before.value, before.create_revision)
+        assert restarted or after.lease == before.lease
+        assert monitor.messages() == ()
+    measured(f"{'found at the start' if restarted else 'at run time'}: taken back after {took_s:.1f} s")
+
+
+def test_f105_own_key_deleted_again_and_again(site: Lab, measured: Measured) -> None:
+    """Each time the same subnet is taken again, on the same etcd lease: nothing piles up."""
+    node = site.nodes[0]
+    launch(node)
+    node.wait_ready()
+    store, key = store_of(site), lease_key(node.subnet)
+    before = store.kv(key)
+    assert before is not None
+    for _ in range(20):
+        known = store.kv(key)
+        assert known is not None
+        store.delete(key)
+        until(lambda known=known: getattr(store.kv(key), "create_revision", 0) > known.create_revision, "back", 5, 0.02)
+    assert store.leases() == {before.lease: (key,)}
+    assert store.ttl(before.lease)[0] > 86400 - 10
+    assert node.stop() == 0
+    assert store.leases() == {before.lease: (key,)}
+    measured(f"after 20 deletions etcd has {len(store.leases())} lease")

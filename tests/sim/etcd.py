@@ -241,6 +241,10 @@ class SimRegistry(FakeRegistry):
             raise RegistryUnavailable("sim: no space")
         super()._check_writable()
 
+    async def put_on_own_lease(self, held: Record, *, ttl_s: int) -> Record | None:
+        write = super().put_on_own_lease
+        return await self._perhaps_late(lambda: write(held, ttl_s=ttl_s))
+
     async def delete_subnet(self, held: Record) -> bool:
         write = super().delete_subnet
         return await self._perhaps_late(lambda: write(held))

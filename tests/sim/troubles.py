@@ -24,6 +24,7 @@ OTHERS = 100
 """Where the addresses of hosts begin that are not ours to look into, such as those of Go daemons."""
 THIRDS = 16
 BOOT_S = 1.0
+SHORT_S = 10
 JUNK = (b"", b"null", b"[]", b"{", b"\xff\x00", b'{"PublicIP":"127.0.0.1","BackendType":"host-gw"}', b"x" * 70000)
 STRANGE = (
     b"foo", b"192.168.45.0-24&fd00::-64", b"x192.168.46.0-24", b"192.168.47.0-24x", b"192.168.30.7-24",
@@ -147,6 +148,15 @@ def delete_keys(world: "World") -> None:
         world.tamper()
         world.say(f"somebody deletes {record.name!r}")
         world.etcd.delete(record.name)
+
+
+def shorten(world: "World") -> None:
+    """Put a host's key again, as it is, on an etcd lease that ends soon unless somebody renews it."""
+    record = _some_record(world)
+    if record is not None and record.lease_id:
+        world.say(f"somebody puts {record.name!r} on a lease of {SHORT_S} s")
+        world.tamper()
+        world.etcd.put(record.name, record.value, lease_id=world.etcd.grant(SHORT_S))
 
 
 def put_junk(world: "World") -> None:
@@ -348,6 +358,6 @@ def _name(first: int, length: int) -> bytes:
 
 TROUBLES: tuple[Callable[["World"], None], ...] = (
     start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, elect, compact,
-    back_up_or_restore, revoke, delete_keys, put_junk, claim, take_over, reserve, other_peer, touch_route, touch_link,
-    renumber, refuse, spoil_disk,
+    back_up_or_restore, revoke, delete_keys, shorten, put_junk, claim, take_over, reserve, other_peer, touch_route,
+    touch_link, renumber, refuse, spoil_disk,
 )  # fmt: skip

@@ -25,7 +25,7 @@ from pyflanneld.tasks.lease import acquire, renew
 from tests.sim import spec
 from tests.sim.etcd import SimEtcd, Way
 from tests.sim.node import TTL_S, SimNode, _leaves, as_key
-from tests.sim.troubles import TROUBLES, other_peer
+from tests.sim.troubles import SHORT_S, TROUBLES, other_peer
 from tests.support.fakes.kernel import PROTO_STATIC
 from tests.support.fakes.node import lan
 from tests.support.fakes.virtual_time import run
@@ -166,7 +166,7 @@ class World:
 
     async def _expire_leases(self) -> None:
         while True:
-            await asyncio.sleep(self.etcd.until_next_end_s(at_most_s=TTL_S / 2))
+            await asyncio.sleep(self.etcd.until_next_end_s(at_most_s=SHORT_S / 2))
             self.etcd.expire()
 
     def _remember(self) -> None:
@@ -290,7 +290,15 @@ class World:
             held = [key for key in keys if spec.read_name(key.name) == node.lease]
             if len(held) != 1 or (spec.read_value(held[0].value) or (0, ""))[0] != node.as_host().address:
                 raise spec.Violation(f"I4: the lease of {node.name} is not in etcd as it should be: {held}")
+            if not self._lasts(node):
+                raise spec.Violation(f"I4: the lease of {node.name} ends when somebody else likes")
         spec.check_disjoint({node.name: node.lease for node in self.nodes if node.lease is not None})
+
+    def _lasts(self, node: SimNode) -> bool:
+        """Return whether a host's key has no TTL, or the full one."""
+        [record] = [one for one in self.etcd.records() if spec.read_name(one.name) == node.lease]
+        lease = self.etcd.state.leases.get(record.lease_id)
+        return not record.lease_id or (lease is not None and lease.ttl_s >= TTL_S)
 
     async def _restart(self) -> None:
         """I11: a restart writes nothing and changes no route."""

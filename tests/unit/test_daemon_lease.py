@@ -481,9 +481,53 @@ def test_suspend_is_noticed_and_the_lease_verified() -> None:
     run(scenario())
 
 
-def test_short_lease_is_tried_as_often_as_it_is_renewed() -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_key_on_a_short_etcd_lease_is_taken_back(restarted: bool) -> None:
+    """Somebody puts our key on an etcd lease of 10 s: it is put back on one of a day, once, and that is told."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        if restarted:
+            etcd.put(OWN, value("192.168.14.21"), lease_id=etcd.grant(10))
+        async with node.running():
+            if not restarted:
+                etcd.put(OWN, value("192.168.14.21"), lease_id=etcd.grant(10))
+            await until(lambda: node.log.count("lease.taken_back") == 1, 10)
+            await until(lambda: node.ready, 1)
+            [record] = etcd.records()
+            assert etcd.state.leases[record.lease_id].ttl_s == 86400
+            assert record.value == value("192.168.14.21")
+            revision = etcd.state.revision
+            await asyncio.sleep(3600)
+            assert etcd.state.revision == revision
+
+    run(scenario())
+
+
+def test_short_etcd_lease_while_etcd_takes_no_write() -> None:
+    """What cannot be put back is renewed and told, and put back when etcd takes writes again."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            node.registry.refusal = RegistryUnavailable("no space")
+            etcd.put(OWN, value("192.168.14.21"), lease_id=etcd.grant(10))
+            await until(lambda: "lease.shortened" in {one.event for one in node.conditions.open().values()}, 10)
+            await asyncio.sleep(120)
+            assert node.ready
+            node.registry.refusal = None
+            await until(lambda: node.log.count("lease.taken_back") == 1, 10)
+            assert "lease" not in node.conditions.open()
+
+    run(scenario())
+
+
+def test_short_lease_is_tried_as_often_as_it_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease that lives for 40 s is looked at every 4 s in an outage too: when etcd is back it does not run out while
     the daemon still waits."""
+    monkeypatch.setattr("pyflanneld.tasks.lease.renew.TTL_S", 40)
 
     async def scenario() -> None:
         etcd = cluster()

@@ -16,12 +16,15 @@ response may be lost, and then the outcome is unknown. The rules:
    **never revoke a lease to which a live key of ours may be attached** (flanneld v0.28.9 does so when a put fails, and
    deletes its own subnet if that put was in fact done).
 6. A spare is refreshed by a keep-alive before use, so that the new key starts with its full TTL.
+7. An etcd lease that has lost its key (somebody deleted it, or put it on another lease) is the spare for the same key:
+   a key that is deleted again and again costs one lease. Such a spare is never revoked, for others may use it.
 """
 
 import asyncio
 import contextlib
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -46,11 +49,13 @@ class SpareLease:
         lease_id: its ID, chosen by us.
         ttl_s: its time to live, in seconds.
         tried: names whose put with this lease may have happened or may still happen.
+        granted: whether this run has granted it, for nothing but keys of its own.
     """
 
     lease_id: int
     ttl_s: int
     tried: set[bytes] = field(default_factory=set)
+    granted: bool = True
 
 
 class Creator:
@@ -69,11 +74,28 @@ class Creator:
             alive = await self._settle()
             if alive is not None and alive.create_revision > listed.revision:
                 return None
-            try:
-                return await self._put(name, value, await self._lease(ttl_s), listed)
-            except LeaseNotFound:  # revoked by somebody else: nothing was done
-                self._spare = None
-                return await self._put(name, value, await self._lease(ttl_s), listed)
+            return await self._on_a_spare(ttl_s, lambda spare: guarded_put(self._keys, name, value, spare, listed))
+
+    async def move(self, held: Record, *, ttl_s: int) -> Record | None:
+        """Do what ``Registry.put_on_own_lease`` promises."""
+        async with self._lock:
+            alive = await self._settle()
+            if alive is not None:
+                return alive if alive.name == held.name else None
+            moved = await self._on_a_spare(ttl_s, lambda spare: unchanged_put(self._keys, held, held.value, spare))
+            return moved and replace(moved, create_revision=held.create_revision)
+
+    def offer(self, lease_id: int, ttl_s: int) -> None:
+        """Take an etcd lease that was just renewed and has lost its key as the spare, unless there is one."""
+        self._spare = self._spare or SpareLease(lease_id, ttl_s, granted=False)
+
+    async def _on_a_spare(self, ttl_s: int, request: Callable[[int], rpc.TxnRequest]) -> Record | None:
+        """Put a key by the *request* that an etcd lease leads to."""
+        try:
+            return await self._put(request, await self._lease(ttl_s))
+        except LeaseNotFound:  # revoked by somebody else: nothing was done
+            self._spare = None
+            return await self._put(request, await self._lease(ttl_s))
 
     async def close(self) -> None:
         """Revoke the spare, if there is one and if that is safe and quick."""
@@ -112,8 +134,10 @@ class Creator:
         answer = await self._caller.read(LEASE_KEEP_ALIVE, request)
         return answer.TTL > 0
 
-    async def _put(self, name: bytes, value: bytes, spare: SpareLease, listed: Snapshot) -> Record | None:
-        request = guarded_put(self._keys, name, value, spare.lease_id, listed)
+    async def _put(self, requested: Callable[[int], rpc.TxnRequest], spare: SpareLease) -> Record | None:
+        request = requested(spare.lease_id)
+        put = request.success[0].request_put
+        name, value = put.key.removeprefix(self._keys.subnets), put.value
         known = name in spare.tried
         spare.tried.add(name)
         try:
@@ -147,12 +171,11 @@ class Creator:
 
     async def _give_back(self) -> None:
         """Revoke the spare; its tried names were read just before, and no key is attached to it."""
-        if self._spare is None:
-            return
-        request = rpc.LeaseRevokeRequest(ID=self._spare.lease_id)
-        with contextlib.suppress(LeaseNotFound):
-            await self._caller.write(LEASE_REVOKE, request)
-        self._log.debug("lease.revoked", lease_id=self._spare.lease_id)
+        if self._spare is not None and self._spare.granted:
+            request = rpc.LeaseRevokeRequest(ID=self._spare.lease_id)
+            with contextlib.suppress(LeaseNotFound):
+                await self._caller.write(LEASE_REVOKE, request)
+            self._log.debug("lease.revoked", lease_id=self._spare.lease_id)
         self._spare = None
 
 
@@ -173,6 +196,19 @@ def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed
     absent = rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)
     put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=lease_id))
     return rpc.TxnRequest(compare=[nothing_new, absent], success=[put])
+
+
+def unchanged_put(keys: KeySpace, held: Record, value: bytes, lease_id: int) -> rpc.TxnRequest:
+    """Return the request to put the key of *held* if nobody has changed it."""
+    put = rpc.PutRequest(key=keys.key(held.name), value=value, lease=lease_id)
+    return if_unchanged(keys, held, rpc.RequestOp(request_put=put))
+
+
+def if_unchanged(keys: KeySpace, held: Record, operation: rpc.RequestOp) -> rpc.TxnRequest:
+    """Return the request to do *operation* if nobody has changed *held*."""
+    key, mod_revision = keys.key(held.name), held.mod_revision
+    unchanged = rpc.Compare(key=key, target=rpc.Compare.MOD, result=rpc.Compare.EQUAL, mod_revision=mod_revision)
+    return rpc.TxnRequest(compare=[unchanged], success=[operation])
 
 
 async def read_record(caller: Caller, keys: KeySpace, name: bytes) -> Record | None:

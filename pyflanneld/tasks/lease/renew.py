@@ -32,6 +32,8 @@ from pyflanneld.tasks.lease.duplicate_holder import SHORTEST_INTERVAL_S, Duplica
 
 RETRY_CAP_S = 30.0
 RESERVED_INTERVAL_S = 300.0
+SHORT = 0.5
+"""A lease that was granted for less than this share of flannel's TTL is none of flannel's."""
 
 
 async def renew_lease(context: Context, node: Node, *, found: bool = False) -> None:
@@ -106,7 +108,11 @@ async def _verify(context: Context, node: Node) -> bool:
 async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Assessment) -> bool:
     match finding:
         case Confirmed(lease=lease):
-            node.lease = lease
+            moved, node.lease = lease.record.lease_id != node.lease.record.lease_id, lease
+            if moved:
+                node.wake.lease.set()  # nobody has renewed that one yet
+            if 0 < lease.ttl_s < SHORT * TTL_S:
+                return await _take_back(context, node)
             context.conditions.resolve("lease")
             return True
         case Rewrite(lease=lease):
@@ -124,6 +130,26 @@ async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Assessm
             return False
         case _:
             assert_never(finding)
+
+
+async def _take_back(context: Context, node: Node) -> bool:
+    """Put the key on an etcd lease of our own: this one is none of flannel's, and ends in a short outage."""
+    lease = node.lease
+    sent_at_s = context.clock.now_s()
+    try:
+        record = await context.registry.put_on_own_lease(lease.record, ttl_s=TTL_S)
+    except RegistryError:
+        text = f"the lease of {lease.key} is on an etcd lease of {lease.ttl_s:.0f} s: a short outage would end it"
+        context.conditions.report("lease", "lease.shortened", text, blocks=False)
+        raise
+    if record is None:
+        return False
+    node.lease = confirmed(
+        lease.subnet, lease.public_ip, record, TTL_S, sent_at_s, ipv6=lease.ipv6, public_ipv6=lease.public_ipv6
+    )
+    context.conditions.resolve("lease")
+    context.log.warning("lease.taken_back", subnet=str(lease.key), was_ttl_s=lease.ttl_s, ttl_s=TTL_S)
+    return True
 
 
 async def _rewrite(context: Context, node: Node, attrs: LeaseAttrs, lease: OwnLease) -> bool:

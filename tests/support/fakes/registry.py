@@ -270,6 +270,9 @@ class FakeRegistry:
         self._reply()
         return record
 
+    async def put_on_own_lease(self, held: Record, *, ttl_s: int) -> Record | None:
+        return await self.rewrite_subnet(replace(held, lease_id=self.etcd.grant(ttl_s)), held.value)
+
     async def delete_subnet(self, held: Record) -> bool:
         await self._arrive()
         if not self._unchanged(held):
