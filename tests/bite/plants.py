@@ -396,6 +396,11 @@ PLANTS: tuple[Plant, ...] = (
         "tasks.lease.renew:_lose_key", [call("report", "None")], LEASE,
     ),
     Plant(
+        "fight over a key", "two hosts with one IPv4 address write their values against each other",
+        "tasks.lease.duplicate_holder:DuplicateHolder.may_write", [body("return True")],
+        ("tests/unit/test_daemon_dual_stack.py",),
+    ),
+    Plant(
         "short lease adopted", "a key that somebody has put on an etcd lease of 10 s stays there",
         "tasks.lease.renew", [assigned("SHORT", "0.0")], LEASE,
     ),

@@ -24,6 +24,7 @@ _RESYNC_S = 60.0  # nobody here touches the firewall
 _EXPECTED_ENDS = (LeaseLost, KernelError, Killed)
 _READY = "READY=1"
 _HEARD_S = 20.0
+_FIGHT_S, _FIGHTS = 10.0, 5  # a hand may renumber it, shorten it and spoil it at once
 _STOPPED_S = 75.0  # what the routes loop may take, threefold, and the time until it looks at the kernel at all
 
 
@@ -88,9 +89,19 @@ class SimNode(FakeNode):
         self._retaken = 0
         self._hung_at_s = self._joined_s = math.inf
         self._thawed_s = 0.0
+        self._changes: list[float] = []
         self._checked: object = None
         self._checked_file: bytes | None = None
         self.registry = self._client()
+
+    def _check_pace(self, before: Record) -> None:
+        """Nobody fights over a key: its holder changes it a few times in some seconds, and no more."""
+        now_s, key = asyncio.get_running_loop().time(), spec.read_value(before.value)
+        if key is None or not self.owns(key):
+            return
+        self._changes = [one for one in self._changes if one > now_s - _FIGHT_S] + [now_s]
+        if len(self._changes) > _FIGHTS:
+            raise spec.Violation(f"flap: {self.name} has written its key {len(self._changes)} times in {_FIGHT_S} s")
 
     def say(self, text: str) -> None:
         """Tell the world what this host does."""
@@ -352,7 +363,12 @@ class SimNode(FakeNode):
             same_lease = before.lease_id in self._granted - {0} or (
                 node is not None and node.lease.record.lease_id == before.lease_id != 0
             )
-            spec.check_written(as_key(before), after.value if after else None, same_lease, self._addresses)
+            lease = self._etcd.state.leases.get(before.lease_id)
+            spec.check_written(
+                as_key(before), after.value if after else None, same_lease, self._addresses,
+                was_short=lease is not None and lease.ttl_s < TTL_S and after is not None and after != before,
+            )  # fmt: skip
+            self._check_pace(before)
 
 
 _NOTHING = Record(b"nothing", b"", 0, 0, 0)

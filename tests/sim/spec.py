@@ -153,15 +153,18 @@ def check_created(new: Key, others: Iterable[Key]) -> None:
             raise Violation(f"I2: created {new.name!r} beside {other.name!r}")
 
 
-def check_written(before: Key, after: bytes | None, same_lease: bool, addresses: Collection[int]) -> None:
+def check_written(
+    before: Key, after: bytes | None, same_lease: bool, addresses: Collection[int], *, was_short: bool = False
+) -> None:
     """I3: a key is changed or deleted only by the one whose address it carries, or whose lease it hangs on.
 
-    I10: what is there already is not written again; and what an operator has reserved is not deleted (*after* is None).
+    I10: what is there already is not written again, but onto a lease of its own from one that *was_short*; and what an
+    operator has reserved is not deleted (*after* is None).
     """
     said = read_value(before.value)
     if not same_lease and (said is None or said[0] not in addresses):
         raise Violation(f"I3: wrote {before.name!r}, which says {before.value[:80]!r}")
-    if after == before.value:
+    if after == before.value and not was_short:
         raise Violation(f"I10: wrote {before.name!r} again as it was")
     if after is None and not before.leased:
         raise Violation(f"I3: deleted {before.name!r}, which is a reservation")

@@ -25,6 +25,7 @@ OTHERS = 100
 THIRDS = 16
 BOOT_S = 1.0
 SHORT_S = 10
+TWIN_S = 3.0
 JUNK = (b"", b"null", b"[]", b"{", b"\xff\x00", b'{"PublicIP":"127.0.0.1","BackendType":"host-gw"}', b"x" * 70000)
 STRANGE = (
     b"foo", b"192.168.45.0-24&fd00::-64", b"x192.168.46.0-24", b"192.168.47.0-24x", b"192.168.30.7-24",
@@ -148,6 +149,29 @@ def delete_keys(world: "World") -> None:
         world.tamper()
         world.say(f"somebody deletes {record.name!r}")
         world.etcd.delete(record.name)
+
+
+def twin(world: "World") -> None:
+    """Have another host with the IPv4 address of one, and an IPv6 address of its own, hold the same lease for a while.
+
+    It writes its value as often as that of the other stands there.
+    """
+    node = world.some()
+    said = value(f"192.168.14.{node.host}").replace(b":null", b':"fd00::99"')
+    world.say(f"another host has the address of {node.name}")
+    world.tamper()
+    end_s = asyncio.get_running_loop().time() + TWIN_S
+
+    def write() -> None:
+        loop = asyncio.get_running_loop()
+        for record in world.etcd.records():
+            theirs = spec.read_value(record.value) == (spec.address(f"192.168.14.{node.host}"), "host-gw")
+            if theirs and record.value != said and record.lease_id:
+                world.etcd.put(record.name, said, lease_id=record.lease_id)
+        if loop.time() < end_s:
+            loop.call_later(0.01, write)
+
+    write()
 
 
 def shorten(world: "World") -> None:
@@ -358,6 +382,6 @@ def _name(first: int, length: int) -> bytes:
 
 TROUBLES: tuple[Callable[["World"], None], ...] = (
     start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, elect, compact,
-    back_up_or_restore, revoke, delete_keys, shorten, put_junk, claim, take_over, reserve, other_peer, touch_route,
-    touch_link, renumber, refuse, spoil_disk,
+    back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, claim, take_over, reserve, other_peer,
+    touch_route, touch_link, renumber, refuse, spoil_disk,
 )  # fmt: skip

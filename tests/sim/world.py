@@ -21,7 +21,7 @@ from unittest import mock
 from pyflanneld.errors import LeaseLost
 from pyflanneld.tasks import host as watchers
 from pyflanneld.tasks import peers
-from pyflanneld.tasks.lease import acquire, renew
+from pyflanneld.tasks.lease import acquire, duplicate_holder, renew
 from tests.sim import spec
 from tests.sim.etcd import SimEtcd, Way
 from tests.sim.node import TTL_S, SimNode, _leaves, as_key
@@ -35,6 +35,7 @@ STEPS = (10, 20, 20, 30, 40, 60)
 RELIST_S = (20.0, 60.0, 120.0, 300.0)
 ROUND_S = (0.0, 0.0, 5.0, 30.0)
 SETTLED_S = 2 * TTL_S + 10.0  # whatever was on its way has arrived: late writes, and leases that run out
+STAND_BACK_S = 70.0
 LOOK_S = 25.0
 TICK_S = 5.0
 CONFIG = (
@@ -86,6 +87,7 @@ def _scaled(world: "World") -> Iterator[None]:
     with (
         mock.patch.object(acquire, "TTL_S", TTL_S),
         mock.patch.object(renew, "TTL_S", TTL_S),
+        mock.patch.object(duplicate_holder, "STAND_BACK_S", STAND_BACK_S),
         mock.patch.object(watchers, "TICK_S", TICK_S),
         mock.patch.object(peers, "RELIST_S", world.relist_s),
         mock.patch.object(peers, "list_round_s", return_value=world.round_s),

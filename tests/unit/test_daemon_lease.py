@@ -371,6 +371,23 @@ def test_two_hosts_with_one_address() -> None:
     run(scenario())
 
 
+def test_clone_is_noticed_within_two_minutes() -> None:
+    """A second host with our address: both say so soon after it has started, and the second is not ready."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        first, second = FakeNode(etcd, env=PINNED), FakeNode(etcd, env=PINNED)
+        async with first.running():
+            await asyncio.sleep(100)
+            async with second.running():
+                took_s = await until(lambda: first.log.count("lease.shared") and second.log.count("lease.shared"), 600)
+                assert took_s <= 150
+                assert first.ready
+                assert "it has our public address, 192.168.14.21, too" in second.why_not
+
+    run(scenario())
+
+
 @pytest.mark.usefixtures("seldom_scanned")
 def test_own_renewals_are_nobody_elses() -> None:
     """A day with restarts, outages of etcd and new leaders, who begin every lease anew: no rival is seen."""

@@ -67,9 +67,14 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """It is ours, but its value is not what we publish: write ours, guarded."""
+    """It is ours, but its value is not what we publish: write ours, guarded.
+
+    Attributes:
+        other: what the value says where it is that of another host with our IPv4 address.
+    """
 
     lease: OwnLease
+    other: LeaseAttrs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,8 @@ def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float)
     )
     if attrs == publish:
         return Confirmed(replace(proved, public_ip=publish.public_ip, public_ipv6=publish.public_ipv6))
-    return Rewrite(proved)
+    others = attrs is not None and attrs.public_ipv6 not in (publish.public_ipv6, held.public_ipv6)
+    return Rewrite(proved, attrs if others else None)
 
 
 def renewal_interval_s(ttl_s: float, margin_s: float) -> float:

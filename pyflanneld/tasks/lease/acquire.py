@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from itertools import count
+from math import inf
 from random import Random
 
 from pyflanneld.core.backoff import backoff, jittered, race_pause_s
@@ -124,6 +125,8 @@ async def _reuse(context: Context, request: LeaseRequest, record: Record, key: S
         case Confirmed(lease=lease):
             context.log.info("lease.reused", subnet=str(key), reserved=lease.reserved)
             return lease
+        case Rewrite(lease=lease, other=LeaseAttrs()):  # the lease task decides whether to write over that
+            return replace(lease, confirmed_until_s=-inf)
         case Rewrite(lease=lease):
             await context.registry.rewrite_subnet(lease.record, encode_value(request.attrs, context.registry.api))
             return None

@@ -28,7 +28,7 @@ from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node, publish
 from pyflanneld.state.wakeup import set_within
-from pyflanneld.tasks.lease.duplicate_holder import SHORTEST_INTERVAL_S, DuplicateHolder
+from pyflanneld.tasks.lease.duplicate_holder import DuplicateHolder
 
 RETRY_CAP_S = 30.0
 RESERVED_INTERVAL_S = 300.0
@@ -49,29 +49,21 @@ async def renew_lease(context: Context, node: Node, *, found: bool = False) -> N
     """
     waits, proved = _waits(context, node), True
     await set_within(node.progress.routes, 1.0)  # the first routes come first
-    duplicates = await _watch_duplicates(context, node, found=found)
+    duplicates = DuplicateHolder(context, node, found=found)
+    await duplicates.check()
+    if node.lease.confirmed_until_s < context.clock.now_s():
+        node.wake.lease.set()
     while True:
         delay_s = jittered(interval_s(context, node), 0.1, context.rng) if proved else next(waits)
         context.liveness.beat("lease", delay_s + RETRY_CAP_S)
-        await node.wake.lease.wait(delay_s)
+        await duplicates.wait(delay_s)
         if node.wake.lease.take(Change.LEASE_GONE):
             _lose_key(context, node)
-        if duplicates is not None:
-            await duplicates.check()
-        proved = await _verify(context, node)
-        if duplicates is not None:
-            duplicates.renewed(proved=proved)
+        await duplicates.check()
+        proved = await _verify(context, node, duplicates)
+        duplicates.renewed(proved=proved)
         if proved:
             waits = _waits(context, node)
-
-
-async def _watch_duplicates(context: Context, node: Node, *, found: bool) -> DuplicateHolder | None:
-    """Return what watches for another host with our address; ``None`` where renewals are too frequent for that."""
-    if interval_s(context, node) < SHORTEST_INTERVAL_S:
-        return None
-    duplicates = DuplicateHolder(context, node, found=found)
-    await duplicates.check()
-    return duplicates
 
 
 def interval_s(context: Context, node: Node) -> float:
@@ -86,7 +78,7 @@ def _waits(context: Context, node: Node) -> Iterator[float]:
     return backoff(1.0, min(RETRY_CAP_S, interval_s(context, node)), context.rng)
 
 
-async def _verify(context: Context, node: Node) -> bool:
+async def _verify(context: Context, node: Node, duplicates: DuplicateHolder) -> bool:
     """Renew and read once; return whether the lease is proved to be ours."""
     membership, choice, links = node.membership, node.choice, node.links
     attrs = publish(context.settings, membership, choice, links) or membership.lease_attrs(
@@ -95,7 +87,7 @@ async def _verify(context: Context, node: Node) -> bool:
     sent_at_s = context.clock.now_s()
     try:
         seen = await context.registry.renew(node.lease.record)
-        proved = await _act(context, node, attrs, assess(node.lease, attrs, seen, sent_at_s))
+        proved = await _act(context, node, duplicates, attrs, assess(node.lease, attrs, seen, sent_at_s))
     except RegistryError as error:
         context.registry_failed("lease", error, blocks=False)
         context.counters.renewals[False] += 1
@@ -105,7 +97,9 @@ async def _verify(context: Context, node: Node) -> bool:
     return proved
 
 
-async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Assessment) -> bool:
+async def _act(
+    context: Context, node: Node, duplicates: DuplicateHolder, attrs: LeaseAttrs, finding: Assessment
+) -> bool:
     match finding:
         case Confirmed(lease=lease):
             moved, node.lease = lease.record.lease_id != node.lease.record.lease_id, lease
@@ -114,9 +108,13 @@ async def _act(context: Context, node: Node, attrs: LeaseAttrs, finding: Assessm
             if 0 < lease.ttl_s < SHORT * TTL_S:
                 return await _take_back(context, node)
             context.conditions.resolve("lease")
+            duplicates.has_our_value()
             return True
-        case Rewrite(lease=lease):
-            return await _rewrite(context, node, attrs, lease)
+        case Rewrite(lease=lease, other=other):
+            if other is None or duplicates.may_write(other):
+                return await _rewrite(context, node, attrs, lease)
+            node.lease = lease
+            return True
         case Retake():
             return await _retake(context, node, attrs)
         case HeldByOther(by=holder):
