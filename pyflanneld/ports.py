@@ -79,10 +79,12 @@ class Registry(Protocol):
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         """Create the key with a TTL, provided that nothing that may overlap it was created since *listed*.
 
-        On v3, any new key counts as overlapping; v2, which has no transactions, may accept one that does not overlap.
+        What overlaps is refused, and so may be what only looks like it. A creation of this client whose outcome was
+        unknown either shows in a list before another one succeeds, or never happens.
 
         Returns:
-            The new record; ``None`` when something was created in the meantime (list again and choose again).
+            The new record; ``None`` when something was created in the meantime: choose another one, by this list or a
+            newer one.
         """
         ...
 
@@ -126,7 +128,7 @@ class Administration(Protocol):
         ...
 
     async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
-        """Create the key without a TTL, provided that no key was created since *listed*; else ``None``."""
+        """Create the key without a TTL, provided that nothing overlapping was created since *listed*; else ``None``."""
         ...
 
     async def make_reservation(self, held: Record) -> Record | None:

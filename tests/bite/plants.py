@@ -396,6 +396,19 @@ PLANTS: tuple[Plant, ...] = (
         "tasks.lease.renew:_lose_key", [call("report", "None")], LEASE,
     ),
     Plant(
+        "covering name unguarded", "a subnet is created although one that covers it has come since the list",
+        "core.lease.overlapping_names:overlapping_names", [call("range", "()")],
+        ("tests/unit/test_overlapping_names.py", *ETCD),
+    ),
+    Plant(
+        "late put", "a creation of unknown outcome may still happen when another one has succeeded",
+        "etcd.v3.leases:Creator.create", [drop_call("_give_back")], ETCD,
+    ),
+    Plant(
+        "flapping condition", "what a list has shown to work counts as working, although every write is refused",
+        "tasks.lease.acquire:acquire", [call("decide", "value if context.registry_works('acquire') else value")], LEASE,
+    ),
+    Plant(
         "fight over a key", "two hosts with one IPv4 address write their values against each other",
         "tasks.lease.duplicate_holder:DuplicateHolder.may_write", [body("return True")],
         ("tests/unit/test_daemon_dual_stack.py",),

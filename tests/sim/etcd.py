@@ -9,6 +9,7 @@ happens after its caller has given up, a watch that repeats events, is late, or 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
@@ -160,6 +161,7 @@ class SimRegistry(FakeRegistry):
         self._cluster = etcd
         self._rng = rng
         self._late: set[asyncio.Task[None]] = set()
+        self._late_creations: dict[asyncio.Task[None], bytes] = {}
         self.way = Way()
         self.own_gone_s: float | None = None
         self._own: Record | None = None
@@ -223,8 +225,17 @@ class SimRegistry(FakeRegistry):
             self.told_of_own(None)
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
-        write = super().create_subnet
-        record = await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed))
+        others = [late for late, of in self._late_creations.items() if of != name]
+        if others:  # the lease that they would hang on is revoked, which has to succeed first
+            await self._arrive()
+            for late in others:
+                late.cancel()
+                del self._late_creations[late]
+        write, before = super().create_subnet, set(self._late)
+        try:
+            record = await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed))
+        finally:
+            self._late_creations |= dict.fromkeys(self._late - before, name)
         if record is not None:
             self.told_of_own(record)
         return record
@@ -272,10 +283,9 @@ class SimRegistry(FakeRegistry):
 
     async def _write_late(self, write: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(self._rng.uniform(0, LATE_S))
-        try:
-            await write()
-        except RegistryUnavailable:
-            return
+        with suppress(RegistryUnavailable):
+            record = await write()
+            self._made = record if isinstance(record, Record) else None
 
 
 class _SimWatch(_FakeWatch):

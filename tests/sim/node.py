@@ -103,6 +103,13 @@ class SimNode(FakeNode):
         if len(self._changes) > _FIGHTS:
             raise spec.Violation(f"flap: {self.name} has written its key {len(self._changes)} times in {_FIGHT_S} s")
 
+    def _check_second(self, made: Record) -> None:
+        """I2: nobody takes a second subnet, be it by a write that arrives late."""
+        for other in self._etcd.records():
+            same = spec.read_value(other.value) == spec.read_value(made.value)
+            if same and other.name != made.name and other.lease_id in self._granted - {0} and not self.sim.way.behind:
+                raise spec.Violation(f"I2: {self.name} has created {made.name!r} and holds {other.name!r}")
+
     def say(self, text: str) -> None:
         """Tell the world what this host does."""
         self._tell(f"{self.name} {text}")
@@ -355,6 +362,7 @@ class SimNode(FakeNode):
         self.say(f"{what} {(after or before or _NOTHING).name!r}")
         keys = self._history.now
         if before is None and after is not None:
+            self._check_second(after)
             self._held.add(spec.read_name(after.name) or (0, 0))
             self._granted.add(after.lease_id)
             spec.check_created(as_key(after), keys)

@@ -324,6 +324,42 @@ def test_fifty_nodes_at_once_get_fifty_subnets() -> None:
     run(scenario())
 
 
+def test_refused_creation_is_one_condition() -> None:
+    """Lists work and the write is refused: one condition that lasts, resolved when the write has succeeded."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd)
+        node.registry.refusal = RegistryUnavailable("database space exceeded")
+        async with node.running(ready=False):
+            await asyncio.sleep(3600)
+            assert "database space exceeded" in node.why_not
+            assert node.log.count("condition.resolved") == 0
+            assert node.log.count("etcd.unavailable") <= 5
+            node.registry.refusal = None
+            await until(lambda: node.ready, 15)
+            assert node.log.count("condition.resolved") == 1
+
+    run(scenario())
+
+
+def test_configuration_that_cannot_be_watched_is_one_condition() -> None:
+    """Reads work, there is no configuration, and no watch opens: one condition that lasts."""
+
+    async def scenario() -> None:
+        etcd = FakeEtcd()
+        node = FakeNode(etcd)
+        node.registry.watches_down = RegistryUnavailable("no watch")
+        async with node.running(ready=False):
+            await asyncio.sleep(600)
+            assert node.log.count("condition.resolved") == 0
+            node.registry.watches_down = None
+            etcd.put_config(CONFIG)
+            await until(lambda: node.ready, 15)
+
+    run(scenario())
+
+
 def full_cluster() -> FakeEtcd:
     """Return a cluster whose network has three subnets of /26, all of them leased."""
     etcd = FakeEtcd()

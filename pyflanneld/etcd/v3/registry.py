@@ -167,7 +167,7 @@ class EtcdV3Registry:
             await watch.close()
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
-        """Create the key with a TTL if nothing was created since *listed*; ``leases`` has the rules."""
+        """Create the key with a TTL if nothing that may overlap it is newer than *listed*; ``leases`` has the rules."""
         return await self._creator.create(name, value, ttl_s=ttl_s, listed=listed)
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
@@ -214,7 +214,7 @@ class EtcdV3Registry:
         return await times_to_live(self._caller, records)
 
     async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
-        """Create the key without a TTL if nothing was created since *listed*."""
+        """Create the key without a TTL if nothing that may overlap it is newer than *listed*."""
         return await create_without_ttl(self._caller, self._keys, name, value, listed)
 
     async def make_reservation(self, held: Record) -> Record | None:
