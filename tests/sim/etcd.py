@@ -37,11 +37,13 @@ class SimEtcd(FakeEtcd):
 
     Attributes:
         silent: changes reach no watch, ever.
+        deleted_at: the revision at which each subnet went last.
     """
 
     def __init__(self, changed: Callable[[], None] | None = None, ending: Callable[[int], None] | None = None) -> None:
         super().__init__()
         self.silent = False
+        self.deleted_at: dict[bytes, int] = {}
         self._deadlines: dict[int, float] = {}
         self._changed = changed or (lambda: None)
         self._ending = ending or (lambda _: None)
@@ -85,11 +87,14 @@ class SimEtcd(FakeEtcd):
 
     def restore(self, state: State) -> None:
         super().restore(state)
+        self.deleted_at.clear()
         self.elect()
         self._past.clear()
         self._changed()
 
     def _tell(self, event: Event) -> None:
+        if event.record is None:
+            self.deleted_at[event.key.removeprefix(SUBNETS)] = event.revision
         if not self.silent:
             super()._tell(event)
         self._past.append(self.snapshot())

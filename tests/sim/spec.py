@@ -137,18 +137,25 @@ class History:
     def took(self, subnet: Net, published: int) -> bool:
         """Return whether lately another key than its own claimed a part of *subnet*, or its own another address."""
         return any(
-            overlap(claimed, subnet) and (claimed != subnet or (read_value(key.value) or (0,))[0] != published)
+            overlap(claimed, subnet)
+            and (claimed != subnet or (read_value(key.value) or (0,))[0] != published)
+            and (claimed == subnet or read_value(key.value) is not None)
             for _, keys in self._states for key in keys if (claimed := read_name(key.name)) is not None
         )  # fmt: skip
 
 
-def check_created(new: Key, others: Iterable[Key]) -> None:
-    """I2: a created key is one of the leasable subnets and overlaps none that is there."""
+def check_created(new: Key, others: Iterable[Key], lost_at: int) -> None:
+    """I2: a created key is one of the leasable subnets and overlaps none that is there.
+
+    But it may be taken again beside one that cannot be read and came before it was lost, at the revision *lost_at*.
+    """
     subnet = read_name(new.name)
     if subnet is None or subnet[1] != 24 or not LOWEST <= subnet[0] <= HIGHEST or overlap(subnet, LAN):
         raise Violation(f"I2: created {new.name!r}, which is no leasable subnet")
     for other in others:
         claimed = read_name(other.name)
+        if read_value(other.value) is None and other.created < lost_at:
+            continue
         if claimed is not None and other.name != new.name and overlap(claimed, subnet):
             raise Violation(f"I2: created {new.name!r} beside {other.name!r}")
 

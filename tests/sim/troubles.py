@@ -194,6 +194,20 @@ def put_junk(world: "World") -> None:
     world.etcd.put(name, junk, lease_id=lease_id if world.rng.random() < 0.8 else 0)
 
 
+def put_junk_beside(world: "World") -> None:
+    """Write something unreadable under a name that overlaps a host's subnet, and delete its key."""
+    lease = world.some().lease
+    if lease is None:
+        return
+    first, length = lease
+    junk, own = _name(first, length + world.rng.choice((1, 2))), _name(first, length)
+    world.say(f"somebody writes junk to {junk!r} and deletes {own!r}")
+    world.tamper()
+    if SUBNETS + junk not in world.etcd.state.keys:
+        world.etcd.put(junk, world.rng.choice(JUNK[:5]))
+    world.etcd.delete(own)
+
+
 def claim(world: "World") -> None:
     """Claim what nobody may have, or what others have a part of, for a host that might be one."""
     record = _some_record(world)
@@ -382,6 +396,6 @@ def _name(first: int, length: int) -> bytes:
 
 TROUBLES: tuple[Callable[["World"], None], ...] = (
     start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, elect, compact,
-    back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, claim, take_over, reserve, other_peer,
-    touch_route, touch_link, renumber, refuse, spoil_disk,
+    back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, put_junk_beside, claim, take_over, reserve,
+    other_peer, touch_route, touch_link, renumber, refuse, spoil_disk,
 )  # fmt: skip

@@ -177,6 +177,47 @@ def test_vanished_key_whose_place_is_taken_is_lost() -> None:
     assert caught.group_contains(LeaseLost, match="overlaps")
 
 
+@pytest.mark.parametrize("name", [b"172.7.21.0-25", b"172.7.21.64-26", b"172.7.16.0-20"])
+def test_junk_that_was_there_before_costs_no_subnet(name: bytes) -> None:
+    """A key that overlaps ours and cannot be read came while ours was there: no host's; the vanished key comes back."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running() as task:
+            etcd.put(name, b"junk")
+            await asyncio.sleep(5)
+            etcd.delete(OWN)
+            await until(lambda: OWN in held(etcd), 5)
+            await until(lambda: node.ready, 5)
+            assert not task.done()
+
+    run(scenario())
+
+
+def test_junk_that_came_since_is_told_and_waited_out() -> None:
+    """A key that cannot be read and has come since ours vanished may be a live host's: nobody is pushed aside, and the
+    daemon neither ends nor moves."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running() as task:
+            node.registry.down = RegistryUnavailable("cut")
+            etcd.delete(OWN)
+            etcd.put(b"172.7.21.0-25", b"junk")
+            node.registry.down = None
+            await until(lambda: "overlaps it; delete it" in node.why_not, 60)
+            await asyncio.sleep(300)
+            assert not task.done()
+            assert OWN not in held(etcd)
+            etcd.delete(b"172.7.21.0-25")
+            await until(lambda: node.ready, 60)
+            assert held(etcd) == {OWN: value("192.168.14.21")}
+
+    run(scenario())
+
+
 @pytest.fixture
 def seldom_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel is read every ten minutes: days pass quickly then."""

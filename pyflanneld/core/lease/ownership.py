@@ -156,6 +156,15 @@ def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float)
     return Rewrite(proved, attrs if others else None)
 
 
+def is_junk(record: Record) -> bool:
+    """Return whether a key's value is none that a host has written: not readable, or without a host's address."""
+    attrs = record.lease.attrs
+    if attrs is None:
+        return True
+    ip = attrs.public_ip
+    return ip.is_unspecified or ip.is_loopback or ip.is_multicast or ip.is_reserved
+
+
 def renewal_interval_s(ttl_s: float, margin_s: float) -> float:
     """Return how long to wait between renewals, in seconds: a tenth of the TTL, five minutes, or the operator's margin.
 

@@ -23,6 +23,7 @@ CONDITIONS: Mapping[str, str] = {
     "saved_state.in_use": "Bring etcd back: until then others may take the subnet, and new peers have no route here.",
     "saved_state.unusable": "Bring etcd back; the start waits for it. A wrong clock may be set: it is read again.",
     "lease.exhausted": "Delete leases of hosts that are gone (`pyflanneld leases`), or make the network larger.",
+    "lease.overlapped": "Find out whose key that is; delete it if it is no host's: this one takes its subnet again.",
     "lease.shared": "Find the other host with that address (a clone?); give one of them another, and restart it.",
     "lease.shortened": "Find out who put this host's key on that etcd lease. It is put back once etcd takes writes.",
     "lease.unreadable": "Delete that key in etcd: this node creates it again, with the same subnet.",

@@ -7,7 +7,7 @@ from itertools import count
 from typing import assert_never
 
 from pyflanneld.core.backoff import backoff, jittered, race_pause_s
-from pyflanneld.core.etcd_types import Snapshot
+from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.families import Network, inside, overlap
 from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_value
 from pyflanneld.core.lease.ownership import (
@@ -20,6 +20,7 @@ from pyflanneld.core.lease.ownership import (
     Unreadable,
     assess,
     confirmed,
+    is_junk,
     renewal_interval_s,
     vanished,
 )
@@ -169,7 +170,10 @@ def _lose_key(context: Context, node: Node) -> None:
 
 
 async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
-    """Create the vanished key again, the same subnet; nothing changes on this host."""
+    """Create the vanished key again, the same subnet; nothing changes on this host.
+
+    What overlaps it and cannot be read is no host's, if it came while our key was there: no host would have taken it.
+    """
     _lose_key(context, node)
     key, name = node.lease.key, node.lease.record.name
     subnet = key.ipv4
@@ -177,9 +181,13 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
         snapshot = await context.registry.list_subnets()
         if any(record.name == name for record in snapshot.records):
             return False  # somebody put it there: read it again
-        other = _overlapping(snapshot, key, node.networks)
-        if other is not None:
-            raise LeaseLost(f"our lease has vanished, and our subnet {key} overlaps {other}, which is in etcd")
+        for other in _overlapping(snapshot, key, node.networks):
+            if not is_junk(other):
+                taken = f"our subnet {key} overlaps {other.lease.key}, which is in etcd"
+                raise LeaseLost(f"our lease has vanished, and {taken}")
+            if other.incarnation not in node.junk_beside:
+                _report_junk(context, node, other)
+                return False
         sent_at_s = context.clock.now_s()
         record = await context.registry.create_subnet(
             name, encode_value(attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
@@ -197,8 +205,15 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
     raise AssertionError("unreachable: count() does not end")
 
 
-def _overlapping(snapshot: Snapshot, key: SubnetKey, networks: Collection[Network]) -> SubnetKey | None:
-    """Return a lease that overlaps *key*; a half that claims all of a network of *networks* is nobody's lease."""
+def _report_junk(context: Context, node: Node, junk: Record) -> None:
+    """Report a key without a readable value that may have come after ours had gone: it may be a live host's."""
+    what = f"{junk.lease.key}, whose value cannot be read, overlaps it; delete it"
+    text = f"the lease of {node.lease.key} is gone from etcd, and {what}"
+    context.conditions.report("lease", "lease.overlapped", text, key=junk.name)
+
+
+def _overlapping(snapshot: Snapshot, key: SubnetKey, networks: Collection[Network]) -> Iterator[Record]:
+    """Yield what overlaps *key*; a half that claims all of a network of *networks* is nobody's lease."""
     own = [half for half in (key.ipv4, key.ipv6) if half is not None]
     for record in snapshot.records:
         other = record.lease.key
@@ -207,5 +222,4 @@ def _overlapping(snapshot: Snapshot, key: SubnetKey, networks: Collection[Networ
         theirs = [half for half in (other.ipv4, other.ipv6) if half is not None]
         sound = [half for half in theirs if not any(inside(network, half) for network in networks)]
         if any(overlap(one, half) for one in own for half in sound):
-            return other
-    return None
+            yield record
