@@ -405,6 +405,14 @@ PLANTS: tuple[Plant, ...] = (
         "etcd.v3.leases:Creator.create", [drop_call("_give_back")], ETCD,
     ),
     Plant(
+        "junk beside", "a key that cannot be read costs a host its subnet when its own key vanishes",
+        "tasks.lease.renew", [call("is_junk", "False")], LEASE,
+    ),
+    Plant(
+        "own elsewhere", "a peer keeps its route to a subnet that is reserved for this host by now",
+        "core.peers.validation:Validator", [reads("_published", "()")], PEERS,
+    ),
+    Plant(
         "flapping condition", "what a list has shown to work counts as working, although every write is refused",
         "tasks.lease.acquire:acquire", [call("decide", "value if context.registry_works('acquire') else value")], LEASE,
     ),

@@ -96,3 +96,20 @@ def test_f105_own_key_deleted_again_and_again(site: Lab, measured: Measured) -> 
     assert node.stop() == 0
     assert store.leases() == {before.lease: (key,)}
     measured(f"after 20 deletions etcd has {len(store.leases())} lease")
+
+
+def test_f108_junk_beside_and_the_own_key_gone(cluster: Lab, measured: Measured) -> None:
+    """A key that nobody can read was put over a part of our subnet: it is no host's, so ours is taken again."""
+    node, store = cluster.nodes[0], store_of(cluster)
+    key, pid, journal = lease_key(node.subnet), pid_of(node), Journal(node)
+    junk = lease_key(node.subnet).replace("-24", "-25")
+    store.put(junk, "junk")
+    journal.wait("peer.quarantined")
+    store.delete(key)
+    took_s = until(lambda: store.kv(key) is not None, "taken again", 5, 0.02)
+    until(lambda: node.get("/readyz")[0] == 200, "ready", 5)
+    assert pid_of(node) == pid
+    for peer in cluster.nodes[1:]:
+        peer.wait_routes(cluster.gateways_for(peer), 5)
+    store.delete(junk)
+    measured(f"the same subnet is taken again after {1000 * took_s:.0f} ms")

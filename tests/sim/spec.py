@@ -108,13 +108,6 @@ def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
     return routes
 
 
-def beside_own_elsewhere(routes: Mapping[Net, int], keys: Iterable[Key], host: Host) -> dict[Net, int]:
-    """Return *routes* but those that overlap another subnet said to be the host's own: a route from before may stay."""
-    named = [read_name(key.name) for key in keys if (read_value(key.value) or (0,))[0] == host.address]
-    own = [subnet for subnet in named if subnet is not None and subnet != host.own]
-    return {subnet: gateway for subnet, gateway in routes.items() if not any(overlap(subnet, one) for one in own)}
-
-
 class History:
     """What etcd has held, and when; only as far back as anything is checked by it."""
 

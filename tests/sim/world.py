@@ -283,8 +283,7 @@ class World:
             if not node.ready:
                 raise spec.Violation(f"liveness: {node.name} is not ready: {node.why_not}")
             host = node.as_host()
-            expected = spec.beside_own_elsewhere(spec.wanted(keys, host), keys, host)
-            routes = spec.beside_own_elsewhere(node.routes(), keys, host)
+            expected, routes = spec.wanted(keys, host), node.routes()
             if routes != expected:
                 raise spec.Violation(f"I5: {node.name} has [{_shown(routes)}] and not [{_shown(expected)}]")
             if node.sure_for_s() < TTL_S / 2:

@@ -44,7 +44,7 @@ CONDITIONS: Mapping[str, str] = {
 """By the log event of the condition."""
 
 QUARANTINED: Mapping[str, str] = {
-    "bad_gateway": "Correct that node: its PublicIP cannot be a peer's address. An old lease of this host expires.",
+    "bad_gateway": "Correct that node: its PublicIP cannot be a peer's address.",
     "bad_key": "Delete the key, it is no subnet: `etcdctl del`.",
     "bad_length": "Delete the lease: `pyflanneld leases release`.",
     "bad_value": "Find out who wrote that value; delete the key if it is no node's.",
@@ -54,6 +54,7 @@ QUARANTINED: Mapping[str, str] = {
     "not_an_object": "Find out who wrote that value; delete the key if it is no node's.",
     "not_json": "Find out who wrote that value; delete the key if it is no node's.",
     "outside_network": "Delete the lease, a leftover of another network: `pyflanneld leases release`.",
+    "own_elsewhere": "A reservation is taken at this host's next start; an old lease of it expires, or delete it.",
     "overlaps_older": "Delete one of the two leases: `pyflanneld leases` shows both.",
     "overlaps_own": "Find out whose lease it is: one subnet cannot be on two hosts.",
     "too_large": "Find out who wrote that value; delete the key if it is no node's.",
