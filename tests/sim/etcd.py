@@ -37,13 +37,13 @@ class SimEtcd(FakeEtcd):
 
     Attributes:
         silent: changes reach no watch, ever.
-        deleted_at: the revision at which each subnet went last.
+        beside: by subnet, every key that was there when it went: name and create revision.
     """
 
     def __init__(self, changed: Callable[[], None] | None = None, ending: Callable[[int], None] | None = None) -> None:
         super().__init__()
         self.silent = False
-        self.deleted_at: dict[bytes, int] = {}
+        self.beside: dict[bytes, set[tuple[bytes, int]]] = {}
         self._deadlines: dict[int, float] = {}
         self._changed = changed or (lambda: None)
         self._ending = ending or (lambda _: None)
@@ -86,15 +86,19 @@ class SimEtcd(FakeEtcd):
         return rng.choice((self.snapshot(), *self._past))
 
     def restore(self, state: State) -> None:
+        for name in self.state.keys.keys() - state.keys.keys():
+            self._gone(name.removeprefix(SUBNETS))
         super().restore(state)
-        self.deleted_at.clear()
         self.elect()
         self._past.clear()
         self._changed()
 
+    def _gone(self, name: bytes) -> None:
+        self.beside.setdefault(name, set()).update(record.incarnation for record in self.records())
+
     def _tell(self, event: Event) -> None:
         if event.record is None:
-            self.deleted_at[event.key.removeprefix(SUBNETS)] = event.revision
+            self._gone(event.key.removeprefix(SUBNETS))
         if not self.silent:
             super()._tell(event)
         self._past.append(self.snapshot())

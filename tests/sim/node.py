@@ -367,7 +367,7 @@ class SimNode(FakeNode):
             self._check_second(after)
             self._held.add(spec.read_name(after.name) or (0, 0))
             self._granted.add(after.lease_id)
-            spec.check_created(as_key(after), keys, self._etcd.deleted_at.get(after.name, 0))
+            spec.check_created(as_key(after), keys, self._etcd.beside.get(after.name, ()))
         elif before is not None:
             node = self.daemon._node if self.daemon is not None else None
             same_lease = before.lease_id in self._granted - {0} or (

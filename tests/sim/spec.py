@@ -137,17 +137,17 @@ class History:
         )  # fmt: skip
 
 
-def check_created(new: Key, others: Iterable[Key], lost_at: int) -> None:
+def check_created(new: Key, others: Iterable[Key], beside: Collection[tuple[bytes, int]]) -> None:
     """I2: a created key is one of the leasable subnets and overlaps none that is there.
 
-    But it may be taken again beside one that cannot be read and came before it was lost, at the revision *lost_at*.
+    But it may be taken again beside one that cannot be read and was there, *beside* it, when it was lost.
     """
     subnet = read_name(new.name)
     if subnet is None or subnet[1] != 24 or not LOWEST <= subnet[0] <= HIGHEST or overlap(subnet, LAN):
         raise Violation(f"I2: created {new.name!r}, which is no leasable subnet")
     for other in others:
         claimed = read_name(other.name)
-        if read_value(other.value) is None and other.created < lost_at:
+        if read_value(other.value) is None and (other.name, other.created) in beside:
             continue
         if claimed is not None and other.name != new.name and overlap(claimed, subnet):
             raise Violation(f"I2: created {new.name!r} beside {other.name!r}")

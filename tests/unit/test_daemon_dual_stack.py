@@ -72,7 +72,7 @@ def test_two_hosts_with_one_ipv4_address_and_two_of_ipv6() -> None:
         first, second = dual_node(etcd), dual_node(etcd)
         second.seed = 99
         second.kernel.set_link(replace(lan(second.host), addresses6=(IPv6Interface("2001:db8::99/64"),)))
-        async with first.running(ready=False):
+        async with first.running():
             async with second.running(ready=False):
                 await until(lambda: second.log.count("lease.shared") + first.log.count("lease.shared") > 1, 10)
                 await asyncio.sleep(5)
