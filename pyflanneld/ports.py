@@ -79,15 +79,21 @@ class Registry(Protocol):
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         """Create the key with a TTL, provided that nothing that may overlap it was created since *listed*.
 
-        On v3, any new key counts as overlapping; v2, which has no transactions, may accept one that does not overlap.
+        What overlaps is refused, and so may be what only looks like it. A creation of this client whose outcome was
+        unknown either shows in a list before another one succeeds, or never happens.
 
         Returns:
-            The new record; ``None`` when something was created in the meantime (list again and choose again).
+            The new record; ``None`` when something was created in the meantime: choose another one, by this list or a
+            newer one.
         """
         ...
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
         """Change the value of *held* and nothing else, provided that nobody changed it; ``None`` if somebody did."""
+        ...
+
+    async def put_on_own_lease(self, held: Record, *, ttl_s: int) -> Record | None:
+        """Give *held* a TTL that is nobody else's, *ttl_s* long, provided that nobody changed it; else ``None``."""
         ...
 
     async def delete_subnet(self, held: Record) -> bool:
@@ -122,7 +128,7 @@ class Administration(Protocol):
         ...
 
     async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
-        """Create the key without a TTL, provided that no key was created since *listed*; else ``None``."""
+        """Create the key without a TTL, provided that nothing overlapping was created since *listed*; else ``None``."""
         ...
 
     async def make_reservation(self, held: Record) -> Record | None:
@@ -169,11 +175,12 @@ class Discovery(Protocol):
 
 
 class Change(enum.Flag):
-    """What has changed. The kernel reports the first two."""
+    """What has changed. The kernel reports the first two; the last: etcd has said that this host's key is gone."""
 
     ROUTES = enum.auto()
     LINKS = enum.auto()
     PEERS = enum.auto()
+    LEASE_GONE = enum.auto()
 
 
 class Kernel(Protocol):

@@ -110,6 +110,8 @@ def _lease(lease: Mapping[str, Any] | None) -> str:
     if lease is None:
         return "none yet"
     both = f" and {lease['ipv6_subnet']}" if lease["ipv6_subnet"] else ""
+    if lease.get("absent"):
+        return f"{lease['subnet']}{both}, gone from etcd, confirmed {duration_text(lease['confirmed_s_ago'])} ago"
     life = "reserved" if lease["reserved"] else f"{duration_text(lease['left_s'])} left"
     confirmed = f"confirmed {duration_text(lease['confirmed_s_ago'])} ago" + (
         "" if lease["confirmed"] else ", too long ago"

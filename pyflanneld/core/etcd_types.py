@@ -25,10 +25,19 @@ class Record:
     mod_revision: int
     lease_id: int
 
+    @property
+    def incarnation(self) -> "Incarnation":
+        """What no other key, and no later one of this name, shares."""
+        return self.name, self.create_revision
+
     @cached_property
     def lease(self) -> ParsedLease:
         """What name and value say; parsed once, whoever asks."""
         return parse_lease(self.name, self.value)
+
+
+Incarnation = tuple[bytes, int]
+"""A key's name and create revision."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pyflanneld.backends import Backend, Host, Peers
 from pyflanneld.config.settings import Settings
-from pyflanneld.core.etcd_types import Position
+from pyflanneld.core.etcd_types import Incarnation, Position
 from pyflanneld.core.families import Network
 from pyflanneld.core.lease.codec import LeaseAttrs, data_text
 from pyflanneld.core.lease.ownership import OwnLease
@@ -116,6 +116,7 @@ class Node:
     peers: PeerTable                 # peers task
     guard: WithdrawGuard             # peers task feeds it, routes task asks it
     tables: Sequence[ObjectTable[Any, Any]]  # routes task: one for each kind, in the order in which they are put
+    junk_beside: frozenset[Incarnation] = frozenset()  # peers task: see ``PeerWatcher``
     listed: Position | None = None   # peers task: of the last complete list; None: there was none yet
     view: View | None = None         # routes task
     rules: Sequence[KeptRules] = ()  # firewall task, once

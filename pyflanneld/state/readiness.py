@@ -25,7 +25,7 @@ def unready_reasons(context: Context, node: Node | None) -> list[UnreadyReason]:
 
 def _not_yet(node: Node, now_s: float) -> list[UnreadyReason]:
     found, until_s = [], node.lease.confirmed_until_s
-    if now_s > until_s:
+    if now_s > until_s and not node.lease.absent:  # that is a condition
         text = f"the lease of {node.lease.subnet} has not been confirmed for too long"
         found.append(UnreadyReason("lease.unconfirmed", text, until_s))
     if not node.progress.rules.is_set():

@@ -60,10 +60,12 @@ async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange[IP
     record = await _discovered(context)
     found = _usable(context, record)
     if found is not None:
+        context.registry_works("config")
         return found
     async with context.registry.watch_config(record.revision) as ticks:
         async for _ in ticks:
             found = _usable(context, await context.registry.read_config())
+            context.registry_works("config")  # the watch too
             if found is not None:
                 return found
     raise RegistryUnavailable("the watch on the network configuration has ended")
@@ -74,9 +76,9 @@ async def _discovered(context: Context) -> ConfigRecord:
     searching = not context.discovery.settled
     while True:
         record = await context.discovery.read_config()
-        context.registry_works("config")
         if context.discovery.settled:
             break
+        context.registry_works("config")
         _usable(context, record)
         await asyncio.sleep(ASK_BOTH_S)
     if searching:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from pyflanneld.core.backoff import backoff, jittered, list_round_s
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
+from pyflanneld.core.lease.ownership import is_junk
 from pyflanneld.core.peers.guard import LIST_SPACING_S
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable, RevisionCompacted
 from pyflanneld.ports import Change
@@ -30,6 +31,7 @@ class PeerWatcher:
         self._context = context
         self._node = node
         self._own_name = node.lease.record.name
+        self._own_there = True
         self._first: Snapshot | None = first
         self._position = first.position  # up to where all changes are known
         self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, context.rng)
@@ -67,8 +69,10 @@ class PeerWatcher:
             self._take(first)
             return
         snapshot = await self._context.registry.list_subnets(elsewhere=bool(self._node.guard.held))
+        own = next((record for record in snapshot.records if record.name == self._own_name), None)
+        self._note_junk(there=own is not None)
         self._take(snapshot)
-        self._check_own(next((record for record in snapshot.records if record.name == self._own_name), None))
+        self._check_own(own, snapshot.revision)
 
     def _take(self, snapshot: Snapshot) -> None:
         """Fold a complete list in."""
@@ -137,7 +141,8 @@ class PeerWatcher:
                 name, at = event.record.name, event.record.mod_revision
             revision = max(revision, at)
             if name == self._own_name:
-                self._check_own(None if isinstance(event, Gone) else event.record)
+                self._note_junk(there=not isinstance(event, Gone))
+                self._check_own(None if isinstance(event, Gone) else event.record, at)
             else:
                 changed |= self._node.peers.apply(event)
         self._position = replace(self._position, revision=revision)
@@ -145,7 +150,18 @@ class PeerWatcher:
         if changed:
             self._node.wake.routes.set(Change.PEERS)
 
-    def _check_own(self, seen: Record | None) -> None:
-        """Wake the lease task when this host's key is not as it is known."""
-        if seen != self._node.lease.record:
-            self._node.wake.lease.set()
+    def _note_junk(self, *, there: bool) -> None:
+        """When this host's key goes, note which keys without a readable value have overlapped it: no host's."""
+        if self._own_there and not there:
+            own = self._node.lease.key
+            records = [record for record in self._node.peers.records() if is_junk(record)]
+            found = (record for record in records if record.lease.key is not None and record.lease.key.overlaps(own))
+            self._node.junk_beside = frozenset(record.incarnation for record in found)
+        self._own_there = there
+
+    def _check_own(self, seen: Record | None, revision: int) -> None:
+        """Wake the lease task when this host's key is not, at *revision*, as it is known."""
+        held = self._node.lease.record
+        if seen != held:
+            gone = seen is None and revision > held.mod_revision
+            self._node.wake.lease.set(Change.LEASE_GONE if gone else Change(0))

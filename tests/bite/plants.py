@@ -417,6 +417,40 @@ PLANTS: tuple[Plant, ...] = (
         LEASE,
     ),
     Plant(
+        "gone and ready", "a host whose key is gone from etcd goes on as if peers had a route to it",
+        "tasks.lease.renew:_lose_key", [call("report", "None")], LEASE,
+    ),
+    Plant(
+        "covering name unguarded", "a subnet is created although one that covers it has come since the list",
+        "core.lease.overlapping_names:overlapping_names", [call("range", "()")],
+        ("tests/unit/test_overlapping_names.py", *ETCD),
+    ),
+    Plant(
+        "late put", "a creation of unknown outcome may still happen when another one has succeeded",
+        "etcd.v3.leases:Creator.create", [drop_call("_give_back")], ETCD,
+    ),
+    Plant(
+        "junk beside", "a key that cannot be read costs a host its subnet when its own key vanishes",
+        "tasks.lease.renew", [call("is_junk", "False")], LEASE,
+    ),
+    Plant(
+        "own elsewhere", "a peer keeps its route to a subnet that is reserved for this host by now",
+        "core.peers.validation:Validator", [reads("_published", "()")], PEERS,
+    ),
+    Plant(
+        "flapping condition", "what a list has shown to work counts as working, although every write is refused",
+        "tasks.lease.acquire:acquire", [call("decide", "value if context.registry_works('acquire') else value")], LEASE,
+    ),
+    Plant(
+        "fight over a key", "two hosts with one IPv4 address write their values against each other",
+        "tasks.lease.duplicate_holder:DuplicateHolder.may_write", [body("return True")],
+        ("tests/unit/test_daemon_dual_stack.py",),
+    ),
+    Plant(
+        "short lease adopted", "a key that somebody has put on an etcd lease of 10 s stays there",
+        "tasks.lease.renew", [assigned("SHORT", "0.0")], LEASE,
+    ),
+    Plant(
         "blind retake", "a subnet is taken again although another host has leased an overlapping one",
         "tasks.lease.renew", [call("overlap", "False")], LEASE,
     ),

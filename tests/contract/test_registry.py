@@ -308,22 +308,43 @@ class TestCreate:
         await bench.revoke(record.lease_id)
         assert (await bench.registry.list_subnets()).records == ()
 
-    async def test_anything_new_is_a_conflict(self, bench: Bench) -> None:
-        """A key created since the list, whatever its name, may overlap: so nothing is created."""
+    @pytest.mark.parametrize(
+        "new",
+        [
+            b"10.1.0.0-24", b"10.1.0.0-25", b"10.1.0.128-25", b"10.1.0.7-32", b"10.1.0.0-16", b"10.0.0.0-8",
+            b"10.1.0.0-24&fd00:1::-64", b"10.1.0.64-26&fd00:1::-64", b"10.0.0.0-14&fd00:1::-64", b"0.0.0.0-1",
+        ],
+    )  # fmt: skip
+    async def test_anything_new_that_overlaps_is_a_conflict(self, bench: Bench, new: bytes) -> None:
+        """A key created since the list that covers the subnet, lies in it, or is it: so nothing is created."""
         listed = await bench.registry.list_subnets()
-        await bench.put(b"subnets/junk", b"{}")
-        assert await bench.registry.create_subnet(A, b"{}", ttl_s=DAY_S, listed=listed) is None
-        assert [record.name for record in (await bench.registry.list_subnets()).records] == [b"junk"]
+        await bench.put(b"subnets/" + new, b"{}")
+        assert await bench.registry.create_subnet(b"10.1.0.0-24", b"{}", ttl_s=DAY_S, listed=listed) is None
+        assert [record.name for record in (await bench.registry.list_subnets()).records] == [new]
+
+    async def test_of_both_families_too(self, bench: Bench) -> None:
+        """A key whose IPv6 subnet overlaps ours is a conflict, whatever its IPv4 subnet is."""
+        listed = await bench.registry.list_subnets()
+        await bench.put(b"subnets/10.9.0.0-24&fd00:1::-63", b"{}")
+        wanted = b"10.1.0.0-24&fd00:1:0:1::-64"
+        assert await bench.registry.create_subnet(wanted, b"{}", ttl_s=DAY_S, listed=listed) is None
+
+    async def test_what_overlaps_nothing_is_no_conflict(self, bench: Bench) -> None:
+        """Others may create what they like beside it, so that many hosts can start at once."""
+        listed = await bench.registry.list_subnets()
+        for name in (b"10.1.1.0-24", b"10.10.0.0-24", b"10.0.255.0-24", b"9.1.0.0-24", b"10.9.0.0-24&fd00::-64"):
+            await bench.put(b"subnets/" + name, b"{}")
+        assert await bench.registry.create_subnet(b"10.1.0.0-24", b"{}", ttl_s=DAY_S, listed=listed) is not None
 
     async def test_recreated_is_new(self, bench: Bench) -> None:
         """A key of the list that was deleted and created again is new, where an overwrite looks different.
 
         Where it does not, it is no conflict either: the caller has avoided its name.
         """
-        await bench.put(b"subnets/" + B, b"{}")
+        await bench.put(b"subnets/10.0.0.0-8", b"{}")
         listed = await bench.registry.list_subnets()
-        await bench.delete(b"subnets/" + B)
-        await bench.put(b"subnets/" + B, b"{}")
+        await bench.delete(b"subnets/10.0.0.0-8")
+        await bench.put(b"subnets/10.0.0.0-8", b"{}")
         created = await bench.registry.create_subnet(A, b"{}", ttl_s=DAY_S, listed=listed)
         assert (created is None) is bench.overwriting_keeps_age
 
@@ -348,8 +369,9 @@ class TestCreate:
     async def test_after_a_conflict(self, bench: Bench) -> None:
         """List again, choose again, and it works, with the full TTL."""
         listed = await bench.registry.list_subnets()
-        await bench.put(b"subnets/" + B, b"{}")
+        await bench.put(b"subnets/" + A, b"{}")
         assert await bench.registry.create_subnet(A, b"{}", ttl_s=DAY_S, listed=listed) is None
+        await bench.delete(b"subnets/" + A)
         record = await made(bench)
         assert await bench.granted(record.lease_id) == DAY_S
 
@@ -422,6 +444,28 @@ class TestRewrite:
             await bench.put(b"subnets/" + A, b"theirs")
         before = (await bench.registry.list_subnets()).records
         assert await bench.registry.rewrite_subnet(held, b"ours") is None
+        assert (await bench.registry.list_subnets()).records == before
+
+
+class TestPutOnOwnLease:
+    async def test_the_ttl_is_ours(self, bench: Bench) -> None:
+        """The key hangs on another lease, of the full time; value and age stay."""
+        held = await made(bench)
+        if bench.leases_outlive_keys:
+            await bench.put(b"subnets/" + A, held.value, lease_id=await bench.grant(100))
+            (held,) = (await bench.registry.list_subnets()).records
+        record = await bench.registry.put_on_own_lease(held, ttl_s=DAY_S)
+        assert record is not None
+        assert (record.value, record.create_revision) == (held.value, held.create_revision)
+        assert (await bench.registry.list_subnets()).records == (record,)
+        assert (await bench.registry.renew(record)).ttl_s == DAY_S
+
+    async def test_never_over_others(self, bench: Bench) -> None:
+        """What somebody changed stays as it is."""
+        held = await made(bench)
+        await bench.put(b"subnets/" + A, b"theirs")
+        before = (await bench.registry.list_subnets()).records
+        assert await bench.registry.put_on_own_lease(held, ttl_s=DAY_S) is None
         assert (await bench.registry.list_subnets()).records == before
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pyflanneld import cli
 from pyflanneld.system import clock
+from tests.support.failpoints import TTL
+from tests.support.failpoints.hooks import lease_for
 
 NAP = Path(os.environ["NAP"])
 
@@ -33,6 +35,8 @@ class NappingClock(clock.SystemClock):
 def main() -> int:
     """Put the clock in, and run the daemon."""
     clock.SystemClock = NappingClock  # type: ignore[misc]
+    if ttl_s := os.environ.get(TTL):
+        lease_for(int(ttl_s))
     return cli.main()
 
 

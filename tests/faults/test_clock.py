@@ -217,10 +217,11 @@ class Sleeper:
         self._env = {"NAP": str(self._nap)}
         self.key = lease_key(self.node.bridge_address.network)
 
-    def start(self) -> None:
+    def start(self, lease_s: int | None = None) -> None:
         """Start the daemon with one peer, and wait until it is ready."""
         self.store.put(KEY, lease_value(STRANGER))
-        launch(self.node, env=self._env, program="tests.faults.napping", etcd_endpoints=self.proxy.url())
+        url = self.proxy.url()
+        launch(self.node, env=self._env, program="tests.faults.napping", etcd_endpoints=url, lease_s=lease_s)
         self.node.wait_ready()
         self.node.wait_routes({SUBNET: STRANGER})
 
@@ -270,7 +271,7 @@ def test_f30_slept_for_longer_than_the_lease(sleeper: Sleeper, taken: bool, meas
     free is taken again; one that another holds is left to it, exit 75."""
     node, store, proxy = sleeper.node, sleeper.store, sleeper.proxy
     store.put(sleeper.key, lease_value(node.address.ip), lease=store.grant(TTL_S))
-    sleeper.start()
+    sleeper.start(TTL_S)
     with RouteMonitor(node) as monitor:
         with sleeper.asleep(3600):
             until(lambda: store.kv(sleeper.key) is None, "the lease has run out", 15, 0.1)

@@ -68,8 +68,8 @@ def trio(trio_keeper: Keeper, trio_members: Members) -> Iterator[Members]:
         yield trio_members
 
 
-def start(node: LabHost, endpoints: str) -> None:
-    launch(node, "-v=1", etcd_endpoints=endpoints)  # each change of the endpoint in the log
+def start(node: LabHost, endpoints: str, *, lease_s: int | None = None) -> None:
+    launch(node, "-v=1", etcd_endpoints=endpoints, lease_s=lease_s)  # each change of the endpoint in the log
 
 
 def wait_change(lab: Lab, nodes: Sequence[LabHost], timeout_s: float) -> float:
@@ -135,7 +135,7 @@ def test_f03_all_members_down_for_ten_lifetimes(trio: Members, trio_keeper: Keep
             lease = trio.store.grant(TTL_S)
             stack.enter_context(trio.store.kept_alive(lease))
             trio.store.put(lease_key(node.subnet), lease_value(node.address.ip), lease=lease)
-            start(node, trio.endpoints)
+            start(node, trio.endpoints, lease_s=TTL_S)
         for node in lab.nodes:
             node.wait_ready()
     kvs, pids = trio.store.kvs(f"{PREFIX}/subnets/"), [pid_of(node) for node in lab.nodes]
@@ -255,7 +255,7 @@ def test_f10_slow_etcd(trio: Members, trio_keeper: Keeper, measured: Measured) -
         for path in paths:
             path.slow_down(LINE)
         stack.enter_context(lossy(node, 5))
-        start(node, ",".join(path.url for path in paths))
+        start(node, ",".join(path.url for path in paths), lease_s=60)
         ready_s = node.wait_ready(60)
         with RouteMonitor(node) as monitor:
             took_s = []

@@ -107,8 +107,8 @@ class Crowd:
         self.store.put(lease_key(self.node.bridge_address.network), lease_value(self.node.address.ip), lease=lease)
         return lease
 
-    def launch(self) -> None:
-        launch(self.node, etcd_endpoints=self.proxy.url())
+    def launch(self, lease_s: int | None = None) -> None:
+        launch(self.node, etcd_endpoints=self.proxy.url(), lease_s=lease_s)
 
     def has_routes(self) -> bool:
         return gateways(self.node) == self.wanted
@@ -175,7 +175,7 @@ def test_f09_one_kind_of_request_refused(crowd: Crowd, kind: str, orders: dict[s
     # How long a lease still has is asked for where renewals are rare. HUP makes one come.
     rare = kind == "Lease/LeaseTimeToLive"
     lease = crowd.own_lease(TTL_S if rare else 8)
-    crowd.launch()
+    crowd.launch(None if rare else 8)
     node.wait_ready()
     crowd.wait_routes()
     until(lambda: not rare or proxy.met(kind) >= 1, "the lease is asked about", 10)
@@ -210,7 +210,7 @@ def test_f34_keepalive_succeeds_for_a_revoked_lease(site: Lab, measured: Measure
     store.put(key, lease_value(node.address.ip), lease=lease)
     with fault_proxy(site) as proxy:
         with store.kept_alive(lease):
-            launch(node, etcd_endpoints=proxy.url())
+            launch(node, etcd_endpoints=proxy.url(), lease_s=8)
             node.wait_ready()
         proxy.order({"Lease/LeaseKeepAlive": "forge 8", "Watch/Watch": "deaf"})
         renewals = proxy.met("Lease/LeaseKeepAlive")

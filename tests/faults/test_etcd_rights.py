@@ -71,9 +71,9 @@ def _enabled(lab: Lab) -> bool:
     return False
 
 
-def launch_as(node: LabHost, user: str, password: str) -> None:
+def launch_as(node: LabHost, user: str, password: str, *, lease_s: int | None = None) -> None:
     variables = {"FLANNELD_ETCD_USERNAME": user, "FLANNELD_ETCD_PASSWORD": password}
-    launch(node, "--allow-plaintext-auth", "-v=1", env=variables)
+    launch(node, "--allow-plaintext-auth", "-v=1", env=variables, lease_s=lease_s)
 
 
 def short_lease(store: Store, node: LabHost) -> int:
@@ -103,7 +103,7 @@ def test_f16_tokens_die(site: Lab, kind: str, measured: Measured) -> None:
     restart(site, *token_flags(kind, site.folder))
     with users(site) as root:
         store.ctl("auth", "enable")
-        launch_as(node, "flannel", POISON)
+        launch_as(node, "flannel", POISON, lease_s=TTL_S)
         node.wait_ready()
         renewed = len(journal.events("auth.renewed"))
         for number in range(4):
@@ -170,8 +170,8 @@ def test_f17_switched_on_and_off_at_run_time(site: Lab, measured: Measured) -> N
     store, journals = store_of(site), [Journal(node) for node in site.nodes[:2]]
     leases = [short_lease(store, node) for node in (armed, bare)]
     with users(site) as root:
-        launch_as(armed, "flannel", POISON)
-        launch(bare)
+        launch_as(armed, "flannel", POISON, lease_s=TTL_S)
+        launch(bare, lease_s=TTL_S)
         for node in (armed, bare):
             node.wait_ready()
         journals[0].wait("auth.not_enabled")
@@ -218,7 +218,7 @@ def test_f18_no_space(site: Lab, measured: Measured) -> None:
     store = store_of(site)
     lease = short_lease(store, holder)
     store.put(KEY, lease_value(STRANGER))
-    launch(holder)
+    launch(holder, lease_s=TTL_S)
     holder.wait_ready()
     holder.wait_routes({SUBNET: STRANGER})
     fill(store)
@@ -230,7 +230,7 @@ def test_f18_no_space(site: Lab, measured: Measured) -> None:
         assert "space" in why_not_ready(comer)
         assert comer.get("/healthz")[0] == 200
         assert holder.stop() == 0
-        launch(holder)
+        launch(holder, lease_s=TTL_S)
         holder.wait_ready()
         assert monitor.messages() == ()
     assert store.ttl(lease)[0] > TTL_S - 20

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from ipaddress import IPv4Network
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -35,6 +36,7 @@ from tests.support.polling import eventually
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 STRANGER = "192.168.14.99"
 NODES = 50
+CROWD = 120
 FORTY_NINE = b'{"Network":"172.7.0.0/16","SubnetMin":"172.7.1.0","SubnetMax":"172.7.49.0","Backend":{"Type":"host-gw"}}'
 
 
@@ -55,6 +57,27 @@ async def joined(side: EtcdSide) -> OwnLease:
     while (found := await acquire(side.context, request)) is None:
         pass
     return found[0]
+
+
+async def test_f107_many_first_starts_at_once(etcd: Etcd, measured: Measured) -> None:
+    """With no key in etcd all get a lease at once: each by one list or hardly more, and no etcd lease is left over."""
+    registries = [EtcdV3Registry(EtcdAccess(etcd.endpoints, PREFIX), rng=Random(host)) for host in range(CROWD)]
+    sides = [EtcdSide(one, SystemClock(), host=host + 2, rng=Random(host)) for host, one in enumerate(registries)]
+    began = time.monotonic()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for side in sides:
+            group.create_task(side.join())
+    took_s = time.monotonic() - began
+    listed = await registries[0].list_subnets()
+    subnets = [parse_key_name(record.name).ipv4 for record in listed.records]
+    assert len(subnets) == CROWD
+    assert not any(one.overlaps(other) for one, other in pairwise(sorted(subnets)))
+    assert len({record.lease_id for record in listed.records}) == CROWD
+    lists = sum(len(side.counted.listed_at) for side in sides)
+    assert lists <= 1.2 * CROWD
+    for one in registries:
+        await one.close()
+    measured(f"{CROWD} leases in {took_s:.1f} s, {lists / CROWD:.1f} lists each")
 
 
 def waits(side: EtcdSide) -> bool:

@@ -57,7 +57,7 @@ def shorten(lab: Lab, node: LabHost) -> int:
     store.put(lease_key(node.subnet), kv.value, lease=lease)
     store.ctl("lease", "revoke", f"{kv.lease:x}")
     with store.kept_alive(lease):
-        launch(node)
+        launch(node, lease_s=TTL_S)
         node.wait_ready()
     return lease
 
@@ -121,7 +121,7 @@ def test_f26_partitioned_for_three_lifetimes(cluster: Lab, measured: Measured) -
         assert monitor.messages() == ()
     kv = store.kv(key)
     assert kv is not None
-    assert (kv.value, store.ttl(kv.lease)[1]) == (lease_value(node.address.ip).encode(), 86400)
+    assert (kv.value, store.ttl(kv.lease)[1]) == (lease_value(node.address.ip).encode(), TTL_S)
     assert (pid_of(node), node.subnet_file.stat().st_mtime_ns) == (pid, file)
     for peer in cluster.nodes[1:]:
         peer.wait_routes(cluster.gateways_for(peer))

@@ -283,7 +283,7 @@ def test_f56_gateway_that_is_ourselves(unguarded: Lab, measured: Measured) -> No
     store, journal = store_of(unguarded), Journal(first)
     with RouteMonitor(first) as monitor:
         store.put(KEY, lease_value(first.address.ip))
-        assert journal.wait("peer.quarantined", key="172.7.99.0-24")["reason"] == "bad_gateway"
+        assert journal.wait("peer.quarantined", key="172.7.99.0-24")["reason"] == "own_elsewhere"
         for node in (second, third):
             node.wait_routes(unguarded.gateways_for(node) | {PEER: str(first.address.ip)})
         store.delete(KEY)

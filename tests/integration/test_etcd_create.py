@@ -38,18 +38,33 @@ class TestCreate:
         return request.success[0].request_put
 
     async def test_the_guard(self, scripted: ScriptedEtcd, connect: Connect) -> None:
-        """The put depends on nothing new in the whole range and on the key's absence."""
+        """The put depends on nothing new in the ranges of what may overlap, and on the key's absence."""
         self.healthy(scripted)
-        record = await connect(scripted).create_subnet(b"a", b"v", ttl_s=60, listed=SINCE)
+        await connect(scripted).create_subnet(b"10.5.1.0-24", b"v", ttl_s=60, listed=SINCE)
+        (txn,) = scripted.asked["Txn"]
+        *covering, inside, absent = txn.compare
+        assert len(covering) == 24
+        assert (covering[16].key, covering[16].range_end) == (b"/net/subnets/10.5.0.0-16", b"/net/subnets/10.5.0.0-16'")
+        assert (inside.key, inside.range_end) == (b"/net/subnets/10.5.1.", b"/net/subnets/10.5.1/")
+        assert {(one.result, one.create_revision) for one in (*covering, inside)} == {(rpc.Compare.LESS, 11)}
+        assert (absent.key, absent.result, absent.create_revision) == (
+            b"/net/subnets/10.5.1.0-24", rpc.Compare.EQUAL, 0
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("name", [b"a", b"10.5.1.0-24&fd00::-64"])
+    async def test_the_guard_of_all(self, scripted: ScriptedEtcd, connect: Connect, name: bytes) -> None:
+        """With an IPv6 subnet, or no subnet, nothing may be new in the whole range."""
+        self.healthy(scripted)
+        record = await connect(scripted).create_subnet(name, b"v", ttl_s=60, listed=SINCE)
         (grant,), (txn,) = scripted.asked["LeaseGrant"], scripted.asked["Txn"]
-        assert record == Record(b"a", b"v", 11, 11, grant.ID)
+        assert record == Record(name, b"v", 11, 11, grant.ID)
         assert (grant.TTL, grant.ID > 0) == (60, True)
         put_request = self.put_of(txn)
-        assert (put_request.key, put_request.value, put_request.lease) == (b"/net/subnets/a", b"v", grant.ID)
+        assert (put_request.key, put_request.value, put_request.lease) == (b"/net/subnets/" + name, b"v", grant.ID)
         nothing_new, absent = txn.compare
         assert (nothing_new.key, nothing_new.range_end) == (b"/net/subnets/", b"/net/subnets0")
         assert (nothing_new.result, nothing_new.create_revision) == (rpc.Compare.LESS, 11)
-        assert (absent.key, absent.result, absent.create_revision) == (b"/net/subnets/a", rpc.Compare.EQUAL, 0)
+        assert (absent.key, absent.result, absent.create_revision) == (b"/net/subnets/" + name, rpc.Compare.EQUAL, 0)
 
     async def test_lost_races_share_one_lease(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """However often the race is lost, one lease is granted, and the winner's key is attached to it."""
@@ -133,6 +148,27 @@ class TestCreate:
         await registry.close()
         assert len(scripted.asked["Txn"]) == 1
         assert not scripted.asked["LeaseRevoke"]
+
+    async def test_another_name_has_the_doubtful_lease_revoked_first(
+        self, scripted: ScriptedEtcd, connect: Connect
+    ) -> None:
+        """A put that may happen yet cannot any more when another name is put: its lease is gone, before."""
+        self.healthy(scripted)
+        scripted.on["Txn"] = Refusal(Status.UNAVAILABLE, "etcdserver: request timed out")
+        registry = connect(scripted)
+        with pytest.raises(RegistryUnavailable):
+            await registry.create_subnet(b"a", b"{}", ttl_s=60, listed=SINCE)
+        self.healthy(scripted)
+        scripted.on["LeaseRevoke"] = Refusal(Status.UNAVAILABLE, "etcdserver: no leader")
+        with pytest.raises(RegistryUnavailable):
+            await registry.create_subnet(b"b", b"{}", ttl_s=60, listed=SINCE)
+        assert len(scripted.asked["Txn"]) == 1, "as long as the old one may happen, nothing is put"
+        scripted.on["LeaseRevoke"] = lambda _request: rpc.LeaseRevokeResponse(header=header(12))
+        record = await registry.create_subnet(b"b", b"{}", ttl_s=60, listed=SINCE)
+        assert record is not None
+        first, second = scripted.asked["LeaseGrant"]
+        assert scripted.asked["LeaseRevoke"][-1].ID == first.ID
+        assert record.lease_id == second.ID
 
     async def test_close_spares_a_live_key(self, scripted: ScriptedEtcd, connect: Connect) -> None:
         """A lease with our key is not revoked, although its put was never confirmed."""

@@ -52,10 +52,9 @@ class Listed:
     older: bool
 
 
-def _unusable(keys: Iterable[Key], subnet: Net, host: Host) -> bool:
+def _unusable(keys: Iterable[Key], subnet: Net) -> bool:
     """Return whether a key stands for *subnet* whose value tells nothing of it: it takes nothing away."""
-    values = [read_value(key.value) for key in keys if read_name(key.name) == subnet]
-    return any(said is None or said[0] == host.address for said in values)
+    return any(read_value(key.value) is None for key in keys if read_name(key.name) == subnet)
 
 
 class Delivered:
@@ -126,9 +125,9 @@ class Delivered:
             subnet, said = read_name(name), read_value(seen.value)
             if subnet is None or overlap(subnet, host.own) or overlap(subnet, LAN):
                 continue
-            if said is not None and said[1] != "host-gw":
+            if said is not None and (said[1] != "host-gw" or said[0] == host.address):
                 continue
-            readable = said is not None and said[0] != host.address
+            readable = said is not None
             gateways = {said[0]} if said is not None and readable else seen.good - {host.address}
             older = [other for other in may if overlap(other, subnet)]
             if not gateways or (not readable and not older):
@@ -155,7 +154,7 @@ class Delivered:
         """Return the latest lists as far back as none of them has *subnet*, the latest first."""
         found: list[Listed] = []
         for one in reversed(self._lists):
-            if subnet in wanted(one.keys, host) or _unusable(one.keys, subnet, host):
+            if subnet in wanted(one.keys, host) or _unusable(one.keys, subnet):
                 break
             found.append(one)
         return found

@@ -9,6 +9,7 @@ happens after its caller has given up, a watch that repeats events, is late, or 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
@@ -36,11 +37,13 @@ class SimEtcd(FakeEtcd):
 
     Attributes:
         silent: changes reach no watch, ever.
+        beside: by subnet, every key that was there when it went: name and create revision.
     """
 
     def __init__(self, changed: Callable[[], None] | None = None, ending: Callable[[int], None] | None = None) -> None:
         super().__init__()
         self.silent = False
+        self.beside: dict[bytes, set[tuple[bytes, int]]] = {}
         self._deadlines: dict[int, float] = {}
         self._changed = changed or (lambda: None)
         self._ending = ending or (lambda _: None)
@@ -83,12 +86,19 @@ class SimEtcd(FakeEtcd):
         return rng.choice((self.snapshot(), *self._past))
 
     def restore(self, state: State) -> None:
+        for name in self.state.keys.keys() - state.keys.keys():
+            self._gone(name.removeprefix(SUBNETS))
         super().restore(state)
         self.elect()
         self._past.clear()
         self._changed()
 
+    def _gone(self, name: bytes) -> None:
+        self.beside.setdefault(name, set()).update(record.incarnation for record in self.records())
+
     def _tell(self, event: Event) -> None:
+        if event.record is None:
+            self._gone(event.key.removeprefix(SUBNETS))
         if not self.silent:
             super()._tell(event)
         self._past.append(self.snapshot())
@@ -106,6 +116,7 @@ class Way:
     Attributes:
         mode: ``ok``, ``cut`` (no answer until the deadline) or ``refused`` (an error at once).
         latency_s: the most that a call takes.
+        refuses_writes: a quota, or a role without the right: what reads and deletes goes on.
     """
 
     mode: str = "ok"
@@ -119,6 +130,7 @@ class Way:
     travels: float = 0.0
     behind: float = 0.0
     fails_renewal: float = 0.0
+    refuses_writes: bool = False
 
 
 class _Signed:
@@ -148,6 +160,7 @@ class SimRegistry(FakeRegistry):
     Attributes:
         told: what the loop that follows the peers has been told through it.
         clock_s: the time of those who are told.
+        own_gone_s: since when etcd's last word about the node's own key is that it is gone.
     """
 
     def __init__(self, etcd: SimEtcd, rng: Random, note: Note | None = None) -> None:
@@ -157,7 +170,10 @@ class SimRegistry(FakeRegistry):
         self._cluster = etcd
         self._rng = rng
         self._late: set[asyncio.Task[None]] = set()
+        self._late_creations: dict[asyncio.Task[None], bytes] = {}
         self.way = Way()
+        self.own_gone_s: float | None = None
+        self._own: Record | None = None
         self.awake = asyncio.Event()
         self.awake.set()
 
@@ -205,13 +221,49 @@ class SimRegistry(FakeRegistry):
             self.delivered = Delivered()
         self.delivered.take_list(listed, self.clock_s())
 
+    def told_of_own(self, record: Record | None) -> None:
+        """Take note of etcd's word about the node's own key."""
+        if record is not None:
+            self._own, self.own_gone_s = record, None
+        elif self._own is not None and self.own_gone_s is None:
+            self.own_gone_s = _now()
+
+    def _told_of_change(self, change: Put | Gone) -> None:
+        own = self._own
+        if isinstance(change, Gone) and own and change.name == own.name and change.revision > own.mod_revision:
+            self.told_of_own(None)
+
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
-        write = super().create_subnet
-        return await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed))
+        others = [late for late, of in self._late_creations.items() if of != name]
+        if others:  # the lease that they would hang on is revoked, which has to succeed first
+            await self._arrive()
+            for late in others:
+                late.cancel()
+                del self._late_creations[late]
+        write, before = super().create_subnet, set(self._late)
+        try:
+            record = await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed))
+        finally:
+            self._late_creations |= dict.fromkeys(self._late - before, name)
+        if record is not None:
+            self.told_of_own(record)
+        return record
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
         write = super().rewrite_subnet
-        return await self._perhaps_late(lambda: write(held, value))
+        record = await self._perhaps_late(lambda: write(held, value))
+        if record is not None:
+            self.told_of_own(record)
+        return record
+
+    def _check_writable(self) -> None:
+        if self.way.refuses_writes:
+            raise RegistryUnavailable("sim: no space")
+        super()._check_writable()
+
+    async def put_on_own_lease(self, held: Record, *, ttl_s: int) -> Record | None:
+        write = super().put_on_own_lease
+        return await self._perhaps_late(lambda: write(held, ttl_s=ttl_s))
 
     async def delete_subnet(self, held: Record) -> bool:
         write = super().delete_subnet
@@ -223,6 +275,7 @@ class SimRegistry(FakeRegistry):
         seen = await super().renew(held)
         self._cluster.prolong(held.lease_id)
         self._reply()
+        self.told_of_own(seen.record)
         return seen
 
     def _watching(self, since: Snapshot, prefix: bytes) -> _FakeWatch:
@@ -239,10 +292,9 @@ class SimRegistry(FakeRegistry):
 
     async def _write_late(self, write: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(self._rng.uniform(0, LATE_S))
-        try:
-            await write()
-        except RegistryUnavailable:
-            return
+        with suppress(RegistryUnavailable):
+            record = await write()
+            self._made = record if isinstance(record, Record) else None
 
 
 class _SimWatch(_FakeWatch):
@@ -271,6 +323,8 @@ class _SimWatch(_FakeWatch):
                 self._told.extend(kept)
                 events = kept + again + old
                 if self._prefix == SUBNETS:
+                    for change in events:
+                        self._sim._told_of_change(change)
                     self._sim.delivered.take_events(events, self._sim.clock_s())
                 return events
 

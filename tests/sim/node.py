@@ -23,6 +23,8 @@ _MARGIN_S = 3.0
 _RESYNC_S = 60.0  # nobody here touches the firewall
 _EXPECTED_ENDS = (LeaseLost, KernelError, Killed)
 _READY = "READY=1"
+_HEARD_S = 20.0
+_FIGHT_S, _FIGHTS = 10.0, 5  # a hand may renumber it, shorten it and spoil it at once
 _STOPPED_S = 75.0  # what the routes loop may take, threefold, and the time until it looks at the kernel at all
 
 
@@ -86,9 +88,29 @@ class SimNode(FakeNode):
         self._uncertain = False
         self._retaken = 0
         self._hung_at_s = self._joined_s = math.inf
+        self._thawed_s = 0.0
+        self._changes: list[float] = []
         self._checked: object = None
         self._checked_file: bytes | None = None
         self.registry = self._client()
+
+    def _check_pace(self, before: Record) -> None:
+        """Nobody fights over a key: its holder changes it a few times in some seconds, and no more."""
+        now_s, key = asyncio.get_running_loop().time(), spec.read_value(before.value)
+        if key is None or not self.owns(key):
+            return
+        self._changes = [one for one in self._changes if one > now_s - _FIGHT_S] + [now_s]
+        if len(self._changes) > _FIGHTS:
+            raise spec.Violation(f"flap: {self.name} has written its key {len(self._changes)} times in {_FIGHT_S} s")
+
+    def _check_second(self, made: Record) -> None:
+        """I2: nobody takes a second subnet, be it by a write that arrives late; what was held may be taken again."""
+        if spec.read_name(made.name) == self._believed_lease():
+            return
+        for other in self._etcd.records():
+            same = spec.read_value(other.value) == spec.read_value(made.value)
+            if same and other.name != made.name and other.lease_id in self._granted - {0} and not self.sim.way.behind:
+                raise spec.Violation(f"I2: {self.name} has created {made.name!r} and holds {other.name!r}")
 
     def say(self, text: str) -> None:
         """Tell the world what this host does."""
@@ -195,6 +217,7 @@ class SimNode(FakeNode):
     def thaw(self) -> None:
         """Let it go on."""
         self._hung_at_s = math.inf
+        self._thawed_s = asyncio.get_running_loop().time()
         self.sim.awake.set()
         self.fib.awake.set()
 
@@ -294,10 +317,17 @@ class SimNode(FakeNode):
             raise spec.Violation(f"I19: {self.name} says that it lives, while the kernel has not answered it")
         if self.ready:
             self._check_published("is ready")
+            self._check_told(now_s)
             if self.stands_in:
                 raise spec.Violation(f"readiness: {self.name} is ready by what it has saved")
             if node.guard.held:
                 raise spec.Violation(f"readiness: {self.name} is ready although the guard holds routes")
+
+    def _check_told(self, now_s: float) -> None:
+        """Nobody is ready whose key is gone by etcd's own word; a call that is under way may end first."""
+        gone_s = self.sim.own_gone_s
+        if gone_s is not None and self.sim.awake.is_set() and now_s > max(gone_s, self._thawed_s) + _HEARD_S:
+            raise spec.Violation(f"readiness: {self.name} is ready, and etcd has said that its key is gone")
 
     def _check_published(self, what: str) -> None:
         """I17, I41: nobody hears that the node is ready before the file is there, and about its lease."""
@@ -340,15 +370,21 @@ class SimNode(FakeNode):
         self.say(f"{what} {(after or before or _NOTHING).name!r}")
         keys = self._history.now
         if before is None and after is not None:
+            self._check_second(after)
             self._held.add(spec.read_name(after.name) or (0, 0))
             self._granted.add(after.lease_id)
-            spec.check_created(as_key(after), keys)
+            spec.check_created(as_key(after), keys, self._etcd.beside.get(after.name, ()))
         elif before is not None:
             node = self.daemon._node if self.daemon is not None else None
             same_lease = before.lease_id in self._granted - {0} or (
                 node is not None and node.lease.record.lease_id == before.lease_id != 0
             )
-            spec.check_written(as_key(before), after.value if after else None, same_lease, self._addresses)
+            lease = self._etcd.state.leases.get(before.lease_id)
+            spec.check_written(
+                as_key(before), after.value if after else None, same_lease, self._addresses,
+                was_short=lease is not None and lease.ttl_s < TTL_S and after is not None and after != before,
+            )  # fmt: skip
+            self._check_pace(before)
 
 
 _NOTHING = Record(b"nothing", b"", 0, 0, 0)

@@ -108,13 +108,6 @@ def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
     return routes
 
 
-def beside_own_elsewhere(routes: Mapping[Net, int], keys: Iterable[Key], host: Host) -> dict[Net, int]:
-    """Return *routes* but those that overlap another subnet said to be the host's own: a route from before may stay."""
-    named = [read_name(key.name) for key in keys if (read_value(key.value) or (0,))[0] == host.address]
-    own = [subnet for subnet in named if subnet is not None and subnet != host.own]
-    return {subnet: gateway for subnet, gateway in routes.items() if not any(overlap(subnet, one) for one in own)}
-
-
 class History:
     """What etcd has held, and when; only as far back as anything is checked by it."""
 
@@ -137,31 +130,41 @@ class History:
     def took(self, subnet: Net, published: int) -> bool:
         """Return whether lately another key than its own claimed a part of *subnet*, or its own another address."""
         return any(
-            overlap(claimed, subnet) and (claimed != subnet or (read_value(key.value) or (0,))[0] != published)
+            overlap(claimed, subnet)
+            and (claimed != subnet or (read_value(key.value) or (0,))[0] != published)
+            and (claimed == subnet or read_value(key.value) is not None)
             for _, keys in self._states for key in keys if (claimed := read_name(key.name)) is not None
         )  # fmt: skip
 
 
-def check_created(new: Key, others: Iterable[Key]) -> None:
-    """I2: a created key is one of the leasable subnets and overlaps none that is there."""
+def check_created(new: Key, others: Iterable[Key], beside: Collection[tuple[bytes, int]]) -> None:
+    """I2: a created key is one of the leasable subnets and overlaps none that is there.
+
+    But it may be taken again beside one that cannot be read and was there, *beside* it, when it was lost.
+    """
     subnet = read_name(new.name)
     if subnet is None or subnet[1] != 24 or not LOWEST <= subnet[0] <= HIGHEST or overlap(subnet, LAN):
         raise Violation(f"I2: created {new.name!r}, which is no leasable subnet")
     for other in others:
         claimed = read_name(other.name)
+        if read_value(other.value) is None and (other.name, other.created) in beside:
+            continue
         if claimed is not None and other.name != new.name and overlap(claimed, subnet):
             raise Violation(f"I2: created {new.name!r} beside {other.name!r}")
 
 
-def check_written(before: Key, after: bytes | None, same_lease: bool, addresses: Collection[int]) -> None:
+def check_written(
+    before: Key, after: bytes | None, same_lease: bool, addresses: Collection[int], *, was_short: bool = False
+) -> None:
     """I3: a key is changed or deleted only by the one whose address it carries, or whose lease it hangs on.
 
-    I10: what is there already is not written again; and what an operator has reserved is not deleted (*after* is None).
+    I10: what is there already is not written again, but onto a lease of its own from one that *was_short*; and what an
+    operator has reserved is not deleted (*after* is None).
     """
     said = read_value(before.value)
     if not same_lease and (said is None or said[0] not in addresses):
         raise Violation(f"I3: wrote {before.name!r}, which says {before.value[:80]!r}")
-    if after == before.value:
+    if after == before.value and not was_short:
         raise Violation(f"I10: wrote {before.name!r} again as it was")
     if after is None and not before.leased:
         raise Violation(f"I3: deleted {before.name!r}, which is a reservation")

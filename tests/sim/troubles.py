@@ -25,6 +25,8 @@ OTHERS = 100
 """Where the addresses of hosts begin that are not ours to look into, such as those of Go daemons."""
 THIRDS = 16
 BOOT_S = 1.0
+SHORT_S = 10
+TWIN_S = 3.0
 JUNK = (b"", b"null", b"[]", b"{", b"\xff\x00", b'{"PublicIP":"127.0.0.1","BackendType":"host-gw"}', b"x" * 70000)
 STRANGE = (
     b"foo", b"192.168.45.0-24&fd00::-64", b"x192.168.46.0-24", b"192.168.47.0-24x", b"192.168.30.7-24",
@@ -35,6 +37,7 @@ WAYS = (
     Way("cut"), Way("refused"), Way(latency_s=2.0), Way(fails=0.5), Way(loses_reply=0.5, latency_s=0.2),
     Way(writes_late=0.7), Way(repeats_event=0.5, delays_event_s=1.0, travels=0.3), Way(loses_event=0.5, travels=0.5),
     Way(travels=1.0), Way(behind=0.5), Way(fails_renewal=1.0),
+    Way(refuses_writes=True),
 )  # fmt: skip
 
 
@@ -149,6 +152,38 @@ def delete_keys(world: "World") -> None:
         world.etcd.delete(record.name)
 
 
+def twin(world: "World") -> None:
+    """Have another host with the IPv4 address of one, and an IPv6 address of its own, hold the same lease for a while.
+
+    It writes its value as often as that of the other stands there.
+    """
+    node = world.some()
+    said = value(f"192.168.14.{node.host}").replace(b":null", b':"fd00::99"')
+    world.say(f"another host has the address of {node.name}")
+    world.tamper()
+    end_s = asyncio.get_running_loop().time() + TWIN_S
+
+    def write() -> None:
+        loop = asyncio.get_running_loop()
+        for record in world.etcd.records():
+            theirs = spec.read_value(record.value) == (spec.address(f"192.168.14.{node.host}"), "host-gw")
+            if theirs and record.value != said and record.lease_id:
+                world.etcd.put(record.name, said, lease_id=record.lease_id)
+        if loop.time() < end_s:
+            loop.call_later(0.01, write)
+
+    write()
+
+
+def shorten(world: "World") -> None:
+    """Put a host's key again, as it is, on an etcd lease that ends soon unless somebody renews it."""
+    record = _some_record(world)
+    if record is not None and record.lease_id:
+        world.say(f"somebody puts {record.name!r} on a lease of {SHORT_S} s")
+        world.tamper()
+        world.etcd.put(record.name, record.value, lease_id=world.etcd.grant(SHORT_S))
+
+
 def put_junk(world: "World") -> None:
     """Write something that nobody can use, over a key or beside it; or another backend's lease."""
     records = world.etcd.records()
@@ -158,6 +193,20 @@ def put_junk(world: "World") -> None:
     world.say(f"somebody writes {junk[:40]!r} to {name!r}")
     world.tamper()
     world.etcd.put(name, junk, lease_id=lease_id if world.rng.random() < 0.8 else 0)
+
+
+def put_junk_beside(world: "World") -> None:
+    """Write something unreadable under a name that overlaps a host's subnet, and delete its key."""
+    lease = world.some().lease
+    if lease is None:
+        return
+    first, length = lease
+    junk, own = _name(first, length + world.rng.choice((1, 2))), _name(first, length)
+    world.say(f"somebody writes junk to {junk!r} and deletes {own!r}")
+    world.tamper()
+    if SUBNETS + junk not in world.etcd.state.keys:
+        world.etcd.put(junk, world.rng.choice(JUNK[:5]))
+    world.etcd.delete(own)
 
 
 def claim(world: "World") -> None:
@@ -380,6 +429,6 @@ def _name(first: int, length: int) -> bytes:
 
 TROUBLES: tuple[Callable[["World"], None], ...] = (
     start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, elect, compact,
-    back_up_or_restore, revoke, delete_keys, put_junk, claim, take_over, reserve, other_peer, touch_route, touch_link,
-    renumber, refuse, spoil_disk, fight,
+    back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, put_junk_beside, claim, take_over, reserve,
+    other_peer, touch_route, touch_link, renumber, refuse, spoil_disk, fight,
 )  # fmt: skip

@@ -21,11 +21,11 @@ from unittest import mock
 from pyflanneld.errors import LeaseLost
 from pyflanneld.tasks import host as watchers
 from pyflanneld.tasks import peers
-from pyflanneld.tasks.lease import acquire, renew
+from pyflanneld.tasks.lease import acquire, duplicate_holder, renew
 from tests.sim import spec
 from tests.sim.etcd import SimEtcd, Way
 from tests.sim.node import TTL_S, SimNode, _leaves, as_key
-from tests.sim.troubles import TROUBLES, other_peer
+from tests.sim.troubles import SHORT_S, TROUBLES, other_peer
 from tests.support.fakes.kernel import PROTO_STATIC
 from tests.support.fakes.node import lan
 from tests.support.fakes.virtual_time import run
@@ -35,6 +35,7 @@ STEPS = (10, 20, 20, 30, 40, 60)
 RELIST_S = (20.0, 60.0, 120.0, 300.0)
 ROUND_S = (0.0, 0.0, 5.0, 30.0)
 SETTLED_S = 2 * TTL_S + 10.0  # whatever was on its way has arrived: late writes, and leases that run out
+STAND_BACK_S = 70.0
 LOOK_S = 25.0
 TICK_S = 5.0
 CONFIG = (
@@ -86,6 +87,7 @@ def _scaled(world: "World") -> Iterator[None]:
     with (
         mock.patch.object(acquire, "TTL_S", TTL_S),
         mock.patch.object(renew, "TTL_S", TTL_S),
+        mock.patch.object(duplicate_holder, "STAND_BACK_S", STAND_BACK_S),
         mock.patch.object(watchers, "TICK_S", TICK_S),
         mock.patch.object(peers, "RELIST_S", world.relist_s),
         mock.patch.object(peers, "list_round_s", return_value=world.round_s),
@@ -166,7 +168,7 @@ class World:
 
     async def _expire_leases(self) -> None:
         while True:
-            await asyncio.sleep(self.etcd.until_next_end_s(at_most_s=TTL_S / 2))
+            await asyncio.sleep(self.etcd.until_next_end_s(at_most_s=SHORT_S / 2))
             self.etcd.expire()
 
     def _remember(self) -> None:
@@ -281,10 +283,9 @@ class World:
             if not node.ready:
                 raise spec.Violation(f"liveness: {node.name} is not ready: {node.why_not}")
             host = node.as_host()
-            expected = spec.beside_own_elsewhere(spec.wanted(keys, host), keys, host)
+            expected, routes = spec.wanted(keys, host), node.routes()
             if twice := [dst for dst, count in Counter(node.destinations()).items() if count > 1]:
                 raise spec.Violation(f"I5: {node.name} has several routes of ours for {twice[0]}")
-            routes = spec.beside_own_elsewhere(node.routes(), keys, host)
             if routes != expected:
                 raise spec.Violation(f"I5: {node.name} has [{_shown(routes)}] and not [{_shown(expected)}]")
             if node.sure_for_s() < TTL_S / 2:
@@ -292,7 +293,15 @@ class World:
             held = [key for key in keys if spec.read_name(key.name) == node.lease]
             if len(held) != 1 or (spec.read_value(held[0].value) or (0, ""))[0] != node.as_host().address:
                 raise spec.Violation(f"I4: the lease of {node.name} is not in etcd as it should be: {held}")
+            if not self._lasts(node):
+                raise spec.Violation(f"I4: the lease of {node.name} ends when somebody else likes")
         spec.check_disjoint({node.name: node.lease for node in self.nodes if node.lease is not None})
+
+    def _lasts(self, node: SimNode) -> bool:
+        """Return whether a host's key has no TTL, or the full one."""
+        [record] = [one for one in self.etcd.records() if spec.read_name(one.name) == node.lease]
+        lease = self.etcd.state.leases.get(record.lease_id)
+        return not record.lease_id or (lease is not None and lease.ttl_s >= TTL_S)
 
     async def _restart(self) -> None:
         """I11: a restart writes nothing and changes no route."""

@@ -63,6 +63,68 @@ def test_both_subnets_are_leased_in_one_key() -> None:
     run(scenario())
 
 
+def test_two_hosts_with_one_ipv4_address_and_two_of_ipv6() -> None:
+    """Who comes second writes once, sees the answer, and stands back: it is not ready, and names both. They never write
+    against each other; when the one that stands back is gone, all is well, and when the other is gone, it goes on."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        first, second = dual_node(etcd), dual_node(etcd)
+        second.seed = 99
+        second.kernel.set_link(replace(lan(second.host), addresses6=(IPv6Interface("2001:db8::99/64"),)))
+        async with first.running():
+            async with second.running(ready=False):
+                await until(lambda: second.log.count("lease.shared") + first.log.count("lease.shared") > 1, 10)
+                await asyncio.sleep(5)
+                assert (first.ready, second.ready) == (True, False)
+                assert "it publishes 2001:db8::21, this host 2001:db8::99" in second.why_not
+                revision = etcd.state.revision
+                await asyncio.sleep(7200)
+                assert etcd.state.revision == revision
+                assert (first.ready, second.ready) == (True, False)
+            await until(lambda: not first.conditions.open(), 1500, 5)
+            assert list(held(etcd).values()) == [dual_value(21)]
+
+    run(scenario())
+
+
+def test_the_other_host_with_our_ipv4_address_is_gone() -> None:
+    """Who has stood back publishes its own addresses when nobody else has renewed the lease for a while."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        first, second = dual_node(etcd), dual_node(etcd)
+        second.seed = 99
+        second.kernel.set_link(replace(lan(second.host), addresses6=(IPv6Interface("2001:db8::99/64"),)))
+        first_run = asyncio.create_task(first.build().run())
+        await until(lambda: first.ready, 30)
+        async with second.running(ready=False):
+            await until(lambda: second.log.count("lease.shared"), 10)
+            first_run.cancel()
+            await until(lambda: second.ready, 3000, 5)
+            assert list(held(etcd).values()) == [dual_value(21).replace(b"::21", b"::99")]
+            await until(lambda: not second.conditions.open(), 1500, 5)
+
+    run(scenario())
+
+
+def test_ipv6_address_changed_while_the_daemon_was_down() -> None:
+    """The value of the earlier run is written over at the start; nobody is suspected."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = dual_node(etcd)
+        async with node.running():
+            pass
+        node.kernel.set_link(replace(lan(node.host), addresses6=(IPv6Interface("2001:db8::99/64"),)))
+        async with node.running():
+            assert list(held(etcd).values()) == [dual_value(21).replace(b"::21", b"::99")]
+            await asyncio.sleep(3600)
+            assert node.log.count("lease.shared") == 0
+
+    run(scenario())
+
+
 def test_routes_of_both_families_follow_the_leases() -> None:
     """Both routes come, change and go with the lease, and each is repaired when somebody deletes it."""
 

@@ -6,9 +6,9 @@ from ipaddress import IPv4Interface
 import pytest
 
 from pyflanneld.core.link.selection import Link
-from pyflanneld.errors import LeaseLost, RegistryUnavailable, UnsupportedConfig
+from pyflanneld.errors import LeaseLost, RegistryDenied, RegistryError, RegistryUnavailable, UnsupportedConfig
 from tests.support.fakes.node import CONFIG, FakeNode, value
-from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.registry import SUBNETS, Event, FakeEtcd
 from tests.support.fakes.virtual_time import run, until
 
 PINNED = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
@@ -74,6 +74,70 @@ def test_vanished_key_is_taken_again_at_once() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("error", [RegistryUnavailable("database space exceeded"), RegistryDenied("permission denied")])
+def test_vanished_key_that_cannot_be_put_back(error: RegistryError) -> None:
+    """Not ready from etcd's word that the key is gone until it is back; every report says so and what to do."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            node.registry.refusal = error
+            etcd.delete(OWN)
+            await until(lambda: not node.ready, 1)
+            await asyncio.sleep(600)
+            assert not node.ready
+            assert "no peer has a route here" in node.why_not
+            assert node.daemon is not None
+            report = node.daemon.status_source.status()
+            assert report.lease is not None
+            assert (report.lease.absent, report.lease.confirmed, report.lease.left_s) == (True, False, 0.0)
+            [finding] = [one for one in report.findings if one.event == "lease.vanished"]
+            assert finding.blocks
+            assert "etcd refuses the write" in finding.hint
+            assert node.log.count("lease.vanished") <= 3
+            node.registry.refusal = None
+            await until(lambda: node.ready, 45)
+            assert held(etcd) == {OWN: value("192.168.14.21")}
+
+    run(scenario())
+
+
+def test_gone_by_the_watch_alone() -> None:
+    """What the watch says counts, whatever becomes of the calls: lists and reads miss their deadline."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            node.registry.fail_next(10_000)
+            etcd.delete(OWN)
+            await until(lambda: not node.ready, 1)
+            await asyncio.sleep(300)
+            assert "is gone from etcd" in node.why_not
+
+    run(scenario())
+
+
+def test_an_old_word_of_the_watch_is_none() -> None:
+    """A deletion from before the key was taken again, told late, says nothing."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            etcd.delete(OWN)
+            await until(lambda: OWN in held(etcd), 1)
+            await asyncio.sleep(1)
+            told = node.log.count("lease.vanished")
+            etcd._tell(Event(etcd.records()[0].create_revision - 1, SUBNETS + OWN, None))
+            await asyncio.sleep(1)
+            assert node.ready
+            assert node.log.count("lease.vanished") == told
+
+    run(scenario())
+
+
 def test_key_taken_by_another_is_never_overwritten() -> None:
     """When another node's address stands at our key the daemon ends with ``LeaseLost`` and leaves the key alone."""
 
@@ -111,6 +175,47 @@ def test_vanished_key_whose_place_is_taken_is_lost() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         run(scenario())
     assert caught.group_contains(LeaseLost, match="overlaps")
+
+
+@pytest.mark.parametrize("name", [b"172.7.21.0-25", b"172.7.21.64-26", b"172.7.16.0-20"])
+def test_junk_that_was_there_before_costs_no_subnet(name: bytes) -> None:
+    """A key that overlaps ours and cannot be read came while ours was there: no host's; the vanished key comes back."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running() as task:
+            etcd.put(name, b"junk")
+            await asyncio.sleep(5)
+            etcd.delete(OWN)
+            await until(lambda: OWN in held(etcd), 5)
+            await until(lambda: node.ready, 5)
+            assert not task.done()
+
+    run(scenario())
+
+
+def test_junk_that_came_since_is_told_and_waited_out() -> None:
+    """A key that cannot be read and has come since ours vanished may be a live host's: nobody is pushed aside, and the
+    daemon neither ends nor moves."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running() as task:
+            node.registry.down = RegistryUnavailable("cut")
+            etcd.delete(OWN)
+            etcd.put(b"172.7.21.0-25", b"junk")
+            node.registry.down = None
+            await until(lambda: "overlaps it; delete it" in node.why_not, 60)
+            await asyncio.sleep(300)
+            assert not task.done()
+            assert OWN not in held(etcd)
+            etcd.delete(b"172.7.21.0-25")
+            await until(lambda: node.ready, 60)
+            assert held(etcd) == {OWN: value("192.168.14.21")}
+
+    run(scenario())
 
 
 @pytest.fixture
@@ -260,6 +365,42 @@ def test_fifty_nodes_at_once_get_fifty_subnets() -> None:
     run(scenario())
 
 
+def test_refused_creation_is_one_condition() -> None:
+    """Lists work and the write is refused: one condition that lasts, resolved when the write has succeeded."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd)
+        node.registry.refusal = RegistryUnavailable("database space exceeded")
+        async with node.running(ready=False):
+            await asyncio.sleep(3600)
+            assert "database space exceeded" in node.why_not
+            assert node.log.count("condition.resolved") == 0
+            assert node.log.count("etcd.unavailable") <= 5
+            node.registry.refusal = None
+            await until(lambda: node.ready, 15)
+            assert node.log.count("condition.resolved") == 1
+
+    run(scenario())
+
+
+def test_configuration_that_cannot_be_watched_is_one_condition() -> None:
+    """Reads work, there is no configuration, and no watch opens: one condition that lasts."""
+
+    async def scenario() -> None:
+        etcd = FakeEtcd()
+        node = FakeNode(etcd)
+        node.registry.watches_down = RegistryUnavailable("no watch")
+        async with node.running(ready=False):
+            await asyncio.sleep(600)
+            assert node.log.count("condition.resolved") == 0
+            node.registry.watches_down = None
+            etcd.put_config(CONFIG)
+            await until(lambda: node.ready, 15)
+
+    run(scenario())
+
+
 def full_cluster() -> FakeEtcd:
     """Return a cluster whose network has three subnets of /26, all of them leased."""
     etcd = FakeEtcd()
@@ -303,6 +444,23 @@ def test_two_hosts_with_one_address() -> None:
                 assert not second.ready
                 assert first.log.count("daemon.failed") == 0
             await until(lambda: "rival" not in first.conditions.open(), 1500, 1)
+
+    run(scenario())
+
+
+def test_clone_is_noticed_within_two_minutes() -> None:
+    """A second host with our address: both say so soon after it has started, and the second is not ready."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        first, second = FakeNode(etcd, env=PINNED), FakeNode(etcd, env=PINNED)
+        async with first.running():
+            await asyncio.sleep(100)
+            async with second.running():
+                took_s = await until(lambda: first.log.count("lease.shared") and second.log.count("lease.shared"), 600)
+                assert took_s <= 150
+                assert first.ready
+                assert "it has our public address, 192.168.14.21, too" in second.why_not
 
     run(scenario())
 
@@ -417,9 +575,53 @@ def test_suspend_is_noticed_and_the_lease_verified() -> None:
     run(scenario())
 
 
-def test_short_lease_is_tried_as_often_as_it_is_renewed() -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_key_on_a_short_etcd_lease_is_taken_back(restarted: bool) -> None:
+    """Somebody puts our key on an etcd lease of 10 s: it is put back on one of a day, once, and that is told."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        if restarted:
+            etcd.put(OWN, value("192.168.14.21"), lease_id=etcd.grant(10))
+        async with node.running():
+            if not restarted:
+                etcd.put(OWN, value("192.168.14.21"), lease_id=etcd.grant(10))
+            await until(lambda: node.log.count("lease.taken_back") == 1, 10)
+            await until(lambda: node.ready, 1)
+            [record] = etcd.records()
+            assert etcd.state.leases[record.lease_id].ttl_s == 86400
+            assert record.value == value("192.168.14.21")
+            revision = etcd.state.revision
+            await asyncio.sleep(3600)
+            assert etcd.state.revision == revision
+
+    run(scenario())
+
+
+def test_short_etcd_lease_while_etcd_takes_no_write() -> None:
+    """What cannot be put back is renewed and told, and put back when etcd takes writes again."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            node.registry.refusal = RegistryUnavailable("no space")
+            etcd.put(OWN, value("192.168.14.21"), lease_id=etcd.grant(10))
+            await until(lambda: "lease.shortened" in {one.event for one in node.conditions.open().values()}, 10)
+            await asyncio.sleep(120)
+            assert node.ready
+            node.registry.refusal = None
+            await until(lambda: node.log.count("lease.taken_back") == 1, 10)
+            assert "lease" not in node.conditions.open()
+
+    run(scenario())
+
+
+def test_short_lease_is_tried_as_often_as_it_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease that lives for 40 s is looked at every 4 s in an outage too: when etcd is back it does not run out while
     the daemon still waits."""
+    monkeypatch.setattr("pyflanneld.tasks.lease.renew.TTL_S", 40)
 
     async def scenario() -> None:
         etcd = cluster()

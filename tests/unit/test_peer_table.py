@@ -332,7 +332,7 @@ def test_a_dual_stack_node_uses_both_subnets() -> None:
         (dual(b"10.5.3.0-24&fd00:5:0:3::-127"), "bad_length"),
         (dual(b"10.5.3.0-24&fd00:5:0:34::-64"), "overlaps_own"),
         (dual(b"10.5.3.0-24&fd00:5:0:30::-60"), "overlaps_own"),
-        (dual(ipv6="2001:db8::10"), "bad_gateway"),
+        (dual(ipv6="2001:db8::10"), "own_elsewhere"),
         (dual(ipv6="::1"), "bad_gateway"),
         (dual(ipv6="::"), "bad_gateway"),
         (dual(ipv6="ff02::1"), "bad_gateway"),
@@ -405,7 +405,7 @@ def test_a_subnet_that_is_nobodys_is_refused(subnet: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("gateway", "reason"),
     [
-        ("192.168.1.10", "bad_gateway"),
+        ("192.168.1.10", "own_elsewhere"),
         ("192.168.7.1", "bad_gateway"),
         ("10.5.34.1", "bad_gateway"),
         ("10.5.3.1", "gateway_off_link"),
@@ -510,7 +510,15 @@ def test_a_change_of_backend_withdraws() -> None:
     assert text(peers.view(CONTEXT).peers) == GOOD_PEERS
 
 
-@pytest.mark.parametrize("gateway", ["192.168.1.10", "224.0.0.1", "8.8.8.8", "10.5.9.9"])
+def test_a_peers_subnet_that_is_moved_to_us_is_nobody_elses() -> None:
+    """A reservation is given our address: that is no bad value, so the peer that had it has no route any more."""
+    seen = view(listed(*GOOD), Put(lease("10.5.1.0/24", "192.168.1.10", created=3, changed=110)))
+    assert text(seen.peers) == {"10.5.2.0/24": "192.168.1.12"}
+    assert not seen.frozen
+    assert reasons(seen) == {b"10.5.1.0-24": "own_elsewhere"}
+
+
+@pytest.mark.parametrize("gateway", ["10.5.34.1", "224.0.0.1", "8.8.8.8", "10.5.9.9"])
 def test_a_bad_gateway_of_a_known_peer_keeps_the_last_good_one(gateway: str) -> None:
     """A value that can be read and not be used is as bad as one that cannot be read."""
     seen = view(listed(*GOOD), Put(lease("10.5.1.0/24", gateway, created=3, changed=110)))
@@ -832,7 +840,9 @@ def gateway_reason(context: FamilyContext, gateway: Address | None, *, on_link: 
         return "bad_gateway"
     if getattr(gateway, "ipv4_mapped", None) is not None:
         return "bad_gateway"
-    if gateway in context.own_addresses or gateway in [own.ip for own in context.link_addresses]:
+    if gateway in [own.ip for own in context.link_addresses]:
+        return "own_elsewhere"
+    if gateway in context.own_addresses:
         return "bad_gateway"
     if gateway in context.own_subnet:
         return "bad_gateway"

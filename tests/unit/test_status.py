@@ -57,6 +57,7 @@ def test_a_healthy_node() -> None:
             assert told["lease"] | {"confirmed_s_ago": 0, "left_s": 0} == {
                 "subnet": "172.7.21.0/24", "ipv6_subnet": None, "public_ip": "192.168.14.21", "public_ipv6": None,
                 "reserved": False, "confirmed": True, "confirmed_s_ago": 0, "left_s": 0, "renew_interval_s": 300.0,
+                "absent": False,
             }  # fmt: skip
             assert told["lease"]["left_s"] + told["lease"]["confirmed_s_ago"] == pytest.approx(86400)
             assert told["network"] == {

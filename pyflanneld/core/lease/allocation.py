@@ -84,6 +84,9 @@ def choose(
     ipv4: SubnetRequest[IPv4Network],
     ipv6: SubnetRequest[IPv6Network] | None,
     rng: Random,
+    *,
+    lost: Sequence[SubnetKey] = (),
+    width: int = CHOICES,
 ) -> Choice:
     """Decide what to do about a lease.
 
@@ -92,18 +95,19 @@ def choose(
         public_ip: the address that we publish, by which our own leases are known.
         ipv4: the subnet to request.
         ipv6: the other one in a dual-stack network; each is chosen for itself.
-        rng: spreads simultaneous starts over ``CHOICES`` subnets.
+        rng: spreads simultaneous starts over *width* free subnets.
+        lost: what others have taken since.
     """
     own = _own(records, public_ip, ipv4, ipv6)
     if own is not None:
         return own
-    keys = _keys(records)
-    subnet, refused = _pick(ipv4, [key.ipv4 for key in keys], rng)
+    keys = [*_keys(records), *lost]
+    subnet, refused = _pick(ipv4, [key.ipv4 for key in keys], rng, width)
     if subnet is None:
         return Exhausted()
     if ipv6 is None:
         return Claim(subnet, refused)
-    subnet6, refused6 = _pick(ipv6, [key.ipv6 for key in keys if key.ipv6 is not None], rng)
+    subnet6, refused6 = _pick(ipv6, [key.ipv6 for key in keys if key.ipv6 is not None], rng, width)
     if subnet6 is None:
         return Exhausted()
     return Claim(subnet, refused or (f"IPv6: {refused6}" if refused6 else None), subnet6)
@@ -117,7 +121,9 @@ def count_free(
     return sum(1 for _ in free_subnets(subnet_range, taken))
 
 
-def _pick(request: SubnetRequest[_N], claimed: Iterable[_N], rng: Random) -> tuple[_N | None, str | None]:
+def _pick(
+    request: SubnetRequest[_N], claimed: Iterable[_N], rng: Random, width: int
+) -> tuple[_N | None, str | None]:
     """Return the remembered subnet, or a free one and why not the remembered one; ``None``: there is none."""
     subnet_range, previous, refused = request.subnet_range, request.previous, None
     taken = _taken(claimed, subnet_range.network, request.underlay)
@@ -125,7 +131,7 @@ def _pick(request: SubnetRequest[_N], claimed: Iterable[_N], rng: Random) -> tup
         refused = _why_not(previous, subnet_range.admits(previous), subnet_range.network, taken)
         if refused is None:
             return previous, None
-    free = list(islice(free_subnets(subnet_range, taken), CHOICES))
+    free = list(islice(free_subnets(subnet_range, taken), width))
     return (rng.choice(free) if free else None), refused
 
 

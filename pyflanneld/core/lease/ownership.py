@@ -31,6 +31,7 @@ class OwnLease:
         record: the key as it was last read.
         public_ip: the address that its value carries.
         ipv6: its IPv6 subnet, and *public_ipv6* the address for that, in a dual-stack network.
+        absent: whether etcd has said that the key is gone, and not yet that it is back.
         ttl_s: the last granted time to live in seconds, infinite for a reservation.
         confirmed_at_s: when it was last proved to be ours, on the clock that does not stop in suspend.
         confirmed_until_s: until when that proof holds.
@@ -44,6 +45,7 @@ class OwnLease:
     confirmed_until_s: float
     ipv6: IPv6Network | None = None
     public_ipv6: IPv6Address | None = None
+    absent: bool = False
 
     @property
     def key(self) -> SubnetKey:
@@ -65,9 +67,14 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """It is ours, but its value is not what we publish: write ours, guarded."""
+    """It is ours, but its value is not what we publish: write ours, guarded.
+
+    Attributes:
+        other: what the value says where it is that of another host with our IPv4 address.
+    """
 
     lease: OwnLease
+    other: LeaseAttrs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,11 @@ def confirmed(
     return OwnLease(subnet, public_ip, record, ttl, sent_at_s, until_s, ipv6, public_ipv6)
 
 
+def vanished(held: OwnLease) -> OwnLease:
+    """Return *held* whose key is gone, by etcd's word: whatever was granted, nothing is proved from now on."""
+    return replace(held, absent=True, confirmed_until_s=-inf)
+
+
 def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float) -> Assessment:
     """Return what a renewal has shown.
 
@@ -140,7 +152,17 @@ def assess(held: OwnLease, publish: LeaseAttrs, seen: Renewal, sent_at_s: float)
     )
     if attrs == publish:
         return Confirmed(replace(proved, public_ip=publish.public_ip, public_ipv6=publish.public_ipv6))
-    return Rewrite(proved)
+    others = attrs is not None and attrs.public_ipv6 not in (publish.public_ipv6, held.public_ipv6)
+    return Rewrite(proved, attrs if others else None)
+
+
+def is_junk(record: Record) -> bool:
+    """Return whether a key's value is none that a host has written: not readable, or without a host's address."""
+    attrs = record.lease.attrs
+    if attrs is None:
+        return True
+    ip = attrs.public_ip
+    return ip.is_unspecified or ip.is_loopback or ip.is_multicast or ip.is_reserved
 
 
 def renewal_interval_s(ttl_s: float, margin_s: float) -> float:

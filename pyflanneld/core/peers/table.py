@@ -28,7 +28,14 @@ from typing import assert_never
 from pyflanneld.core.etcd_types import Gone, PeerEvent, Put, Record, Snapshot
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey
-from pyflanneld.core.peers.validation import FamilyContext, Quarantine, ValidationContext, Validator, address_range
+from pyflanneld.core.peers.validation import (
+    OWN_ELSEWHERE,
+    FamilyContext,
+    Quarantine,
+    ValidationContext,
+    Validator,
+    address_range,
+)
 
 _VALUE_REASONS = frozenset({"too_large", "not_json", "not_an_object", "bad_value", "bad_gateway", "gateway_off_link"})
 
@@ -256,7 +263,10 @@ class _FamilyPeers:
         elif subnet is not None:
             gateway = entry.latest.gateway(self._version)
             why = self._validator.check(subnet, gateway)
-            if why is None and gateway is not None:
+            if why is not None and why.reason == OWN_ELSEWHERE:  # nobody else has it any more
+                entry.good.pop(self._version, None)
+                good = None
+            elif why is None and gateway is not None:
                 good = entry.good[self._version] = gateway, entry.latest.backend_data(self._version)
         if why is not None:
             self.quarantined[name] = why

@@ -62,6 +62,10 @@ class ValidationContext:
         return (self.ipv4,) if self.ipv6 is None else (self.ipv4, self.ipv6)
 
 
+OWN_ELSEWHERE = "own_elsewhere"
+"""The reason for a lease with our own address: an old one of this host, or a reservation for its next start."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quarantine:
     """Why a key is rejected.
@@ -81,8 +85,8 @@ class Validator:
     def __init__(self, context: FamilyContext, *, gateways_on_link: bool) -> None:
         self._context = context
         self._gateways_on_link = gateways_on_link
-        of_link = (own.ip for own in context.link_addresses)
-        self._own = {int(address) for address in (*context.own_addresses, *context.loopback, *of_link)}
+        self._published = {int(own.ip) for own in context.link_addresses}  # one of these, where none is given
+        self._own = {int(address) for address in (*context.own_addresses, *context.loopback)} | self._published
         self._own_subnet = [address_range(context.own_subnet)]
         self._neighbours = [_hosts(own.network) for own in context.link_addresses]
         self._first, self._last = address_range(context.network)
@@ -113,6 +117,8 @@ class Validator:
         number = int(gateway)
         if not _within(number, _UNICAST[subnet.version]):
             return Quarantine("bad_gateway", f"{field} {gateway} is no address of a host")
+        if number in self._published:
+            return Quarantine(OWN_ELSEWHERE, f"{field} {gateway} is our own address, and {subnet} is not our subnet")
         if number in self._own:
             return Quarantine("bad_gateway", f"{field} {gateway} is our own address")
         if _within(number, self._own_subnet):

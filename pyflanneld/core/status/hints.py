@@ -23,9 +23,11 @@ CONDITIONS: Mapping[str, str] = {
     "saved_state.in_use": "Bring etcd back: until then others may take the subnet, and new peers have no route here.",
     "saved_state.unusable": "Bring etcd back; the start waits for it. A wrong clock may be set: it is read again.",
     "lease.exhausted": "Delete leases of hosts that are gone (`pyflanneld leases`), or make the network larger.",
+    "lease.overlapped": "Find out whose key that is; delete it if it is no host's: this one takes its subnet again.",
     "lease.shared": "Find the other host with that address (a clone?); give one of them another, and restart it.",
+    "lease.shortened": "Find out who put this host's key on that etcd lease. It is put back once etcd takes writes.",
     "lease.unreadable": "Delete that key in etcd: this node creates it again, with the same subnet.",
-    "lease.vanished": "Nothing: it is created again. If it happens often, check etcd's clock and who deletes keys.",
+    "lease.vanished": "If it lasts, etcd refuses the write: the line about etcd says why (no space, no right).",
     "link.address_missing": "Give the interface that address again, or start with another --public-ip.",
     "link.down": "Set the interface up, or plug in its cable: `ip link show`.",
     "link.missing": "Bring the interface back, or correct --iface.",
@@ -48,7 +50,7 @@ CONDITIONS: Mapping[str, str] = {
 """By the log event of the condition."""
 
 QUARANTINED: Mapping[str, str] = {
-    "bad_gateway": "Correct that node: its PublicIP cannot be a peer's address. An old lease of this host expires.",
+    "bad_gateway": "Correct that node: its PublicIP cannot be a peer's address.",
     "bad_key": "Delete the key, it is no subnet: `etcdctl del`.",
     "bad_length": "Delete the lease: `pyflanneld leases release`.",
     "bad_value": "Find out who wrote that value; delete the key if it is no node's.",
@@ -58,6 +60,7 @@ QUARANTINED: Mapping[str, str] = {
     "not_an_object": "Find out who wrote that value; delete the key if it is no node's.",
     "not_json": "Find out who wrote that value; delete the key if it is no node's.",
     "outside_network": "Delete the lease, a leftover of another network: `pyflanneld leases release`.",
+    "own_elsewhere": "A reservation is taken at this host's next start; an old lease of it expires, or delete it.",
     "overlaps_older": "Delete one of the two leases: `pyflanneld leases` shows both.",
     "overlaps_own": "Find out whose lease it is: one subnet cannot be on two hosts.",
     "too_large": "Find out who wrote that value; delete the key if it is no node's.",

@@ -75,7 +75,7 @@ class StatusFinding:
 
 @dataclass(frozen=True, slots=True)
 class LeasePart:
-    """This host's lease; *left_s* is ``None`` for a reservation."""
+    """This host's lease; *left_s* is ``None`` for a reservation; *absent*: its key is gone from etcd."""
 
     subnet: str
     ipv6_subnet: str | None
@@ -86,6 +86,7 @@ class LeasePart:
     confirmed: bool
     confirmed_s_ago: float
     renew_interval_s: float
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,16 +216,18 @@ class Report:
 
 def lease_part(lease: OwnLease, now_s: float, renew_interval_s: float) -> LeasePart:
     """Return the state of this host's lease at *now_s*."""
+    end_s = now_s if lease.absent else lease.confirmed_at_s + lease.ttl_s
     return LeasePart(
         subnet=str(lease.subnet),
         ipv6_subnet=str(lease.ipv6) if lease.ipv6 else None,
         public_ip=str(lease.public_ip),
         public_ipv6=str(lease.public_ipv6) if lease.public_ipv6 else None,
         reserved=lease.reserved,
-        left_s=None if lease.reserved else round(max(0.0, lease.confirmed_at_s + lease.ttl_s - now_s), 3),
+        left_s=None if lease.reserved else round(max(0.0, end_s - now_s), 3),
         confirmed=now_s <= lease.confirmed_until_s,
         confirmed_s_ago=round(now_s - lease.confirmed_at_s, 3),
         renew_interval_s=renew_interval_s,
+        absent=lease.absent,
     )
 
 

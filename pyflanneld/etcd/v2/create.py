@@ -2,7 +2,7 @@
 
 Theory of operation. ``prevExist=false`` guards the one name; nothing guards against another name that overlaps it. So:
 
-1. *List before.* Anything that was created since the caller's list is a conflict, and nothing has been written yet.
+1. *List before.* What may overlap and was created since the caller's list is a conflict; nothing has been written yet.
 2. *Create*, if absent.
 3. *List after.* A key that overlaps ours (or that is not readable), is new since the caller's list and older than ours
    (lower index) was there first: ours is deleted, if nobody changed it, and the caller chooses again. Of two keys that
@@ -15,7 +15,8 @@ which v2 cannot distinguish from a new key.)
 When a response is lost, or the list of step 3 fails, the key may be ours without verification. Its name is remembered:
 the caller lists again after the error, finds a lease with its address and renews it, and ``settle`` makes up for step 3
 first. v2 cannot prevent that a creation is delayed on its way and happens after the caller has chosen another subnet:
-that key lives until its TTL ends.
+such a key is found with the next renewal, and deleted. As long as it lives nobody else takes that subnet, and this host
+does not use it.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import Record, Snapshot
+from pyflanneld.core.lease.codec import SubnetKey, parse_lease
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.etcd.v2.http import Form, V2Client, V2Request
 from pyflanneld.etcd.v2.keyspace import V2KeySpace, parse_event
@@ -72,7 +74,8 @@ class V2Creator:
             before = await self._list()
             if before.cluster_id != listed.cluster_id or before.revision < listed.revision:
                 raise RegistryUnavailable("the list to create a key by is from another cluster or a newer history")
-            if _new(before.records, listed):
+            new, key = _new(before.records, listed), parse_lease(name, value).key
+            if any(_may_overlap(record.lease.key, key) or self._made(record) for record in new):
                 return None
             self._unverified[name] = UnverifiedCreation(value, listed)
             record = await self._put(name, value, ttl_s, listed)
@@ -87,6 +90,8 @@ class V2Creator:
         The key is read again: it may have been created, or be somebody else's, since its holder has read it.
         """
         async with self._lock:
+            for other in [one for one in self._unverified if one != name]:
+                await self._take_back(other)
             creation = self._unverified.get(name)
             if creation is None:
                 return True
@@ -97,6 +102,19 @@ class V2Creator:
                 del self._unverified[name]
                 return True  # not the one that we have created
             return await self._verified(record, creation.listed)
+
+    def _made(self, record: Record) -> bool:
+        """Return whether *record* is a creation of ours whose outcome was unknown: the caller has to find it."""
+        creation = self._unverified.get(record.name)
+        return creation is not None and creation.value == record.value
+
+    async def _take_back(self, name: bytes) -> None:
+        """Delete what we have created late, under a name that is not the one in use."""
+        record = await read_subnet(self._http, self._keys, name)
+        if record is not None:
+            made = self._made(record) and record.create_revision > self._unverified.pop(name).listed.revision
+            if made and await self._delete(record):
+                self._log.info("lease.given_back", key=name, conflict="")
 
     async def _put(self, name: bytes, value: bytes, ttl_s: int | None, listed: Snapshot) -> Record | None:
         form: Form = {"value": value} if ttl_s is None else {"value": value, "ttl": ttl_s}
@@ -140,12 +158,12 @@ def _new(records: Iterable[Record], listed: Snapshot) -> list[Record]:
 def _older_conflict(own: Record, records: Iterable[Record], listed: Snapshot) -> Record | None:
     """Return a record that was there before *own* and may overlap it."""
     older = (record for record in _new(records, listed) if record.create_revision < own.create_revision)
-    return next((record for record in older if record.name != own.name and _may_overlap(record, own)), None)
+    others = (record for record in older if record.name != own.name)
+    return next((record for record in others if _may_overlap(record.lease.key, own.lease.key)), None)
 
 
-def _may_overlap(one: Record, other: Record) -> bool:
-    key, other_key = one.lease.key, other.lease.key
-    return key is None or other_key is None or key.overlaps(other_key)
+def _may_overlap(one: SubnetKey | None, other: SubnetKey | None) -> bool:
+    return one is None or other is None or one.overlaps(other)
 
 
 async def read_subnet(http: V2Client, keys: V2KeySpace, name: bytes) -> Record | None:

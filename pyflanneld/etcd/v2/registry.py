@@ -174,6 +174,10 @@ class EtcdV2Registry:
             raise
         return self._keys.record(parse_event(answer.body, self.endpoint).node)
 
+    async def put_on_own_lease(self, held: Record, *, ttl_s: int) -> Record | None:  # noqa: ARG002
+        """Start the TTL of *held* again if nobody changed it: in v2 it is the key's own, and as long as ours."""
+        return await self.rewrite_subnet(held, held.value)
+
     async def delete_subnet(self, held: Record) -> bool:
         """Delete *held* if nobody changed it."""
         try:

@@ -60,7 +60,7 @@ def _left_s(answer: rpc.LeaseTimeToLiveResponse) -> float:
 async def create_without_ttl(
     caller: Caller, keys: KeySpace, name: bytes, value: bytes, listed: Snapshot
 ) -> Record | None:
-    """Create the key, provided that nothing was created since *listed*; a lost response leaves the outcome unknown."""
+    """Create the key, provided that nothing overlapping is new; a lost response leaves the outcome unknown."""
     request = guarded_put(keys, name, value, 0, listed)
     response = await caller.write(TXN, request)
     revision = response.header.revision

@@ -8,31 +8,41 @@ response may be lost, and then the outcome is unknown. The rules:
 2. A name is remembered as *tried* with the spare before the put is sent, and forgotten when the put was certainly
    refused. Without an answer the key is read back: if it is attached to our lease, we made it.
 3. If it is not there (yet), the caller gets an error that leaves the outcome open, and the spare keeps the tried name.
-   The put may still happen. It cannot lead to two subnets: its guard and that of any later put each demand that nothing
-   was created since a list that is older than both, so at most one of them succeeds.
+   The put may still happen.
 4. Before the spare is used again, the tried names are read. A key that is attached to it is *ours and alive*: the lease
-   is no longer a spare. If the caller cannot know of that key, it must list again (``None``) and finds it.
+   is no longer a spare. If the caller cannot know of that key, it must list again (``None``) and finds it. If there is
+   none, and another name is to be created, the spare is revoked first: a put that comes later has no lease to hang on,
+   so etcd refuses it. (For the same name there is nothing to fear: of two puts of one absent key one succeeds.)
 5. A lease is revoked only as a spare, at ``close`` or for another TTL, and only after the tried names were read:
    **never revoke a lease to which a live key of ours may be attached** (flanneld v0.28.9 does so when a put fails, and
    deletes its own subnet if that put was in fact done).
-6. A spare is refreshed by a keep-alive before use, so that the new key starts with its full TTL.
+6. A spare is refreshed by a keep-alive before use, unless that was just now: a new key starts with its full TTL.
+7. An etcd lease that has lost its key (somebody deleted it, or put it on another lease) is the spare for the same key:
+   a key that is deleted again and again costs one lease. Such a spare is never revoked, for others may use it.
 """
 
 import asyncio
 import contextlib
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import Record, Snapshot
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.lease.codec import parse_key_name
+from pyflanneld.core.lease.overlapping_names import overlapping_names
 from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.calls import Caller
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.methods import LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, RANGE, TXN
 from pyflanneld.etcd.v3.status import CallRefused, LeaseNotFound
+
+FRESH: Final = 1e-4
+"""The share of its TTL, 9 s of a day, for which a lease counts as just refreshed."""
 
 CLOSE_S: Final = 3.0
 """How long ``close`` may take to revoke an unused lease, in seconds."""
@@ -46,11 +56,19 @@ class SpareLease:
         lease_id: its ID, chosen by us.
         ttl_s: its time to live, in seconds.
         tried: names whose put with this lease may have happened or may still happen.
+        granted: whether this run has granted it, for nothing but keys of its own.
+        fresh_until_s: until when it has its full TTL, nearly, on the loop's clock.
     """
 
     lease_id: int
     ttl_s: int
     tried: set[bytes] = field(default_factory=set)
+    granted: bool = True
+    fresh_until_s: float = 0.0
+
+    def refreshed(self) -> None:
+        """Take note that it was granted or renewed."""
+        self.fresh_until_s = asyncio.get_running_loop().time() + self.ttl_s * FRESH
 
 
 class Creator:
@@ -62,18 +80,39 @@ class Creator:
         self._log = log
         self._lock = asyncio.Lock()
         self._spare: SpareLease | None = None
+        self._alive: Record | None = None  # a key of ours whose reply was lost
 
     async def create(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         """Do what ``Registry.create_subnet`` promises."""
         async with self._lock:
-            alive = await self._settle()
-            if alive is not None and alive.create_revision > listed.revision:
+            self._alive = await self._settle() or self._alive
+            if self._alive is not None and self._alive.create_revision > listed.revision:
                 return None
-            try:
-                return await self._put(name, value, await self._lease(ttl_s), listed)
-            except LeaseNotFound:  # revoked by somebody else: nothing was done
-                self._spare = None
-                return await self._put(name, value, await self._lease(ttl_s), listed)
+            self._alive = None
+            if self._spare is not None and self._spare.tried - {name}:
+                await self._give_back()
+            return await self._on_a_spare(ttl_s, lambda spare: guarded_put(self._keys, name, value, spare, listed))
+
+    async def move(self, held: Record, *, ttl_s: int) -> Record | None:
+        """Do what ``Registry.put_on_own_lease`` promises."""
+        async with self._lock:
+            alive = await self._settle()
+            if alive is not None:
+                return alive if alive.name == held.name else None
+            moved = await self._on_a_spare(ttl_s, lambda spare: unchanged_put(self._keys, held, held.value, spare))
+            return moved and replace(moved, create_revision=held.create_revision)
+
+    def offer(self, lease_id: int, ttl_s: int) -> None:
+        """Take an etcd lease that was just renewed and has lost its key as the spare, unless there is one."""
+        self._spare = self._spare or SpareLease(lease_id, ttl_s, granted=False)
+
+    async def _on_a_spare(self, ttl_s: int, request: Callable[[int], rpc.TxnRequest]) -> Record | None:
+        """Put a key by the *request* that an etcd lease leads to."""
+        try:
+            return await self._put(request, await self._lease(ttl_s))
+        except LeaseNotFound:  # revoked by somebody else: nothing was done
+            self._spare = None
+            return await self._put(request, await self._lease(ttl_s))
 
     async def close(self) -> None:
         """Revoke the spare, if there is one and if that is safe and quick."""
@@ -105,15 +144,21 @@ class Creator:
         self._spare = SpareLease(secrets.randbits(62) + 1, ttl_s)
         request = rpc.LeaseGrantRequest(TTL=ttl_s, ID=self._spare.lease_id)
         await self._caller.write(LEASE_GRANT, request)
+        self._spare.refreshed()
         return self._spare
 
     async def _refreshed(self, spare: SpareLease) -> bool:
+        if asyncio.get_running_loop().time() < spare.fresh_until_s:
+            return True
         request = rpc.LeaseKeepAliveRequest(ID=spare.lease_id)
         answer = await self._caller.read(LEASE_KEEP_ALIVE, request)
+        spare.refreshed()
         return answer.TTL > 0
 
-    async def _put(self, name: bytes, value: bytes, spare: SpareLease, listed: Snapshot) -> Record | None:
-        request = guarded_put(self._keys, name, value, spare.lease_id, listed)
+    async def _put(self, requested: Callable[[int], rpc.TxnRequest], spare: SpareLease) -> Record | None:
+        request = requested(spare.lease_id)
+        put = request.success[0].request_put
+        name, value = put.key.removeprefix(self._keys.subnets), put.value
         known = name in spare.tried
         spare.tried.add(name)
         try:
@@ -147,32 +192,61 @@ class Creator:
 
     async def _give_back(self) -> None:
         """Revoke the spare; its tried names were read just before, and no key is attached to it."""
-        if self._spare is None:
-            return
-        request = rpc.LeaseRevokeRequest(ID=self._spare.lease_id)
-        with contextlib.suppress(LeaseNotFound):
-            await self._caller.write(LEASE_REVOKE, request)
-        self._log.debug("lease.revoked", lease_id=self._spare.lease_id)
+        if self._spare is not None and self._spare.granted:
+            request = rpc.LeaseRevokeRequest(ID=self._spare.lease_id)
+            with contextlib.suppress(LeaseNotFound):
+                await self._caller.write(LEASE_REVOKE, request)
+            self._log.debug("lease.revoked", lease_id=self._spare.lease_id)
         self._spare = None
 
 
 def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed: Snapshot) -> rpc.TxnRequest:
-    """Return the request to put the key if each key of the range is as old as the list, and this one is absent.
+    """Return the request to put the key if each that may overlap it is as old as the list, and this one is absent.
 
     A comparison over a range holds when it holds for each key in it, so also for an empty range
-    (``etcdserverpb.Compare.range_end``, etcd 3.3).
+    (``etcdserverpb.Compare.range_end``, etcd 3.3). etcd takes 128 comparisons (``--max-txn-ops``).
     """
-    nothing_new = rpc.Compare(
-        key=keys.subnets,
-        range_end=keys.subnets_end,
-        target=rpc.Compare.CREATE,
-        result=rpc.Compare.LESS,
-        create_revision=listed.revision + 1,
-    )
+    nothing_new = [
+        rpc.Compare(
+            key=start,
+            range_end=end,
+            target=rpc.Compare.CREATE,
+            result=rpc.Compare.LESS,
+            create_revision=listed.revision + 1,
+        )
+        for start, end in _guarded(keys, name)
+    ]
     key = keys.key(name)
     absent = rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)
     put = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=lease_id))
-    return rpc.TxnRequest(compare=[nothing_new, absent], success=[put])
+    return rpc.TxnRequest(compare=[*nothing_new, absent], success=[put])
+
+
+def _guarded(keys: KeySpace, name: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the ranges of all keys that may overlap *name*.
+
+    That is all of them where it has an IPv6 subnet: what overlaps that may stand behind any IPv4 subnet.
+    """
+    try:
+        wanted = parse_key_name(name)
+    except Invalid:
+        wanted = None
+    if wanted is None or wanted.ipv6 is not None:
+        return [(keys.subnets, keys.subnets_end)]
+    return [(keys.key(start), keys.key(end)) for start, end in overlapping_names(wanted.ipv4)]
+
+
+def unchanged_put(keys: KeySpace, held: Record, value: bytes, lease_id: int) -> rpc.TxnRequest:
+    """Return the request to put the key of *held* if nobody has changed it."""
+    put = rpc.PutRequest(key=keys.key(held.name), value=value, lease=lease_id)
+    return if_unchanged(keys, held, rpc.RequestOp(request_put=put))
+
+
+def if_unchanged(keys: KeySpace, held: Record, operation: rpc.RequestOp) -> rpc.TxnRequest:
+    """Return the request to do *operation* if nobody has changed *held*."""
+    key, mod_revision = keys.key(held.name), held.mod_revision
+    unchanged = rpc.Compare(key=key, target=rpc.Compare.MOD, result=rpc.Compare.EQUAL, mod_revision=mod_revision)
+    return rpc.TxnRequest(compare=[unchanged], success=[operation])
 
 
 async def read_record(caller: Caller, keys: KeySpace, name: bytes) -> Record | None:

@@ -36,7 +36,7 @@ from pyflanneld.etcd.v3.administration import create_if_absent, create_without_t
 from pyflanneld.etcd.v3.calls import Caller, Tokens
 from pyflanneld.etcd.v3.channel import DEFAULT_TIMING, Endpoints
 from pyflanneld.etcd.v3.keyspace import KeySpace
-from pyflanneld.etcd.v3.leases import Creator, read_record
+from pyflanneld.etcd.v3.leases import Creator, if_unchanged, read_record, unchanged_put
 from pyflanneld.etcd.v3.methods import LEASE_KEEP_ALIVE, RANGE, TXN
 from pyflanneld.etcd.v3.stream import AnswerTooLarge
 from pyflanneld.etcd.v3.watch import Watch
@@ -167,13 +167,12 @@ class EtcdV3Registry:
             await watch.close()
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
-        """Create the key with a TTL if nothing was created since *listed*; ``leases`` has the rules."""
+        """Create the key with a TTL if nothing that may overlap it is newer than *listed*; ``leases`` has the rules."""
         return await self._creator.create(name, value, ttl_s=ttl_s, listed=listed)
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
         """Change the value of *held*, with its lease, if nobody changed it."""
-        put = rpc.PutRequest(key=self._keys.key(held.name), value=value, lease=held.lease_id)
-        response = await self._if_unchanged(held, rpc.RequestOp(request_put=put))
+        response = await self._caller.write(TXN, unchanged_put(self._keys, held, value, held.lease_id))
         if not response.succeeded:
             return None
         return Record(held.name, value, held.create_revision, response.header.revision, held.lease_id)
@@ -181,27 +180,24 @@ class EtcdV3Registry:
     async def delete_subnet(self, held: Record) -> bool:
         """Delete *held* if nobody changed it. Its etcd lease expires by itself: other keys may be attached to it."""
         delete = rpc.DeleteRangeRequest(key=self._keys.key(held.name))
-        response = await self._if_unchanged(held, rpc.RequestOp(request_delete_range=delete))
-        return response.succeeded
+        request = if_unchanged(self._keys, held, rpc.RequestOp(request_delete_range=delete))
+        return (await self._caller.write(TXN, request)).succeeded
 
-    async def _if_unchanged(self, held: Record, operation: rpc.RequestOp) -> rpc.TxnResponse:
-        unchanged = rpc.Compare(
-            key=self._keys.key(held.name),
-            target=rpc.Compare.MOD,
-            result=rpc.Compare.EQUAL,
-            mod_revision=held.mod_revision,
-        )
-        request = rpc.TxnRequest(compare=[unchanged], success=[operation])
-        return await self._caller.write(TXN, request)
+    async def put_on_own_lease(self, held: Record, *, ttl_s: int) -> Record | None:
+        """Put the key of *held* on an etcd lease of our own if nobody changed it."""
+        return await self._creator.move(held, ttl_s=ttl_s)
 
     async def renew(self, held: Record) -> Renewal:
         """Renew the lease of *held* and read its key back.
 
         The key is read after the keep-alive, since etcd before 3.4.38 and 3.5.23 may report success for a lease that
-        was just revoked.
+        was just revoked. A lease that lives and has lost the key is good for the next one.
         """
         ttl_s = await self._keep_alive(held.lease_id) if held.lease_id else None
-        return Renewal(record=await read_record(self._caller, self._keys, held.name), ttl_s=ttl_s)
+        record = await read_record(self._caller, self._keys, held.name)
+        if ttl_s and (record is None or record.lease_id != held.lease_id):
+            self._creator.offer(held.lease_id, int(ttl_s))
+        return Renewal(record=record, ttl_s=ttl_s)
 
     async def _keep_alive(self, lease_id: int) -> float:
         """Return the time to live from now on, in seconds; 0 when there is no such lease."""
@@ -218,7 +214,7 @@ class EtcdV3Registry:
         return await times_to_live(self._caller, records)
 
     async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
-        """Create the key without a TTL if nothing was created since *listed*."""
+        """Create the key without a TTL if nothing that may overlap it is newer than *listed*."""
         return await create_without_ttl(self._caller, self._keys, name, value, listed)
 
     async def make_reservation(self, held: Record) -> Record | None:

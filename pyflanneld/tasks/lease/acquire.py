@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from itertools import count
+from math import inf
 from random import Random
 
 from pyflanneld.core.backoff import backoff, jittered, race_pause_s
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.lease.allocation import (
+    CHOICES,
     Choice,
     Claim,
     Discard,
@@ -28,6 +30,9 @@ from pyflanneld.state.context import Context
 RETRY_CAP_S = 10.0
 EXHAUSTED_PAUSE_S = 4.0
 BEAT_S = 60.0
+TRIES = 4
+"""How many subnets are tried by one list."""
+WIDEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +65,18 @@ async def acquire(context: Context, request: LeaseRequest) -> tuple[OwnLease, Sn
         context.liveness.beat("acquire", BEAT_S)
         try:
             snapshot = await context.registry.list_subnets()
-            context.registry_works("acquire")
-            choice = decide(request, snapshot.records, context.rng)
+            choice = decide(request, snapshot.records, context.rng, width=spread(race))
             if isinstance(choice, Exhausted):
+                context.registry_works("acquire")
                 await _wait_for_a_free_one(context, request, len(snapshot.records))
                 return None
-            lease, request = await _try(context, request, snapshot, choice)
+            lease, request = await _try(context, request, snapshot, choice, race)
         except RegistryError as error:
             # The outcome of a write may be unknown now: the next list shows it, as a lease with our address.
             context.registry_failed("acquire", error, blocks=True)
             await context.pause(error, next(waits))
             continue
+        context.registry_works("acquire")  # writes too
         if lease is not None:
             context.conditions.resolve("subnet")
             context.liveness.rest("acquire")
@@ -91,14 +97,22 @@ async def _wait_for_a_free_one(context: Context, request: LeaseRequest, leases: 
     context.liveness.rest("acquire")
 
 
-def decide(request: LeaseRequest, records: Sequence[Record], rng: Random) -> Choice:
-    """Return which lease the *records* leave us."""
+def decide(
+    request: LeaseRequest, records: Sequence[Record], rng: Random, *, lost: Sequence[SubnetKey] = (),
+    width: int = CHOICES,
+) -> Choice:
+    """Return which lease the *records*, and what others have taken since, leave us; *width* as for ``choose``."""
     ipv4 = SubnetRequest(request.subnet_range, request.previous, request.underlay)
-    return choose(records, request.attrs.public_ip, ipv4, request.ipv6, rng)
+    return choose(records, request.attrs.public_ip, ipv4, request.ipv6, rng, lost=lost, width=width)
+
+
+def spread(race: int) -> int:
+    """Return over how many free subnets to spread: the more lost races there are, the more hosts want one at once."""
+    return CHOICES << 3 * min(race, WIDEST)
 
 
 async def _try(
-    context: Context, request: LeaseRequest, snapshot: Snapshot, choice: Reuse | Discard | Claim
+    context: Context, request: LeaseRequest, snapshot: Snapshot, choice: Reuse | Discard | Claim, race: int
 ) -> tuple[OwnLease | None, LeaseRequest]:
     """Carry out the choice; ``None``: list again, with the request that is returned."""
     match choice:
@@ -111,7 +125,24 @@ async def _try(
         case Claim(subnet=subnet, previous_refused=refused, ipv6=ipv6):
             if refused is not None:
                 context.log.warning("lease.previous_refused", subnet=str(request.previous), why=refused)
-            return await _create(context, request, snapshot, SubnetKey(subnet, ipv6)), request
+            return await _claim(context, request, snapshot, SubnetKey(subnet, ipv6), race), request
+
+
+async def _claim(
+    context: Context, request: LeaseRequest, snapshot: Snapshot, key: SubnetKey, race: int
+) -> OwnLease | None:
+    """Create *key*, or another subnet that the same list leaves: each is guarded by itself, so it needs no new list."""
+    lost: list[SubnetKey] = []
+    while True:
+        lease = await _create(context, request, snapshot, key)
+        lost.append(key)
+        if lease is not None or len(lost) == TRIES:
+            return lease
+        match decide(request, snapshot.records, context.rng, lost=lost, width=spread(race + len(lost))):
+            case Claim(subnet=subnet, ipv6=ipv6):
+                key = SubnetKey(subnet, ipv6)
+            case _:
+                return None
 
 
 async def _reuse(context: Context, request: LeaseRequest, record: Record, key: SubnetKey) -> OwnLease | None:
@@ -124,6 +155,8 @@ async def _reuse(context: Context, request: LeaseRequest, record: Record, key: S
         case Confirmed(lease=lease):
             context.log.info("lease.reused", subnet=str(key), reserved=lease.reserved)
             return lease
+        case Rewrite(lease=lease, other=LeaseAttrs()):  # the lease task decides whether to write over that
+            return replace(lease, confirmed_until_s=-inf)
         case Rewrite(lease=lease):
             await context.registry.rewrite_subnet(lease.record, encode_value(request.attrs, context.registry.api))
             return None

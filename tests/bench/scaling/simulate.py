@@ -18,9 +18,10 @@ from random import Random
 from pyflanneld.core.backoff import backoff, list_round_s, race_pause_s
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.lease.allocation import Claim, SubnetRequest, choose
-from pyflanneld.core.lease.codec import encode_name
+from pyflanneld.core.lease.codec import TTL_S, encode_name, parse_key_name
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.etcd.access import Timing
+from pyflanneld.etcd.v3.leases import FRESH
 from pyflanneld.etcd.v3.registry import PAGE
 from pyflanneld.tasks import peers
 from pyflanneld.tasks.lease import acquire
@@ -52,6 +53,7 @@ class World:
         cores: of each.
         now: virtual seconds.
         arrived: requests by the second in which they came to a member that was up.
+        tried: creations by node.
         listed: complete lists by node; *keys* in their pages, also of lists that failed.
         timeouts: requests that had no answer in time.
         blind_s: how long each node went without a watch.
@@ -62,6 +64,7 @@ class World:
     cores: int
     now: float = 0.0
     arrived: Counter[int] = field(default_factory=Counter)
+    tried: Counter[int] = field(default_factory=Counter)
     listed: Counter[int] = field(default_factory=Counter)
     keys: int = 0
     timeouts: int = 0
@@ -162,11 +165,15 @@ def _follows_again(world: World, node: int, nodes: int, rng: Random, *, in_turn:
         turn_at = max(turn_at, world.now + rng.uniform(0, round_s))
 
 
+_CONFIG = parse_config(b'{"Network":"10.0.0.0/8","Backend":{"Type":"host-gw"}}')
+_SUBNETS = model.subnets(8, 24)
+
+
 @dataclass(slots=True)
 class Leases:
     """The keys of a first start: names in the order of their creation, and when the last was made."""
 
-    records: list[Record] = field(default_factory=list)
+    names: dict[bytes, int] = field(default_factory=dict)
     apply_until: float = 0.0
 
 
@@ -177,35 +184,54 @@ def _starts(world: World, node: int, nodes: int, rng: Random, leases: Leases, be
     waits = backoff(0.5, acquire.RETRY_CAP_S, rng)
     while not (yield from client.read(model.REQUEST_CPU_S)):
         yield world.now + next(waits)
+    fresh_until = 0.0
     for race in count():
-        known = len(leases.records)
+        known = len(leases.names)
         if not (yield from client.list(known)):
             yield world.now + next(waits)
             continue
         world.listed[node] += 1
-        name = _chosen(leases.records[:known], node, rng) if nodes <= REALLY_CHOSEN else b""
-        if not (yield from client.write(2 * model.REQUEST_CPU_S)):  # the etcd lease: a grant, or a keep-alive
-            yield world.now + next(waits)
-            continue
-        # Writes are applied one after the other, whatever member they came through.
-        leases.apply_until = max(world.now, leases.apply_until) + len(leases.records) * model.GUARD_KEY_CPU_S
-        world.arrived[int(world.now)] += 1
-        yield leases.apply_until + model.COMMIT_S
-        if len(leases.records) == known:
-            leases.records.append(Record(name, b"", known + 1, known + 1, 1))
-            world.done_at[node] = world.now
-            return
+        lost: list[bytes] = []
+        while len(lost) < acquire.TRIES:
+            width = acquire.spread(race + len(lost))
+            name = _chosen(leases, known, lost, node, rng, width, real=nodes <= REALLY_CHOSEN)
+            if world.now > fresh_until:  # the etcd lease: a grant, or a keep-alive
+                if not (yield from client.write(2 * model.REQUEST_CPU_S)):
+                    yield world.now + next(waits)
+                    break
+                fresh_until = world.now + TTL_S * FRESH
+            if not (yield from client.write(model.REQUEST_CPU_S)):
+                yield world.now + next(waits)  # in truth its outcome is unknown; here it has not happened
+                break
+            # Writes are applied one after the other, whatever member they came through.
+            leases.apply_until = max(world.now, leases.apply_until) + model.CREATION_CPU_S
+            world.tried[node] += 1
+            won = name not in leases.names
+            leases.names.setdefault(name, len(leases.names) + 1)
+            yield leases.apply_until + model.COMMIT_S
+            if won:
+                world.done_at[node] = world.now
+                return
+            lost.append(name)
         yield world.now + race_pause_s(race, rng)
 
 
-_CONFIG = parse_config(b'{"Network":"10.0.0.0/8","Backend":{"Type":"host-gw"}}')
-
-
-def _chosen(records: list[Record], node: int, rng: Random) -> bytes:
+def _chosen(
+    leases: Leases, known: int, lost: list[bytes], node: int, rng: Random, width: int, *, real: bool
+) -> bytes:
+    """Return a subnet that is free by the list of the first *known* keys; *real*: by the daemon's own choice."""
+    if not real:
+        within = min(width + known + len(lost), _SUBNETS)
+        while True:
+            name = b"%d" % rng.randrange(within)
+            if name not in lost and leases.names.get(name, known + 1) > known:
+                return name
     assert _CONFIG.ipv4 is not None
     address = IPv4Address("192.168.0.0") + node
     request = SubnetRequest(_CONFIG.ipv4, underlay=(IPv4Network("192.168.0.0/16"),))
-    claim = choose(records, address, request, None, rng)
+    records = [Record(name, b"", at, at, 1) for name, at in leases.names.items() if at <= known]
+    taken = [parse_key_name(name) for name in lost]
+    claim = choose(records, address, request, None, rng, lost=taken, width=width)
     assert isinstance(claim, Claim)
     return encode_name(claim.subnet)
 
@@ -238,6 +264,7 @@ class Outcome:
         keys: read by all of them, half lists included.
         timeouts: requests without an answer in time.
         names: the subnets chosen, where they were chosen for real.
+        mean_tries: creations that a node tried on the average.
     """
 
     nodes: int
@@ -250,6 +277,7 @@ class Outcome:
     keys: int
     timeouts: int
     names: tuple[bytes, ...] = ()
+    mean_tries: float = 0.0
 
 
 Scene = Callable[..., Outcome]
@@ -267,6 +295,7 @@ def _outcome(world: World, nodes: int, names: tuple[bytes, ...] = ()) -> Outcome
         keys=world.keys,
         timeouts=world.timeouts,
         names=names,
+        mean_tries=world.tried.total() / nodes,
     )
 
 
@@ -300,7 +329,7 @@ def first_start(site: model.Site, seed: int = 1, *, within_s: float = 5.0, until
         rng = Random(f"{seed}/{node}")
         world.start(_starts(world, node, site.nodes, rng, leases, rng.uniform(0, within_s)))
     world.run(until_s)
-    return _outcome(world, site.nodes, tuple(record.name for record in leases.records if record.name))
+    return _outcome(world, site.nodes, tuple(leases.names) if site.nodes <= REALLY_CHOSEN else ())
 
 
 def power_back(site: model.Site, seed: int = 1, *, within_s: float = 30.0, until_s: float = 600.0) -> Outcome:

@@ -1,7 +1,7 @@
 """What of a node talks to etcd: the real tasks for the lease and the peers, on any registry, without routes.
 
     side = EtcdSide(registry, SystemClock(), host=7, rng=Random(7))
-    await side.join(ttl_s=30)          # list, create, as many times as it takes
+    await side.join()                  # list, choose, create, as many times as it takes
     task = tasks.create_task(side.run())
 
 Hundreds of these fit into one process. Peers' routes, files and firewall rules are left out.
@@ -15,9 +15,8 @@ from typing import Any
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.config.settings import Settings
-from pyflanneld.core.backoff import race_pause_s
 from pyflanneld.core.etcd_types import Position, Record, Renewal, Snapshot
-from pyflanneld.core.lease.codec import LeaseAttrs, encode_value, parse_key_name
+from pyflanneld.core.lease.codec import LeaseAttrs, parse_key_name
 from pyflanneld.core.lease.ownership import confirmed
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import parse_config
@@ -29,12 +28,16 @@ from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.context import Context, Ports
 from pyflanneld.state.liveness import Liveness
 from pyflanneld.state.node import Membership, Node
+from pyflanneld.tasks.lease.acquire import LeaseRequest, acquire
 from pyflanneld.tasks.lease.renew import renew_lease
 from pyflanneld.tasks.peers import PeerWatcher
 from tests.support.fakes.firewall import FakeFirewall
 from tests.support.fakes.kernel import FakeKernel
 from tests.support.fakes.node import CONFIG, Manager, MemoryFile
 from tests.support.fakes.virtual_time import Journal
+
+JOINED = b'{"Network":"172.16.0.0/12","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
+"""Where ``join`` takes leases from: there are 4,095."""
 
 
 class CountingRegistry:
@@ -85,17 +88,15 @@ class EtcdSide:
         self.context = Context(ports, settings, rng, self.log, Conditions(clock, self.log), Liveness(clock))
         self.first: Snapshot
 
-    async def join(self, name: bytes, ttl_s: int) -> None:
-        """Create the lease *name*, and remember the list that it was created by."""
-        attrs = LeaseAttrs(self.address, "host-gw")
-        for race in range(10_000):
-            listed = await self.counted.list_subnets()
-            sent_at_s = self._clock.now_s()
-            record = await self.counted.create_subnet(name, encode_value(attrs), ttl_s=ttl_s, listed=listed)
-            if record is not None:
-                self.take(record, listed, ttl_s, sent_at_s)
-                return
-            await asyncio.sleep(race_pause_s(race, self._rng))
+    async def join(self) -> None:
+        """Get a lease as the daemon does, and remember the list that it was created by."""
+        config = parse_config(JOINED)
+        assert config.ipv4 is not None
+        request = LeaseRequest(config.ipv4, LeaseAttrs(self.address, "host-gw"), previous=None, underlay=())
+        found = await acquire(self.context, request)
+        assert found is not None
+        lease, listed = found
+        self.take(lease.record, listed, lease.ttl_s, lease.confirmed_at_s)
 
     def take(self, record: Record, listed: Snapshot, ttl_s: float, sent_at_s: float = 0.0) -> None:
         """Begin with a lease that is there already."""

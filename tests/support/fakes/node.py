@@ -109,7 +109,7 @@ class FakeNode:
     """One daemon and everything around it."""
 
     def __init__(self, etcd: FakeEtcd, host: int = 21, *, env: str | None = None, guard: bool = True) -> None:
-        self.host = host
+        self.host = self.seed = host
         self.registry = FakeRegistry(etcd)
         self.discovery: Discovery | None = None
         self.kernel = FakeKernel(lan(host), protocol=PROTOCOL)
@@ -145,7 +145,7 @@ class FakeNode:
             prober=self.prober, certificates=self.certificates, saved_state=self.state,
         )
         context = Context(
-            ports, self.settings, Random(self.host), self.log, self.conditions, Liveness(self.clock), self.counters
+            ports, self.settings, Random(self.seed), self.log, self.conditions, Liveness(self.clock), self.counters
         )
         self.daemon = Daemon(context, watchdog_s=30.0, hangup=self.hangup)
         return self.daemon

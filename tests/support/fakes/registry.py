@@ -8,6 +8,8 @@ Leases do not expire: they end when a test revokes them (``revoke``).
     registry = FakeRegistry(etcd)
     registry.fail_next(3)          # three calls fail before they do anything
     registry.lose_next_reply()     # the next write happens, and its caller gets no reply
+    registry.refusal = RegistryUnavailable("...")  # writes fail, deletions pass: etcd is at its quota
+    registry.watches_down = RegistryUnavailable("...")  # no watch opens
     registry.down = RegistryUnavailable("...")   # every call and every watch fails until this is None again
     registry.cut_watches()         # open watches end; new ones work
     etcd.compact()                 # positions before now are gone
@@ -33,6 +35,7 @@ from pyflanneld.core.etcd_types import (
     TimeLeft,
     TimeToLive,
 )
+from pyflanneld.core.lease.codec import SubnetKey, parse_lease
 from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
 
 CONFIG = b"config"
@@ -188,6 +191,9 @@ class FakeRegistry:
         self._down: RegistryError | None = None
         self._failures: list[RegistryError] = []
         self._lose_reply = False
+        self.refusal: RegistryError | None = None
+        self.watches_down: RegistryError | None = None
+        self._made: Record | None = None  # a creation whose reply was lost
         self._watches: dict[_FakeWatch, None] = {}  # in the order of their opening, so that two runs are alike
 
     # -- controls
@@ -252,19 +258,25 @@ class FakeRegistry:
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         await self._arrive()
-        if any(record.create_revision > listed.revision or record.name == name for record in self.etcd.records()):
+        self._check_writable()
+        if self._conflict(name, listed):
             return None
-        record = self.etcd.put(name, value, lease_id=self.etcd.grant(ttl_s))
+        record = self._made = self.etcd.put(name, value, lease_id=self.etcd.grant(ttl_s))
         self._reply()
+        self._made = None
         return record
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
         await self._arrive()
+        self._check_writable()
         if not self._unchanged(held):
             return None
         record = self.etcd.put(held.name, value, lease_id=held.lease_id)
         self._reply()
         return record
+
+    async def put_on_own_lease(self, held: Record, *, ttl_s: int) -> Record | None:
+        return await self.rewrite_subnet(replace(held, lease_id=self.etcd.grant(ttl_s)), held.value)
 
     async def delete_subnet(self, held: Record) -> bool:
         await self._arrive()
@@ -295,7 +307,7 @@ class FakeRegistry:
 
     async def reserve_subnet(self, name: bytes, value: bytes, *, listed: Snapshot) -> Record | None:
         await self._arrive()
-        if any(record.create_revision > listed.revision or record.name == name for record in self.etcd.records()):
+        if self._conflict(name, listed):
             return None
         record = self.etcd.put(name, value)
         self._reply()
@@ -340,6 +352,22 @@ class FakeRegistry:
             raise _again(self._down)
         if self._failures:
             raise self._failures.pop(0)
+
+    def _conflict(self, name: bytes, listed: Snapshot) -> bool:
+        """Return whether something new may overlap, or the caller has not found yet what it has created before."""
+        made, key = self._made, parse_lease(name, b"").key
+        there = made is not None and self.etcd.state.keys.get(SUBNETS + made.name)
+        if there and made and there.lease_id == made.lease_id and made.create_revision > listed.revision:
+            return True
+        self._made = None
+        return any(
+            record.name == name or (record.create_revision > listed.revision and _overlap(record.lease.key, key))
+            for record in self.etcd.records()
+        )
+
+    def _check_writable(self) -> None:
+        if self.refusal is not None:
+            raise _again(self.refusal)
 
     def _reply(self) -> None:
         if self._lose_reply:
@@ -404,6 +432,8 @@ class _FakeWatch:
 
     def _begin(self) -> tuple[()]:
         self._registry.check()
+        if self._registry.watches_down is not None:
+            raise _again(self._registry.watches_down)
         state = self._etcd.state
         if self._since.cluster_id != state.cluster_id:
             raise HistoryChanged("fake: another cluster answered the watch")
@@ -426,6 +456,10 @@ def _change(event: Event) -> Put | Gone:
     if event.record is None:
         return Gone(event.key.removeprefix(SUBNETS), event.revision)
     return Put(replace(event.record))
+
+
+def _overlap(one: SubnetKey | None, other: SubnetKey | None) -> bool:
+    return one is not None and (other is None or one.overlaps(other))
 
 
 def _again(error: RegistryError) -> RegistryError:

@@ -33,7 +33,7 @@ from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.node import DAEMON, HEALTH_PORT, LabHost
 from pyflanneld.lab.run import LabError, until
 from tests.support.etcd.server import RELEASES
-from tests.support.failpoints import PLAN
+from tests.support.failpoints import PLAN, TTL
 
 TREE = Path(__file__).parents[3]
 REPAIR_S = 2.0  # what a kernel event may take to be repaired
@@ -182,6 +182,7 @@ def launch(
     prepare: str = "",
     failpoints: str | None = None,
     program: str = "pyflanneld",
+    lease_s: int | None = None,
     **changes: str | int | None,
 ) -> None:
     """Start a node's daemon, with the usual flags changed as given; does not wait.
@@ -193,6 +194,7 @@ def launch(
         prepare: shell commands to run before, in the process's own mount namespace.
         failpoints: what is to happen at which point, see ``tests.support.failpoints.plan``.
         program: a module of the tests that changes something in the daemon and runs it; by default it is as shipped.
+        lease_s: how long its leases live, in the place of a day.
         changes: flags with ``_`` for ``-``; ``None`` leaves one out.
     """
     usual: dict[str, str | int | None] = {
@@ -204,6 +206,9 @@ def launch(
         "log_format": "json",
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in (usual | changes).items() if value is not None]
+    if lease_s is not None:
+        env = {TTL: str(lease_s)} | dict(env or {})
+        failpoints = failpoints if program != "pyflanneld" else failpoints or ""
     if failpoints is not None:
         program, env = "tests.support.failpoints", {PLAN: failpoints} | dict(env or {})
     ours = {} if program == "pyflanneld" else {"PYTHONPATH": str(TREE), "GRPC_ENABLE_FORK_SUPPORT": "0"}  # as in cli.py

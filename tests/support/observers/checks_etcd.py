@@ -86,19 +86,22 @@ def violations(record: Record) -> Iterator[Finding]:
     keys = dict(history.before)
     configs: dict[str, list[Config]] = {}
     leases: dict[str, set[int]] = {}
+    lost: dict[str, frozenset[str]] = {}  # what cannot be read and was there when a key went
     for change in history.before.values():
         _learn(change, configs)
         leases.setdefault(ours.get(owner_of(change.value), ""), set()).add(change.lease)
     for change in history.news():
         if change.value is None:
             gone = keys.pop(change.key, None)
+            lost[change.key] = frozenset(name for name, kept in keys.items() if not owner_of(kept.value))
             if gone and not _given_back(gone, ours, configs) and (why := _unexplained(gone, change, record)):
                 yield Finding("I3", "etcd", why)
             continue
         _learn(change, configs)
         host = ours.get(owner_of(change.value), "")
         if host and change.lease and subnet_of(change.key) and not by_test(change, record.actions):
-            yield from _creation(change, host, keys, configs)
+            beside = {name: kept for name, kept in keys.items() if name not in lost.get(change.key, ())}
+            yield from _creation(change, host, beside, configs)
             yield from _takeover(change, host, keys.get(change.key), ours, leases.get(host, set()))
             leases.setdefault(host, set()).add(change.lease)
         keys[change.key] = change
