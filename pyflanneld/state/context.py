@@ -25,6 +25,8 @@ from pyflanneld.state.counters import Counters
 from pyflanneld.state.liveness import Liveness
 
 DENIED_PAUSE_S = 5.0
+FOLLOWER = "peers"
+"""The task that follows the peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,15 @@ class Context:
         event = "etcd.denied" if isinstance(error, RegistryDenied) else "etcd.unavailable"
         text = f"etcd cannot be used: {error}"
         self.counters.etcd_failed(task, error)
+        if task != FOLLOWER:
+            self.counters.others_at_s = None
         self.conditions.report(f"etcd:{task}", event, text, blocks=blocks, task=task)
 
     def registry_works(self, task: str) -> None:
         """Report that *task* can use etcd."""
-        self.counters.heard_at_s = self.clock.now_s()
+        self.counters.heard_at_s = now_s = self.clock.now_s()
+        if task != FOLLOWER and not self.counters.watching and self.counters.others_at_s is None:
+            self.counters.others_at_s = now_s
         self.conditions.resolve(f"etcd:{task}", endpoint=self.registry.endpoint)
 
     async def pause(self, error: RegistryError, wait_s: float) -> None:

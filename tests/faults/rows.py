@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-NUMBERED = re.compile(r"test((?:_f\d\d)+)(?:_|$)")
+NUMBERED = re.compile(r"test((?:_f1?\d\d)+)(?:_|$)")
 
 
 @dataclass(frozen=True, slots=True)

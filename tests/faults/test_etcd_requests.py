@@ -1,4 +1,4 @@
-"""etcd that fails in the middle of something, by kind of request: rows F08, F09 and F34 of the fault matrix."""
+"""etcd that fails in the middle of something, by kind of request: rows F08, F09, F34 and F111 of the fault matrix."""
 
 import os
 import signal
@@ -200,6 +200,31 @@ def test_f09_one_kind_of_request_refused(crowd: Crowd, kind: str, orders: dict[s
     assert kv is not None
     assert kv.lease == lease
     measured(f"{kind} refused {asked} times: no route moved")
+
+
+def test_f111_lists_get_no_answer(site: Lab, measured: Measured) -> None:
+    """Only lists fail: a new peer is routed and a moved one followed while they do, and the condition says so."""
+    node, store = site.nodes[0], store_of(site)
+    with fault_proxy(site) as proxy:
+        launch(node, etcd_endpoints=proxy.url())
+        node.wait_ready()
+        journal = Journal(node)
+        proxy.order({"KV/Range list": "hold", "Watch/Watch": "refuse"})  # the watch ends, and lists are asked for
+        until(lambda: proxy.met("KV/Range list") >= 3, "a list is asked for", 30)
+        proxy.order({"KV/Range list": "hold"})
+        until(lambda: any("list" in one.get("condition", "") for one in journal.events("etcd.unavailable")), "said", 30)
+        times = []
+        for gateway in (STRANGER, "192.168.14.98", "192.168.14.97"):
+            began = time.monotonic()
+            store.put(lease_key(SUBNET), lease_value(gateway))
+            until(lambda gateway=gateway: gateways(node).get(SUBNET) == gateway, f"routed via {gateway}", 5, 0.02)
+            times.append(time.monotonic() - began)
+        assert node.get("/healthz")[0] == 200
+        proxy.order({})
+        journal.wait("condition.resolved", timeout_s=30, topic="etcd:lists")
+        assert node.get("/readyz")[0] == 200
+        measured(f"lists held: a new peer and two moves followed, the slowest after {max(times):.1f} s")
+        assert node.stop() == 0
 
 
 def test_f34_keepalive_succeeds_for_a_revoked_lease(site: Lab, measured: Measured) -> None:

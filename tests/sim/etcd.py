@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
 
-from pyflanneld.core.etcd_types import Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.etcd_types import Gone, Position, Put, Record, Renewal, Snapshot
 from pyflanneld.errors import HistoryChanged, RegistryUnavailable
 from tests.sim.delivered import Delivered
 from tests.support.fakes.registry import SUBNETS, Event, FakeEtcd, FakeRegistry, State, _FakeWatch
@@ -106,6 +106,7 @@ class Way:
     Attributes:
         mode: ``ok``, ``cut`` (no answer until the deadline) or ``refused`` (an error at once).
         latency_s: the most that a call takes.
+        list_s: the most that a list takes more, which is as old as its request.
     """
 
     mode: str = "ok"
@@ -119,6 +120,8 @@ class Way:
     travels: float = 0.0
     behind: float = 0.0
     fails_renewal: float = 0.0
+    fails_list: float = 0.0
+    list_s: float = 0.0
 
 
 class _Signed:
@@ -189,6 +192,10 @@ class SimRegistry(FakeRegistry):
         super().check()
 
     async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
+        asked = self.delivered.position
+        if self._rng.random() < self.way.fails_list:
+            await asyncio.sleep(self._rng.choice((0.0, DEADLINE_S)))
+            raise RegistryUnavailable("sim: no list")
         listed = await super().list_subnets(elsewhere=elsewhere)
         task = asyncio.current_task()
         loop = "" if task is None else task.get_name()
@@ -196,14 +203,16 @@ class SimRegistry(FakeRegistry):
             return listed
         if self.way.behind and self._rng.random() < self.way.behind:
             listed = self._cluster.snapshot_behind(self._rng)
-        self._tell_of(listed, loop)
+        if self.way.list_s:
+            await asyncio.sleep(self._rng.uniform(0, self.way.list_s))
+        self._tell_of(listed, loop, asked)
         return listed
 
-    def _tell_of(self, listed: Snapshot, loop: str) -> None:
+    def _tell_of(self, listed: Snapshot, loop: str, asked: Position) -> None:
         """Take note of a list for the routes; of those of the start all come to nothing but the last."""
         if loop != FOLLOWER:
             self.delivered = Delivered()
-        self.delivered.take_list(listed, self.clock_s())
+        self.delivered.take_list(listed, self.clock_s(), asked)
 
     async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
         write = super().create_subnet

@@ -34,6 +34,7 @@ WAYS = (
     Way("cut"), Way("refused"), Way(latency_s=2.0), Way(fails=0.5), Way(loses_reply=0.5, latency_s=0.2),
     Way(writes_late=0.7), Way(repeats_event=0.5, delays_event_s=1.0, travels=0.3), Way(loses_event=0.5, travels=0.5),
     Way(travels=1.0), Way(behind=0.5), Way(fails_renewal=1.0),
+    Way(fails_list=1.0), Way(list_s=20.0), Way(list_s=10.0, repeats_event=0.5, travels=0.5),
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def test_the_tests_that_rows_name_exist() -> None:
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.number)
 def test_each_row_says_how_it_is_known(row: Row) -> None:
     """What flanneld does was read or observed, or is unknown; who simulates says what and why."""
-    assert re.fullmatch(r"F\d\d", row.number)
+    assert re.fullmatch(r"F1?\d\d", row.number)
     assert row.flanneld == "unknown" or re.search(r"\((read|observed|observed; read)\)$", row.flanneld)
     assert row.fault
     assert row.here

@@ -60,6 +60,7 @@ QUARANTINED: Mapping[str, str] = {
 
 UNREADY: Mapping[str, str] = {
     "lease.unconfirmed": "Bring etcd back: others may take the subnet by now. Routes and containers stay as they are.",
+    "peers.unknown": "Check the rights on the leases in etcd, and whether a member is slow: `pyflanneld doctor`.",
     "task.stalled": "Restart the daemon, which does not interrupt traffic, and keep its log for a report.",
     "start.pending": "Wait a moment; if it persists, the lines above and the log say what it waits for.",
 }

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pyflanneld.core.etcd_types import Gone, Put, Record
+from pyflanneld.core.etcd_types import Gone, Put, Record, bounded_name, bounded_record
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 
 _GONE: Final = frozenset({"delete", "expire", "compareAndDelete"})
@@ -84,14 +84,15 @@ class V2KeySpace:
         return f"{self.subnets}/{quote(name, safe='')}"
 
     def record(self, node: V2Node) -> Record:
-        """Return *node* as a record."""
-        return Record(
+        """Return *node* as a record, within bounds."""
+        record = Record(
             name=node.key.removeprefix(f"{self.key}/").encode(errors="replace"),
             value=b"" if node.directory else node.value.encode(errors="replace"),
             create_revision=node.created,
             mod_revision=node.modified,
             lease_id=0 if node.expiration is None else node.created,
         )
+        return bounded_record(record)
 
     def change(self, event: V2Event) -> Put | Gone | None:
         """Return an event of a watch as a change; ``None`` when it is about no subnet.
@@ -107,4 +108,4 @@ class V2KeySpace:
         name = key.removeprefix(f"{self.key}/").encode(errors="replace")
         if b"/" in name:
             return None
-        return Gone(name, event.node.modified) if gone else Put(self.record(event.node))
+        return Gone(bounded_name(name), event.node.modified) if gone else Put(self.record(event.node))

@@ -6,7 +6,7 @@ in the log, lets a caller ask a second member on purpose, and never repeats a wr
 
 import asyncio
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -20,11 +20,13 @@ from pyflanneld.etcd.resolver import Resolver
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.etcd.v3.connection import Http2
 from pyflanneld.etcd.v3.methods import A, Method, Q
-from pyflanneld.etcd.v3.stream import Metadata, Stream
+from pyflanneld.etcd.v3.stream import ANSWER_BYTES, Metadata, Stream
 
 _ALPN: Final = "h2"
 
 DEFAULT_TIMING: Final = Timing()
+LONGEST_S: Final = 60.0
+"""How long an answer may take whose parts keep coming."""
 
 T = TypeVar("T")
 
@@ -42,16 +44,27 @@ class Endpoint:
         self._open: set[Http2] = set()
         self._closed = False
 
-    async def ask(self, method: Method[Q, A], request: Q, *, timeout_s: float, metadata: Metadata = ()) -> A:
+    async def ask(
+        self,
+        method: Method[Q, A],
+        request: Q,
+        *,
+        timeout_s: float,
+        metadata: Metadata = (),
+        max_bytes: int = ANSWER_BYTES,
+    ) -> A:
         """Send a request and return the answer; of a streaming method, the first one.
 
         Raises:
-            NoAnswer: none within *timeout_s*. A connection on which nothing has come since gets no further call.
+            NoAnswer: none within *timeout_s*, nor a part of it within as long after the last, in all ``LONGEST_S``. A
+                connection on which nothing has come since gets no further call.
+            AnswerTooLarge: the answer is longer than *max_bytes*, and is not read.
             RegistryError: the status of the call, or why there is none.
         """
         begun_at = asyncio.get_running_loop().time()
+        stream = self.stream(method, metadata, max_bytes)
         try:
-            return await within(timeout_s, self._ask(method, request, metadata))
+            return await within(timeout_s, self._ask(stream, method, request), lambda: stream.received_bytes)
         except TimeoutError as error:
             connection = self._current
             if connection is not None and connection.heard_at < begun_at:
@@ -59,8 +72,8 @@ class Endpoint:
                 connection.doubt()
             raise NoAnswer(f"{self.url}: no answer within {timeout_s:.3g} s") from error
 
-    async def _ask(self, method: Method[Q, A], request: Q, metadata: Metadata) -> A:
-        with closing(self.stream(method, metadata)) as stream:
+    async def _ask(self, stream: Stream[Q, A], method: Method[Q, A], request: Q) -> A:
+        with closing(stream):
             await stream.begin()
             await stream.send(request, last=not method.streaming)
             answer = await stream.receive()
@@ -70,9 +83,9 @@ class Endpoint:
                 raise NotEtcd(f"{self.url}: a second answer to one request")
             return answer
 
-    def stream(self, method: Method[Q, A], metadata: Metadata) -> Stream[Q, A]:
+    def stream(self, method: Method[Q, A], metadata: Metadata, max_bytes: int = ANSWER_BYTES) -> Stream[Q, A]:
         """Return a call that is to begin."""
-        return Stream(self._connection, method, metadata)
+        return Stream(self._connection, method, metadata, max_bytes)
 
     async def _connection(self) -> Http2:
         """Return the connection in use; the first call opens one, and so does the first after it has ended.
@@ -147,20 +160,26 @@ class Endpoints(Members[Endpoint]):
             await endpoint.close()
 
 
-async def within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
+async def within(limit_s: float, work: Coroutine[Any, Any, T], progress: Callable[[], int] = lambda: 0) -> T:
     """Return the result of *work*, which gets a task of its own: grpclib ends its waits by cancelling the task.
 
     Raises:
-        TimeoutError: it takes longer than *limit_s*; it is cancelled then, and when the caller is.
+        TimeoutError: it takes longer than *limit_s*, and than as long after *progress* was another, in all
+            ``LONGEST_S``; it is cancelled then, and when the caller is.
     """
+    loop = asyncio.get_running_loop()
+    give_up_at, seen = loop.time() + LONGEST_S, -1
     task = asyncio.create_task(work, name="etcd-call")
     task.add_done_callback(_retrieved)
     try:
-        done, _ = await asyncio.wait({task}, timeout=max(limit_s, 0.0))
+        while not task.done():
+            made = progress()
+            if seen == made or loop.time() >= give_up_at:
+                raise TimeoutError
+            seen = made
+            await asyncio.wait({task}, timeout=max(limit_s, 0.0))
     finally:
         task.cancel()
-    if not done:
-        raise TimeoutError
     return task.result()
 
 

@@ -32,6 +32,8 @@ from pyflanneld.core.etcd_types import (
     Snapshot,
     TimeLeft,
     TimeToLive,
+    bounded_name,
+    bounded_record,
 )
 from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
 
@@ -94,6 +96,8 @@ class FakeEtcd:
         before = state.keys.get(key)
         created = before.create_revision if before else state.revision
         record = Record(key.removeprefix(SUBNETS), value, created, state.revision, lease_id)
+        if key.startswith(SUBNETS):
+            record = bounded_record(record)
         state.keys[key] = record
         self._tell(Event(state.revision, key, record))
         return record
@@ -424,8 +428,8 @@ class _FakeWatch:
 
 def _change(event: Event) -> Put | Gone:
     if event.record is None:
-        return Gone(event.key.removeprefix(SUBNETS), event.revision)
-    return Put(replace(event.record))
+        return Gone(bounded_name(event.key.removeprefix(SUBNETS)), event.revision)
+    return Put(event.record)
 
 
 def _again(error: RegistryError) -> RegistryError:
