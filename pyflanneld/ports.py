@@ -48,6 +48,11 @@ class Registry(Protocol):
         """The endpoint in use, as the operator wrote it, for logs and status."""
         ...
 
+    @property
+    def set_aside(self) -> Collection[str]:
+        """The endpoints that belong to another cluster than the one in use, and are not used."""
+        ...
+
     async def read_config(self) -> ConfigRecord:
         """Return the network configuration as it is now (``value`` is ``None`` where there is none)."""
         ...

@@ -193,6 +193,7 @@ class MemberReport:
         skew_s: how far its clock is ahead of ours.
         certificate_until_s: when its server certificate ends, in seconds since 1970.
         alarms: of its cluster; ``None`` when it did not report them.
+        cluster_id: of its cluster; ``None`` when it did not tell.
     """
 
     url: str
@@ -202,3 +203,4 @@ class MemberReport:
     skew_s: float | None = None
     certificate_until_s: float | None = None
     alarms: tuple[str, ...] | None = None
+    cluster_id: int | None = None

@@ -413,6 +413,11 @@ PLANTS: tuple[Plant, ...] = (
         "tasks.peers:PeerWatcher._take", [drop_call("_apply")], FOLLOW,
     ),
     Plant(
+        "two clusters", "an endpoint of another cluster is used like the others",
+        "etcd.clusters:Clusters.admit", [body("return None")],
+        ("tests/unit/test_clusters.py", "tests/integration/test_etcd_lists.py"),
+    ),
+    Plant(
         "no list again", "an event that etcd has lost is never made good by a list",
         "tasks.peers", [call("jittered", "value * 1e6")], FOLLOW,
     ),

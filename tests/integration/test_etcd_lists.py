@@ -36,6 +36,7 @@ class Store:
         self.sent: list[tuple[bytes, ...]] = []
         self.silent_above = 10_000
         self.pause_s = 0.0
+        self.cluster_id = 1
 
     def put(self, name: bytes, value: bytes) -> None:
         self.kvs[SUBNETS + name] = value
@@ -47,13 +48,18 @@ class Store:
             rpc.KeyValue(key=key, value=b"" if request.keys_only else self.kvs[key], create_revision=3, mod_revision=3)
             for key in page
         ]
-        head = rpc.ResponseHeader(cluster_id=1, revision=7)
+        head = rpc.ResponseHeader(cluster_id=self.cluster_id, revision=7)
         return rpc.RangeResponse(header=head, kvs=kvs, more=len(page) < len(keys), count=len(keys))
 
     async def serve(self, peer: Peer) -> None:
+        told: set[int] = set()
         async with asyncio.TaskGroup() as tasks:
             while True:
                 call = await peer.request()
+                if peer.paths[call].endswith("Status") and call not in told:
+                    told.add(call)
+                    head = rpc.ResponseHeader(cluster_id=self.cluster_id)
+                    peer.answer(call, rpc.StatusResponse(header=head))
                 if peer.paths[call].endswith("KV/Range"):
                     request = rpc.RangeRequest.FromString(peer.sent[call][5:])
                     tasks.create_task(self._range(peer, call, request))
@@ -174,3 +180,25 @@ async def test_pages_that_lead_nowhere() -> None:
     async with listing(store) as registry:
         with pytest.raises(RegistryUnavailable, match="not the one that was asked for"):
             await registry.list_subnets()
+
+
+async def test_two_clusters_behind_one_list() -> None:
+    """Of three endpoints one belongs to another cluster: whichever is begun with, nothing of it is believed, nor
+    written; it is named, and left out from then on."""
+    ours, other = Store(), Store()
+    ours.put(b"10.1.1.0-24", leases(1)[b"10.1.1.0-24"])
+    other.put(b"10.1.2.0-24", leases(2)[b"10.1.2.0-24"])
+    other.cluster_id = 2
+    async with playing(ours.serve) as one, playing(ours.serve) as two, playing(other.serve) as odd:
+        for seed in range(6):
+            access = EtcdAccess((odd.url, one.url, two.url), "/net")
+            registry = EtcdV3Registry(access, rng=random.Random(seed), timing=SHORT)
+            try:
+                for elsewhere in (False, True, False):
+                    listed = await registry.list_subnets(elsewhere=elsewhere)
+                    assert readable(listed) == leases(1).keys()
+                assert registry.set_aside == {odd.url}
+                assert registry.endpoint != odd.url
+            finally:
+                await registry.close()
+    assert not other.asked

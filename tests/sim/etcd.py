@@ -10,13 +10,17 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
 from pyflanneld.core.etcd_types import Gone, Position, Put, Record, Renewal, Snapshot
 from pyflanneld.errors import HistoryChanged, RegistryUnavailable
+from pyflanneld.etcd.clusters import Clusters
 from tests.sim.delivered import Delivered
+from tests.sim.spec import Violation
 from tests.support.fakes.registry import SUBNETS, Event, FakeEtcd, FakeRegistry, State, _FakeWatch
+from tests.support.fakes.virtual_time import Journal
 
 DEADLINE_S = 5.0
 LATE_S = 20.0
@@ -145,16 +149,40 @@ class _Signed:
         self._etcd.delete(name)
 
 
+class OtherEtcd(SimEtcd):
+    """Another cluster behind the same endpoints, empty but for a configuration like ours; nobody may believe it."""
+
+    ID = 815
+
+    def __init__(self, config: bytes) -> None:
+        super().__init__()
+        self.state.cluster_id = self.ID
+        self.put_config(config)
+        self.put_key = self._forbidden  # type: ignore[method-assign]
+        self.delete_key = self._forbidden  # type: ignore[method-assign]
+
+    @staticmethod
+    def _forbidden(*_: object, **__: object) -> Any:
+        raise Violation("I2: writes into another cluster")
+
+
+ENDPOINTS = ("a", "b", "c")
+
+
 class SimRegistry(FakeRegistry):
-    """One node's client.
+    """One node's client, with three endpoints; all of them lead to the one cluster, but for *strays*.
 
     Attributes:
+        strays: where else an endpoint leads.
         told: what the loop that follows the peers has been told through it.
         clock_s: the time of those who are told.
     """
 
     def __init__(self, etcd: SimEtcd, rng: Random, note: Note | None = None) -> None:
         super().__init__(_Signed(etcd, note) if note else etcd)  # type: ignore[arg-type]
+        self.strays: dict[str, OtherEtcd] = {}
+        self._ours = self.etcd
+        self._clusters = Clusters(ENDPOINTS, self._cluster_of, Journal())
         self.delivered = Delivered()
         self.clock_s: Callable[[], float] = _now
         self._cluster = etcd
@@ -179,6 +207,18 @@ class SimRegistry(FakeRegistry):
         if self._rng.random() < self.way.fails:
             raise RegistryUnavailable("sim: no leader")
         self.check()
+        await self._pick_member()
+
+    async def _pick_member(self) -> None:
+        """Go on with one of the endpoints, by lot, as the clients do when the one before it fails."""
+        if not self.strays and self.etcd is self._ours:
+            return
+        url = self._rng.choice([one for one in ENDPOINTS if one not in self._clusters.set_aside] or ENDPOINTS)
+        await self._clusters.admit(url, partial(self._cluster_of, url))
+        self.etcd = self.strays.get(url, self._ours)
+
+    async def _cluster_of(self, url: str) -> int | None:
+        return self.strays.get(url, self._ours).state.cluster_id if self.way.mode == "ok" else None
 
     def _reply(self) -> None:
         if self._rng.random() < self.way.loses_reply:
@@ -196,7 +236,10 @@ class SimRegistry(FakeRegistry):
         if self._rng.random() < self.way.fails_list:
             await asyncio.sleep(self._rng.choice((0.0, DEADLINE_S)))
             raise RegistryUnavailable("sim: no list")
+        await self._clusters.look_again()
         listed = await super().list_subnets(elsewhere=elsewhere)
+        if listed.cluster_id == OtherEtcd.ID:
+            raise Violation("I9: believes a list of another cluster")
         task = asyncio.current_task()
         loop = "" if task is None else task.get_name()
         if loop == HOLDER:  # to give a lease up it takes what etcd says now, as all lists should be
@@ -268,6 +311,9 @@ class _SimWatch(_FakeWatch):
         await self._sim.awake.wait()
         if not self._open:
             await self._sim._arrive()
+            self._etcd.part(self)
+            self._etcd = self._sim.etcd
+            self._etcd.join(self)
         way, rng = self._sim.way, self._sim._rng
         while True:
             changes = await super().__anext__()

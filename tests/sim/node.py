@@ -12,7 +12,7 @@ from pyflanneld.errors import KernelError, LeaseLost
 from tests.sim import spec
 from tests.sim.checks import RouteChecker
 from tests.sim.disk import Killed, SimFile
-from tests.sim.etcd import SimEtcd, SimRegistry
+from tests.sim.etcd import OtherEtcd, SimEtcd, SimRegistry
 from tests.sim.kernel import SimKernel
 from tests.support.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 
@@ -68,6 +68,7 @@ class SimNode(FakeNode):
         if rng.random() < STATES:
             self.state = MemoryState()
         self._etcd = etcd
+        self._strays: dict[str, OtherEtcd] = {}
         self._rng = rng
         self._history = history
         self._tell = tell
@@ -89,6 +90,11 @@ class SimNode(FakeNode):
         self._checked: object = None
         self._checked_file: bytes | None = None
         self.registry = self._client()
+
+    def meet_strays(self, strays: dict[str, OtherEtcd]) -> None:
+        """Reach other clusters than ours by these endpoints; the connections to them break."""
+        self._strays = self.sim.strays = strays
+        self.sim.cut_watches()
 
     def say(self, text: str) -> None:
         """Tell the world what this host does."""
@@ -130,6 +136,7 @@ class SimNode(FakeNode):
         self.disk_file.disk.revive()
         self.registry = self._client()
         self.sim.set_way(way)
+        self.meet_strays(self._strays)
         self._task = asyncio.create_task(self.build().run(), name=self.name)
         self._task.add_done_callback(self._end)
         self.ended = None

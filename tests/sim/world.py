@@ -23,7 +23,7 @@ from pyflanneld.tasks import host as watchers
 from pyflanneld.tasks import peers
 from pyflanneld.tasks.lease import acquire, renew
 from tests.sim import spec
-from tests.sim.etcd import SimEtcd, Way
+from tests.sim.etcd import OtherEtcd, SimEtcd, Way
 from tests.sim.node import TTL_S, SimNode, _leaves, as_key
 from tests.sim.troubles import TROUBLES, other_peer
 from tests.support.fakes.kernel import PROTO_STATIC
@@ -136,6 +136,7 @@ class World:
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
         self.etcd = SimEtcd(self._remember, self._check_ending)
         self.etcd.put_config(CONFIG)
+        self.other, self.strays = OtherEtcd(CONFIG), dict[str, OtherEtcd]()
         self.backup = self.etcd.backup()
         for number in range(1, self.rng.choice(HOSTS) + 1):
             self.nodes.append(SimNode(self.etcd, number, Random(self.rng.random()), self.history, self.say))
@@ -215,6 +216,7 @@ class World:
     async def _peace(self) -> None:
         """End all trouble; then everything has to come right."""
         self.say("peace")
+        self.strays = {}
         for node in self.nodes:
             self._heal(node)
         await asyncio.sleep(1.0)  # who is just about to fail does so
@@ -280,6 +282,7 @@ class World:
     def _heal(self, node: SimNode) -> None:
         node.thaw()
         node.sim.set_way(Way())
+        node.meet_strays({})
         node.disk_file.disk.full, node.disk_file.disk.dies_at = False, None
         node.kernel.fail_calls(0)
         node.kernel.no_more_refusals()

@@ -63,14 +63,23 @@ class V2Client:
         members: which of them is in use.
         timing: how long to wait.
         tls: the certificates in use, where they are shared; otherwise they are read here.
+        admit: raises where a member must not be used; asked when it is another one than before.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
     """
 
     def __init__(
-        self, access: EtcdAccess, *, members: Members[V2Member], timing: Timing, tls: Tls | None = None
+        self,
+        access: EtcdAccess,
+        *,
+        members: Members[V2Member],
+        timing: Timing,
+        tls: Tls | None = None,
+        admit: Callable[[V2Member], Awaitable[None]] | None = None,
     ) -> None:
+        self._admit = admit
+        self._admitted: V2Member | None = None
         self.members = members
         self.timing = timing
         self._tls = tls or Tls(access)
@@ -122,6 +131,9 @@ class V2Client:
     ) -> T:
         try:
             async with asyncio.timeout(limit_s):
+                if self._admit is not None and member is not self._admitted:
+                    await self._admit(member)
+                    self._admitted = member
                 answer = await ask(member)
         except V2Refused:
             raise
@@ -207,7 +219,7 @@ class V2Client:
     def reconnect(self) -> None:
         """Use new connections from now on; requests under way keep the old ones, which aiohttp closes when idle."""
         self._old_sessions += self._sessions.values()
-        self._sessions = {}
+        self._sessions, self._admitted = {}, None
 
     async def close(self) -> None:
         """Close all connections; requests under way fail."""

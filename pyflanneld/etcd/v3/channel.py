@@ -13,18 +13,21 @@ from typing import Any, Final, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.errors import NoAnswer, NotEtcd, RegistryUnavailable
+from pyflanneld.errors import HistoryChanged, NoAnswer, NotEtcd, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.access import Members, Timing
+from pyflanneld.etcd.clusters import Clusters
 from pyflanneld.etcd.connections import CONNECT_S, connect, why_lost
 from pyflanneld.etcd.resolver import Resolver
 from pyflanneld.etcd.tls import Tls
+from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.connection import Http2
-from pyflanneld.etcd.v3.methods import A, Method, Q
+from pyflanneld.etcd.v3.methods import STATUS, A, Method, Q
 from pyflanneld.etcd.v3.stream import ANSWER_BYTES, Metadata, Stream
 
 _ALPN: Final = "h2"
 
 DEFAULT_TIMING: Final = Timing()
+_IDENTIFY_S: Final = 2.0
 LONGEST_S: Final = 60.0
 """How long an answer may take whose parts keep coming."""
 
@@ -34,8 +37,11 @@ T = TypeVar("T")
 class Endpoint:
     """One etcd member, by the URL that the operator wrote, and the connection to it."""
 
-    def __init__(self, url: str, tls: Tls | None, timing: Timing = DEFAULT_TIMING) -> None:
+    def __init__(
+        self, url: str, tls: Tls | None, timing: Timing = DEFAULT_TIMING, clusters: Clusters | None = None
+    ) -> None:
         self.url = url
+        self._clusters = clusters
         self._timing = timing
         self._tls = tls
         self._resolver = Resolver()
@@ -124,7 +130,42 @@ class Endpoint:
         if self._closed or (self._tls and self._tls.context((_ALPN,)) is not context):
             connection.end(RegistryUnavailable(f"{self.url}: closed"))
             return await self._connect()
+        if self._clusters is not None:
+            try:
+                await self._clusters.admit(self.url, partial(self._cluster_id, connection))
+            except (HistoryChanged, asyncio.CancelledError):
+                connection.end(RegistryUnavailable(f"{self.url}: not used"))
+                raise
         return connection
+
+    async def _cluster_id(self, connection: Http2) -> int | None:
+        """Return the id of the member's cluster; ``None`` where it does not tell."""
+
+        async def this() -> Http2:
+            return connection
+
+        call = Stream(this, STATUS, ())
+        try:
+            answer = await within(_IDENTIFY_S, self._ask(call, STATUS, rpc.StatusRequest()))
+        except (RegistryError, TimeoutError):
+            return None
+        return answer.header.cluster_id or None
+
+    async def identify(self) -> int | None:
+        """Return the id of the member's cluster, on a connection of its own; ``None`` where it does not tell."""
+        context = self._tls.context((_ALPN,)) if self._tls else None
+        make, alpn = partial(Http2, self.url, self._timing), _ALPN if context else None
+        try:
+            _, connection = await connect(self.url, make, context, resolver=self._resolver, alpn=alpn)
+        except RegistryError:
+            return None
+        try:
+            await connection.opened(asyncio.get_running_loop().time() + _IDENTIFY_S)
+            return await self._cluster_id(connection)
+        except RegistryError:
+            return None
+        finally:
+            connection.end(RegistryUnavailable(f"{self.url}: closed"))
 
     def reconnect(self) -> None:
         """Let the next call open a new connection. The old one ends with the last call that uses it."""
@@ -145,9 +186,20 @@ class Endpoints(Members[Endpoint]):
     """All members and the one in use."""
 
     def __init__(
-        self, urls: Sequence[str], tls: Tls | None, timing: Timing, *, rng: random.Random, log: FilteringBoundLogger
+        self,
+        urls: Sequence[str],
+        tls: Tls | None,
+        timing: Timing = DEFAULT_TIMING,
+        *,
+        rng: random.Random,
+        log: FilteringBoundLogger,
     ) -> None:
-        super().__init__([Endpoint(url, tls, timing) for url in urls], rng=rng, log=log)
+        self.clusters = Clusters(urls, self._identify, log)
+        members = [Endpoint(url, tls, timing, self.clusters) for url in urls]
+        super().__init__(members, rng=rng, log=log, set_aside=lambda: self.clusters.set_aside)
+
+    async def _identify(self, url: str) -> int | None:
+        return await next(endpoint for endpoint in self._all if endpoint.url == url).identify()
 
     def reconnect(self) -> None:
         """Use a new connection to each member from now on."""
@@ -156,7 +208,7 @@ class Endpoints(Members[Endpoint]):
 
     async def close(self) -> None:
         """Close all connections."""
-        for endpoint in self.in_turn():
+        for endpoint in self._all:
             await endpoint.close()
 
 

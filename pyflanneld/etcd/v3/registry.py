@@ -9,7 +9,7 @@ Reads are linearizable (``serializable`` is never set): a member that was cut of
 """
 
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
@@ -85,6 +85,11 @@ class EtcdV3Registry:
         """The endpoint in use, as the operator wrote it."""
         return self._endpoints.current.url
 
+    @property
+    def set_aside(self) -> Collection[str]:
+        """The endpoints of other clusters, which are not used."""
+        return self._endpoints.clusters.set_aside
+
     async def read_config(self) -> ConfigRecord:
         """Return ``<prefix>/config`` as it is now."""
         response = await self._caller.read(RANGE, rpc.RangeRequest(key=self._keys.config))
@@ -113,6 +118,7 @@ class EtcdV3Registry:
 
         A compaction while it is read starts it over; ``listing`` has the rest.
         """
+        await self._endpoints.clusters.look_again()
         for attempt in range(1, _LIST_ATTEMPTS + 1):
             try:
                 return await self._lister.list(elsewhere=elsewhere)

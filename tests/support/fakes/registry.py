@@ -18,7 +18,7 @@ Leases do not expire: they end when a test revokes them (``revoke``).
 import asyncio
 import copy
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -233,6 +233,10 @@ class FakeRegistry:
     @property
     def endpoint(self) -> str:
         return self.endpoint_url
+
+    @property
+    def set_aside(self) -> Collection[str]:
+        return ()
 
     async def read_config(self) -> ConfigRecord:
         await self._arrive()
