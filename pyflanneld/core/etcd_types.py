@@ -10,6 +10,8 @@ from pyflanneld.core.lease.codec import ParsedLease, parse_lease
 
 KEPT_BYTES = 128
 """How long a value may be that is kept although it says nothing. flannel's own are shorter."""
+MAX_REVISION = 2**62
+"""No etcd comes to it, and a request for what is behind it is still a number that etcd takes."""
 NAME_BYTES = 512
 """How long a name may be that is kept."""
 

@@ -3,9 +3,10 @@
 Theory of operation. A member that came up on its own, or a typing error, puts a second cluster behind the list. Each
 member has keys of its own then, and which of them is asked is a matter of chance. So before the first answer is
 believed every endpoint is asked for the id of its cluster, and each member again at each new connection. The cluster
-of most of those that answer is the one in use, of equally many that of the first in the list; an endpoint of another
-one is set aside, and comes back when it has the right id. The cluster in use stays it as long as one endpoint of it
-answers: another one takes its place only when it is all there is, as after a restore.
+of all that answer is the one in use; where they differ, that of most endpoints in the list, and where none has most,
+nothing is believed until enough of them answer. An endpoint of another cluster is set aside, and comes back when it has
+the right id. The cluster in use stays it as long as one endpoint of it answers: another one takes its place only when
+there is nothing else, as after a restore.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.errors import HistoryChanged
+from pyflanneld.errors import HistoryChanged, RegistryUnavailable
 
 GRACE_S: Final = 1.0
 """How long the others may take after the first endpoint has told its id; 3 s for the first."""
@@ -46,6 +47,7 @@ class Clusters:
         self._log = log
         self._lock = asyncio.Lock()
         self._asked_at = -1.0
+        self._told: Mapping[str, int] = {}
         self.known: int | None = None
         self.set_aside: frozenset[str] = frozenset()
 
@@ -54,6 +56,7 @@ class Clusters:
 
         Raises:
             HistoryChanged: it belongs to another cluster than the one in use.
+            RegistryUnavailable: there are several clusters, and it cannot be told which is right.
         """
         if len(self._urls) == 1:
             return
@@ -63,6 +66,9 @@ class Clusters:
         mine = await told()
         if mine is not None and mine != self.known:
             await self._compare(began_at)
+        if self.known is None and self._told:
+            seen = ", ".join(f"{one} of {cluster:x}" for one, cluster in self._told.items())
+            raise RegistryUnavailable(f"the endpoints belong to different clusters, and none has most of them: {seen}")
         if mine is not None and self.known is not None and mine != self.known:
             self.set_aside |= {url}
             raise HistoryChanged(f"{url}: it belongs to another cluster ({mine:x}) than the one in use")
@@ -77,7 +83,7 @@ class Clusters:
         async with self._lock:
             if self._asked_at >= since_at:
                 return
-            told = await self._ask_all()
+            self._told = told = await self._ask_all()
             self._asked_at = asyncio.get_running_loop().time()
             before, aside = self.known, self.set_aside
             self.known, self.set_aside = chosen(self._urls, told, before)
@@ -106,14 +112,16 @@ class Clusters:
 
 
 def chosen(urls: Sequence[str], told: Mapping[str, int], known: int | None) -> tuple[int | None, frozenset[str]]:
-    """Return the cluster to use, and the endpoints of others.
+    """Return the cluster to use, ``None`` where that cannot be told, and the endpoints of others.
 
     Args:
         urls: all endpoints, in order.
         told: the id of each that has answered.
         known: the one in use so far.
     """
-    ids = [told[url] for url in urls if url in told]
-    if ids and known not in ids:
-        known = Counter(ids).most_common(1)[0][0]  # of equally many the first
+    votes = Counter(told.values())
+    if votes and known not in votes:
+        known, count = votes.most_common(1)[0]
+        if len(votes) > 1 and count * 2 <= len(urls):
+            return None, frozenset()
     return known, frozenset(url for url, mine in told.items() if mine != known)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pyflanneld.errors import HistoryChanged
+from pyflanneld.errors import HistoryChanged, RegistryUnavailable
 from pyflanneld.etcd.clusters import AGAIN_S, Clusters, chosen
 from tests.support.fakes.virtual_time import Journal, run
 
@@ -16,7 +16,9 @@ URLS = ("a", "b", "c")
     [
         ({"a": 1, "b": 1, "c": 1}, None, (1, set())),
         ({"a": 2, "b": 1, "c": 1}, None, (1, {"a"})),
-        ({"b": 2, "c": 1}, None, (2, {"c"})),
+        ({"b": 2, "c": 1}, None, (None, set())),
+        ({"b": 2, "c": 3}, 1, (None, set())),
+        ({"a": 2, "b": 1, "c": 3}, None, (None, set())),
         ({"c": 2}, None, (2, set())),
         ({"a": 2, "b": 1, "c": 2}, 1, (1, {"a", "c"})),
         ({"a": 2, "b": 2}, 1, (2, set())),
@@ -25,7 +27,7 @@ URLS = ("a", "b", "c")
     ],
 )
 def test_chosen(told: dict[str, int], known: int | None, expected: tuple[int | None, set[str]]) -> None:
-    """The one in use stays while any endpoint is of it; else that of most, of equally many that of the first."""
+    """The one in use stays while any endpoint is of it; else that of all that answer, or that of most endpoints."""
     assert chosen(URLS, told, known) == expected
 
 
@@ -119,5 +121,21 @@ def test_a_single_endpoint_is_not_asked() -> None:
         site = Site("a", a=1)
         assert await site.admitted("a")
         assert not site.asked
+
+    run(scenario())
+
+
+def test_nothing_is_believed_while_it_cannot_be_told() -> None:
+    """Two clusters answer and the endpoint that would decide is silent: nobody is used until it answers."""
+
+    async def scenario() -> None:
+        site = Site(a=None, b=1, c=2)
+        for url in ("b", "c"):
+            with pytest.raises(RegistryUnavailable, match="b of 1, c of 2"):
+                await site.admitted(url)
+        site.told["a"] = 1
+        await asyncio.sleep(1)
+        assert await site.admitted("b")
+        assert not await site.admitted("c")
 
     run(scenario())

@@ -28,6 +28,8 @@ from pyflanneld.etcd.v2.responses import V2Refused, V2Response, checked
 
 Form = Mapping[str, bytes | str | int]
 T = TypeVar("T")
+BODY_BYTES: Final = 32 * 1024 * 1024
+"""The longest body that is read. A list of 4,000 subnets takes 1 MB; v2 has no pages."""
 _HTTP_ERRORS: Final = (aiohttp.ClientError, OSError, ValueError)
 
 
@@ -270,8 +272,14 @@ class _Connector(aiohttp.BaseConnector):
 
 
 async def _body(member: V2Member, response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
     try:
-        return await response.read()
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > BODY_BYTES:
+                response.close()
+                raise RegistryUnavailable(f"{member.url}: an answer of more than {BODY_BYTES} bytes, which is not read")
+        return bytes(body)
     except _HTTP_ERRORS as error:
         raise unavailable(member.url, error) from error
 

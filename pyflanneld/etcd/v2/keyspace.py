@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pyflanneld.core.etcd_types import Gone, Put, Record, bounded_name, bounded_record
+from pyflanneld.core.etcd_types import MAX_REVISION, Gone, Put, Record, bounded_name, bounded_record
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 
 _GONE: Final = frozenset({"delete", "expire", "compareAndDelete"})
@@ -29,10 +29,10 @@ class V2Node(BaseModel):
     value: str = ""
     directory: bool = Field(default=False, alias="dir")
     nodes: tuple["V2Node", ...] = ()
-    ttl_s: int = Field(default=0, alias="ttl")
+    ttl_s: int = Field(default=0, alias="ttl", ge=-MAX_REVISION, le=MAX_REVISION)
     expiration: str | None = None
-    created: int = Field(default=0, alias="createdIndex")
-    modified: int = Field(default=0, alias="modifiedIndex")
+    created: int = Field(default=0, alias="createdIndex", ge=0, le=MAX_REVISION)
+    modified: int = Field(default=0, alias="modifiedIndex", ge=0, le=MAX_REVISION)
 
     @property
     def remaining_s(self) -> int | None:

@@ -22,6 +22,7 @@ from pyflanneld.etcd.tls import Tls
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.connection import Http2
 from pyflanneld.etcd.v3.methods import STATUS, A, Method, Q
+from pyflanneld.etcd.v3.status import check_revision
 from pyflanneld.etcd.v3.stream import ANSWER_BYTES, Metadata, Stream
 
 _ALPN: Final = "h2"
@@ -85,6 +86,8 @@ class Endpoint:
             answer = await stream.receive()
             if answer is None:
                 raise RegistryUnavailable(f"{self.url}: the call has ended without an answer")
+            if "header" in answer.DESCRIPTOR.fields_by_name:
+                check_revision(answer.header.revision, self.url)  # type: ignore[attr-defined]
             if not method.streaming and await stream.receive() is not None:
                 raise NotEtcd(f"{self.url}: a second answer to one request")
             return answer

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pyflanneld.core.etcd_types import Gone, Put, Record, bounded_name, bounded_record
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
+from pyflanneld.etcd.v3.status import check_revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,9 @@ class KeySpace:
         return self.subnets + name
 
     def record(self, kv: rpc.KeyValue) -> Record:
-        """Return etcd's ``mvccpb.KeyValue`` as a record, within bounds."""
+        """Return etcd's ``mvccpb.KeyValue`` as a record, within bounds. Raises ``NotEtcd``."""
+        for revision in (kv.create_revision, kv.mod_revision):
+            check_revision(revision, "a key")
         record = Record(
             name=kv.key.removeprefix(self.subnets),
             value=kv.value,
@@ -43,6 +46,7 @@ class KeySpace:
 
     def change(self, event: rpc.Event) -> Put | Gone:
         """Return etcd's ``mvccpb.Event`` as a change. An expiry is a deletion, as it is in etcd."""
+        check_revision(event.kv.mod_revision, "a change")
         if event.type == event.DELETE:
             return Gone(name=bounded_name(event.kv.key.removeprefix(self.subnets)), revision=event.kv.mod_revision)
         return Put(self.record(event.kv))

@@ -39,7 +39,7 @@ from pyflanneld.etcd.v3.calls import Caller, metadata
 from pyflanneld.etcd.v3.channel import Endpoint, within
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.methods import WATCH
-from pyflanneld.etcd.v3.status import COMPACTED, is_denial
+from pyflanneld.etcd.v3.status import COMPACTED, check_revision, is_denial
 from pyflanneld.etcd.v3.stream import AnswerTooLarge
 
 RESPONSE_BYTES: Final = 64 * 1024 * 1024
@@ -214,6 +214,7 @@ class Watch:
         where = self._stream.url if self._stream else ""
         if response.canceled:
             raise _cancellation(response, where)
+        check_revision(response.header.revision, where)
         if not response.header.cluster_id:
             return  # from etcd's gRPC proxy itself: it joins a watch that other clients share
         if self._cluster_id is None:
