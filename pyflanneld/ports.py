@@ -53,6 +53,11 @@ class Registry(Protocol):
         """The endpoints that belong to another cluster than the one in use, and are not used."""
         ...
 
+    @property
+    def addresses(self) -> Collection[str]:
+        """The addresses that the names among the endpoints had when they were last looked up."""
+        ...
+
     async def read_config(self) -> ConfigRecord:
         """Return the network configuration as it is now (``value`` is ``None`` where there is none)."""
         ...

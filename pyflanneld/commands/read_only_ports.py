@@ -36,7 +36,7 @@ class ReadOnlyDiscovery(ReadOnlyPort):
     @property
     def registry(self) -> ReadOnlyPort:
         """The registry in use."""
-        reads = ("api", "endpoint", "set_aside", "read_config", "list_subnets", "times_to_live")
+        reads = ("api", "endpoint", "set_aside", "addresses", "read_config", "list_subnets", "times_to_live")
         return ReadOnlyPort(self._discovery.registry, *reads)
 
 

@@ -92,6 +92,11 @@ class V2Client:
         self._pending: WeakSet[PendingResponse] = WeakSet()
         self._closed = False
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """The addresses that the members' names had last."""
+        return frozenset().union(*self._resolver.found.values())
+
     async def once(self, request: V2Request) -> V2Response:
         """Send a write to the member in use.
 

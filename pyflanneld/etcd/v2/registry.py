@@ -112,6 +112,11 @@ class EtcdV2Registry:
         """The endpoints of other clusters, which are not used."""
         return self._clusters.set_aside
 
+    @property
+    def addresses(self) -> Collection[str]:
+        """The addresses that the names among the endpoints had last."""
+        return self._http.addresses
+
     async def _admit(self, member: V2Member) -> None:
         await self._clusters.admit(member.url, partial(self._identify, member.url))
 

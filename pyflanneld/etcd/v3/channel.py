@@ -154,6 +154,11 @@ class Endpoint:
             return None
         return answer.header.cluster_id or None
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """The addresses that the member's name had last."""
+        return frozenset().union(*self._resolver.found.values())
+
     async def identify(self) -> int | None:
         """Return the id of the member's cluster, on a connection of its own; ``None`` where it does not tell."""
         context = self._tls.context((_ALPN,)) if self._tls else None
@@ -200,6 +205,11 @@ class Endpoints(Members[Endpoint]):
         self.clusters = Clusters(urls, self._identify, log)
         members = [Endpoint(url, tls, timing, self.clusters) for url in urls]
         super().__init__(members, rng=rng, log=log, set_aside=lambda: self.clusters.set_aside)
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        """The addresses that the members' names had last."""
+        return frozenset().union(*(endpoint.addresses for endpoint in self._all))
 
     async def _identify(self, url: str) -> int | None:
         return await next(endpoint for endpoint in self._all if endpoint.url == url).identify()

@@ -90,6 +90,11 @@ class EtcdV3Registry:
         """The endpoints of other clusters, which are not used."""
         return self._endpoints.clusters.set_aside
 
+    @property
+    def addresses(self) -> Collection[str]:
+        """The addresses that the names among the endpoints had last."""
+        return self._endpoints.addresses
+
     async def read_config(self) -> ConfigRecord:
         """Return ``<prefix>/config`` as it is now."""
         response = await self._caller.read(RANGE, rpc.RangeRequest(key=self._keys.config))

@@ -189,6 +189,7 @@ class FakeRegistry:
         self.endpoint_url = endpoint
         self.closed = False
         self.reconnects = 0
+        self.found_addresses: tuple[str, ...] = ()
         self._down: RegistryError | None = None
         self._failures: list[RegistryError] = []
         self._lose_reply = False
@@ -233,6 +234,10 @@ class FakeRegistry:
     @property
     def endpoint(self) -> str:
         return self.endpoint_url
+
+    @property
+    def addresses(self) -> Collection[str]:
+        return self.found_addresses
 
     @property
     def set_aside(self) -> Collection[str]:
