@@ -48,6 +48,16 @@ class Registry(Protocol):
         """The endpoint in use, as the operator wrote it, for logs and status."""
         ...
 
+    @property
+    def set_aside(self) -> Collection[str]:
+        """The endpoints that belong to another cluster than the one in use, and are not used."""
+        ...
+
+    @property
+    def addresses(self) -> Collection[str]:
+        """The addresses that the names among the endpoints had when they were last looked up."""
+        ...
+
     async def read_config(self) -> ConfigRecord:
         """Return the network configuration as it is now (``value`` is ``None`` where there is none)."""
         ...

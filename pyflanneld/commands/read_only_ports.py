@@ -36,7 +36,8 @@ class ReadOnlyDiscovery(ReadOnlyPort):
     @property
     def registry(self) -> ReadOnlyPort:
         """The registry in use."""
-        return ReadOnlyPort(self._discovery.registry, "api", "endpoint", "read_config", "list_subnets", "times_to_live")
+        reads = ("api", "endpoint", "set_aside", "addresses", "read_config", "list_subnets", "times_to_live")
+        return ReadOnlyPort(self._discovery.registry, *reads)
 
 
 def read_only_context(settings: Settings) -> Context:

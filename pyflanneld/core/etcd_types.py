@@ -1,10 +1,19 @@
 """What etcd holds: raw records and the changes among them. Nothing here has been validated yet."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 
+from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import ParsedLease, parse_lease
+
+KEPT_BYTES = 128
+"""How long a value may be that is kept although it says nothing. flannel's own are shorter."""
+MAX_REVISION = 2**62
+"""No etcd comes to it, and a request for what is behind it is still a number that etcd takes."""
+NAME_BYTES = 512
+"""How long a name may be that is kept."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +26,8 @@ class Record:
         create_revision: the revision at which this incarnation of the key was made.
         mod_revision: the revision of its last change.
         lease_id: the etcd lease that the key hangs on; 0 when it has no TTL (a reservation).
+        shortened: name or value are not etcd's but a digest, for they are long, and nothing that could be used: what
+            others write must not fill our memory. Two that differ have different digests.
     """
 
     name: bytes
@@ -24,6 +35,7 @@ class Record:
     create_revision: int
     mod_revision: int
     lease_id: int
+    shortened: bool = False
 
     @property
     def incarnation(self) -> "Incarnation":
@@ -34,6 +46,38 @@ class Record:
     def lease(self) -> ParsedLease:
         """What name and value say; parsed once, whoever asks."""
         return parse_lease(self.name, self.value)
+
+
+def bounded_name(name: bytes) -> bytes:
+    """Return a key's name as it is kept; a long one, which is no subnet's, is shortened."""
+    return name if len(name) <= NAME_BYTES else name[:NAME_BYTES] + b"..." + _digest(name)
+
+
+def bounded_record(record: Record) -> Record:
+    """Return a record as it is kept: what is long and cannot be read is a digest, and still says why."""
+    name, value = bounded_name(record.name), record.value
+    if len(value) > KEPT_BYTES and record.lease.attrs is None:
+        value = b"%d bytes, digest %b" % (len(value), _digest(value))
+    if (name, value) == (record.name, record.value):
+        return record
+    return _with_lease(replace(record, name=name, value=value, shortened=True), record.lease)
+
+
+def unread_record(record: Record, max_bytes: int) -> Record:
+    """Return the record of a key whose value is longer than *max_bytes* and was not read."""
+    why = Invalid("too_large", "lease", f"more than {max_bytes} bytes", "it is not read")
+    lease = ParsedLease(record.lease.key, None, why.reason, str(why))
+    value = b"not read, of revision %d" % record.mod_revision
+    return _with_lease(replace(record, name=bounded_name(record.name), value=value, shortened=True), lease)
+
+
+def _with_lease(record: Record, lease: ParsedLease) -> Record:
+    vars(record)["lease"] = lease  # what ``cached_property`` would do
+    return record
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=12).hexdigest().encode()
 
 
 Incarnation = tuple[bytes, int]
@@ -67,6 +111,16 @@ class Put:
     """A key was created or changed."""
 
     record: Record
+
+    @property
+    def name(self) -> bytes:
+        """The key's name, as ``Record`` has it."""
+        return self.record.name
+
+    @property
+    def revision(self) -> int:
+        """When it was."""
+        return self.record.mod_revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +204,7 @@ class MemberReport:
         skew_s: how far its clock is ahead of ours.
         certificate_until_s: when its server certificate ends, in seconds since 1970.
         alarms: of its cluster; ``None`` when it did not report them.
+        cluster_id: of its cluster; ``None`` when it did not tell.
     """
 
     url: str
@@ -159,3 +214,4 @@ class MemberReport:
     skew_s: float | None = None
     certificate_until_s: float | None = None
     alarms: tuple[str, ...] | None = None
+    cluster_id: int | None = None

@@ -62,7 +62,7 @@ async def prepare(
     attrs = publish(settings, membership, choice, links)
     assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses
     underlay = [own.network for own in choice.link.addresses]
-    underlay += [IPv4Network(one) for one in etcd_addresses(settings.etcd_endpoints, IPv4Address)]
+    underlay += [IPv4Network(one) for one in etcd_addresses(context, IPv4Address)]
     request = LeaseRequest(
         subnet_range, attrs, previous=before.subnet, underlay=tuple(underlay),
         ipv6=_request6(context, config.ipv6, before.subnet6, choice.link),
@@ -76,5 +76,5 @@ def _request6(
     if subnet_range is None:
         return None
     underlay = [own.network for own in link.addresses6]
-    underlay += [IPv6Network(one) for one in etcd_addresses(context.settings.etcd_endpoints, IPv6Address)]
+    underlay += [IPv6Network(one) for one in etcd_addresses(context, IPv6Address)]
     return SubnetRequest(subnet_range, previous, tuple(underlay))

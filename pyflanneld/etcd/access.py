@@ -1,7 +1,7 @@
 """How to reach a cluster, with either API: endpoints, credentials, deadlines, the member in use."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -84,10 +84,25 @@ M = TypeVar("M", bound=Member)
 
 
 class Members(Generic[M]):
-    """All members and the one in use. The first is picked at random, to spread thousands of nodes over the members."""
+    """All members and the one in use. The first is picked at random, to spread thousands of nodes over the members.
 
-    def __init__(self, members: Sequence[M], *, rng: random.Random, log: FilteringBoundLogger) -> None:
+    Args:
+        members: all of them.
+        rng: picks the first.
+        log: where events go.
+        set_aside: the URLs of those that must not be used (``clusters``).
+    """
+
+    def __init__(
+        self,
+        members: Sequence[M],
+        *,
+        rng: random.Random,
+        log: FilteringBoundLogger,
+        set_aside: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         self._all = tuple(members)
+        self._set_aside = set_aside
         self._at = rng.randrange(len(self._all))
         self._answering: M | None = None
         self._log = log
@@ -95,11 +110,12 @@ class Members(Generic[M]):
     @property
     def current(self) -> M:
         """The member in use."""
-        return self._all[self._at]
+        return self.in_turn()[0]
 
     def in_turn(self) -> tuple[M, ...]:
-        """Return all members, beginning with the one in use."""
-        return self._all[self._at :] + self._all[: self._at]
+        """Return all members but those that are set aside, beginning with the one in use."""
+        members, aside = self._all[self._at :] + self._all[: self._at], self._set_aside()
+        return tuple(member for member in members if member.url not in aside) or members
 
     def answered(self, member: M) -> None:
         """Record that *member* works."""
@@ -110,10 +126,12 @@ class Members(Generic[M]):
 
         Only the first switch, away from a member that worked, is a warning: the search for one that works goes round.
         """
-        if member is not self.current or len(self._all) == 1:
+        if member not in (self.current, self._all[self._at]) or len(self._all) == 1:
             return
-        self._at = (self._at + 1) % len(self._all)
+        self._at = (self._all.index(member) + 1) % len(self._all)
         note = self._log.warning if member is self._answering else self._log.debug
+        if self.current is member:  # the others are set aside
+            return
         note("endpoint.switched", **{"from": member.url, "to": self.current.url}, error=str(error))
         self._answering = None
 

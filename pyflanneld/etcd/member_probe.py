@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.etcd_types import MemberFault, MemberReport
+from pyflanneld.core.etcd_types import ConfigRecord, MemberFault, MemberReport, Snapshot
 from pyflanneld.errors import (
     ClientRefused,
     ConnectFailed,
@@ -153,20 +153,22 @@ async def rights(access: EtcdAccess, member: MemberReport, api: int, log: Filter
 
 
 async def _try_reads(registry: EtcdV2Registry | EtcdV3Registry, member: MemberReport) -> MemberReport:
-    steps: tuple[tuple[Callable[[], Awaitable[object]], MemberFault], ...] = (
+    steps: tuple[tuple[Callable[[], Awaitable[ConfigRecord | Snapshot]], MemberFault], ...] = (
         (registry.read_config, MemberFault.CONFIG_DENIED), (registry.list_subnets, MemberFault.SUBNETS_DENIED),
     )  # fmt: skip
+    cluster_id = None
     try:
         for read, fault in steps:
             try:
-                await read()
+                answer = await read()
             except RegistryDenied as error:
                 return _report(error, member, fault)
             except RegistryError as error:
                 return _report(error, member, MemberFault.BROKEN)
+            cluster_id = answer.cluster_id if isinstance(answer, Snapshot) else None
     finally:
         await registry.close()
-    return member
+    return replace(member, cluster_id=cluster_id)
 
 
 async def _alarms(endpoint: Endpoint, token: str) -> tuple[str, ...] | None:

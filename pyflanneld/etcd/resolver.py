@@ -4,7 +4,8 @@ A silent name server holds ``getaddrinfo`` for 10 s with glibc's defaults, and f
 nothing can end it earlier. So each lookup has a thread of its own, which other names do not wait for. The thread is a
 daemon, which the end of the process does not wait for. A caller joins a lookup of the same name that is under way, so
 that they do not pile up; after 10 s a new one is begun, because ``/etc/hosts`` or the name servers may be others by
-then. No answer is kept.
+then. No connection is
+opened by an earlier answer.
 
 The first lookup is for all families, because only that one is content with an IPv4 address in ``/etc/hosts``: a lookup
 of IPv6 alone goes on to the name servers. But it also waits for both answers of a name server, 15 s for one that drops
@@ -33,12 +34,16 @@ class Resolver:
     Args:
         getaddrinfo: ``socket.getaddrinfo``; it may block.
         joined_s: how long a lookup may have hung already, to be joined.
+
+    Attributes:
+        found: the addresses of each name, as they were found last.
     """
 
     def __init__(self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo, *, joined_s: float = 10.0) -> None:
         self._getaddrinfo = getaddrinfo
         self._joined_s = joined_s
         self._under_way: dict[Key, asyncio.Future[Answer]] = {}
+        self.found: dict[str, frozenset[str]] = {}
 
     async def addresses(self, host: str, port: int) -> list[AddrInfoType]:
         """Return the addresses of *host*, as ``socket.getaddrinfo`` does; the deadline is the caller's.
@@ -56,6 +61,7 @@ class Resolver:
         for done in asyncio.as_completed(lookups):
             answer = await done
             if isinstance(answer, list):
+                self.found[host] = frozenset(str(one[4][0]) for one in answer)
                 return answer
         raise answer
 

@@ -25,6 +25,9 @@ from pyflanneld.state.counters import Counters
 from pyflanneld.state.liveness import Liveness
 
 DENIED_PAUSE_S = 5.0
+OTHER_CLUSTER = "etcd:cluster"
+FOLLOWER = "peers"
+"""The task that follows the peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,28 @@ class Context:
         event = "etcd.denied" if isinstance(error, RegistryDenied) else "etcd.unavailable"
         text = f"etcd cannot be used: {error}"
         self.counters.etcd_failed(task, error)
+        if task != FOLLOWER:
+            self.counters.others_at_s = None
         self.conditions.report(f"etcd:{task}", event, text, blocks=blocks, task=task)
 
     def registry_works(self, task: str) -> None:
         """Report that *task* can use etcd."""
-        self.counters.heard_at_s = self.clock.now_s()
+        self.counters.heard_at_s = now_s = self.clock.now_s()
+        if task != FOLLOWER and not self.counters.watching and self.counters.others_at_s is None:
+            self.counters.others_at_s = now_s
         self.conditions.resolve(f"etcd:{task}", endpoint=self.registry.endpoint)
+        self._report_other_clusters()
+
+    def _report_other_clusters(self) -> None:
+        aside = sorted(self.registry.set_aside)
+        if not aside:
+            self.conditions.resolve(OTHER_CLUSTER)
+            return
+        alike = len(self.settings.etcd_endpoints) <= 2 * len(aside)
+        text = f"{', '.join(aside)}: of another cluster than {self.registry.endpoint}, and not used" + (
+            "; which of them is right cannot be told" if alike else ""
+        )
+        self.conditions.report(OTHER_CLUSTER, "etcd.other_cluster", text, blocks=alike, cause=" ".join(aside))
 
     async def pause(self, error: RegistryError, wait_s: float) -> None:
         """Wait before etcd is asked again; refused credentials are not tried again in a hurry."""

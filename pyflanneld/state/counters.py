@@ -57,6 +57,8 @@ class Counters:
         revision: the newest revision of etcd that was seen.
         heard_at_s: when etcd last answered, whatever was asked.
         peers_at_s: when the view of the peers was last known to be up to date: a list, or a sign of life of the watch.
+        watching: whether a watch of the peers is open.
+        others_at_s: since when etcd has answered other tasks than the one that follows the peers, and not that one.
         rounds: how long reconciling took.
         renewals: renewals of this host's lease that proved it (True) or did not (False).
         retaken: how often this host's lease had vanished and was taken again.
@@ -72,6 +74,8 @@ class Counters:
     revision: int = 0
     heard_at_s: float | None = None
     peers_at_s: float | None = None
+    watching: bool = False
+    others_at_s: float | None = None
     rounds: Durations = field(default_factory=Durations)
     renewals: Counter[bool] = field(default_factory=Counter)
     retaken: int = 0
@@ -103,14 +107,18 @@ class Counters:
     def listed(self, why: str, revision: int, now_s: float) -> None:
         """Count a complete list of the peers."""
         self.lists[why] += 1
-        self.revision, self.heard_at_s, self.peers_at_s = revision, now_s, now_s
+        self._heard(revision, now_s)
 
     def watched(self, events: int, revision: int, now_s: float) -> None:
         """Count what the watch has delivered; no events are a sign of life."""
         self.watch_events += events
-        self.revision, self.heard_at_s, self.peers_at_s = revision, now_s, now_s
+        self.watching = True
+        self._heard(revision, now_s)
         if events:
             self.event_at_s = now_s
+
+    def _heard(self, revision: int, now_s: float) -> None:
+        self.revision, self.heard_at_s, self.peers_at_s, self.others_at_s = revision, now_s, now_s, None
 
     def quarantine(self, names: Collection[bytes], now_s: float) -> None:
         """Record which keys are quarantined now."""

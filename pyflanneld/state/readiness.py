@@ -2,8 +2,11 @@
 
 from pyflanneld.core.status.report import Health, UnreadyReason
 from pyflanneld.state.context import Context
+from pyflanneld.state.counters import Counters
 from pyflanneld.state.node import Node
 
+UNKNOWN_S = 120.0
+"""How old what is known of the peers may be while etcd answers others; in an outage it may be of any age."""
 TASK_STALLED, PENDING = "task.stalled", "start.pending"
 
 
@@ -19,7 +22,7 @@ def unready_reasons(context: Context, node: Node | None) -> list[UnreadyReason]:
     """Return what stands against readiness besides the open conditions."""
     found = [UnreadyReason(TASK_STALLED, f"the {task} task has stalled") for task in context.liveness.stalled()]
     if node is not None:
-        return found + _not_yet(node, context.clock.now_s())
+        return found + _not_yet(node, context.clock.now_s()) + _not_followed(context.counters, context.clock.now_s())
     return found or ([] if context.conditions.blocking() else [UnreadyReason(PENDING, "starting")])
 
 
@@ -35,3 +38,11 @@ def _not_yet(node: Node, now_s: float) -> list[UnreadyReason]:
     if not node.progress.routes.is_set():
         found.append(UnreadyReason(PENDING, "the peers' routes are not in place yet"))
     return found
+
+
+def _not_followed(counters: Counters, now_s: float) -> list[UnreadyReason]:
+    since_s = counters.others_at_s
+    if since_s is None or now_s - since_s <= UNKNOWN_S:
+        return []
+    text = "neither a list nor a watch of the peers has come for too long, although etcd answers other requests"
+    return [UnreadyReason("peers.unknown", text, counters.peers_at_s)]

@@ -4,7 +4,7 @@ What the default route or the route to ``--iface-can-reach`` chose at start stay
 routes come and go, and our address must not change with them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
@@ -131,12 +131,11 @@ def _report_state(context: Context, link: Link, backend: Backend) -> bool:
 
 def validation_context(context: Context, node: Node) -> ValidationContext:
     """Return what peers' leases are validated against, on this host as it is now."""
-    endpoints, lease, range6 = context.settings.etcd_endpoints, node.lease, node.subnet_range6
-    protected = etcd_addresses(endpoints, IPv4Address)
-    loopback = context.kernel.loopback
+    lease, range6, loopback = node.lease, node.subnet_range6, context.kernel.loopback
+    protected = etcd_addresses(context, IPv4Address)
     ipv4, ipv6 = _family_context(node, node.subnet_range.network, lease.subnet, protected, loopback), None
     if range6 is not None and lease.ipv6 is not None:
-        ipv6 = _family_context(node, range6.network, lease.ipv6, etcd_addresses(endpoints, IPv6Address), loopback)
+        ipv6 = _family_context(node, range6.network, lease.ipv6, etcd_addresses(context, IPv6Address), loopback)
     backend = node.backend
     return ValidationContext(backend.lease_type, ipv4, ipv6, gateways_on_link=backend.needs_public_ip_on_link)
 
@@ -159,10 +158,11 @@ def _family_context(
 A = TypeVar("A", IPv4Address, IPv6Address)
 
 
-def etcd_addresses(endpoints: Iterable[str], kind: type[A]) -> frozenset[A]:
-    """Return the etcd members that are named by an address of this *kind*: no peer's route may capture them."""
+def etcd_addresses(context: Context, kind: type[A]) -> frozenset[A]:
+    """Return the addresses of etcd's members of this *kind*, and those of their names: no route may capture them."""
+    hosts = {urlsplit(endpoint).hostname or "" for endpoint in context.settings.etcd_endpoints}
     found = set()
-    for endpoint in endpoints:
+    for host in hosts.union(context.registry.addresses):
         with suppress(ValueError):
-            found.add(kind(urlsplit(endpoint).hostname or ""))
+            found.add(kind(host))
     return frozenset(found)

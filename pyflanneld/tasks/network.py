@@ -89,7 +89,8 @@ async def _discovered(context: Context) -> ConfigRecord:
 def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, SubnetRange[IPv4Network]] | None:
     key = f"{context.settings.etcd_prefix}/config"
     if record.value is None:
-        text = f"there is no network configuration in etcd at {key}; put one there, such as " + (
+        where = f"{key} (asked at {context.registry.endpoint})"
+        text = f"there is no network configuration in etcd at {where}; put one there, such as " + (
             '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
         )
         context.conditions.report("config", "config.missing", text)

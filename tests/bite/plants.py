@@ -164,7 +164,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B07 partial list", "the first page of a list counts as the whole",
-        "etcd.v3.registry:EtcdV3Registry", [never(test="more"), never(test="count")], ETCD,
+        "etcd.v3.listing:_List.read", [assigned("more", "False"), never(test="count")], ETCD,
     ),
     Plant(
         "B08 attributes ignored", "a list that finds a known peer at another address changes nothing",
@@ -461,6 +461,20 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "loser forgotten", "a peer that lost to an older one is not validated again when that has gone",
         "core.peers.table", [reads("_overlapped", "{}")], PEERS,
+    ),
+    Plant(
+        "lists stop the watch", "between lists that fail nobody is followed",
+        "tasks.peers:PeerWatcher._watch_until_turn",
+        [body("await asyncio.sleep(max(0.0, self._not_before - asyncio.get_running_loop().time()))")], FOLLOW,
+    ),
+    Plant(
+        "list goes back", "a list takes away what the watch has told since it was asked for",
+        "tasks.peers:PeerWatcher._take", [drop_call("_apply")], FOLLOW,
+    ),
+    Plant(
+        "two clusters", "an endpoint of another cluster is used like the others",
+        "etcd.clusters:Clusters.admit", [body("return None")],
+        ("tests/unit/test_clusters.py", "tests/integration/test_etcd_lists.py"),
     ),
     Plant(
         "no list again", "an event that etcd has lost is never made good by a list",

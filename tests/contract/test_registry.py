@@ -127,6 +127,29 @@ class TestList:
         found = [(record.name, record.value) for record in (await bench.registry.list_subnets()).records]
         assert found == [(name, bench.stored(b"\x00\xff")) for name in sorted(bench.junk)]
 
+    async def test_what_is_long_and_says_nothing_is_shortened(self, bench: Bench) -> None:
+        """Of a long name, and a long value that is no lease's, there is a digest, in lists and changes alike; two that
+        differ stay different, and the reason stays. A lease is kept whole."""
+        long = b"n" * 600
+        lease = b'{"PublicIP":"192.168.0.9","BackendType":"host-gw","BackendData":"%s"}' % (b"d" * 200)
+        values = {A: b"x" * 70_000, B: b"x" * 69_999 + b"y", C: lease, long: b"{}", long[1:]: b"{}"}
+        listed = await bench.registry.list_subnets()
+        async with bench.registry.watch_subnets(listed.position) as watch:
+            await anext(watch)
+            for name, value in values.items():
+                await bench.put(b"subnets/" + name, value)
+            seen: dict[bytes, Record] = {}
+            while len(seen) < len(values):
+                seen |= {change.name: change.record for change in await anext(watch) if isinstance(change, Put)}
+        records = {record.name: record for record in (await bench.registry.list_subnets()).records}
+        assert records.keys() == seen.keys()
+        assert all(records[name].value == seen[name].value for name in seen)
+        assert all(len(name) < 600 for name in records)
+        assert len({records[A].value, records[B].value}) == 2
+        assert len(records[A].value) < 100
+        assert records[A].lease.reason == "too_large"
+        assert (records[C].value, records[C].shortened) == (lease, False)
+
     async def test_reservation_and_lease(self, bench: Bench) -> None:
         """A record shows whether its key has a TTL."""
         lease_id = await bench.grant(100)

@@ -1,20 +1,23 @@
-"""etcd that fails in the middle of something, by kind of request: rows F08, F09 and F34 of the fault matrix."""
+"""etcd that fails in the middle of something, by kind of request: rows F08, F09, F34, F111, F112 of the matrix."""
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pyflanneld.core.lease.codec import TTL_S
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.etcd import PREFIX
+from pyflanneld.lab.etcd import ADDRESS, CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.etcd.grpc_proxy import FaultProxy, fault_proxy
+from tests.support.etcd.server import make_member
 from tests.support.lab.testbed import (
     Journal,
     Keeper,
@@ -200,6 +203,73 @@ def test_f09_one_kind_of_request_refused(crowd: Crowd, kind: str, orders: dict[s
     assert kv is not None
     assert kv.lease == lease
     measured(f"{kind} refused {asked} times: no route moved")
+
+
+def test_f111_lists_get_no_answer(site: Lab, measured: Measured) -> None:
+    """Only lists fail: a new peer is routed and a moved one followed while they do, and the condition says so."""
+    node, store = site.nodes[0], store_of(site)
+    with fault_proxy(site) as proxy:
+        launch(node, etcd_endpoints=proxy.url())
+        node.wait_ready()
+        journal = Journal(node)
+        proxy.order({"KV/Range list": "hold", "Watch/Watch": "refuse"})  # the watch ends, and lists are asked for
+        until(lambda: proxy.met("KV/Range list") >= 3, "a list is asked for", 30)
+        proxy.order({"KV/Range list": "hold"})
+        until(lambda: any("list" in one.get("condition", "") for one in journal.events("etcd.unavailable")), "said", 30)
+        times = []
+        for gateway in (STRANGER, "192.168.14.98", "192.168.14.97"):
+            began = time.monotonic()
+            store.put(lease_key(SUBNET), lease_value(gateway))
+            until(lambda gateway=gateway: gateways(node).get(SUBNET) == gateway, f"routed via {gateway}", 5, 0.02)
+            times.append(time.monotonic() - began)
+        assert node.get("/healthz")[0] == 200
+        proxy.order({})
+        journal.wait("condition.resolved", timeout_s=30, topic="etcd:lists")
+        assert node.get("/readyz")[0] == 200
+        measured(f"lists held: a new peer and two moves followed, the slowest after {max(times):.1f} s")
+        assert node.stop() == 0
+
+
+def test_f112_two_clusters(site: Lab, tmp_path: Path, measured: Measured) -> None:
+    """One of three endpoints is a cluster of its own: nobody takes a lease there, whichever is asked first; it is named
+    by the daemon, by its status and by doctor."""
+    url = f"http://{ADDRESS.ip}:2479"
+    peers = {"odd": f"http://{ADDRESS.ip}:2480"}
+    odd = make_member(
+        tmp_path, "odd", url=url, peers=peers, health_url="http://127.0.0.1:2478", netns=site.etcd.namespace
+    )
+    odd.start()
+    other = Store(site.etcd.namespace, f"--endpoints={url}")
+    try:
+        until(lambda: odd.process is not None and _serves(other), "the other cluster serves", 20)
+        other.put(f"{PREFIX}/config", CONFIG)
+        with fault_proxy(site) as proxy:
+            endpoints = f"{url},{proxy.url()},{ENDPOINT}"
+            for node in site.nodes:
+                launch(node, etcd_endpoints=endpoints)
+            for node in site.nodes:
+                node.wait_ready()
+                until(lambda node=node: site.gateways_for(node).items() <= gateways(node).items(), "routed", 30)
+                said = Journal.whole(node).events("etcd.other_cluster")[0]["condition"]
+                assert url in said
+            assert sorted(other.kvs(PREFIX)) == [f"{PREFIX}/config"]
+            node = site.nodes[0]
+            command = f"{sys.executable} -m pyflanneld doctor --iface=eth1 --etcd-endpoints={endpoints} || true"
+            doctor = node.exec("sh", "-c", command)
+            assert "members of different clusters" in doctor
+        measured(f"{len(site.nodes)} hosts: all in the cluster of most endpoints; the odd one named, and no key in it")
+    finally:
+        for node in site.nodes:
+            node.kill()
+        odd.kill()
+
+
+def _serves(store: Store) -> bool:
+    try:
+        store.ctl("endpoint", "health", "--command-timeout=1s")
+    except RuntimeError:
+        return False
+    return True
 
 
 def test_f34_keepalive_succeeds_for_a_revoked_lease(site: Lab, measured: Measured) -> None:

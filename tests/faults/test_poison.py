@@ -1,6 +1,8 @@
 """Junk in etcd, rows F50 to F60 of the fault matrix: set aside with a reason, and nothing else changes."""
 
+import os
 import re
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -408,3 +410,45 @@ def test_f60_configuration_poisoned_at_run_time(unguarded: Lab, measured: Measur
     assert [node.subnet_file.read_bytes() for node in unguarded.nodes] == files
     assert all(CHARSET.fullmatch(text.decode()) for text in files)
     measured(f"{len(BAD_CONFIGS)} documents: no route moved, subnet.env as it was")
+
+
+@pytest.mark.parametrize("values", [100, pytest.param(340, marks=pytest.mark.thorough)])
+def test_f115_megabytes_of_foreign_values_and_names(site: Lab, values: int, measured: Measured) -> None:
+    """Peers are found among megabytes of junk, under names of subnets and others, with long names that come and go: the
+    most memory that the daemon has had is what it has without, and a little; so it is after a start among all that."""
+    node, store = site.nodes[0], store_of(site)
+    store.put(lease_key("172.7.99.0/24"), lease_value("192.168.14.99"))
+    launch(node)
+    node.wait_ready()
+    node.wait_routes({"172.7.99.0/24": "192.168.14.99"})
+    empty_kib = _peak_kib(node)
+    for number in range(values):
+        name = f"172.7.{100 + number}.0-24" if number < 100 else f"172.7.{number - 90}.128-25"
+        store.put(f"{PREFIX}/subnets/{name if number % 4 else f'junk-{number}'}", b"x" * 1_400_000)
+        if number % 4 == 0:
+            key = f"{PREFIX}/subnets/{number}{'n' * 1_000_000}"
+            store.txn(f'put "{key}" ""')
+            store.txn(f'del "{key}"')
+    store.put(lease_key("172.7.98.0/24"), lease_value("192.168.14.98"))
+    wanted = {"172.7.98.0/24": "192.168.14.98", "172.7.99.0/24": "192.168.14.99"}
+    node.wait_routes(wanted, 60)
+    journal = Journal(node)
+    os.kill(pid_of(node), signal.SIGHUP)  # everything is listed
+    journal.wait("daemon.reloaded")
+    store.put(lease_key("172.7.98.0/24"), lease_value("192.168.14.97"))
+    wanted["172.7.98.0/24"] = "192.168.14.97"
+    node.wait_routes(wanted, 60)
+    watched_kib = _peak_kib(node) - empty_kib
+    node.kill()
+    launch(node)
+    node.wait_ready(60)
+    node.wait_routes(wanted, 60)
+    started_kib = _peak_kib(node) - empty_kib
+    measured(f"{values} values of 1.4 MB: {watched_kib >> 10} MB more while they come, {started_kib >> 10} at a start")
+    assert max(watched_kib, started_kib) <= 60 * 1024
+    assert not journal.events("daemon.crashed")
+
+
+def _peak_kib(node: LabHost) -> int:
+    status = Path(f"/proc/{pid_of(node)}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))

@@ -29,6 +29,7 @@ from pyflanneld.logs.sanitise import safe, trace_lines
 from pyflanneld.netlink import links, routes, routes6
 from pyflanneld.netlink.frames import frames
 from pyflanneld.netlink.messages import kernel_verdict
+from tests.fuzz import etcd_answers
 from tests.fuzz.http import PROBE, PROBE_S, SILENT_S, check_answer, doors
 
 Target = Callable[[bytes], None]
@@ -259,7 +260,20 @@ def state(data: bytes) -> None:
     _check_routes({str(dst): str(gateway) for dst, gateway in table.view(CONTEXT).peers.items()})
 
 
+def etcd_v3_answer(data: bytes) -> None:
+    """An answer of etcd's v3 API to each call of the daemon: it is used, or it is an error of the registry."""
+    etcd_answers.v3(data, CONTEXT)
+
+
+def etcd_v2_answer(data: bytes) -> None:
+    """The same for the v2 API, with status and headers."""
+    etcd_answers.v2(data, CONTEXT)
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
-    for target in (key, value, config, peers, subnet_env, settings, etcd_v2, netlink, http, log, state)
+    for target in (
+        *(key, value, config, peers, subnet_env, settings, etcd_v2, etcd_v2_answer, etcd_v3_answer),
+        *(netlink, http, log, state),
+    )
 }

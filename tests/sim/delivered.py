@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
+from pyflanneld.core.etcd_types import Gone, Position, Put, Record, Snapshot
 from tests.sim.spec import LAN, Host, Key, Net, overlap, read_name, read_value, wanted
 
 LISTS_KEPT = 8
@@ -73,16 +73,24 @@ class Delivered:
         self._lists: deque[Listed] = deque(maxlen=LISTS_KEPT)
         self._event_s: dict[Net, float] = {}
 
-    def take_list(self, snapshot: Snapshot, now_s: float) -> None:
-        """Take note of a complete list."""
+    @property
+    def position(self) -> Position:
+        """Up to where all was delivered."""
+        return Position(self._revision, self._cluster_id)
+
+    def take_list(self, snapshot: Snapshot, now_s: float, asked: Position) -> None:
+        """Take note of a complete list that was asked for at *asked*; what was told of a key since is newer."""
         older = bool(self._lists) and (
-            snapshot.revision < self._revision or snapshot.cluster_id != self._cluster_id
+            snapshot.revision < asked.revision or snapshot.cluster_id != asked.cluster_id
         )
-        self._revision, self._cluster_id, self._listed = snapshot.revision, snapshot.cluster_id, snapshot.revision
-        before, self._keys = self._keys, {}
-        self._gone.clear()
+        self._revision = snapshot.revision if older else max(self._revision, snapshot.revision)
+        self._cluster_id, self._listed = snapshot.cluster_id, snapshot.revision
+        newer = {name: seen for name, seen in self._keys.items() if seen.revision > snapshot.revision and not older}
+        self._gone = {name: at for name, at in self._gone.items() if at > snapshot.revision and not older}
+        before, self._keys = self._keys, newer
         for record in snapshot.records:
-            self._see(record, before.get(record.name))
+            if record.name not in newer and record.name not in self._gone:
+                self._see(record, before.get(record.name))
         keys = tuple(Key(record.name, record.value, record.create_revision) for record in snapshot.records)
         self._lists.append(Listed(now_s, keys, older))
 

@@ -11,13 +11,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
-from pyflanneld.core.etcd_types import Gone, Put, Record, Renewal, Snapshot
+from pyflanneld.core.etcd_types import Gone, Position, Put, Record, Renewal, Snapshot
 from pyflanneld.errors import HistoryChanged, RegistryUnavailable
+from pyflanneld.etcd.clusters import Clusters
 from tests.sim.delivered import Delivered
+from tests.sim.spec import Violation
 from tests.support.fakes.registry import SUBNETS, Event, FakeEtcd, FakeRegistry, State, _FakeWatch
+from tests.support.fakes.virtual_time import Journal
 
 DEADLINE_S = 5.0
 LATE_S = 20.0
@@ -117,6 +121,7 @@ class Way:
         mode: ``ok``, ``cut`` (no answer until the deadline) or ``refused`` (an error at once).
         latency_s: the most that a call takes.
         refuses_writes: a quota, or a role without the right: what reads and deletes goes on.
+        list_s: the most that a list takes more, which is as old as its request.
     """
 
     mode: str = "ok"
@@ -131,6 +136,8 @@ class Way:
     behind: float = 0.0
     fails_renewal: float = 0.0
     refuses_writes: bool = False
+    fails_list: float = 0.0
+    list_s: float = 0.0
 
 
 class _Signed:
@@ -154,10 +161,31 @@ class _Signed:
         self._etcd.delete(name)
 
 
+class OtherEtcd(SimEtcd):
+    """Another cluster behind the same endpoints, empty but for a configuration like ours; nobody may believe it."""
+
+    ID = 815
+
+    def __init__(self, config: bytes) -> None:
+        super().__init__()
+        self.state.cluster_id = self.ID
+        self.put_config(config)
+        self.put_key = self._forbidden  # type: ignore[method-assign]
+        self.delete_key = self._forbidden  # type: ignore[method-assign]
+
+    @staticmethod
+    def _forbidden(*_: object, **__: object) -> Any:
+        raise Violation("I2: writes into another cluster")
+
+
+ENDPOINTS = ("a", "b", "c")
+
+
 class SimRegistry(FakeRegistry):
-    """One node's client.
+    """One node's client, with three endpoints; all of them lead to the one cluster, but for *strays*.
 
     Attributes:
+        strays: where else an endpoint leads.
         told: what the loop that follows the peers has been told through it.
         clock_s: the time of those who are told.
         own_gone_s: since when etcd's last word about the node's own key is that it is gone.
@@ -165,6 +193,9 @@ class SimRegistry(FakeRegistry):
 
     def __init__(self, etcd: SimEtcd, rng: Random, note: Note | None = None) -> None:
         super().__init__(_Signed(etcd, note) if note else etcd)  # type: ignore[arg-type]
+        self.strays: dict[str, OtherEtcd] = {}
+        self._ours = self.etcd
+        self._clusters = Clusters(ENDPOINTS, self._cluster_of, Journal())
         self.delivered = Delivered()
         self.clock_s: Callable[[], float] = _now
         self._cluster = etcd
@@ -192,6 +223,18 @@ class SimRegistry(FakeRegistry):
         if self._rng.random() < self.way.fails:
             raise RegistryUnavailable("sim: no leader")
         self.check()
+        await self._pick_member()
+
+    async def _pick_member(self) -> None:
+        """Go on with one of the endpoints, by lot, as the clients do when the one before it fails."""
+        if not self.strays and self.etcd is self._ours:
+            return
+        url = self._rng.choice([one for one in ENDPOINTS if one not in self._clusters.set_aside] or ENDPOINTS)
+        await self._clusters.admit(url, partial(self._cluster_of, url))
+        self.etcd = self.strays.get(url, self._ours)
+
+    async def _cluster_of(self, url: str) -> int | None:
+        return self.strays.get(url, self._ours).state.cluster_id if self.way.mode == "ok" else None
 
     def _reply(self) -> None:
         if self._rng.random() < self.way.loses_reply:
@@ -205,21 +248,30 @@ class SimRegistry(FakeRegistry):
         super().check()
 
     async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
+        asked = self.delivered.position
+        if self._rng.random() < self.way.fails_list:
+            await asyncio.sleep(self._rng.choice((0.0, DEADLINE_S)))
+            raise RegistryUnavailable("sim: no list")
+        await self._clusters.look_again()
         listed = await super().list_subnets(elsewhere=elsewhere)
+        if listed.cluster_id == OtherEtcd.ID:
+            raise Violation("I9: believes a list of another cluster")
         task = asyncio.current_task()
         loop = "" if task is None else task.get_name()
         if loop == HOLDER:  # to give a lease up it takes what etcd says now, as all lists should be
             return listed
         if self.way.behind and self._rng.random() < self.way.behind:
             listed = self._cluster.snapshot_behind(self._rng)
-        self._tell_of(listed, loop)
+        if self.way.list_s:
+            await asyncio.sleep(self._rng.uniform(0, self.way.list_s))
+        self._tell_of(listed, loop, asked)
         return listed
 
-    def _tell_of(self, listed: Snapshot, loop: str) -> None:
+    def _tell_of(self, listed: Snapshot, loop: str, asked: Position) -> None:
         """Take note of a list for the routes; of those of the start all come to nothing but the last."""
         if loop != FOLLOWER:
             self.delivered = Delivered()
-        self.delivered.take_list(listed, self.clock_s())
+        self.delivered.take_list(listed, self.clock_s(), asked)
 
     def told_of_own(self, record: Record | None) -> None:
         """Take note of etcd's word about the node's own key."""
@@ -311,6 +363,9 @@ class _SimWatch(_FakeWatch):
         await self._sim.awake.wait()
         if not self._open:
             await self._sim._arrive()
+            self._etcd.part(self)
+            self._etcd = self._sim.etcd
+            self._etcd.join(self)
         way, rng = self._sim.way, self._sim._rng
         while True:
             changes = await super().__anext__()

@@ -12,7 +12,7 @@ from pyflanneld.errors import KernelError, LeaseLost
 from tests.sim import spec
 from tests.sim.checks import RouteChecker
 from tests.sim.disk import Killed, SimFile
-from tests.sim.etcd import SimEtcd, SimRegistry
+from tests.sim.etcd import OtherEtcd, SimEtcd, SimRegistry
 from tests.sim.kernel import SimKernel
 from tests.support.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 
@@ -70,6 +70,7 @@ class SimNode(FakeNode):
         if rng.random() < STATES:
             self.state = MemoryState()
         self._etcd = etcd
+        self._strays: dict[str, OtherEtcd] = {}
         self._rng = rng
         self._history = history
         self._tell = tell
@@ -112,6 +113,11 @@ class SimNode(FakeNode):
             if same and other.name != made.name and other.lease_id in self._granted - {0} and not self.sim.way.behind:
                 raise spec.Violation(f"I2: {self.name} has created {made.name!r} and holds {other.name!r}")
 
+    def meet_strays(self, strays: dict[str, OtherEtcd]) -> None:
+        """Reach other clusters than ours by these endpoints; the connections to them break."""
+        self._strays = self.sim.strays = strays
+        self.sim.cut_watches()
+
     def say(self, text: str) -> None:
         """Tell the world what this host does."""
         self._tell(f"{self.name} {text}")
@@ -152,6 +158,7 @@ class SimNode(FakeNode):
         self.disk_file.disk.revive()
         self.registry = self._client()
         self.sim.set_way(way)
+        self.meet_strays(self._strays)
         self._task = asyncio.create_task(self.build().run(), name=self.name)
         self._task.add_done_callback(self._end)
         self.ended = None

@@ -11,7 +11,7 @@ from pyflanneld.core.link.selection import Link
 from pyflanneld.core.routes import KernelRoute
 from tests.sim import spec
 from tests.sim.disk import STEPS
-from tests.sim.etcd import Way
+from tests.sim.etcd import ENDPOINTS, Way
 from tests.sim.node import TTL_S, SimNode
 from tests.support.fakes.kernel import PROTO_STATIC
 from tests.support.fakes.node import PROTOCOL, value
@@ -38,6 +38,7 @@ WAYS = (
     Way(writes_late=0.7), Way(repeats_event=0.5, delays_event_s=1.0, travels=0.3), Way(loses_event=0.5, travels=0.5),
     Way(travels=1.0), Way(behind=0.5), Way(fails_renewal=1.0),
     Way(refuses_writes=True),
+    Way(fails_list=1.0), Way(list_s=20.0), Way(list_s=10.0, repeats_event=0.5, travels=0.5),
 )  # fmt: skip
 
 
@@ -104,6 +105,14 @@ def etcd_down(world: "World") -> None:
     world.say(f"everybody reaches etcd by {way}")
     for node in world.nodes:
         node.sim.set_way(way)
+
+
+def stray_member(world: "World") -> None:
+    """Let an endpoint lead to a cluster of its own, or all of them to ours again."""
+    world.strays = {} if world.strays else {world.rng.choice(ENDPOINTS): world.other}
+    world.say(f"endpoints of another cluster: {sorted(world.strays)}")
+    for node in world.nodes:
+        node.meet_strays(world.strays)
 
 
 def elect(world: "World") -> None:
@@ -428,7 +437,7 @@ def _name(first: int, length: int) -> bytes:
 
 
 TROUBLES: tuple[Callable[["World"], None], ...] = (
-    start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, elect, compact,
-    back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, put_junk_beside, claim, take_over, reserve,
-    other_peer, touch_route, touch_link, renumber, refuse, spoil_disk, fight,
+    start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, stray_member, elect,
+    compact, back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, put_junk_beside, claim, take_over,
+    reserve, other_peer, touch_route, touch_link, renumber, refuse, spoil_disk, fight,
 )  # fmt: skip

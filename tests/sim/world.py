@@ -23,11 +23,11 @@ from pyflanneld.tasks import host as watchers
 from pyflanneld.tasks import peers
 from pyflanneld.tasks.lease import acquire, duplicate_holder, renew
 from tests.sim import spec
-from tests.sim.etcd import SimEtcd, Way
+from tests.sim.etcd import OtherEtcd, SimEtcd, Way
 from tests.sim.node import TTL_S, SimNode, _leaves, as_key
 from tests.sim.troubles import SHORT_S, TROUBLES, other_peer
 from tests.support.fakes.kernel import PROTO_STATIC
-from tests.support.fakes.node import lan
+from tests.support.fakes.node import lan, value
 from tests.support.fakes.virtual_time import run
 
 HOSTS = (2, 2, 2, 3, 3, 3, 4, 4, 5, 7)
@@ -38,6 +38,9 @@ SETTLED_S = 2 * TTL_S + 10.0  # whatever was on its way has arrived: late writes
 STAND_BACK_S = 70.0
 LOOK_S = 25.0
 TICK_S = 5.0
+FAILED_S = 20.0
+FOLLOWED_S = 8.0
+"""While lists fail: until the first has failed, and until a change was followed."""
 CONFIG = (
     b'{"Network":"192.168.0.0/18","SubnetMin":"192.168.1.0","SubnetMax":"192.168.40.0","Backend":{"Type":"host-gw"}}'
 )
@@ -135,6 +138,7 @@ class World:
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
         self.etcd = SimEtcd(self._remember, self._check_ending)
         self.etcd.put_config(CONFIG)
+        self.other, self.strays = OtherEtcd(CONFIG), dict[str, OtherEtcd]()
         self.backup = self.etcd.backup()
         for number in range(1, self.rng.choice(HOSTS) + 1):
             self.nodes.append(SimNode(self.etcd, number, Random(self.rng.random()), self.history, self.say))
@@ -149,6 +153,7 @@ class World:
         try:
             await self._trouble()
             await self._peace()
+            await self._follow_beside_lists()
             await self._restart()
         finally:
             for node in self.nodes:
@@ -213,6 +218,7 @@ class World:
     async def _peace(self) -> None:
         """End all trouble; then everything has to come right."""
         self.say("peace")
+        self.strays = {}
         for node in self.nodes:
             self._heal(node)
         await asyncio.sleep(1.0)  # who is just about to fail does so
@@ -221,6 +227,24 @@ class World:
             if not node.running:
                 node.start()
         await self._settle(2 * (1.2 * self.relist_s + self.round_s) + 80 + SETTLED_S)
+
+    async def _follow_beside_lists(self) -> None:
+        """I5: while lists fail or take long, and nothing else does, each change of the peers is followed."""
+        way = self.rng.choice((Way(fails_list=1.0), Way(list_s=2 * FAILED_S)))
+        self.say(f"lists are read by {way}")
+        for node in self.nodes:
+            node.sim.set_way(way)
+        self.etcd.cut_watches()
+        await asyncio.sleep(self.round_s + FAILED_S)
+        name, lease_id = b"192.168.%d.0-24" % self.rng.randint(41, 60), self.etcd.grant(TTL_S * 100)
+        for host in self.rng.sample(range(200, 240), 2):
+            self.say(f"another daemon leases {name!r} at .{host}")
+            self.etcd.put(name, value(f"192.168.14.{host}"), lease_id=lease_id)
+            await asyncio.sleep(FOLLOWED_S)
+            self._check_converged()
+        for node in self.nodes:
+            node.sim.set_way(Way())
+        await self._settle(2 * self.relist_s)
 
     def _tidy_up(self) -> None:
         """Delete what is no lease, and what is reserved for a host that holds another one."""
@@ -260,6 +284,7 @@ class World:
     def _heal(self, node: SimNode) -> None:
         node.thaw()
         node.sim.set_way(Way())
+        node.meet_strays({})
         node.disk_file.disk.full, node.disk_file.disk.dies_at = False, None
         node.kernel.fail_calls(0)
         node.kernel.no_more_refusals()

@@ -13,6 +13,7 @@ from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.lease.codec import encode_name
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable
 from pyflanneld.ports import Change
+from pyflanneld.state.readiness import unready_reasons
 from tests.support.etcd.participant import EtcdSide
 from tests.support.fakes.node import value
 from tests.support.fakes.registry import FakeEtcd, FakeRegistry
@@ -205,3 +206,112 @@ def test_the_periodic_list_is_as_rare_as_the_cluster_is_large() -> None:
             assert first > 0.79 * site.round_s > 500
 
     run(scenario())
+
+
+class TestListsThatFail:
+    """One kind of call fails: whatever else works goes on."""
+
+    @staticmethod
+    def without_lists(site: Site, takes_s: float = 5.0) -> None:
+        async def no_list(*, elsewhere: bool = False) -> Snapshot:  # noqa: ARG001
+            await asyncio.sleep(takes_s)
+            raise RegistryUnavailable("no list within 5 s")
+
+        for registry in site.registries:
+            registry.list_subnets = no_list  # type: ignore[method-assign]
+
+    def test_the_watch_goes_on(self) -> None:
+        """Every change is followed within seconds, while lists fail for minutes; and it is said, as one condition."""
+
+        async def scenario() -> None:
+            site = Site(12)
+            async with site.running():
+                side = site.sides[0]
+                self.without_lists(site)
+                site.cut()
+                await asyncio.sleep(60)
+                for host in range(9, 19):
+                    side.node.wake.routes.take(Change.PEERS)
+                    site.etcd.put(NEW, value(f"192.168.0.{host}"))
+                    await until(site.all_heard, 2.5)
+                    await asyncio.sleep(7)
+                [condition] = side.context.conditions.open().values()
+                assert (condition.event, condition.blocks) == ("etcd.unavailable", False)
+                assert side.log.count("etcd.unavailable") == 2  # the watch that was cut, and the lists
+
+        run(scenario())
+
+    def test_not_ready_when_it_lasts(self) -> None:
+        """After a quarter of an hour with the watch alone the host is not ready; with the first list it is again."""
+
+        async def scenario() -> None:
+            site = Site(12)
+            async with site.running():
+                conditions, list_subnets = site.sides[0].context.conditions, site.registries[0].list_subnets
+                self.without_lists(site)
+                site.cut()
+                await asyncio.sleep(800)
+                assert not conditions.blocking()
+                await asyncio.sleep(200)
+                assert "the list of the peers cannot be read" in conditions.blocking()[0]
+                site.registries[0].list_subnets = list_subnets  # type: ignore[method-assign]
+                await until(lambda: not conditions.open(), 15)
+
+        run(scenario())
+
+    def test_a_list_is_no_newer_than_its_request(self) -> None:
+        """What the watch tells while a list is read stays, although the list does not know it."""
+
+        async def scenario() -> None:
+            site = Site(12)
+            async with site.running():
+                side, list_subnets = site.sides[0], site.registries[0].list_subnets
+
+                async def slow(*, elsewhere: bool = False) -> Snapshot:
+                    listed = await list_subnets(elsewhere=elsewhere)
+                    await asyncio.sleep(30)
+                    return listed
+
+                site.registries[0].list_subnets = slow  # type: ignore[method-assign]
+                gone = encode_name(IPv4Network("10.0.5.0/24"))
+                site.cut()
+                await asyncio.sleep(5)
+                site.etcd.put(NEW, value("192.168.0.9"))
+                site.etcd.delete(gone)
+                await until(site.all_heard, 2)
+                names, wake = {record.name for record in side.node.peers.records()}, side.node.wake.routes.set
+
+                def checked(changes: Change) -> None:
+                    assert names == {record.name for record in side.node.peers.records()}
+                    wake(changes)
+
+                side.node.wake.routes.set = checked  # type: ignore[method-assign, assignment]
+                await until(lambda: side.counted.listed_at, 60)
+                await asyncio.sleep(1)
+                assert names == {record.name for record in side.node.peers.records()}
+                assert NEW in names
+                assert gone not in names
+
+        run(scenario())
+
+    def test_nothing_of_the_peers_although_etcd_answers(self) -> None:
+        """Lists and watches fail while renewals work: not ready after a while. In an outage it stays ready."""
+
+        async def scenario() -> None:
+            site = Site(12)
+            async with site.running():
+                side = site.sides[0]
+                self.without_lists(site)
+
+                def refused(_since: Snapshot) -> AbstractAsyncContextManager[Any]:
+                    raise RegistryUnavailable("no watch")
+
+                site.down(RegistryUnavailable("down"))
+                await asyncio.sleep(1000)
+                assert not [one.event for one in unready_reasons(side.context, side.node) if "peers" in one.event]
+                side.counted.watch_subnets = refused  # type: ignore[method-assign]
+                site.down(None)
+                await asyncio.sleep(600)
+                assert "peers.unknown" in [one.event for one in unready_reasons(side.context, side.node)]
+
+        run(scenario())

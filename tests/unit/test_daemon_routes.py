@@ -67,6 +67,22 @@ def test_routes_follow_the_leases() -> None:
     run(scenario())
 
 
+def test_an_etcd_member_given_by_name_is_not_captured() -> None:
+    """No route leads over the address that a member's name has, nor over the one that it gets later."""
+
+    async def scenario() -> None:
+        etcd = cluster(22, 23)
+        node = FakeNode(etcd, env=PINNED)
+        node.configure(etcd_endpoints=("http://etcd1.example:2379",))
+        node.registry.found_addresses = ("172.7.22.9", "fd00::1")
+        async with node.running():
+            assert routes(node.kernel) == expected(23)
+            node.registry.found_addresses = ("172.7.23.9",)
+            await until(lambda: routes(node.kernel) == expected(22), 15)
+
+    run(scenario())
+
+
 def test_backend_change_withdraws_the_route() -> None:
     """A peer that moves to another backend loses its host-gw route, and gets it back when it returns."""
 

@@ -16,7 +16,7 @@ PURE_PLACES = tuple(f"pyflanneld.{place}".replace("/", ".").removesuffix(".py") 
 
 PURE_MODULES = {
     "abc", "base64", "bisect", "collections", "collections.abc", "dataclasses", "difflib", "enum", "functools",
-    "heapq", "ipaddress", "itertools", "json", "math", "operator", "re", "string", "types", "typing",
+    "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator", "re", "string", "types", "typing",
 }  # fmt: skip
 """What may be imported whole: modules without clock, chance, log, environment or files."""
 

@@ -151,3 +151,25 @@ def test_a_loop_that_has_ended(names: Names) -> None:
     names.goes_on.set()
     lookup.join(10)
     assert not lookup.is_alive()
+
+
+def test_what_was_found_is_known() -> None:
+    """The addresses of a name are those of its last answer; an address is no name."""
+
+    async def scenario() -> None:
+        answers = iter((["10.0.0.1", "10.0.0.2"], ["10.0.0.3"]))
+
+        def look_up(host: str, port: int, *_: object, flags: int = 0) -> list[object]:
+            if flags and host[0].isalpha():
+                raise socket.gaierror(socket.EAI_NONAME, "a name")
+            found = next(answers) if host[0].isalpha() else [host]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+        resolver = Resolver(look_up)
+        await resolver.addresses("10.0.0.9", 1)
+        await resolver.addresses("etcd1", 1)
+        assert resolver.found == {"etcd1": {"10.0.0.1", "10.0.0.2"}}
+        await resolver.addresses("etcd1", 1)
+        assert resolver.found == {"etcd1": {"10.0.0.3"}}
+
+    asyncio.run(scenario())

@@ -146,7 +146,7 @@ class RoutesMachine(RuleBasedStateMachine):
     def take(self, snapshot: Snapshot) -> None:
         if snapshot.revision < self.revision:
             self.guard.distrust()
-        self.delivered.take_list(snapshot, self.now_s)
+        self.delivered.take_list(snapshot, self.now_s, self.delivered.position)
         self.table.apply(snapshot)
         self.guard.list_applied(self.now_s)
         self.revision, self.current, self.broken = snapshot.revision, True, self.etcd.state.revision < snapshot.revision

@@ -99,6 +99,11 @@ def parse_key_name(name: bytes) -> SubnetKey:
     return SubnetKey(ipv4, ipv6)
 
 
+def is_key_name(name: bytes) -> bool:
+    """Return whether a key's name may be that of a subnet."""
+    return len(name) <= MAX_NAME_BYTES and _NAME.fullmatch(name) is not None
+
+
 def _packed(ipv4: bytes) -> bytes:
     return bytes(map(int, ipv4.split(b".")))
 

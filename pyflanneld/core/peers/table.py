@@ -39,6 +39,9 @@ from pyflanneld.core.peers.validation import (
 
 _VALUE_REASONS = frozenset({"too_large", "not_json", "not_an_object", "bad_value", "bad_gateway", "gateway_off_link"})
 
+GONE_KEPT = 10_000
+"""How many deletions are remembered until the next list, key by key."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -82,7 +85,7 @@ class PeerTable:
     def __init__(self, own_name: bytes) -> None:
         self._own_name = own_name
         self._entries: dict[bytes, _Entry] = {}
-        self._listed = 0  # the revision of the last list
+        self._listed = 0  # what is not newer than this revision is known
         self._gone: dict[bytes, int] = {}  # deletions since the last list, by revision
         self._changed: dict[bytes, SubnetKey | None] = {}  # keys since the last view; what is gone as well
         self._context: ValidationContext | None = None
@@ -107,6 +110,9 @@ class PeerTable:
             case Gone(name=name, revision=revision):
                 if revision <= self._known_at(name):
                     return False
+                if len(self._gone) >= GONE_KEPT:  # whatever is older than any of them is a repetition
+                    self._listed = max(self._listed, *self._gone.values())
+                    self._gone.clear()
                 self._gone[name] = revision
                 return self._remove(name)
             case _:

@@ -13,6 +13,7 @@ CONDITIONS: Mapping[str, str] = {
     "config.missing": "Write the network configuration to that key, or correct --etcd-prefix and --etcd-endpoints.",
     "docker.bridge_differs": "Restart Docker with the options of `pyflanneld docker-opts`.",
     "etcd.denied": "Check user, password and client certificate of this host, and its role's rights in etcd.",
+    "etcd.other_cluster": "Correct --etcd-endpoints, or that member: `pyflanneld doctor` shows each one's cluster.",
     "etcd.unavailable": "Check etcd, the network to it, and the certificates; routes on this host stay as they are.",
     "firewall.failed": "Read the program's message; if its lock is held for long, see `fuser /run/xtables.lock`.",
     "firewall.misread": "Use one iptables on this host: iptables-legacy and iptables-nft misread each other's rules.",
@@ -69,6 +70,7 @@ QUARANTINED: Mapping[str, str] = {
 
 UNREADY: Mapping[str, str] = {
     "lease.unconfirmed": "Bring etcd back: others may take the subnet by now. Routes and containers stay as they are.",
+    "peers.unknown": "Check the rights on the leases in etcd, and whether a member is slow: `pyflanneld doctor`.",
     "task.stalled": "Restart the daemon, which does not interrupt traffic, and keep its log for a report.",
     "start.pending": "Wait a moment; if it persists, the lines above and the log say what it waits for.",
 }

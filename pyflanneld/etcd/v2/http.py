@@ -27,6 +27,8 @@ from pyflanneld.etcd.v2.responses import V2Refused, V2Response, checked
 
 Form = Mapping[str, bytes | str | int]
 T = TypeVar("T")
+BODY_BYTES: Final = 32 * 1024 * 1024
+"""The longest body that is read. A list of 4,000 subnets takes 1 MB; v2 has no pages."""
 _HTTP_ERRORS: Final = (aiohttp.ClientError, OSError, ValueError)
 
 
@@ -62,14 +64,23 @@ class V2Client:
         members: which of them is in use.
         timing: how long to wait.
         tls: the certificates in use, where they are shared; otherwise they are read here.
+        admit: raises where a member must not be used; asked when it is another one than before.
 
     Raises:
         UsageError: a TLS file is missing, unreadable or wrong.
     """
 
     def __init__(
-        self, access: EtcdAccess, *, members: Members[V2Member], timing: Timing, tls: Tls | None = None
+        self,
+        access: EtcdAccess,
+        *,
+        members: Members[V2Member],
+        timing: Timing,
+        tls: Tls | None = None,
+        admit: Callable[[V2Member], Awaitable[None]] | None = None,
     ) -> None:
+        self._admit = admit
+        self._admitted: V2Member | None = None
         self.members = members
         self.timing = timing
         self._tls = tls or Tls(access)
@@ -79,6 +90,11 @@ class V2Client:
         self._old_sessions: list[aiohttp.ClientSession] = []
         self._pending: WeakSet[PendingResponse] = WeakSet()
         self._closed = False
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        """The addresses that the members' names had last."""
+        return frozenset().union(*self._resolver.found.values())
 
     async def once(self, request: V2Request) -> V2Response:
         """Send a write to the member in use.
@@ -121,6 +137,9 @@ class V2Client:
     ) -> T:
         try:
             async with asyncio.timeout(limit_s):
+                if self._admit is not None and member is not self._admitted:
+                    await self._admit(member)
+                    self._admitted = member
                 answer = await ask(member)
         except V2Refused:
             raise
@@ -206,7 +225,7 @@ class V2Client:
     def reconnect(self) -> None:
         """Use new connections from now on; requests under way keep the old ones, which aiohttp closes when idle."""
         self._old_sessions += self._sessions.values()
-        self._sessions = {}
+        self._sessions, self._admitted = {}, None
 
     async def close(self) -> None:
         """Close all connections; requests under way fail."""
@@ -257,8 +276,14 @@ class _Connector(aiohttp.BaseConnector):
 
 
 async def _body(member: V2Member, response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
     try:
-        return await response.read()
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > BODY_BYTES:
+                response.close()
+                raise RegistryUnavailable(f"{member.url}: an answer of more than {BODY_BYTES} bytes, which is not read")
+        return bytes(body)
     except _HTTP_ERRORS as error:
         raise unavailable(member.url, error) from error
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pyflanneld.core.etcd_types import Gone, Put, Record
+from pyflanneld.core.etcd_types import MAX_REVISION, Gone, Put, Record, bounded_name, bounded_record
 from pyflanneld.errors import RegistryUnavailable, RevisionCompacted
 
 _GONE: Final = frozenset({"delete", "expire", "compareAndDelete"})
@@ -29,10 +29,10 @@ class V2Node(BaseModel):
     value: str = ""
     directory: bool = Field(default=False, alias="dir")
     nodes: tuple["V2Node", ...] = ()
-    ttl_s: int = Field(default=0, alias="ttl")
+    ttl_s: int = Field(default=0, alias="ttl", ge=-MAX_REVISION, le=MAX_REVISION)
     expiration: str | None = None
-    created: int = Field(default=0, alias="createdIndex")
-    modified: int = Field(default=0, alias="modifiedIndex")
+    created: int = Field(default=0, alias="createdIndex", ge=0, le=MAX_REVISION)
+    modified: int = Field(default=0, alias="modifiedIndex", ge=0, le=MAX_REVISION)
 
     @property
     def remaining_s(self) -> int | None:
@@ -84,14 +84,15 @@ class V2KeySpace:
         return f"{self.subnets}/{quote(name, safe='')}"
 
     def record(self, node: V2Node) -> Record:
-        """Return *node* as a record."""
-        return Record(
+        """Return *node* as a record, within bounds."""
+        record = Record(
             name=node.key.removeprefix(f"{self.key}/").encode(errors="replace"),
             value=b"" if node.directory else node.value.encode(errors="replace"),
             create_revision=node.created,
             mod_revision=node.modified,
             lease_id=0 if node.expiration is None else node.created,
         )
+        return bounded_record(record)
 
     def change(self, event: V2Event) -> Put | Gone | None:
         """Return an event of a watch as a change; ``None`` when it is about no subnet.
@@ -107,4 +108,4 @@ class V2KeySpace:
         name = key.removeprefix(f"{self.key}/").encode(errors="replace")
         if b"/" in name:
             return None
-        return Gone(name, event.node.modified) if gone else Put(self.record(event.node))
+        return Gone(bounded_name(name), event.node.modified) if gone else Put(self.record(event.node))

@@ -14,10 +14,12 @@ Where v2 keeps the port's contract in another way than v3:
 * *A write compares indices* (``prevIndex``), where flanneld overwrites whatever is there.
 """
 
+import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -36,8 +38,9 @@ from pyflanneld.core.etcd_types import (
     TimeToLive,
 )
 from pyflanneld.core.lease.codec import TTL_S
-from pyflanneld.errors import RegistryUnavailable
+from pyflanneld.errors import RegistryError, RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess, Members, Timing
+from pyflanneld.etcd.clusters import Clusters
 from pyflanneld.etcd.tls import Tls
 from pyflanneld.etcd.v2.create import V2Creator, read_subnet
 from pyflanneld.etcd.v2.http import Form, V2Client, V2Member, V2Request
@@ -46,6 +49,7 @@ from pyflanneld.etcd.v2.responses import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOU
 from pyflanneld.etcd.v2.watch import LongPoll
 
 _TIMING: Final = Timing()
+_IDENTIFY_S: Final = 2.0
 _REFRESH_SINCE: Final = (2, 3)
 _NOT_OURS: Final = (KEY_NOT_FOUND, COMPARE_FAILED)
 
@@ -75,8 +79,19 @@ class EtcdV2Registry:
     ) -> None:
         self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("pyflanneld.etcd")
         self._keys = V2KeySpace.below(access.prefix)
-        members = Members([V2Member(url) for url in access.endpoints], rng=rng, log=self._log)
-        self._http = V2Client(access, members=members, timing=timing, tls=tls)
+        self._clusters = Clusters(access.endpoints, self._identify, self._log)
+        self._http = V2Client(
+            access,
+            members=Members(
+                [V2Member(url) for url in access.endpoints],
+                rng=rng,
+                log=self._log,
+                set_aside=lambda: self._clusters.set_aside,
+            ),
+            timing=timing,
+            tls=tls,
+            admit=self._admit,
+        )
         self._creator = V2Creator(
             self._http, self._keys, list_subnets=self.list_subnets, delete=self.delete_subnet, log=self._log
         )
@@ -91,6 +106,29 @@ class EtcdV2Registry:
     def endpoint(self) -> str:
         """The endpoint in use, as the operator wrote it."""
         return self._http.members.current.url
+
+    @property
+    def set_aside(self) -> Collection[str]:
+        """The endpoints of other clusters, which are not used."""
+        return self._clusters.set_aside
+
+    @property
+    def addresses(self) -> Collection[str]:
+        """The addresses that the names among the endpoints had last."""
+        return self._http.addresses
+
+    async def _admit(self, member: V2Member) -> None:
+        await self._clusters.admit(member.url, partial(self._identify, member.url))
+
+    async def _identify(self, url: str) -> int | None:
+        """Return the id of a member's cluster; ``None`` where it does not tell."""
+        try:
+            async with asyncio.timeout(_IDENTIFY_S):
+                return (await self._http.ask(V2Member(url), V2Request("GET", self._keys.config, {}))).cluster_id
+        except V2Refused as error:  # an absent key is an answer as well
+            return error.answer.cluster_id
+        except (RegistryError, TimeoutError):
+            return None
 
     async def server_version(self) -> tuple[int, ...]:
         """Return the version of the member in use, for example ``(3, 4, 23)``.
@@ -121,6 +159,7 @@ class EtcdV2Registry:
 
     async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
         """Return all subnets at one index."""
+        await self._clusters.look_again()
         answer, nodes = await self._list(elsewhere=elsewhere)
         return Snapshot(tuple(self._keys.record(node) for node in nodes), answer.index, answer.cluster_id)
 

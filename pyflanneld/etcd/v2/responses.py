@@ -11,6 +11,7 @@ from typing import Final
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
+from pyflanneld.core.etcd_types import MAX_REVISION
 from pyflanneld.errors import ApiMissing, NotEtcd, RegistryDenied, RegistryError, RegistryUnavailable
 
 KEY_NOT_FOUND: Final = 100
@@ -73,6 +74,8 @@ def checked(url: str, response: aiohttp.ClientResponse, body: bytes) -> V2Respon
         raise RegistryDenied(f"{text}: user and password are refused, or needed")
     try:
         index, cluster = int(response.headers["X-Etcd-Index"]), int(response.headers["X-Etcd-Cluster-Id"], 16)
+        if not 0 <= index <= MAX_REVISION or not 0 <= cluster < 2**64:
+            raise ValueError("out of range")
     except (KeyError, ValueError):
         raise _without_headers(response.status, text, body) from None
     answer = V2Response(body, index, cluster)

@@ -23,7 +23,7 @@ from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.channel import Endpoint, Endpoints
 from pyflanneld.etcd.v3.methods import AUTHENTICATE, A, Method, Q
 from pyflanneld.etcd.v3.status import AuthNotEnabled, CallRefused
-from pyflanneld.etcd.v3.stream import Metadata
+from pyflanneld.etcd.v3.stream import ANSWER_BYTES, AnswerTooLarge, Metadata
 
 _PAUSE_S: Final = 1.0
 _REFUSED_PAUSE_S: Final = 5.0
@@ -127,15 +127,18 @@ class Caller:
         """
         return await self._leaving(self.endpoints.current, self._sending(method, request), self.timing.rpc_s)
 
-    async def read(self, method: Method[Q, A], request: Q, *, elsewhere: bool = False) -> A:
+    async def read(
+        self, method: Method[Q, A], request: Q, *, elsewhere: bool = False, max_bytes: int = ANSWER_BYTES
+    ) -> A:
         """Send a request until an endpoint answers, to each at most once, within ``Timing.read_s``.
 
         Args:
             method: repeating it must be harmless.
             request: what is sent.
             elsewhere: leave out the endpoint in use if there is another one, and keep it for other calls.
+            max_bytes: how large an answer may be. A larger one is ``AnswerTooLarge``, and no other endpoint is asked.
         """
-        members, send = self.endpoints.in_turn(), self._sending(method, request)
+        members, send = self.endpoints.in_turn(), self._sending(method, request, max_bytes)
         if elsewhere and len(members) > 1:
             return await self._first_answer(members[1:], send)
         return await self._first_answer(members, lambda endpoint, limit_s: self._leaving(endpoint, send, limit_s))
@@ -146,7 +149,7 @@ class Caller:
         for endpoint in members[:-1]:
             try:
                 return await send(endpoint, min(rpc_s, give_up_at - loop.time()))
-            except CallRefused:
+            except (CallRefused, AnswerTooLarge):
                 raise
             except RegistryUnavailable:
                 if loop.time() > give_up_at - rpc_s / 5:
@@ -157,7 +160,7 @@ class Caller:
         """Send the request; switch to another endpoint if this one does not answer."""
         try:
             answer = await send(endpoint, limit_s)
-        except CallRefused:
+        except (CallRefused, AnswerTooLarge):
             raise
         except RegistryUnavailable as error:
             self.endpoints.leave(endpoint, error)
@@ -165,17 +168,20 @@ class Caller:
         self.endpoints.answered(endpoint)
         return answer
 
-    def _sending(self, method: Method[Q, A], request: Q) -> Send[A]:
+    def _sending(self, method: Method[Q, A], request: Q, max_bytes: int = ANSWER_BYTES) -> Send[A]:
         """Return what sends the request with the current token, and once more with another one if it is refused."""
 
         async def send(endpoint: Endpoint, limit_s: float) -> A:
+            async def ask(token: str) -> A:
+                shown = metadata(token)
+                return await endpoint.ask(method, request, timeout_s=limit_s, metadata=shown, max_bytes=max_bytes)
+
             token = await self.tokens.current(endpoint)
             try:
-                return await endpoint.ask(method, request, timeout_s=limit_s, metadata=metadata(token))
+                return await ask(token)
             except RegistryDenied:
                 if not self.tokens.renewable:
                     raise
-            token = await self.tokens.renewed(endpoint, token)
-            return await endpoint.ask(method, request, timeout_s=limit_s, metadata=metadata(token))
+            return await ask(await self.tokens.renewed(endpoint, token))
 
         return send

@@ -35,8 +35,8 @@ from pyflanneld.etcd.connections import failure, wrong_protocol
 
 STREAMS: Final = 100
 """Calls at the same time on one connection."""
-STREAM_WINDOW_BYTES: Final = 1024 * 1024
-"""What one stream may hold of what nobody has read yet."""
+STREAM_WINDOW_BYTES: Final = 256 * 1024
+"""What one stream may hold of what nobody has read yet, and what an answer costs that is refused by its length."""
 CONNECTION_WINDOW_BYTES: Final = 8 * STREAM_WINDOW_BYTES  # so that a watch that nobody reads does not stop the calls
 UNSENT_BYTES: Final = 1024 * 1024
 """Answers that a server which sends need not have taken."""

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from pyflanneld.core.etcd_types import Gone, Put, Record
+from pyflanneld.core.etcd_types import Gone, Put, Record, bounded_name, bounded_record
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
+from pyflanneld.etcd.v3.status import check_revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +32,21 @@ class KeySpace:
         return self.subnets + name
 
     def record(self, kv: rpc.KeyValue) -> Record:
-        """Return etcd's ``mvccpb.KeyValue`` as a record."""
-        return Record(
+        """Return etcd's ``mvccpb.KeyValue`` as a record, within bounds. Raises ``NotEtcd``."""
+        for revision in (kv.create_revision, kv.mod_revision):
+            check_revision(revision, "a key")
+        record = Record(
             name=kv.key.removeprefix(self.subnets),
             value=kv.value,
             create_revision=kv.create_revision,
             mod_revision=kv.mod_revision,
             lease_id=kv.lease,
         )
+        return bounded_record(record)
 
     def change(self, event: rpc.Event) -> Put | Gone:
         """Return etcd's ``mvccpb.Event`` as a change. An expiry is a deletion, as it is in etcd."""
+        check_revision(event.kv.mod_revision, "a change")
         if event.type == event.DELETE:
-            return Gone(name=event.kv.key.removeprefix(self.subnets), revision=event.kv.mod_revision)
+            return Gone(name=bounded_name(event.kv.key.removeprefix(self.subnets)), revision=event.kv.mod_revision)
         return Put(self.record(event.kv))

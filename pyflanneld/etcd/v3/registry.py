@@ -9,7 +9,7 @@ Reads are linearizable (``serializable`` is never set): a member that was cut of
 """
 
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
@@ -37,12 +37,9 @@ from pyflanneld.etcd.v3.calls import Caller, Tokens
 from pyflanneld.etcd.v3.channel import DEFAULT_TIMING, Endpoints
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.leases import Creator, if_unchanged, read_record, unchanged_put
+from pyflanneld.etcd.v3.listing import Lister
 from pyflanneld.etcd.v3.methods import LEASE_KEEP_ALIVE, RANGE, TXN
-from pyflanneld.etcd.v3.stream import AnswerTooLarge
 from pyflanneld.etcd.v3.watch import Watch
-
-PAGE: Final = 500
-"""Keys per request of a list."""
 
 _LIST_ATTEMPTS: Final = 3
 
@@ -75,6 +72,7 @@ class EtcdV3Registry:
         self._endpoints = Endpoints(access.endpoints, tls or Tls(access), rng=rng, log=self._log, timing=timing)
         tokens = Tokens(access, rpc_timeout_s=timing.rpc_s, log=self._log)
         self._caller = Caller(self._endpoints, tokens, timing)
+        self._lister = Lister(self._caller, self._keys)
         self._creator = Creator(self._caller, self._keys, self._log)
 
     @property
@@ -87,9 +85,19 @@ class EtcdV3Registry:
         """The endpoint in use, as the operator wrote it."""
         return self._endpoints.current.url
 
+    @property
+    def set_aside(self) -> Collection[str]:
+        """The endpoints of other clusters, which are not used."""
+        return self._endpoints.clusters.set_aside
+
+    @property
+    def addresses(self) -> Collection[str]:
+        """The addresses that the names among the endpoints had last."""
+        return self._endpoints.addresses
+
     async def read_config(self) -> ConfigRecord:
         """Return ``<prefix>/config`` as it is now."""
-        response = await self._range(rpc.RangeRequest(key=self._keys.config))
+        response = await self._caller.read(RANGE, rpc.RangeRequest(key=self._keys.config))
         value = response.kvs[0].value if response.kvs else None
         return ConfigRecord(value=value, revision=response.header.revision)
 
@@ -113,41 +121,15 @@ class EtcdV3Registry:
     async def list_subnets(self, *, elsewhere: bool = False) -> Snapshot:
         """Return all subnets at one revision.
 
-        The list is read in pages, all at the revision of the first. A compaction in between starts it over.
+        A compaction while it is read starts it over; ``listing`` has the rest.
         """
+        await self._endpoints.clusters.look_again()
         for attempt in range(1, _LIST_ATTEMPTS + 1):
             try:
-                return await self._list(elsewhere=elsewhere)
+                return await self._lister.list(elsewhere=elsewhere)
             except RevisionCompacted:
                 self._log.info("list.compacted_midway", attempt=attempt)
         raise RegistryUnavailable(f"{self.endpoint}: compacted {_LIST_ATTEMPTS} times while listing")
-
-    async def _list(self, *, elsewhere: bool) -> Snapshot:
-        first = page = await self._page(self._keys.subnets, 0, elsewhere=elsewhere)
-        records = [self._keys.record(kv) for kv in page.kvs]
-        while page.more and page.kvs and len(records) <= first.count:
-            page = await self._page(page.kvs[-1].key + b"\0", first.header.revision, elsewhere=elsewhere)
-            if page.header.cluster_id != first.header.cluster_id:
-                raise RegistryUnavailable(f"{self.endpoint}: the pages of one list come from two clusters")
-            records.extend(self._keys.record(kv) for kv in page.kvs)
-        if len(records) > first.count:
-            raise RegistryUnavailable(f"{self.endpoint}: more than the {first.count} keys that it counts")
-        if len(records) < first.count:
-            raise RegistryUnavailable(f"{self.endpoint}: incomplete list, {len(records)} of {first.count} keys")
-        return Snapshot(tuple(records), revision=first.header.revision, cluster_id=first.header.cluster_id)
-
-    async def _page(self, start: bytes, revision: int, *, elsewhere: bool) -> rpc.RangeResponse:
-        request = rpc.RangeRequest(key=start, range_end=self._keys.subnets_end, limit=PAGE, revision=revision)
-        while True:
-            try:
-                return await self._range(request, elsewhere=elsewhere)
-            except AnswerTooLarge:
-                if request.limit == 1:
-                    raise
-                request.limit = max(request.limit // 10, 1)
-
-    async def _range(self, request: rpc.RangeRequest, *, elsewhere: bool = False) -> rpc.RangeResponse:
-        return await self._caller.read(RANGE, request, elsewhere=elsewhere)
 
     @asynccontextmanager
     async def watch_subnets(self, after: Position) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:

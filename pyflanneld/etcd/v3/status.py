@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from grpclib.const import Status
 
+from pyflanneld.core.etcd_types import MAX_REVISION
 from pyflanneld.errors import NotEtcd, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
 
 COMPACTED: Final = "required revision has been compacted"
@@ -64,6 +65,12 @@ def check_headers(headers: Mapping[str, str], url: str) -> None:
         raise RegistryUnavailable(f"{url}: HTTP status {status[:9]}")
     if not headers.get("content-type", "").startswith("application/grpc"):
         raise NotEtcd(f"{url}: the answer is not gRPC's")
+
+
+def check_revision(revision: int, url: str) -> None:
+    """Raise unless *revision* can be one of etcd's, also of a false one: what follows it must be a number too."""
+    if not 0 <= revision <= MAX_REVISION:
+        raise NotEtcd(f"{url}: {revision} is no revision")
 
 
 def check_status(headers: Mapping[str, str], url: str) -> None:

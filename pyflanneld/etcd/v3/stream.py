@@ -21,8 +21,8 @@ from pyflanneld.etcd.v3.connection import Http2
 from pyflanneld.etcd.v3.methods import A, Method, Q
 from pyflanneld.etcd.v3.status import check_headers, check_status
 
-ANSWER_BYTES: Final = 64 * 1024 * 1024
-"""The largest message that is read. A page of 500 subnets takes some 100 KB."""
+ANSWER_BYTES: Final = 16 * 1024 * 1024
+"""The largest message that is read, unless the caller allows less. etcd takes requests of 1.5 MB, if not told more."""
 
 _FRAME: Final = struct.Struct(">?I")  # compressed, length
 
@@ -30,7 +30,7 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class AnswerTooLarge(RegistryUnavailable):
-    """A message is longer than ``ANSWER_BYTES``; it was not read."""
+    """A message is longer than is allowed; it was not read."""
 
 
 class Stream(Generic[Q, A]):
@@ -42,17 +42,30 @@ class Stream(Generic[Q, A]):
         connect: returns the connection to use.
         method: what is called.
         metadata: headers of the call.
+        max_bytes: how large an answer may be.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Http2]], method: Method[Q, A], metadata: Metadata) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Http2]],
+        method: Method[Q, A],
+        metadata: Metadata,
+        max_bytes: int = ANSWER_BYTES,
+    ) -> None:
         self._connect = connect
         self._method = method
         self._metadata = metadata
+        self._max_bytes = max_bytes
         self._wrapper = Wrapper()
         self._answered = False
         self._connection: Http2
         self._stream: protocol.Stream
         self._release: Callable[[], None] | None = None
+
+    @property
+    def received_bytes(self) -> int:
+        """How much of the answers has come."""
+        return 0 if self._release is None else self._stream.data_received
 
     async def begin(self) -> None:
         """Send the headers."""
@@ -105,8 +118,8 @@ class Stream(Generic[Q, A]):
         compressed, size = _FRAME.unpack(head)
         if compressed:
             raise NotEtcd(f"{url}: the answer is compressed, which was not asked for")
-        if size > ANSWER_BYTES:
-            raise AnswerTooLarge(f"{url}: an answer of {size} bytes; at most {ANSWER_BYTES} are read")
+        if size > self._max_bytes:
+            raise AnswerTooLarge(f"{url}: an answer of {size} bytes; at most {self._max_bytes} are read")
         return await stream.recv_data(size)
 
     @contextmanager

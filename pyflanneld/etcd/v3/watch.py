@@ -20,10 +20,12 @@ Wire format: ``etcdserverpb.WatchRequest``/``WatchResponse`` (etcd 3.4 and 3.5, 
 """
 
 import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.core.etcd_types import Gone, Put
+from pyflanneld.core.etcd_types import Gone, Put, bounded_name
 from pyflanneld.errors import (
     HistoryChanged,
     NoAnswer,
@@ -37,8 +39,13 @@ from pyflanneld.etcd.v3.calls import Caller, metadata
 from pyflanneld.etcd.v3.channel import Endpoint, within
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.methods import WATCH
-from pyflanneld.etcd.v3.status import COMPACTED, is_denial
-from pyflanneld.etcd.v3.stream import ANSWER_BYTES, AnswerTooLarge
+from pyflanneld.etcd.v3.status import COMPACTED, check_revision, is_denial
+from pyflanneld.etcd.v3.stream import AnswerTooLarge
+
+RESPONSE_BYTES: Final = 64 * 1024 * 1024
+"""How long one response may be, with all its fragments; behind a longer one the list takes over."""
+KEYS_KEPT: Final = 10_000
+"""Of how many keys the last revision is remembered."""
 
 
 class WatchStream:
@@ -137,7 +144,7 @@ class Watch:
             if self._stream is None:
                 await self._open(endpoint)
                 return ()
-            return self._changes(await self._events(self._stream))
+            return await self._changes(self._stream)
         except RegistryUnavailable as error:
             if self._stream is None or self._stream.url == endpoint.url:
                 self._caller.endpoints.leave(endpoint, error)
@@ -169,19 +176,22 @@ class Watch:
         self._received_at = asyncio.get_running_loop().time()
         self._check(response)
 
-    async def _events(self, stream: WatchStream) -> list[rpc.Event]:
-        """Return the events of one response, which etcd may have cut into fragments."""
-        events: list[rpc.Event] = []
+    async def _changes(self, stream: WatchStream) -> tuple[Put | Gone, ...]:
+        """Return the changes of one response, which etcd may have cut into fragments.
+
+        A thousand revisions may be in one, with values of any length: each fragment is made small when it has come.
+        """
+        changes: list[Put | Gone] = []
         size = 0
         while True:
             response = await self._next_response(stream)
             self._check(response)
-            events.extend(response.events)
+            changes += map(self._keys.change, self._fresh(response.events))
             size += response.ByteSize()
-            if size > ANSWER_BYTES:
-                raise AnswerTooLarge(f"{stream.url}: the fragments of one response exceed {ANSWER_BYTES} bytes")
+            if size > RESPONSE_BYTES:
+                raise AnswerTooLarge(f"{stream.url}: the fragments of one response exceed {RESPONSE_BYTES} bytes")
             if not response.fragment:
-                return events
+                return tuple(changes)
 
     async def _next_response(self, stream: WatchStream) -> rpc.WatchResponse:
         now = asyncio.get_running_loop().time
@@ -204,6 +214,7 @@ class Watch:
         where = self._stream.url if self._stream else ""
         if response.canceled:
             raise _cancellation(response, where)
+        check_revision(response.header.revision, where)
         if not response.header.cluster_id:
             return  # from etcd's gRPC proxy itself: it joins a watch that other clients share
         if self._cluster_id is None:
@@ -215,17 +226,18 @@ class Watch:
         if now < before:
             raise HistoryChanged(f"{where}: the watch went back to revision {now} from {before}")
 
-    def _changes(self, events: list[rpc.Event]) -> tuple[Put | Gone, ...]:
+    def _fresh(self, events: Iterable[rpc.Event]) -> Iterator[rpc.Event]:
         """Return what is new among *events*."""
-        fresh: list[Put | Gone] = []
+        if len(self._last) > KEYS_KEPT:
+            self._start = self._seen  # whatever is older is a repetition
+            self._last.clear()
         for event in events:
-            key, revision = event.kv.key, event.kv.mod_revision
-            if revision < self._start or revision <= self._last.get(key, 0):
+            name, revision = bounded_name(event.kv.key), event.kv.mod_revision
+            if revision < self._start or revision <= self._last.get(name, 0):
                 continue
-            self._last[key] = revision
+            self._last[name] = revision
             self._seen = max(self._seen, revision)
-            fresh.append(self._keys.change(event))
-        return tuple(fresh)
+            yield event
 
 
 def _cancellation(response: rpc.WatchResponse, where: str) -> RegistryError:

@@ -20,7 +20,7 @@ Leases do not expire: they end when a test revokes them (``revoke``).
 import asyncio
 import copy
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +34,8 @@ from pyflanneld.core.etcd_types import (
     Snapshot,
     TimeLeft,
     TimeToLive,
+    bounded_name,
+    bounded_record,
 )
 from pyflanneld.core.lease.codec import SubnetKey, parse_lease
 from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryError, RegistryUnavailable, RevisionCompacted
@@ -97,6 +99,8 @@ class FakeEtcd:
         before = state.keys.get(key)
         created = before.create_revision if before else state.revision
         record = Record(key.removeprefix(SUBNETS), value, created, state.revision, lease_id)
+        if key.startswith(SUBNETS):
+            record = bounded_record(record)
         state.keys[key] = record
         self._tell(Event(state.revision, key, record))
         return record
@@ -188,6 +192,7 @@ class FakeRegistry:
         self.endpoint_url = endpoint
         self.closed = False
         self.reconnects = 0
+        self.found_addresses: tuple[str, ...] = ()
         self._down: RegistryError | None = None
         self._failures: list[RegistryError] = []
         self._lose_reply = False
@@ -235,6 +240,14 @@ class FakeRegistry:
     @property
     def endpoint(self) -> str:
         return self.endpoint_url
+
+    @property
+    def addresses(self) -> Collection[str]:
+        return self.found_addresses
+
+    @property
+    def set_aside(self) -> Collection[str]:
+        return ()
 
     async def read_config(self) -> ConfigRecord:
         await self._arrive()
@@ -454,8 +467,8 @@ class _FakeWatch:
 
 def _change(event: Event) -> Put | Gone:
     if event.record is None:
-        return Gone(event.key.removeprefix(SUBNETS), event.revision)
-    return Put(replace(event.record))
+        return Gone(bounded_name(event.key.removeprefix(SUBNETS)), event.revision)
+    return Put(event.record)
 
 
 def _overlap(one: SubnetKey | None, other: SubnetKey | None) -> bool:

@@ -12,6 +12,7 @@ Check = Callable[[Facts], Finding | Iterable[Finding]]
 CHECKS: Final[tuple[Check, ...]] = (
     conflicts.daemons,
     etcd.members,
+    etcd.clusters,
     etcd.etcd_version,
     etcd.alarms,
     etcd.clock,

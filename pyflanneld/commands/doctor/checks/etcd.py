@@ -62,6 +62,19 @@ def _fix(facts: Facts, member: MemberReport) -> str:
     return f"as etcd's root: etcdctl --user root role grant-permission ROLE {grant}"
 
 
+def clusters(facts: Facts) -> Finding:
+    """Check that all members belong to one cluster."""
+    ids = {member.url: member.cluster_id for member in facts.members if member.cluster_id is not None}
+    if len(ids) < 2:
+        return skipped("etcd cluster", "fewer than two members have told their cluster")
+    if len(set(ids.values())) == 1:
+        return ok("etcd cluster", f"{len(ids)} members of one cluster")
+    seen = "members of different clusters: " + ", ".join(f"{url} of {mine:x}" for url, mine in ids.items())
+    why = "each cluster has keys of its own: the daemon uses the one of most members, and sets the others aside"
+    fix = "correct --etcd-endpoints; a member that came up on its own: remove its data, and let it join the others"
+    return bad("etcd cluster", seen, why, fix)
+
+
 def etcd_version(facts: Facts) -> Finding:
     """Check that no member is older than the releases that fix what the daemon works around."""
     known = {member.version: numbers(member.version) for member in facts.members if numbers(member.version)}
