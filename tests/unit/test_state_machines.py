@@ -20,7 +20,7 @@ from pyflanneld.backends.backend import Host, Peers
 from pyflanneld.backends.host_gw import HostGw
 from pyflanneld.core.etcd_types import Gone, Put, Record, Renewal, Snapshot
 from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, SubnetRequest, choose
-from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value, parse_key_name
 from pyflanneld.core.lease.ownership import (
     Confirmed,
     HeldByOther,
@@ -381,15 +381,16 @@ class LeaseMachine(RuleBasedStateMachine):
                     assert any(other is not None and spec.overlap(other, subnet) for other in taken)
 
     def create(self, node: Contender, name: bytes, listed: Snapshot, took_s: float) -> None:
-        """Create a key, provided that nothing was created since that list."""
-        records = self.etcd.records()
-        if any(record.create_revision > listed.revision or record.name == name for record in records):
+        """Create a key, provided that nothing that overlaps was created since that list."""
+        records, wanted = self.etcd.records(), parse_key_name(name)
+        new = (record for record in records if record.create_revision > listed.revision or record.name == name)
+        if any(record.lease.key is not None and record.lease.key.overlaps(wanted) for record in new):
             return
         keys = [as_key(record) for record in records]
         lease_id = self.etcd.grant(int(TTL_S))
         self.ends[lease_id] = self.now_s + TTL_S
         record = self.etcd.put(name, encode_value(LeaseAttrs(node.ip, "host-gw")), lease_id=lease_id)
-        spec.check_created(as_key(record), keys)
+        spec.check_created(as_key(record), keys, ())
         first, length = name.decode().split("-")
         node.lease = confirmed(IPv4Network(f"{first}/{length}"), node.ip, record, TTL_S, self.now_s - took_s)
 
