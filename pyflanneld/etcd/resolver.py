@@ -4,8 +4,7 @@ A silent name server holds ``getaddrinfo`` for 10 s with glibc's defaults, and f
 nothing can end it earlier. So each lookup has a thread of its own, which other names do not wait for. The thread is a
 daemon, which the end of the process does not wait for. A caller joins a lookup of the same name that is under way, so
 that they do not pile up; after 10 s a new one is begun, because ``/etc/hosts`` or the name servers may be others by
-then. No connection is
-opened by an earlier answer.
+then. No connection is opened by an earlier answer.
 
 The first lookup is for all families, because only that one is content with an IPv4 address in ``/etc/hosts``: a lookup
 of IPv6 alone goes on to the name servers. But it also waits for both answers of a name server, 15 s for one that drops

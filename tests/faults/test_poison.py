@@ -412,6 +412,7 @@ def test_f60_configuration_poisoned_at_run_time(unguarded: Lab, measured: Measur
     measured(f"{len(BAD_CONFIGS)} documents: no route moved, subnet.env as it was")
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("values", [100, pytest.param(340, marks=pytest.mark.thorough)])
 def test_f115_megabytes_of_foreign_values_and_names(site: Lab, values: int, measured: Measured) -> None:
     """Peers are found among megabytes of junk, under names of subnets and others, with long names that come and go: the
