@@ -67,7 +67,7 @@ class Clusters:
         if mine is not None and mine != self.known:
             await self._compare(began_at)
         if self.known is None and self._told:
-            seen = ", ".join(f"{one} of {cluster:x}" for one, cluster in self._told.items())
+            seen = ", ".join(f"{one} of {cluster:x}" for one, cluster in sorted(self._told.items()))
             raise RegistryUnavailable(f"the endpoints belong to different clusters, and none has most of them: {seen}")
         if mine is not None and self.known is not None and mine != self.known:
             self.set_aside |= {url}

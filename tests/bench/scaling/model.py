@@ -14,7 +14,7 @@ from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, encode_name, encode_v
 from pyflanneld.core.lease.ownership import renewal_interval_s
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.etcd.access import Timing
-from pyflanneld.etcd.v3.registry import PAGE
+from pyflanneld.etcd.v3.listing import PAGE
 from pyflanneld.tasks.peers import RELIST_S
 
 SIZES = (250, 1_000, 4_000, 10_000, 50_000)

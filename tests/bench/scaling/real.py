@@ -26,7 +26,8 @@ from pyflanneld.core.backoff import list_round_s
 from pyflanneld.core.lease.codec import TTL_S, encode_name
 from pyflanneld.core.lease.ownership import renewal_interval_s
 from pyflanneld.etcd.access import EtcdAccess
-from pyflanneld.etcd.v3.registry import PAGE, EtcdV3Registry
+from pyflanneld.etcd.v3.listing import PAGE
+from pyflanneld.etcd.v3.registry import EtcdV3Registry
 from pyflanneld.system.clock import SystemClock
 from pyflanneld.tasks.lease import acquire, renew
 from tests.bench.scaling import model

@@ -22,7 +22,7 @@ from pyflanneld.core.lease.codec import TTL_S, encode_name, parse_key_name
 from pyflanneld.core.network.config import parse_config
 from pyflanneld.etcd.access import Timing
 from pyflanneld.etcd.v3.leases import FRESH
-from pyflanneld.etcd.v3.registry import PAGE
+from pyflanneld.etcd.v3.listing import PAGE
 from pyflanneld.tasks import peers
 from pyflanneld.tasks.lease import acquire
 from tests.bench.scaling import model
