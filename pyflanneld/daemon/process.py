@@ -3,9 +3,10 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
@@ -25,6 +26,7 @@ from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges, service_manager
 from pyflanneld.system.threads import DaemonLoop
 
+LAST_WORDS_S = 0.05  # for the log to say that we stop: a second signal ends the process
 PREDECESSOR_S = 10.0  # twice what a stop may take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 RELOAD_SIGNAL = signal.SIGHUP
@@ -79,7 +81,8 @@ def _run(settings: Settings, writer: LogWriter, recent: RecentEvents, hangup: Wa
             prepared(settings, log, writer) as ready,
             asyncio.Runner(loop_factory=DaemonLoop) as runner,
         ):
-            runner.run(_until_signalled(serve(settings, log, recent, hangup, ready), held))
+            daemon = serve(settings, log, recent, hangup, ready)
+            runner.run(_until_signalled(daemon, held.sockets, partial(writer.flush, LAST_WORDS_S)))
     except _StoppedEarly:
         pass
     except UsageError:
@@ -161,9 +164,11 @@ def _most_severe(raised: Exception) -> PyflanneldError | None:
     return raised if isinstance(raised, PyflanneldError) else None
 
 
-async def _until_signalled(main_: Coroutine[Any, Any, None], held: lock.Held) -> None:
+async def _until_signalled(
+    main_: Coroutine[Any, Any, None], locks: Sequence[socket.socket] = (), flush_log: Callable[[], object] = bool
+) -> None:
     """Run *main_* until it ends or a signal asks to stop; a second signal ends the process at once."""
-    for sock in held.sockets:
+    for sock in locks:
         lock.answer(sock)
     loop, task = asyncio.get_running_loop(), asyncio.create_task(main_, name="daemon")
 
@@ -171,6 +176,7 @@ async def _until_signalled(main_: Coroutine[Any, Any, None], held: lock.Held) ->
         if task.cancelling():  # the end of the start script, after a signal to the whole group
             return
         structlog.get_logger("pyflanneld").info("daemon.stopping", **why)
+        flush_log()
         for one in STOP_SIGNALS:
             loop.remove_signal_handler(one)
             signal.signal(one, signal.SIG_DFL)  # of INT the loop would make an exception, with a traceback in the log

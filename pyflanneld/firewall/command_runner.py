@@ -23,6 +23,7 @@ from pyflanneld.errors import FirewallError, ProgramMissing
 
 DEADLINE_S = 10.0
 KILLED_S = 1.0
+REAPED_S = 0.1  # it was killed, and nearly always has ended by now
 STDOUT_BYTES = 32 << 20  # the rules of a host with tens of thousands of services
 STDERR_BYTES = 2 << 20  # multiples of 2 MiB: the kernel refuses a whole huge page that would cross the bound
 _ADMIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not in the PATH of every service manager
@@ -121,11 +122,15 @@ class Programs:
         finally:
             with suppress(ProcessLookupError):  # it has not been collected: the number is still its own
                 os.killpg(process.pid, signal.SIGKILL)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(KILLED_S):
-                    await _ended(process.pid)
-            if process.poll() is None:
-                self._killed[name] = process
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(KILLED_S):
+                        await _ended(process.pid)
+            finally:  # cancelled again
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(REAPED_S)
+                if process.returncode is None:
+                    self._killed[name] = process
 
 
 async def _ended(pid: int) -> None:

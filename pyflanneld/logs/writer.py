@@ -67,7 +67,11 @@ class LogWriter:
 
     def close(self) -> None:
         """Write what is queued, for at most ``CLOSE_S``."""
-        give_up_at = time.monotonic() + CLOSE_S
+        self.flush(CLOSE_S)
+
+    def flush(self, within_s: float) -> None:
+        """Write what is queued, for at most *within_s*, in which the caller waits."""
+        give_up_at = time.monotonic() + within_s
         while (self._queue or self._turn.locked()) and time.monotonic() < give_up_at:
             self._go_on()
             time.sleep(_POLL_S)

@@ -293,12 +293,12 @@ async def test_http1_only(site: Site, way: Way, secure: bool) -> None:
         assert await way(replace(access(site), endpoints=(url,))) == MemberFault.NO_ETCD
 
 
-def test_one_context_until_there_are_other_files(site: Site) -> None:
+async def test_one_context_until_there_are_other_files(site: Site) -> None:
     """The context is made once for each list of protocols, and anew when the files have changed."""
     tls = Tls(access(site))
     first = tls.context(("h2",))
     assert first is tls.context(["h2"])
     assert first is not tls.context()
     site.good()
-    assert tls.reload()
+    assert await tls.reload()
     assert first is not tls.context(("h2",))

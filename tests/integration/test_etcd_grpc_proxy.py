@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from pyflanneld.core.etcd_types import Put, Record
+from pyflanneld.core.lease.codec import encode_name, parse_key_name
 from pyflanneld.errors import RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
@@ -75,7 +76,8 @@ async def test_a_lease_is_created_renewed_and_refused(nodes: list[EtcdV3Registry
     record = await _created(nodes[0])
     renewal = await nodes[0].renew(record)
     assert (renewal.record, renewal.ttl_s) == (record, 60)
-    assert await nodes[1].create_subnet(b"10.0.2.0-24", b"{}", ttl_s=60, listed=before) is None
+    covering = encode_name(parse_key_name(record.name).ipv4.supernet())
+    assert await nodes[1].create_subnet(covering, b"{}", ttl_s=60, listed=before) is None
     assert (await nodes[1].list_subnets()).records == (record,)
 
 
