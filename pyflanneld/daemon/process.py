@@ -175,12 +175,12 @@ async def _until_signalled(
     def stop(**why: str) -> None:
         if task.cancelling():  # the end of the start script, after a signal to the whole group
             return
+        task.cancel()
         structlog.get_logger("pyflanneld").info("daemon.stopping", **why)
         flush_log()
         for one in STOP_SIGNALS:
             loop.remove_signal_handler(one)
             signal.signal(one, signal.SIG_DFL)  # of INT the loop would make an exception, with a traceback in the log
-        task.cancel()
 
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, partial(stop, signal=number.name))

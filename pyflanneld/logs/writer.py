@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 QUEUE_BYTES = 512 * 1024
@@ -74,7 +75,8 @@ class LogWriter:
         give_up_at = time.monotonic() + within_s
         while (self._queue or self._turn.locked()) and time.monotonic() < give_up_at:
             self._go_on()
-            time.sleep(_POLL_S)
+            with suppress(OSError):  # clocks that others set have made it fail
+                time.sleep(_POLL_S)
 
     def _go_on(self) -> None:
         """Write what can be written at once, and leave the rest to a thread."""

@@ -26,6 +26,7 @@ from pyflanneld.system import procfs
 from pyflanneld.system.unix_peers import Peer, listener
 
 _RETRY_S = 0.05
+_CLOSED_S = 2.0
 _ASK_S = 1.0
 _BACKLOG = 128  # of those that ask; ``answer`` empties it
 
@@ -131,7 +132,8 @@ def _listen(name: str, what: str, wait_s: float) -> Iterator[Held]:
             if holder is None:
                 yield Held((sock,), tuple(others))
                 return
-        if time.monotonic() >= give_up_at:
+        ended = bool(holder.pid) and not Path(f"/proc/{holder.pid}").exists()
+        if time.monotonic() >= give_up_at + ended * _CLOSED_S:  # the kernel may close what a process had after its end
             raise AlreadyRunning(f"another pyflanneld ({holder}) already serves {what}")
         time.sleep(_RETRY_S)
 
