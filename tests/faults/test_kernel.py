@@ -228,8 +228,7 @@ def test_f89_somebody_flushes_the_rules(site: Lab, measured: Measured) -> None:
         flusher = subprocess.Popen(["ip", "netns", "exec", node.namespace, "sh", "-c", loop], stderr=subprocess.DEVNULL)
         try:
             journal.wait("firewall.failed", timeout_s=30)
-            time.sleep(20)
-            assert node.get("/readyz")[0] == 503
+            until(lambda: node.get("/readyz")[0] == 503, "not ready", 30)
         finally:
             flusher.kill()
             flusher.wait()

@@ -121,7 +121,7 @@ def test_nobody_reads(place: Place, logging_to: Start) -> None:
         lines = reader.lines(len(writer._queue) + 1)
         while not lines[-1].startswith("lost"):
             lines += reader.lines(1)
-        numbers = [int(line[:5]) for line in lines if line[0] in "0123456789"]
+        numbers = [int(line[:5]) for line in lines if line[:1].isdigit()]
         assert numbers == list(range(len(numbers))), "in order, without a gap, and none twice"
         assert lines[-2].startswith("urgent")
         assert lines[-1] == f"lost {3 * FITS - len(numbers)}"

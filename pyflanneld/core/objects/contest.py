@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pyflanneld.core.objects.kind import Identity
 
-TIMES, WITHIN_S = 8, 20.0
+TIMES, WITHIN_S = 16, 20.0
 """An object is contested when others have changed it so often within this time."""
 PAUSE_S, PAUSE_CAP_S = 10.0, 60.0
 
