@@ -26,15 +26,16 @@ class Reader:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self._rest = b""
 
     def lines(self, count: int) -> list[str]:
-        """Read until there are *count* lines, and return them."""
-        text = b""
-        while text.count(b"\n") < count:
+        """Read until there are *count* whole lines, and return them; the beginning of the next one is kept."""
+        while self._rest.count(b"\n") < count:
             got = os.read(self.descriptor, 65536)
             assert got, "the writer is gone"
-            text += got.replace(b"\r\n", b"\n")
-        return text.decode().splitlines()
+            self._rest += got
+        *whole, self._rest = self._rest.split(b"\n")
+        return [line.rstrip(b"\r").decode() for line in whole]
 
 
 @contextmanager
