@@ -38,12 +38,10 @@ def usual_metric(dst: Network) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """A wanted host-gw route: ``dst via gateway dev link``, main table, ``usual_metric``, unicast."""
+class _Wanted:
+    """A wanted route of the main table, of whatever kind."""
 
     dst: Network
-    gateway: Address
-    link_index: int
 
     @property
     def identity(self) -> Network:
@@ -52,25 +50,21 @@ class Route:
 
     @property
     def subnet(self) -> Network:
-        """Return the destination: the peer's subnet."""
+        """Return the destination: the subnet of a peer, or of this host."""
         return self.dst
 
 
 @dataclass(frozen=True, slots=True)
-class Blackhole:
+class Route(_Wanted):
+    """A wanted host-gw route: ``dst via gateway dev link``, main table, ``usual_metric``, unicast."""
+
+    gateway: Address
+    link_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blackhole(_Wanted):
     """A wanted ``blackhole dst metric BLACKHOLE_METRIC`` of the main table."""
-
-    dst: Network
-
-    @property
-    def identity(self) -> Network:
-        """Return the destination."""
-        return self.dst
-
-    @property
-    def subnet(self) -> Network:
-        """Return the destination: this host's own subnet."""
-        return self.dst
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +104,8 @@ class KernelRoute:
 class RouteListing:
     """The routes of the main table: of one IP version, and of one protocol or of all (``None``).
 
-    With *inside* only those to a part of one of these networks. The last list of one protocol is *remembered*, so that
-    one without a change costs nothing.
+    With *inside* only those to a part of one of these networks. A list that is *remembered* costs nothing the next time
+    if nothing has changed, and is the identical tuple.
     """
 
     version: int
@@ -158,7 +152,7 @@ class RouteKind:
     def _listing(self, network: Network) -> RouteListing:
         """Return where ours are listed: in IPv6 also as a next hop in a route with the number of somebody else."""
         if network.version == 4:
-            return RouteListing(4, self.protocol)
+            return RouteListing(4, self.protocol, remembered=True)
         return RouteListing(6, None, (network,), remembered=True)
 
     def owner(self, present: KernelRoute) -> Owner:

@@ -95,9 +95,7 @@ class NetlinkKernel(Kernel):
     ) -> tuple[KernelRoute, ...]:  # fmt: skip
         own = protocol == self._protocol
         known = (version, protocol, within)
-        listing = self._lists.get(known) or _route_listing(protocol, version, within)
-        if remembered:
-            self._lists[known] = listing
+        listing = (self._lists if remembered else {}).setdefault(known, _route_listing(protocol, version, within))
         try:
             found = await requests.dump(routes.routes_request(protocol, version), listing.update)
         except DumpRefused as error:

@@ -12,7 +12,7 @@ import pytest
 
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
-from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route
+from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteKind
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.netlink.route_scope import SPREAD_FROM
 from pyflanneld.ports import Change, Kernel
@@ -360,6 +360,16 @@ class TestRoutes:
         assert changed == (before[0], replace(before[2], gateway=IPv4Address("192.168.77.3")))
         assert await bed.kernel.routes(protocol=OURS, version=6) == ()
         assert await bed.kernel.routes(protocol=OURS) is changed
+
+    async def test_nothing_has_changed_in_a_listing(self, bed: Bed) -> None:
+        """What the daemon asks for every few seconds is the identical object too."""
+        (listing,) = RouteKind(OURS, (NETWORK,)).listings(foreign=False)
+        await bed.kernel.apply([Create(await bed.route(f"10.5.{number}.0/24")) for number in (1, 3)])
+        before = await bed.kernel.objects(listing)
+        bed.add("10.5.2.0/24")
+        assert await bed.kernel.objects(listing) is before
+        bed.delete("10.5.3.0/24")
+        assert await bed.kernel.objects(listing) == before[:1]
 
     async def test_after_close(self, bed: Bed) -> None:
         """Routes stay when the kernel is closed, and it opens again by itself."""

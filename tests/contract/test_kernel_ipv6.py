@@ -8,7 +8,7 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 import pytest
 
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
-from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route
+from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteKind
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.ports import Change, Kernel
 from tests.contract.in_memory import KERNELS, MakeKernel
@@ -94,6 +94,18 @@ async def test_create_replace_drop(bed: Bed6) -> None:
     for _ in range(2):
         assert await bed.kernel.apply([Drop(held)]) == {}
         assert await bed.held() == []
+
+
+async def test_nothing_has_changed_in_a_listing(bed: Bed6) -> None:
+    """What the daemon asks for every few seconds is the identical object until it changes."""
+    (listing,) = RouteKind(OURS, (IPv6Network("fd00:5::/48"),)).listings(foreign=False)
+    await bed.kernel.apply([Create(await bed.route())])
+    before = await bed.kernel.objects(listing)
+    assert [route.dst for route in before] == [DST]
+    await bed.mtu()
+    assert await bed.kernel.objects(listing) is before
+    await bed.kernel.apply([Replace(await bed.route("fd00:77::3"))])
+    assert await bed.kernel.objects(listing) == (replace(before[0], gateway=IPv6Address("fd00:77::3")),)
 
 
 async def test_create_leaves_foreign_untouched(bed: Bed6) -> None:

@@ -48,7 +48,7 @@ class FakeKernel(Kernel):
         self._failing_calls = 0
         self._failing_only = ""
         self._last_links: tuple[Link, ...] = ()
-        self._last_own: dict[int, tuple[KernelRoute, ...]] = {}
+        self._last_lists: dict[object, tuple[KernelRoute, ...]] = {}
         self._neighbours: dict[int, list[Neighbour]] = {}
         for link in links:
             self.set_link(link)
@@ -66,9 +66,12 @@ class FakeKernel(Kernel):
         await self._called("routes")
         of_family = (route for route in self.table() if route.dst.version == version)
         found = tuple(route for route in of_family if protocol is None or route.protocol == protocol)
-        if protocol == self._protocol and found != self._last_own.get(version):
-            self._last_own[version] = found
-        return self._last_own[version] if protocol == self._protocol else found
+        return self._as_last_time((protocol, version), found)
+
+    def _as_last_time(self, asked: object, found: tuple[KernelRoute, ...]) -> tuple[KernelRoute, ...]:
+        if found != self._last_lists.get(asked):
+            self._last_lists[asked] = found
+        return self._last_lists[asked]
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
         await self._called("route_to")
@@ -86,8 +89,9 @@ class FakeKernel(Kernel):
     async def objects(self, listing: object, *, patient: bool = False) -> tuple[Any, ...]:  # noqa: ARG002 - no call waits
         match listing:
             case RouteListing(version, protocol, within, _):
-                found = await self.routes(protocol=protocol, version=version)
-                return tuple(one for one in found if not within or any(inside(one.dst, net) for net in within))
+                routes = await self.routes(protocol=protocol, version=version)
+                found = tuple(one for one in routes if not within or any(inside(one.dst, net) for net in within))
+                return self._as_last_time(listing, found)
             case EntryListing(index):
                 return tuple(KernelEntry.of(index, one) for one in await self.neighbours(index))
         raise TypeError(listing)
