@@ -1,12 +1,14 @@
 """The v2 API on the wire: bytes, TTLs, comparisons, and what a long poll delivers and survives."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import aiohttp
 import pytest
 import structlog
 
@@ -15,7 +17,7 @@ from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, encode_value
 from pyflanneld.errors import ApiMissing, RegistryUnavailable, RevisionCompacted
 from pyflanneld.etcd.access import EtcdAccess, Members, Timing
 from pyflanneld.etcd.v2.create import V2Creator
-from pyflanneld.etcd.v2.http import V2Client, V2Member
+from pyflanneld.etcd.v2.http import V2Client, V2Member, _Connector
 from pyflanneld.etcd.v2.keyspace import V2KeySpace
 from pyflanneld.etcd.v2.registry import EtcdV2Registry
 from tests.support.etcd.client_v2 import RawEtcdV2
@@ -51,6 +53,12 @@ async def raw(shared: Etcd) -> AsyncIterator[RawEtcdV2]:
 async def registry(shared: Etcd, raw: RawEtcdV2) -> AsyncIterator[EtcdV2Registry]:  # noqa: ARG001 - cleans first
     async with opened(shared.endpoints[0], timing=SHORT) as client:
         yield client
+
+
+def open_sessions() -> list[aiohttp.ClientSession]:
+    """Return those of the clients under test; ``raw`` has one of its own."""
+    found = (one for one in gc.get_objects() if isinstance(one, aiohttp.ClientSession))
+    return [one for one in found if not one.closed and isinstance(one.connector, _Connector)]
 
 
 async def created(registry: EtcdV2Registry, name: bytes = NAME, value: bytes = OURS) -> Record:
@@ -96,6 +104,27 @@ class TestBytes:
         left = await registry.remaining()
         assert left[b"172.7.22.0-24"] is None
         assert 490 < (left[NAME] or 0) <= 500
+
+
+class TestReconnecting:
+    async def test_old_sessions_end(self, shared: Etcd, raw: RawEtcdV2) -> None:
+        """What a request can still use stays open, and then ends, however often the certificates change."""
+        timing = Timing(rpc_s=2.0, silence_s=1.0)
+        await raw.set(KEY, "{}")
+        async with opened(shared.endpoints[0], timing=timing) as registry:
+            listed = await registry.list_subnets()
+            async with registry.watch_subnets(listed.position) as watch:
+                assert await anext(watch) == ()
+                for _ in range(10):
+                    registry.reconnect()
+                    await registry.list_subnets()
+                assert len(open_sessions()) == 11
+                await raw.set(KEY, "{ }")
+                (change,) = await anext(watch)
+                assert isinstance(change, Put)
+            await eventually(lambda: len(open_sessions()) == 1)
+            registry.reconnect()
+        assert open_sessions() == []
 
 
 class TestRenewal:

@@ -87,7 +87,7 @@ class V2Client:
         self._resolver = Resolver()
         self._headers = {"Authorization": _basic(access)} if access.username else {}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._old_sessions: list[aiohttp.ClientSession] = []
+        self._retired: dict[aiohttp.ClientSession, asyncio.Task[None]] = {}
         self._pending: WeakSet[PendingResponse] = WeakSet()
         self._closed = False
 
@@ -223,9 +223,16 @@ class V2Client:
         return self._sessions[fresh]
 
     def reconnect(self) -> None:
-        """Use new connections from now on; requests under way keep the old ones, which aiohttp closes when idle."""
-        self._old_sessions += self._sessions.values()
+        """Use new connections from now on; requests under way keep the old ones."""
+        for session in self._sessions.values():
+            self._retired[session] = asyncio.create_task(self._retire(session), name="etcd-v2-retired")
         self._sessions, self._admitted = {}, None
+
+    async def _retire(self, session: aiohttp.ClientSession) -> None:
+        """Close *session* when every request on it is over: none takes longer than a long poll."""
+        await asyncio.sleep(self.timing.rpc_s + self.timing.silence_s)
+        await session.close()
+        self._retired.pop(session, None)
 
     async def close(self) -> None:
         """Close all connections; requests under way fail."""
@@ -233,9 +240,10 @@ class V2Client:
         for pending in tuple(self._pending):
             pending.end()
         self.reconnect()
-        for session in self._old_sessions:
+        retired, self._retired = self._retired, {}
+        for session, task in retired.items():
+            task.cancel()
             await session.close()
-        self._old_sessions.clear()
 
 
 class PendingResponse:
