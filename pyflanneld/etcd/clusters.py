@@ -11,8 +11,8 @@ there is nothing else, as after a restore.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -24,7 +24,7 @@ _FIRST_S: Final = 3.0
 AGAIN_S: Final = 60.0
 """How often endpoints that are set aside are asked again."""
 
-Identify = Callable[[str], Awaitable[int | None]]
+Identify = Callable[[str], Coroutine[Any, Any, int | None]]
 """Returns the id of the cluster of an endpoint, by its URL; ``None`` where it does not tell. Does not raise."""
 
 
@@ -91,7 +91,7 @@ class Clusters:
                 self._log.warning("endpoint.set_aside", endpoints=sorted(self.set_aside), cluster=f"{self.known:x}")
 
     async def _ask_all(self) -> Mapping[str, int]:
-        tasks = {asyncio.create_task(self._ask(url), name=f"identify-{url}"): url for url in self._urls}
+        tasks = {asyncio.create_task(self._identify(url), name=f"identify-{url}"): url for url in self._urls}
         loop = asyncio.get_running_loop()
         told: dict[str, int] = {}
         give_up_at, waiting = loop.time() + _FIRST_S, set(tasks)
@@ -106,9 +106,6 @@ class Clusters:
             for task in waiting:
                 task.cancel()
         return told
-
-    async def _ask(self, url: str) -> int | None:
-        return await self._identify(url)
 
 
 def chosen(urls: Sequence[str], told: Mapping[str, int], known: int | None) -> tuple[int | None, frozenset[str]]:

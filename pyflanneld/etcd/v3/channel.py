@@ -6,6 +6,7 @@ in the log, lets a caller ask a second member on purpose, and never repeats a wr
 
 import asyncio
 import random
+import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import closing
 from functools import partial
@@ -112,14 +113,8 @@ class Endpoint:
         if self._closed:
             raise RegistryUnavailable(f"{self.url}: closed")
         give_up_at = asyncio.get_running_loop().time() + CONNECT_S
-        context = self._tls.context((_ALPN,)) if self._tls else None
-        _, connection = await connect(
-            self.url,
-            partial(Http2, self.url, self._timing),
-            context,
-            resolver=self._resolver,
-            alpn=_ALPN if context else None,
-        )
+        context = self._context()
+        connection = await self._dial(context)
         self._open = {connection, *(one for one in self._open if one.error is None)}
         try:
             await connection.opened(give_up_at)
@@ -130,7 +125,7 @@ class Endpoint:
         except asyncio.CancelledError:
             connection.end(RegistryUnavailable(f"{self.url}: closed"))
             raise
-        if self._closed or (self._tls and self._tls.context((_ALPN,)) is not context):
+        if self._closed or self._context() is not context:
             connection.end(RegistryUnavailable(f"{self.url}: closed"))
             return await self._connect()
         if self._clusters is not None:
@@ -139,6 +134,15 @@ class Endpoint:
             except (HistoryChanged, asyncio.CancelledError):
                 connection.end(RegistryUnavailable(f"{self.url}: not used"))
                 raise
+        return connection
+
+    def _context(self) -> ssl.SSLContext | None:
+        return self._tls.context((_ALPN,)) if self._tls else None
+
+    async def _dial(self, context: ssl.SSLContext | None) -> Http2:
+        """Open a connection, over which nothing has come yet. Raises as ``connect``."""
+        make, alpn = partial(Http2, self.url, self._timing), _ALPN if context else None
+        _, connection = await connect(self.url, make, context, resolver=self._resolver, alpn=alpn)
         return connection
 
     async def _cluster_id(self, connection: Http2) -> int | None:
@@ -161,10 +165,8 @@ class Endpoint:
 
     async def identify(self) -> int | None:
         """Return the id of the member's cluster, on a connection of its own; ``None`` where it does not tell."""
-        context = self._tls.context((_ALPN,)) if self._tls else None
-        make, alpn = partial(Http2, self.url, self._timing), _ALPN if context else None
         try:
-            _, connection = await connect(self.url, make, context, resolver=self._resolver, alpn=alpn)
+            connection = await self._dial(self._context())
         except RegistryError:
             return None
         try:
