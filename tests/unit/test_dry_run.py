@@ -1,5 +1,6 @@
 """What the daemon would do, as steps: the words for each decision of the core."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
@@ -43,6 +44,19 @@ def test_every_route_has_one_step() -> None:
     ]  # fmt: skip
     assert steps[3].why == "now via 192.168.14.99 dev eth1"
     assert steps[4].why == "a foreign route is in the way, via 192.168.14.99 dev eth1 proto static"
+
+
+def test_what_is_one_too_many_is_removed() -> None:
+    """Of two routes of ours to one subnet the wrong one goes, and the other stays or is changed."""
+    desired = {net(n): Route(net(n), host(n), 2) for n in (22, 23)}
+    present = [there(22, 99, 103), there(22, 22, 103), replace(there(23, 23, 103), tos=0x10, plain=False)]
+    steps = route_steps(plan(RouteKind(103, (NETWORK,)), desired, present), desired, present, [ETH1], protocol=103)
+    why = "ours, and one too many for this destination"
+    assert steps[1:] == [
+        DryRunStep("route", Action.ADD, "172.7.23.0/24 via 192.168.14.23 dev eth1"),
+        DryRunStep("route", Action.REMOVE, "172.7.22.0/24 via 192.168.14.99 dev eth1", why),
+        DryRunStep("route", Action.REMOVE, "172.7.23.0/24 via 192.168.14.23 dev eth1 tos 0x10", why),
+    ]
 
 
 def test_what_is_left_alone_is_no_change() -> None:

@@ -10,7 +10,7 @@ from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.plan import Drop
 from pyflanneld.core.peers.table import View
-from pyflanneld.core.routes import KernelRoute, Route, RoutePlan, protocol_name
+from pyflanneld.core.routes import BOOT, KernelRoute, Route, RoutePlan, is_as_wanted, protocol_name
 
 
 class Action(enum.Enum):
@@ -91,14 +91,15 @@ def route_steps(
         held: destinations whose removal the withdraw guard would hold back.
     """
     names = {link.index: link.name for link in links}
-    owned = {route.dst: route for route in present if route.protocol == protocol}
+    extras = {drop.object for drop in todo.extras}
+    owned = {route.dst: route for route in present if route.protocol == protocol and route not in extras}
     steps: dict[Network, DryRunStep] = {}
     for put in todo.puts:
         dst = put.object.dst
         what = _next_hop(put.object, names)
         if dst in owned:
             steps[dst] = DryRunStep("route", Action.CHANGE, what, f"now {_target(owned[dst], names)}")
-        elif any(route.dst == dst and route.gateway == put.object.gateway for route in present):
+        elif any(route.protocol == BOOT and is_as_wanted(put.object, route) for route in present):
             steps[dst] = DryRunStep(
                 "route", Action.ADOPT, what, "the same route of protocol boot is there: a Go flanneld's"
             )
@@ -111,7 +112,7 @@ def route_steps(
         steps[dst] = DryRunStep("route", Action.LEAVE, _next_hop(desired[dst], names), why)
     for dst, route in desired.items():
         steps.setdefault(dst, DryRunStep("route", Action.KEEP, _next_hop(route, names)))
-    return [steps[dst] for dst in in_order(steps)]
+    return [steps[dst] for dst in in_order(steps)] + [_extra_step(drop.object, names) for drop in todo.extras]
 
 
 def _drop_step(drop: Drop[KernelRoute], names: Mapping[int, str], held: Collection[Network]) -> DryRunStep:
@@ -120,6 +121,11 @@ def _drop_step(drop: Drop[KernelRoute], names: Mapping[int, str], held: Collecti
         why = "its lease is gone; kept until two more complete lists from etcd confirm that (--withdraw-guard)"
         return DryRunStep("route", Action.HOLD, what, why)
     return DryRunStep("route", Action.REMOVE, what, "ours, and its lease is gone")
+
+
+def _extra_step(route: KernelRoute, names: Mapping[int, str]) -> DryRunStep:
+    what = f"{route.dst} {_target(route, names)}" + (f" tos {route.tos:#x}" if route.tos else "")
+    return DryRunStep("route", Action.REMOVE, what, "ours, and one too many for this destination")
 
 
 def _next_hop(route: Route, names: Mapping[int, str]) -> str:
