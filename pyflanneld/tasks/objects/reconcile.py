@@ -69,9 +69,7 @@ class Reconciler:
         self._scan_again = False
         self._scans: deque[float] = deque(maxlen=SCANS_BURST)
         self._strikes = 0  # failures of netlink in a row
-        self._proved, self._guard_version = False, 0  # as at the last plan
-        self._parked = 0  # how many objects the guard has not allowed to be dropped
-        self._ask_guard = True
+        self._asked = (False, 0, 0)  # what decides about drops, as it was last: see ``_allowed``
 
     async def run(self) -> None:
         """Reconcile for ever.
@@ -251,14 +249,17 @@ class Reconciler:
         self._audits[table].done(table.settle(todo, done, refused, now_s=now_s, first=first))
 
     def _allowed(self, drops: Mapping[Table, Sequence[Drop[Any]]]) -> dict[Table, list[Drop[Any]]]:
-        """Return the drops that the guard and the state of our own lease allow; the tables park the others."""
+        """Return the drops that the guard and the state of our own lease allow; the tables park the others.
+
+        Where there are none, and neither the lease's proof, the guard nor what is parked has changed, nobody is asked.
+        """
         node, now_s = self._node, self._context.clock.now_s()
+        proved, version = self._deciding()
         parked = sum(len(table.parked()) for table in drops)
-        if not any(drops.values()) and parked == self._parked and not self._ask_guard:
+        nothing_new = not any(drops.values()) and (proved, version, parked) == self._asked
+        if nothing_new or not proved:
+            self._asked = (proved, version, parked + sum(map(len, drops.values())))
             return {table: [] for table in drops}
-        if not self._proved:
-            return {table: [] for table in drops}
-        self._ask_guard = False
         idle = {table.kind.subnet(drop.object) for table, some in drops.items() for drop in some}
         idle.update(table.kind.subnet(one) for table in drops for one in table.parked())
         allowed = node.guard.allow(frozenset(idle), max(table.present for table in drops), now_s)
@@ -266,16 +267,18 @@ class Reconciler:
         going = {
             table: [drop for drop in some if table.kind.subnet(drop.object) in allowed] for table, some in drops.items()
         }
-        self._parked = parked + sum(len(some) - len(going[table]) for table, some in drops.items())
+        kept = sum(len(some) - len(going[table]) for table, some in drops.items())
+        self._asked = (proved, version, parked + kept)
         return going
+
+    def _deciding(self) -> tuple[bool, int]:
+        """Return whether our lease is proved, and the state of the guard."""
+        return self._context.clock.now_s() <= self._node.lease.confirmed_until_s, self._node.guard.version
 
     def _unpark(self) -> None:
         """Have everything that may not be dropped compared again, if what kept it may have changed."""
-        node = self._node
-        proved = self._context.clock.now_s() <= node.lease.confirmed_until_s
-        if (proved, node.guard.version) != (self._proved, self._guard_version):
-            self._proved, self._guard_version, self._ask_guard = proved, node.guard.version, True
-            for table in node.tables:
+        if self._deciding() != self._asked[:2]:
+            for table in self._node.tables:
                 table.unpark()
 
     async def _learn_foreign(self) -> None:
