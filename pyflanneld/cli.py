@@ -43,7 +43,6 @@ def _sub_command(word: str) -> Callable[[list[str]], int]:
 
 def _daemon(words: list[str]) -> int:
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # looking for some reads about every package there is
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # its fork handlers crash the children of ``system.disk``
     for number in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, _wait)  # "process" has better handlers, as soon as it is loaded
     gc.disable()  # until the first routes are placed: a start makes no garbage worth the search

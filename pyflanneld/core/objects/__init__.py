@@ -1,1 +1,1 @@
-"""Pure: wanted routes, present routes, and the difference between them."""
+"""Pure: kernel objects as they are wanted and present, and the difference between the two."""

@@ -1,1 +1,1 @@
-"""Shell: the task that keeps the kernel's routes."""
+"""Shell: the task that keeps the kernel's objects."""

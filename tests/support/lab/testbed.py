@@ -211,7 +211,7 @@ def launch(
         failpoints = failpoints if program != "pyflanneld" else failpoints or ""
     if failpoints is not None:
         program, env = "tests.support.failpoints", {PLAN: failpoints} | dict(env or {})
-    ours = {} if program == "pyflanneld" else {"PYTHONPATH": str(TREE), "GRPC_ENABLE_FORK_SUPPORT": "0"}  # as in cli.py
+    ours = {} if program == "pyflanneld" else {"PYTHONPATH": str(TREE)}
     variables = [f"{name}={value}" for name, value in (ours | dict(env or {})).items()]
     setup = ["sh", "-c", f'{prepare}; exec "$@"', "sh"] if prepare else []
     node.process.start("env", *variables, *setup, sys.executable, "-m", program, *flags, *more)
