@@ -202,8 +202,7 @@ class Reconciler:
         if any(errno.EEXIST in table.refused().values() for table in node.tables):
             await self._learn_foreign()
             await self._place()
-        for table in node.tables:
-            self._reports.table(table, self._contests[table].contested)
+        self._report_tables()
         self._reports.frozen()
         node.progress.routes.set()
         await self._read_foreign()
@@ -299,8 +298,11 @@ class Reconciler:
         self._foreign_due = False
         for table in self._node.tables:
             await self._read_all(table)
-            self._reports.table(table, self._contests[table].contested)
+        self._report_tables()
         took_s = self._context.clock.now_s() - now_s
         self._foreign_after_s = now_s + FOREIGN_SHARE * took_s
         self._foreign_until_s = now_s + max(FOREIGN_RECHECK_S, FOREIGN_SHARE * took_s)
 
+    def _report_tables(self) -> None:
+        for table, contest in self._contests.items():
+            self._reports.table(table, contest.contested)
