@@ -54,15 +54,6 @@ class Site:
     node: Namespace
     members: list[Member]
 
-    def swallow(self, address: str) -> None:
-        """Drop all packets from and to *address*, also those of connections that exist."""
-        rules = f"""
-            table inet hole {{
-                chain out {{ type filter hook output priority 0; ip daddr {address} drop; }}
-                chain in {{ type filter hook input priority 0; ip saddr {address} drop; }}
-            }}"""
-        self.node.run("nft", "-f", "-", stdin=rules)
-
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
@@ -107,7 +98,7 @@ async def test_silent_member_is_left(site: Site) -> None:
     async with site.node.process(sys.executable, "-c", NODE, *urls) as process:
         _, url, _ = await line_with(process, "changes")
         first = next(address for address in ADDRESSES if address in url)
-        site.swallow(first)
+        site.node.swallow(first)
         begun = time.monotonic()
         async with asyncio.timeout(LEFT_WITHIN_S + 10):
             failed = await line_with(process, "failed")

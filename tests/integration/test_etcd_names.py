@@ -73,15 +73,6 @@ class Site:
         """Write the node's ``/etc/hosts``, in place: it is mounted."""
         (self.files / "hosts").write_text(f"127.0.0.1 localhost\n{text}\n")
 
-    def swallow(self, address: str) -> None:
-        """Drop all packets from and to *address*, also those of connections that exist."""
-        rules = f"""
-            table inet hole {{
-                chain out {{ type filter hook output priority 0; ip daddr {address} drop; }}
-                chain in {{ type filter hook input priority 0; ip saddr {address} drop; }}
-            }}"""
-        self.node.run("nft", "-f", "-", stdin=rules)
-
     @asynccontextmanager
     async def running(self, api: str, *urls: str, rounds: int = 1) -> AsyncIterator[asyncio.subprocess.Process]:
         async with self.node.process(sys.executable, "-c", NODE, api, str(rounds), *urls) as process:
@@ -160,7 +151,7 @@ async def test_a_name_server_that_drops_questions_for_ipv6(site: Site, api: str)
 async def test_one_of_two_addresses_is_dead(site: Site, api: str, dead: str) -> None:
     """The address that answers is used, at the first try, whichever comes first."""
     site.names.names = {"etcd1.example": [FIRST, SECOND]}
-    site.swallow(dead)
+    site.node.swallow(dead)
     assert await site.outcome(api, URL) == f"listed {URL}"
 
 
@@ -179,7 +170,7 @@ async def test_a_name_gets_another_address(site: Site, api: str, by: str) -> Non
         assert process.stdout is not None
         seen = [await process.stdout.readline() for _ in range(2)]
         assert seen == [f"listed {URL}\n".encode(), b"watches\n"]
-        site.swallow(FIRST)
+        site.node.swallow(FIRST)
         point_to(SECOND)
         async with asyncio.timeout(20):  # it is 8 s; without the kernel's probes it would be 45 s
             while await process.stdout.readline() != seen[0]:

@@ -45,22 +45,26 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.netns
-@pytest.mark.skipif(os.geteuid() != 0, reason="the daemon needs CAP_NET_ADMIN")
-def test_f75_signals_inherited_as_ignored_or_blocked(tmp_path: Path) -> None:
-    """TERM stops it, and the end of a program is noticed, whatever was blocked or ignored before."""
-    flags = [f"--subnet-file={tmp_path}/subnet.env", f"--etcd-prefix={tmp_path}", "--healthz-port=0"]
-    command = [sys.executable, "-c", INHERITED, *flags, "--etcd-endpoints=http://127.0.0.1:1", "--metrics-bind=off"]
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the daemon needs CAP_NET_ADMIN"),
+]
+
+
+def ended(script: str, folder: Path) -> str:
+    """Return the log of a daemon that *script* has run; it has to end well."""
+    flags = [f"--subnet-file={folder}/subnet.env", f"--etcd-prefix={folder}", "--healthz-port=0"]
+    command = [sys.executable, "-c", script, *flags, "--etcd-endpoints=http://127.0.0.1:1", "--metrics-bind=off"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 0, done.stderr
-    assert "daemon.stopping" in done.stderr
+    return done.stderr
 
 
-@pytest.mark.netns
-@pytest.mark.skipif(os.geteuid() != 0, reason="the daemon needs CAP_NET_ADMIN")
+def test_f75_signals_inherited_as_ignored_or_blocked(tmp_path: Path) -> None:
+    """TERM stops it, and the end of a program is noticed, whatever was blocked or ignored before."""
+    assert "daemon.stopping" in ended(INHERITED, tmp_path)
+
+
 def test_signals_that_ask_for_something_never_end_it(tmp_path: Path) -> None:
     """USR1 and HUP that come when the loop is closed already, and the process is not yet gone, do no harm."""
-    flags = [f"--subnet-file={tmp_path}/subnet.env", f"--etcd-prefix={tmp_path}", "--healthz-port=0"]
-    command = [sys.executable, "-c", SCRIPT, *flags, "--etcd-endpoints=http://127.0.0.1:1", "--metrics-bind=off"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stderr
+    ended(SCRIPT, tmp_path)

@@ -41,6 +41,15 @@ class Namespace:
         """Run ``ip`` inside, *command* as one would type it; quicker than ``run``."""
         return _run("ip", "-n", self.name, *command.split(), check=check)
 
+    def swallow(self, address: str) -> None:
+        """Drop all packets from and to *address*, also those of connections that exist."""
+        rules = f"""
+            table inet hole {{
+                chain out {{ type filter hook output priority 0; ip daddr {address} drop; }}
+                chain in {{ type filter hook input priority 0; ip saddr {address} drop; }}
+            }}"""
+        self.run("nft", "-f", "-", stdin=rules)
+
     def ip_batch(self, commands: Iterator[str] | list[str]) -> None:
         """Run many ``ip`` commands inside, in one process."""
         _run("ip", "-n", self.name, "-batch", "-", stdin="\n".join(commands) + "\n")
