@@ -1,15 +1,18 @@
 """A backend that nothing outside its own file knows: reconciled, repaired and swept like the others."""
 
 import asyncio
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
 
 import pytest
 
-from pyflanneld.backends import BACKENDS
+from pyflanneld.backends import BACKENDS, Host, Peers
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.link.selection import Link, Neighbour
-from pyflanneld.core.routes import KernelRoute
-from tests.support.bridge_backend import BACKEND, BRIDGE, mac_of
+from pyflanneld.core.neighbours import Entry, KernelEntry
+from pyflanneld.core.routes import KernelRoute, Route
+from tests.support.bridge_backend import BACKEND, BRIDGE, BridgeNeighbours, mac_of
 from tests.support.fakes.node import PROTOCOL, FakeNode
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
@@ -17,6 +20,14 @@ from tests.support.fakes.virtual_time import run, until
 CONFIG = b'{"Network":"172.7.0.0/16","Backend":{"Type":"bridge-neighbours"}}'
 KEY, FIRST = b"172.7.22.0-24", IPv4Address("172.7.22.1")
 INDEX = 7
+
+
+class EntriesAndRoutes(BridgeNeighbours):
+    """Wants routes as well, which are to come behind the entries."""
+
+    def wanted(self, peers: Peers, host: Host) -> Iterable[Any]:
+        routes = (Route(subnet, gateway, host.link.index) for subnet, gateway in peers.gateways.items())
+        return [*routes, *BridgeNeighbours.wanted(self, peers, host)]
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +94,23 @@ def test_it_follows_the_peers() -> None:
             etcd.delete(KEY)
             await until(lambda: entries(node) == {}, 1)
             assert node.ready
+
+    run(scenario())
+
+
+def test_kinds_come_in_order_and_go_in_the_reverse_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packet that a route sends to the bridge finds the entry there, from the first one to the last."""
+    monkeypatch.setitem(BACKENDS, BACKEND.name, EntriesAndRoutes())
+
+    async def scenario() -> None:
+        etcd = cluster(s22="aa:bb:cc:00:00:22", s23="aa:bb:cc:00:00:23")
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: len(node.kernel.applied) == 4, 1)
+            assert [type(change.object) for change in node.kernel.applied] == [Entry, Entry, Route, Route]
+            etcd.delete(KEY)
+            await until(lambda: len(node.kernel.applied) == 6, 1)
+            assert [type(change.object) for change in node.kernel.applied[4:]] == [KernelRoute, KernelEntry]
 
     run(scenario())
 
