@@ -145,15 +145,13 @@ class RouteKind:
 
     def listings(self, *, foreign: bool) -> tuple[RouteListing, ...]:
         """Return one for each family in use."""
-        if foreign:
-            return tuple(RouteListing(network.version, None, self.networks) for network in self.networks)
-        return tuple(self._listing(network) for network in self.networks)
+        return tuple(self._listing(network, foreign=foreign) for network in self.networks)
 
-    def _listing(self, network: Network) -> RouteListing:
+    def _listing(self, network: Network, *, foreign: bool) -> RouteListing:
         """Return where ours are listed: in IPv6 also as a next hop in a route with the number of somebody else."""
-        if network.version == 4:
-            return RouteListing(4, self.protocol, remembered=True)
-        return RouteListing(6, None, (network,), remembered=True)
+        if network.version == 6:
+            return RouteListing(6, None, (network,), remembered=True)
+        return RouteListing(4, None, (network,)) if foreign else RouteListing(4, self.protocol, remembered=True)
 
     def owner(self, present: KernelRoute) -> Owner:
         """Return whose it is, by its protocol."""

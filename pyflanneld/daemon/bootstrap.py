@@ -58,7 +58,8 @@ async def prepare(
     backend = BACKENDS[config.backend_type]
     check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
     settings, before = context.settings, await remembered(context)
-    membership = Membership(config, subnet_range, backend, settings.route_protocol, before.network)
+    networks = () if before.network is None else (before.network,)
+    membership = Membership(config, subnet_range, backend, settings.route_protocol, networks)
     attrs = publish(settings, membership, choice, links)
     assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses
     underlay = [own.network for own in choice.link.addresses]

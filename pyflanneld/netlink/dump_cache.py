@@ -26,13 +26,17 @@ class DumpCache(Generic[T]):
         self._decoded: list[T | None] = []
         self._values: tuple[T, ...] = ()
 
+    def known(self) -> dict[bytes, T | None]:
+        """Return what was made of each message of the last list."""
+        return dict(zip(self._bodies, self._decoded, strict=True))
+
     async def update(self, bodies: list[bytes]) -> tuple[T, ...]:
         """Return the values in *bodies*, in order: the identical tuple as the last time if they are equal.
 
         Not more than one call at a time. Raises what *decode* raises, and then remembers the list before.
         """
         if bodies != self._bodies:
-            known = dict(zip(self._bodies, self._decoded, strict=True))
+            known = self.known()
             fresh = [body for body in bodies if body not in known]
             for start in range(0, len(fresh), AT_ONCE):
                 if start:

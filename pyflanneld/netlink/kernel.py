@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -94,8 +95,11 @@ class NetlinkKernel(Kernel):
         remembered: bool, requests: RequestSocket,
     ) -> tuple[KernelRoute, ...]:  # fmt: skip
         own = protocol == self._protocol
-        known = (version, protocol, within)
-        listing = (self._lists if remembered else {}).setdefault(known, _route_listing(protocol, version, within))
+        if remembered:
+            asked = (version, protocol, within)
+            listing = self._lists.setdefault(asked, _route_listing(protocol, version, within))
+        else:
+            listing = _route_listing(protocol, version, within, self._own_routes(version))
         try:
             found = await requests.dump(routes.routes_request(protocol, version), listing.update)
         except DumpRefused as error:
@@ -105,6 +109,11 @@ class NetlinkKernel(Kernel):
         if own and version == 4:
             self._scopes.held = len(found)
         return found
+
+    def _own_routes(self, version: int) -> Mapping[bytes, KernelRoute | None]:
+        """Return our routes as last listed, by the kernel's message: most of a list of everybody's are ours."""
+        listing = self._lists.get((version, self._protocol, ()))
+        return listing.known() if listing is not None else {}
 
     async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
         """Ask the kernel, policy rules included, how a packet of ours to *address* would leave."""
@@ -173,11 +182,17 @@ def _is_gone(change: KernelChange, code: int) -> bool:
     return code == ENOENT if isinstance(change.object, KernelEntry) else code == ESRCH and change.object.plain
 
 
-def _route_listing(protocol: int | None, version: int, within: Sequence[Network] = ()) -> DumpCache[KernelRoute]:
-    """Return an empty list for routes of *protocol*, or of all; to parts of networks *within*, or to anything."""
+def _route_listing(
+    protocol: int | None, version: int, within: Sequence[Network] = (),
+    known: Mapping[bytes, KernelRoute | None] = MappingProxyType({}),
+) -> DumpCache[KernelRoute]:
+    """Return an empty list for routes of *protocol*, or of all; to parts of networks *within*, or to anything.
+
+    What *known* messages say is not read again.
+    """
     decode = routes.decode_route if version == 4 else routes6.decode_route6
     if within:
-        decode = partial(routes.decode_within, tuple(within), decode)
+        decode = partial(routes.decode_within, tuple(within), decode, known)
     if protocol is None:
         return DumpCache(decode)
 

@@ -4,7 +4,7 @@ pyroute2 encodes and decodes them, in some 100 µs each. Thousands of plain rout
 event loop, so those go through templates (``route_template.py``), which pyroute2 has encoded as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from socket import AF_INET, AF_INET6
 
@@ -137,14 +137,16 @@ def decode_route(body: bytes) -> KernelRoute | None:
 
 
 def decode_within(
-    networks: Sequence[Network], decode: Callable[[bytes], KernelRoute | None], body: bytes
+    networks: Sequence[Network], decode: Callable[[bytes], KernelRoute | None],
+    known: Mapping[bytes, KernelRoute | None], body: bytes,
 ) -> KernelRoute | None:
-    """Return the route in *body* if it is to a part of one of *networks*.
+    """Return the route in *body*, which may be *known*, if it is to a part of one of *networks*.
 
     In IPv4 the destination is looked at first, which is cheap: there may be a full Internet table of others.
     """
-    known = reported_destination(body)
-    if known is not None and not any(inside(IPv4Network((known[1], known[2])), network) for network in networks):
-        return None
-    route = decode(body)
+    if (route := known.get(body)) is None:
+        there = reported_destination(body)
+        if there is not None and not any(inside(IPv4Network((there[1], there[2])), network) for network in networks):
+            return None
+        route = decode(body)
     return route if route is not None and any(inside(route.dst, network) for network in networks) else None

@@ -6,7 +6,7 @@ calls it.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Protocol
 
@@ -44,7 +44,7 @@ class Membership:
     Attributes:
         config: the network configuration; *subnet_range* is its IPv4 part.
         route_protocol: the number that marks a route as ours.
-        network_before: the network that ``subnet.env`` named at the start.
+        networks_before: the network that ``subnet.env`` named at the start, and those that have grown since.
         saved_at_s: when what the node goes by was saved, in seconds since 1970; ``None``: etcd has confirmed it.
     """
 
@@ -52,7 +52,7 @@ class Membership:
     subnet_range: SubnetRange[IPv4Network]
     backend: Backend
     route_protocol: int
-    network_before: IPv4Network | None = None
+    networks_before: tuple[Network, ...] = ()
     saved_at_s: float | None = None
 
     @property
@@ -60,6 +60,12 @@ class Membership:
         """The cluster's network, of each family in use."""
         ipv4, ipv6 = self.subnet_range.network, self.config.ipv6
         return (ipv4,) if ipv6 is None else (ipv4, ipv6.network)
+
+    def grown(self, config: NetworkConfig, subnet_range: SubnetRange[IPv4Network]) -> "Membership":
+        """Return it in larger networks; what else *config* changes counts from the next start on."""
+        config = replace(config, nftables=self.config.nftables)
+        before = (*self.networks_before, *self.networks)
+        return replace(self, config=config, subnet_range=subnet_range, networks_before=before)
 
     def host(self, choice: Choice, links: Sequence[Link]) -> Host:
         """Return what the backend has to know of this host."""
@@ -97,19 +103,28 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class WakeUps:
-    """How each task is woken: *lease* to verify, *peers* to list, *routes* to reconcile, *file* to write."""
+    """How each task is woken.
+
+    Attributes:
+        lease: to verify it.
+        peers: to list them.
+        routes: to reconcile.
+        file: to write it.
+        rules: to keep those of another network.
+    """
 
     lease: WakeUp = field(default_factory=WakeUp)
     peers: WakeUp = field(default_factory=WakeUp)
     routes: WakeUp = field(default_factory=WakeUp)
     file: WakeUp = field(default_factory=WakeUp)
+    rules: WakeUp = field(default_factory=WakeUp)
 
 
 @dataclass(slots=True)
 class Node:
     """What is known and what has been achieved."""
 
-    membership: Membership           # bootstrap, once
+    membership: Membership           # bootstrap, and the config task when the network has grown
     links: Sequence[Link]            # routes task
     choice: Choice                   # routes task: the link to use
     lease: OwnLease                  # lease task
@@ -119,7 +134,7 @@ class Node:
     junk_beside: frozenset[Incarnation] = frozenset()  # peers task: see ``PeerWatcher``
     listed: Position | None = None   # peers task: of the last complete list; None: there was none yet
     view: View | None = None         # routes task
-    rules: Sequence[KeptRules] = ()  # firewall task, once
+    rules: Sequence[KeptRules] = ()  # firewall task
     probes: Mapping[IPv4Network, Reachability] = field(default_factory=dict)  # probe task, by peer's subnet
     progress: Progress = field(default_factory=Progress)  # the task of each name
     wake: WakeUps = field(default_factory=WakeUps)        # every task sets, the task of each name waits

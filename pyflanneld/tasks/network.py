@@ -2,8 +2,8 @@
 
 A node that runs goes on with the configuration that it has joined by. To follow a change at once would move every host
 of a cluster, and its containers, at the same moment. So a change that a restart would not survive unmoved is reported,
-and the node is not ready until the configuration fits again or somebody restarts the daemon. Anything else, such as
-other bounds around our subnet, is logged.
+and the node is not ready until the configuration fits again or somebody restarts the daemon. A network that has grown
+around the lease moves nobody: it is taken up. Anything else, such as other bounds around our subnet, is logged.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ from pyflanneld.core.backoff import backoff
 from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange, parse_config
-from pyflanneld.core.network.review import misfits
+from pyflanneld.core.network.review import misfits, networks_of
 from pyflanneld.errors import RegistryError, RegistryUnavailable, UnsupportedConfig
+from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
 
@@ -147,21 +148,36 @@ def _compare(context: Context, node: Node, record: ConfigRecord, seen: bytes | N
     """Report a configuration that is another one than was *seen*; return it."""
     if record.value == seen:
         return seen
-    why = _misfit(node, record.value)
-    if why:
+    config, why = _fitting(node, record.value)
+    if config is None:
         text = f"the network configuration in etcd does not fit this node any more, which goes on as before: {why}"
         context.conditions.report(CHANGED, "config.changed", text, cause=why)
     else:
         context.conditions.resolve(CHANGED)
         context.log.info("config.fits", subnet=str(node.lease.key))
+        _take_up(context, node, config)
     return record.value
 
 
-def _misfit(node: Node, value: bytes | None) -> str:
-    """Return why this node would not come out of a restart as it is; empty if it would."""
+def _fitting(node: Node, value: bytes | None) -> tuple[NetworkConfig | None, str]:
+    """Return the configuration if this node would come out of a restart as it is; else why not."""
     if value is None:
-        return "there is none"
+        return None, "there is none"
     try:
-        return "; ".join(misfits(node.lease.key, node.membership.config, parse_config(value)))
+        config = parse_config(value)
     except Invalid as error:
-        return str(error)
+        return None, str(error)
+    why = "; ".join(misfits(node.lease.key, node.membership.config, config))
+    return (None, why) if why else (config, "")
+
+
+def _take_up(context: Context, node: Node, config: NetworkConfig) -> None:
+    """Go by networks that have grown from now on: everything that is derived from them is derived anew."""
+    was, now = node.networks, networks_of(config)
+    if now == was or config.ipv4 is None:
+        return
+    node.membership = node.membership.grown(config, config.ipv4)
+    node.wake.rules.set()
+    node.wake.routes.set(Change.LINKS)
+    node.wake.file.set()
+    context.log.warning("config.network_grown", was=" ".join(map(str, was)), now=" ".join(map(str, now)))

@@ -411,6 +411,26 @@ def test_f44_network_moved_between_two_runs(site: Lab) -> None:
     assert set(store.kvs(f"{PREFIX}/subnets/")) == {lease_key(node.subnet)}
 
 
+def test_f44_network_grown(site: Lab) -> None:
+    """A network that has grown around the old one is taken up at once; nothing of the old one is lost on the way."""
+    node, store = site.nodes[0], store_of(site)
+    store.put(lease_key("172.7.99.0/24"), lease_value(STRANGER))
+    store.put(lease_key("172.6.9.0/24"), lease_value(STRANGER))
+    launch(node, ip_masq=True)
+    node.wait_ready()
+    node.wait_routes({"172.7.99.0/24": STRANGER})
+    before = store.kvs(f"{PREFIX}/subnets/")
+    with RouteMonitor(node) as monitor:
+        store.put(f"{PREFIX}/config", CONFIG.replace("172.7.0.0/16", "172.6.0.0/15"))
+        node.wait_routes({"172.7.99.0/24": STRANGER, "172.6.9.0/24": STRANGER}, 10)
+        until(lambda: node.env()["FLANNEL_NETWORK"] == "172.6.0.0/15", "subnet.env names the network", 10)
+        until(lambda: "172.7.0.0/16" not in node.exec("iptables-save"), "the rules of the old network are gone", 10)
+        assert {message.text.split()[0] for message in monitor.messages()} == {"172.6.9.0/24"}
+    assert "-s 172.6.0.0/15 ! -d 224.0.0.0/4" in node.exec("iptables-save")
+    assert node.get("/readyz")[0] == 200
+    assert store.kvs(f"{PREFIX}/subnets/") == before
+
+
 @pytest.mark.parametrize("cut", [b"BackendType", first_call("Lease/LeaseGrant")], ids=["put", "grant"])
 def test_f48_reply_lost(site: Lab, cut: bytes) -> None:
     """The reply to the creation gets lost: the daemon finds out what it has; one subnet, one etcd lease."""

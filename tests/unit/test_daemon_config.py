@@ -1,9 +1,12 @@
 """A network configuration that changes under a daemon that runs: row F44."""
 
+from dataclasses import replace
+from ipaddress import IPv6Interface
+
 import pytest
 
 from pyflanneld.errors import RegistryUnavailable
-from tests.support.fakes.node import CONFIG, FakeNode
+from tests.support.fakes.node import CONFIG, FakeNode, lan, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
 
@@ -57,6 +60,50 @@ def test_what_fits_disturbs_nobody(changed: bytes) -> None:
         async with node.running():
             etcd.put_config(changed)
             await until(lambda: any(event == "config.fits" for _, event, _ in node.log.events), 5)
+            assert node.ready
+
+    run(scenario())
+
+
+def test_a_network_that_has_grown_is_taken_up() -> None:
+    """Peers in its new part get routes, rules and file name it, and the lease stays; the node is ready throughout."""
+
+    async def scenario() -> None:
+        etcd, node = a_node()
+        node.configure(ip_masq=True)
+        beyond = etcd.put(b"172.6.9.0-24", value("192.168.14.22"))
+        async with node.running():
+            held = etcd.records()
+            assert not node.kernel.gateways()
+            etcd.put_config(CONFIG.replace(b"172.7.0.0/16", b"172.6.0.0/15"))
+            await until(lambda: node.kernel.gateways() == {"172.6.9.0/24": "192.168.14.22"} or not node.ready, 5)
+            await until(lambda: "FLANNEL_NETWORK=172.6.0.0/15" in (node.file.text or "") or not node.ready, 5)
+            rules = [node.firewall.rules(*chain) for chain in (("nat", "FLANNEL-POSTRTG"), ("filter", "FLANNEL-FWD"))]
+            assert all("172.6.0.0/15" in str(some) and "172.7.0.0/16" not in str(some) for some in rules)
+            assert etcd.records() == held
+            assert beyond in held
+            assert node.ready
+            etcd.put_config(CONFIG)
+            await until(lambda: "Network: 172.6.0.0/15 -> 172.7.0.0/16" in node.why_not, 5)
+
+    run(scenario())
+
+
+def test_each_family_can_grow() -> None:
+    """A peer whose IPv6 half is in the new part gets its IPv6 route too."""
+    dual = CONFIG.replace(b"{", b'{"EnableIPv6":true,"IPv6Network":"2001:cafe:42::/56",', 1)
+
+    async def scenario() -> None:
+        etcd, node = a_node()
+        etcd.put_config(dual)
+        node.kernel.set_link(replace(lan(21), addresses6=(IPv6Interface("2001:db8::21/64"),)))
+        text = b'{"PublicIP":"192.168.14.22","PublicIPv6":"2001:db8::22","BackendType":"host-gw"}'
+        etcd.put(b"172.7.22.0-24&2001:cafe:42:100::-64", text)
+        async with node.running():
+            assert "2001:cafe:42:100::/64" not in node.kernel.gateways()
+            etcd.put_config(dual.replace(b"42::/56", b"42::/55"))
+            both = {"172.7.22.0/24": "192.168.14.22", "2001:cafe:42:100::/64": "2001:db8::22"}
+            await until(lambda: node.kernel.gateways() == both or not node.ready, 5)
             assert node.ready
 
     run(scenario())

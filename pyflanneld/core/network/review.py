@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
+from itertools import zip_longest
 
 from pyflanneld.core.etcd_types import Record
-from pyflanneld.core.families import Network, overlap
+from pyflanneld.core.families import Network, inside, overlap
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Link
@@ -144,8 +145,14 @@ def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]
 
 def misfits(key: SubnetKey, before: NetworkConfig, after: NetworkConfig) -> list[str]:
     """Return the changes that move a node with *key* at its next start, one line each; none if it keeps *key*."""
-    same_kind = (networks_of(before), before.backend_type) == (networks_of(after), after.backend_type)
+    same_kind = _covers(after, before) and before.backend_type == after.backend_type
     return [] if same_kind and after.admits(key.ipv4, key.ipv6) else differences(before, after)
+
+
+def _covers(after: NetworkConfig, before: NetworkConfig) -> bool:
+    """Return whether each network lies in the one of its family that comes after it, and there is no other family."""
+    pairs = zip_longest(networks_of(before), networks_of(after))
+    return all(was is not None and now is not None and inside(was, now) for was, now in pairs)
 
 
 def crowded(effects_: Sequence[Effect], config: NetworkConfig) -> str | None:

@@ -72,6 +72,7 @@ class ObjectTable(Generic[W, P]):
         self._parked: dict[Any, P] = {}
         self._extras: dict[Any, tuple[P, ...]] = {}  # more of ours, where one is enough
         self.shadowed: Mapping[Any, P] = {}
+        self._noted: Sequence[P] = ()  # everybody's objects as last noted, if nothing that they mean has changed since
         self._due: set[Identity] | None = None  # None: all
         self._compared: set[Identity] | None = None  # what was due for the plan that is under way
 
@@ -112,6 +113,7 @@ class ObjectTable(Generic[W, P]):
 
         What is wanted for one subnet has other identities than what is wanted for another one.
         """
+        self._noted = ()
         if subnets is None:
             self._wanted, self._wanted_for = {}, {}
         due = [identity for subnet in subnets or () for identity in self._wanted_for.pop(subnet, ())]
@@ -224,6 +226,7 @@ class ObjectTable(Generic[W, P]):
     def _set(self, identity: Identity, present: P | None, known: ObjectState[P] | None = None) -> None:
         if known is None:
             known = self._state(identity)
+        self._noted = ()
         if self._parked:
             self._parked.pop(identity, None)
         self.present += (present is not None) - (known.present is not None)
@@ -255,6 +258,9 @@ class ObjectTable(Generic[W, P]):
 
         Of several, a replacement would hit the first.
         """
+        if objects == self._noted and not (self._waiting or self._with_foreign):
+            return
+        self._noted = objects
         self._forget(self._with_foreign)
         ours: set[Identity] = set()
         for one in objects:

@@ -27,12 +27,12 @@ class Place:
     Attributes:
         network: the whole of it.
         subnet: this node's share.
-        before: the network of the run before, if it is known and was another.
+        before: what the network was before, in the last run or in this one.
     """
 
     network: Network
     subnet: Network
-    before: Network | None = None
+    before: tuple[Network, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -42,16 +42,20 @@ class Place:
     @property
     def networks(self) -> tuple[Network, ...]:
         """The networks that we may speak for."""
-        return (self.network,) if self.before is None else (self.network, self.before)
+        return (self.network, *self.before)
 
 
 def places_of(node: Node) -> tuple[Place, ...]:
     """Return the node's places, one for each family in use."""
-    network, before = node.subnet_range.network, node.membership.network_before
-    ipv4 = Place(network, node.lease.subnet, before if before != network else None)
+    ipv4 = _place(node, node.subnet_range.network, node.lease.subnet)
     if node.subnet_range6 is None or node.lease.ipv6 is None:
         return (ipv4,)
-    return (ipv4, Place(node.subnet_range6.network, node.lease.ipv6))
+    return (ipv4, _place(node, node.subnet_range6.network, node.lease.ipv6))
+
+
+def _place(node: Node, network: Network, subnet: Network) -> Place:
+    earlier = dict.fromkeys(node.membership.networks_before)
+    return Place(network, subnet, tuple(one for one in earlier if one.version == network.version and one != network))
 
 
 def asked_sections(context: Context) -> tuple[Section, ...]:

@@ -36,7 +36,19 @@ REMOVAL_CAP_S = 30.0
 
 
 async def keep_firewall(context: Context, node: Node) -> None:
-    """Keep all rules for ever; ``node.progress.rules_tried`` and ``node.progress.rules`` show how far it has come."""
+    """Keep all rules for ever; those of a larger network once it has grown.
+
+    ``node.progress.rules_tried`` and ``node.progress.rules`` show how far it has come.
+    """
+    while True:
+        async with asyncio.TaskGroup() as tasks:
+            keeping = tasks.create_task(_keep(context, node), name="firewall-rules")
+            await node.wake.rules.wait(None)
+            keeping.cancel()
+
+
+async def _keep(context: Context, node: Node) -> None:
+    """Keep the rules of the network as it is now."""
     keepers = [_Keeper(context, job) for job in jobs_of(context, node)]
     node.rules = [keeper.job for keeper in keepers]
     async with asyncio.TaskGroup() as tasks:

@@ -109,7 +109,7 @@ class Reconciler:
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
         check_bridge(self._context, node)
         backend, host = node.backend, node.host
-        placement = backend.placement(host)
+        placement = backend.placement(host), host.networks
         if placement != self._placement:
             self._placement, self._revalidate, self._rederive = placement, True, True
             for table, kind in zip(node.tables, backend.kinds(host), strict=True):
