@@ -568,4 +568,9 @@ PLANTS: tuple[Plant, ...] = (
         "children stay", "what a firewall program has started goes on when it has ended",
         "firewall.command_runner", [drop_call("killpg")], ("tests/integration/test_firewall_programs.py",),
     ),
+    Plant(
+        "ready without a peer", "a host that accepts none of its peers is ready",
+        "tasks.objects.report:Reports._none_accepted", [argument("report", "blocks", "False")],
+        ("tests/unit/test_daemon_routes.py",),
+    ),
 )

@@ -54,8 +54,9 @@ class RouteChecker:
         self._put_s: dict[Network, deque[float]] = {}  # when each destination was put lately
 
     def begin(self) -> None:
-        """A daemon starts: what the one before it has dropped lately is not known to it."""
+        """A daemon starts: what the one before it has dropped and put lately is not known to it."""
         self._guard = GuardRule()
+        self._put_s.clear()
 
     def asked(self, changes: Sequence[KernelChange], *, again: bool) -> None:
         """I9: what is put was told, and what is dropped was not; and most routes go only when two lists lack them."""

@@ -126,6 +126,8 @@ class Delivered:
         Which one is the last good one of an unreadable value is not sure, nor that there is one: values that came and
         went between two looks were never validated.
         """
+        if not host.reaches(LAN[0] + 1):
+            return Verdict({}, set())  # a host that reaches no gateway may drop its routes, or keep them
         may: dict[Net, set[int]] = {}
         keep: set[Net] = set()
         sure: set[Net] = set()

@@ -5,6 +5,8 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from ipaddress import IPv4Interface
 from random import Random
 
 from pyflanneld.core.etcd_types import Record
@@ -19,6 +21,8 @@ from tests.support.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 TTL_S = 60
 STATES = 0.5
 """How many of the hosts save their last good state."""
+SEVERAL = 3
+"""So many peers of which none is accepted are this host's fault."""
 _MARGIN_S = 3.0
 _RESYNC_S = 60.0  # nobody here touches the firewall
 _EXPECTED_ENDS = (LeaseLost, KernelError, Killed)
@@ -93,6 +97,7 @@ class SimNode(FakeNode):
         self._changes: list[float] = []
         self._checked: object = None
         self._checked_file: bytes | None = None
+        self._narrow = False  # whether the link has led to nobody since the daemon's start
         self.registry = self._client()
 
     def _check_pace(self, before: Record) -> None:
@@ -159,6 +164,7 @@ class SimNode(FakeNode):
         self.registry = self._client()
         self.sim.set_way(way)
         self.meet_strays(self._strays)
+        self._narrow = self._leads_to_nobody()
         self._task = asyncio.create_task(self.build().run(), name=self.name)
         self._task.add_done_callback(self._end)
         self.ended = None
@@ -210,6 +216,16 @@ class SimNode(FakeNode):
     def owns(self, said: tuple[int, str] | None) -> bool:
         """Return whether what a lease says is said of this host."""
         return said is not None and said[0] in self._addresses
+
+    def narrow(self) -> None:
+        """Give the address no network around it, as many a VPN does; or the usual one, if it has none."""
+        link, length = next(iter(self.fib._links.values())), 24 if self._leads_to_nobody() else 32
+        self._narrow &= length == 32
+        addresses = tuple(IPv4Interface(f"{own.ip}/{length}") for own in link.addresses)
+        self.kernel.set_link(replace(link, addresses=addresses))
+
+    def _leads_to_nobody(self) -> bool:
+        return any(own.network.prefixlen == 32 for link in self.fib._links.values() for own in link.addresses)
 
     def freeze(self) -> None:
         """Stop the process in its tracks, at its next call to anything."""
@@ -288,7 +304,8 @@ class SimNode(FakeNode):
         assert self.daemon is not None
         assert self.daemon._node is not None
         node = self.daemon._node
-        return spec.Host(spec.network(str(node.lease.subnet)), spec.address(str(node.choice.address)))
+        length = next(own.network.prefixlen for own in node.link.addresses if own.ip == node.choice.address)
+        return spec.Host(spec.network(str(node.lease.subnet)), spec.address(str(node.choice.address)), length)
 
     def destinations(self) -> list[str]:
         """Return the destination of each route of ours inside the network, in whatever form."""
@@ -325,6 +342,7 @@ class SimNode(FakeNode):
         if self.ready:
             self._check_published("is ready")
             self._check_told(now_s)
+            self._check_accepting()
             if self.stands_in:
                 raise spec.Violation(f"readiness: {self.name} is ready by what it has saved")
             if node.guard.held:
@@ -335,6 +353,13 @@ class SimNode(FakeNode):
         gone_s = self.sim.own_gone_s
         if gone_s is not None and self.sim.awake.is_set() and now_s > max(gone_s, self._thawed_s) + _HEARD_S:
             raise spec.Violation(f"readiness: {self.name} is ready, and etcd has said that its key is gone")
+
+    def _check_accepting(self) -> None:
+        """Nobody is ready who has reached none of several peers since its start."""
+        self._narrow &= self._leads_to_nobody()
+        wide = replace(self.as_host(), length=spec.LAN[1])
+        if self._narrow and len(self.sim.delivered.verdict(wide).sure) >= SEVERAL:
+            raise spec.Violation(f"readiness: {self.name} is ready and accepts none of its peers")
 
     def _check_published(self, what: str) -> None:
         """I17, I41: nobody hears that the node is ready before the file is there, and about its lease."""

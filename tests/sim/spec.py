@@ -90,10 +90,15 @@ class Key:
 
 @dataclass(frozen=True)
 class Host:
-    """What decides how a host validates the others."""
+    """What decides how a host validates the others; *length* is the prefix length of its address on its link."""
 
     own: Net
     address: int
+    length: int = LAN[1]
+
+    def reaches(self, gateway: int) -> bool:
+        """Return whether a gateway is on the host's link."""
+        return contains((self.address, self.length), (gateway, 32))
 
 
 def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
@@ -102,6 +107,8 @@ def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
     for key in sorted(keys, key=lambda key: (key.created, key.name)):
         subnet, said = read_name(key.name), read_value(key.value)
         if subnet is None or said is None or said[1] != "host-gw" or overlap(subnet, host.own) or overlap(subnet, LAN):
+            continue
+        if not host.reaches(said[0]):
             continue
         if said[0] != host.address and not any(overlap(subnet, other) for other in routes):
             routes[subnet] = said[0]

@@ -370,6 +370,13 @@ def touch_link(world: "World") -> None:
         node.kernel.set_link(replace(link, up=what == "up"))
 
 
+def narrow(world: "World") -> None:
+    """Choose a link that leads to nobody, or one that leads to all."""
+    node = world.some()
+    world.say(f"{node.name}: the network around its address comes or goes")
+    node.narrow()
+
+
 def renumber(world: "World") -> None:
     """Give a host another address."""
     node = world.some()
@@ -439,5 +446,5 @@ def _name(first: int, length: int) -> bytes:
 TROUBLES: tuple[Callable[["World"], None], ...] = (
     start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, stray_member, elect,
     compact, back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, put_junk_beside, claim, take_over,
-    reserve, other_peer, touch_route, touch_link, renumber, refuse, spoil_disk, fight,
+    reserve, other_peer, touch_route, touch_link, narrow, renumber, refuse, spoil_disk, fight,
 )  # fmt: skip

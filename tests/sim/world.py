@@ -289,7 +289,8 @@ class World:
         node.kernel.fail_calls(0)
         node.kernel.no_more_refusals()
         link = next(iter(node.fib._links.values()), None)
-        if link is None or not link.up or not link.addresses:
+        wide = link is not None and all(own.network.prefixlen == spec.LAN[1] for own in link.addresses)
+        if link is None or not (link.up and link.addresses and wide):
             node.kernel.set_link(lan(node.host, index=link.index if link else 9))
         for route in node.kernel.table():
             if route.protocol == PROTO_STATIC:
