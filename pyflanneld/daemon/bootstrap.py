@@ -62,10 +62,12 @@ async def prepare(
     membership = Membership(config, subnet_range, backend, settings.route_protocol, networks)
     attrs = publish(settings, membership, choice, links)
     assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses
-    underlay = [own.network for own in choice.link.addresses]
+    around = tuple(own.network for own in choice.link.addresses if own.network.prefixlen < subnet_range.subnet_len)
+    underlay = [own.network for own in choice.link.addresses if own.network not in around]
+    underlay += [IPv4Network(own.ip) for own in choice.link.addresses]
     underlay += [IPv4Network(one) for one in etcd_addresses(context, IPv4Address)]
     request = LeaseRequest(
-        subnet_range, attrs, previous=before.subnet, underlay=tuple(underlay),
+        subnet_range, attrs, previous=before.subnet, underlay=tuple(underlay), around=around,
         ipv6=_request6(context, config.ipv6, before.subnet6, choice.link),
     )
     return Bootstrap(links, choice, membership, request)
@@ -76,6 +78,8 @@ def _request6(
 ) -> SubnetRequest[IPv6Network] | None:
     if subnet_range is None:
         return None
-    underlay = [own.network for own in link.addresses6]
+    around = tuple(own.network for own in link.addresses6 if own.network.prefixlen < subnet_range.subnet_len)
+    underlay = [own.network for own in link.addresses6 if own.network not in around]
+    underlay += [IPv6Network(own.ip) for own in link.addresses6]
     underlay += [IPv6Network(one) for one in etcd_addresses(context, IPv6Address)]
-    return SubnetRequest(subnet_range, previous, tuple(underlay))
+    return SubnetRequest(subnet_range, previous, tuple(underlay), around)

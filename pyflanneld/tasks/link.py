@@ -4,7 +4,7 @@ What the default route or the route to ``--iface-can-reach`` chose at start stay
 routes come and go, and our address must not change with them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pyflanneld.backends import Backend
 from pyflanneld.config.settings import Settings
-from pyflanneld.core.families import Address, Network, in_order, overlap
+from pyflanneld.core.families import Address, Network, in_order
 from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link, describe_links
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
@@ -144,7 +144,7 @@ def _family_context(
     node: Node, network: Network, own_subnet: Network, protected: frozenset[Address], loopback: frozenset[Address]
 ) -> FamilyContext:
     addresses = [own for link in node.links for own in link.interfaces(network.version)]
-    connected = {own.network for own in addresses if not overlap(own.network, own_subnet)}
+    connected = {own.network for own in addresses}
     return FamilyContext(
         network, own_subnet,
         link_addresses=node.link.interfaces(network.version),
@@ -153,6 +153,24 @@ def _family_context(
         connected=tuple(in_order(connected)),
         protected=protected,
     )
+
+
+async def foreign_next_hops(context: Context, node: Node) -> frozenset[Address]:
+    """Return the next hops of everybody else's routes; needed only where a connected network ``is_shared``."""
+    ours = context.settings.route_protocol
+    found = [route for network in node.networks for route in await context.kernel.routes(version=network.version)]
+    return frozenset(route.gateway for route in found if route.gateway is not None and route.protocol != ours)
+
+
+def next_hops(node: Node, foreign: Iterable[Address]) -> dict[Address, int]:
+    """Return the addresses that leases publish, by the revision since when, and those of *foreign* routes: for ever."""
+    since: dict[Address, int] = {}
+    for record in sorted(node.peers.records(), key=lambda record: record.create_revision):
+        if (attrs := record.lease.attrs) is not None:
+            for address in (attrs.public_ip, attrs.public_ipv6):
+                if address is not None:
+                    since.setdefault(address, record.create_revision)
+    return since | dict.fromkeys(foreign, 0)
 
 
 A = TypeVar("A", IPv4Address, IPv6Address)

@@ -41,6 +41,7 @@ class PeerWatcher:
         self._node = node
         self._own_name = node.lease.record.name
         self._own_there = True
+        self._own_at = node.lease.record.mod_revision  # the last revision at which our key was certainly there
         self._first: Snapshot | None = first
         self._position = first.position  # up to where all changes are known
         self._waits = backoff(RETRY_FIRST_S, RETRY_CAP_S, context.rng)
@@ -88,7 +89,9 @@ class PeerWatcher:
             self._list_failed(error)
             return False
         own = next((record for record in snapshot.records if record.name == self._own_name), None)
-        self._note_junk(there=own is not None)
+        if snapshot.revision < self._own_at:
+            self._own_at = 0  # another history
+        self._note_junk(there=own is not None, at=snapshot.revision)
         self._take(snapshot, before)
         self._check_own(own, snapshot.revision)
         return True
@@ -218,19 +221,29 @@ class PeerWatcher:
         for event in events:
             revision = max(revision, event.revision)
             if event.name == self._own_name:
-                self._note_junk(there=not isinstance(event, Gone))
+                gone = isinstance(event, Gone)
+                if gone:
+                    self._own_at = max(self._own_at, event.revision - 1)
+                self._own_at = event.revision - 1 if gone else event.revision
+                self._note_junk(there=not gone, at=event.revision)
                 self._check_own(None if isinstance(event, Gone) else event.record, event.revision)
             else:
                 changed |= self._node.peers.apply(event)
         self._position = replace(self._position, revision=revision)
         return changed
 
-    def _note_junk(self, *, there: bool) -> None:
-        """When this host's key goes, note which keys without a readable value have overlapped it: no host's."""
-        if self._own_there and not there:
+    def _note_junk(self, *, there: bool, at: int) -> None:
+        """When this host's key goes, note which keys without a readable value have overlapped it: no host's.
+
+        An event may be lost, so what a list lacks may have gone at any revision since it was certainly there.
+        """
+        if there:
+            self._own_at = at
+        elif self._own_there:
             own = self._node.lease.key
             records = [record for record in self._node.peers.records() if is_junk(record)]
-            found = (record for record in records if record.lease.key is not None and record.lease.key.overlaps(own))
+            beside = (record for record in records if record.create_revision <= self._own_at)
+            found = (record for record in beside if record.lease.key is not None and record.lease.key.overlaps(own))
             self._node.junk_beside = frozenset(record.incarnation for record in found)
         self._own_there = there
 

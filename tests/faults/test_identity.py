@@ -322,13 +322,14 @@ def test_f45_network_around_the_lan(site: Lab, measured: Measured) -> None:
 
 
 def test_f45_network_inside_the_lan(site: Lab, measured: Measured) -> None:
-    """Where every subnet overlaps the LAN, nothing is leased and nothing routed; the reason is told, and another
-    configuration helps."""
+    """Where every subnet holds the address of a host, nothing is leased and nothing routed; the reason is told, and
+    another configuration helps."""
     node, store = site.nodes[0], store_of(site)
-    store.put(f"{PREFIX}/config", '{"Network":"192.168.14.0/24","Backend":{"Type":"host-gw"}}')
+    only = '"SubnetLen":28,"SubnetMin":"192.168.14.16","SubnetMax":"192.168.14.16"'
+    store.put(f"{PREFIX}/config", f'{{"Network":"192.168.14.0/24",{only},"Backend":{{"Type":"host-gw"}}}}')
     journal = Journal(node)
     launch(node)
-    assert "overlaps 192.168.14.0/24" in journal.wait("lease.exhausted", timeout_s=15)["condition"]
+    assert f"overlaps {node.address.ip}/32" in journal.wait("lease.exhausted", timeout_s=15)["condition"]
     assert node.get("/readyz")[0] == 503
     assert node.get("/healthz")[0] == 200
     assert store.kvs(f"{PREFIX}/subnets/") == {}
@@ -337,6 +338,32 @@ def test_f45_network_inside_the_lan(site: Lab, measured: Measured) -> None:
     store.put(f"{PREFIX}/config", CONFIG)
     took_s = node.wait_ready(8)
     measured(f"refused with its reason; ready {took_s:.1f} s after it was corrected")
+
+
+def test_f45_lan_wider_than_the_network(site: Lab, measured: Measured) -> None:
+    """Hosts in a network that holds the cluster's: leases are taken beside the hosts' addresses, and routed; so is a
+    subnet in which somebody makes a smaller network, of which only those addresses stay here."""
+    first, second = site.nodes[:2]
+    store, journals = store_of(site), {node: Journal(node) for node in (first, second)}
+    store.put(f"{PREFIX}/config", '{"Network":"192.168.14.0/24","SubnetLen":27,"Backend":{"Type":"host-gw"}}')
+    for node in (first, second):
+        launch(node)
+    for node in (first, second):
+        node.wait_ready()
+        node.wait_routes(site.gateways_for(node, [first, second]))
+        assert "is a part of 192.168.14.0/24" in journals[node].wait("peer.shares_addresses")["condition"]
+    pod, inner = second.subnet, IPv4Network(second.subnet)
+    with RouteMonitor(first) as monitor:
+        part = list(inner.subnets(new_prefix=28))[1]
+        first.exec("ip", "link", "add", "br9", "type", "bridge")
+        first.exec("ip", "address", "add", f"{part[1]}/28", "dev", "br9")
+        first.exec("ip", "link", "set", "br9", "up")
+        assert journals[first].wait("route.shadowed", timeout_s=15)["destinations"] == [pod]
+        assert str(second.address.ip) in first.exec("ip", "route", "get", str(inner[1]))
+        assert f"Deleted {pod}" not in {" ".join(message.text.split()[:2]) for message in monitor.messages()}
+    first.exec("ip", "link", "del", "br9")
+    assert first.get("/readyz")[0] == 200
+    measured("leases beside the hosts' addresses, routed; a network made inside one takes no route away")
 
 
 # F49: what subnet.env remembers

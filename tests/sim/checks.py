@@ -51,7 +51,8 @@ class RouteChecker:
         self._protocol = protocol
         self._before = Verdict({}, set())
         self._guard = GuardRule()
-        self._put_s: dict[Network, deque[float]] = {}  # when each destination was put lately
+        self._put_s: dict[Network, deque[float]] = {}  # when each destination was put lately, by this one:
+        self._patient: object = None
 
     def begin(self) -> None:
         """A daemon starts: what the one before it has dropped and put lately is not known to it."""
@@ -120,7 +121,10 @@ class RouteChecker:
 
     def _check_patience(self, dst: Network) -> None:
         """I10: nobody is fought: a route that is taken again and again is not put again without a pause."""
-        now_s = self._node.clock.now_s()
+        now_s, node = self._node.clock.now_s(), self._node.daemon._node if self._node.daemon is not None else None
+        if node is not self._patient:  # what was saved has been confirmed: another task does the routes
+            self._patient = node
+            self._put_s.clear()
         lately = self._put_s.setdefault(dst, deque(maxlen=MANY + 1))
         lately.append(now_s)
         if len(lately) > MANY and now_s - lately[0] < MANY_S:

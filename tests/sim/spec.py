@@ -43,6 +43,7 @@ def overlap(one: Net, other: Net) -> bool:
 
 
 CLUSTER, LAN = network("192.168.0.0/18"), network("192.168.14.0/24")
+ETCD = address("192.168.14.12")
 LOWEST, HIGHEST = address("192.168.1.0"), address("192.168.40.0")
 _NAME = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})-(\d{1,2})(&fd00::-64)?")
 
@@ -101,14 +102,24 @@ class Host:
         return contains((self.address, self.length), (gateway, 32))
 
 
+def takes_away(subnet: Net, needed: Iterable[int]) -> bool:
+    """Return whether a route to *subnet* takes the LAN away, or one of the *needed* addresses in it.
+
+    The kernel takes the longer prefix: what holds the LAN does not take it away.
+    """
+    return subnet == LAN or (subnet[1] > LAN[1] and any(contains(subnet, (one, 32)) for one in needed))
+
+
 def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
     """Return the routes that a host should have, destination to gateway."""
     routes: dict[Net, int] = {}
+    keys = tuple(keys)
     for key in sorted(keys, key=lambda key: (key.created, key.name)):
         subnet, said = read_name(key.name), read_value(key.value)
-        if subnet is None or said is None or said[1] != "host-gw" or overlap(subnet, host.own) or overlap(subnet, LAN):
+        if subnet is None or said is None or said[1] != "host-gw" or overlap(subnet, host.own):
             continue
-        if not host.reaches(said[0]):
+        hops = {hop[0] for one in keys if one.created < key.created and (hop := read_value(one.value)) is not None}
+        if not host.reaches(said[0]) or takes_away(subnet, {host.address, ETCD, *hops} - {said[0]}):
             continue
         if said[0] != host.address and not any(overlap(subnet, other) for other in routes):
             routes[subnet] = said[0]
@@ -179,7 +190,8 @@ def check_written(
 
 def check_put(subnet: Net, gateway: int, host: Host) -> None:
     """I7: no route leads outside the cluster's network, into the own subnet, or over a gateway that is not one."""
-    if not contains(CLUSTER, subnet) or subnet == CLUSTER or overlap(subnet, host.own) or overlap(subnet, LAN):
+    outside = not contains(CLUSTER, subnet) or subnet == CLUSTER
+    if outside or overlap(subnet, host.own) or takes_away(subnet, {host.address, ETCD}):
         raise Violation(f"I7: put a route to {subnet}")
     if not is_host(gateway) or gateway == host.address:
         raise Violation(f"I7: put a route over {gateway}")

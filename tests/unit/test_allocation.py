@@ -40,11 +40,13 @@ def pick(
     *,
     previous: str | None = None,
     underlay: Sequence[str] = (),
+    around: Sequence[str] = (),
     seed: int = 0,
     ipv6: SubnetRequest[IPv6Network] | None = None,
 ) -> Choice:
     ipv4 = SubnetRequest(
-        subnet_range, IPv4Network(previous) if previous else None, tuple(IPv4Network(text) for text in underlay)
+        subnet_range, IPv4Network(previous) if previous else None, tuple(IPv4Network(text) for text in underlay),
+        tuple(IPv4Network(text) for text in around),
     )
     return choose(tuple(records), OWN, ipv4, ipv6, Random(seed))
 
@@ -312,6 +314,17 @@ def test_the_underlay_is_avoided() -> None:
     assert choice == Claim(IPv4Network("10.5.1.0/24"), "it overlaps 10.5.2.0/23, which is taken")
     assert pick((), SMALL, underlay=["10.5.0.0/22"]) == Exhausted()
     assert pick((), SMALL, underlay=["10.0.0.0/8"]) == Exhausted()
+
+
+def test_a_part_of_the_lan_is_taken_where_there_is_nothing_else() -> None:
+    """As flanneld: a LAN that is wider than a lease may hold one, but not over the address of a host that is known."""
+    assert claimed(pick((), SMALL, around=["10.5.0.0/23"])) != IPv4Network("10.5.1.0/24")
+    hosts = [lease("10.9.1.0/24", "10.5.1.11", created=1), lease("10.9.2.0/24", "10.5.2.11", created=2)]
+    for seed in range(20):
+        choice = pick(hosts, SMALL, around=["10.5.0.0/16"], seed=seed)
+        assert claimed(choice) == IPv4Network("10.5.3.0/24")
+    assert pick(hosts, SMALL, around=["10.5.0.0/16"], underlay=["10.5.3.7/32"]) == Exhausted()
+    assert claimed(pick((), SMALL, previous="10.5.2.0/24", around=["10.5.0.0/16"])) == IPv4Network("10.5.2.0/24")
 
 
 @given(st.lists(st.integers(0, 254).map(lambda n: IPv4Network((0x0A050000 + (n << 8), 24))), unique=True, max_size=60))

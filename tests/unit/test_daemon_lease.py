@@ -509,19 +509,39 @@ def test_larger_network_helps_a_node_that_waits() -> None:
     run(scenario())
 
 
-def test_network_inside_the_lan_is_said_and_nothing_leased() -> None:
-    """Where every subnet overlaps the link's own network, no lease is taken; the reason names both."""
+def test_where_every_subnet_holds_what_this_host_needs_nothing_is_leased() -> None:
+    """The reason names the network and the addresses."""
 
     async def scenario() -> None:
         etcd = FakeEtcd()
-        etcd.put_config(b'{"Network":"192.168.14.0/24","Backend":{"Type":"host-gw"}}')
+        etcd.put_config(
+            b'{"Network":"192.168.14.0/24","SubnetLen":28,"SubnetMin":"192.168.14.16","SubnetMax":"192.168.14.16",'
+            b'"Backend":{"Type":"host-gw"}}'
+        )
         node = FakeNode(etcd)
         async with node.running(ready=False):
-            await until(lambda: "overlaps 192.168.14.0/24" in node.why_not, 5)
+            await until(lambda: "every subnet of 192.168.14.0/24 overlaps 192.168.14.21/32" in node.why_not, 5)
             await asyncio.sleep(60)
             assert etcd.records() == ()
             etcd.put_config(b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}')
             await until(lambda: node.ready, 6)
+
+    run(scenario())
+
+
+def test_a_part_of_the_lan_is_leased_where_no_known_host_is() -> None:
+    """A network inside the LAN works, as with flanneld, and is told."""
+
+    async def scenario() -> None:
+        etcd = FakeEtcd()
+        etcd.put_config(b'{"Network":"192.168.14.0/24","Backend":{"Type":"host-gw"}}')
+        etcd.put(b"192.168.14.64-26", value("192.168.14.130"))
+        node = FakeNode(etcd)
+        async with node.running():
+            assert {record.name for record in etcd.records()} == {b"192.168.14.64-26", b"192.168.14.192-26"}
+            assert node.kernel.gateways() == {"192.168.14.64/26": "192.168.14.130"}
+            told = node.conditions.open()["shared"].text
+            assert told.startswith("leases take addresses of a connected network: 192.168.14.192/26 is a part of")
 
     run(scenario())
 

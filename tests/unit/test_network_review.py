@@ -35,7 +35,8 @@ def test_remarks() -> None:
         "'subnetlenght' is no key of a network configuration; did you mean SubnetLen?",
         "'comment' is no key of a network configuration; it has no effect",
         "Backend.Type is not given, so flannel takes 'udp'",
-        "172.7.9.0/24 of eth1 on this host overlaps the network: leases there are rejected here",
+        "172.7.9.0/24 of eth1 on this host overlaps the network: a lease that is the same is rejected, "
+        "and of others the longer prefix counts",
     ]
     assert remarks(GOOD, parse_config(GOOD), []) == []
 

@@ -423,15 +423,15 @@ def test_a_gateway_of_our_own_or_inside_the_network_is_refused(gateway: str, rea
 
 
 def test_a_lan_that_lies_inside_the_network_is_spared_and_served() -> None:
-    """Row F45: peers on a LAN inside Network are followed, and none of them can claim a part of that LAN."""
+    """Row F45: peers on a LAN inside Network are followed, and none of them can claim the part that this host is in."""
     context = ValidationContext("host-gw", FamilyContext(
         IPv4Network("10.0.0.0/8"), IPv4Network("10.9.1.0/24"), (IPv4Interface("10.1.2.10/24"),),
         frozenset({IPv4Address("10.1.2.10")}),
     ))  # fmt: skip
-    good, thief = lease("10.9.3.0/24", "10.1.2.11"), lease("10.1.2.128/25", "10.1.2.12", created=130)
+    good, thief = lease("10.9.3.0/24", "10.1.2.11"), lease("10.1.2.0/25", "10.1.2.12", created=130)
     seen = view(listed(good, thief), context=context)
     assert text(seen.peers) == {"10.9.3.0/24": "10.1.2.11"}
-    assert reasons(seen) == {thief.name: "captures_network"}
+    assert reasons(seen) == {thief.name: "captures_address"}
 
 
 @pytest.mark.parametrize(
@@ -478,18 +478,63 @@ def test_a_neighbour_is_what_the_link_reaches(link: str, near: Sequence[str], fa
     [
         ({"own_addresses": frozenset({IPv4Address("10.5.3.7")})}, "captures_address"),
         ({"protected": frozenset({IPv4Address("10.5.3.255")})}, "captures_address"),
-        ({"connected": (IPv4Network("10.5.3.64/26"),)}, "captures_network"),
-        ({"connected": (IPv4Network("10.5.2.0/23"),)}, "captures_network"),
-        ({"connected": (IPv4Network("10.5.3.0/24"),)}, "captures_network"),
+        (
+            {"own_addresses": frozenset({IPv4Address("10.5.3.7")}), "connected": (IPv4Network("10.5.0.0/16"),)},
+            "captures_address",
+        ),
+        (
+            {"protected": frozenset({IPv4Address("10.5.3.7")}), "connected": (IPv4Network("10.5.3.128/25"),)},
+            "captures_address",
+        ),
     ],
 )
 def test_what_this_host_needs_is_not_captured(change: dict[str, object], reason: str) -> None:
-    """Rule V9: no route over an address of our own, one to be protected (etcd's), or a connected network."""
+    """Rule V9: no route over an address of our own, or one to be protected (etcd's), that no longer prefix protects."""
     record = lease("10.5.3.0/24")
     seen = view(listed(record), context=with_ipv4(**change))
     assert not seen.peers
     assert reasons(seen) == {record.name: reason}
     assert not view(listed(replace(record, value=b"junk")), context=with_ipv4(**change)).frozen
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"connected": (IPv4Network("10.5.3.64/26"),)},
+        {"connected": (IPv4Network("10.5.2.0/23"),)},
+        {"connected": (IPv4Network("10.5.3.64/26"),), "own_addresses": frozenset({IPv4Address("10.5.3.65")})},
+        {"connected": (IPv4Network("10.5.3.7/32"),), "protected": frozenset({IPv4Address("10.5.3.7")})},
+        {"connected": (IPv4Network("10.0.0.0/8"),), "protected": frozenset({IPv4Address("10.5.4.1")})},
+    ],
+)
+def test_a_connected_network_that_holds_a_subnet_or_lies_in_it_refuses_nobody(change: dict[str, object]) -> None:
+    """Rule V9: the kernel takes the longer prefix, and what a longer one protects is not taken away."""
+    assert text(view(listed(lease("10.5.3.0/24")), context=with_ipv4(**change)).peers) == {
+        "10.5.3.0/24": "192.168.1.11"
+    }
+
+
+def test_a_subnet_that_is_a_connected_network_gets_no_route_and_loses_none() -> None:
+    """Two routes for one prefix: the kernel uses one, so the one that is there stays, and no other is put."""
+    record, context = lease("10.5.3.0/24"), with_ipv4(connected=(IPv4Network("10.5.3.0/24"),))
+    seen = view(listed(record), context=context)
+    assert (seen.peers, reasons(seen)) == ({}, {record.name: "captures_network"})
+    assert seen.frozen == {IPv4Network("10.5.3.0/24")}
+
+
+def test_a_next_hop_is_not_captured_but_by_its_own_peer() -> None:
+    """Where the LAN shares the network's addresses, a subnet may hold its own host's address, and of others only those
+    that came later: nobody loses a route because somebody else writes a key."""
+    lan = IPv4Interface("10.5.200.1/16")
+    context = ValidationContext("host-gw", FamilyContext(
+        IPv4Network("10.5.0.0/20"), IPv4Network("10.5.1.0/24"), (lan,), frozenset({lan.ip}),
+    )).with_next_hops(dict(
+        zip(map(IPv4Address, ("10.5.3.7", "10.5.4.7", "10.5.5.7")), (2, 2, 900), strict=True)
+    ))  # fmt: skip
+    own, thief = lease("10.5.3.0/24", "10.5.3.7", created=99), lease("10.5.4.0/24", "10.5.200.7", created=99)
+    seen = view(listed(own, thief, lease("10.5.5.0/24", "10.5.200.9", created=99)), context=context)
+    assert text(seen.peers) == {"10.5.3.0/24": "10.5.3.7", "10.5.5.0/24": "10.5.200.9"}
+    assert reasons(seen) == {thief.name: "captures_address"}
 
 
 def test_a_lease_of_another_backend_is_no_peer_and_no_fault() -> None:
@@ -829,10 +874,12 @@ def subnet_reason(context: FamilyContext, subnet: Network) -> str | None:
         return "bad_length"
     if subnet.overlaps(context.own_subnet):
         return "overlaps_own"
-    if any(address in subnet for address in (*context.own_addresses, *context.protected)):
-        return "captures_address"
     near = (*context.connected, *(own.network for own in context.link_addresses))
-    return "captures_network" if any(net.overlaps(subnet) for net in near) else None
+    if subnet in near:
+        return "captures_network"
+    longer = [net for net in near if net.prefixlen > subnet.prefixlen]
+    needed = [address for address in (*context.own_addresses, *context.protected) if address in subnet]
+    return "captures_address" if any(all(address not in net for net in longer) for address in needed) else None
 
 
 def gateway_reason(context: FamilyContext, gateway: Address | None, *, on_link: bool) -> str | None:
@@ -873,7 +920,7 @@ def test_each_lease_is_rejected_for_the_reason_of_the_rules(
     context = replace(context, link_addresses=link)
     validator = Validator(context, gateways_on_link=on_link)
     assert reason_found(validator.check_subnet(subnet)) == subnet_reason(context, subnet)
-    assert reason_found(validator.check(subnet, gateway)) == named_reason(context, subnet, gateway, on_link=on_link)
+    assert reason_found(validator.check(subnet, gateway, 1)) == named_reason(context, subnet, gateway, on_link=on_link)
 
 
 @given(st.integers(0, 2**128 - 1), st.integers(1, 128), st.integers(0, 2**16), st.sampled_from((-1, 0, 1)))
@@ -884,5 +931,5 @@ def test_each_ipv6_lease_is_rejected_for_the_reason_of_them(near: int, length: i
     base = int(network.network_address) if edge <= 0 else int(network.broadcast_address)
     subnet, gateway = IPv6Network("fd00:5:0:3::/64"), IPv6Address((base + edge * offset) % 2**128)
     for on_link in (True, False):
-        found = Validator(context, gateways_on_link=on_link).check(subnet, gateway)
+        found = Validator(context, gateways_on_link=on_link).check(subnet, gateway, 1)
         assert reason_found(found) == named_reason(context, subnet, gateway, on_link=on_link)

@@ -7,7 +7,7 @@ another node holds: leave it alone.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from itertools import islice
+from itertools import chain, islice
 from random import Random
 from typing import Generic, TypeVar
 
@@ -29,11 +29,14 @@ class SubnetRequest(Generic[_N]):
         subnet_range: where leases come from.
         previous: the subnet that the subnet file remembers.
         underlay: networks that no lease may overlap, because our own traffic runs there.
+        around: wider networks of our link. A lease may be a part of one where nothing else is free, or if it was
+            remembered: it then cuts off from this host what else is at its addresses.
     """
 
     subnet_range: SubnetRange[_N]
     previous: _N | None = None
     underlay: tuple[_N, ...] = ()
+    around: tuple[_N, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +105,14 @@ def choose(
     if own is not None:
         return own
     keys = [*_keys(records), *lost]
-    subnet, refused = _pick(ipv4, [key.ipv4 for key in keys], rng, width)
+    taken = [*(key.ipv4 for key in keys), *_hosts(records, ipv4)]
+    subnet, refused = _pick(ipv4, taken, rng, width)
     if subnet is None:
         return Exhausted()
     if ipv6 is None:
         return Claim(subnet, refused)
-    subnet6, refused6 = _pick(ipv6, [key.ipv6 for key in keys if key.ipv6 is not None], rng, width)
+    taken6 = [*(key.ipv6 for key in keys if key.ipv6 is not None), *_hosts(records, ipv6)]
+    subnet6, refused6 = _pick(ipv6, taken6, rng, width)
     if subnet6 is None:
         return Exhausted()
     return Claim(subnet, refused or (f"IPv6: {refused6}" if refused6 else None), subnet6)
@@ -131,8 +136,19 @@ def _pick(
         refused = _why_not(previous, subnet_range.admits(previous), subnet_range.network, taken)
         if refused is None:
             return previous, None
-    free = list(islice(free_subnets(subnet_range, taken), width))
+    free = list(islice(free_subnets(subnet_range, chain(taken, request.around)), width))
+    free = free or list(islice(free_subnets(subnet_range, taken), width))
     return (rng.choice(free) if free else None), refused
+
+
+def _hosts(records: Iterable[Record], request: SubnetRequest[_N]) -> Iterator[_N]:
+    """Yield the addresses of the other hosts, where a lease may be a part of their network."""
+    network = request.subnet_range.network
+    for record in records if request.around else ():
+        attrs = record.lease.attrs
+        address = attrs.gateway(network.version) if attrs is not None else None
+        if address is not None:
+            yield type(network)((int(address), network.max_prefixlen))
 
 
 def _own(

@@ -63,7 +63,8 @@ def remarks(document: bytes, config: NetworkConfig, links: Iterable[Link]) -> li
         for there in connected(link):
             if any(overlap(there, network) for network in networks_of(config)):
                 found.append(
-                    f"{there} of {link.name} on this host overlaps the network: leases there are rejected here"
+                    f"{there} of {link.name} on this host overlaps the network: a lease that is the same is rejected, "
+                    "and of others the longer prefix counts"
                 )
     return found
 

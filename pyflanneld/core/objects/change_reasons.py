@@ -11,6 +11,7 @@ class ChangeReason(StrEnum):
     START = "start"                          # put or dropped in the first round
     PEER_JOINED = "peer_joined"
     PEER_LEFT = "peer_left"
+    PEER_QUARANTINED = "peer_quarantined"    # its lease is there, and cannot be used here any more
     GATEWAY_CHANGED = "gateway_changed"
     WAY_FREE = "way_free"                    # a foreign route has gone, or the kernel no longer refuses
     ADOPTED = "adopted"                      # a leftover of the Go daemon became ours

@@ -7,7 +7,7 @@ cannot be trusted is quarantined with its reason and changes nothing else:
 * a bad value for a known peer keeps the last good one; only absence (``Gone``, or a complete snapshot without the key)
   and a valid lease of another backend take a peer away;
 * a bad value for a key that was never valid neither adds a route nor removes one that an earlier run of ours has put
-  there: its subnet is *frozen*;
+  there: its subnet is *frozen*; so is one that has become, to the bit, a connected network of this host;
 * of two leases that overlap, the older one (lowest create revision, then name) counts, on every node the same.
 
 A dual-stack lease has an IPv4 and an IPv6 subnet with a gateway each. Each is validated for itself, by the same rules;
@@ -29,6 +29,7 @@ from pyflanneld.core.etcd_types import Gone, PeerEvent, Put, Record, Snapshot
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey
 from pyflanneld.core.peers.validation import (
+    CAPTURES_NETWORK,
     OWN_ELSEWHERE,
     FamilyContext,
     Quarantine,
@@ -268,7 +269,7 @@ class _FamilyPeers:
             why = entry.latest
         elif subnet is not None:
             gateway = entry.latest.gateway(self._version)
-            why = self._validator.check(subnet, gateway)
+            why = self._validator.check(subnet, gateway, entry.record.create_revision)
             if why is not None and why.reason == OWN_ELSEWHERE:  # nobody else has it any more
                 entry.good.pop(self._version, None)
                 good = None
@@ -278,10 +279,19 @@ class _FamilyPeers:
             self.quarantined[name] = why
         if subnet is None:
             return
-        if good is not None and (why is None or self._validator.check(subnet, good[0]) is None):
+        if good is not None and (why is None or self._is_good(subnet, good[0], entry)):
             self._accept(name, subnet, *good)
-        elif why is not None and why.reason in _VALUE_REASONS and self._validator.check_subnet(subnet) is None:
+        elif why is not None and self._is_frozen(subnet, why):
             self.frozen[name] = subnet
+
+    def _is_good(self, subnet: Network, gateway: Address, entry: _Entry) -> bool:
+        return self._validator.check(subnet, gateway, entry.record.create_revision) is None
+
+    def _is_frozen(self, subnet: Network, why: Quarantine) -> bool:
+        """Return whether a route to *subnet* that is there stays, although none is put."""
+        if why.reason == CAPTURES_NETWORK:
+            return True
+        return why.reason in _VALUE_REASONS and self._validator.check_subnet(subnet) is None
 
     def _accept(self, name: bytes, subnet: Network, gateway: Address, data: str) -> None:
         """Make *subnet* a peer, unless a peer overlaps it: that one is older."""

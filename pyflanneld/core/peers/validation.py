@@ -3,10 +3,11 @@
 There may be thousands of leases, so the rules compare whole numbers.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from pyflanneld.core.families import Address, Interface, Network
+from pyflanneld.core.families import Address, Interface, Network, in_order, inside, overlap
 
 LONGEST_SUBNET = {4: 30, 6: 126}
 _UNICAST = {  # without the unspecified address, loopback, multicast, and what the IETF reserves; mapped IPv4 too
@@ -27,8 +28,10 @@ class FamilyContext:
         link_addresses: addresses, with prefix lengths, of the link that carries the routes.
         own_addresses: every address of this host's links.
         loopback: those on its loopback: no gateway, but no route takes them away.
-        connected: networks that are directly connected here, except that of this host's own subnet.
-        protected: addresses that no peer's route may capture: etcd's, the default gateway.
+        connected: networks that are directly connected here, on whatever link.
+        protected: addresses that no peer's route may take away: etcd's.
+        next_hops: addresses that routes lead over, with the revision since when: a lease that is older may contain one
+            all the same. Needed only where anything is ``shared``.
     """
 
     network: Network
@@ -38,6 +41,18 @@ class FamilyContext:
     connected: tuple[Network, ...] = ()
     protected: frozenset[Address] = frozenset()
     loopback: frozenset[Address] = frozenset()
+    next_hops: Mapping[Address, int] = field(default_factory=dict)
+
+    @property
+    def all_connected(self) -> frozenset[Network]:
+        """The connected networks, that of the link among them."""
+        return frozenset((*self.connected, *(own.network for own in self.link_addresses)))
+
+    @property
+    def shared(self) -> tuple[Network, ...]:
+        """The connected networks that share addresses with the cluster's, but for what this host's own subnet holds."""
+        near = [there for there in self.all_connected if overlap(there, self.network)]
+        return tuple(in_order(there for there in near if not inside(there, self.own_subnet)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +76,22 @@ class ValidationContext:
         """The families that this node uses."""
         return (self.ipv4,) if self.ipv6 is None else (self.ipv4, self.ipv6)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether a connected network shares addresses with the cluster's."""
+        return any(family.shared for family in self.families)
+
+    def with_next_hops(self, since: Mapping[Address, int]) -> "ValidationContext":
+        """Return it with ``FamilyContext.next_hops`` of either family."""
+        ipv4, *ipv6 = (
+            replace(family, next_hops={one: at for one, at in since.items() if one.version == family.network.version})
+            for family in self.families
+        )
+        return replace(self, ipv4=ipv4, ipv6=ipv6[0] if ipv6 else None)
+
+
+CAPTURES_NETWORK = "captures_network"
+"""The reason for a subnet that is, to the bit, a connected network: the kernel can use one of two routes."""
 
 OWN_ELSEWHERE = "own_elsewhere"
 """The reason for a lease with our own address: an old one of this host, or a reservation for its next start."""
@@ -90,8 +121,9 @@ class Validator:
         self._own_subnet = [address_range(context.own_subnet)]
         self._neighbours = [_hosts(own.network) for own in context.link_addresses]
         self._first, self._last = address_range(context.network)
-        # What lies outside the network cannot overlap a subnet that lies inside it.
-        self._occupied = [one for one in _occupied(context) if one[0] <= self._last and self._first <= one[1]]
+        self._connected = context.all_connected
+        self._needed = self._with_cover({*context.own_addresses, *context.protected})
+        self._hops = self._with_cover(context.next_hops)
 
     def check_subnet(self, subnet: Network) -> Quarantine | None:
         """Return what is wrong with *subnet*, whatever its gateway."""
@@ -101,14 +133,42 @@ class Validator:
             return Quarantine("outside_network", f"{subnet} is not a part of {network}")
         if subnet.prefixlen > LONGEST_SUBNET[subnet.version]:
             return Quarantine("bad_length", f"{subnet} is longer than /{LONGEST_SUBNET[subnet.version]}")
-        for low, high, reason, conflict in self._occupied:
-            if low <= last and first <= high:
-                return Quarantine(reason, f"{subnet} {conflict}")
-        return None
+        if _within(first, self._own_subnet) or first <= self._own_subnet[0][0] <= last:
+            return Quarantine("overlaps_own", f"{subnet} overlaps our own {self._context.own_subnet}")
+        if subnet in self._connected:
+            return Quarantine(CAPTURES_NETWORK, f"{subnet} is a network that is connected to this host")
+        return _capture(subnet, self._within_subnet(subnet, self._needed))
 
-    def check(self, subnet: Network, gateway: Address | None) -> Quarantine | None:
-        """Return what is wrong with a lease of *subnet*; *gateway* is ``None`` where its value names none."""
-        return self.check_subnet(subnet) or self._check_gateway(subnet, gateway)
+    def check(self, subnet: Network, gateway: Address | None, created: int) -> Quarantine | None:
+        """Return what is wrong with a lease of *subnet*.
+
+        Args:
+            subnet: of one family.
+            gateway: ``None`` where the value names none.
+            created: the key's create revision.
+        """
+        wrong = self.check_subnet(subnet) or self._check_gateway(subnet, gateway)
+        if wrong is not None or not self._hops:
+            return wrong
+        since = self._context.next_hops
+        hops = [one for one in self._within_subnet(subnet, self._hops) if one != gateway and since[one] < created]
+        return _capture(subnet, hops)
+
+    def _with_cover(self, addresses: Iterable[Address]) -> list[tuple[int, int]]:
+        """Return, in order, those of *addresses* that a subnet can contain, each with its longest connected prefix."""
+        numbers = sorted({int(address) for address in addresses})
+        nets = [(*address_range(net), net.prefixlen) for net in self._connected]
+        return [
+            (number, max((length for low, high, length in nets if low <= number <= high), default=-1))
+            for number in numbers
+            if self._first <= number <= self._last
+        ]
+
+    def _within_subnet(self, subnet: Network, needed: Sequence[tuple[int, int]]) -> list[Address]:
+        """Return which of the *needed* addresses *subnet* takes away: no longer connected prefix protects these."""
+        first, last = address_range(subnet)
+        inside_it = needed[bisect_left(needed, (first, -1)) : bisect_left(needed, (last + 1, -1))]
+        return [type(subnet.network_address)(number) for number, cover in inside_it if cover <= subnet.prefixlen]
 
     def _check_gateway(self, subnet: Network, gateway: Address | None) -> Quarantine | None:
         field = "PublicIP" if subnet.version == 4 else "PublicIPv6"
@@ -130,14 +190,10 @@ class Validator:
         return None
 
 
-def _occupied(context: FamilyContext) -> Iterable[tuple[int, int, str, str]]:
-    """Yield what no peer's subnet may overlap: first and last address, the reason, and what to call the conflict."""
-    own_subnet = context.own_subnet
-    yield *address_range(own_subnet), "overlaps_own", f"overlaps our own {own_subnet}"
-    for address in sorted({*context.own_addresses, *context.protected}, key=int):
-        yield int(address), int(address), "captures_address", f"contains {address}, which this host needs"
-    for network in (*context.connected, *(own.network for own in context.link_addresses)):
-        yield *address_range(network), "captures_network", f"overlaps {network}, which is connected to this host"
+def _capture(subnet: Network, needed: Sequence[Address]) -> Quarantine | None:
+    if not needed:
+        return None
+    return Quarantine("captures_address", f"{subnet} contains {needed[0]}, which this host needs")
 
 
 def _within(number: int, spans: Iterable[_Span]) -> bool:

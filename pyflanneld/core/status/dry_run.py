@@ -176,7 +176,7 @@ def _name(name: bytes) -> str:
 
 
 def overlap_problems(networks: Collection[Network], own: SubnetKey | None, links: Iterable[Link]) -> list[StartProblem]:
-    """Return the networks of this host that overlap the cluster's: peers' leases there are rejected.
+    """Return the networks of this host that overlap the cluster's: the longer prefix has the addresses they share.
 
     Args:
         networks: the cluster's.
@@ -184,7 +184,9 @@ def overlap_problems(networks: Collection[Network], own: SubnetKey | None, links
         links: this host's.
     """
     return [
-        StartProblem(f"the cluster's network {network} overlaps {there} of {link.name}: leases there are rejected")
+        StartProblem(
+            f"the cluster's network {network} overlaps {there} of {link.name}: there, the longer prefix counts"
+        )
         for link in links
         for there in connected(link)
         for network in networks

@@ -44,6 +44,7 @@ class LeaseRequest:
         attrs: what the lease is to publish.
         previous: the subnet that the subnet file remembers.
         underlay: networks that no lease may overlap.
+        around: networks that a lease should not be a part of; as in ``SubnetRequest``.
         ipv6: the IPv6 half of the request, in a dual-stack network.
     """
 
@@ -51,6 +52,7 @@ class LeaseRequest:
     attrs: LeaseAttrs
     previous: IPv4Network | None
     underlay: tuple[IPv4Network, ...]
+    around: tuple[IPv4Network, ...] = ()
     ipv6: SubnetRequest[IPv6Network] | None = None
 
 
@@ -102,7 +104,7 @@ def decide(
     width: int = CHOICES,
 ) -> Choice:
     """Return which lease the *records*, and what others have taken since, leave us; *width* as for ``choose``."""
-    ipv4 = SubnetRequest(request.subnet_range, request.previous, request.underlay)
+    ipv4 = SubnetRequest(request.subnet_range, request.previous, request.underlay, request.around)
     return choose(records, request.attrs.public_ip, ipv4, request.ipv6, rng, lost=lost, width=width)
 
 

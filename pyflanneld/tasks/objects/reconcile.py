@@ -22,6 +22,7 @@ from itertools import chain
 from typing import Any
 
 from pyflanneld.core.backoff import backoff
+from pyflanneld.core.families import Address
 from pyflanneld.core.objects.contest import Contest
 from pyflanneld.core.objects.plan import Drop, KernelChange, Plan
 from pyflanneld.core.objects.table import ObjectTable
@@ -31,7 +32,7 @@ from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import KERNEL, Node
 from pyflanneld.tasks.docker import check_bridge
-from pyflanneld.tasks.link import follow_link, validation_context
+from pyflanneld.tasks.link import follow_link, foreign_next_hops, next_hops, validation_context
 from pyflanneld.tasks.objects.audit import ObjectAudit
 from pyflanneld.tasks.objects.blackhole import keep_blackhole
 from pyflanneld.tasks.objects.report import Reports
@@ -64,6 +65,7 @@ class Reconciler:
         self._placement: object = None
         self._rederive = False
         self._validation: ValidationContext | None = None
+        self._hops: frozenset[Address] = frozenset()
         self._revalidate = True
         self._placeable = True
         self._scan_again = False
@@ -115,8 +117,9 @@ class Reconciler:
             for table, kind in zip(node.tables, backend.kinds(host), strict=True):
                 table.kind = kind
         validation = validation_context(self._context, node)
-        self._revalidate |= validation != self._validation
-        self._validation = validation
+        hops = await foreign_next_hops(self._context, node) if validation.is_shared else frozenset()
+        self._revalidate |= (validation, hops) != (self._validation, self._hops)
+        self._validation, self._hops = validation, hops
 
     async def _scan_table(self, table: Table, reported: Change) -> bool:
         """Take over our objects of one kind as they are now; return whether any is not as it was left."""
@@ -210,6 +213,8 @@ class Reconciler:
     def _validate(self, validation: ValidationContext) -> None:
         """Derive the peers from their leases, and the objects from the peers."""
         node = self._node
+        if validation.is_shared:
+            validation = validation.with_next_hops(next_hops(node, self._hops))
         before, view = node.view, node.peers.view(validation)
         node.want(replace(view, changed=None) if self._rederive else view)
         self._rederive = False

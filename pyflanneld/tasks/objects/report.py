@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from pyflanneld.core.families import Network, network_order
+from pyflanneld.core.families import Network, inside, network_order, overlap
 from pyflanneld.core.objects.table import ObjectTable
 from pyflanneld.core.peers.guard import LIST_SPACING_S
 from pyflanneld.core.peers.table import View
@@ -39,6 +39,7 @@ class Reports:
         """Log which keys are quarantined, or are another backend's, since when they are not."""
         self._none_accepted(now)
         self._own_addresses(now)
+        self._shared_addresses(now)
         log, known = self._context.log, before.quarantined if before else {}
         for name, quarantine in now.quarantined.items():
             if known.get(name) != quarantine:
@@ -49,18 +50,48 @@ class Reports:
             log.warning("peer.other_backend", key=name, ours=self._node.backend.name)
 
     def _none_accepted(self, view: View) -> None:
-        """Report that no peer is accepted, of several: what they have in common is most probably this host's fault."""
+        """Report that few peers are accepted, or none: what the others have in common is probably this host's fault."""
         if view.peers:
             self._accepted_any = True
-        if view.peers or len(view.quarantined) < SEVERAL:
+        rejected, accepted = len(view.quarantined), len(view.peers)
+        if rejected < SEVERAL or rejected <= accepted:
             self._context.conditions.resolve("accepted")
             return
         reasons = Counter(quarantine.reason for quarantine in view.quarantined.values())
         reason, count = reasons.most_common(1)[0]
-        text = f"none of {reasons.total()} peers is accepted: {count} of them are quarantined for {reason}"
-        self._context.conditions.report(
-            "accepted", "peer.none_accepted", text, blocks=not self._accepted_any, cause=reason, reason=reason
-        )
+        event = "peer.few_accepted" if accepted else "peer.none_accepted"
+        few = f"only {accepted}" if accepted else "none"
+        text = f"{few} of {rejected + accepted} peers is accepted: {count} of them are quarantined for {reason}"
+        blocks = not (accepted or self._accepted_any)
+        self._context.conditions.report("accepted", event, text, blocks=blocks, cause=reason, reason=reason)
+
+    def _shared_addresses(self, view: View) -> None:
+        """Report leases that are a part of a connected network; those that hold one are ``route.shadowed``."""
+        lease = self._node.lease
+        ours: list[tuple[Network, object]] = [
+            (half, "this host") for half in (lease.subnet, lease.ipv6) if half is not None
+        ]
+        found = [
+            f"{subnet} is a part of {there} of {name}, and packets to it go to {where}"
+            for there, name in self._shared_networks()
+            for subnet, where in (*ours, *view.peers.items()) if inside(subnet, there)
+        ]  # fmt: skip
+        if found:
+            text = f"leases take addresses of a connected network: {_and_more(found[0], found)}"
+            self._context.conditions.report("shared", "peer.shares_addresses", text, blocks=False)
+        else:
+            self._context.conditions.resolve("shared")
+
+    def _shared_networks(self) -> list[tuple[Network, str]]:
+        """Return the connected networks, and their links, that share addresses with the cluster's network."""
+        lease, networks = self._node.lease, self._node.networks
+        own = [half for half in (lease.subnet, lease.ipv6) if half is not None]
+        return [
+            (one.network, link.name)
+            for link in self._node.links for version in (4, 6) for one in link.interfaces(version)
+            if any(overlap(one.network, network) for network in networks)
+            and not any(inside(one.network, half) for half in own)
+        ]  # fmt: skip
 
     def _own_addresses(self, view: View) -> None:
         """Report an address on the loopback that is inside a peer's subnet: packets to it stay on this host."""

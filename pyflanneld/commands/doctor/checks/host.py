@@ -103,7 +103,7 @@ def underlay(facts: Facts) -> Iterator[Finding]:
     others = [link for link in facts.links if link not in bridge]
     problems = overlap_problems(facts.node.networks, facts.node.own, others)
     for problem in problems:
-        why = "a route into it would capture this host's own traffic, so leases there are quarantined"
+        why = "a peer's subnet in it takes away what has its addresses there; one that it holds loses those addresses"
         yield warn("address plan", problem.text, why, "choose a Network that no host has, or SubnetMin and SubnetMax")
     if not problems:
         networks = ", ".join(map(str, facts.node.networks))
