@@ -41,7 +41,7 @@ from pyflanneld.state.node import Node
 from pyflanneld.tasks.docker import check_bridge
 from pyflanneld.tasks.firewall.jobs import dropped_forward, jobs_of, places_of, unasked
 from pyflanneld.tasks.lease.acquire import LeaseRequest, decide
-from pyflanneld.tasks.link import first_link, validation_context
+from pyflanneld.tasks.link import first_link, next_hops, validation_context
 from pyflanneld.tasks.network import usable_config
 from pyflanneld.tasks.subnet_file import file_text
 
@@ -233,6 +233,11 @@ async def kernel_routes(context: Context, networks: Sequence[Network]) -> list[K
 
 def plan_peer_routes(context: Context, node: Node, present: Sequence[KernelRoute]) -> tuple[View, RoutePlan]:
     """Return the validated peers, and the changes from the routes that are *present* to those that the peers want."""
-    view = node.peers.view(validation_context(context, node))
+    validation = validation_context(context, node)
+    if validation.is_shared:
+        ours = context.settings.route_protocol
+        foreign = [one.gateway for one in present if one.gateway is not None and one.protocol != ours]
+        validation = validation.with_next_hops(next_hops(node, foreign))
+    view = node.peers.view(validation)
     node.want(view)
     return view, plan(node.routes.kind, node.routes.wanted, present, frozen=view.frozen)

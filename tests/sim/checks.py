@@ -146,8 +146,8 @@ class RouteChecker:
                 raise spec.Violation(f"readiness: {node.name} is ready although {change.object} was refused: {code}")
 
     def _stands(self, dst: Network) -> bool:
-        there = self._node.fib.standing(dst)
-        return there is not None and there.protocol == self._protocol
+        """Return whether a route of ours is there by now, be it behind somebody else's."""
+        return any(one.dst == dst and one.protocol == self._protocol for one in self._node.kernel.table())
 
 
 def _named(route: Route) -> tuple[spec.Net, int]:
