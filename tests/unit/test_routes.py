@@ -393,6 +393,16 @@ class TestTable:
         ((_, reason),) = table.settle(todo, list(todo.puts), {}, now_s=9.0, first=False)
         assert (reason, table.waiting(), table.present) == ("way_free", {}, 1)
 
+    def test_one_too_many_is_not_there_once_it_is_dropped(self) -> None:
+        """Also where what was to be put beside it was refused: a foreign route had come meanwhile."""
+        odd = replace(there(gateway=B), tos=16, plain=False)
+        table, wanted = table_of([odd]), Route(DST, A, 2)
+        todo = make([wanted], table._due_present())
+        assert ([type(put) for put in todo.puts], [drop.object for drop in todo.extras]) == ([Create], [odd])
+        table.begin()
+        table.settle(todo, list(todo.extras), {todo.puts[0]: 17}, now_s=5.0, first=False)
+        assert (table.has(DST), table.present) == (False, 0)
+
     def test_a_loss_is_the_reason_of_the_repair(self) -> None:
         """The reason that is noted for a lost route is that of the change that puts it again; then it is forgotten."""
         table, wanted = table_of([there()]), Route(DST, A, 2)

@@ -317,8 +317,13 @@ class ObjectTable(Generic[W, P]):
             (change, ChangeReason.DUPLICATE if id(change) in extras else self._done(change, first=first))
             for change in done
         ]
+        over = set(map(id, done))
         for change in todo.extras:
-            self._extras.pop(change.object.identity, None)
+            identity = change.object.identity
+            self._extras.pop(identity, None)
+            known = self._at.get(identity)
+            if id(change) in over and known is not None and known.present == change.object:
+                self._set(identity, None, known)  # what was to be there beside it was refused
         left = todo.left_after(done)
         self._end_losses(left)
         waiting = dict.fromkeys(todo.blocked, 0) | {change.object.identity: code for change, code in refused.items()}
@@ -332,7 +337,6 @@ class ObjectTable(Generic[W, P]):
             known.refusal = code
             known.waiting_since_s = now_s if known.waiting_since_s is None else known.waiting_since_s
         self._waiting = set(waiting)
-        over = set(map(id, done))
         waits = (drop.object for drop in todo.drops if id(drop) not in over and drop not in refused)
         self._parked |= {one.identity: one for one in waits}
         self._due = left - self._parked.keys() if self._parked else left
