@@ -1,6 +1,7 @@
 """Routes: what a plan does to a kernel, by a tiny model of the kernel's own rules."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeVar
 
