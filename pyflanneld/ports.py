@@ -24,7 +24,7 @@ from pyflanneld.core.families import Address, Network
 from pyflanneld.core.firewall.rules import Family, Removal, Section, WantedRules
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.objects.plan import KernelChange
-from pyflanneld.core.routes import KernelRoute
+from pyflanneld.core.routes import KernelRoute, Way
 
 if TYPE_CHECKING:
     from pyflanneld.core.lease.saved_state import SavedState
@@ -219,8 +219,8 @@ class Kernel(Protocol):
         """
         ...
 
-    async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
-        """Return the index of the link, and the source address, with which a packet to *address* would leave.
+    async def route_to(self, address: Address) -> Way | None:
+        """Return how a packet to *address* would leave.
 
         ``None`` when none would: there is no route, it is a forbidding one, or *address* is one of this host's own.
         """

@@ -41,8 +41,9 @@ from pyflanneld.state.node import Node
 from pyflanneld.tasks.docker import check_bridge
 from pyflanneld.tasks.firewall.jobs import dropped_forward, jobs_of, places_of, unasked
 from pyflanneld.tasks.lease.acquire import LeaseRequest, decide
-from pyflanneld.tasks.link import first_link, next_hops, validation_context
+from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import usable_config
+from pyflanneld.tasks.objects.peer_review import PeerReview
 from pyflanneld.tasks.subnet_file import file_text
 
 
@@ -132,7 +133,7 @@ class DryRun:
     async def _routes(self, node: Node) -> None:
         context, protocol = self._context, self._context.settings.route_protocol
         present = await kernel_routes(context, node.networks)
-        view, todo = plan_peer_routes(context, node, present)
+        view, todo = await plan_peer_routes(context, node, present)
         self.problems += peer_problems(view)
         unwanted = frozenset(drop.object.dst for drop in todo.drops)
         owned = sum(route.protocol == protocol for route in present)
@@ -231,13 +232,10 @@ async def kernel_routes(context: Context, networks: Sequence[Network]) -> list[K
     return found
 
 
-def plan_peer_routes(context: Context, node: Node, present: Sequence[KernelRoute]) -> tuple[View, RoutePlan]:
+async def plan_peer_routes(context: Context, node: Node, present: Sequence[KernelRoute]) -> tuple[View, RoutePlan]:
     """Return the validated peers, and the changes from the routes that are *present* to those that the peers want."""
-    validation = validation_context(context, node)
-    if validation.is_shared:
-        ours = context.settings.route_protocol
-        foreign = [one.gateway for one in present if one.gateway is not None and one.protocol != ours]
-        validation = validation.with_next_hops(next_hops(node, foreign))
-    view = node.peers.view(validation)
+    review = PeerReview(context, node)
+    await review.look()
+    view = await review.view()
     node.want(view)
     return view, plan(node.routes.kind, node.routes.wanted, present, frozen=view.frozen)

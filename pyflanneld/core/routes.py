@@ -8,7 +8,7 @@ the bridge's own route later. Ours has a metric behind every other, so that any 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pyflanneld.core.families import Address, Network, in_order, inside, network_order
 from pyflanneld.core.objects.kind import Events, GivesWay, Owner
@@ -98,6 +98,20 @@ class KernelRoute:
     def identity(self) -> Network:
         """Return the destination; ``RouteKind.owner`` leaves out the routes with another metric than the usual one."""
         return self.dst
+
+
+class Way(NamedTuple):
+    """How a packet leaves this host.
+
+    Attributes:
+        link_index: of the link.
+        source: its source address.
+        gateway: the router that it goes to; ``None``: its destination is on the link.
+    """
+
+    link_index: int
+    source: Address
+    gateway: Address | None
 
 
 @dataclass(frozen=True, slots=True)

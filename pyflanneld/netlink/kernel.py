@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +19,7 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
 from pyflanneld.core.objects.plan import Drop, KernelChange
-from pyflanneld.core.routes import KernelRoute, RouteListing
+from pyflanneld.core.routes import KernelRoute, RouteListing, Way
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import neighbours, routes, routes6
 from pyflanneld.netlink.dump_cache import DumpCache
@@ -115,7 +115,7 @@ class NetlinkKernel(Kernel):
         listing = self._lists.get((version, self._protocol, ()))
         return listing.known() if listing is not None else {}
 
-    async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
+    async def route_to(self, address: IpAddress) -> Way | None:
         """Ask the kernel, policy rules included, how a packet of ours to *address* would leave."""
         answer = await self._requests.ask(lookup_request(address), decode_lookup)
         if not isinstance(answer, KernelRefusal):

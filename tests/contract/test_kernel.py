@@ -12,7 +12,7 @@ import pytest
 
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
-from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteKind
+from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteKind, Way
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.netlink.route_scope import SPREAD_FROM
 from pyflanneld.ports import Change, Kernel
@@ -383,8 +383,8 @@ class TestWay:
         """A neighbour is reached through the link, with the address on its network."""
         bed.add_address("192.168.79.1/24")
         index = (await bed.link()).index
-        assert await bed.kernel.route_to(IPv4Address("192.168.77.9")) == (index, IPv4Address("192.168.77.1"))
-        assert await bed.kernel.route_to(IPv4Address("192.168.79.9")) == (index, IPv4Address("192.168.79.1"))
+        assert await bed.kernel.route_to(IPv4Address("192.168.77.9")) == Way(index, IPv4Address("192.168.77.1"), None)
+        assert await bed.kernel.route_to(IPv4Address("192.168.79.9")) == Way(index, IPv4Address("192.168.79.1"), None)
 
     async def test_through_a_gateway(self, bed: Bed) -> None:
         """The most specific route decides, and the source is the address beside its gateway."""
@@ -392,8 +392,12 @@ class TestWay:
         bed.add("0.0.0.0/0")
         bed.add("10.6.0.0/16", gateway="192.168.79.9")
         index = (await bed.link()).index
-        assert await bed.kernel.route_to(IPv4Address("1.1.1.1")) == (index, IPv4Address("192.168.77.1"))
-        assert await bed.kernel.route_to(IPv4Address("10.6.7.8")) == (index, IPv4Address("192.168.79.1"))
+        default = await bed.kernel.route_to(IPv4Address("1.1.1.1"))
+        other = await bed.kernel.route_to(IPv4Address("10.6.7.8"))
+        assert default is not None
+        assert default[:2] == (index, IPv4Address("192.168.77.1"))
+        assert default.gateway is not None
+        assert other == Way(index, IPv4Address("192.168.79.1"), IPv4Address("192.168.79.9"))
 
     async def test_no_way(self, bed: Bed) -> None:
         """Where no packet would leave there is no way: no route, an address of our own, a link that is down."""

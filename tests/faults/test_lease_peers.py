@@ -1,4 +1,4 @@
-"""Peers that move to another address or another backend: rows F27 and F28 of the fault matrix."""
+"""Peers that move to another address or another backend: rows F27, F28 and F56 of the fault matrix."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from pyflanneld.lab.measure import Ping, RouteMonitor
 from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
-from tests.support.lab.testbed import Journal, Store, cut_off, lease_key, lease_value, store_of
+from tests.support.lab.testbed import Journal, Store, cut_off, gateways, launch, lease_key, lease_value, store_of
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 ETCD = str(ADDRESS.ip)
@@ -95,3 +95,26 @@ def test_f28_peer_switches_its_backend(cluster: Lab, measured: Measured) -> None
     assert node.get("/readyz")[0] == 200
     measured(f"route gone {gone_s * 1000:.0f} ms after the switch, back {back_s * 1000:.0f} ms after the return")
     store.delete(lease_key(SUBNET))
+
+
+def test_f56_gateway_on_a_link_route(site: Lab, measured: Measured) -> None:
+    """On the link is what the kernel says: a second subnet with a link route, the far end of an address with a peer;
+    also when they come later. Behind a router is off the link, and the words name the router."""
+    node, store, journal = site.nodes[0], store_of(site), Journal(site.nodes[0])
+    node.exec("ip", "route", "add", "10.99.0.0/24", "via", STRANGER)
+    ways = {"172.7.91.0/24": "192.168.15.7", "172.7.92.0/24": "10.77.0.2", "172.7.93.0/24": "10.99.0.9"}
+    good = {"172.7.90.0/24": STRANGER}
+    for subnet, gateway in (ways | good).items():
+        store.put(lease_key(subnet), lease_value(gateway))
+    launch(node)
+    node.wait_routes(good)
+    why = journal.wait("peer.quarantined", key="172.7.93.0-24")["why"]
+    assert f"the kernel sends packets to it by the router {STRANGER}" in why
+    node.exec("ip", "route", "add", "192.168.15.0/24", "dev", "eth1")
+    later_s = node.wait_routes(good | {"172.7.91.0/24": "192.168.15.7"}, 15)
+    node.exec("ip", "address", "add", "10.77.0.1", "peer", "10.77.0.2/32", "dev", "eth1")
+    node.wait_routes(good | {"172.7.91.0/24": "192.168.15.7", "172.7.92.0/24": "10.77.0.2"}, 15)
+    node.exec("ip", "route", "del", "192.168.15.0/24", "dev", "eth1")
+    journal.wait("peer.quarantined", timeout_s=15, key="172.7.91.0-24")
+    assert gateways(node)["172.7.91.0/24"] == "192.168.15.7", "the kernel keeps a route that is there"
+    measured(f"a link route that came later counted after {later_s:.1f} s; the router was named")

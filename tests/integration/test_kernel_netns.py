@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 import pyflanneld
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.plan import Create, Drop, Replace
-from pyflanneld.core.routes import KernelRoute, Route
+from pyflanneld.core.routes import KernelRoute, Route, Way
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import frames, links, routes
 from pyflanneld.netlink.kernel import NetlinkKernel
@@ -301,10 +301,26 @@ async def test_the_way_is_the_kernels(bed: Bed) -> None:
     for kind, network in (("blackhole", "10.7"), ("unreachable", "10.8"), ("prohibit", "10.9"), ("throw", "10.10")):
         bed.namespace.ip(f"route add {kind} {network}.0.0/16")
     ways = {dst: await bed.kernel.route_to(IPv4Address(dst)) for dst in ("10.5.0.1", "10.6.0.1", "192.168.77.255")}
-    source = (bed.link.index, IPv4Address("192.168.78.1"))
-    assert ways == {"10.5.0.1": source, "10.6.0.1": source, "192.168.77.255": None}
+    source, vias = IPv4Address("192.168.78.1"), {"10.5.0.1": "192.168.77.2", "10.6.0.1": "192.168.78.2"}
+    expected = {dst: Way(bed.link.index, source, IPv4Address(via)) for dst, via in vias.items()}
+    assert ways == expected | {"192.168.77.255": None}
     for dst in ("10.7.0.1", "10.8.0.1", "10.9.0.1", "10.10.0.1", "127.0.0.1"):
         assert await bed.kernel.route_to(IPv4Address(dst)) is None
+
+
+async def test_the_way_in_ipv6_and_over_a_gateway_of_the_other_family(bed: Bed) -> None:
+    """Both families are asked alike, and an IPv6 gateway of an IPv4 route is a router too."""
+    bed.namespace.ip("address add fd00:77::1/64 dev eth0 nodad")
+    bed.namespace.ip("-6 route add fd00:78::/64 dev eth0")
+    bed.namespace.ip("-6 route add fd00:79::/64 via fd00:77::9")
+    bed.namespace.ip("route add 10.5.0.0/16 via inet6 fd00:77::9 dev eth0")
+    source = IPv6Address("fd00:77::1")
+    for dst, via in (("fd00:77::5", None), ("fd00:78::5", None), ("fd00:79::5", IPv6Address("fd00:77::9"))):
+        assert await bed.kernel.route_to(IPv6Address(dst)) == Way(bed.link.index, source, via)
+    way = await bed.kernel.route_to(IPv4Address("10.5.0.1"))
+    assert way is not None
+    assert way.gateway == IPv6Address("fd00:77::9")
+    assert await bed.kernel.route_to(IPv6Address("fd00:80::1")) is None
 
 
 async def test_recreated_link(bed: Bed) -> None:

@@ -776,6 +776,27 @@ def test_ready_is_one_rule() -> None:
     run(scenario())
 
 
+def test_what_the_kernel_has_on_the_link_is_on_it() -> None:
+    """A gateway outside the link's networks counts while a link route leads to it; the words say what does else."""
+
+    async def scenario() -> None:
+        etcd, lan15 = cluster(22), IPv4Network("192.168.15.0/24")
+        etcd.put(name(23), value("192.168.15.23"))
+        node = FakeNode(etcd, env=PINNED)
+        node.kernel.add_foreign(KernelRoute(IPv4Network("0.0.0.0/0"), IPv4Address("192.168.14.1"), 2, 4, 0, plain=True))
+        async with node.running():
+            told = next(fields for _, event, fields in node.log.events if event == "peer.quarantined")
+            assert told["reason"] == "gateway_off_link"
+            assert "the kernel sends packets to it by the router 192.168.14.1" in told["why"]
+            node.kernel.add_foreign(KernelRoute(lan15, None, 2, 4, 0, plain=True))
+            await until(lambda: node.kernel.gateways(PROTOCOL).get("172.7.23.0/24") == "192.168.15.23", 15)
+            node.kernel.delete_route(lan15)
+            await until(lambda: node.log.count("peer.quarantined") == 2, 15)
+            assert "172.7.23.0/24" in node.kernel.gateways(PROTOCOL), "the kernel keeps a route that is there"
+
+    run(scenario())
+
+
 def test_a_host_that_accepts_nobody_is_not_ready_without_a_word() -> None:
     """All of several peers quarantined: a condition with the commonest reason, which blocks until one was accepted."""
 

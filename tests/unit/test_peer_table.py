@@ -528,7 +528,7 @@ def test_a_next_hop_is_not_captured_but_by_its_own_peer() -> None:
     lan = IPv4Interface("10.5.200.1/16")
     context = ValidationContext("host-gw", FamilyContext(
         IPv4Network("10.5.0.0/20"), IPv4Network("10.5.1.0/24"), (lan,), frozenset({lan.ip}),
-    )).with_next_hops(dict(
+    )).with_lookups(next_hops=dict(
         zip(map(IPv4Address, ("10.5.3.7", "10.5.4.7", "10.5.5.7")), (2, 2, 900), strict=True)
     ))  # fmt: skip
     own, thief = lease("10.5.3.0/24", "10.5.3.7", created=99), lease("10.5.4.0/24", "10.5.200.7", created=99)

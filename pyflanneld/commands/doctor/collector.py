@@ -246,7 +246,7 @@ async def _node(
         return known
     node = bootstrap.node(context, lease)
     node.peers.apply(leases)
-    view, todo = plan_peer_routes(context, node, routes)
+    view, todo = await plan_peer_routes(context, node, routes)
     own_left = left.get(lease.record.name)
     known["node"] = NodeFacts(
         networks=networks,

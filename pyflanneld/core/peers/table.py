@@ -156,6 +156,13 @@ class PeerTable:
         """Return every key with its newest content."""
         return tuple(entry.record for entry in self._entries.values())
 
+    def gateways(self, names: Iterable[bytes] | None = None) -> set[Address]:
+        """Return the addresses that the leases of these names, or all, publish."""
+        entries = self._entries.values() if names is None else [self._entries[name] for name in names]
+        attrs = [entry.latest for entry in entries if isinstance(entry.latest, LeaseAttrs)]
+        found = (address for one in attrs for address in (one.public_ip, one.public_ipv6))
+        return {address for address in found if address is not None}
+
     def view(self, context: ValidationContext) -> View:
         """Validate in *context* what may have changed. Remembers, for each key, the last gateway that was good."""
         same = context == self._context

@@ -6,9 +6,13 @@ There may be thousands of leases, so the rules compare whole numbers.
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from pyflanneld.core.families import Address, Interface, Network, in_order, inside, overlap
 
+T = TypeVar("T")
+_NOTHING: Mapping[Address, Any] = MappingProxyType({})
 LONGEST_SUBNET = {4: 30, 6: 126}
 _UNICAST = {  # without the unspecified address, loopback, multicast, and what the IETF reserves; mapped IPv4 too
     4: ((1, (127 << 24) - 1), (128 << 24, (224 << 24) - 1)),
@@ -32,6 +36,7 @@ class FamilyContext:
         protected: addresses that no peer's route may take away: etcd's.
         next_hops: addresses that routes lead over, with the revision since when: a lease that is older may contain one
             all the same. Needed only where anything is ``shared``.
+        ways: how the kernel sends packets to gateways outside the link's networks: ``ON_LINK``, or words.
     """
 
     network: Network
@@ -42,6 +47,7 @@ class FamilyContext:
     protected: frozenset[Address] = frozenset()
     loopback: frozenset[Address] = frozenset()
     next_hops: Mapping[Address, int] = field(default_factory=dict)
+    ways: Mapping[Address, str] = field(default_factory=dict)
 
     @property
     def all_connected(self) -> frozenset[Network]:
@@ -81,14 +87,22 @@ class ValidationContext:
         """Whether a connected network shares addresses with the cluster's."""
         return any(family.shared for family in self.families)
 
-    def with_next_hops(self, since: Mapping[Address, int]) -> "ValidationContext":
-        """Return it with ``FamilyContext.next_hops`` of either family."""
+    def with_lookups(
+        self, *, next_hops: Mapping[Address, int] = _NOTHING, ways: Mapping[Address, str] = _NOTHING
+    ) -> "ValidationContext":
+        """Return it with these attributes of ``FamilyContext``, of either family."""
         ipv4, *ipv6 = (
-            replace(family, next_hops={one: at for one, at in since.items() if one.version == family.network.version})
-            for family in self.families
+            replace(family, next_hops=_of(family, next_hops), ways=_of(family, ways)) for family in self.families
         )
         return replace(self, ipv4=ipv4, ipv6=ipv6[0] if ipv6 else None)
 
+
+def _of(family: FamilyContext, values: Mapping[Address, T]) -> dict[Address, T]:
+    return {address: one for address, one in values.items() if address.version == family.network.version}
+
+
+ON_LINK = ""
+"""The way to an address that the link reaches without a router."""
 
 CAPTURES_NETWORK = "captures_network"
 """The reason for a subnet that is, to the bit, a connected network: the kernel can use one of two routes."""
@@ -184,10 +198,18 @@ class Validator:
         if _within(number, self._own_subnet):
             return Quarantine("bad_gateway", f"{field} {gateway} is inside our own {self._context.own_subnet}")
         if self._gateways_on_link and not _within(number, self._neighbours):
-            near = ", ".join(str(own.network) for own in self._context.link_addresses)
-            why = f"is no neighbour on the link ({near}): nothing for {subnet} can be sent to it"
-            return Quarantine("gateway_off_link", f"{field} {gateway} {why}; host-gw needs a common LAN")
+            return self._off_link(subnet, gateway, field)
         return None
+
+    def _off_link(self, subnet: Network, gateway: Address, field: str) -> Quarantine | None:
+        """Return what is wrong with a gateway outside the link's networks, unless the kernel has it on the link."""
+        way = self._context.ways.get(gateway)
+        if way == ON_LINK:
+            return None
+        near = ", ".join(str(own.network) for own in self._context.link_addresses)
+        told = f", the kernel sends packets to it {way}" if way is not None else ""
+        why = f"is no neighbour on the link ({near}){told}: nothing for {subnet} can be sent to it"
+        return Quarantine("gateway_off_link", f"{field} {gateway} {why}; host-gw needs a common LAN")
 
 
 def _capture(subnet: Network, needed: Sequence[Address]) -> Quarantine | None:

@@ -22,19 +22,18 @@ from itertools import chain
 from typing import Any
 
 from pyflanneld.core.backoff import backoff
-from pyflanneld.core.families import Address
 from pyflanneld.core.objects.contest import Contest
 from pyflanneld.core.objects.plan import Drop, KernelChange, Plan
 from pyflanneld.core.objects.table import ObjectTable
-from pyflanneld.core.peers.validation import ValidationContext
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import KERNEL, Node
 from pyflanneld.tasks.docker import check_bridge
-from pyflanneld.tasks.link import follow_link, foreign_next_hops, next_hops, validation_context
+from pyflanneld.tasks.link import follow_link
 from pyflanneld.tasks.objects.audit import ObjectAudit
 from pyflanneld.tasks.objects.blackhole import keep_blackhole
+from pyflanneld.tasks.objects.peer_review import PeerReview
 from pyflanneld.tasks.objects.report import Reports
 
 Table = ObjectTable[Any, Any]
@@ -64,8 +63,7 @@ class Reconciler:
         self._foreign_after_s = self._foreign_until_s = 0.0
         self._placement: object = None
         self._rederive = False
-        self._validation: ValidationContext | None = None
-        self._hops: frozenset[Address] = frozenset()
+        self._review = PeerReview(context, node)
         self._revalidate = True
         self._placeable = True
         self._scan_again = False
@@ -116,10 +114,7 @@ class Reconciler:
             self._placement, self._revalidate, self._rederive = placement, True, True
             for table, kind in zip(node.tables, backend.kinds(host), strict=True):
                 table.kind = kind
-        validation = validation_context(self._context, node)
-        hops = await foreign_next_hops(self._context, node) if validation.is_shared else frozenset()
-        self._revalidate |= (validation, hops) != (self._validation, self._hops)
-        self._validation, self._hops = validation, hops
+        self._revalidate |= await self._review.look()
 
     async def _scan_table(self, table: Table, reported: Change) -> bool:
         """Take over our objects of one kind as they are now; return whether any is not as it was left."""
@@ -195,10 +190,10 @@ class Reconciler:
         node = self._node
         if node.listed is None:
             return
-        if self._validation is not None and (Change.PEERS in node.wake.routes.changes or self._revalidate):
+        if self._review.ready and (Change.PEERS in node.wake.routes.changes or self._revalidate):
             node.wake.routes.take(Change.PEERS)
             self._revalidate = False
-            self._validate(self._validation)
+            await self._validate()
         if not self._placeable:
             return
         await self._place()
@@ -210,12 +205,10 @@ class Reconciler:
         node.progress.routes.set()
         await self._read_foreign()
 
-    def _validate(self, validation: ValidationContext) -> None:
+    async def _validate(self) -> None:
         """Derive the peers from their leases, and the objects from the peers."""
         node = self._node
-        if validation.is_shared:
-            validation = validation.with_next_hops(next_hops(node, self._hops))
-        before, view = node.view, node.peers.view(validation)
+        before, view = node.view, await self._review.view()
         node.want(replace(view, changed=None) if self._rederive else view)
         self._rederive = False
         self._reports.peers(before, view)

@@ -19,7 +19,7 @@ from pyflanneld.core.families import Address, Network, inside
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
 from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Replace
-from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteListing, usual_metric
+from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteListing, Way, usual_metric
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change, Kernel
 
@@ -73,14 +73,14 @@ class FakeKernel(Kernel):
             self._last_lists[asked] = found
         return self._last_lists[asked]
 
-    async def route_to(self, address: IPv4Address) -> tuple[int, IPv4Address] | None:
+    async def route_to(self, address: Address) -> Way | None:
         await self._called("route_to")
         covering = [route for route in self.table() if address in route.dst]
         if not covering or any(link.carries(address) for link in self._links.values()):
             return None
         best = max(covering, key=lambda route: (route.dst.prefixlen, -route.metric))
         link = self._links.get(best.link_index)
-        return (link.index, self._source(link, best.gateway or address)) if link else None
+        return Way(link.index, self._source(link, best.gateway or address), best.gateway) if link else None
 
     async def neighbours(self, link_index: int) -> tuple[Neighbour, ...]:
         await self._called("neighbours")
