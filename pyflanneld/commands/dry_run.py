@@ -19,6 +19,7 @@ from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, c
 from pyflanneld.core.lease.codec import TTL_S, SubnetKey, encode_name, encode_value
 from pyflanneld.core.lease.ownership import OwnLease, Rewrite, assess, confirmed
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
+from pyflanneld.core.network.go_versions import refusals
 from pyflanneld.core.objects.plan import Drop, plan
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes import KernelRoute, RoutePlan, is_blackhole_of_ours, plan_blackholes
@@ -113,6 +114,7 @@ class DryRun:
             raise CannotStart(
                 f"the network configuration at {key} is not usable: {error}: the daemon would wait"
             ) from error
+        self.problems += [StartProblem(one.text) for one in refusals(record.value)]
         networks = f"{subnet_range.network} in subnets of /{subnet_range.subnet_len}"
         if config.ipv6 is not None:
             networks += f", {config.ipv6.network} in /{config.ipv6.subnet_len}"

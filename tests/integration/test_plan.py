@@ -8,7 +8,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.node import LabHost
 from tests.support.lab.planted import process_named
-from tests.support.lab.testbed import gateways, lease_key, lease_value, pid_of, store_of
+from tests.support.lab.testbed import PREFIX, gateways, lease_key, lease_value, pid_of, store_of
 from tests.support.lab.untouched import command, daemon_flags, untouched
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
@@ -49,6 +49,16 @@ def test_before_any_daemon(site: Lab) -> None:
         f"a pyflanneld (pid {pid_of(node)}) serves this etcd prefix and endpoints already: "
         "this is what its next start would do"
     ]
+
+
+def test_a_configuration_that_a_go_daemon_cannot_read(site: Lab) -> None:
+    """It is no obstacle here, and named with the version that would wait for ever."""
+    document = '{"Network":"172.7.0.0/16","IPv6Network":null,"Backend":{"Type":"host-gw"}}'
+    store_of(site).put(f"{PREFIX}/config", document)
+    _, said = plan(site, site.nodes[0])
+    assert said["starts"]
+    (text,) = (problem["text"] for problem in said["problems"] if not problem["blocks"])
+    assert text.startswith("flanneld v0.28.9 cannot read IPv6Network: null should be")
 
 
 def test_boot_routes_of_a_go_daemon_are_adopted(site: Lab) -> None:

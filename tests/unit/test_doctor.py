@@ -27,6 +27,7 @@ from pyflanneld.core.etcd_types import MemberFault, MemberReport
 from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
+from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.objects.plan import Create, Plan
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes import KernelRoute, Route
@@ -105,6 +106,17 @@ def test_one_of_several_authorities_that_expires() -> None:
     file = Certificate("--etcd-cafile", "/ca", ((-9 * etcd.DAY_S, -etcd.DAY_S), (0.0, 900 * etcd.DAY_S)))
     (one,) = etcd.certificates(replace(FACTS, certificates=(file,)))
     assert (one.verdict, one.seen) == (Verdict.WARN, "/ca (one of 2) expired 24 hours ago")
+
+
+def test_a_configuration_that_a_go_daemon_cannot_read() -> None:
+    """It works here, so it is a warning, with the version, the member, and the command that tries a document."""
+    good = b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
+    assert etcd.configuration(replace(FACTS, config=parse_config(good))).verdict is Verdict.OK
+    bad_document = good.replace(b"{", b'{"SubnetMax":null,', 1)
+    one = etcd.configuration(replace(FACTS, config=parse_config(bad_document)))
+    assert one.verdict is Verdict.WARN
+    assert one.seen.startswith("/net/config: flanneld v0.11.0 and v0.28.9 cannot read SubnetMax: null should be")
+    assert "config check" in one.fix
 
 
 def test_clock() -> None:
