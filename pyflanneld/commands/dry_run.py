@@ -217,11 +217,11 @@ def _held(request: LeaseRequest, key: SubnetKey, record: Record) -> OwnLease:
 
 def _claim_step(request: LeaseRequest, records: Sequence[Record], key: SubnetKey, refused: str | None) -> DryRunStep:
     if key.ipv4 == request.previous:
-        return DryRunStep("lease", Action.ADD, str(key), "the subnet file names it, and it is free")
+        return DryRunStep("lease", Action.ADD, str(key), f"{request.named_by} names it, and it is free")
     free = count_free(records, request.subnet_range, request.underlay)
     why = f"one of {free} free subnets, picked at random from the first 100, such as {key}"
     if refused is not None and request.previous is not None:
-        why = f"not {request.previous}, which the subnet file names: {refused}; " + why
+        why = f"not {request.previous}, which {request.named_by} names: {refused}; " + why
     return DryRunStep("lease", Action.ADD, "a free subnet" if free > 1 else str(key), why)
 
 
