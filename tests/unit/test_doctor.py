@@ -23,7 +23,7 @@ from pyflanneld.commands.doctor.host_facts import (
 )
 from pyflanneld.commands.doctor.main import as_text
 from pyflanneld.commands.output import Paint
-from pyflanneld.core.etcd_types import MemberFault, MemberReport
+from pyflanneld.core.etcd_types import MemberFault, MemberReport, Record, TimeToLive
 from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
@@ -248,8 +248,40 @@ def test_lease() -> None:
     none = replace(NODE, own=None)
     assert peers.lease(replace(FACTS, node=none)).verdict is Verdict.OK
     assert peers.lease(replace(FACTS, node=none, daemon_runs=True)).verdict is Verdict.BAD
-    late = replace(FACTS, node=replace(NODE, own_left_s=1800.0), daemon_runs=True)
-    assert peers.lease(late).verdict is Verdict.WARN
+    assert peers.lease(FACTS).seen == "172.7.21.0/24, a reservation"
+
+
+RECORD = Record(b"172.7.21.0-24", b'{"PublicIP":"192.168.14.21"}', 1, 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("left", "shared", "runs", "seen", "cause"),
+    [
+        (TimeToLive(80_000, 86_400), (), True, "172.7.21.0/24, for 22.2 h", ""),
+        (TimeToLive(1800, 86_400), (), True, "172.7.21.0/24, for 0.5 h", "it cannot reach etcd"),
+        (TimeToLive(1800, 86_400), (), False, "172.7.21.0/24, for 0.5 h", ""),
+        (TimeToLive(590, 600), (), True, "hangs on an etcd lease of 600 s, and not of 24 h", "lease.shortened"),
+        (TimeToLive(590, 600), (), False, "172.7.21.0/24, for 0.2 h", ""),
+        (TimeToLive(0, 0), (), True, "172.7.21.0/24, for 0.0 h", "it cannot reach etcd"),
+        (
+            TimeToLive(80_000, 86_400), (replace(RECORD, name=b"172.7.22.0-24"), replace(RECORD, name=b"x\n")), False,
+            "172.7.21.0/24 hangs on one etcd lease with 172.7.22.0-24, x\\n", "whoever revokes it deletes all",
+        ),
+    ],
+)  # fmt: skip
+def test_why_the_lease_may_end(
+    left: TimeToLive, shared: tuple[Record, ...], runs: bool, seen: str, cause: str
+) -> None:
+    """A short or a shared etcd lease is not taken for an etcd that cannot be reached, and a command ends it."""
+    node = replace(NODE, own_record=RECORD, own_left=left, same_etcd_lease=shared)
+    one = peers.lease(replace(FACTS, node=node, daemon_runs=runs))
+    assert seen in one.seen
+    assert (one.verdict is Verdict.WARN, cause in one.why) == (bool(cause), True)
+    if "hangs on" in seen:
+        assert one.fix == (
+            f"ETCDCTL_API=3 etcdctl --endpoints={URL} put --lease=$(ETCDCTL_API=3 etcdctl --endpoints={URL} "
+            "lease grant 86400 | cut -d' ' -f2) /net/subnets/172.7.21.0-24 '{\"PublicIP\":\"192.168.14.21\"}'"
+        )
 
 
 def test_start_script() -> None:
