@@ -21,6 +21,7 @@ from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network import review as config_review
 from pyflanneld.core.network.config import NetworkConfig
+from pyflanneld.core.network.go_versions import refusals
 from pyflanneld.core.network.review import Effect, LeaseFate
 from pyflanneld.core.printable import printable
 from pyflanneld.errors import KernelError, RegistryError, RequestRefused, UnsupportedConfig, UsageError
@@ -36,17 +37,19 @@ Usage: pyflanneld config check FILE|-            is it valid, what are its effec
        pyflanneld config show                    what is in etcd, with the same check
        pyflanneld config set FILE|- [--dry-run] [--force]
 
-FILE holds the JSON document, - is the standard input. Set checks it first and shows its effect on the present leases;
-if a live lease would no longer fit, it refuses without --force. It writes the file's bytes, and only if nobody has
+FILE holds the JSON document, - is the standard input. The check names what flanneld v0.11.0 or v0.28.9 cannot read: it
+would wait for ever. Set checks the document first and shows its effect on the present leases; if a live lease would no
+longer fit, or a flanneld cannot read it, it refuses without --force. It writes the file's bytes, and only if nobody has
 changed the configuration meanwhile. A running daemon goes on with the one it has joined by, and applies the new one at
 its next start; it reports config.changed and is not ready when it would not fit the new one.
 
-Exit codes: 0 valid, shown, written or unchanged; 1 not valid, missing, refused or failed; 2 wrong usage.
+Exit codes: 0 valid, shown, written or unchanged; 1 not valid everywhere, missing, refused or failed; 2 wrong usage.
 """
 _DRY_RUN = own_switch("dry-run", "Set: only show what would be done.")
-_FORCE = own_switch("force", "Set: write it even if live leases do not fit.")
+_FORCE = own_switch("force", "Set: write it even if live leases do not fit, or a flanneld cannot read it.")
 CONFIG_FLAGS = (OUTPUT, _DRY_RUN, _FORCE, *(flag for flag in FLAGS if flag.group == ETCD))
 _MAX_BYTES = 64 * 1024
+_SPACE = b" \t\r\n"  # JSON's; other white space is a mistake in the document
 
 
 _Connect = Callable[[Settings], AbstractAsyncContextManager[FullRegistry]]
@@ -54,7 +57,12 @@ _Connect = Callable[[Settings], AbstractAsyncContextManager[FullRegistry]]
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A document and the result of its check; *config* is ``None`` when it is not usable, *problem* says why."""
+    """A document and the result of its check.
+
+    Attributes:
+        config: ``None`` when no daemon can use it.
+        problem: why this daemon, or a flanneld, cannot use it; empty when all can.
+    """
 
     where: str
     document: bytes
@@ -91,9 +99,9 @@ def main(words: Sequence[str], *, connect: _Connect) -> int:
 def _read(file: str) -> bytes:
     try:
         if file == "-":
-            return sys.stdin.buffer.read(_MAX_BYTES + 1).strip()
+            return sys.stdin.buffer.read(_MAX_BYTES + 1).strip(_SPACE)
         with Path(file).open("rb") as source:
-            return source.read(_MAX_BYTES + 1).strip()
+            return source.read(_MAX_BYTES + 1).strip(_SPACE)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}") from None
 
@@ -114,7 +122,8 @@ def _review(where: str, document: bytes, links: Sequence[Link]) -> Review:
         config, _ = usable_config(document, "it")
     except (Invalid, UnsupportedConfig) as error:
         return Review(where, document, None, str(error), ())
-    return Review(where, document, config, "", tuple(config_review.remarks(document, config, links)))
+    refused = "; ".join(one.text for one in refusals(document))
+    return Review(where, document, config, refused, tuple(config_review.remarks(document, config, links)))
 
 
 def _report(review: Review, *, as_json: bool) -> int:
@@ -122,18 +131,19 @@ def _report(review: Review, *, as_json: bool) -> int:
     facts = config_review.config_facts(review.config) if review.config else []
     if as_json:
         document: dict[str, Any] = {
-            "valid": review.config is not None, "problem": review.problem or None, "remarks": list(review.remarks),
+            "valid": not review.problem, "problem": review.problem or None, "remarks": list(review.remarks),
             "facts": dict(facts),
         }  # fmt: skip
         sys.stdout.write(json_text(document))
     else:
         sys.stdout.write(_text(review, facts))
-    return 0 if review.config is not None else 1
+    return 1 if review.problem else 0
 
 
 def _text(review: Review, facts: Sequence[tuple[str, str]]) -> str:
     paint = Paint(sys.stdout)
-    verdict = paint("valid", GREEN) if review.config else paint("not usable", RED)
+    words = ("not for every flanneld" if review.problem else "valid") if review.config else "not usable"
+    verdict = paint(words, RED if review.problem else GREEN)
     lines = [f"{review.where}: {verdict}" + (f": {review.problem}" if review.problem else "")]
     lines += [f"  {line}" for line in columns(facts)] if facts else []
     lines += [f"{paint('!', YELLOW)} {remark}" for remark in review.remarks]
@@ -156,9 +166,9 @@ async def _set(
     settings: Settings, connect: _Connect, file: str, *, force: bool, dry_run: bool
 ) -> int:
     review = _review(file, _read(file), await _links())
-    if _report(review, as_json=False):
+    _report(review, as_json=False)
+    if review.config is None:
         return 1
-    assert review.config is not None  # noqa: S101 - reported as not usable otherwise
     async with connect(settings) as store:
         seen = await store.read_config()
         where = f"{settings.etcd_prefix}/config ({store.endpoint}, API v{store.api})"
@@ -167,7 +177,7 @@ async def _set(
             return 0
         effects = config_review.effects((await store.list_subnets()).records, review.config)
         _print_changes(seen, review.config, effects)
-        _refuse(effects, review.config, force=force)
+        _refuse(effects, review.config, refused=bool(review.problem), force=force)
         if dry_run:
             print(f"{where} would be written")
         elif not await store.write_config(review.document, seen=seen):
@@ -194,11 +204,12 @@ def _print_changes(seen: ConfigRecord, config: NetworkConfig, effects: Sequence[
             print(f"  {one.text}")
 
 
-def _refuse(effects: Sequence[Effect], config: NetworkConfig, *, force: bool) -> None:
-    """Raise ``RequestRefused`` if live leases would not fit, or not all find a subnet, unless *force* is set."""
+def _refuse(effects: Sequence[Effect], config: NetworkConfig, *, refused: bool, force: bool) -> None:
+    """Raise ``RequestRefused`` if live leases would not fit, not all find a subnet, or a flanneld *refused* it."""
     moving = sum(one.fate is LeaseFate.MOVES for one in effects)
     crowd = config_review.crowded(effects, config)
     reasons = [f"{moving} live lease{'s' if moving > 1 else ''} would no longer fit"] if moving else []
     reasons += [f"there would be {crowd}"] if crowd else []
+    reasons += ["it is not for every flanneld"] if refused else []
     if reasons and not force:
         raise RequestRefused(f"{' and '.join(reasons)}; nothing was done; --force writes it nevertheless")

@@ -19,6 +19,7 @@ from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, c
 from pyflanneld.core.lease.codec import TTL_S, SubnetKey, encode_name, encode_value
 from pyflanneld.core.lease.ownership import OwnLease, Rewrite, assess, confirmed
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
+from pyflanneld.core.network.go_versions import refusals
 from pyflanneld.core.objects.plan import Drop, plan
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes import KernelRoute, RoutePlan, is_blackhole_of_ours, plan_blackholes
@@ -114,6 +115,7 @@ class DryRun:
             raise CannotStart(
                 f"the network configuration at {key} is not usable: {error}: the daemon would wait"
             ) from error
+        self.problems += [StartProblem(one.text) for one in refusals(record.value)]
         networks = f"{subnet_range.network} in subnets of /{subnet_range.subnet_len}"
         if config.ipv6 is not None:
             networks += f", {config.ipv6.network} in /{config.ipv6.subnet_len}"
@@ -216,11 +218,11 @@ def _held(request: LeaseRequest, key: SubnetKey, record: Record) -> OwnLease:
 
 def _claim_step(request: LeaseRequest, records: Sequence[Record], key: SubnetKey, refused: str | None) -> DryRunStep:
     if key.ipv4 == request.previous:
-        return DryRunStep("lease", Action.ADD, str(key), "the subnet file names it, and it is free")
+        return DryRunStep("lease", Action.ADD, str(key), f"{request.named_by} names it, and it is free")
     free = count_free(records, request.subnet_range, request.underlay)
     why = f"one of {free} free subnets, picked at random from the first 100, such as {key}"
     if refused is not None and request.previous is not None:
-        why = f"not {request.previous}, which the subnet file names: {refused}; " + why
+        why = f"not {request.previous}, which {request.named_by} names: {refused}; " + why
     return DryRunStep("lease", Action.ADD, "a free subnet" if free > 1 else str(key), why)
 
 

@@ -54,6 +54,7 @@ def read_only_context(settings: Settings) -> Context:
         subnet_file=ReadOnlyPort(real.subnet_file, "read"),
         clock=real.clock,
         notifier=ReadOnlyPort(None),
+        saved_state=None if real.saved_state is None else ReadOnlyPort(real.saved_state, "path", "read"),
     )
     return replace(context, ports=ports)
 

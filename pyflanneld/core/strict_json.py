@@ -5,12 +5,24 @@ Beyond that this is stricter: it refuses size, nesting, NaN and huge numbers; wh
 """
 
 import json
+import re
+from dataclasses import dataclass
 from math import isfinite
 
 from pyflanneld.core.invalid import Invalid
 
 MAX_BYTES = 64 * 1024
 MAX_BRACKETS = 256
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A top-level member of an object: its name in lower case, its value, and the text of that value."""
+
+    name: str
+    value: object
+    raw: str
 
 
 def parse_object(
@@ -37,7 +49,37 @@ def parse_object(
         raise Invalid("not_json", field, data, "a JSON object in UTF-8") from error
     if not isinstance(document, dict):
         raise Invalid("not_an_object", field, data, "a JSON object in UTF-8")
-    return {name.lower(): value for name, value in document.items()}
+    return {_folded(name): value for name, value in document.items()}
+
+
+def parse_members(data: bytes, field: str) -> list[Member]:
+    """Return the top-level members of the JSON object in *data* as they come, one given twice included.
+
+    Raises:
+        Invalid: as ``parse_object``.
+    """
+    parse_object(data, field)
+    text, found = data.decode(), []
+    at = _start(text, _start(text, 0) + 1)
+    while text[at] != "}":
+        name, at = _DECODER.raw_decode(text, at)
+        start = _start(text, _start(text, at) + 1)
+        value, end = _DECODER.raw_decode(text, start)
+        found.append(Member(_folded(name), value, text[start:end]))
+        at = _start(text, end)
+        at = _start(text, at + 1) if text[at] == "," else at
+    return found
+
+
+def _start(text: str, at: int) -> int:
+    """Return where the next token begins."""
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
+
+
+def _folded(name: str) -> str:
+    """Return *name* as it is compared: Go takes the long s for an s, which ``lower`` does not."""
+    return name.lower().replace("\u017f", "s")
 
 
 def brackets(data: bytes) -> int:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeVar
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.core.lease.allocation import SubnetRequest
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.selection import Choice, Link
-from pyflanneld.core.network.config import NetworkConfig, SubnetRange
+from pyflanneld.core.network.config import NetworkConfig, SubnetRange, fits
 from pyflanneld.core.peers.guard import WithdrawGuard
 from pyflanneld.core.peers.table import PeerTable
 from pyflanneld.daemon import deferred
@@ -16,7 +17,10 @@ from pyflanneld.state.context import Context
 from pyflanneld.state.node import Membership, Node, publish
 from pyflanneld.tasks.lease.acquire import LeaseRequest
 from pyflanneld.tasks.link import check_public_ip, etcd_addresses
-from pyflanneld.tasks.subnet_file import remembered
+from pyflanneld.tasks.saved_state import saved_key
+from pyflanneld.tasks.subnet_file import Remembered, remembered
+
+_N = TypeVar("_N", IPv4Network, IPv6Network)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,28 @@ async def prepare(
     underlay = [own.network for own in choice.link.addresses if own.network not in around]
     underlay += [IPv4Network(own.ip) for own in choice.link.addresses]
     underlay += [IPv4Network(one) for one in etcd_addresses(context, IPv4Address)]
+    before, named_by = await _or_saved(context, config, before, attrs.public_ip)
     request = LeaseRequest(
         subnet_range, attrs, previous=before.subnet, underlay=tuple(underlay), around=around,
-        ipv6=_request6(context, config.ipv6, before.subnet6, choice.link),
+        ipv6=_request6(context, config.ipv6, before.subnet6, choice.link), named_by=named_by,
     )
     return Bootstrap(links, choice, membership, request)
+
+
+async def _or_saved(
+    context: Context, config: NetworkConfig, before: Remembered, public_ip: IPv4Address
+) -> tuple[Remembered, str]:
+    """Return *before*, with the subnets of the saved state where the file names none, and which of them named it."""
+    key = await saved_key(context, public_ip) if before.subnet is None else None
+    if key is None:
+        return before, "the subnet file"
+    subnet, subnet6 = _fitting(config.ipv4, key.ipv4), _fitting(config.ipv6, key.ipv6)
+    return Remembered(before.network, subnet, subnet6), "the saved state"
+
+
+def _fitting(subnet_range: SubnetRange[_N] | None, subnet: _N | None) -> _N | None:
+    """Return *subnet* if it may be leased: the network may have changed since it was saved."""
+    return subnet if subnet_range is not None and fits(subnet_range, subnet) else None
 
 
 def _request6(

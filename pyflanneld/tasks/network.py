@@ -7,6 +7,7 @@ around the lease moves nobody: it is taken up. Anything else, such as other boun
 """
 
 import asyncio
+from contextlib import suppress
 from ipaddress import IPv4Network
 
 from pyflanneld.backends import BACKENDS
@@ -14,6 +15,7 @@ from pyflanneld.core.backoff import backoff
 from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange, parse_config
+from pyflanneld.core.network.go_versions import Refusal, refusals
 from pyflanneld.core.network.review import misfits, networks_of
 from pyflanneld.errors import RegistryError, RegistryUnavailable, UnsupportedConfig
 from pyflanneld.ports import Change
@@ -27,6 +29,7 @@ BEAT_S = READ_AGAIN_S + RETRY_CAP_S
 WATCH_RETRY_FIRST_S = 1.0
 WATCH_RETRY_CAP_S = 30.0
 CHANGED = "config_change"
+GO_DAEMONS = "config_go_daemons"
 
 
 async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
@@ -49,6 +52,7 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv
         else:
             context.conditions.resolve("config")
             context.liveness.rest("config")
+            _note_refusals(context, found[0].document)
             return found
 
 
@@ -104,6 +108,19 @@ def _usable(context: Context, record: ConfigRecord) -> tuple[NetworkConfig, Subn
         return None
 
 
+def _note_refusals(context: Context, document: bytes | None) -> None:
+    """Report what Go daemons cannot read in *document*: they wait for ever, where this node goes on."""
+    found: tuple[Refusal, ...] = ()
+    with suppress(Invalid):  # which is another condition
+        found = refusals(document) if document is not None else ()
+    if not found:
+        context.conditions.resolve(GO_DAEMONS)
+        return
+    why = "; ".join(one.text for one in found)
+    text = f"the network configuration at {context.settings.etcd_prefix}/config is not for every flanneld: {why}"
+    context.conditions.report(GO_DAEMONS, "config.refused_by_flanneld", text, blocks=False, cause=why)
+
+
 def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
     """Read a document as the daemon does; *what* is its name in a message.
 
@@ -148,6 +165,7 @@ def _compare(context: Context, node: Node, record: ConfigRecord, seen: bytes | N
     """Report a configuration that is another one than was *seen*; return it."""
     if record.value == seen:
         return seen
+    _note_refusals(context, record.value)
     config, why = _fitting(node, record.value)
     if config is None:
         text = f"the network configuration in etcd does not fit this node any more, which goes on as before: {why}"

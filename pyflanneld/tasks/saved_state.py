@@ -7,9 +7,11 @@ keys are left out. A disk that fails is reported, and no task waits for it.
 """
 
 import asyncio
+from ipaddress import IPv4Address
 
 from pyflanneld.core.backoff import backoff
 from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.lease.codec import SubnetKey, parse_key_name, parse_value
 from pyflanneld.core.lease.saved_state import MAX_VALUE_BYTES, SavedState, as_kept
 from pyflanneld.core.peers.table import View
 from pyflanneld.ports import SavedStateFile
@@ -107,6 +109,22 @@ def saved_state(context: Context, node: Node) -> SavedState:
         own=lease.record,
         peers=tuple(as_kept(peer) for peer in peers if len(peer.value) <= MAX_VALUE_BYTES),
     )  # fmt: skip
+
+
+async def saved_key(context: Context, public_ip: IPv4Address) -> SubnetKey | None:
+    """Return the subnets that this host had by the saved state, if that is about this prefix and *public_ip*."""
+    file = context.ports.saved_state
+    if file is None:
+        return None
+    try:
+        state = await file.read()
+    except (OSError, Invalid) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        context.log.warning("saved_state.ignored", path=file.path, why=why)
+        return None
+    if state is None or state.prefix != context.settings.etcd_prefix:
+        return None
+    return parse_key_name(state.own.name) if parse_value(state.own.value).public_ip == public_ip else None
 
 
 async def forget(context: Context, node: Node, file: SavedStateFile) -> None:

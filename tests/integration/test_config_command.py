@@ -120,6 +120,20 @@ def test_a_document_that_is_not_usable_is_never_written(cluster: Cluster) -> Non
     assert cluster.config == GOOD
 
 
+def test_a_document_that_a_go_daemon_cannot_read(cluster: Cluster) -> None:
+    """It is refused with who cannot read it, and written with force; show and check are exit code 1 then."""
+    bad = GOOD.replace("{", '{"SubnetMin":null,', 1)
+    cluster.put("config", GOOD)
+    assert cluster.set(bad) == 1
+    assert "flanneld v0.11.0 and v0.28.9 cannot read SubnetMin: null" in cluster.out
+    assert "it is not for every flanneld; nothing was done; --force" in cluster.err
+    assert cluster.config == GOOD
+    assert cluster.set(bad, "--force") == 0
+    assert cluster.config == bad
+    assert cluster("show") == 1
+    assert "not for every flanneld" in cluster.out
+
+
 def test_live_leases_that_would_not_fit(cluster: Cluster) -> None:
     """They are named, and the change is refused; force writes it; a dry run does not."""
     cluster.put("config", GOOD)

@@ -1,6 +1,8 @@
 """``pyflanneld doctor`` in the lab: planted faults are found, named and explained, and nothing is touched."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.node import LabHost
+from pyflanneld.lab.run import until
 from tests.support.lab.planted import process_named
 from tests.support.lab.testbed import PREFIX, lease_key, lease_value, pid_of, store_of
 from tests.support.lab.untouched import command, daemon_flags, untouched
@@ -92,6 +95,47 @@ def test_a_key_with_a_zero_byte_and_other_bytes(cluster: Lab) -> None:
     for finding in wrong(doctor(cluster, node)[1]):
         node.exec("bash", "-c", finding["fix"].partition("if it is nobody's: ")[2])
     assert len(store.kvs(f"{PREFIX}/subnets")) == 3
+
+
+def lease_finding(findings: list[Finding]) -> Finding:
+    (one,) = (one for one in findings if one["check"] == "lease")
+    return one
+
+
+def test_a_key_on_a_shared_etcd_lease(cluster: Lab) -> None:
+    """As a migration by hand leaves it: named with the keys beside it, and the command that is shown ends it."""
+    node, other, store = *cluster.nodes[:2], store_of(cluster)
+    key, lease = lease_key(node.subnet), store.grant(86400)
+    for host in (node, other):
+        store.put(lease_key(host.subnet), lease_value(host.address.ip), lease=lease)
+    finding = only(doctor(cluster, node)[1])
+    assert (finding["check"], finding["verdict"]) == ("lease", "warn")
+    assert finding["seen"] == f"{node.subnet} hangs on one etcd lease with {other.subnet.replace('/', '-')}"
+    assert "revokes" in finding["why"]
+    node.exec("bash", "-c", finding["fix"])
+    assert wrong(doctor(cluster, node)[1]) == []
+    mine = store.kv(key)
+    assert mine is not None
+    assert (mine.lease != lease, store.ttl(mine.lease)[1]) == (True, 86400)
+    assert node.get("/readyz")[0] == 200
+
+
+def test_a_key_on_a_short_etcd_lease(cluster: Lab) -> None:
+    """While the daemon has not put it back (it is stopped here), the etcd lease is the cause, not the way to etcd."""
+    node, store = cluster.nodes[0], store_of(cluster)
+    os.kill(pid_of(node), signal.SIGSTOP)
+    try:
+        store.put(lease_key(node.subnet), lease_value(node.address.ip), lease=store.grant(600))
+        finding = lease_finding(doctor(cluster, node)[1])
+        assert (finding["verdict"], finding["seen"]) == (
+            "warn", f"{node.subnet} hangs on an etcd lease of 600 s, and not of 24 h"
+        )  # fmt: skip
+        assert "cannot reach etcd" not in finding["why"]
+        node.exec("bash", "-c", finding["fix"])
+        assert lease_finding(doctor(cluster, node)[1])["verdict"] == "ok"
+    finally:
+        os.kill(pid_of(node), signal.SIGCONT)
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", 15)
 
 
 def test_a_peer_off_the_link(cluster: Lab) -> None:

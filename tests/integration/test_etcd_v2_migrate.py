@@ -88,13 +88,16 @@ async def test_copies_with_the_time_left(etcd: Etcd, v2: RawEtcdV2, v3: RawEtcd)
         "config": CONFIG.encode(),
         **{f"subnets/172.7.{host}.0-24": new_value(host) for host in (21, 22, 23)},
     }
-    ttls = {}
+    ttls, leases = {}, set()
     for host in (21, 22, 23):
         kv = await v3.get(f"{PREFIX}/subnets/172.7.{host}.0-24".encode())
+        leases.add(kv.lease)
         ttls[host] = (await v3.time_to_live(kv.lease)).TTL if kv.lease else None
     assert 86_300 < ttls[21] <= 86_400
     assert 4_900 < ttls[22] <= 5_000
     assert ttls[23] is None
+    assert leases == {0, *(await v3.leases())}, "each key with a TTL has an etcd lease of its own"
+    assert len(leases) == 3
     nodes = {node["key"]: node["value"] for node in await v2.children(f"{PREFIX}/subnets")}
     assert nodes == {f"{PREFIX}/subnets/172.7.{host}.0-24": old_value(host) for host in (21, 22, 23)}
 

@@ -1,14 +1,16 @@
 """``pyflanneld plan`` in the lab: it says what the daemon then does, and touches nothing."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.node import LabHost
+from pyflanneld.lab.run import until
 from tests.support.lab.planted import process_named
-from tests.support.lab.testbed import gateways, lease_key, lease_value, pid_of, store_of
+from tests.support.lab.testbed import PREFIX, gateways, lease_key, lease_value, pid_of, store_of
 from tests.support.lab.untouched import command, daemon_flags, untouched
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
@@ -49,6 +51,36 @@ def test_before_any_daemon(site: Lab) -> None:
         f"a pyflanneld (pid {pid_of(node)}) serves this etcd prefix and endpoints already: "
         "this is what its next start would do"
     ]
+
+
+def test_without_key_and_file_the_saved_subnet_is_asked_for(site: Lab, tmp_path: Path) -> None:
+    """A host was off for longer than its lease: etcd and /run know nothing of it, and its containers keep their
+    addresses. Its saved state names the subnet; the plan says so, and then it is what happens."""
+    node, store = site.nodes[0], store_of(site)
+    node.start("--state-dir", str(tmp_path))
+    node.wait_ready()
+    until((tmp_path / "last-good.json").exists, "the state is saved")
+    text = node.subnet_file.read_text()
+    node.kill()
+    store.delete(lease_key("172.7.21.0/24"))
+    node.subnet_file.unlink()
+    _, said = plan(site, node, f"--state-dir={tmp_path}")
+    (lease,) = (step for step in said["steps"] if step["part"] == "lease")
+    assert (lease["what"], lease["why"]) == ("172.7.21.0/24", "the saved state names it, and it is free")
+    node.start("--state-dir", str(tmp_path))
+    node.wait_ready()
+    assert (node.subnet, node.subnet_file.read_text()) == ("172.7.21.0/24", text)
+    assert list(store.kvs(f"{PREFIX}/subnets/")) == [lease_key("172.7.21.0/24")]
+
+
+def test_a_configuration_that_a_go_daemon_cannot_read(site: Lab) -> None:
+    """It is no obstacle here, and named with the version that would wait for ever."""
+    document = '{"Network":"172.7.0.0/16","IPv6Network":null,"Backend":{"Type":"host-gw"}}'
+    store_of(site).put(f"{PREFIX}/config", document)
+    _, said = plan(site, site.nodes[0])
+    assert said["starts"]
+    (text,) = (problem["text"] for problem in said["problems"] if not problem["blocks"])
+    assert text.startswith("flanneld v0.28.9 cannot read IPv6Network: null should be")
 
 
 def test_boot_routes_of_a_go_daemon_are_adopted(site: Lab) -> None:

@@ -106,11 +106,11 @@ def test_every_configuration_key_has_its_row(monkeypatch: pytest.MonkeyPatch) ->
     """What the parser asks a document of both families for, and the one member of ``Backend`` that it takes."""
     read: list[Document] = []
 
-    def reading(data: bytes, what: str) -> Document:
-        read.append(Document(parse_object(data, what)))
+    def reading(data: bytes) -> Document:
+        read.append(Document(parse_object(data, "network configuration")))
         return read[0]
 
-    monkeypatch.setattr(netconf, "parse_object", reading)
+    monkeypatch.setattr(netconf, "_document", reading)
     content = {"Network": "10.5.0.0/16", "EnableIPv6": True, "IPv6Network": "2001:db8::/56", "Backend": {"Type": "a"}}
     config = netconf.parse_config(json.dumps(content).encode())
     assert config.backend_type == "a"

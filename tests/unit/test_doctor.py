@@ -23,10 +23,11 @@ from pyflanneld.commands.doctor.host_facts import (
 )
 from pyflanneld.commands.doctor.main import as_text
 from pyflanneld.commands.output import Paint
-from pyflanneld.core.etcd_types import MemberFault, MemberReport
+from pyflanneld.core.etcd_types import MemberFault, MemberReport, Record, TimeToLive
 from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
+from pyflanneld.core.network.config import parse_config
 from pyflanneld.core.objects.plan import Create, Plan
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes import KernelRoute, Route
@@ -105,6 +106,17 @@ def test_one_of_several_authorities_that_expires() -> None:
     file = Certificate("--etcd-cafile", "/ca", ((-9 * etcd.DAY_S, -etcd.DAY_S), (0.0, 900 * etcd.DAY_S)))
     (one,) = etcd.certificates(replace(FACTS, certificates=(file,)))
     assert (one.verdict, one.seen) == (Verdict.WARN, "/ca (one of 2) expired 24 hours ago")
+
+
+def test_a_configuration_that_a_go_daemon_cannot_read() -> None:
+    """It works here, so it is a warning, with the version, the member, and the command that tries a document."""
+    good = b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'
+    assert etcd.configuration(replace(FACTS, config=parse_config(good))).verdict is Verdict.OK
+    bad_document = good.replace(b"{", b'{"SubnetMax":null,', 1)
+    one = etcd.configuration(replace(FACTS, config=parse_config(bad_document)))
+    assert one.verdict is Verdict.WARN
+    assert one.seen.startswith("/net/config: flanneld v0.11.0 and v0.28.9 cannot read SubnetMax: null should be")
+    assert "config check" in one.fix
 
 
 def test_clock() -> None:
@@ -236,8 +248,40 @@ def test_lease() -> None:
     none = replace(NODE, own=None)
     assert peers.lease(replace(FACTS, node=none)).verdict is Verdict.OK
     assert peers.lease(replace(FACTS, node=none, daemon_runs=True)).verdict is Verdict.BAD
-    late = replace(FACTS, node=replace(NODE, own_left_s=1800.0), daemon_runs=True)
-    assert peers.lease(late).verdict is Verdict.WARN
+    assert peers.lease(FACTS).seen == "172.7.21.0/24, a reservation"
+
+
+RECORD = Record(b"172.7.21.0-24", b'{"PublicIP":"192.168.14.21"}', 1, 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("left", "shared", "runs", "seen", "cause"),
+    [
+        (TimeToLive(80_000, 86_400), (), True, "172.7.21.0/24, for 22.2 h", ""),
+        (TimeToLive(1800, 86_400), (), True, "172.7.21.0/24, for 0.5 h", "it cannot reach etcd"),
+        (TimeToLive(1800, 86_400), (), False, "172.7.21.0/24, for 0.5 h", ""),
+        (TimeToLive(590, 600), (), True, "hangs on an etcd lease of 600 s, and not of 24 h", "lease.shortened"),
+        (TimeToLive(590, 600), (), False, "172.7.21.0/24, for 0.2 h", ""),
+        (TimeToLive(0, 0), (), True, "172.7.21.0/24, for 0.0 h", "it cannot reach etcd"),
+        (
+            TimeToLive(80_000, 86_400), (replace(RECORD, name=b"172.7.22.0-24"), replace(RECORD, name=b"x\n")), False,
+            "172.7.21.0/24 hangs on one etcd lease with 172.7.22.0-24, x\\n", "whoever revokes it deletes all",
+        ),
+    ],
+)  # fmt: skip
+def test_why_the_lease_may_end(
+    left: TimeToLive, shared: tuple[Record, ...], runs: bool, seen: str, cause: str
+) -> None:
+    """A short or a shared etcd lease is not taken for an etcd that cannot be reached, and a command ends it."""
+    node = replace(NODE, own_record=RECORD, own_left=left, same_etcd_lease=shared)
+    one = peers.lease(replace(FACTS, node=node, daemon_runs=runs))
+    assert seen in one.seen
+    assert (one.verdict is Verdict.WARN, cause in one.why) == (bool(cause), True)
+    if "hangs on" in seen:
+        assert one.fix == (
+            f"ETCDCTL_API=3 etcdctl --endpoints={URL} put --lease=$(ETCDCTL_API=3 etcdctl --endpoints={URL} "
+            "lease grant 86400 | cut -d' ' -f2) /net/subnets/172.7.21.0-24 '{\"PublicIP\":\"192.168.14.21\"}'"
+        )
 
 
 def test_start_script() -> None:

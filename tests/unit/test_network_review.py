@@ -110,6 +110,24 @@ class TestCheck:
         told = json.loads(capsys.readouterr().out)
         assert (told["valid"], told["problem"], told["facts"]["Network"]) == (True, None, "172.7.0.0/16")
 
+    def test_not_for_every_flanneld(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """What this daemon takes and a Go daemon waits on for ever is not approved: exit code 1, and who and why."""
+        (tmp_path / "net.json").write_bytes(GOOD.replace(b"{", b'{"IPv6SubnetLen":"64",', 1))
+        assert self.check(str(tmp_path / "net.json")) == 1
+        out = capsys.readouterr().out
+        assert ': not for every flanneld: flanneld v0.28.9 cannot read IPv6SubnetLen: "64" should be' in out
+        assert "\n  Network         172.7.0.0/16\n" in out
+        assert self.check(str(tmp_path / "net.json"), "--output=json") == 1
+        report = json.loads(capsys.readouterr().out)
+        assert (report["valid"], report["facts"]["Network"]) == (False, "172.7.0.0/16")
+        assert "v0.28.9" in report["problem"]
+
+    def test_white_space_that_is_none_in_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A form feed around the document is a mistake in it, for Go as for us."""
+        (tmp_path / "net.json").write_bytes(GOOD + b"\f\n")
+        assert self.check(str(tmp_path / "net.json")) == 1
+        assert "not usable" in capsys.readouterr().out
+
     @pytest.mark.parametrize("words", [[], ["check"], ["chek", "x"], ["check", "/no/such/file"], ["show", "x"]])
     def test_usage(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         """Wrong words, and a file that cannot be read, are exit code 2 and one line."""

@@ -17,7 +17,8 @@ from tests.support.fakes.kernel import FakeKernel
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, MemoryState, lan, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
-from tests.unit.test_daemon_dual_stack import BOTH, ENV, PEER, cluster, dual_node, dual_value
+from tests.unit.test_daemon_dual_stack import BOTH, DUAL, ENV, PEER, cluster, dual_node, dual_value
+from tests.unit.test_daemon_dual_stack import OWN as DUAL_OWN
 
 AWAY = RegistryUnavailable("fake: no answer")
 OWN, PEERS = b"172.7.21.0-24", {b"172.7.22.0-24": "192.168.14.22", b"172.7.23.0-24": "192.168.14.23"}
@@ -489,6 +490,126 @@ def test_both_halves_of_a_dual_stack_node_are_restored() -> None:
             node.registry.down = None
             await until(lambda: node.ready, 30)
             assert routes(node) == BOTH
+
+    run(scenario())
+
+
+async def leased_after_a_loss(etcd: FakeEtcd, node: FakeNode, *, env: str | None = None) -> bytes:
+    """Lose the routes, /run and this host's key, start with etcd up, and return the name of the key that is leased."""
+    reboot(node)
+    node.file.text = env
+    async with node.running():
+        (own,) = (one.name for one in etcd.records() if one.value == value("192.168.14.21"))
+        return own
+
+
+def test_without_key_and_file_the_saved_subnet_is_asked_for() -> None:
+    """Docker's containers keep their addresses: neither subnet.env nor etcd knows the subnet, the saved state does."""
+
+    async def scenario() -> None:
+        etcd, node = site()
+        text = await run_once(node)
+        etcd.delete(OWN)
+        assert await leased_after_a_loss(etcd, node) == OWN
+        assert node.file.text == text
+        assert node.log.count("lease.previous_refused") == 0
+
+    run(scenario())
+
+
+def test_the_file_and_a_key_count_before_the_saved_subnet() -> None:
+    """What subnet.env names is asked for, and what etcd holds for this address is held again."""
+
+    async def scenario() -> None:
+        etcd, node = site()
+        await run_once(node)
+        etcd.delete(OWN)
+        assert await leased_after_a_loss(etcd, node, env="FLANNEL_SUBNET=172.7.77.1/24\n") == b"172.7.77.0-24"
+        etcd.delete(b"172.7.77.0-24")
+        etcd.put(b"172.7.30.0-24", value("192.168.14.21"), lease_id=etcd.grant(86400))
+        assert await leased_after_a_loss(etcd, node) == b"172.7.30.0-24"
+
+    run(scenario())
+
+
+def test_a_saved_subnet_that_is_another_nodes_is_left_to_it() -> None:
+    """It is reported, and a free one is leased."""
+
+    async def scenario() -> None:
+        etcd, node = site()
+        await run_once(node)
+        etcd.delete(OWN)
+        etcd.put(OWN, value("192.168.14.99"), lease_id=etcd.grant(86400))
+        assert await leased_after_a_loss(etcd, node) != OWN
+        assert node.log.count("lease.previous_refused") == 1
+
+    run(scenario())
+
+
+ELSEWHERE = {
+    "prefix": {"prefix": "/other"},
+    "address": {"own": value("192.168.14.20")},
+    "network": {"own_name": b"172.8.21.0-24"},
+    "length": {"own_name": b"172.7.21.0-25"},
+}
+
+
+@pytest.mark.parametrize("changes", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_a_saved_subnet_of_elsewhere_is_not_asked_for(changes: dict[str, bytes | str]) -> None:
+    """Of another prefix, of another host, outside the network, of another length: a free one is leased, quietly."""
+
+    async def scenario() -> None:
+        etcd, node = site()
+        await run_once(node)
+        etcd.delete(OWN)
+        state = stored(node).state
+        own = replace(state.own, value=changes.get("own", state.own.value), name=changes.get("own_name", OWN))
+        stored(node).data = encode_state(replace(state, own=own, prefix=changes.get("prefix", state.prefix)))
+        name = await leased_after_a_loss(etcd, node)
+        assert name not in (OWN, own.name)
+        assert name.endswith(b"-24")
+        assert node.log.count("lease.previous_refused") == 0
+
+    run(scenario())
+
+
+def test_a_state_that_cannot_be_read_is_reported_where_its_subnet_was_wanted() -> None:
+    """A torn file and a failing disk cost the subnet, not the start; with a subnet file nobody reads them."""
+
+    async def scenario() -> None:
+        etcd, node = site()
+        await run_once(node)
+        etcd.delete(OWN)
+        stored(node).data = b"{"
+        assert await leased_after_a_loss(etcd, node, env="FLANNEL_SUBNET=172.7.21.1/24\n") == OWN
+        assert node.log.count("saved_state.ignored") == 0
+        etcd.delete(OWN)
+        stored(node).data = b"{"
+        assert await leased_after_a_loss(etcd, node) != OWN
+        assert node.log.count("saved_state.ignored") == 1
+
+    run(scenario())
+
+
+def test_both_saved_halves_are_asked_for() -> None:
+    """In a dual-stack network; the IPv6 one alone where the IPv4 network is another by now."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = dual_node(etcd)
+        node.state = MemoryState()
+        assert await run_once(node) == ENV
+        link = (await node.kernel.links())[0]
+        for config, expected in ((DUAL, DUAL_OWN), (DUAL.replace(b"172.7", b"172.9"), b"&2001:cafe:42:7::-64")):
+            etcd.put_config(config)
+            for record in etcd.records():
+                etcd.delete(record.name)
+            reboot(node)
+            node.kernel.set_link(link)
+            async with node.running():
+                (record,) = etcd.records()
+                assert record.name.endswith(expected)
+                await until(lambda: stored(node).state.config == config, 30)  # noqa: B023
 
     run(scenario())
 

@@ -70,7 +70,7 @@ complete -c pyflanneld -n '__pyflanneld_is cleanup' -l network -x -d 'The cluste
 complete -c pyflanneld -n '__pyflanneld_is completion config docker-opts lab leases log-level migrate peers routes status wait' -l help -d 'Print help and exit.'
 complete -c pyflanneld -n '__pyflanneld_is config doctor peers plan routes status' -l output -x -a 'text json' -d 'text or json.'
 complete -c pyflanneld -n '__pyflanneld_is config' -l dry-run -d 'Set: only show what would be done.'
-complete -c pyflanneld -n '__pyflanneld_is config' -l force -d 'Set: write it even if live leases do not fit.'
+complete -c pyflanneld -n '__pyflanneld_is config' -l force -d 'Set: write it even if live leases do not fit, or a flanneld cannot read it.'
 complete -c pyflanneld -n '__pyflanneld_is docker-opts' -s f -r -F -d 'subnet file (/run/flannel/subnet.env)'
 complete -c pyflanneld -n '__pyflanneld_is docker-opts' -s d -r -F -d 'to write, or - (/run/docker_opts.env)'
 complete -c pyflanneld -n '__pyflanneld_is docker-opts' -s i -d 'only one variable for each option: DOCKER_OPT_MTU, ...'

@@ -83,7 +83,7 @@ _pyflanneld() {
         config)
             _arguments '--output=[text or json.]:format:(text json)' \
                 '--dry-run[Set\: only show what would be done.]' \
-                '--force[Set\: write it even if live leases do not fit.]' \
+                '--force[Set\: write it even if live leases do not fit, or a flanneld cannot read it.]' \
                 '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out.]:url: ' \
                 '--etcd-prefix=[Root of all keys\: <prefix>/config and <prefix>/subnets/.]:key: ' \
                 '--etcd-api=[API of etcd to use\: 3, 2 (where flanneld up to v0.17 keeps everything), or auto for the one that holds the configuration, 3 first.]:api:(auto 3 2)' \

@@ -247,17 +247,24 @@ async def _node(
     node = bootstrap.node(context, lease)
     node.peers.apply(leases)
     view, todo = await plan_peer_routes(context, node, routes)
-    own_left = left.get(lease.record.name)
     known["node"] = NodeFacts(
         networks=networks,
         view=view,
         todo=todo,
         desired=frozenset(node.routes.wanted),
         own=lease.key if held else None,
-        own_left_s=own_left.left_s if own_left else None,
+        own_record=lease.record if held else None,
+        own_left=left.get(lease.record.name),
+        same_etcd_lease=tuple(_on_one_etcd_lease(leases.records, lease.record)) if store.api == 3 else (),
         same_address=tuple(_with_our_address(leases.records, bootstrap.request.attrs.public_ip, lease.record)),
     )
     return known
+
+
+def _on_one_etcd_lease(records: Iterable[Record], own: Record) -> Iterable[Record]:
+    for record in records:
+        if record.name != own.name and own.lease_id and record.lease_id == own.lease_id:
+            yield record
 
 
 def _with_our_address(records: Iterable[Record], public_ip: object, own: Record) -> Iterable[Record]:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 from pyflanneld.commands.doctor.host_facts import Facts
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.lease.codec import TTL_S
 
 _PLAIN = re.compile(rb"[A-Za-z0-9_@%+=:,./-]+")
 _PRINTABLE = re.compile(rb"[ -~]+")
@@ -73,6 +75,13 @@ def etcdctl(facts: Facts, *words: bytes | str) -> str:
     """Return an ``etcdctl`` command with the daemon's endpoints, files and user."""
     options = [f"--endpoints={','.join(facts.flags.endpoints)}", *facts.flags.credentials.get(facts.api, ())]
     return " ".join([f"ETCDCTL_API={facts.api} etcdctl", *map(quoted, (*options, *words))])
+
+
+def own_etcd_lease(facts: Facts, record: Record) -> str:
+    """Return the command that puts the key of *record* on an etcd lease of its own, with flannel's TTL."""
+    key = f"{facts.flags.prefix}/subnets/".encode() + record.name
+    grant = etcdctl(facts, "lease", "grant", str(TTL_S))
+    return f"{etcdctl(facts, 'put')} --lease=$({grant} | cut -d' ' -f2) {quoted(key)} {quoted(record.value)}"
 
 
 def delete_key(facts: Facts, name: bytes) -> str:

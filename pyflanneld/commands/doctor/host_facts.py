@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from pyflanneld.core.etcd_types import MemberReport, Record
+from pyflanneld.core.etcd_types import MemberReport, Record, TimeToLive
 from pyflanneld.core.families import Network
 from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
 from pyflanneld.core.lease.codec import SubnetKey
@@ -87,7 +87,9 @@ class NodeFacts:
 
     Attributes:
         own: its lease; ``None`` when it has none.
-        own_left_s: seconds until that expires without renewal, ``None`` for a reservation.
+        own_record: the key of that.
+        own_left: how long that lives without renewal, and what was granted; ``None`` for a reservation.
+        same_etcd_lease: other keys that hang on the etcd lease of that.
         same_address: other leases with its public address.
         desired: the destinations that want a route.
     """
@@ -97,7 +99,9 @@ class NodeFacts:
     todo: RoutePlan
     desired: frozenset[Network]
     own: SubnetKey | None = None
-    own_left_s: float | None = None
+    own_record: Record | None = None
+    own_left: TimeToLive | None = None
+    same_etcd_lease: tuple[Record, ...] = ()
     same_address: tuple[Record, ...] = ()
 
 

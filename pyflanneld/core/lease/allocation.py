@@ -1,4 +1,4 @@
-"""Which subnet a node leases: the one that it holds already, the one that its file remembers, or a free one.
+"""Which subnet a node leases: the one that it holds already, the one of an earlier run, or a free one.
 
 The order is flannel's (``pkg/subnet/etcd/local_manager.go``, v0.28.9), with its rule for a remembered subnet that
 another node holds: leave it alone.
@@ -27,7 +27,7 @@ class SubnetRequest(Generic[_N]):
 
     Attributes:
         subnet_range: where leases come from.
-        previous: the subnet that the subnet file remembers.
+        previous: the subnet of an earlier run.
         underlay: networks that no lease may overlap, because our own traffic runs there.
         around: wider networks of our link. A lease may be a part of one where nothing else is free, or if it was
             remembered: it then cuts off from this host what else is at its addresses.

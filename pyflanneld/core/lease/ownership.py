@@ -21,6 +21,8 @@ from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, parse_value
 
 DRIFT_MARGIN_S = 2.0
 LONGEST_INTERVAL_S = 300.0
+SHORT = 0.5
+"""A lease that was granted for less than this share of flannel's TTL is none of flannel's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,12 @@ from typing import Generic, TypeVar
 
 from pyflanneld.core.families import Address
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.strict_json import parse_object
+from pyflanneld.core.strict_json import parse_members
 
 _N = TypeVar("_N", IPv4Network, IPv6Network)
+_LEFT_BY_NULL = frozenset(
+    ("subnetlen", "ipv6subnetlen", "enableipv4", "enableipv6", "enablenftables")
+)  # the fields in which Go's null leaves the value that the same name had before
 DEFAULT_BACKEND = "udp"  # what flannel's code takes when Backend is absent; its documentation says vxlan
 
 
@@ -120,7 +123,7 @@ def parse_config(data: bytes) -> NetworkConfig:
     Raises:
         Invalid: the document or one of its fields is not usable; names the field, the value and what would be right.
     """
-    document = parse_object(data, "network configuration")
+    document = _document(data)
     backend_type, options = _backend(document)
     return NetworkConfig(
         ipv4=_range(document, _V4) if _boolean(document, "EnableIPv4", True) else None,
@@ -130,6 +133,12 @@ def parse_config(data: bytes) -> NetworkConfig:
         nftables=_boolean(document, "EnableNFTables", False),
         document=data,
     )
+
+
+def _document(data: bytes) -> Mapping[str, object]:
+    """Return the members by their names in lower case, with the values that Go ends up with."""
+    members = parse_members(data, "network configuration")
+    return {one.name: one.value for one in members if one.value is not None or one.name not in _LEFT_BY_NULL}
 
 
 def _range(document: Mapping[str, object], family: _Family[_N]) -> SubnetRange[_N]:

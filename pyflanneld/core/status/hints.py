@@ -11,6 +11,7 @@ CONDITIONS: Mapping[str, str] = {
     "config.changed": "Restore the former configuration (`pyflanneld config`), or restart the daemon for the new one.",
     "config.invalid": "Write a corrected configuration to that key in etcd; it is taken within a second.",
     "config.missing": "Write the network configuration to that key, or correct --etcd-prefix and --etcd-endpoints.",
+    "config.refused_by_flanneld": "Correct the members that it names: `pyflanneld config check` tries a document.",
     "docker.bridge_differs": "Restart Docker with the options of `pyflanneld docker-opts`.",
     "etcd.denied": "Check user, password and client certificate of this host, and its role's rights in etcd.",
     "etcd.other_cluster": "Correct --etcd-endpoints, or that member: `pyflanneld doctor` shows each one's cluster.",

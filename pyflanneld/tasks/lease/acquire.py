@@ -42,7 +42,8 @@ class LeaseRequest:
     Attributes:
         subnet_range: where leases come from.
         attrs: what the lease is to publish.
-        previous: the subnet that the subnet file remembers.
+        previous: the subnet of an earlier run.
+        named_by: what names that, for messages.
         underlay: networks that no lease may overlap.
         around: networks that a lease should not be a part of; as in ``SubnetRequest``.
         ipv6: the IPv6 half of the request, in a dual-stack network.
@@ -54,6 +55,7 @@ class LeaseRequest:
     underlay: tuple[IPv4Network, ...]
     around: tuple[IPv4Network, ...] = ()
     ipv6: SubnetRequest[IPv6Network] | None = None
+    named_by: str = "the subnet file"
 
 
 async def acquire(context: Context, request: LeaseRequest) -> tuple[OwnLease, Snapshot] | None:

@@ -11,6 +11,7 @@ from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.families import Network, inside, overlap
 from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_value
 from pyflanneld.core.lease.ownership import (
+    SHORT,
     Assessment,
     Confirmed,
     HeldByOther,
@@ -33,8 +34,6 @@ from pyflanneld.tasks.lease.duplicate_holder import DuplicateHolder
 
 RETRY_CAP_S = 30.0
 RESERVED_INTERVAL_S = 300.0
-SHORT = 0.5
-"""A lease that was granted for less than this share of flannel's TTL is none of flannel's."""
 
 
 async def renew_lease(context: Context, node: Node, *, found: bool = False) -> None:

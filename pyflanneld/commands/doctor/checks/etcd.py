@@ -7,6 +7,7 @@ from typing import Final
 from pyflanneld.commands.doctor.finding import Finding, Verdict, bad, etcdctl, ok, quoted, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Certificate, Facts
 from pyflanneld.core.etcd_types import MemberFault, MemberReport
+from pyflanneld.core.network.go_versions import refusals
 
 DAY_S: Final = 86400.0
 SOON_S: Final = 30 * DAY_S
@@ -172,10 +173,12 @@ def configuration(facts: Facts) -> Finding:
     key = f"{facts.flags.prefix}/config"
     if facts.config is not None and facts.config.ipv4 is not None:
         subnet_range = facts.config.ipv4
-        return ok(
-            "configuration",
-            f"{key}: {subnet_range.network}, /{subnet_range.subnet_len} each, {facts.config.backend_type}",
-        )
+        seen = f"{key}: {subnet_range.network}, /{subnet_range.subnet_len} each, {facts.config.backend_type}"
+        refused = "; ".join(one.text for one in refusals(facts.config.document))
+        if not refused:
+            return ok("configuration", seen)
+        why = "this daemon reads it; hosts with that flanneld wait for ever at their next start"
+        return warn("configuration", f"{key}: {refused}", why, "pyflanneld config check FILE, then config set FILE")
     if not any(member.fault is None for member in facts.members):
         return skipped("configuration", "no etcd member serves")
     why = "the daemon waits until there is a usable one"

@@ -2,9 +2,21 @@
 
 from collections.abc import Iterator
 
-from pyflanneld.commands.doctor.finding import Finding, bad, delete_key, etcdctl, ok, skipped, warn
+from pyflanneld.commands.doctor.finding import (
+    Finding,
+    bad,
+    delete_key,
+    etcdctl,
+    ok,
+    own_etcd_lease,
+    skipped,
+    warn,
+)
 from pyflanneld.commands.doctor.host_facts import Facts, NodeFacts
+from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import in_order, inside
+from pyflanneld.core.lease.codec import TTL_S
+from pyflanneld.core.lease.ownership import SHORT
 from pyflanneld.core.routes import KernelRoute, protocol_name
 
 LOW_S = 3600.0
@@ -23,13 +35,34 @@ def lease(facts: Facts) -> Finding:
             return ok("lease", "none yet; the daemon takes one at its start")
         return bad("lease", "the daemon runs, and etcd has no lease with this public address",
                    "the peers have no route to this host", "see lease.* in the daemon's log")  # fmt: skip
-    if node.own_left_s is None:
+    if node.own_left is None or node.own_record is None:
         return ok("lease", f"{node.own}, a reservation")
-    left = f"{node.own}, for {node.own_left_s / 3600:.1f} h"
-    if node.own_left_s > LOW_S or not facts.daemon_runs:
+    if node.same_etcd_lease:
+        return _shared(facts, node, node.own_record)
+    left = f"{node.own}, for {node.own_left.left_s / 3600:.1f} h"
+    if not facts.daemon_runs:
+        return ok("lease", left)
+    if 0 < node.own_left.granted_s < SHORT * TTL_S:
+        return _short(facts, node.own_left.granted_s, node.own_record)
+    if node.own_left.left_s > LOW_S:
         return ok("lease", left)
     why = "the daemon renews it every 5 minutes, back to 24 hours: it cannot reach etcd, or has no right to"
     return warn("lease", left, why, "see etcd.unavailable and etcd.denied in the daemon's log")
+
+
+def _short(facts: Facts, granted_s: float, own: Record) -> Finding:
+    seen = f"{own.lease.key} hangs on an etcd lease of {granted_s:.0f} s, and not of {TTL_S // 3600} h"
+    why = "somebody put it there: an outage that lasts longer ends it. The daemon puts it on one of its own within 5 "
+    why += "minutes, unless it cannot: see lease.shortened in its log"
+    return warn("lease", seen, why, own_etcd_lease(facts, own))
+
+
+def _shared(facts: Facts, node: NodeFacts, own: Record) -> Finding:
+    names = [ascii(record.name)[2:-1] for record in node.same_etcd_lease[:SHOWN]]
+    more = len(node.same_etcd_lease) - len(names)
+    seen = f"{node.own} hangs on one etcd lease with {', '.join(names)}" + (f" and {more} more" if more else "")
+    why = "whoever revokes it deletes all of these keys; while one host renews it, the key of a host that is gone stays"
+    return warn("lease", seen, why, own_etcd_lease(facts, own))
 
 
 def public_address(facts: Facts) -> Finding:
