@@ -54,6 +54,7 @@ def read_only_context(settings: Settings) -> Context:
         subnet_file=ReadOnlyPort(real.subnet_file, "read"),
         clock=real.clock,
         notifier=ReadOnlyPort(None),
+        host_networks=ReadOnlyPort(real.host_networks, "others"),
     )
     return replace(context, ports=ports)
 
