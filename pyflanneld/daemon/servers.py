@@ -66,7 +66,7 @@ class ServerConfig:
     certificates: bool = False
 
 
-def metrics_on_demand(source: StatusSource) -> MetricsText:
+def metrics_on_demand(source: StatusSource, *, for_file: bool = False) -> MetricsText:
     """Return what returns the metrics; prometheus_client is loaded when somebody asks for the first time."""
     text: Callable[[], tuple[bytes, str]] | None = None
 
@@ -74,7 +74,7 @@ def metrics_on_demand(source: StatusSource) -> MetricsText:
         nonlocal text
         if text is None:
             metrics_of = await deferred.load(deferred.metrics, on_thread=True)
-            text = metrics_of(source)
+            text = metrics_of(source, for_file=for_file)
         return text()
 
     return metrics_text
@@ -111,7 +111,7 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: RecentEv
         if config.metrics_textfile is not None:
             file = config.metrics_textfile
             outcome = partial(_note, conditions, "metrics_file", f"the metrics cannot be written to {file}")
-            tasks.create_task(_write(file, metrics_text, outcome), name="metrics_file")
+            tasks.create_task(_write(file, metrics_on_demand(source, for_file=True), outcome), name="metrics_file")
 
 
 def _note(conditions: Conditions, server: str, text: str, error: OSError | None) -> None:

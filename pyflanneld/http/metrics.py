@@ -78,14 +78,32 @@ class _ProcessCollector(Collector):
                      {(): len(asyncio.all_tasks())})  # fmt: skip
 
 
-def metrics_of(source: StatusSource) -> Callable[[], tuple[bytes, str]]:
+@dataclass(frozen=True, slots=True)
+class _Labelled(Collector):
+    """Adds a label to what another collector makes."""
+
+    collector: Collector
+    label: tuple[str, str]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        for metric in self.collector.collect():
+            metric.samples = [one._replace(labels=one.labels | dict([self.label])) for one in metric.samples]
+            yield metric
+
+
+def metrics_of(source: StatusSource, *, for_file: bool = False) -> Callable[[], tuple[bytes, str]]:
     """Return what returns all metrics of the daemon and of its process, as text, and the content type of that.
 
     The process metrics have our prefix too, because ``process_*`` in node_exporter's output are its own.
+
+    Args:
+        source: the daemon's status.
+        for_file: give each metric the daemon's prefix as a label: node_exporter refuses a series that two files have.
     """
-    registry = CollectorRegistry()
-    registry.register(_NodeCollector(source))
-    registry.register(_ProcessCollector(round(time.time() - source.status().uptime_s, 3)))
+    registry, status = CollectorRegistry(), source.status()
+    for one in (_NodeCollector(source), _ProcessCollector(round(time.time() - status.uptime_s, 3))):
+        registry.register(_Labelled(one, ("prefix", printable(status.etcd.prefix))) if for_file else one)
     return lambda: (generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
 
 

@@ -397,7 +397,10 @@ async def test_the_textfile_is_whole_and_goes_with_the_daemon(tmp_path: Path) ->
     file = tmp_path / "made" / "pyflanneld.prom"
     async with serving(ServerConfig("\0pyflanneld-test/file", None, file)):
         await soon(file.exists)
-        assert 'pyflanneld_peers{state="routed"} 3.0\n' in file.read_text()
+        text = file.read_text()
+        assert 'pyflanneld_peers{prefix="/coreos.com/network",state="routed"} 3.0\n' in text
+        series = [line for line in text.splitlines() if not line.startswith("#")]
+        assert [one for one in series if 'prefix="/coreos.com/network"' not in one] == [], "two files share no series"
         assert file.stat().st_mode & 0o777 == 0o644
         assert [path.name for path in file.parent.iterdir()] == [file.name]
     assert not file.exists()
