@@ -50,8 +50,8 @@ def one(site: Lab) -> Iterator[LabHost]:
     for table in ("nat", "filter"):
         node.exec("iptables", "-t", table, "-F")
         node.exec("iptables", "-t", table, "-X")
-    for dst in gateways(node):
-        node.exec("ip", "route", "del", dst)
+    for dst, gateway in gateways(node).items():
+        node.exec("ip", "route", "del", *(["blackhole"] if gateway == "None" else []), dst)
 
 
 @pytest.fixture
@@ -131,6 +131,10 @@ def test_two_networks_with_default_flags(one: LabHost, two: LabHost) -> None:
         ("/coreos.com/network", "172.7.0.0/16", first), ("/second", "172.8.0.0/16", pid_of(two)),
     ]  # fmt: skip
 
+    # Docker's options, each from its own file
+    for node, network in ((one, "172.7."), (two, "172.8.")):
+        assert f"--bip={network}" in command(node, "docker-opts", "-f", str(node.subnet_file), "-d", "-").stdout
+
     # No fight
     before = rules(one)
     assert about("172.7.", one)
@@ -197,6 +201,29 @@ def test_networks_that_overlap(site: Lab, one: LabHost, two: LabHost) -> None:
     assert command(one, "status").returncode == 1, "the worst of both"
     assert gateways(one) == PEERS_OF_BOTH
     assert said.events("config.network_grown") == []
+
+
+def test_blackholes_and_saved_states(one: LabHost, two: LabHost, tmp_path: Path) -> None:
+    """Each keeps its own, with its file, and ``cleanup`` after the one leaves those of the other, which still runs."""
+    options = ("--ip-blackhole-route", f"--state-dir={tmp_path / 'one'}")
+    start(one, *options)
+    start_second(two, options[0], f"--state-dir={tmp_path / 'two'}")
+    for node, state in ((one, "one"), (two, "two")):
+        wait_until_ready(node)
+        until(lambda state=state: (tmp_path / state / "last-good.json").exists(), "the state is saved", 15)
+    assert blackholes(one) == {one.subnet, two.subnet}
+    assert one.stop() == 0
+    assert cleanup(one, *options).returncode == 0
+    assert blackholes(one) == {two.subnet}
+    assert not (tmp_path / "one" / "last-good.json").exists()
+    assert (tmp_path / "two" / "last-good.json").exists()
+    one.exec("ip", "route", "del", "blackhole", two.subnet, "metric", "1000000")
+    until(lambda: blackholes(one) == {two.subnet}, "put again", 15)
+
+
+def blackholes(node: LabHost) -> set[str]:
+    found = json.loads(node.exec("ip", "-j", "route", "show", "type", "blackhole"))
+    return {route["dst"] for route in found}
 
 
 def test_a_state_directory_of_its_own(one: LabHost, two: LabHost, tmp_path: Path) -> None:
