@@ -169,6 +169,12 @@ def test_a_port_that_was_asked_for_ends_the_daemon(one: LabHost, two: LabHost) -
     launch(two, env={"FLANNELD_HEALTHZ_PORT": "2401"}, etcd_prefix="/second", healthz_port=None)
     assert wait_exit(two) == 73
     assert "0.0.0.0:2401 is in use" in two.process.last_log_line()
+    words = ("plan", "--output=json", "--etcd-prefix=/second", f"--etcd-endpoints={ENDPOINT}", "--iface=eth1",
+             f"--subnet-file={two.subnet_file}")  # fmt: skip
+    for asked, starts in (((), True), (("--healthz-port=2401",), False)):
+        told = json.loads(command(two, *words, *asked).stdout)
+        (problem,) = [one_ for one_ in told["problems"] if "the health port is in use" in one_["text"]]
+        assert (told["starts"], problem["blocks"]) == (starts, not starts)
 
 
 def test_networks_that_overlap(site: Lab, one: LabHost, two: LabHost) -> None:
