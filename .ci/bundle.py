@@ -9,7 +9,7 @@ Inside, for hosts with the machine type of the one that builds:
     lib/cpython-311-x86_64-linux-gnu/     packages with machine code, one directory for each Python
     lib/pyflanneld.py                     puts these two on the path
     pyflanneld.8                          man page
-    supervisor/ systemd/                  program section, start script, unit
+    supervisor/ systemd/                  program sections, start scripts, units
     licenses/<package>/                   of all that is inside
     SHA256SUMS                            of all other files, for "sha256sum --check --quiet SHA256SUMS"
 
@@ -93,7 +93,8 @@ def lay_out(tree: Path, wheels: Iterable[Path]) -> None:
     shutil.copy(ROOT / "docs" / "pyflanneld.8", tree)
     for name in ("supervisor", "systemd"):
         shutil.copytree(ROOT / name, tree / name)
-    _adapt_unit(tree / "systemd" / "pyflanneld.service")
+    for name in ("pyflanneld.service", "pyflanneld@.service"):
+        _adapt_unit(tree / "systemd" / name)
     sums = "".join(f"{sha256(path)}  {path.relative_to(tree)}\n" for path in files(tree))
     (tree / "SHA256SUMS").write_text(sums)
 

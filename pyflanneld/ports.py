@@ -22,6 +22,7 @@ from pyflanneld.core.etcd_types import (
 )
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.firewall.rules import Family, Removal, Section, WantedRules
+from pyflanneld.core.host import ServedNetwork
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.objects.plan import KernelChange
 from pyflanneld.core.routes import KernelRoute, Way
@@ -181,6 +182,26 @@ class Discovery(Protocol):
 
     async def close(self) -> None:
         """Close all connections. Leases stay."""
+        ...
+
+
+class HostNetworks(Protocol):
+    """The networks that the daemons of this network namespace serve: each tells the others its own.
+
+    Of two that claim overlapping networks at the same time, at least one is refused.
+    """
+
+    def claim(self, networks: Sequence[Network]) -> str:
+        """Tell the others that we serve *networks* from now on, and no others, unless they overlap what others serve.
+
+        Returns:
+            A sentence that names both networks and the other daemon, and what to do; then nothing has changed. Empty
+            when *networks* are ours.
+        """
+        ...
+
+    def others(self) -> Sequence[ServedNetwork]:
+        """Return the networks that other daemons serve."""
         ...
 
 

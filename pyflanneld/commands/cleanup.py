@@ -23,6 +23,7 @@ from pyflanneld.config.load import load_as_daemon
 from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.core.families import Network
 from pyflanneld.core.firewall.rules import SECTIONS, Family, Removal
+from pyflanneld.core.host import overlapping
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.cleanup_rules import NotOurs, known_networks, our_lease, our_routes
 from pyflanneld.core.lease.subnet_env import previous_subnet
@@ -72,7 +73,7 @@ def main(words: Sequence[str]) -> int:
     try:
         if running is not None:
             raise AlreadyRunning(str(running))
-        with nullcontext() if dry_run else lock.hold(key, settings.subnet_file):
+        with nullcontext() if dry_run else lock.hold(key, settings.subnet_file, settings.state_dir):
             return asyncio.run(_clean(settings, named, release=is_on(given, _RELEASE), dry_run=dry_run))
     except AlreadyRunning as error:
         sys.stderr.write(f"pyflanneld cleanup: {error}: stop it first\n")
@@ -96,6 +97,8 @@ async def _clean(settings: Settings, named: Sequence[Network], *, release: bool,
     try:
         config = await cleanup.config()
         networks = known_networks(config, await cleanup.subnet_text(), named)
+        if (other := overlapping(networks, context.ports.host_networks.others())) is not None:
+            raise AlreadyRunning(f"a pyflanneld (pid {other.pid}) serves {other.network}")
         await cleanup.routes(networks)
         await cleanup.rules(networks)
         if settings.state_dir is not None:

@@ -41,6 +41,9 @@ class DaemonClient:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def __str__(self) -> str:
+        return f"the daemon behind @{self.name}"
+
     def get(self, path: str) -> Any:
         """Return the JSON at *path*. Raises ``NoDaemon``, ``RequestRefused``."""
         return self._ask("GET", path, None)
@@ -109,8 +112,11 @@ def run_query(
     flags: Sequence[Flag],
     act: Callable[[Query], int],
     most_words: int = 0,
+    act_on_all: Callable[[Sequence[Query]], int] | None = None,
 ) -> int:
     """Read the command line, find the daemon, *act*; return the exit code.
+
+    With *act_on_all*, several daemons of which none is named are no error: it acts on all.
 
     Raises:
         UsageError: the command line is wrong.
@@ -120,7 +126,10 @@ def run_query(
         return 0
     plain, given = read
     output = "json" if OUTPUT.name in given and wants_json(given) else "text"
+    several = daemon_sockets() if act_on_all and not given[SUBNET_FILE.name].value else []
     try:
+        if act_on_all is not None and len(several) > 1:
+            return act_on_all([Query(DaemonClient(name), output, given, plain) for name in several])
         return act(Query(find_daemon(given[SUBNET_FILE.name]), output, given, plain))
     except (NoDaemon, RequestRefused) as error:
         sys.stderr.write(f"pyflanneld {command}: {error}\n")
@@ -211,7 +220,7 @@ def go_daemons() -> list[Process]:
 def daemon_here(settings: "Settings") -> RunningDaemon | None:
     """Return the daemon that holds the lock which a daemon with these settings would take; takes no lock itself."""
     network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
-    for name, what in lock.lock_names(network, settings.subnet_file).items():
+    for name, what in lock.lock_names(network, settings.subnet_file, settings.state_dir).items():
         holder = next((one for one in lock.holders(name) if one.trusted), None)
         if holder is not None:
             return RunningDaemon(what, procfs.process(holder.pid))

@@ -20,6 +20,7 @@ from pyflanneld.core.lease.codec import TTL_S, SubnetKey, encode_name, encode_va
 from pyflanneld.core.lease.ownership import OwnLease, Rewrite, assess, confirmed
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.network.go_versions import refusals
+from pyflanneld.core.network.review import networks_of
 from pyflanneld.core.objects.plan import Drop, plan
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes import KernelRoute, RoutePlan, is_blackhole_of_ours, plan_blackholes
@@ -58,11 +59,13 @@ class DryRun:
     Attributes:
         steps: what the daemon would do, in its order.
         problems: what the operator should know before the start.
+        networks: the cluster's, once they are known.
     """
 
     def __init__(self, context: Context) -> None:
         self.steps: list[DryRunStep] = []
         self.problems: list[StartProblem] = []
+        self.networks: tuple[Network, ...] = ()
         self._context = context
 
     @property
@@ -89,6 +92,7 @@ class DryRun:
         what = f"{choice.link.name} ({address}, MTU {choice.link.mtu})"
         self.steps.append(DryRunStep("interface", Action.KEEP, what, choice.why))
         config, subnet_range = await self._config()
+        self.networks = networks_of(config)
         bootstrap = await prepare(context, links, choice, config, subnet_range)
         leases = await context.registry.list_subnets()
         lease, steps = choose_lease(context, bootstrap.request, leases)

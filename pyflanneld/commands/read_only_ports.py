@@ -55,6 +55,7 @@ def read_only_context(settings: Settings) -> Context:
         clock=real.clock,
         notifier=ReadOnlyPort(None),
         saved_state=None if real.saved_state is None else ReadOnlyPort(real.saved_state, "path", "read"),
+        host_networks=ReadOnlyPort(real.host_networks, "others"),
     )
     return replace(context, ports=ports)
 

@@ -7,30 +7,49 @@ from typing import Any
 from pyflanneld.commands.common_flags import OUTPUT
 from pyflanneld.commands.daemon_client import SUBNET_FILE, Query, run_query
 from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, columns, duration_text, json_text
+from pyflanneld.errors import NoDaemon, RequestRefused
 
 TITLE = """\
 pyflanneld status: the state of this host's daemon, what is wrong and since when, and what to do about it.
 
 Usage: pyflanneld status [--output=text|json] [--subnet-file=PATH]
 
-It asks the running daemon over a local socket, and works with etcd down.
+It asks the running daemon over a local socket, and works with etcd down. Several daemons on one host are shown one
+after the other, as json in a list, unless --subnet-file names one.
 
-Exit codes: 0 ready, 1 not ready, 2 wrong usage or several daemons, 3 no daemon.
+Exit codes: 0 ready, 1 not ready, 2 wrong usage, 3 no daemon, or it does not answer; of several daemons the worst.
 """
 FLAGS = (OUTPUT, SUBNET_FILE)
 
 
 def main(words: Sequence[str]) -> int:
     """Show the status; return the exit code."""
-    return run_query("status", words, TITLE, FLAGS, _show)
+    return run_query("status", words, TITLE, FLAGS, _show, act_on_all=_show_all)
 
 
 def _show(query: Query) -> int:
     report = query.daemon.get("/status")
-    if query.output == "json":
-        sys.stdout.write(json_text(report))
-    else:
-        sys.stdout.write(as_text(report, Paint(sys.stdout)))
+    sys.stdout.write(json_text(report) if query.output == "json" else as_text(report, Paint(sys.stdout)))
+    return _exit_code(report)
+
+
+def _show_all(queries: Sequence[Query]) -> int:
+    """Show the state of each daemon, and return the worst exit code."""
+    reports, codes = [], []
+    for query in queries:
+        try:
+            reports.append(query.daemon.get("/status"))
+            codes.append(_exit_code(reports[-1]))
+        except (NoDaemon, RequestRefused) as error:
+            sys.stderr.write(f"pyflanneld status: {query.daemon}: {error}\n")
+            codes.append(error.exit_code)
+    reports.sort(key=lambda report: str(report["etcd"]["prefix"]))
+    texts = [as_text(report, Paint(sys.stdout)) for report in reports]
+    sys.stdout.write(json_text(reports) if queries[0].output == "json" else "\n\n".join(texts))
+    return max(codes)
+
+
+def _exit_code(report: Mapping[str, Any]) -> int:
     return 0 if report["ready"] else 1
 
 

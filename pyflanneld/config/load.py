@@ -133,12 +133,13 @@ def _settings(given: Mapping[str, Given], environ: Mapping[str, str]) -> Setting
 
 
 def to_settings(given: Mapping[str, Given]) -> Settings:
-    """Return the settings that the flags of *given* make; no file is looked at.
+    """Return the settings that the flags of *given* make; no file is looked at, and defaults are not asked for.
 
     Raises:
         UsageError: the first wrong value, in the operator's words.
     """
-    flags = {flag.field: flag for flag in FLAGS if flag.field and flag.name in given}
+    asked = [flag for flag in FLAGS if flag.field and flag.name in given and not given[flag.name].is_default]
+    flags = {flag.field: flag for flag in asked}
     values = {field: _converted(flag, given[flag.name]) for field, flag in flags.items()}
     try:
         return Settings.model_validate(values)

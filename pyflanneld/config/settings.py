@@ -293,6 +293,10 @@ class Settings(BaseModel):
     warnings: tuple[str, ...] = ()
     """What works but should be fixed, one sentence each; logged at start."""
 
+    def asked_for(self, field: str) -> bool:
+        """Return whether the operator has given *field*, on the command line or in the environment."""
+        return field in self.model_fields_set
+
 
 def _declared() -> Iterator[Flag]:
     for field, info in Settings.model_fields.items():

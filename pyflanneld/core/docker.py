@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Self
 
+from pyflanneld.core.families import Network, inside
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.link.selection import Link
 
@@ -230,10 +231,17 @@ def direct_routing_hint(leased: Leased, version: DockerVersion | None) -> str | 
     )
 
 
-def bridge_complaint(links: Iterable[Link], bridge: str, subnet: IPv4Network) -> str | None:
-    """Return a message if Docker's bridge exists and has addresses, but none in the leased *subnet*; else ``None``."""
+def bridge_complaint(
+    links: Iterable[Link], bridge: str, subnet: IPv4Network, others: Iterable[Network] = ()
+) -> str | None:
+    """Return a message if Docker's bridge exists and has addresses, but none in the leased *subnet*; else ``None``.
+
+    A bridge in one of the networks of *others*, which other daemons of this host serve, is not ours to complain of.
+    """
     addresses = [own for link in links if link.name == bridge for own in link.addresses]
     if not addresses or any(own.network == subnet for own in addresses):
+        return None
+    if any(inside(own.network, other) for other in others for own in addresses):
         return None
     return (
         f"{bridge} has {', '.join(map(str, addresses))}, but the leased subnet is {subnet}: other nodes do not reach "

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeVar
 
 from pyflanneld.backends import BACKENDS
+from pyflanneld.core.host import overlapping
 from pyflanneld.core.lease.allocation import SubnetRequest
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.selection import Choice, Link
@@ -63,6 +64,8 @@ async def prepare(
     check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
     settings, before = context.settings, await remembered(context)
     networks = () if before.network is None else (before.network,)
+    if overlapping(networks, context.ports.host_networks.others()) is not None:
+        networks = ()  # another daemon serves it by now: its rules are not ours to take over
     membership = Membership(config, subnet_range, backend, settings.route_protocol, networks)
     attrs = publish(settings, membership, choice, links)
     assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses

@@ -61,7 +61,7 @@ def http() -> tuple[
     return health_listener, operator_listener, monitor_listener
 
 
-def metrics() -> Callable[[StatusSource], Callable[[], tuple[bytes, str]]]:
+def metrics() -> Callable[..., Callable[[], tuple[bytes, str]]]:
     """Import prometheus_client and what makes the metrics; many hosts are never scraped."""
     from pyflanneld.http.metrics import metrics_of
 

@@ -133,15 +133,16 @@ _SCRIPT_ENDED = "start script ended"
 
 @contextmanager
 def _alone(settings: Settings, log: Any, *, patient: bool) -> Iterator[lock.Held]:
-    """Hold this network and this file for the length of the block.
+    """Hold this network and its files for the length of the block.
 
     Args:
-        settings: name both.
+        settings: name them.
         log: where a wait is reported.
         patient: wait for another daemon to finish its stop. Behind a start script supervisord does not know when that
             is: it takes the end of the script for the daemon's, and may start the next one at once.
     """
-    hold = partial(lock.hold, lock.network_key(settings.etcd_prefix, settings.etcd_endpoints), settings.subnet_file)
+    network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
+    hold = partial(lock.hold, network, settings.subnet_file, settings.state_dir)
     with ExitStack() as stack:
         try:
             held = stack.enter_context(hold())

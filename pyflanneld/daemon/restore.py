@@ -30,7 +30,7 @@ from pyflanneld.errors import PyflanneldError
 from pyflanneld.ports import Change, SavedStateFile
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
-from pyflanneld.tasks.network import usable_config
+from pyflanneld.tasks.network import claim_networks, usable_config
 
 PATIENCE_S = 2.0
 RETRY_FIRST_S = 5.0
@@ -112,6 +112,7 @@ class Restore:
         """Check the configuration, and this host against it, as at any start."""
         try:
             config, subnet_range = usable_config(state.config, "its network configuration")
+            await claim_networks(self._context, config)
             bootstrap = await prepare(self._context, self._links, self._choice, config, subnet_range)
         except (Invalid, PyflanneldError) as error:
             raise UnusableState(str(error)) from error

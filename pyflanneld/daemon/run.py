@@ -28,7 +28,7 @@ from pyflanneld.tasks.host import watch_kernel, watch_process
 from pyflanneld.tasks.lease.acquire import acquire
 from pyflanneld.tasks.lease.renew import renew_lease
 from pyflanneld.tasks.link import first_link
-from pyflanneld.tasks.network import await_config, watch_config
+from pyflanneld.tasks.network import await_config, claim_networks, watch_config
 from pyflanneld.tasks.objects.reconcile import Reconciler
 from pyflanneld.tasks.peers import PeerWatcher
 from pyflanneld.tasks.probe import keep_probing
@@ -126,6 +126,7 @@ class Daemon:
             config, subnet_range = await await_config(self._context)
             if (config, subnet_range) != known:
                 known = config, subnet_range
+                await claim_networks(self._context, config)
                 bootstrap = await prepare(self._context, links, choice, config, subnet_range)
             if (found := await acquire(self._context, bootstrap.request)) is not None:
                 lease, leases = found

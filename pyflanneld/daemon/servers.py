@@ -1,17 +1,21 @@
 """What the daemon serves next to its tasks: probes, the operators' socket, metrics and the page, the metrics file.
 
-The health port is bound by then, and the kernel keeps the probes that came too early. A daemon never stops for any of
-the others: one that cannot be had is a condition that does not block readiness, and is tried again. All of it begins
-behind the first routes, or after half a second, and what the reports are made of is loaded only then.
+The health port is bound by then, and the kernel keeps the probes that came too early; unless another program has it and
+nobody asked for it: then it is one of the others. A daemon never stops for any of these: one that cannot be had is a
+condition that does not block readiness, and is tried again. All of it begins behind the first routes, or after half a
+second, and what the reports are made of is loaded only then.
 """
 
 import asyncio
+import errno
 import gc
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
+from itertools import count
 from pathlib import Path
 from socket import socket as Socket
 from typing import TYPE_CHECKING
@@ -26,6 +30,7 @@ from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.logs.setup import log_level, set_log_level
 from pyflanneld.state.conditions import Conditions
 from pyflanneld.state.wakeup import set_within
+from pyflanneld.system import procfs
 from pyflanneld.system.atomic_files import put_file
 from pyflanneld.system.disk import DiskLane, in_child
 
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
 
 BEGIN_S = 0.5
 RETRY_S = 10.0
+LOOK_TRIES = 6
+"""Who has a port is looked for once in so many tries."""
 TEXTFILE_S = 15.0
 REMOVE_S = 1.0
 
@@ -46,7 +53,8 @@ class ServerConfig:
         socket: the abstract name of the operators' socket.
         metrics_bind: where the metrics and the page are served; ``None``: nowhere.
         metrics_textfile: the file for the metrics; ``None``: none.
-        probes: the health port, which listens already; ``None``: there is none.
+        probes: the health port, which listens already.
+        health_bind: where probes are answered as soon as that is possible, without *probes*; ``None``: nowhere.
         certificates: whether reports say when certificates expire.
     """
 
@@ -54,10 +62,11 @@ class ServerConfig:
     metrics_bind: tuple[IPv4Address | IPv6Address, int] | None
     metrics_textfile: Path | None
     probes: Socket | None = None
+    health_bind: tuple[IPv4Address | IPv6Address, int] | None = None
     certificates: bool = False
 
 
-def metrics_on_demand(source: StatusSource) -> MetricsText:
+def metrics_on_demand(source: StatusSource, *, for_file: bool = False) -> MetricsText:
     """Return what returns the metrics; prometheus_client is loaded when somebody asks for the first time."""
     text: Callable[[], tuple[bytes, str]] | None = None
 
@@ -65,7 +74,7 @@ def metrics_on_demand(source: StatusSource) -> MetricsText:
         nonlocal text
         if text is None:
             metrics_of = await deferred.load(deferred.metrics, on_thread=True)
-            text = metrics_of(source)
+            text = metrics_of(source, for_file=for_file)
         return text()
 
     return metrics_text
@@ -84,6 +93,10 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: RecentEv
     async with asyncio.TaskGroup() as tasks:
         if config.probes is not None:
             tasks.create_task(health_listener(daemon.health).serve(config.probes), name="probes")
+        elif config.health_bind is not None:
+            outcome = partial(_note, conditions, "health", f"no probes are answered on {_shown(*config.health_bind)}")
+            listening = _listen_on_port(health_listener(daemon.health), config.health_bind, outcome)
+            tasks.create_task(listening, name="probes")
         if config.certificates:
             await deferred.load(deferred.certificates, on_thread=True)
         source, log = daemon.status_source, LogAccess(log_level, set_log_level, recent.events)
@@ -92,13 +105,13 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: RecentEv
         operator = _listen(operator_listener(source, log), partial(bind_operator, config.socket), outcome)
         tasks.create_task(operator, name="operator")
         if config.metrics_bind is not None:
-            listener, bind = monitor_listener(source, log, metrics_text), partial(bind_port, *config.metrics_bind)
             outcome = partial(_note, conditions, "metrics", f"no metrics and no page on {_shown(*config.metrics_bind)}")
-            tasks.create_task(_listen(listener, bind, outcome), name="metrics")
+            listening = _listen_on_port(monitor_listener(source, log, metrics_text), config.metrics_bind, outcome)
+            tasks.create_task(listening, name="metrics")
         if config.metrics_textfile is not None:
             file = config.metrics_textfile
             outcome = partial(_note, conditions, "metrics_file", f"the metrics cannot be written to {file}")
-            tasks.create_task(_write(file, metrics_text, outcome), name="metrics_file")
+            tasks.create_task(_write(file, metrics_on_demand(source, for_file=True), outcome), name="metrics_file")
 
 
 def _note(conditions: Conditions, server: str, text: str, error: OSError | None) -> None:
@@ -107,11 +120,13 @@ def _note(conditions: Conditions, server: str, text: str, error: OSError | None)
         conditions.resolve(server)
         return
     event = {
+        "health": "health.not_listening",
         "operator": "operator.not_listening",
         "metrics": "metrics.not_listening",
         "metrics_file": "metrics.file_failed",
     }[server]
-    conditions.report(server, event, f"{text}: {error.strerror or error}", blocks=False)
+    why = error.strerror or str(error)
+    conditions.report(server, event, f"{text}: {why}", blocks=False, cause=why)
 
 
 def _shown(ip: IPv4Address | IPv6Address, port: int) -> str:
@@ -123,13 +138,43 @@ def log_state(daemon: Daemon, log: FilteringBoundLogger) -> None:
     log.info("daemon.state", **asdict(daemon.status_source.status(log_level())))
 
 
-async def _listen(listener: "Listener", bind: Callable[[], Socket], outcome: Outcome) -> None:
+async def _listen_on_port(
+    listener: "Listener", address: tuple[IPv4Address | IPv6Address, int], outcome: Outcome
+) -> None:
+    """Bind as soon as that is possible, and serve until cancelled; meanwhile tell who has the port."""
+    tries, by = count(), ""
+
+    async def explained(error: OSError) -> OSError:
+        nonlocal by
+        if error.errno != errno.EADDRINUSE:
+            return error
+        if next(tries) % LOOK_TRIES == 0:
+            by = await asyncio.to_thread(_holder_of, *address)
+        return OSError(error.errno, f"{os.strerror(error.errno)}{by}")
+
+    await _listen(listener, partial(bind_port, *address), outcome, explained)
+
+
+def _holder_of(ip: IPv4Address | IPv6Address, port: int) -> str:
+    """Return the program that keeps us from a port, as far as /proc tells; it reads all of it."""
+    found = procfs.tcp_listener(ip, port)
+    return f", by {found.holder}" if found is not None and found.holder is not None else ""
+
+
+async def _as_it_is(error: OSError) -> OSError:
+    return error
+
+
+async def _listen(
+    listener: "Listener", bind: Callable[[], Socket], outcome: Outcome,
+    explained: Callable[[OSError], Awaitable[OSError]] = _as_it_is,
+) -> None:
     """Bind as soon as that is possible, and serve until cancelled."""
     while True:
         try:
             listening = bind()
         except OSError as error:
-            outcome(error)
+            outcome(await explained(error))
             await asyncio.sleep(RETRY_S)
         else:
             break

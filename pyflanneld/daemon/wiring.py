@@ -16,6 +16,7 @@ import structlog
 from pyflanneld.config.settings import Settings
 from pyflanneld.daemon.run import Daemon
 from pyflanneld.daemon.servers import ServerConfig, log_state, serve_status
+from pyflanneld.errors import PortTaken, UsageError
 from pyflanneld.etcd.access import EtcdAccess
 from pyflanneld.etcd.discovery import discover
 from pyflanneld.etcd.tls import Tls
@@ -32,6 +33,7 @@ from pyflanneld.state.liveness import Liveness
 from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges
 from pyflanneld.system.clock import SystemClock
+from pyflanneld.system.host_networks import HostNetworks
 from pyflanneld.system.prober import HostProber
 from pyflanneld.system.service_manager import SdNotifier, watchdog_interval_s
 from pyflanneld.system.state_file import StateFile
@@ -46,7 +48,7 @@ class Prepared:
     """What a daemon has before it has a loop.
 
     Attributes:
-        probes: the health port, which listens already; ``None``: there is none.
+        probes: the health port, which listens already; ``None``: there is none, or it cannot be had yet.
         tls: the certificates.
         operator_socket: the abstract name of the operators' socket.
     """
@@ -63,13 +65,29 @@ def prepared(settings: Settings, log: Any, writer: LogWriter) -> Iterator[Prepar
     A file that does not answer holds up no loop here, and a signal ends the process.
     """
     with ExitStack() as stack:
-        probes = None
-        if settings.healthz_port:
-            probes = stack.enter_context(bind_health_port(settings.healthz_ip, settings.healthz_port))
+        if (probes := _health_port(settings)) is not None:
+            stack.enter_context(probes)
         privileges.restrict(settings, log)  # before anything that starts a thread
         writer.use_threads()
         name = lock.abstract_name("operator", lock.file_key(settings.subnet_file))
         yield Prepared(probes, Tls(access(settings)), name)
+
+
+def _health_port(settings: Settings) -> Socket | None:
+    """Return the health port, which listens; ``None``: there is none, or it cannot be had yet and nobody asked for it.
+
+    Raises:
+        PortTaken: it was asked for, and another program has it.
+        UsageError: it was asked for, and the system refuses it.
+    """
+    if not settings.healthz_port:
+        return None
+    try:
+        return bind_health_port(settings.healthz_ip, settings.healthz_port)
+    except (PortTaken, UsageError):
+        if settings.asked_for("healthz_port"):
+            raise
+        return None
 
 
 async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: WakeUp, ready: Prepared) -> None:
@@ -83,6 +101,7 @@ async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: Wake
         stack.push_async_callback(_close, context.discovery.close)
         config = ServerConfig(
             probes=ready.probes, socket=ready.operator_socket,
+            health_bind=(settings.healthz_ip, settings.healthz_port) if settings.healthz_port else None,
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
             certificates=context.ports.certificates is not None,
         )
@@ -108,6 +127,7 @@ def build_context(settings: Settings, log: Any, tls: Tls | None = None) -> Conte
         subnet_file=SubnetFileOnDisk(settings.subnet_file),
         clock=clock,
         notifier=SdNotifier(os.environ),
+        host_networks=HostNetworks(),
         prober=HostProber() if settings.probe else None,
         certificates=tls if where.secure else None,
         saved_state=StateFile(settings.state_dir) if settings.state_dir is not None else None,

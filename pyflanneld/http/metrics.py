@@ -21,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from pyflanneld.core.objects.change_reasons import REPAIRS, ChangeReason
+from pyflanneld.core.printable import printable
 from pyflanneld.core.status.hints import CONDITIONS, QUARANTINED
 from pyflanneld.core.status.report import EtcdPart, LeasePart, PeersPart, Report, RoutesPart
 from pyflanneld.http.source import StatusSource
@@ -32,6 +33,7 @@ PREFIX = "pyflanneld_"
 _STATM, _FDS = Path("/proc/self/statm"), Path("/proc/self/fd")
 TASKS = ("config", "acquire", "lease", "peers")
 """The tasks that send requests to etcd."""
+NETWORK_LABELS = ("prefix", "network", "ipv6_network", "backend", "subnet_file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class _NodeCollector(Collector):
         report, counters, now_s = self.source.status(), self.source.counters, self.wall_s()
         yield _gauge("build_info", "The program; always 1.", {(report.version, platform.python_version()): 1},
                      "version", "python")  # fmt: skip
+        yield _gauge("network_info", "The network that this daemon serves; always 1, absent before it is known.",
+                     _network_info(report), *NETWORK_LABELS)  # fmt: skip
         yield from _health(report, self.source.begun)
         yield from _lease(report.lease, counters, now_s)
         yield from _peers(report.peers)
@@ -74,15 +78,42 @@ class _ProcessCollector(Collector):
                      {(): len(asyncio.all_tasks())})  # fmt: skip
 
 
-def metrics_of(source: StatusSource) -> Callable[[], tuple[bytes, str]]:
+@dataclass(frozen=True, slots=True)
+class _Labelled(Collector):
+    """Adds a label to what another collector makes."""
+
+    collector: Collector
+    label: tuple[str, str]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        for metric in self.collector.collect():
+            metric.samples = [one._replace(labels=one.labels | dict([self.label])) for one in metric.samples]
+            yield metric
+
+
+def metrics_of(source: StatusSource, *, for_file: bool = False) -> Callable[[], tuple[bytes, str]]:
     """Return what returns all metrics of the daemon and of its process, as text, and the content type of that.
 
     The process metrics have our prefix too, because ``process_*`` in node_exporter's output are its own.
+
+    Args:
+        source: the daemon's status.
+        for_file: give each metric the daemon's prefix as a label: node_exporter refuses a series that two files have.
     """
-    registry = CollectorRegistry()
-    registry.register(_NodeCollector(source))
-    registry.register(_ProcessCollector(round(time.time() - source.status().uptime_s, 3)))
+    registry, status = CollectorRegistry(), source.status()
+    for one in (_NodeCollector(source), _ProcessCollector(round(time.time() - status.uptime_s, 3))):
+        registry.register(_Labelled(one, ("prefix", printable(status.etcd.prefix))) if for_file else one)
     return lambda: (generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _network_info(report: Report) -> Mapping[tuple[str, ...], float]:
+    """Return the values of ``NETWORK_LABELS`` once they are known: with several daemons on a host, they tell which."""
+    network = report.network
+    if network is None:
+        return {}
+    labels = (report.etcd.prefix, network.network, network.ipv6_network or "", network.backend, report.file.path)
+    return {tuple(map(printable, labels)): 1}
 
 
 def _health(report: Report, begun: Mapping[str, int]) -> Iterator[Metric]:

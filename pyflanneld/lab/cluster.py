@@ -22,7 +22,8 @@ from typing import Self
 
 from pyflanneld.errors import UsageError
 from pyflanneld.lab import topology
-from pyflanneld.lab.etcd import ADDRESS, CONFIG, PREFIX, Etcd
+from pyflanneld.lab.etcd import ADDRESS, Etcd
+from pyflanneld.lab.network import MAX_NETWORKS, LabNetwork
 from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.process import recorded_pid
 from pyflanneld.lab.run import LabError, require_machine
@@ -40,18 +41,32 @@ class Lab:
         nodes: how many hosts.
         root: where the state lives, in ``<root>/<name>/``.
         daemon: the program to start on the hosts.
+        networks: how many networks, each with a daemon and a pod on every host.
+
+    Attributes:
+        nodes: the hosts, with their daemons of the first network.
+        daemons: all daemons of all hosts, network by network.
     """
 
-    def __init__(self, name: str = "lab", nodes: int = 3, root: Path = ROOT, daemon: Sequence[str] = DAEMON) -> None:
+    def __init__(
+        self, name: str = "lab", nodes: int = 3, root: Path = ROOT, daemon: Sequence[str] = DAEMON, *, networks: int = 1
+    ) -> None:
         if not NAME.fullmatch(name):
             raise UsageError(f"--name {name!r}: lower-case letters, digits and hyphens, at most 40")
         if not 1 <= nodes <= MAX_NODES:
             raise UsageError(f"--nodes {nodes}: 1 to {MAX_NODES}")
+        if not 1 <= networks <= MAX_NETWORKS:
+            raise UsageError(f"--networks {networks}: 1 to {MAX_NETWORKS}")
         self.name = name
+        self.networks = tuple(LabNetwork(number) for number in range(1, networks + 1))
         self.folder = root / name
         self.lan = topology.namespace(name, "lan")
         self.etcd = Etcd(topology.namespace(name, "etcd"), self.folder / "etcd")
-        self.nodes = tuple(LabHost(name, index, self.folder / f"n{index}", daemon) for index in range(1, nodes + 1))
+        self.daemons = tuple(
+            LabHost(name, index, self.folder / f"n{index}{network.suffix}", daemon, network)
+            for network in self.networks for index in range(1, nodes + 1)
+        )  # fmt: skip
+        self.nodes = self.daemons[:nodes]
         self._lock_file = root / f"{name}.lock"
         self._lock: int | None = None
         self._state_file = self.folder / "state.json"
@@ -65,9 +80,10 @@ class Lab:
             LabError: there is none.
         """
         lab = cls(name, root=root)
-        if (nodes := lab.left_running()) is None:
+        if (counts := lab.left_running()) is None:
             raise LabError(f"no laboratory {name!r} is up; `pyflanneld lab up{lab._name_flag}` starts one")
-        return cls(name, nodes, root)
+        nodes, networks = counts
+        return cls(name, nodes, root, networks=networks)
 
     # Ownership: one process at a time builds or removes
 
@@ -93,11 +109,12 @@ class Lab:
         self._ours = False
         self._write_state(complete=True)
 
-    def left_running(self) -> int | None:
-        """Return how many hosts the laboratory has that was left running on purpose, ``None`` if there is none."""
+    def left_running(self) -> tuple[int, int] | None:
+        """Return how many hosts and networks the laboratory has that was left running on purpose; ``None``: no such."""
         try:
             state = json.loads(self._state_file.read_text())
-            return int(state["nodes"]) if state["complete"] and topology.existing(self.name) else None
+            counts = int(state["nodes"]), int(state["networks"])
+            return counts if state["complete"] and topology.existing(self.name) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -126,24 +143,27 @@ class Lab:
         for node in self.nodes:
             topology.add_namespace(node.namespace, forwarding=True)
             topology.plug_in(self.lan, node.namespace, node.address, node.name)
-            node.request_subnet()
+        for daemon in self.daemons:
+            daemon.request_subnet()
         self.etcd.start()
-        self.etcd.ctl("put", f"{PREFIX}/config", CONFIG)
+        for network in self.networks:
+            self.etcd.ctl("put", f"{network.prefix}/config", network.config)
 
     def start(self) -> None:
         """Start all daemons, wait until they are ready and route to each other, and attach the pods."""
+        for daemon in self.daemons:
+            daemon.start()
+        for daemon in self.daemons:
+            daemon.wait_ready()
         for node in self.nodes:
-            node.start()
-        for node in self.nodes:
-            node.wait_ready()
-        for node in self.nodes:
-            node.wait_routes(self.gateways_for(node))
-        for node in self.nodes:
-            node.attach_pod()
+            here = [daemon for daemon in self.daemons if daemon.namespace == node.namespace]
+            node.wait_routes({dst: gateway for one in here for dst, gateway in self.gateways_for(one).items()})
+        for daemon in self.daemons:
+            daemon.attach_pod()
 
     def down(self) -> None:
         """Remove every process, namespace and file of this laboratory, if there are any."""
-        for process in (*(node.process for node in self.nodes), self.etcd.process):
+        for process in (*(daemon.process for daemon in self.daemons), self.etcd.process):
             process.stop(signal.SIGKILL)
         for name in topology.existing(self.name):
             topology.remove_namespace(name)
@@ -157,8 +177,8 @@ class Lab:
     def roles(self) -> dict[str, str]:
         """Return the namespaces by the names that ``lab exec`` knows: ``n1``, ``pod1``, ``etcd``, ``lan``."""
         named = {"lan": self.lan, "etcd": self.etcd.namespace}
-        for node in self.nodes:
-            named |= {node.name: node.namespace, node.pod_name: node.pod_namespace}
+        named |= {node.name: node.namespace for node in self.nodes}
+        named |= {daemon.pod_name: daemon.pod_namespace for daemon in self.daemons}
         return named
 
     def etcdctl(self, *words: str) -> str:
@@ -167,7 +187,7 @@ class Lab:
 
     def gateways_for(self, node: LabHost, nodes: Sequence[LabHost] | None = None) -> dict[str, str]:
         """Return the routes that *node* should have for the subnets of the others (default: all), with gateways."""
-        others = self.nodes if nodes is None else nodes
+        others = [one for one in self.daemons if one.network == node.network] if nodes is None else nodes
         return {other.subnet: str(other.address.ip) for other in others if other is not node}
 
     @property
@@ -175,7 +195,7 @@ class Lab:
         return "" if self.name == "lab" else f" --name {self.name}"
 
     def _write_state(self, *, complete: bool) -> None:
-        state = {"name": self.name, "nodes": len(self.nodes), "complete": complete}
+        state = {"name": self.name, "nodes": len(self.nodes), "networks": len(self.networks), "complete": complete}
         self._state_file.write_text(json.dumps(state) + "\n")
 
 

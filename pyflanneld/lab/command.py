@@ -45,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
         prog="pyflanneld lab", description="A cluster on this machine: etcd, hosts and pods in network namespaces."
     )
     commands = top.add_subparsers(required=True, metavar="up|status|exec|down|demo")
-    add(commands, up, "start a laboratory and leave it running", nodes=True)
+    add(commands, up, "start a laboratory and leave it running", nodes=True).add_argument(
+        "--networks", type=int, default=1, metavar="N", help="how many networks each host has (default: %(default)s)"
+    )
     add(commands, status, "show hosts, leases and routes; exit 1 unless all are ready")
     enter = add(commands, execute, "run a program in it and pass its exit code on", name="exec")
     enter.add_argument("node", metavar="NODE", help="n1, n2 …, pod1, pod2 …, etcd or lan")
@@ -91,7 +93,7 @@ def stop_on_signals() -> None:
 
 def up(options: argparse.Namespace) -> int:
     """Start a laboratory and leave it running."""
-    with Lab(options.name, options.nodes, options.root) as lab:
+    with Lab(options.name, options.nodes, options.root, networks=options.networks) as lab:
         lab.up()
         lab.leave_running()
         show(lab)
@@ -131,10 +133,12 @@ def show(lab: Lab) -> bool:
     say = Terminal()
     etcd_up = lab.etcd.answers()
     heading = ("host", "daemon", "ready", "address", "subnet", "MTU", "peer routes", "pod")
-    rows = [describe_lab(node) for node in lab.nodes]
-    say.title(f"laboratory {lab.name}: {len(rows)} hosts, etcd {'up' if etcd_up else 'down'}, state in {lab.folder}")
+    rows = [describe_lab(daemon) for daemon in lab.daemons]
+    several = f" with {len(lab.networks)} networks each" if len(lab.networks) > 1 else ""
+    hosts, etcd = f"{len(lab.nodes)} hosts{several}", f"etcd {'up' if etcd_up else 'down'}"
+    say.title(f"laboratory {lab.name}: {hosts}, {etcd}, state in {lab.folder}")
     say.table([heading, *rows])
-    return etcd_up and all(node.ready() for node in lab.nodes)
+    return etcd_up and all(daemon.ready() for daemon in lab.daemons)
 
 
 def describe_lab(node: LabHost) -> tuple[object, ...]:
@@ -147,7 +151,7 @@ def describe_lab(node: LabHost) -> tuple[object, ...]:
         node.address.ip,
         env.get("FLANNEL_SUBNET", "none"),
         env.get("FLANNEL_MTU", ""),
-        len(node.routes()),
+        len(node.own_routes()),
         f"{node.pod_name} {node.pod_address}" if env else "none",
     )
 

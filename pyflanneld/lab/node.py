@@ -6,16 +6,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 from pyflanneld.lab import topology
 from pyflanneld.lab.etcd import ENDPOINT
+from pyflanneld.lab.network import FIRST, LabNetwork
 from pyflanneld.lab.process import Background
 from pyflanneld.lab.run import LabError, run, until
 
 DAEMON = (sys.executable, "-m", "pyflanneld")
-HEALTH_PORT = 2401
 PROTOCOL = 103
 READY_TIMEOUT_S = 45.0
 
@@ -35,13 +35,20 @@ class RouteLine:
 
 
 class LabHost:
-    """Host number *index*, from 1: ``n<index>``, 192.168.14.<20 + index>, and its pod ``pod<index>``."""
+    """Host number *index*, from 1: ``n<index>``, 192.168.14.<20 + index>, and its pod ``pod<index>``.
 
-    def __init__(self, lab: str, index: int, folder: Path, daemon: Sequence[str] = DAEMON) -> None:
-        self.name, self.pod_name = f"n{index}", f"pod{index}"
-        self.namespace, self.pod_namespace = topology.namespace(lab, self.name), topology.namespace(lab, self.pod_name)
+    On a host with several networks, each has a daemon and a pod of its own: those of network 2 are ``n<index>-2`` and
+    ``pod<index>-2``.
+    """
+
+    def __init__(
+        self, lab: str, index: int, folder: Path, daemon: Sequence[str] = DAEMON, network: LabNetwork = FIRST
+    ) -> None:
+        self.name, self.pod_name = f"n{index}{network.suffix}", f"pod{index}{network.suffix}"
+        self.namespace, self.pod_namespace = (topology.namespace(lab, one) for one in (f"n{index}", self.pod_name))
+        self.network = network
         self.address = IPv4Interface(f"192.168.14.{20 + index}/24")
-        self.bridge_address = IPv4Interface(f"172.7.{20 + index}.1/24")
+        self.bridge_address = network.bridge_address(index)
         self.process = Background(self.namespace, folder)
         self.subnet_file = folder / "subnet.env"
         self._daemon = tuple(daemon)
@@ -53,7 +60,9 @@ class LabHost:
         self.process.start(
             *self._daemon,
             *("--iface", "eth1", "--public-ip", str(self.address.ip), "--etcd-endpoints", ENDPOINT),
-            *("--subnet-file", str(self.subnet_file), "--healthz-port", str(HEALTH_PORT), "--log-format", "json"),
+            *("--subnet-file", str(self.subnet_file), "--healthz-port", str(self.network.health_port)),
+            *("--log-format", "json"),
+            *self.network.flags,
             *extra,
         )
 
@@ -71,8 +80,9 @@ class LabHost:
         Raises:
             OSError: no answer.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", HEALTH_PORT)
-        connection.sock = topology.connect_namespaces(self.namespace, "127.0.0.1", HEALTH_PORT, timeout_s)
+        port = self.network.health_port
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.sock = topology.connect_namespaces(self.namespace, "127.0.0.1", port, timeout_s)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -128,6 +138,10 @@ class LabHost:
         found = (RouteLine(r["dst"], r.get("gateway"), r.get("dev", ""), r.get("protocol", "")) for r in lines)
         return tuple(route for route in found if protocol is None or route.protocol == str(protocol))
 
+    def own_routes(self) -> tuple[RouteLine, ...]:
+        """Return those of the daemons' routes that lie in this daemon's network."""
+        return tuple(one for one in self.routes() if IPv4Network(one.dst).subnet_of(self.network.network))
+
     def exec(self, *command: str) -> str:
         """Run a program on this host and return its output."""
         return run("ip", "netns", "exec", self.namespace, *command)
@@ -138,16 +152,17 @@ class LabHost:
         """Name the subnet to request in ``subnet.env`` before the first start, as the installation guide does."""
         self.subnet_file.parent.mkdir(parents=True, exist_ok=True)
         self.subnet_file.write_text(
-            f"FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET={self.bridge_address}\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+            f"FLANNEL_NETWORK={self.network.network}\nFLANNEL_SUBNET={self.bridge_address}\n"
+            "FLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
         )
 
     def attach_pod(self) -> None:
-        """Give ``docker0`` the address and MTU of ``subnet.env``, and attach the pod to it."""
+        """Give the bridge the address and MTU of ``subnet.env``, and attach the pod to it."""
         env = self.env()
         bridge, mtu = IPv4Interface(env["FLANNEL_SUBNET"]), int(env["FLANNEL_MTU"])
-        topology.set_docker_bridge(self.namespace, bridge, mtu)
+        topology.set_docker_bridge(self.namespace, bridge, mtu, self.network.bridge)
         pod = IPv4Interface((self.pod_address, bridge.network.prefixlen))
-        topology.set_pod(self.namespace, self.pod_namespace, pod, bridge, mtu)
+        topology.set_pod(self.namespace, self.pod_namespace, pod, bridge, mtu, self.network.bridge)
 
     @property
     def subnet(self) -> str:

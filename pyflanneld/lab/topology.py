@@ -6,6 +6,8 @@
     <prefix>n1, n2 …     eth1 192.168.14.21, .22 …; the bridge docker0, the daemon
     <prefix>pod1, …      eth0 in the node's subnet, as in a container behind docker0
 
+Of a second network the pods are pod1-2, pod2-2 …, and the bridge docker1.
+
 Every link is created inside these namespaces; the machine's own network is never changed. A namespace's name says to
 which laboratory it belongs, so that what a crashed one left behind can be removed.
 """
@@ -21,7 +23,7 @@ from pathlib import Path
 
 from pyflanneld.lab.run import LabError, attempt, run, until
 
-ROLE = r"(lan|etcd|n\d+|pod\d+)"
+ROLE = r"(lan|etcd|n\d+|pod\d+(-\d+)?)"
 NAMESPACES = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 
@@ -62,22 +64,25 @@ def plug_in(lan: str, host: str, address: IPv4Interface, port: str) -> None:
     run("ip", "-n", host, "link", "set", "eth1", "up")
 
 
-def set_docker_bridge(host: str, address: IPv4Interface, mtu: int) -> None:
-    """Give the host's ``docker0`` this address and MTU, as ``dockerd --bip --mtu`` does; create it if necessary."""
-    if attempt("ip", "-n", host, "link", "show", "docker0").returncode != 0:
-        run("ip", "-n", host, "link", "add", "docker0", "type", "bridge")
-    run("ip", "-n", host, "addr", "flush", "dev", "docker0")
-    run("ip", "-n", host, "addr", "add", str(address), "dev", "docker0")
-    run("ip", "-n", host, "link", "set", "docker0", "mtu", str(mtu), "up")
+def set_docker_bridge(host: str, address: IPv4Interface, mtu: int, bridge: str = "docker0") -> None:
+    """Give the host's *bridge* this address and MTU, as ``dockerd --bip --mtu`` does; create it if necessary."""
+    if attempt("ip", "-n", host, "link", "show", bridge).returncode != 0:
+        run("ip", "-n", host, "link", "add", bridge, "type", "bridge")
+    run("ip", "-n", host, "addr", "flush", "dev", bridge)
+    run("ip", "-n", host, "addr", "add", str(address), "dev", bridge)
+    run("ip", "-n", host, "link", "set", bridge, "mtu", str(mtu), "up")
 
 
-def set_pod(host: str, pod: str, address: IPv4Interface, gateway: IPv4Interface, mtu: int) -> None:
-    """Attach a pod to the host's ``docker0``, with a default route; replace an earlier pod."""
-    attempt("ip", "-n", host, "link", "del", "pod")  # now; with the namespace it would be removed a moment later
+def set_pod(
+    host: str, pod: str, address: IPv4Interface, gateway: IPv4Interface, mtu: int, bridge: str = "docker0"
+) -> None:
+    """Attach a pod to the host's *bridge*, with a default route; replace an earlier pod."""
+    link = "pod" if bridge == "docker0" else f"pod-{bridge}"
+    attempt("ip", "-n", host, "link", "del", link)  # now; with the namespace it would be removed a moment later
     remove_namespace(pod)
     add_namespace(pod)
-    run("ip", "-n", host, "link", "add", "pod", "type", "veth", "peer", "name", "eth0", "netns", pod)
-    run("ip", "-n", host, "link", "set", "pod", "master", "docker0", "mtu", str(mtu), "up")
+    run("ip", "-n", host, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", pod)
+    run("ip", "-n", host, "link", "set", link, "master", bridge, "mtu", str(mtu), "up")
     run("ip", "-n", pod, "addr", "add", str(address), "dev", "eth0")
     run("ip", "-n", pod, "link", "set", "eth0", "mtu", str(mtu), "up")
     run("ip", "-n", pod, "route", "add", "default", "via", str(gateway.ip))

@@ -13,6 +13,7 @@ from pyflanneld.ports import (
     Clock,
     Discovery,
     FirewallProgram,
+    HostNetworks,
     Kernel,
     Notifier,
     Prober,
@@ -47,6 +48,7 @@ class Ports:
     subnet_file: SubnetFile
     clock: Clock
     notifier: Notifier
+    host_networks: HostNetworks
     prober: Prober | None = None
     certificates: Certificates | None = None
     saved_state: SavedStateFile | None = None

@@ -1,4 +1,4 @@
-"""The lock: one daemon for one network and one subnet file, per network namespace.
+"""The lock: one daemon for one network, one subnet file and one state directory, per network namespace.
 
 It is a listening AF_UNIX socket with an abstract name. Such a name belongs to the network namespace, as routes do; it
 leaves no file, and the kernel frees it when the process ends, however it ends. A second daemon asks the kernel who the
@@ -17,7 +17,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,29 +73,38 @@ def names_like(name: str) -> list[str]:
 
 
 @contextmanager
-def hold(network: str, subnet_file: Path, *, wait_s: float = 0.0) -> Iterator[Held]:
-    """Hold the locks of the network and the subnet file while the block runs.
+def hold(
+    network: str, subnet_file: Path, state_dir: Path | None = None, *, wait_s: float = 0.0
+) -> Iterator[Held]:
+    """Hold the locks of the network, the subnet file and the state directory while the block runs.
 
     Args:
         network: as made by ``network_key``.
         subnet_file: need not exist; compared by its directory's real path and its name.
+        state_dir: ``None``: no state is kept.
         wait_s: how long to wait, blocking, for another holder to end.
 
     Raises:
         AlreadyRunning: another process of this network namespace holds one of them; the message names both.
     """
-    (first, what), (second, other) = lock_names(network, subnet_file).items()
-    with _listen(first, what, wait_s) as one, _listen(second, other, wait_s) as two:
-        yield Held(one.sockets + two.sockets, tuple(dict.fromkeys(one.strangers + two.strangers)))
+    with ExitStack() as stack:
+        names = lock_names(network, subnet_file, state_dir)
+        held = [stack.enter_context(_listen(name, what, wait_s)) for name, what in names.items()]
+        strangers = dict.fromkeys(stranger for one in held for stranger in one.strangers)
+        yield Held(tuple(sock for one in held for sock in one.sockets), tuple(strangers))
 
 
-def lock_names(network: str, subnet_file: Path) -> dict[str, str]:
-    """Return the two names, without the zero byte of abstract ones, and the description of each."""
+def lock_names(network: str, subnet_file: Path, state_dir: Path | None = None) -> dict[str, str]:
+    """Return the names, without the zero byte of abstract ones, and the description of each."""
     file = file_key(subnet_file)
-    return {
+    names = {
         abstract_name("network", network)[1:]: "this etcd prefix and endpoints",
         abstract_name("file", file)[1:]: f"the subnet file {file}",
     }
+    if state_dir is not None:
+        state = os.path.realpath(state_dir)
+        names[abstract_name("state", state)[1:]] = f"the state directory {state}"
+    return names
 
 
 def holders(name: str, *, but: str = "") -> list[Peer]:

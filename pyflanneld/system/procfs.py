@@ -12,6 +12,7 @@ from pathlib import Path
 from pyflanneld.core.host import ListeningSocket, Process
 
 PROC = Path("/proc")
+_NET = PROC / "self" / "net"  # /proc/net is not there under systemd's ProcSubset=pid
 _LISTEN = "0A"  # TCP_LISTEN, include/net/tcp_states.h
 
 
@@ -89,7 +90,7 @@ def _open_files(pid: int) -> Iterator[str]:
 def _table(name: str) -> list[list[str]]:
     """Return the rows of a table of sockets (Documentation/networking/proc_net_tcp.rst), without the header."""
     try:
-        return [line.split() for line in (PROC / "net" / name).read_text(errors="replace").splitlines()[1:]]
+        return [line.split() for line in (_NET / name).read_text(errors="replace").splitlines()[1:]]
     except OSError:
         return []
 

@@ -16,6 +16,9 @@ def check_bridge(context: Context, node: Node) -> None:
     """Report that Docker's bridge has addresses and none of them is in our subnet, or that all is well."""
     bridge = context.settings.docker_bridge
     complaint = bridge_complaint(node.links, bridge, node.lease.subnet)
+    if complaint is not None and not context.settings.asked_for("docker_bridge"):
+        others = [one.network for one in context.ports.host_networks.others()]
+        complaint = bridge_complaint(node.links, bridge, node.lease.subnet, others)
     if complaint is None:
         context.conditions.resolve(TOPIC, bridge=bridge)
     else:

@@ -17,7 +17,7 @@ from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange, parse_config
 from pyflanneld.core.network.go_versions import Refusal, refusals
 from pyflanneld.core.network.review import misfits, networks_of
-from pyflanneld.errors import RegistryError, RegistryUnavailable, UnsupportedConfig
+from pyflanneld.errors import AlreadyRunning, RegistryError, RegistryUnavailable, UnsupportedConfig
 from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
@@ -26,10 +26,12 @@ RETRY_CAP_S = 5.0
 READ_AGAIN_S = 60.0
 ASK_BOTH_S = 2.0  # how often each API of etcd is asked for a configuration, while neither has one
 BEAT_S = READ_AGAIN_S + RETRY_CAP_S
+ENDED_S, CLAIM_AGAIN_S = 2.0, 0.1  # a process that has ended may keep its sockets for a moment
 WATCH_RETRY_FIRST_S = 1.0
 WATCH_RETRY_CAP_S = 30.0
 CHANGED = "config_change"
 GO_DAEMONS = "config_go_daemons"
+_NONE_SEEN = object()
 
 
 async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
@@ -54,6 +56,19 @@ async def await_config(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv
             context.liveness.rest("config")
             _note_refusals(context, found[0].document)
             return found
+
+
+async def claim_networks(context: Context, config: NetworkConfig) -> None:
+    """Have the other daemons of this host know that this one serves the networks of *config*.
+
+    Raises:
+        AlreadyRunning: one of them serves a network that overlaps, and does not end.
+    """
+    give_up_at_s = context.clock.now_s() + ENDED_S
+    while refused := context.ports.host_networks.claim(networks_of(config)):
+        if context.clock.now_s() >= give_up_at_s:
+            raise AlreadyRunning(refused)
+        await asyncio.sleep(CLAIM_AGAIN_S)
 
 
 async def _first_usable(context: Context) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:
@@ -146,7 +161,7 @@ async def watch_config(context: Context, node: Node) -> None:
     """Watch for ever, once the routes are placed. A break is reported by the tasks that need etcd more."""
     await node.progress.routes.wait()
     waits = backoff(WATCH_RETRY_FIRST_S, WATCH_RETRY_CAP_S, context.rng)
-    seen: bytes | None = node.membership.config.document
+    seen: object = node.membership.config.document
     while True:
         try:
             record = await context.registry.read_config()
@@ -161,20 +176,23 @@ async def watch_config(context: Context, node: Node) -> None:
             await asyncio.sleep(next(waits))
 
 
-def _compare(context: Context, node: Node, record: ConfigRecord, seen: bytes | None) -> bytes | None:
-    """Report a configuration that is another one than was *seen*; return it."""
+def _compare(context: Context, node: Node, record: ConfigRecord, seen: object) -> object:
+    """Report a configuration that is another one than was *seen*; return what is seen from now on."""
     if record.value == seen:
         return seen
     _note_refusals(context, record.value)
     config, why = _fitting(node, record.value)
-    if config is None:
+    grown = config is not None and networks_of(config) != node.networks
+    refused = context.ports.host_networks.claim(networks_of(config)) if config is not None and grown else ""
+    if config is None or refused:
+        why = why or refused
         text = f"the network configuration in etcd does not fit this node any more, which goes on as before: {why}"
         context.conditions.report(CHANGED, "config.changed", text, cause=why)
     else:
         context.conditions.resolve(CHANGED)
         context.log.info("config.fits", subnet=str(node.lease.key))
         _take_up(context, node, config)
-    return record.value
+    return _NONE_SEEN if refused else record.value  # the other daemon may end
 
 
 def _fitting(node: Node, value: bytes | None) -> tuple[NetworkConfig | None, str]:

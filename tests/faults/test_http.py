@@ -12,7 +12,8 @@ import pytest
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import ADDRESS
-from pyflanneld.lab.node import HEALTH_PORT, LabHost
+from pyflanneld.lab.network import HEALTH_PORT
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.bench.proc import descriptors
 from tests.faults.conftest import Measured

@@ -12,7 +12,8 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.node import HEALTH_PORT, LabHost
+from pyflanneld.lab.network import HEALTH_PORT
+from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.support.lab.testbed import (
     Journal,

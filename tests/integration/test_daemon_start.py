@@ -7,7 +7,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import Ping
-from pyflanneld.lab.node import HEALTH_PORT
+from pyflanneld.lab.network import HEALTH_PORT
 from pyflanneld.lab.run import until
 from tests.bench import proc
 from tests.support.lab.testbed import (

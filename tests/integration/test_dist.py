@@ -187,9 +187,10 @@ def test_it_takes_the_first_python_that_fits(home: Path, tmp_path: Path) -> None
         assert done.stdout.startswith("pyflanneld ")
 
 
-def test_systemd_accepts_the_unit_of_the_archive(home: Path) -> None:
+@pytest.mark.parametrize("name", ["pyflanneld.service", "pyflanneld@.service"])
+def test_systemd_accepts_the_unit_of_the_archive(home: Path, name: str) -> None:
     """The unit inside starts what is inside; ``systemd-analyze verify`` finds nothing once it is where it should be."""
-    unit = home / "systemd" / "pyflanneld.service"
+    unit = home / "systemd" / name
     assert "ExecStart=/opt/flannel/pyflanneld\n" in unit.read_text()
     unit.write_text(unit.read_text().replace("=/opt/flannel/", f"={home}/"))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)

@@ -71,6 +71,29 @@ def test_up_status_exec_down(named: Sequence[str], lab_name: str) -> None:
 
 
 @needs_root
+def test_several_networks_on_each_host(named: Sequence[str], lab_name: str) -> None:
+    """Each has a daemon, a route to the other host and a pod there, which answers; ``down`` leaves nothing."""
+    up = lab_command("up", "--nodes=2", "--networks=3", *named)
+    assert up.returncode == 0, up.stderr
+    assert "2 hosts with 3 networks each, etcd up" in up.stdout
+    status = lab_command("status", *named)
+    assert status.returncode == 0, status.stderr
+    assert [line.split()[0] for line in status.stdout.splitlines()[2:]] == ["n1", "n2", "n1-2", "n2-2", "n1-3", "n2-3"]
+    routes = lab_command("exec", *named, "n1", "--", "ip", "-j", "route", "show", "proto", "103")
+    assert [route["dst"] for route in json.loads(routes.stdout)] == [f"172.{n}.22.0/24" for n in (7, 8, 9)]
+    for pod, other in (("pod1", "172.7.22.2"), ("pod1-2", "172.8.22.2"), ("pod1-3", "172.9.22.2")):
+        assert lab_command("exec", *named, pod, "--", "ping", "-c1", "-W2", other).returncode == 0
+    shown = lab_command("exec", *named, "n1", "--", sys.executable, "-m", "pyflanneld", "status", "--output=json")
+    assert [report["network"]["network"] for report in json.loads(shown.stdout)] == [
+        f"172.{n}.0.0/16" for n in (7, 8, 9)
+    ]
+    assert [report["findings"] for report in json.loads(shown.stdout)] == [[], [], []]
+    assert lab_command("down", *named).returncode == 0
+    assert topology.existing(lab_name) == []
+    assert lab_command("up", "--networks=10", *named).returncode == 2
+
+
+@needs_root
 def test_up_twice(named: Sequence[str]) -> None:
     """``up`` does not disturb a laboratory of that name that is up: it says so and exits 1."""
     assert lab_command("up", "--nodes", "1", *named).returncode == 0

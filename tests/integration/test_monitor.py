@@ -3,8 +3,10 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
 from ipaddress import IPv6Address
@@ -336,21 +338,51 @@ async def serving(config: ServerConfig) -> AsyncIterator[FakeNode]:
 async def test_a_taken_port_is_a_warning_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The node stays ready, reports it with a hint, and serves as soon as the port is free."""
     monkeypatch.setattr("pyflanneld.daemon.servers.RETRY_S", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = int(taken.getsockname()[1])
+    with other_program() as (taken, port):
         async with serving(ServerConfig("\0pyflanneld-test/taken", (LOCAL, port), None)) as node:
             await soon(lambda: _has(node, "metrics.not_listening"))
             assert node.ready
             assert node.daemon is not None
             findings = node.daemon.status_source.status().findings
             (finding,) = [one for one in findings if one.event == "metrics.not_listening"]
-            assert (finding.blocks, finding.text) == (
-                False, f"no metrics and no page on 127.0.0.1:{port}: Address already in use"
-            )
+            why = f"Address already in use, by pyflanneld (pid {taken.pid})"
+            assert (finding.blocks, finding.text) == (False, f"no metrics and no page on 127.0.0.1:{port}: {why}")
             assert "--metrics-bind" in finding.hint
-            taken.close()
+            taken.kill()
             await soon(lambda: _serves(f"http://127.0.0.1:{port}/metrics"))
             assert not _has(node, "metrics.not_listening")
+
+
+async def test_a_taken_health_port_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node stays ready, names who has the port and the flag to give, and answers probes as soon as it is free."""
+    monkeypatch.setattr("pyflanneld.daemon.servers.RETRY_S", 0.1)
+    with other_program() as (taken, port):
+        config = ServerConfig("\0pyflanneld-test/health", None, None, health_bind=(LOCAL, port))
+        async with serving(config) as node:
+            await soon(lambda: _has(node, "health.not_listening"))
+            assert node.ready
+            assert node.daemon is not None
+            findings = node.daemon.status_source.status().findings
+            (finding,) = [one for one in findings if one.event == "health.not_listening"]
+            why = f"Address already in use, by pyflanneld (pid {taken.pid})"
+            assert (finding.blocks, finding.text) == (False, f"no probes are answered on 127.0.0.1:{port}: {why}")
+            assert "--healthz-port" in finding.hint
+            taken.kill()
+            await soon(lambda: _serves(f"http://127.0.0.1:{port}/readyz"))
+            assert not _has(node, "health.not_listening")
+
+
+@contextmanager
+def other_program() -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """Have another program, which calls itself as a daemon does, listen on a port; yield it and the port."""
+    script = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+    words = [sys.executable, "-c", f"{script}; time.sleep(60)", "pyflanneld"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        try:
+            yield program, int(program.stdout.readline())
+        finally:
+            program.kill()
 
 
 async def test_it_listens_on_ipv6_too() -> None:
@@ -365,7 +397,10 @@ async def test_the_textfile_is_whole_and_goes_with_the_daemon(tmp_path: Path) ->
     file = tmp_path / "made" / "pyflanneld.prom"
     async with serving(ServerConfig("\0pyflanneld-test/file", None, file)):
         await soon(file.exists)
-        assert 'pyflanneld_peers{state="routed"} 3.0\n' in file.read_text()
+        text = file.read_text()
+        assert 'pyflanneld_peers{prefix="/coreos.com/network",state="routed"} 3.0\n' in text
+        series = [line for line in text.splitlines() if not line.startswith("#")]
+        assert [one for one in series if 'prefix="/coreos.com/network"' not in one] == [], "two files share no series"
         assert file.stat().st_mode & 0o777 == 0o644
         assert [path.name for path in file.parent.iterdir()] == [file.name]
     assert not file.exists()

@@ -228,7 +228,7 @@ def test_no_daemon_and_a_stopped_one(site: Lab) -> None:
 
 
 def test_two_daemons_in_one_namespace(site: Lab) -> None:
-    """Both are listed with their subnet files, and each is reached by its own; who does not choose gets exit code 2."""
+    """``status`` shows both, and each is reached by its subnet file; who does not choose elsewhere gets exit code 2."""
     node, store = site.nodes[0], store_of(site)
     store.put("/second/config", '{"Network":"172.8.0.0/16","Backend":{"Type":"host-gw"}}')
     launch(node)
@@ -242,7 +242,10 @@ def test_two_daemons_in_one_namespace(site: Lab) -> None:
     try:
         for path in (node.subnet_file, file):
             assert ask(node, "wait", f"--subnet-file={path}").code == 0
-        several = ask(node, "status")
+        both = ask(node, "status")
+        assert (both.code, both.err, both.out.count("daemon     pyflanneld")) == (0, "", 2)
+        assert {one["pid"] for one in ask(node, "status", "--output=json").json} == {second.pid(), pid_of(node)}
+        several = ask(node, "peers")
         assert several.code == 2
         assert "several daemons run here; name one with --subnet-file" in several.err
         assert f"--subnet-file={file}  (pid {second.pid()})" in several.err

@@ -14,9 +14,11 @@ from tests.support.network.namespaces import Namespace, namespace
 from tests.support.programs.systemd import PYTHON_ENVIRONMENT, Machine, booted, systemd_missing, until
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
-UNIT, LEGACY, SYSUSERS = (SHIPPED / name for name in ("pyflanneld.service", "legacy-iptables.conf", "sysusers.conf"))
+UNIT, TEMPLATE, LEGACY, SYSUSERS = (
+    SHIPPED / name for name in ("pyflanneld.service", "pyflanneld@.service", "legacy-iptables.conf", "sysusers.conf")
+)
 HOST = "192.168.14.21"
-SERVICE = "pyflanneld.service"
+SERVICE, SECOND = "pyflanneld.service", "pyflanneld@b.service"
 DEFAULTS = "/etc/default/pyflanneld"
 DROP_INS = f"/etc/systemd/system/{SERVICE}.d"
 SETTINGS = f"FLANNELD_ETCD_ENDPOINTS=http://{HOST}:2379\nFLANNELD_IFACE=eth1\n"
@@ -62,6 +64,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         pytest.skip(f"systemd in namespaces needs {missing}")
     where = tmp_path_factory.mktemp("systemd")
     files = {f"/etc/systemd/system/{SERVICE}": UNIT.read_text(), DEFAULTS: SETTINGS}
+    files |= {f"/etc/systemd/system/{TEMPLATE.name}": TEMPLATE.read_text()}
+    files |= {f"/etc/systemd/system/{TEMPLATE.name}.d/adapted.conf": ADAPTED}
     files |= {f"{DROP_INS}/adapted.conf": ADAPTED, "/etc/sysusers.d/pyflanneld.conf": SYSUSERS.read_text()}
     with contextlib.ExitStack() as stack:
         host = stack.enter_context(namespace())
@@ -74,8 +78,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         stack.callback(etcd.kill)
         etcd.start()
         etcd.wait_ready()
-        for key, value in (("config", CONFIG), ("subnets/172.7.22.0-24", PEER)):
-            host.run("etcdctl", f"--endpoints={url}", "put", f"/coreos.com/network/{key}", value)
+        for key, value in (
+            ("network/config", CONFIG), ("network/subnets/172.7.22.0-24", PEER),
+            ("b/config", CONFIG.replace("172.7.", "172.8.")), ("b/subnets/172.8.22.0-24", PEER),
+        ):  # fmt: skip
+            host.run("etcdctl", f"--endpoints={url}", "put", f"/coreos.com/{key}", value)
         site = Site(host, etcd, stack.enter_context(booted(where, files)))
         site.machine.run("systemd-sysusers")
         assert "pyflanneld" in site.machine.run("getent", "passwd", "pyflanneld")
@@ -220,3 +227,28 @@ def test_a_dead_or_hung_daemon_is_replaced(site: Site, signal: str) -> None:
     count = site.journal().count(ready)
     until(lambda: site.journal().count(ready) > count and site.main_pid() not in (0, before), "a new daemon", 40)
     assert site.routes() == routes
+
+
+def test_an_instance_serves_a_second_network_beside_the_unit(site: Site) -> None:
+    """Both are ready with a subnet file each; the one without a file of settings does not start, and one with the
+    unit's network is refused, though it sees no processes but its own. The unit's stop leaves the instance alone."""
+    site.settings()
+    site.start()
+    machine, second = site.machine, site.machine.root / "etc/default/pyflanneld-b"
+    machine.run("systemctl", "start", SECOND)
+    assert machine.show(SECOND, "Result") == "resources", "it has no file of settings"
+    machine.run("systemctl", "stop", SECOND)
+    second.write_text(SETTINGS)
+    machine.run("systemctl", "start", "--no-block", SECOND)
+    until(lambda: machine.show(SECOND, "ExecMainStatus") == "73", "the network of the unit is refused")
+    machine.run("systemctl", "stop", SECOND)
+    second.write_text(f"{SETTINGS}FLANNELD_ETCD_PREFIX=/coreos.com/b\n")
+    machine.run("systemctl", "restart", SECOND)
+    assert machine.show(SECOND, "ActiveState") == "active", machine.run("journalctl", "--no-pager", "--unit", SECOND)
+    assert "FLANNEL_SUBNET=172.8." in (machine.root / "run/flannel-b/subnet.env").read_text()
+    assert "172.7.22.0/24" in site.routes()
+    assert "172.8.22.0/24" in site.routes()
+    both = site.routes()
+    machine.run("systemctl", "stop", SERVICE)
+    assert (site.routes(), machine.show(SECOND, "ActiveState")) == (both, "active")
+    machine.run("systemctl", "stop", SECOND)

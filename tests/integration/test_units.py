@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pyflanneld.config.go_flags import parse_flags
+from pyflanneld.config.load import ACCEPTED, to_settings
+from pyflanneld.config.settings import Settings
+
 ROOT = Path(__file__).parents[2]
-UNIT = ROOT / "systemd" / "pyflanneld.service"
+UNIT, TEMPLATE = ROOT / "systemd" / "pyflanneld.service", ROOT / "systemd" / "pyflanneld@.service"
 
 # The walkthrough's program section; ours may differ in nothing but that it signals the whole process group.
 WALKTHROUGH = {
@@ -33,12 +37,13 @@ WALKTHROUGH = {
 }
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """The unit with the interpreter of this test run in the place of the installed one."""
-    text, count = re.subn(r"^ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text(), flags=re.MULTILINE)
+@pytest.fixture(params=[UNIT, TEMPLATE], ids=["unit", "template"])
+def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A unit with the interpreter of this test run in the place of the installed one."""
+    shipped: Path = request.param
+    text, count = re.subn(r"^ExecStart=\S+", f"ExecStart={sys.executable}", shipped.read_text(), flags=re.MULTILINE)
     assert count == 1
-    path = tmp_path / UNIT.name
+    path = tmp_path / shipped.name.replace("@", "@b")
     path.write_text(text)
     return path
 
@@ -76,6 +81,47 @@ def test_a_stop_keeps_the_file_and_a_usage_error_is_final() -> None:
         "NoNewPrivileges=yes",
     ):
         assert line in lines
+
+
+def directives(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def test_the_template_differs_from_the_unit_in_what_is_each_ones_own() -> None:
+    """Settings, runtime and state directory are the instance's; no Go daemon is stopped, which may serve another."""
+    own, common = directives(TEMPLATE), directives(UNIT)
+    assert [line for line in own if line not in common] == [
+        "Description=pyflanneld, container network agent (network %i)",
+        "Environment=FLANNELD_SUBNET_FILE=/run/flannel-%i/subnet.env",
+        "EnvironmentFile=/etc/default/pyflanneld-%i",
+        "RuntimeDirectory=flannel-%i",
+        "StateDirectory=pyflanneld-%i",
+    ]
+    assert [line.partition("=")[0] for line in common if line not in own] == [
+        "Description", "Conflicts", "After", "EnvironmentFile", "RuntimeDirectory", "StateDirectory",
+    ]  # fmt: skip
+
+
+def test_the_second_program_section_is_the_first_ones() -> None:
+    """Name, script and log are its own; so no two daemons write into one file."""
+    parser = configparser.RawConfigParser(inline_comment_prefixes=None)
+    parser.read(ROOT / "supervisor" / "flanneld-b.ini")
+    assert parser.sections() == ["program:flannel-b-21"]
+    own = {
+        "command": "/opt/flannel/flanneld-b.sh", "stdout_logfile": "/data/logs/flanneld/flanneld-b.stdout.log",
+        "stopasgroup": "true", "killasgroup": "true",
+    }  # fmt: skip
+    assert dict(parser["program:flannel-b-21"]) == WALKTHROUGH | own
+
+
+def test_the_two_start_scripts_do_not_meet() -> None:
+    """Both are taken by the daemon; prefix, file and ports differ, and everything else is the same."""
+    scripts = [(ROOT / "supervisor" / name).read_text() for name in ("flanneld.sh", "flanneld-b.sh")]
+    flags = [re.findall(r"^  (--\S+)", script, re.MULTILINE) for script in scripts]
+    first, second = (to_settings(parse_flags(words, {}, ACCEPTED)) for words in flags)
+    differing = {field for field in Settings.model_fields if getattr(first, field) != getattr(second, field)}
+    assert differing == {"etcd_prefix", "subnet_file", "healthz_port", "metrics_bind"}
+    assert second.asked_for("healthz_port")
 
 
 def test_the_program_section_is_the_walkthroughs() -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from random import Random
 
 from pyflanneld.lab.etcd import PREFIX
-from pyflanneld.lab.node import HEALTH_PORT, LabHost
+from pyflanneld.lab.network import HEALTH_PORT
+from pyflanneld.lab.node import LabHost
 from tests.faults.test_netlink import churn as route_churn
 from tests.soak.peers import CONFIG, GATEWAYS
 from tests.soak.site import TTL_S, Site

@@ -1,14 +1,19 @@
 """A network configuration that changes under a daemon that runs: row F44."""
 
+import asyncio
 from dataclasses import replace
-from ipaddress import IPv6Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 
 import pytest
 
-from pyflanneld.errors import RegistryUnavailable
+from pyflanneld.config.settings import Settings
+from pyflanneld.core.host import ServedNetwork
+from pyflanneld.core.link.selection import Link
+from pyflanneld.errors import AlreadyRunning, RegistryUnavailable
 from tests.support.fakes.node import CONFIG, FakeNode, lan, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
+from tests.support.network.rule_writers import OurDaemon
 
 UNFIT = {
     "network": CONFIG.replace(b"172.7.", b"10.7."),
@@ -87,6 +92,80 @@ def test_a_network_that_has_grown_is_taken_up() -> None:
             await until(lambda: "Network: 172.6.0.0/15 -> 172.7.0.0/16" in node.why_not, 5)
 
     run(scenario())
+
+
+def test_a_network_does_not_grow_into_that_of_another_daemon() -> None:
+    """It names both networks and the other daemon, and the node goes on in its own."""
+
+    async def scenario() -> None:
+        etcd, node = a_node()
+        node.host_networks.served = [ServedNetwork(IPv4Network("172.6.0.0/16"), 77)]
+        etcd.put(b"172.6.9.0-24", value("192.168.14.22"))
+        async with node.running():
+            assert node.host_networks.claimed == (IPv4Network("172.7.0.0/16"),)
+            etcd.put_config(CONFIG.replace(b"172.7.0.0/16", b"172.6.0.0/15"))
+            await until(lambda: not node.ready, 5)
+            assert "172.6.0.0/15 overlaps 172.6.0.0/16, which another pyflanneld (pid 77) serves" in node.why_not
+            assert not node.kernel.gateways()
+            assert node.host_networks.claimed == (IPv4Network("172.7.0.0/16"),)
+            etcd.put_config(CONFIG)
+            await until(lambda: node.ready, 5)
+
+    run(scenario())
+
+
+def test_a_network_that_another_daemon_of_the_host_serves_is_refused() -> None:
+    """The start ends with 73, names both networks and the other daemon, and leaves nothing; one that ends in time is
+    waited for."""
+
+    async def scenario() -> None:
+        etcd, node = a_node()
+        node.host_networks.served = [ServedNetwork(IPv4Network("172.0.0.0/12"), 77)]
+        with pytest.raises(ExceptionGroup) as caught:
+            await node.build().run()
+        [error] = caught.value.exceptions
+        assert isinstance(error, AlreadyRunning)
+        assert error.exit_code == 73
+        assert "172.7.0.0/16 overlaps 172.0.0.0/12, which another pyflanneld (pid 77) serves" in str(error)
+        assert not etcd.records()
+        asyncio.get_running_loop().call_later(1.0, node.host_networks.served.clear)
+        async with node.running():
+            assert node.host_networks.claimed == (IPv4Network("172.7.0.0/16"),)
+
+    run(scenario())
+
+
+def test_rules_of_a_network_that_another_daemon_serves_by_now_stay() -> None:
+    """The subnet file names the network of a former run: its rules are the other daemon's."""
+
+    async def scenario(served: list[ServedNetwork]) -> bool:
+        _, node = a_node()
+        node.file.text = "FLANNEL_NETWORK=172.6.0.0/16\nFLANNEL_SUBNET=172.6.21.1/24\n"
+        other = OurDaemon(node.firewall_programs, "iptables", IPv4Network("172.6.0.0/16"), IPv4Network("172.6.21.0/24"))
+        await other.check()
+        node.host_networks.served = served
+        node.configure(ip_masq=True)
+        async with node.running():
+            await until(lambda: node.log.count("daemon.ready") == 1, 5)
+            return not await other.check()
+
+    assert run(scenario([ServedNetwork(IPv4Network("172.6.0.0/16"), 77)]))
+    assert not run(scenario([]))
+
+
+def test_a_bridge_in_the_network_of_another_daemon_is_no_complaint() -> None:
+    """Unless the flag names it: by default Docker's bridge is one network's, and the other daemons are silent."""
+
+    async def scenario(**asked: str) -> bool:
+        _, node = a_node()
+        node.host_networks.served = [ServedNetwork(IPv4Network("172.8.0.0/16"), 77)]
+        node.settings = Settings(iface=("eth1",), **asked)
+        node.kernel.set_link(Link(3, "docker0", 1500, True, (IPv4Interface("172.8.21.1/24"),)))
+        async with node.running():
+            return node.log.count("docker.bridge_differs") > 0
+
+    assert not run(scenario())
+    assert run(scenario(docker_bridge="docker0"))
 
 
 def test_each_family_can_grow() -> None:

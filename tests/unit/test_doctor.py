@@ -24,7 +24,7 @@ from pyflanneld.commands.doctor.host_facts import (
 from pyflanneld.commands.doctor.main import as_text
 from pyflanneld.commands.output import Paint
 from pyflanneld.core.etcd_types import MemberFault, MemberReport, Record, TimeToLive
-from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
+from pyflanneld.core.host import ListeningSocket, PolicyRule, Process, ServedNetwork
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import parse_config
@@ -302,6 +302,47 @@ def test_health_port() -> None:
     waits = HealthFacts(listener, False, "flanneld is not ready yet\nthe lease is gone")
     one = conflicts.health_port(replace(FACTS, health=waits, daemon_runs=True))
     assert (one.verdict, one.seen) == (Verdict.BAD, "flanneld is not ready yet / the lease is gone")
+
+
+def test_a_port_that_another_daemon_has() -> None:
+    """Only a warning for a health port that nobody asked for, and for that of the metrics; it names who has it."""
+    other = Process(9, 1, "python", ("/opt/pyflanneld/bin/python", "-I", "-X", "faulthandler", "-m", "pyflanneld"))
+    mine = replace(other, pid=8)
+    health = HealthFacts(ListeningSocket("0.0.0.0:2401", other), True, "flanneld is ready")
+    metrics = ListeningSocket("127.0.0.1:2402", other)
+    flags = replace(FLAGS, healthz_asked=False, metrics_bind="127.0.0.1:2402")
+    for runs in ({"daemon_runs": True, "daemon": mine}, {}):
+        facts = replace(FACTS, flags=flags, health=health, metrics=metrics, **runs)
+        one, two = conflicts.health_port(facts), conflicts.metrics_port(facts)
+        assert (one.verdict, one.seen) == (Verdict.WARN, "0.0.0.0:2401 is in use by pyflanneld (pid 9)")
+        assert "--healthz-port" in one.fix
+        assert (two.verdict, two.seen) == (Verdict.WARN, "127.0.0.1:2402 is in use by pyflanneld (pid 9)")
+        assert "--metrics-bind" in two.fix
+    asked = replace(facts, flags=replace(flags, healthz_asked=True))
+    assert conflicts.health_port(asked).verdict is Verdict.BAD
+    own = replace(facts, daemon_runs=True, daemon=other)
+    assert conflicts.health_port(own).seen == "the daemon reports that it is ready"
+    assert conflicts.metrics_port(own).verdict is Verdict.OK
+
+
+def test_other_daemons_of_the_host() -> None:
+    """Those of other networks are listed; one whose network overlaps is bad, and both networks are named."""
+    beside = ServedNetwork(IPv4Network("172.8.0.0/16"), 9)
+    assert conflicts.networks(FACTS).verdict is Verdict.OK
+    assert conflicts.networks(replace(FACTS, served=(beside,))).seen == "172.8.0.0/16 is served by pid 9"
+    one = conflicts.networks(replace(FACTS, served=(beside, ServedNetwork(IPv4Network("172.0.0.0/12"), 10))))
+    assert one.verdict is Verdict.BAD
+    assert "172.7.0.0/16 overlaps 172.0.0.0/12, which another pyflanneld (pid 10) serves" in one.seen
+
+
+def test_a_bridge_of_another_daemons_network() -> None:
+    """Docker's bridge in another network of this host is bad only where the flag names it."""
+    links = (ETH1, Link(3, "docker0", 1500, True, (IPv4Interface("172.8.21.1/24"),)))
+    facts = replace(FACTS, links=links, served=(ServedNetwork(IPv4Network("172.8.0.0/16"), 9),))
+    assert docker.bridge(facts).verdict is Verdict.BAD
+    assert docker.bridge(replace(facts, flags=replace(FLAGS, docker_bridge_asked=False))).verdict is Verdict.SKIPPED
+    elsewhere = replace(facts, served=(), flags=replace(FLAGS, docker_bridge_asked=False))
+    assert docker.bridge(elsewhere).verdict is Verdict.BAD
 
 
 @pytest.mark.parametrize(

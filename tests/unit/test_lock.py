@@ -41,13 +41,18 @@ def end(holder: subprocess.Popen[str]) -> None:
 
 
 def test_either_name_keeps_a_second_one_out(tmp_path: Path) -> None:
-    """Same network with another file, or same file with another network: an error that names which."""
+    """Same network with another file, or a file or state directory of another network: an error that names which."""
     with hold("net-a", tmp_path / "a"):
         with pytest.raises(AlreadyRunning, match="etcd prefix"), hold("net-a", tmp_path / "b"):
             pass
         with pytest.raises(AlreadyRunning, match=str(tmp_path / "a")), hold("net-b", tmp_path / "a"):
             pass
         with hold("net-b", tmp_path / "b"):
+            pass
+    with hold("net-a", tmp_path / "a", tmp_path / "state"):
+        with pytest.raises(AlreadyRunning, match="state directory"), hold("net-b", tmp_path / "b", tmp_path / "state"):
+            pass
+        with hold("net-b", tmp_path / "b", tmp_path / "other"), hold("net-c", tmp_path / "c"):
             pass
 
 

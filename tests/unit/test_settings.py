@@ -55,6 +55,17 @@ def test_without_flags_the_defaults_hold() -> None:
     assert settings.subnet_lease_renew_margin_s == 3600.0
 
 
+def test_what_was_asked_for_is_known() -> None:
+    """A value is asked for on the command line, also at its default, or in the environment; else it is not."""
+    assert not load([], {}).asked_for("healthz_port")
+    assert not load([], {"FLANNELD_HEALTHZ_PORT": ""}).asked_for("healthz_port")
+    assert load(["--healthz-port=2401"], {}).asked_for("healthz_port")
+    assert load([], {"FLANNELD_HEALTHZ_PORT": "2401"}).asked_for("healthz_port")
+    by_old_name = load(["--etcd-endpoint=http://192.168.14.12:2379"], {})
+    assert by_old_name.asked_for("etcd_endpoints")
+    assert not by_old_name.asked_for("etcd_prefix")
+
+
 def test_the_walkthroughs_command_line_is_taken(certs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flags of the usual start script, relative paths included, mean what they say."""
     monkeypatch.chdir(certs.parent)

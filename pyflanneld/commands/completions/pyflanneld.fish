@@ -86,6 +86,7 @@ complete -c pyflanneld -n '__pyflanneld_is doctor' -l all -d 'Also show what is 
 complete -c pyflanneld -n '__pyflanneld_is lab' -l name -x -d 'which laboratory, if there are several (default: lab)'
 complete -c pyflanneld -n '__pyflanneld_is lab' -l root -r -F -d 'folder for its state (default: /run/pyflanneld-lab)'
 complete -c pyflanneld -n '__pyflanneld_is lab' -l nodes -x -d 'how many hosts (default: 3)'
+complete -c pyflanneld -n '__pyflanneld_is lab' -l networks -x -d 'how many networks each host has (default: 1)'
 complete -c pyflanneld -n '__pyflanneld_is leases' -l output -x -a 'table json' -d 'table or json, for list.'
 complete -c pyflanneld -n '__pyflanneld_is leases' -l force -d 'Release a live lease.'
 complete -c pyflanneld -n '__pyflanneld_is log-level peers routes status wait' -l subnet-file -r -F -d 'Which daemon: the one with this subnet file.'

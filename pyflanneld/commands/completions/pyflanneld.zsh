@@ -121,6 +121,7 @@ _pyflanneld() {
             _arguments '--name=[which laboratory, if there are several (default\: lab)]:name: ' \
                 '--root=[folder for its state (default\: /run/pyflanneld-lab)]:file:_files' \
                 '--nodes=[how many hosts (default\: 3)]:n: ' \
+                '--networks=[how many networks each host has (default\: 1)]:n: ' \
                 '--help[Print help and exit.]' \
                 '1:word:(up status exec down demo)'
             ;;

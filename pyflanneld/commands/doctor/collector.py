@@ -55,7 +55,7 @@ from pyflanneld.firewall.command_runner import Programs, program_directories
 from pyflanneld.firewall.iptables import Iptables
 from pyflanneld.netlink.policy_rules import list_policy_rules
 from pyflanneld.state.context import Context
-from pyflanneld.system import procfs
+from pyflanneld.system import lock, procfs
 from pyflanneld.system.certificates import validity_in_file
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import usable_config
@@ -81,12 +81,17 @@ async def collect(context: Context, settings: Settings) -> Facts:
     known["docker"] = _docker(known["processes"])
     known["sysctls"] = _sysctls(known.get("choice"))
     known["health"] = _health(settings)
+    known["metrics"] = procfs.tcp_listener(*settings.metrics_bind) if settings.metrics_bind else None
+    own, others = known["daemon"], context.ports.host_networks.others()
+    known["served"] = tuple(one for one in others if own is None or one.pid != own.pid)
     known["files"] = _left_files(settings)
     return Facts(**known)
 
 
 def _left_files(settings: Settings) -> tuple[str, ...]:
-    return tuple(path for path in _LEFT_FILES if Path(path).exists() and path != str(settings.subnet_file))
+    """Return the files of other networks that no daemon of ours keeps."""
+    found = (Path(name) for name in _LEFT_FILES if Path(name).exists() and name != str(settings.subnet_file))
+    return tuple(str(path) for path in found if not lock.holders(lock.abstract_name("file", lock.file_key(path))[1:]))
 
 
 def _flags(settings: Settings) -> DaemonFlags:
@@ -99,6 +104,9 @@ def _flags(settings: Settings) -> DaemonFlags:
         ip_masq=settings.ip_masq,
         forward_rules=settings.iptables_forward_rules,
         healthz_port=settings.healthz_port,
+        healthz_asked=settings.asked_for("healthz_port"),
+        metrics_bind="{}:{}".format(*settings.metrics_bind) if settings.metrics_bind else "",
+        docker_bridge_asked=settings.asked_for("docker_bridge"),
         public_ip=settings.public_ip,
         credentials={api: etcdctl_words(settings, api) for api in (2, 3)},
     )

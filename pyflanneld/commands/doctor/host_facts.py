@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from pyflanneld.core.etcd_types import MemberReport, Record, TimeToLive
 from pyflanneld.core.families import Network
-from pyflanneld.core.host import ListeningSocket, PolicyRule, Process
+from pyflanneld.core.host import ListeningSocket, PolicyRule, Process, ServedNetwork
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
@@ -25,7 +25,10 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class DaemonFlags:
-    """The daemon's settings, by the flags' names; *credentials* are the same as etcdctl's flags, by API."""
+    """The daemon's settings, by the flags' names; *credentials* are the same as etcdctl's flags, by API.
+
+    ``…_asked``: whether the operator has given that flag.
+    """
 
     endpoints: tuple[str, ...]
     prefix: str
@@ -35,6 +38,9 @@ class DaemonFlags:
     ip_masq: bool
     forward_rules: bool
     healthz_port: int
+    healthz_asked: bool = True
+    metrics_bind: str = ""
+    docker_bridge_asked: bool = True
     public_ip: IPv4Address | None = None
     credentials: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
@@ -107,7 +113,12 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All facts; what is unknown is ``None`` or empty, and the ``…_error`` next to it says why."""
+    """All facts; what is unknown is ``None`` or empty, and the ``…_error`` next to it says why.
+
+    Attributes:
+        metrics: who listens where the metrics are served.
+        served: the networks that other daemons of this host serve.
+    """
 
     now_s: float
     flags: DaemonFlags
@@ -134,3 +145,5 @@ class Facts:
     files: tuple[str, ...] = ()
     rules: FirewallFacts = FirewallFacts()
     health: HealthFacts = HealthFacts()
+    metrics: ListeningSocket | None = None
+    served: tuple[ServedNetwork, ...] = ()

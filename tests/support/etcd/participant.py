@@ -33,7 +33,7 @@ from pyflanneld.tasks.lease.renew import renew_lease
 from pyflanneld.tasks.peers import PeerWatcher
 from tests.support.fakes.firewall import FakeFirewall
 from tests.support.fakes.kernel import FakeKernel
-from tests.support.fakes.node import CONFIG, Manager, MemoryFile
+from tests.support.fakes.node import CONFIG, FakeHostNetworks, Manager, MemoryFile
 from tests.support.fakes.virtual_time import Journal
 
 JOINED = b'{"Network":"172.16.0.0/12","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
@@ -81,7 +81,7 @@ class EtcdSide:
         ports = Ports(
             discovery=OneApi(self.counted), kernel=FakeKernel(self._link), firewall=FakeFirewall().programs(),
             subnet_file=MemoryFile(),
-            clock=clock, notifier=Manager(),
+            clock=clock, notifier=Manager(), host_networks=FakeHostNetworks(),
         )
         settings = Settings(iface=("eth1",), public_ip=self.address)
         settings = settings.model_copy(update={"subnet_lease_renew_margin_s": 0.0})

@@ -1,12 +1,14 @@
 """A whole daemon on fakes: the real loops, a cluster and a kernel in memory, and virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface
 from random import Random
 
 from pyflanneld.config.settings import Settings
+from pyflanneld.core.families import Network
+from pyflanneld.core.host import ServedNetwork, overlap_text
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.lease.saved_state import SavedState, decode_state, encode_state
 from pyflanneld.core.link.selection import Link
@@ -95,6 +97,23 @@ class MemoryState:
         self.data, self.forgotten = None, True
 
 
+class FakeHostNetworks:
+    """``ports.HostNetworks`` in memory; *served* is what other daemons of the host serve."""
+
+    def __init__(self) -> None:
+        self.served: list[ServedNetwork] = []
+        self.claimed: tuple[Network, ...] = ()
+
+    def claim(self, networks: Sequence[Network]) -> str:
+        refused = overlap_text(networks, self.served)
+        if not refused:
+            self.claimed = tuple(networks)
+        return refused
+
+    def others(self) -> Sequence[ServedNetwork]:
+        return self.served
+
+
 class Manager:
     """``ports.Notifier`` that remembers."""
 
@@ -123,6 +142,7 @@ class FakeNode:
             iface=("eth1",), route_protocol=PROTOCOL, withdraw_guard=guard,
             etcd_endpoints=("http://192.168.14.12:2379",),
         )
+        self.host_networks = FakeHostNetworks()
         self.prober: FakeProber | None = None
         self.certificates: Certificates | None = None
         self.state: MemoryState | None = None
@@ -141,7 +161,7 @@ class FakeNode:
         ports = Ports(
             discovery=self.discovery or OneApi(self.registry), kernel=self.kernel, firewall=self.firewall_programs,
             subnet_file=self.file,
-            clock=self.clock, notifier=self.manager,
+            clock=self.clock, notifier=self.manager, host_networks=self.host_networks,
             prober=self.prober, certificates=self.certificates, saved_state=self.state,
         )
         context = Context(

@@ -30,7 +30,8 @@ import pytest
 from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import CONFIG, ENDPOINT, PREFIX
-from pyflanneld.lab.node import DAEMON, HEALTH_PORT, LabHost
+from pyflanneld.lab.network import HEALTH_PORT
+from pyflanneld.lab.node import DAEMON, LabHost
 from pyflanneld.lab.run import LabError, until
 from tests.support.etcd.server import RELEASES
 from tests.support.failpoints import PLAN, TTL

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.node import HEALTH_PORT, LabHost
+from pyflanneld.lab.network import HEALTH_PORT
+from pyflanneld.lab.node import LabHost
 from tests.support.lab.etcd_members import Members
 from tests.support.network.namespaces import Namespace
 from tests.support.observers import actions, kernel

@@ -39,6 +39,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     docker.bridge_mtu,
     docker.docker_version,
     conflicts.health_port,
+    conflicts.metrics_port,
+    conflicts.networks,
     conflicts.start_script,
     conflicts.leftovers,
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pyflanneld.commands.doctor.finding import Finding, bad, ok, quoted, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts
-from pyflanneld.core.host import Process
+from pyflanneld.core.host import ListeningSocket, Process, overlap_text
 
 _LINKS = {
     "flannel.": "flannel's vxlan", "cni0": "a CNI bridge", "weave": "Weave", "cali": "Calico", "vxlan.calico": "Calico",
@@ -62,12 +62,13 @@ def health_port(facts: Facts) -> Finding:
             return warn("health port", f"nobody listens on {port}", "the daemon runs with another --healthz-port",
                         "give this command the daemon's flags")  # fmt: skip
         return ok("health port", f"{port} is free")
-    if not facts.daemon_runs:
-        holder = health.listener.holder
-        by = f" by {holder}" if holder else ""
-        return bad("health port", f"{health.listener.address} is in use{by}",
-                   "the daemon ends with exit code 73 at its start",
-                   f"ss -ltnp 'sport = :{port}' shows who: stop it, or give another --healthz-port")  # fmt: skip
+    if not facts.daemon_runs or _of_others(facts, health.listener):
+        fix = f"ss -ltnp 'sport = :{port}' shows who: stop it, or give another --healthz-port"
+        if facts.flags.healthz_asked:
+            why = "the daemon ends with exit code 73 at its start"
+            return bad("health port", _in_use(health.listener), why, fix)
+        why = "nobody answers probes for this daemon until the port is free; it runs on without it"
+        return warn("health port", _in_use(health.listener), why, fix)
     if health.ready:
         return ok("health port", "the daemon reports that it is ready")
     if health.ready is None:
@@ -75,6 +76,40 @@ def health_port(facts: Facts) -> Finding:
                    "read its log; restart it")  # fmt: skip
     return bad("health port", " / ".join(health.answer.splitlines()), "the daemon itself reports that it is not ready",
                "fix what it names; see docs/troubleshooting.md")  # fmt: skip
+
+
+def metrics_port(facts: Facts) -> Finding:
+    """Check that the port of the metrics and the page is free, or the daemon's."""
+    where, listener = facts.flags.metrics_bind, facts.metrics
+    if not where:
+        return skipped("metrics port", "--metrics-bind=off switches it off")
+    if listener is None:
+        return ok("metrics port", f"nobody listens on {where}")
+    if facts.daemon_runs and not _of_others(facts, listener):
+        return ok("metrics port", f"the daemon listens on {where}")
+    port = where.rpartition(":")[2]
+    return warn("metrics port", _in_use(listener), "this daemon has no metrics and no page until the port is free",
+                f"ss -ltnp 'sport = :{port}' shows who: stop it, or give another --metrics-bind")  # fmt: skip
+
+
+def _of_others(facts: Facts, listener: ListeningSocket) -> bool:
+    """Return whether another process than the daemon is known to listen there."""
+    return listener.holder is not None and facts.daemon is not None and listener.holder.pid != facts.daemon.pid
+
+
+def _in_use(listener: ListeningSocket) -> str:
+    return f"{listener.address} is in use{f' by {listener.holder}' if listener.holder else ''}"
+
+
+def networks(facts: Facts) -> Finding:
+    """Check that no other daemon of this host serves a network that overlaps this one."""
+    own = facts.node.networks if facts.node else ()
+    if not facts.served:
+        return ok("other daemons", "none serves another network on this host")
+    if text := overlap_text(own, facts.served):
+        why = "each would change the routes and rules of the other: the daemon ends with exit code 73 at its start"
+        return bad("other daemons", text, why, "pyflanneld config, or stop one of the two")
+    return ok("other daemons", ", ".join(f"{one.network} is served by pid {one.pid}" for one in facts.served))
 
 
 def start_script(facts: Facts) -> Finding:

@@ -58,7 +58,10 @@ def bridge(facts: Facts) -> Finding:
         return skipped("Docker's bridge", f"there is no {facts.flags.docker_bridge or '--docker-bridge'}")
     if subnet is None:
         return skipped("Docker's bridge", "this node has no lease yet")
-    complaint = bridge_complaint(facts.links, there.name, subnet)
+    others = () if facts.flags.docker_bridge_asked else tuple(one.network for one in facts.served)
+    complaint = bridge_complaint(facts.links, there.name, subnet, others)
+    if complaint is None and bridge_complaint(facts.links, there.name, subnet) is not None:
+        return skipped("Docker's bridge", f"{there.name} is in a network that another daemon of this host serves")
     if complaint is None:
         return ok("Docker's bridge", f"{there.name} is on the leased {subnet}")
     have = ", ".join(map(str, there.addresses))
