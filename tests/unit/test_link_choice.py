@@ -186,25 +186,51 @@ def test_names_keep_their_order() -> None:
         (r"^192\.168\.(14|15)\.\d{1,3}$", "192.168.14.21", "192.168.16.21"),
         ("^[[:alpha:]]+[[:digit:]]$", "eth1", "eth12"),
         ("^[[:xdigit:].]+$", "10.0.0.1", "eth1"),
+        ("^[[:^digit:]]+$", "lo", "eth1"),
         ("(?i)ETH", "eth0", "lan"),
+        ("e(?i)TH|LO$", "elo", "ETH0"),
+        ("(?i:E)th", "Eth0", "eTH0"),
+        (r"(?i)^\W", "-x", "k"),
+        ("eth{,2}", "eth{,2}", "eth"),
+        ("eth{01}", "eth{01}", "eth"),
+        (r"eth0\z", "eth0", "eth01"),
+        (r"\Qeth0.14\E$", "eth0.14", "eth0x14"),
+        (r"[\d-z]{3}", "1-z", "az1"),
+        ("^[]e]th", "eth0", "veth"),
+        ("(?P<lan>eth)[0-9](?<rest>x?)", "eth1", "eth"),
+        ("(?:a{0}|^)*lo", "lo", "l0"),
+        (r"\x65\x{74}\150", "eth0", "e"),
     ],
 )
 def test_patterns_mean_what_they_mean_in_go(text: str, yes: str, no: str) -> None:
-    """Anchors, alternatives, counts, POSIX classes and a leading flag."""
+    """As Go 1.26 answers: anchors, counts, classes, flags from where they stand; ``{,2}`` is text."""
     pattern = go_regex.parse_go_regex(text)
     assert (pattern.matches(yes), pattern.matches(no), str(pattern)) == (True, False, text)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "(", "*", r"\pL", r"\z", r"\Qa\E", "a(?i)b", "[[:nope:]]", "[[:^digit:]]", "a{2,1}"]
-)
-def test_what_cannot_be_read_is_refused_by_name(text: str) -> None:
-    """A pattern that is broken, or means something to RE2 alone, is a usage error that shows it."""
+    ("text", "why"),
+    [
+        ("", "is needed"), ("[", "missing closing ]"), ("[^]", "missing closing ]"), ("(", "missing closing )"),
+        ("a)", "unexpected )"), ("*", "missing argument to repetition operator: *"), ("a|+", "operator: +"),
+        ("(?=eth)", "invalid or unsupported Perl syntax: (?=e"), ("(?!eth)", "Perl syntax"), ("(?<=e)th", "Perl syntax"),
+        ("(?>eth)", "Perl syntax"), ("(?#x)eth", "Perl syntax"), ("(?P=n)", "Perl syntax"), ("(?-)", "Perl syntax"),
+        (r"(e)\1", "invalid escape sequence: \\1"), (r"\Z", "escape"), (r"\q", "escape"), (r"\x{110000}", "escape"),
+        ("e++", "invalid nested repetition operator: ++"), ("e*+", "operator: *+"), ("e{2}{3}", "operator: {2}{3}"),
+        ("a{2,1}", "invalid repeat count: {2,1}"), ("a{1001}", "repeat count"), ("(a{50}){50}", "repeat count"),
+        ("[z-a]", "invalid character class range: z-a"), ("[[:nope:]]", "range: [:nope:]"), (r"[a-\d]", "escape"),
+        ("e\\", "trailing backslash"), ("e\udcff", "invalid UTF-8"), (r"\pL", "not supported here"),
+    ],
+)  # fmt: skip
+def test_what_go_refuses_is_refused_by_name(text: str, why: str) -> None:
+    """A pattern that Go does not take is a usage error that shows it and says what is wrong, in Go's words."""
     with pytest.raises(UsageError) as caught:
         load([f"--iface-regex={text}", "--iface-regex=eth"], {})
     assert str(caught.value).startswith("--iface-regex: ")
+    assert caught.value.exit_code == 2
     assert ascii(text) in str(caught.value) or not text
     assert "regular expression" in str(caught.value)
+    assert why in str(caught.value)
 
 
 @given(st.text(max_size=20))
