@@ -92,12 +92,13 @@ async def test_the_health_is_checked_at_each_request() -> None:
         assert [(await get(f"http://127.0.0.1:{port}/readyz"))[0] for _ in range(3)] == [503, 200, 503]
 
 
-async def test_only_get_and_head_on_two_paths() -> None:
-    """HEAD has no body, other methods get 405, other paths 404."""
+async def test_every_method_is_answered_on_two_paths() -> None:
+    """As by flanneld: HEAD has no body, any other method is answered as GET is; other paths get 404."""
     async with serving(READY) as url:
         assert (await get(url + "/healthz", "HEAD"))[:2] == (200, "")
         for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
-            assert (await get(url + "/healthz", method))[0] == 405
+            assert (await get(url + "/healthz", method))[:2] == (200, "flanneld is running")
+            assert (await get(url + "/readyz", method))[:2] == (200, "flanneld is ready")
         for path in ("/", "/healthz/", "/healthz/x", "/HEALTHZ", "/metrics", "/readyz%00", "/../healthz/../x"):
             assert (await get(url + path))[0] == 404
 
