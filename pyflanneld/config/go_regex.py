@@ -51,9 +51,7 @@ _OCTAL = re.compile(r"\\(0[0-7]{0,2}|[1-7][0-7]{1,2})")
 
 
 def parse_go_regex(text: str) -> LinkPattern:
-    """Compile *text*. Raises ``ValueError`` whose message shows it and says what is wrong with it."""
-    if not text:
-        raise ValueError("a regular expression is needed, such as ^eth1$ or ^192[.]168[.]14[.]")
+    """Compile *text*, which may be empty. Raises ``ValueError``, which shows it and says what is wrong with it."""
     try:
         return LinkPattern(text, re.compile(_Parser(text).parsed()))
     except (re.error, RecursionError, OverflowError) as error:

@@ -86,7 +86,7 @@ def test_healthz_answer(cluster: Lab) -> None:
 
 
 def test_health_port_offers_nothing_else(cluster: Lab) -> None:
-    """Other paths are refused, and a method is as good as another; ``/readyz`` names no address, key or reason unless asked."""
+    """Other paths are refused, other methods answered; ``/readyz`` names no address, key or reason unless asked."""
     node = cluster.nodes[0]
     assert http_answer(node.namespace, HEALTH_PORT, b"GET /metrics HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 404")
     assert http_answer(node.namespace, HEALTH_PORT, b"POST /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200")

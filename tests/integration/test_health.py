@@ -165,6 +165,20 @@ def test_an_address_of_another_host_is_named() -> None:
         bind_health_port(IPv4Address("192.0.2.1"), 2401)
 
 
+async def test_a_name_is_listened_on() -> None:
+    """``--healthz-ip=localhost`` is 127.0.0.1, as in Go, which takes the IPv4 address of a name."""
+    listening = bind_health_port("localhost", 0)
+    assert listening.getsockname()[0] == "127.0.0.1"
+    async with served(health_listener(lambda: READY), listening) as port:
+        assert (await get(f"http://127.0.0.1:{port}/healthz"))[:2] == (200, "flanneld is running")
+
+
+def test_a_name_without_an_address_is_named() -> None:
+    """It may come, as an address may: PortTaken."""
+    with pytest.raises(PortTaken, match=r"nobody\.invalid has no address.*--healthz-ip"):
+        bind_health_port("nobody.invalid", 2401)
+
+
 def test_what_no_waiting_cures_is_a_usage_error() -> None:
     """Anything else, such as an address that cannot be listened on, is a wrong setting."""
     with pytest.raises(UsageError, match="--healthz-port"):
