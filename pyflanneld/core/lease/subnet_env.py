@@ -6,7 +6,6 @@ and with dual stack two more behind the second.
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import TypeVar
 
@@ -71,14 +70,19 @@ def _previous(text: str, name: str, parse: Callable[[str], _N], expected: str) -
     value = assignments(text).get(name)
     if not value:
         return None
-    found = []
-    for entry in value.split(","):
-        with suppress(ValueError):
-            if "/" in entry and "%" not in entry:  # no prefix length, or a zone
-                found.append(parse(entry))
+    found = [subnet for entry in value.split(",") if (subnet := _subnet(entry, parse)) is not None]
     if len(found) != 1:
         raise Invalid("bad_subnet_file", name, value, expected if not found else "one address, and not several")
     return found[0]
+
+
+def _subnet(entry: str, parse: Callable[[str], _N]) -> _N | None:
+    if "/" not in entry or "%" in entry:  # no prefix length, or a zone
+        return None
+    try:
+        return parse(entry)
+    except ValueError:
+        return None
 
 
 def previous_network(text: str) -> IPv4Network | None:

@@ -18,7 +18,7 @@ CONDITIONS: Mapping[str, str] = {
     "firewall.failed": "Read the program's message; if its lock is held for long, see `fuser /run/xtables.lock`.",
     "firewall.misread": "Use one iptables on this host: iptables-legacy and iptables-nft misread each other's rules.",
     "firewall.program_missing": "Install the program, or switch those rules off by their flag.",
-    "guard.holding": "Wait if the backend was changed. Else check etcd: were leases deleted, an old backup restored?",
+    "guard.holding": "Check etcd: were leases deleted, an old backup restored? After a change of the backend, wait.",
     "kernel.failed": "Check `dmesg` and the capability CAP_NET_ADMIN; if it persists, the daemon restarts.",
     "saved_state.failed": "Check the directory of --state-dir: does it exist, has it space, may this user write there?",
     "saved_state.in_use": "Bring etcd back: until then others may take the subnet, and new peers have no route here.",
