@@ -1,6 +1,6 @@
 """``--iface-regex``: a regular expression of Go (RE2), rewritten for Python's ``re``. Pure.
 
-Wire format: ``regexp/syntax/parse.go`` of Go 1.25, with the flags that ``regexp.Compile`` sets. What Go refuses is
+Wire format: ``regexp/syntax/parse.go`` of Go 1.26, with the flags that ``regexp.Compile`` sets. What Go refuses is
 refused in Go's words (look-around, back references, possessive quantifiers, ``\\Z``); what it accepts means the same
 here (``{,2}`` is text, ``\\z``, ``\\Q…\\E``, flags in the middle). Only the Unicode classes ``\\p`` are not had.
 
