@@ -13,10 +13,11 @@ from pyflanneld.commands.read_only_ports import read_only_context
 from pyflanneld.config.load import load_as_daemon
 from pyflanneld.config.settings import FLAGS, Settings
 from pyflanneld.core.families import Network
-from pyflanneld.core.host import overlap_text
+from pyflanneld.core.host import Process, overlap_text
 from pyflanneld.core.printable import printable
 from pyflanneld.core.status.dry_run import Action, DryRunStep, StartProblem
 from pyflanneld.system import procfs
+from pyflanneld.system.host_names import address_of
 from pyflanneld.system.host_networks import served_networks
 
 WOULD_CHANGE = 10
@@ -76,12 +77,23 @@ def _running_here(settings: Settings, networks: Sequence[Network]) -> list[Start
     own = running.process.pid if running is not None and running.process is not None else 0
     if text := overlap_text(networks, (one for one in served_networks() if one.pid != own)):
         found.append(StartProblem(text, blocks=True))
-    taken = procfs.tcp_listener(settings.healthz_ip, settings.healthz_port) if settings.healthz_port else None
-    if taken is not None and running is None:
-        by = f" by {taken.holder}" if taken.holder else ""
-        text = f"the health port is in use{by}: {taken.address}; give another --healthz-port, or stop that process"
-        found.append(StartProblem(text, blocks=settings.asked_for("healthz_port") and taken.holder not in go))
+    if settings.healthz_port and running is None:
+        found += _health_port(settings, go)
     return found
+
+
+def _health_port(settings: Settings, go: Sequence[Process]) -> list[StartProblem]:
+    """Return why the health port cannot be had."""
+    try:
+        ip = address_of(settings.healthz_ip)
+    except OSError as error:
+        return [StartProblem(f"--healthz-ip: {settings.healthz_ip} has no address: {error.strerror}", blocks=True)]
+    taken = procfs.tcp_listener(ip, settings.healthz_port)
+    if taken is None:
+        return []
+    by = f" by {taken.holder}" if taken.holder else ""
+    text = f"the health port is in use{by}: {taken.address}; give another --healthz-port, or stop that process"
+    return [StartProblem(text, blocks=settings.asked_for("healthz_port") and taken.holder not in go)]
 
 
 def plan_json(plan: DryRun) -> str:

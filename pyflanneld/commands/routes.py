@@ -26,9 +26,9 @@ _MEANING = {
     "wrong_gateway": "ours, but not as wanted; the next scan of the kernel corrects it",
     "conflict": "a foreign route is in the way, and is left alone",
     "shadowed": "ours is there, but the kernel prefers this one for packets, or for some of them",
-    "held": "its lease is gone; the withdraw guard waits for etcd to confirm that",
+    "held": "no lease asks for it any more; the withdraw guard waits for etcd to confirm that",
     "frozen": "its lease cannot be read; the route stays as it is",
-    "unwanted": "its lease is gone; the route goes soon, or once this host's lease is confirmed again",
+    "unwanted": "no lease asks for it any more; the route goes soon, or once this host's lease is confirmed again",
 }
 
 

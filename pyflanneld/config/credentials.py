@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from pydantic import SecretStr
 
+from pyflanneld.config.endpoints import endpoint_host, is_loopback
 from pyflanneld.config.go_flags import Given, unusable
 from pyflanneld.config.settings import Settings
-from pyflanneld.config.types import endpoint_host, is_loopback
 from pyflanneld.errors import UsageError
 
 T = TypeVar("T")

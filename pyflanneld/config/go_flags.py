@@ -177,7 +177,7 @@ def refuse_words(rest: Sequence[str], flags: Sequence[Flag]) -> None:
 
 def unusable(written: str, value: object, needed: str) -> UsageError:
     """Return the error for a wrong value of a flag, as it was *written*: *needed* says what would be right."""
-    without_login = re.sub(r"://[^/,]*@", "://***@", value) if isinstance(value, str) else value
+    without_login = re.sub(r"(://|:(?!//)).*@", r"\1***@", value) if isinstance(value, str) else value
     return UsageError(f"{written}: {shown(without_login)} is not usable: {needed}")
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pyflanneld import __version__
 from pyflanneld.config import credentials, usage
 from pyflanneld.config.deprecated import KUBERNETES, RETIRED, apply_deprecated
+from pyflanneld.config.endpoints import left_out, with_tls
 from pyflanneld.config.go_flags import (
     Flag,
     Given,
@@ -128,8 +129,12 @@ def _settings(given: Mapping[str, Given], environ: Mapping[str, str]) -> Setting
     unread = [
         f"{name} is set, but there is no such flag: it has no effect" for name in unread_variables(environ, ACCEPTED)
     ]
-    warnings = (*remarks, *unread, *credentials.warnings(settings, given))
+    warnings = (*remarks, *unread, *_left_out(given["etcd-endpoints"]), *credentials.warnings(settings, given))
     return settings.model_copy(update={"etcd_password": password, "warnings": warnings})
+
+
+def _left_out(item: Given) -> list[str]:
+    return [f"{item.written}: {text}" for text in left_out(str(item.value))]
 
 
 def to_settings(given: Mapping[str, Given]) -> Settings:
@@ -141,6 +146,8 @@ def to_settings(given: Mapping[str, Given]) -> Settings:
     asked = [flag for flag in FLAGS if flag.field and flag.name in given and not given[flag.name].is_default]
     flags = {flag.field: flag for flag in asked}
     values = {field: _converted(flag, given[flag.name]) for field, flag in flags.items()}
+    if values.get("etcd_certfile") and values.get("etcd_keyfile"):
+        values["etcd_endpoints"] = with_tls(str(values["etcd_endpoints"]))
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

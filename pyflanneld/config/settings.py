@@ -6,7 +6,6 @@ are all derived from the fields. A new flag is one field here, and the task that
 
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -19,6 +18,7 @@ from pyflanneld.config.types import (
     Endpoints,
     FilePath,
     Interface,
+    Ipv4,
     ListenIp,
     MetricsBind,
     NotNegative,
@@ -97,7 +97,7 @@ class Settings(BaseModel):
     etcd_endpoints: Endpoints = flag(
         "http://127.0.0.1:4001,http://127.0.0.1:2379",
         "Members of the etcd cluster, separated by commas: http://host[:port] or https://host[:port], all of one "
-        "kind; port 2379 when left out.",
+        "kind; port 2379 when left out, http when the scheme is (https with a client certificate).",
         "URL,...",
         ETCD,
         old_names=("etcd-endpoint",),
@@ -138,24 +138,23 @@ class Settings(BaseModel):
     # node and routes
     iface: tuple[Interface, ...] = flag(
         (),
-        "Interface towards the other nodes, by name or IPv4 address; the first usable one counts. Without this and "
-        "the next two, the one with --public-ip or that of the default route.",
+        "Interface towards the other nodes, by name or IPv4 address; the first usable one counts; an empty value is "
+        "the default route's. Without this and the next two, the one with --public-ip or the default route's.",
         "NAME|IP",
         NODE,
     )
     iface_regex: tuple[Pattern, ...] = flag(
         (),
-        "Regular expression for that interface, tried after all --iface; searched for in the addresses of every "
+        "Regular expression of Go for that interface, tried after all --iface; searched for in the addresses of every "
         "interface first, then in the names. ^ and $ anchor it.",
         "REGEX",
         NODE,
     )
-    iface_can_reach: OrNone[IPv4Address] = flag(
+    iface_can_reach: OrNone[Ipv4] = flag(
         "",
         "Take the interface and the address through which the kernel reaches this address; tried after --iface-regex.",
         "IP",
         NODE,
-        needed="an IPv4 address is needed, such as 192.168.14.1",
     )
     public_ip: OrNone[PublicIp] = flag(
         "",
@@ -254,8 +253,8 @@ class Settings(BaseModel):
     )
     healthz_ip: ListenIp = flag(
         "0.0.0.0",  # noqa: S104 - flannel's default
-        "Address of the health listener.",
-        "IP",
+        "Address of the health listener, or a name of it.",
+        "IP|NAME",
         PROCESS,
     )
     healthz_port: Port = flag(

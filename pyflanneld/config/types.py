@@ -5,22 +5,22 @@ command line names the flag and shows the value. Each parser also takes what it 
 """
 
 import re
-from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from posixpath import normpath
 from typing import Annotated, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from pyflanneld.config.endpoints import is_host_name, parse_endpoints
 from pyflanneld.config.go_regex import parse_go_regex
+from pyflanneld.core.families import unmapped
 from pyflanneld.core.link.selection import LinkPattern
 
 T = TypeVar("T")
 AnyAddress = IPv4Address | IPv6Address  # pydantic's own type would load another ten modules
 
-_DEFAULT_ETCD_PORT = 2379
-_HOST_NAME = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)(\.[A-Za-z0-9_-]{1,63})*\.?")
 # What else puts numbers on routes (linux/rtnetlink.h). Two owners of one number delete each other's routes.
 _PROTOCOL_OWNERS = {
     0: "none",
@@ -49,56 +49,37 @@ _PROTOCOL_OWNERS = {
 }
 
 
-def parse_endpoints(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Read ``"http://a:2379, http://b"`` (or its items) as ``("http://a:2379", "http://b:2379")``, doubles dropped."""
-    items = [item.strip() for item in (value.split(",") if isinstance(value, str) else value)]
-    if items in ([], [""]):
-        raise ValueError("at least one endpoint such as http://127.0.0.1:2379 is needed")
-    if not all(items):
-        raise ValueError("there is an empty item between the commas")
-    endpoints = tuple(dict.fromkeys(_endpoint(item) for item in items))
-    if len({endpoint.partition("://")[0] for endpoint in endpoints}) > 1:
-        raise ValueError("http and https are mixed: all endpoints have to be of one kind")
-    return endpoints
-
-
-def endpoint_host(endpoint: str) -> str:
-    """Return the host of ``"http://[::1]:2379"``: ``"::1"``."""
-    return urlsplit(endpoint).hostname or ""
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether *host* is this machine: ``localhost``, ``127.0.0.0/8`` or ``::1``."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
-
-
 def parse_prefix(text: str) -> str:
-    """Read the root of the keys, without the trailing slash."""
-    text = text.rstrip("/")
-    if not text.startswith("/"):
+    """Read the root of the keys; empty parts, ``.`` and ``..`` are resolved as Go's ``path.Join`` does."""
+    clean = normpath(text).lstrip("/")
+    if not text.startswith("/") or not clean:
         raise ValueError("a key that starts with '/' is needed, such as /coreos.com/network")
-    if not all("!" <= char <= "~" for char in text) or len(text) > 200:
+    if not all("!" <= char <= "~" for char in clean) or len(clean) > 199:
         raise ValueError("at most 200 printable ASCII characters without spaces are needed")
-    if any(part in {"", ".", ".."} for part in text[1:].split("/")):
-        raise ValueError("a part between two slashes is empty, '.' or '..'")
-    return text
+    return f"/{clean}"
 
 
 def parse_interface(text: str) -> str:
-    """Read an interface name or an IPv4 address."""
-    if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text):
-        _ipv4(text)  # the kernel would take 1.2.3.400 as a name; nobody means that
-    elif not re.fullmatch(r"[!-.0-9;-~]{1,127}", text) or text.startswith("-") or text in {".", ".."}:
+    """Read an interface name or an IPv4 address; empty is the interface of the default route, as in flanneld."""
+    if re.fullmatch(r"::[Ff]{4}:.*|[0-9]+(\.[0-9]+){3}", text):
+        return str(parse_ipv4(text))  # the kernel would take 1.2.3.400 as a name; nobody means that
+    if not re.fullmatch(r"[!-.0-9;-~]{0,127}", text) or text.startswith("-") or text in {".", ".."}:
         raise ValueError("an interface name such as eth1 or an IPv4 address is needed")
     return text
 
 
+def parse_ipv4(value: str | IPv4Address) -> IPv4Address:
+    """Read an IPv4 address, or the IPv6 form of one (``::ffff:a.b.c.d``)."""
+    with suppress(ValueError):
+        address = unmapped(ip_address(str(value)))
+        if address.version == 4:
+            return address
+    raise ValueError("an IPv4 address is needed, such as 192.168.14.21")
+
+
 def parse_public_ip(value: str | IPv4Address) -> IPv4Address:
     """Read a unicast IPv4 address."""
-    address = _ipv4(str(value))
+    address = parse_ipv4(value)
     if address.is_loopback or address.is_multicast or address.is_reserved or address.packed[0] == 0:
         raise ValueError("an address of this host that the other nodes can reach is needed")
     return address
@@ -115,13 +96,15 @@ def parse_public_ipv6(value: str | IPv6Address) -> IPv6Address:
     return address
 
 
-def parse_listen_ip(value: str | AnyAddress) -> AnyAddress:
-    """Read an IPv4 or IPv6 address, brackets allowed."""
-    text = str(value)
+def parse_listen_ip(value: str | AnyAddress) -> AnyAddress | str:
+    """Read an IPv4 or IPv6 address, brackets allowed, or a host name; empty is every address, as in Go."""
+    text = str(value) or "::"
     try:
-        return ip_address(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+        return unmapped(ip_address(text[1:-1] if text.startswith("[") and text.endswith("]") else text))
     except ValueError:
-        raise ValueError("an IP address is needed, such as 0.0.0.0 or 127.0.0.1") from None
+        if is_host_name(text):
+            return text
+        raise ValueError("an IP address or a host name is needed, such as 0.0.0.0 or localhost") from None
 
 
 def parse_metrics_bind(value: str | tuple[AnyAddress, int] | None) -> tuple[AnyAddress, int] | None:
@@ -137,7 +120,7 @@ def parse_metrics_bind(value: str | tuple[AnyAddress, int] | None) -> tuple[AnyA
         address = None
     if match is None or address is None or not 1 <= int(match[3]) <= 65535:
         raise ValueError("an address and a port are needed, such as 127.0.0.1:2402 or [::1]:2402, or off")
-    return address, int(match[3])
+    return unmapped(address), int(match[3])
 
 
 def parse_route_protocol(number: int) -> int:
@@ -172,47 +155,6 @@ def parse_user_name(text: str) -> str:
     return text
 
 
-def _endpoint(item: str) -> str:
-    scheme, found, rest = item.partition("://")
-    if not found or scheme.lower() not in {"http", "https"}:
-        raise ValueError(f"{item[:80]!a} has to start with http:// or https://")
-    if "@" in rest:
-        raise ValueError("user and password do not belong into an endpoint: use --etcd-username")
-    host, port = _host_and_port(rest.removesuffix("/"), item)
-    return f"{scheme.lower()}://{host}:{port}"
-
-
-def _host_and_port(rest: str, item: str) -> tuple[str, int]:
-    """Split ``"[::1]:2379"`` or ``"etcd1"``; the host keeps its brackets."""
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#]+)(?::([0-9]{1,5}))?", rest)
-    if match is None:
-        raise ValueError(f"{item[:80]!a} has to be scheme://host:port and no more")
-    host, port = match[1], int(match[2] or _DEFAULT_ETCD_PORT)
-    if not 1 <= port <= 65535:
-        raise ValueError(f"{item[:80]!a} needs a port from 1 to 65535")
-    if not _is_host(host):
-        raise ValueError(f"{item[:80]!a} has no valid host name or address")
-    return host, port
-
-
-def _is_host(host: str) -> bool:
-    try:
-        if host.startswith("["):
-            return bool(IPv6Address(host[1:-1]))
-        if re.fullmatch(r"[0-9.]+", host):
-            return bool(IPv4Address(host))
-    except ValueError:
-        return False
-    return _HOST_NAME.fullmatch(host) is not None
-
-
-def _ipv4(text: str) -> IPv4Address:
-    try:
-        return IPv4Address(text)
-    except ValueError:
-        raise ValueError("an IPv4 address is needed, such as 192.168.14.21") from None
-
-
 def _pattern(value: str | LinkPattern) -> LinkPattern:
     return value if isinstance(value, LinkPattern) else parse_go_regex(value)
 
@@ -231,9 +173,10 @@ Prefix = Annotated[str, AfterValidator(parse_prefix)]
 Interface = Annotated[str, AfterValidator(parse_interface)]
 Pattern = Annotated[LinkPattern, BeforeValidator(_pattern)]
 BridgeName = Annotated[str, Field(pattern=r"^[!-.0-9;-~]{0,15}$")]
+Ipv4 = Annotated[IPv4Address, BeforeValidator(parse_ipv4)]
 PublicIp = Annotated[IPv4Address, BeforeValidator(parse_public_ip)]
 PublicIpv6 = Annotated[IPv6Address, BeforeValidator(parse_public_ipv6)]
-ListenIp = Annotated[AnyAddress, BeforeValidator(parse_listen_ip)]
+ListenIp = Annotated[AnyAddress | str, BeforeValidator(parse_listen_ip)]
 MetricsBind = Annotated[tuple[AnyAddress, int] | None, BeforeValidator(parse_metrics_bind)]
 NotNegative = Annotated[int, AfterValidator(_at_least_0)]
 Port = Annotated[int, Field(le=65535), AfterValidator(_at_least_0)]

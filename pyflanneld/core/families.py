@@ -8,6 +8,11 @@ Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
 
 
+def unmapped(address: Address) -> Address:
+    """Return the IPv4 address that ``::ffff:a.b.c.d`` stands for, as Go's ``net.IP`` does; any other one as it is."""
+    return (address.ipv4_mapped if address.version == 6 else None) or address
+
+
 def inside(inner: Network, outer: Network) -> bool:
     """Return whether *inner* is a part of *outer*, or all of it."""
     if inner.version != outer.version or inner.prefixlen < outer.prefixlen:

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from pyflanneld.config.settings import Settings
+from pyflanneld.core.families import Address
 from pyflanneld.daemon.run import Daemon
 from pyflanneld.daemon.servers import ServerConfig, log_state, serve_status
 from pyflanneld.errors import PortTaken, UsageError
@@ -85,9 +86,15 @@ def _health_port(settings: Settings) -> Socket | None:
     try:
         return bind_health_port(settings.healthz_ip, settings.healthz_port)
     except (PortTaken, UsageError):
-        if settings.asked_for("healthz_port"):
+        if settings.asked_for("healthz_port") or isinstance(settings.healthz_ip, str):  # a name was asked for
             raise
         return None
+
+
+def _health_bind(settings: Settings) -> tuple[Address, int] | None:
+    """Return where probes are answered later, if they cannot be at once."""
+    ip, port = settings.healthz_ip, settings.healthz_port
+    return (ip, port) if port and not isinstance(ip, str) else None
 
 
 async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: WakeUp, ready: Prepared) -> None:
@@ -101,7 +108,7 @@ async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: Wake
         stack.push_async_callback(_close, context.discovery.close)
         config = ServerConfig(
             probes=ready.probes, socket=ready.operator_socket,
-            health_bind=(settings.healthz_ip, settings.healthz_port) if settings.healthz_port else None,
+            health_bind=_health_bind(settings),
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
             certificates=context.ports.certificates is not None,
         )

@@ -29,7 +29,7 @@ def health_listener(check: Callable[[], Health]) -> Listener:
         return _unavailable(request, "flanneld is not ready yet", health.not_ready)
 
     app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    app.add_routes([web.route("*", "/healthz", healthz), web.route("*", "/readyz", readyz)])  # as Go's http.HandleFunc
     return Listener(app)
 
 

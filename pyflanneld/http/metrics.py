@@ -193,7 +193,7 @@ def _etcd(etcd: EtcdPart, counters: Counters, now_s: float) -> Iterator[Metric]:
 def _rest(report: Report, counters: Counters) -> Iterator[Metric]:
     if report.guard is not None:
         yield _gauge("withdraw_guard_enabled", "1 unless the guard is switched off.", {(): report.guard.enabled})
-        yield _gauge("withdraw_guard_holding", "1 while the guard keeps routes whose leases are gone.",
+        yield _gauge("withdraw_guard_holding", "1 while the guard keeps routes that no lease asks for.",
                      {(): report.guard.held > 0})  # fmt: skip
     if report.link is not None:
         yield _gauge("link_up", "1 while the interface that carries the routes is up.", {(): report.link.up})

@@ -4,8 +4,10 @@ import errno
 import socket
 from ipaddress import IPv4Address, IPv6Address
 
+from pyflanneld.core.families import Address
 from pyflanneld.errors import PortTaken, UsageError
 from pyflanneld.system import lock, unix_peers
+from pyflanneld.system.host_names import address_of
 
 _BACKLOG = 1024  # clients that wait in the kernel, at no cost; one beyond them tries again after a second
 
@@ -46,13 +48,17 @@ def _listening(sock: socket.socket, address: str | tuple[str, int]) -> socket.so
     return sock
 
 
-def bind_health_port(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
+def bind_health_port(host: Address | str, port: int) -> socket.socket:
     """Return the health port, bound.
 
     Raises:
-        PortTaken: the address is in use, or not (yet) on this host.
+        PortTaken: the address is in use, or not (yet) on this host, or the name has none (yet).
         UsageError: the system refuses it for a reason that waiting does not cure.
     """
+    try:
+        ip = address_of(host)
+    except OSError as error:
+        raise PortTaken(f"health listener: {host} has no address ({error.strerror}): see --healthz-ip") from error
     try:
         return bind_port(ip, port)
     except OSError as error:

@@ -76,13 +76,12 @@ def _rule(settings: Settings) -> LinkRule:
 
 async def _routing(context: Context, rule: LinkRule) -> Routing:
     """Return what the kernel's routes say, as far as the choice may depend on it."""
-    if rule.can_reach:
-        way = await context.kernel.route_to(rule.can_reach)
-        return Routing(to_target=way and (way.link_index, IPv4Address(way.source)))
+    way = await context.kernel.route_to(rule.can_reach) if rule.can_reach else None
+    to_target = way and (way.link_index, IPv4Address(way.source))
     if not rule.needs_default_route:
-        return Routing()
+        return Routing(to_target=to_target)
     defaults = [route for route in await context.kernel.routes() if route.dst.prefixlen == 0 and route.link_index]
-    return Routing(min(defaults, key=lambda route: route.metric).link_index if defaults else None)
+    return Routing(min(defaults, key=lambda route: route.metric).link_index if defaults else None, to_target)
 
 
 def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:

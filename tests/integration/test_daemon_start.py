@@ -5,7 +5,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from pyflanneld.lab.cluster import Lab
-from pyflanneld.lab.etcd import PREFIX
+from pyflanneld.lab.etcd import ENDPOINT, PREFIX
 from pyflanneld.lab.measure import Ping
 from pyflanneld.lab.network import HEALTH_PORT
 from pyflanneld.lab.run import until
@@ -85,11 +85,27 @@ def test_healthz_answer(cluster: Lab) -> None:
     assert body == b"flanneld is running"
 
 
+def test_a_command_line_as_the_go_daemons_take_it(site: Lab) -> None:
+    """Empty items, bare and IPv4-mapped addresses, a path, ``//`` and ``/./``, a comment in the file: same network."""
+    node, etcd = site.nodes[0], ENDPOINT.removeprefix("http://").removesuffix(":2379")
+    node.request_subnet()
+    text = node.subnet_file.read_text()
+    node.subnet_file.write_text(text.replace("/24\n", "/24 # since May\n"))
+    launch(
+        node, iface=f"::ffff:{node.address.ip}", public_ip=f"::ffff:{node.address.ip}",
+        etcd_endpoints=f",[::ffff:{etcd}]:2379/v3?x,{etcd}:2379,", etcd_prefix=f"/{PREFIX}/./", healthz_ip="",
+    )  # fmt: skip
+    node.wait_ready()
+    assert node.subnet == str(node.bridge_address.network)
+    assert set(store_of(site).kvs(f"{PREFIX}/subnets")) == {lease_key(node.subnet)}
+    assert node.exec("ss", "-Hltn", f"sport = :{HEALTH_PORT}").split()[3] == f"*:{HEALTH_PORT}"
+
+
 def test_health_port_offers_nothing_else(cluster: Lab) -> None:
-    """Other paths and methods are refused; ``/readyz`` names no address, key or reason unless asked."""
+    """Other paths are refused, other methods answered; ``/readyz`` names no address, key or reason unless asked."""
     node = cluster.nodes[0]
     assert http_answer(node.namespace, HEALTH_PORT, b"GET /metrics HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 404")
-    assert http_answer(node.namespace, HEALTH_PORT, b"POST /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 405")
+    assert http_answer(node.namespace, HEALTH_PORT, b"POST /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200")
     assert node.get("/readyz") == (200, "flanneld is ready")
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 import structlog
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from pyflanneld.core.etcd_types import Gone, Put, Record, Snapshot
 from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, encode_value
@@ -468,3 +471,22 @@ class TestServers:
                 snapshot = await eventually(back)
                 assert isinstance(snapshot, Snapshot)
                 assert snapshot.records == (held,)
+
+
+async def test_a_path_of_an_endpoint_stands_in_front_of_the_keys(shared: Etcd, raw: RawEtcdV2) -> None:
+    """As with v0.11.0, for an etcd behind a proxy that hands on what is below a path."""
+    await raw.set("/net/config", "{}")
+    asked = []
+
+    async def hand_on(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        url = f"{shared.endpoints[0]}{request.raw_path.removeprefix('/etcd')}"
+        async with aiohttp.ClientSession() as session, session.get(URL(url, encoded=True)) as answer:
+            headers = {name: value for name, value in answer.headers.items() if name.startswith("X-")}
+            return web.Response(body=await answer.read(), status=answer.status, headers=headers)
+
+    proxy = TestServer(web.Application())
+    proxy.app.router.add_get("/etcd/v2/{rest:.*}", hand_on)
+    async with proxy, opened(f"{str(proxy.make_url('/')).rstrip('/')}/etcd") as registry:
+        assert (await registry.read_config()).value == b"{}"
+    assert set(asked) == {"/etcd/v2/keys/net/config"}

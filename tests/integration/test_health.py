@@ -92,12 +92,13 @@ async def test_the_health_is_checked_at_each_request() -> None:
         assert [(await get(f"http://127.0.0.1:{port}/readyz"))[0] for _ in range(3)] == [503, 200, 503]
 
 
-async def test_only_get_and_head_on_two_paths() -> None:
-    """HEAD has no body, other methods get 405, other paths 404."""
+async def test_every_method_is_answered_on_two_paths() -> None:
+    """As by flanneld: HEAD has no body, any other method is answered as GET is; other paths get 404."""
     async with serving(READY) as url:
         assert (await get(url + "/healthz", "HEAD"))[:2] == (200, "")
         for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
-            assert (await get(url + "/healthz", method))[0] == 405
+            assert (await get(url + "/healthz", method))[:2] == (200, "flanneld is running")
+            assert (await get(url + "/readyz", method))[:2] == (200, "flanneld is ready")
         for path in ("/", "/healthz/", "/healthz/x", "/HEALTHZ", "/metrics", "/readyz%00", "/../healthz/../x"):
             assert (await get(url + path))[0] == 404
 
@@ -162,6 +163,20 @@ def test_an_address_of_another_host_is_named() -> None:
     """An address that is not here is PortTaken too: at boot it may come, so the service manager should try again."""
     with pytest.raises(PortTaken, match=r"192\.0\.2\.1:2401 is not an address of this host.*--healthz-ip"):
         bind_health_port(IPv4Address("192.0.2.1"), 2401)
+
+
+async def test_a_name_is_listened_on() -> None:
+    """``--healthz-ip=localhost`` is 127.0.0.1, as in Go, which takes the IPv4 address of a name."""
+    listening = bind_health_port("localhost", 0)
+    assert listening.getsockname()[0] == "127.0.0.1"
+    async with served(health_listener(lambda: READY), listening) as port:
+        assert (await get(f"http://127.0.0.1:{port}/healthz"))[:2] == (200, "flanneld is running")
+
+
+def test_a_name_without_an_address_is_named() -> None:
+    """It may come, as an address may: PortTaken."""
+    with pytest.raises(PortTaken, match=r"nobody\.invalid has no address.*--healthz-ip"):
+        bind_health_port("nobody.invalid", 2401)
 
 
 def test_what_no_waiting_cures_is_a_usage_error() -> None:

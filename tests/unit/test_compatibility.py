@@ -154,7 +154,7 @@ def test_every_signal_has_its_row() -> None:
 def test_every_endpoint_has_its_row() -> None:
     """The paths that the health listener and the metrics listener serve."""
     source = (ROOT / "pyflanneld" / "http" / "health.py").read_text("utf-8")
-    served = set(re.findall(r'web\.get\("(/[^"]*)"', source))
+    served = set(re.findall(r'web\.route\("\*", "(/[^"]*)"', source))
     assert served
     app = monitor_app(None, LogAccess(str, print, list), None)  # type: ignore[arg-type] - nobody asks
     monitored = {route.resource.canonical for route in app.router.routes() if route.resource}

@@ -100,6 +100,67 @@ def test_a_change_to_alloc_takes_our_routes_away() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("gone", "why"),
+    [
+        ((), "their leases make no route here with the backend alloc"),
+        ((22, 23), "2 of their leases are gone from etcd and the others make no route here with the backend alloc"),
+        ((22, 23, 24, 25), "their leases are gone from etcd"),
+    ],
+)
+def test_many_routes_that_a_former_backend_has_left(gone: tuple[int, ...], why: str) -> None:
+    """The guard holds them and says truly why nothing wants them; log, READY and probes agree; none is a peer's end."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        for host in (22, 23, 24, 25):
+            etcd.put(f"172.7.{host}.0-24".encode(), value(f"192.168.14.{host}"))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            assert len(ours(node)) == 4
+        etcd.put_config(ALLOC)
+        for host in gone:
+            etcd.delete(f"172.7.{host}.0-24".encode())
+        node.log.events.clear()
+        node.manager.told.clear()
+        async with node.running(ready=False):
+            await asyncio.sleep(10)
+            assert node.why_not == f"4 routes are kept although {why}, until two more lists agree"
+            assert (node.ready, node.manager.told.count("READY=1"), node.log.count("daemon.ready")) == (False, 0, 0)
+            assert len(ours(node)) == 4
+            await until(lambda: node.ready, 60)
+            await until(lambda: node.manager.told.count("READY=1") == node.log.count("daemon.ready") == 1, 1)
+            assert ours(node) == []
+            dropped = [fields["reason"] for _, event, fields in node.log.events if event == "route.dropped"]
+            assert dropped == ["start"] * 4
+
+    run(scenario())
+
+
+def test_a_left_over_route_that_is_wanted_again_is_a_peers() -> None:
+    """Its peer comes while the guard holds it; when that leaves later, the route goes because the peer has left."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = FakeNode(etcd, env=PINNED)
+        for host in (22, 23, 24, 25):
+            left = Route(IPv4Network(f"172.7.{host}.0/24"), IPv4Address(f"192.168.14.{host}"), 2)
+            await node.kernel.apply([Create(left)])
+        async with node.running(ready=False):
+            await until(lambda: node.log.count("guard.holding") == 1, 5)
+            etcd.put(b"172.7.22.0-24", value("192.168.14.22"))
+            await until(lambda: node.ready, 60)
+            assert node.kernel.gateways() == {"172.7.22.0/24": "192.168.14.22"}
+            etcd.delete(b"172.7.22.0-24")
+            await until(lambda: ours(node) == [], 5)
+        reasons = {fields["dst"]: fields["reason"] for _, event, fields in node.log.events if event == "route.dropped"}
+        assert reasons == {
+            "172.7.22.0/24": "peer_left", "172.7.23.0/24": "start", "172.7.24.0/24": "start", "172.7.25.0/24": "start",
+        }  # fmt: skip
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("config", [CONFIG, ALLOC])
 def test_blackhole_is_kept(config: bytes) -> None:
     """The own subnet's blackhole is put, and put back when somebody deletes it, at the latest by the next scan."""

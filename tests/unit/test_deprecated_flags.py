@@ -56,8 +56,8 @@ def test_the_old_endpoint_is_used_unless_there_is_a_new_one() -> None:
     assert load([], {"FLANNELD_ETCD_ENDPOINT": "http://10.0.0.1:4001"}).etcd_endpoints == ("http://10.0.0.1:4001",)
     assert load([old, "--etcd-endpoints=http://10.0.0.2:2379"], {}).etcd_endpoints == ("http://10.0.0.2:2379",)
     assert load([old], {"FLANNELD_ETCD_ENDPOINTS": "http://10.0.0.2"}).etcd_endpoints == ("http://10.0.0.2:2379",)
-    with pytest.raises(UsageError, match="--etcd-endpoint: 'etcd1' is not usable: 'etcd1' has to start with http://"):
-        load(["--etcd-endpoint=etcd1"], {})
+    with pytest.raises(UsageError, match="--etcd-endpoint: 'ftp://a' is not usable: 'ftp://a' has to start with"):
+        load(["--etcd-endpoint=ftp://a"], {})
 
 
 def test_several_warnings_keep_their_order() -> None:

@@ -119,6 +119,49 @@ def test_only_what_lies_between_the_bounds_is_admitted() -> None:
     assert not any(subnet_range.admits(IPv4Network(text)) for text in wrong)
 
 
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (
+            {"SubnetMax": "10.5.0.0"},
+            "SubnetMax: '10.5.0.0' is not usable: an address not below 10.5.1.0, the default of SubnetMin",
+        ),
+        (
+            {"SubnetMin": "0.0.0.0", "SubnetMax": "10.5.0.0"},  # noqa: S104 - Go takes it for an absent one
+            "SubnetMax: '10.5.0.0' is not usable: an address not below 10.5.1.0, the default of SubnetMin",
+        ),
+        (
+            {"SubnetMin": "10.5.9.0", "SubnetMax": "10.5.8.0"},
+            "SubnetMin: '10.5.9.0' is not usable: an address not above SubnetMax",
+        ),
+        (
+            {"EnableIPv6": True, "IPv6Network": "fc00::/48", "IPv6SubnetMax": "fc00::"},
+            "IPv6SubnetMax: 'fc00::' is not usable: an address not below fc00:0:0:1::, the default of IPv6SubnetMin",
+        ),
+        (
+            {"Network": "10.5.0.0/29", "SubnetLen": 30},
+            "Network: '/29' is not usable: network must be able to accommodate at least four subnets: /28 or shorter",
+        ),
+        (
+            {"Network": "10.5.0.0/32", "SubnetLen": 24},
+            "Network: '/32' is not usable: network must be able to accommodate at least four subnets: /28 or shorter",
+        ),
+        (
+            {"Network": "10.5.0.0/28", "SubnetLen": 29},
+            "SubnetLen: 29 is not usable: network must be able to accommodate at least four subnets: /30 or longer",
+        ),
+        (
+            {"EnableIPv6": True, "IPv6Network": "fc00::/125", "IPv6SubnetLen": 126},
+            "IPv6Network: '/125' is not usable: "
+            "network must be able to accommodate at least four subnets: /124 or shorter",
+        ),
+    ],
+)
+def test_what_is_refused_is_what_the_document_says(members: dict[str, object], words: str) -> None:
+    """The line names a field that is there, its value, and what would be taken in its place."""
+    assert str(refusal(**members)) == words
+
+
 @given(strategies.ranges())
 def test_a_range_yields_what_it_admits(subnet_range: SubnetRange[IPv4Network]) -> None:
     """Every subnet that a range yields is admitted, in order and without overlap; both ends are among them."""
@@ -322,7 +365,7 @@ def test_an_edge_is_an_ipv4_address_as_text(name: str, value: object) -> None:
 def test_a_minimum_above_the_maximum_is_refused() -> None:
     """flannel takes it and reports an exhausted network later; we say it at once, for a default edge too."""
     assert "not above SubnetMax" in str(refusal(SubnetMin="10.5.9.0", SubnetMax="10.5.8.0"))
-    assert "not above SubnetMax" in str(refusal(SubnetMax="10.5.0.0"))
+    assert "not below 10.5.1.0" in str(refusal(SubnetMax="10.5.0.0"))
 
 
 @pytest.mark.parametrize("value", [0, 1, "true", "", [], {}])

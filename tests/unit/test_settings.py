@@ -98,10 +98,19 @@ def test_the_walkthroughs_command_line_is_taken(certs: Path, monkeypatch: pytest
         ("http://[::1]:1,http://[fe80::1]", ("http://[::1]:1", "http://[fe80::1]:2379")),
         ("http://a:1,http://a:1", ("http://a:1",)),
         ("http://etcd-1.example.org.:02379", ("http://etcd-1.example.org.:2379",)),
+        ("http://a,,http://b", ("http://a:2379", "http://b:2379")),
+        (",http://a, ,", ("http://a:2379",)),
+        ("a:1,http://b", ("http://a:1", "http://b:2379")),
+        ("10.0.0.1:1,[::1]:2,etcd-1", ("http://10.0.0.1:1", "http://[::1]:2", "http://etcd-1:2379")),
+        ("https://a,b:1", ("https://a:2379", "https://b:1")),
+        ("http://a:1/etcd/,http://b/v3", ("http://a:1/etcd", "http://b:2379/v3")),
+        ("http://user:hush@a:1/x?y=/@z#w,user@b", ("http://a:1/x", "http://b:2379")),
+        ("http://a?x,http://b#x", ("http://a:2379", "http://b:2379")),
+        ("http://[::ffff:192.168.14.5]:1,[::FFFF:c0a8:e06]", ("http://192.168.14.5:1", "http://192.168.14.6:2379")),
     ],
 )
 def test_endpoints_are_read(text: str, endpoints: tuple[str, ...]) -> None:
-    """Spaces around items, a final slash, upper case and a missing port are no obstacle; doubles count once."""
+    """Spaces, empty items, no scheme or port, a path, and what Go leaves out are no obstacle; doubles count once."""
     assert load([f"--etcd-endpoints={text}"], {}).etcd_endpoints == endpoints
 
 
@@ -109,22 +118,27 @@ def test_endpoints_are_read(text: str, endpoints: tuple[str, ...]) -> None:
     ("text", "why"),
     [
         ("", "at least one endpoint"),
-        ("http://a,,http://b", "empty item"),
-        ("http://a,", "empty item"),
-        ("a:2379", "http:// or https://"),
+        (" ,, ", "at least one endpoint"),
         ("unix:///run/etcd", "http:// or https://"),
-        ("http://a:2379/v3", "no more"),
-        ("http://a?x", "no more"),
+        ("unix:/run/etcd", "scheme://host:port"),
+        ("http://a:2379/a b", "printable ASCII"),
+        ("http:///v3", "scheme://host:port"),
+        ("http://?x", "scheme://host:port"),
         ("http://a:0", "port from 1"),
         ("http://a:65536", "port from 1"),
-        ("http://a:b", "no more"),
-        ("http://", "no more"),
+        ("http://a:b", "scheme://host:port"),
+        ("http://", "scheme://host:port"),
         ("http://192.168.14.300:2379", "host name or address"),
         ("http://a b:1", "host name or address"),
-        ("http://[::g]:1", "no more"),
+        ("http://[::g]:1", "scheme://host:port"),
+        ("http://[fe80::1%25eth1]:1", "scheme://host:port"),
         ("http://[1::2::3]:1", "host name or address"),
         ("http://a:1,https://b:1", "mixed"),
-        ("http://user:hush@a:1", "--etcd-username"),
+        ("a:1,https://b:1", "mixed"),
+        ("http://user:hush@a:0", "port from 1"),
+        ("user:hush@a:0,http://b", "port from 1"),
+        ("http://user:hu/hush@a:1", "scheme://host:port"),
+        ("http://user:hush?@a:1", "scheme://host:port"),
     ],
 )
 def test_bad_endpoints_are_refused(text: str, why: str) -> None:
@@ -133,6 +147,25 @@ def test_bad_endpoints_are_refused(text: str, why: str) -> None:
     assert line.startswith("--etcd-endpoints: ")
     assert why in line
     assert "hush" not in line
+
+
+def test_parts_of_an_endpoint_without_effect_are_warned_about() -> None:
+    """v0.11.0 sent user and query to etcd, v0.28.9 does not: whoever relied on them is told, without the password."""
+    user = "the user in an endpoint has no effect: use --etcd-username and --etcd-password-file"
+    query = "what follows ? or # in an endpoint has no effect"
+    assert load(["--etcd-endpoints=http://u:hush@a,http://b/x"], {}).warnings == (f"--etcd-endpoints: {user}",)
+    assert load([], {"FLANNELD_ETCD_ENDPOINTS": "http://u:hush@a?x,b#y"}).warnings == (
+        f"FLANNELD_ETCD_ENDPOINTS: {user}", f"FLANNELD_ETCD_ENDPOINTS: {query}",
+    )  # fmt: skip
+    assert load(["--etcd-endpoints=a:1/x,,"], {}).warnings == ()
+
+
+def test_a_client_certificate_means_tls_where_no_scheme_is_named(certs: Path) -> None:
+    """As with v0.28.9; a scheme that is named counts, and half a pair makes no TLS."""
+    pair = (f"--etcd-certfile={certs}/client.pem", f"--etcd-keyfile={certs}/client-key.pem")
+    assert load(["--etcd-endpoints=,a:1,b", *pair], {}).etcd_endpoints == ("https://a:1", "https://b:2379")
+    assert "http://a:1" in refusal("--etcd-endpoints=http://a:1,b", *pair)
+    assert "--etcd-keyfile" in refusal("--etcd-endpoints=a:1", pair[0])
 
 
 @given(st.text())
@@ -151,6 +184,9 @@ def test_no_endpoint_text_breaks_the_parser(text: str) -> None:
     ("flag", "text", "field", "value"),
     [
         ("etcd-prefix", "/a/b/", "etcd_prefix", "/a/b"),
+        ("etcd-prefix", "//a//b", "etcd_prefix", "/a/b"),
+        ("etcd-prefix", "/./a/./b/.", "etcd_prefix", "/a/b"),
+        ("etcd-prefix", "/x/../../a/b", "etcd_prefix", "/a/b"),
         ("healthz-port", "-1", "healthz_port", 0),
         ("healthz-port", "0", "healthz_port", 0),
         ("metrics-bind", "0.0.0.0:80", "metrics_bind", (IPv4Address("0.0.0.0"), 80)),  # noqa: S104
@@ -168,6 +204,10 @@ def test_no_endpoint_text_breaks_the_parser(text: str) -> None:
         ("user", "990:990", "user", "990:990"),
         ("healthz-ip", "::1", "healthz_ip", IPv6Address("::1")),
         ("healthz-ip", "[::]", "healthz_ip", IPv6Address("::")),
+        ("healthz-ip", "", "healthz_ip", IPv6Address("::")),
+        ("healthz-ip", "localhost", "healthz_ip", "localhost"),
+        ("healthz-ip", "::ffff:127.0.0.1", "healthz_ip", IPv4Address("127.0.0.1")),
+        ("metrics-bind", "[::ffff:127.0.0.1]:80", "metrics_bind", (IPv4Address("127.0.0.1"), 80)),
         ("subnet-lease-renew-margin", "1", "subnet_lease_renew_margin_s", 60.0),
         ("subnet-lease-renew-margin", "1439", "subnet_lease_renew_margin_s", 1439 * 60.0),
         ("route-protocol", "255", "route_protocol", 255),
@@ -177,6 +217,10 @@ def test_no_endpoint_text_breaks_the_parser(text: str) -> None:
         ("public-ip", "", "public_ip", None),
         ("public-ipv6", "", "public_ipv6", None),
         ("public-ipv6", "2001:db8::21", "public_ipv6", IPv6Address("2001:db8::21")),
+        ("public-ip", "::ffff:192.168.14.21", "public_ip", IPv4Address("192.168.14.21")),
+        ("iface-can-reach", "::ffff:c0a8:e05", "iface_can_reach", IPv4Address("192.168.14.5")),
+        ("iface", "::ffff:192.168.14.21", "iface", ("192.168.14.21",)),
+        ("iface", "", "iface", ("",)),
         ("ip-blackhole-route", "true", "ip_blackhole_route", True),
         ("iface", "bond0.14@x", "iface", ("bond0.14@x",)),
         ("iface", "192.168.14.21", "iface", ("192.168.14.21",)),
@@ -195,8 +239,9 @@ def test_good_values_become_typed_fields(flag: str, text: str, field: str, value
     [
         ("etcd-prefix", "coreos.com/network", "starts with '/'"),
         ("etcd-prefix", "/", "starts with '/'"),
-        ("etcd-prefix", "/a//b", "between two slashes"),
-        ("etcd-prefix", "/a/../b", "between two slashes"),
+        ("etcd-prefix", "//.", "starts with '/'"),
+        ("etcd-prefix", "/a/../..", "starts with '/'"),
+        ("etcd-prefix", "", "starts with '/'"),
         ("etcd-prefix", "/a b", "without spaces"),
         ("etcd-prefix", "/\u00e9", "ASCII"),
         ("healthz-port", "65536", "1 to 65535"),
@@ -215,7 +260,8 @@ def test_good_values_become_typed_fields(flag: str, text: str, field: str, value
         ("state-dir", "/x/..", "path of a directory"),
         ("user", "a b", "user by name or number"),
         ("user", ":docker", "user by name or number"),
-        ("healthz-ip", "localhost", "IP address"),
+        ("healthz-ip", "local host", "IP address or a host name"),
+        ("healthz-ip", "10.0.0.256", "IP address or a host name"),
         ("subnet-lease-renew-margin", "0", "1 to 1439"),
         ("subnet-lease-renew-margin", "1440", "1 to 1439"),
         ("route-protocol", "0", "103"),
@@ -235,12 +281,15 @@ def test_good_values_become_typed_fields(flag: str, text: str, field: str, value
         ("public-ip", "192.168.14", "IPv4 address"),
         ("public-ip", "192.168.014.021", "IPv4 address"),
         ("public-ip", "::1", "IPv4 address"),
+        ("public-ip", "::ffff:127.0.0.1", "other nodes can reach"),
+        ("public-ipv6", "::ffff:192.168.14.21", "global address"),
+        ("iface-can-reach", "2001:db8::1", "IPv4 address"),
         ("public-ip", "127.0.0.1", "other nodes can reach"),
         ("public-ip", "0.0.0.0", "other nodes can reach"),  # noqa: S104
         ("public-ip", "0.1.2.3", "other nodes can reach"),
         ("public-ip", "224.0.0.1", "other nodes can reach"),
         ("public-ip", "255.255.255.255", "other nodes can reach"),
-        ("iface", "", "interface name"),
+        ("iface", "::ffff:192.168.14.300", "IPv4 address"),
         ("iface", "192.168.14.300", "IPv4 address"),
         ("iface", "fe80::1", "interface name"),
         ("iface", "--public-ip=1.2.3.4", "interface name"),

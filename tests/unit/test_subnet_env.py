@@ -74,6 +74,12 @@ def test_the_subnet_is_read_back(data: st.DataObject, mtu: int) -> None:
         "FLANNEL_NETWORK=172.7.0.0/16\r\nFLANNEL_SUBNET=172.7.21.1/24\r\n",
         "# FLANNEL_SUBNET=10.0.0.1/24\n#FLANNEL_SUBNET=10.0.0.1/24\nFLANNEL_SUBNET=172.7.21.1/24\n\n# end",
         "FLANNEL_SUBNET=10.0.0.1/24\nFLANNEL_SUBNET=172.7.21.1/24\n",
+        "FLANNEL_SUBNET=172.7.21.1/24 # of host 21 # since May\n",
+        "FLANNEL_SUBNET=172.7.21.1/24\t#",
+        "FLANNEL_SUBNET='172.7.21.1/24' # of host 21\n",
+        'export FLANNEL_SUBNET="172.7.21.1/24"#',
+        "FLANNEL_SUBNET=172.7.21.1/24,\n",
+        "FLANNEL_SUBNET=,172.7.21.1/24,172.7.22.1, 172.7.23.1/24\n",
         "garbage\nFLANNEL_SUBNET\n=\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_SUBNET_X=1\n",
     ],
 )
@@ -83,8 +89,9 @@ def test_a_dotenv_file_is_understood(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "\n", "\x00", "FLANNEL_NETWORK=172.7.0.0/16\n", "FLANNEL_SUBNET=\n", 'FLANNEL_SUBNET=""\n']
-)
+    "text", ["", "\n", "\x00", "FLANNEL_NETWORK=172.7.0.0/16\n", "FLANNEL_SUBNET=\n", 'FLANNEL_SUBNET=""\n',
+     "FLANNEL_SUBNET= # none yet\n", "FLANNEL_SUBNET='' # 172.7.21.1/24\n"],
+)  # fmt: skip
 def test_a_file_that_names_no_subnet_is_no_error(text: str) -> None:
     """Nothing remembered is not something wrong."""
     assert previous_subnet(text) is None
@@ -95,7 +102,8 @@ def test_a_file_that_names_no_subnet_is_no_error(text: str) -> None:
     [
         "172.7.21.1", "172.7.21.1/", "172.7.21.1/33", "172.7.21.1/-1", "172.7.21.1/24/24", "172.7.21.256/24",
         "172.7.21/24", "172.7.021.1/24", "172.7.21.1/24,172.7.22.1/24", "2001:cafe:42:7::1/64", "$(reboot)",
-        "172.7.21.1/24;reboot", "x", "\x1b[2J", "172.7.21.1/2\u0664", "\ud800", "1" * 5000,
+        "172.7.21.1/24;reboot", "172.7.21.1/24#x",
+        '"172.7.21.1/24" x # y', ",", "x", "\x1b[2J", "172.7.21.1/2\u0664", "\ud800", "1" * 5000,
     ],
 )  # fmt: skip
 def test_a_subnet_that_is_none_is_refused_with_one_line(value: str) -> None:
@@ -106,6 +114,17 @@ def test_a_subnet_that_is_none_is_refused_with_one_line(value: str) -> None:
     assert str(caught.value).isascii()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
+
+
+def test_of_several_subnets_none_is_taken() -> None:
+    """A list with more than one usable entry names none, as with current flannel, and the line says why."""
+    with pytest.raises(Invalid, match="one address, and not several"):
+        previous_subnet("FLANNEL_SUBNET=172.7.21.1/24,172.7.22.1/24\n")
+    with pytest.raises(Invalid, match="one address, and not several"):
+        previous_subnet6("FLANNEL_IPV6_SUBNET=2001:db8:0:7::1/64,2001:db8:0:8::1/64\n")
+    assert previous_subnet6("FLANNEL_IPV6_SUBNET=x,2001:db8:0:7::1/64 # of host 21\n") == IPv6Network(
+        "2001:db8:0:7::/64"
+    )
 
 
 @given(st.text() | st.text("FLANNEL_SUBNET=10.5/24\n#'\"x ", max_size=60).map(lambda tail: f"FLANNEL_SUBNET={tail}"))

@@ -18,7 +18,7 @@ _pyflanneld() {
         'status:what the running daemon does, what is wrong, and what to do about it'
         'wait:wait until the running daemon is ready'
     ) daemon=(
-        '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out.]:url: '
+        '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out, http when the scheme is (https with a client certificate).]:url: '
         '--etcd-prefix=[Root of all keys\: <prefix>/config and <prefix>/subnets/.]:key: '
         '--etcd-api=[API of etcd to use\: 3, 2 (where flanneld up to v0.17 keeps everything), or auto for the one that holds the configuration, 3 first.]:api:(auto 3 2)'
         '--etcd-cafile=[CA certificates (PEM) that etcd'\''s certificate is checked against; without it, the system'\''s.]:file:_files'
@@ -29,8 +29,8 @@ _pyflanneld() {
         '--etcd-password-file=[File whose only line is the password.]:file:_files'
         '--allow-plaintext-auth[Send user and password over http to an endpoint that is not on this host.]'
         '--refuse-exposed-keys[Refuse a client key or a password file that others than its owner can read; without it, a warning.]'
-        '*--iface=[Interface towards the other nodes, by name or IPv4 address; the first usable one counts. Without this and the next two, the one with --public-ip or that of the default route.]:name ip: '
-        '*--iface-regex=[Regular expression for that interface, tried after all --iface; searched for in the addresses of every interface first, then in the names. ^ and $ anchor it.]:regex: '
+        '*--iface=[Interface towards the other nodes, by name or IPv4 address; the first usable one counts; an empty value is the default route'\''s. Without this and the next two, the one with --public-ip or the default route'\''s.]:name ip: '
+        '*--iface-regex=[Regular expression of Go for that interface, tried after all --iface; searched for in the addresses of every interface first, then in the names. ^ and $ anchor it.]:regex: '
         '--iface-can-reach=[Take the interface and the address through which the kernel reaches this address; tried after --iface-regex.]:ip: '
         '--public-ip=[IPv4 address that the peers use as gateway to this node; must be on the interface. Without it, the interface'\''s address.]:ip: '
         '--public-ipv6=[IPv6 address that the peers use as gateway to this node, in a dual-stack network; must be on the interface. Without it, the interface'\''s global address.]:ip: '
@@ -47,7 +47,7 @@ _pyflanneld() {
         '--iptables-resync=[How often the firewall rules are checked and repaired. From 1 to 86400.]:seconds: '
         '--probe[Probe the peers'\'' addresses and the first address of each of their subnets, and report which do not answer.]'
         '--probe-interval=[How often each peer is probed, with --probe; large networks take longer. From 5 to 3600.]:seconds: '
-        '--healthz-ip=[Address of the health listener.]:ip: '
+        '--healthz-ip=[Address of the health listener, or a name of it.]:ip name: '
         '--healthz-port=[Port of /healthz and /readyz; 0 or less switches it off.]:port: '
         '--metrics-bind=[Where the page for browsers and /metrics are served, without a password; --metrics-bind=off switches both off.]:address port: '
         '--metrics-textfile=[File that the metrics are written to every 15 s, for node_exporter'\''s textfile collector; ends in .prom.]:file:_files'
@@ -84,7 +84,7 @@ _pyflanneld() {
             _arguments '--output=[text or json.]:format:(text json)' \
                 '--dry-run[Set\: only show what would be done.]' \
                 '--force[Set\: write it even if live leases do not fit, or a flanneld cannot read it.]' \
-                '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out.]:url: ' \
+                '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out, http when the scheme is (https with a client certificate).]:url: ' \
                 '--etcd-prefix=[Root of all keys\: <prefix>/config and <prefix>/subnets/.]:key: ' \
                 '--etcd-api=[API of etcd to use\: 3, 2 (where flanneld up to v0.17 keeps everything), or auto for the one that holds the configuration, 3 first.]:api:(auto 3 2)' \
                 '--etcd-cafile=[CA certificates (PEM) that etcd'\''s certificate is checked against; without it, the system'\''s.]:file:_files' \
@@ -128,7 +128,7 @@ _pyflanneld() {
         leases)
             _arguments '--output=[table or json, for list.]:format:(table json)' \
                 '--force[Release a live lease.]' \
-                '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out.]:url: ' \
+                '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out, http when the scheme is (https with a client certificate).]:url: ' \
                 '--etcd-prefix=[Root of all keys\: <prefix>/config and <prefix>/subnets/.]:key: ' \
                 '--etcd-api=[API of etcd to use\: 3, 2 (where flanneld up to v0.17 keeps everything), or auto for the one that holds the configuration, 3 first.]:api:(auto 3 2)' \
                 '--etcd-cafile=[CA certificates (PEM) that etcd'\''s certificate is checked against; without it, the system'\''s.]:file:_files' \
@@ -148,7 +148,7 @@ _pyflanneld() {
                 '1:word:(debug info warning)'
             ;;
         migrate)
-            _arguments '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out.]:url: ' \
+            _arguments '--etcd-endpoints=[Members of the etcd cluster, separated by commas\: http\://host\[\:port\] or https\://host\[\:port\], all of one kind; port 2379 when left out, http when the scheme is (https with a client certificate).]:url: ' \
                 '--etcd-prefix=[Root of all keys\: <prefix>/config and <prefix>/subnets/.]:key: ' \
                 '--etcd-cafile=[CA certificates (PEM) that etcd'\''s certificate is checked against; without it, the system'\''s.]:file:_files' \
                 '--etcd-certfile=[Client certificate (PEM); needs --etcd-keyfile.]:file:_files' \

@@ -57,6 +57,7 @@ from pyflanneld.netlink.policy_rules import list_policy_rules
 from pyflanneld.state.context import Context
 from pyflanneld.system import lock, procfs
 from pyflanneld.system.certificates import validity_in_file
+from pyflanneld.system.host_names import address_of
 from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import usable_config
 
@@ -323,7 +324,10 @@ def _sysctls(choice: Choice | None) -> dict[str, str]:
 
 
 def _health(settings: Settings) -> HealthFacts:
-    ip, port = settings.healthz_ip, settings.healthz_port
+    try:
+        ip, port = address_of(settings.healthz_ip), settings.healthz_port
+    except OSError:  # no daemon can have started with it
+        return HealthFacts()
     listener = procfs.tcp_listener(ip, port) if port else None
     if listener is None:
         return HealthFacts()

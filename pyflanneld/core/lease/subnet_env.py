@@ -4,6 +4,7 @@ Format: flannel ``pkg/subnet/subnet.go`` (v0.28.9) and ``main.go`` (v0.11.0): fo
 and with dual stack two more behind the second.
 """
 
+import re
 from collections.abc import Callable
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import TypeVar
@@ -65,15 +66,23 @@ def previous_subnet6(text: str) -> IPv6Network | None:
 
 
 def _previous(text: str, name: str, parse: Callable[[str], _N], expected: str) -> _N | None:
+    """Return the only entry of a list that can be read, as current flannel does (``main.go``, v0.28.9)."""
     value = assignments(text).get(name)
     if not value:
         return None
+    found = [subnet for entry in value.split(",") if (subnet := _subnet(entry, parse)) is not None]
+    if len(found) != 1:
+        raise Invalid("bad_subnet_file", name, value, expected if not found else "one address, and not several")
+    return found[0]
+
+
+def _subnet(entry: str, parse: Callable[[str], _N]) -> _N | None:
+    if "/" not in entry or "%" in entry:  # no prefix length, or a zone
+        return None
     try:
-        if "/" not in value or "%" in value:
-            raise ValueError("no prefix length, or a zone")
-        return parse(value)
-    except ValueError as error:
-        raise Invalid("bad_subnet_file", name, value, expected) from error
+        return parse(entry)
+    except ValueError:
+        return None
 
 
 def previous_network(text: str) -> IPv4Network | None:
@@ -93,5 +102,12 @@ def assignments(text: str) -> dict[str, str]:
     for line in text.splitlines():
         name, equals, value = line.strip().removeprefix("export ").partition("=")
         if equals and not name.startswith("#"):
-            found[name.strip()] = value.strip().strip("\"'")
+            found[name.strip()] = _value(value)
     return found
+
+
+def _value(text: str) -> str:
+    """Return a value without its quotes and the comment behind it; a ``#`` within quotes or a word begins none."""
+    if quoted := re.fullmatch(r"\s*([\"'])(.*?)\1\s*(?:#.*)?", text):
+        return quoted[2].strip()
+    return re.split(r"\s#", text, maxsplit=1)[0].strip().strip("\"'")

@@ -13,6 +13,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from pyflanneld.core.families import Address, Interface
 
+_BY_DEFAULT = "has the default route"
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -100,8 +102,8 @@ class LinkRule:
     """How the operator selects the link.
 
     Attributes:
-        names: ``--iface``, interface names or addresses, in order.
-        patterns: ``--iface-regex``, in order.
+        names: ``--iface``, interface names or addresses, in order; an empty one is the default route's interface.
+        patterns: ``--iface-regex``, in order; so is an empty one.
         can_reach: ``--iface-can-reach``.
         public_ip: ``--public-ip``; selects the link only where nothing else does.
     """
@@ -119,7 +121,8 @@ class LinkRule:
     @property
     def needs_default_route(self) -> bool:
         """Whether the choice depends on the default route."""
-        return not (self.is_explicit or self.public_ip)
+        is_named = any(not name for name in (*self.names, *(pattern.text for pattern in self.patterns)))
+        return is_named or not (self.is_explicit or self.public_ip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,8 @@ def choose_link(
 def _as_known(rule: LinkRule, current: Choice) -> LinkRule:
     """Return *rule* with the name of what the routes chose at the start."""
     if rule.can_reach or rule.needs_default_route:
-        return replace(rule, names=(*rule.names, current.link.name), can_reach=None)
+        names, patterns = filter(None, rule.names), tuple(one for one in rule.patterns if one.text)
+        return replace(rule, names=(*names, current.link.name), patterns=patterns, can_reach=None)
     return rule
 
 
@@ -187,8 +191,11 @@ def _candidates(
     links: Sequence[Link], rule: LinkRule, routing: Routing | None, current: Choice | None
 ) -> Iterator[Choice]:
     for name in rule.names:
-        yield from _named(links, name, f"matches --iface={name}")
+        yield from _named(links, name, f"matches --iface={name}") if name else _default(links, routing, current)
     for pattern in rule.patterns:
+        if not pattern.text:
+            yield from _default(links, routing, current)
+            continue
         yield from sorted(_matching(links, pattern), key=lambda choice: _distance(choice, current))
     if rule.public_ip and not rule.is_explicit:
         yield from _named(links, str(rule.public_ip), f"carries --public-ip={rule.public_ip}")
@@ -228,8 +235,16 @@ def _routed(links: Sequence[Link], rule: LinkRule, routing: Routing) -> Iterator
         why = f"is on the kernel's route to --iface-can-reach={rule.can_reach}"
         yield from (Choice(link, source, why) for link in links if link.index == index and link.carries(source))
     elif not rule.is_explicit:
+        yield from _default(links, routing, None)
+
+
+def _default(links: Sequence[Link], routing: Routing | None, current: Choice | None) -> Iterator[Choice]:
+    """Yield the default route's link; while running the one that had it at the start."""
+    if routing is not None:
         default = (link for link in links if link.index == routing.default_index)
-        yield from (Choice(link, link.address, "has the default route") for link in default if link.address)
+        yield from (Choice(link, link.address, _BY_DEFAULT) for link in default if link.address)
+    elif current is not None and current.why == _BY_DEFAULT:
+        yield from _again(links, current, keep_address=False)
 
 
 def _again(links: Sequence[Link], current: Choice, *, keep_address: bool) -> Iterator[Choice]:
@@ -246,7 +261,9 @@ def _sought(rule: LinkRule) -> str:
         if rule.public_ip:
             return f"interface with the address {rule.public_ip}"
         return "default route through an interface with an IPv4 address; name one with --iface"
-    kinds = [*rule.names, *(f"matching {pattern}" for pattern in rule.patterns)]
+    default = "with the default route"
+    kinds = [name or default for name in rule.names]
+    kinds += [f"matching {pattern}" if pattern.text else default for pattern in rule.patterns]
     if rule.can_reach:
         kinds.append(f"on the route to {rule.can_reach} with an address of its own")
     return "interface " + " or ".join(kinds)

@@ -171,11 +171,16 @@ def _bounds(document: Mapping[str, object], family: _Family[_N], network: _N) ->
     low = _edge(document, family, "SubnetMin", start, end, size, default=start + size)  # never the first by default
     high = _edge(document, family, "SubnetMax", start, end, size, default=end - size)
     if low > high:
-        name = f"{family.prefix}SubnetMin"
-        raise Invalid(
-            "bad_config", name, document.get(name.lower()), f"an address not above {family.prefix}SubnetMax"
-        )
+        raise _crossed(document, family, family.address(low))
     return length, low, high
+
+
+def _crossed(document: Mapping[str, object], family: _Family[_N], low: Address) -> Invalid:
+    """Return the error for a first subnet *low* above the last one; it names what the document gives."""
+    least, most = f"{family.prefix}SubnetMin", f"{family.prefix}SubnetMax"
+    if (text := _text(document, least)) is not None and family.address(text) == low:
+        return Invalid("bad_config", least, text, f"an address not above {most}")
+    return Invalid("bad_config", most, _text(document, most), f"an address not below {low}, the default of {least}")
 
 
 def _subnet_len(document: Mapping[str, object], family: _Family[_N], prefixlen: int) -> int:
@@ -196,10 +201,11 @@ def _subnet_len(document: Mapping[str, object], family: _Family[_N], prefixlen: 
     if value > family.longest_subnet:
         raise Invalid("bad_config", name, value, f"{name} must be less than /{family.longest_subnet + 1}")
     if value < shortest:
-        raise Invalid(
-            "bad_config", name, value,
-            f"network must be able to accommodate at least four subnets: /{shortest} or longer",
-        )
+        four = "network must be able to accommodate at least four subnets"
+        if prefixlen > family.longest_network:  # no length would do
+            network, needed = f"{family.prefix}Network", f"/{family.longest_network} or shorter"
+            raise Invalid("bad_config", network, f"/{prefixlen}", f"{four}: {needed}")
+        raise Invalid("bad_config", name, value, f"{four}: /{shortest} or longer")
     return value
 
 

@@ -8,7 +8,7 @@ from pyflanneld.core.objects.plan import Drop, KernelChange, Replace
 class ChangeReason(StrEnum):
     """The reasons; their values are fit for a metric label."""
 
-    START = "start"                          # put or dropped in the first round
+    START = "start"                          # put in the first round, or left over from before it
     PEER_JOINED = "peer_joined"
     PEER_LEFT = "peer_left"
     PEER_QUARANTINED = "peer_quarantined"    # its lease is there, and cannot be used here any more

@@ -70,6 +70,7 @@ class ObjectTable(Generic[W, P]):
         self._lost: set[Identity] = set()
         self._with_foreign: set[Identity] = set()
         self._parked: dict[Any, P] = {}
+        self._left_over: set[Identity] = set()  # what the first plan has parked, and nobody has wanted since
         self._extras: dict[Any, tuple[P, ...]] = {}  # more of ours, where one is enough
         self.shadowed: Mapping[Any, P] = {}
         self._noted: Sequence[P] = ()  # everybody's objects as last noted, if nothing that they mean has changed since
@@ -126,6 +127,8 @@ class ObjectTable(Generic[W, P]):
             due.append(identity)
             if self._parked:
                 self._parked.pop(identity, None)
+            if self._left_over:
+                self._left_over.discard(identity)
         self.add_due(None if subnets is None else due)
 
     def add_due(self, identities: Collection[Identity] | None) -> None:
@@ -339,6 +342,8 @@ class ObjectTable(Generic[W, P]):
         self._waiting = set(waiting)
         waits = (drop.object for drop in todo.drops if id(drop) not in over and drop not in refused)
         self._parked |= {one.identity: one for one in waits}
+        if first:
+            self._left_over = set(self._parked)
         self._due = left - self._parked.keys() if self._parked else left
         self.version += 1
         return reasons
@@ -348,6 +353,7 @@ class ObjectTable(Generic[W, P]):
         identity = change.object.identity
         known = self._state(identity)
         adopted, waited = known.foreign is not None, known.waiting_since_s is not None
+        first = first or identity in self._left_over
         reason = change_reason(change, first=first, adopted=adopted, lost=known.lost, waited=waited)
         self._set(identity, None if isinstance(change, Drop) else self.kind.as_placed(change.object), known)
         return reason

@@ -118,9 +118,9 @@ def route_steps(
 def _drop_step(drop: Drop[KernelRoute], names: Mapping[int, str], held: Collection[Network]) -> DryRunStep:
     what = f"{drop.object.dst} {_target(drop.object, names)}"
     if drop.object.dst in held:
-        why = "its lease is gone; kept until two more complete lists from etcd confirm that (--withdraw-guard)"
+        why = "no lease asks for it; kept until two more complete lists from etcd confirm that (--withdraw-guard)"
         return DryRunStep("route", Action.HOLD, what, why)
-    return DryRunStep("route", Action.REMOVE, what, "ours, and its lease is gone")
+    return DryRunStep("route", Action.REMOVE, what, "ours, and no lease asks for it")
 
 
 def _extra_step(route: KernelRoute, names: Mapping[int, str]) -> DryRunStep:

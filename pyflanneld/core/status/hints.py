@@ -19,7 +19,7 @@ CONDITIONS: Mapping[str, str] = {
     "firewall.failed": "Read the program's message; if its lock is held for long, see `fuser /run/xtables.lock`.",
     "firewall.misread": "Use one iptables on this host: iptables-legacy and iptables-nft misread each other's rules.",
     "firewall.program_missing": "Install the program, or switch those rules off by their flag.",
-    "guard.holding": "Check etcd: were leases deleted or an old backup restored? Running nodes put theirs back.",
+    "guard.holding": "Check etcd: were leases deleted, an old backup restored? After a change of the backend, wait.",
     "health.not_listening": "Give this daemon a --healthz-port of its own (0: none), or free that port; it is retried.",
     "kernel.failed": "Check `dmesg` and the capability CAP_NET_ADMIN; if it persists, the daemon restarts.",
     "saved_state.failed": "Check the directory of --state-dir: does it exist, has it space, may this user write there?",

@@ -260,7 +260,7 @@ class Reconciler:
         idle = {table.kind.subnet(drop.object) for table, some in drops.items() for drop in some}
         idle.update(table.kind.subnet(one) for table in drops for one in table.parked())
         allowed = node.guard.allow(frozenset(idle), max(table.present for table in drops), now_s)
-        self._reports.guard(len(node.guard.held))
+        self._reports.guard(node.guard.held)
         going = {
             table: [drop for drop in some if table.kind.subnet(drop.object) in allowed] for table, some in drops.items()
         }

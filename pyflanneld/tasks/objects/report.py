@@ -26,14 +26,22 @@ class Reports:
         self._accepted_any = False
         self._lost: set[Network] = set()
 
-    def guard(self, held: int) -> None:
-        """Report how many routes the withdrawal guard holds."""
+    def guard(self, held: frozenset[Network]) -> None:
+        """Report for how many subnets the withdrawal guard holds the routes, and why nothing wants them."""
         if held:
-            text = f"{held} routes are kept although their leases are gone from etcd, until two more lists agree"
-            self._context.conditions.report("guard", "guard.holding", text, routes=held)
+            text = f"{len(held)} routes are kept although {self._why_idle(held)}, until two more lists agree"
+            self._context.conditions.report("guard", "guard.holding", text, routes=len(held))
             self._node.wake.peers.set(within_s=LIST_SPACING_S)
         else:
             self._context.conditions.resolve("guard")
+
+    def _why_idle(self, held: frozenset[Network]) -> str:
+        keys = (record.lease.key for record in self._node.peers.records())
+        gone = len(held.difference(*((key.ipv4, key.ipv6) for key in keys if key is not None)))
+        if gone == len(held):
+            return "their leases are gone from etcd"
+        leases = f"{gone} of their leases are gone from etcd and the others" if gone else "their leases"
+        return f"{leases} make no route here with the backend {self._node.backend.name}"
 
     def peers(self, before: View | None, now: View) -> None:
         """Log which keys are quarantined, or are another backend's, since when they are not."""
