@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pyflanneld.core.etcd_types import Gone, Position, Put, Record, Snapshot
-from tests.sim.spec import ETCD, LAN, Host, Key, Net, contains, overlap, read_name, read_value, takes_away, wanted
+from tests.sim.spec import LAN, Host, Key, Net, overlap, read_name, read_value, wanted
 
 LISTS_KEPT = 8
 APART_S = 9.9
@@ -133,7 +133,7 @@ class Delivered:
         sure: set[Net] = set()
         for name, seen in sorted(self._keys.items(), key=lambda item: (item[1].created, item[0])):
             subnet, said = read_name(name), read_value(seen.value)
-            if subnet is None or overlap(subnet, host.own) or takes_away(subnet, {host.address, ETCD}):
+            if subnet is None or overlap(subnet, host.own) or host.loses(subnet):
                 continue
             if said is not None and (said[1] != "host-gw" or said[0] == host.address):
                 continue
@@ -144,7 +144,7 @@ class Delivered:
                 keep.add(subnet)
             if gateways and not any(other in sure for other in older):
                 may[subnet] = gateways | may.get(subnet, set())
-                if readable and not older and not contains(LAN, subnet):  # next hops may be in a part of the LAN
+                if readable and not older and not host.is_part_of_connected(subnet):
                     keep.add(subnet)
                     sure.add(subnet)
         return Verdict(may, keep, sure)

@@ -13,6 +13,7 @@ from pyflanneld.core.routes import KernelRoute, usual_metric
 from pyflanneld.ports import Change
 from tests.support.fakes.kernel import FakeKernel
 
+LAN_LINK = "eth1"
 EARLY_S = 0.05
 """Linux tells that a route is deleted before it is: by less than this."""
 
@@ -87,6 +88,14 @@ class SimKernel(FakeKernel):
             if isinstance(change, Drop):
                 self._dropped.append(change.object.dst)
         return result
+
+    def lan_link(self) -> Link:
+        """Return the link on the LAN, whatever other there is."""
+        return next(link for link in self._links.values() if link.name == LAN_LINK)
+
+    def has_link(self, name: str) -> bool:
+        """Return whether there is a link of that name."""
+        return any(link.name == name for link in self._links.values())
 
     def standing(self, dst: Network) -> KernelRoute | None:
         """Return the route for *dst* with the usual metric that a replacement would hit."""

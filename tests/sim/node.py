@@ -219,13 +219,13 @@ class SimNode(FakeNode):
 
     def narrow(self) -> None:
         """Give the address no network around it, as many a VPN does; or the usual one, if it has none."""
-        link, length = next(iter(self.fib._links.values())), 24 if self._leads_to_nobody() else 32
+        link, length = self.fib.lan_link(), 24 if self._leads_to_nobody() else 32
         self._narrow &= length == 32
         addresses = tuple(IPv4Interface(f"{own.ip}/{length}") for own in link.addresses)
         self.kernel.set_link(replace(link, addresses=addresses))
 
     def _leads_to_nobody(self) -> bool:
-        return any(own.network.prefixlen == 32 for link in self.fib._links.values() for own in link.addresses)
+        return any(own.network.prefixlen == 32 for own in self.fib.lan_link().addresses)
 
     def freeze(self) -> None:
         """Stop the process in its tracks, at its next call to anything."""
@@ -304,8 +304,9 @@ class SimNode(FakeNode):
         assert self.daemon is not None
         assert self.daemon._node is not None
         node = self.daemon._node
-        length = next(own.network.prefixlen for own in node.link.addresses if own.ip == node.choice.address)
-        return spec.Host(spec.network(str(node.lease.subnet)), spec.address(str(node.choice.address)), length)
+        subnet, address = spec.network(str(node.lease.subnet)), spec.address(str(node.choice.address))
+        interfaces = {int(own.ip): own.network.prefixlen for link in node.links for own in link.addresses}
+        return spec.Host(subnet, address, interfaces.pop(address), tuple(interfaces.items()))
 
     def destinations(self) -> list[str]:
         """Return the destination of each route of ours inside the network, in whatever form."""

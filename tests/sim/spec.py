@@ -91,23 +91,48 @@ class Key:
 
 @dataclass(frozen=True)
 class Host:
-    """What decides how a host validates the others; *length* is the prefix length of its address on its link."""
+    """What decides how a host validates the others.
+
+    Attributes:
+        own: its subnet.
+        address: that on its link, with the prefix length there.
+        others: its addresses on other links, with their prefix lengths.
+    """
 
     own: Net
     address: int
     length: int = LAN[1]
+    others: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def connected(self) -> list[Net]:
+        """The networks that it is on."""
+        return [(one >> (32 - length) << (32 - length), length) for one, length in self.interfaces]
+
+    @property
+    def interfaces(self) -> tuple[tuple[int, int], ...]:
+        """All its addresses with their prefix lengths."""
+        return ((self.address, self.length), *self.others)
 
     def reaches(self, gateway: int) -> bool:
         """Return whether a gateway is on the host's link."""
         return contains((self.address, self.length), (gateway, 32))
 
+    def loses(self, subnet: Net, hops: Iterable[int] = ()) -> bool:
+        """Return whether a route to *subnet* takes a network of this host away, or an address that it needs.
 
-def takes_away(subnet: Net, needed: Iterable[int]) -> bool:
-    """Return whether a route to *subnet* takes the LAN away, or one of the *needed* addresses in it.
+        The kernel takes the longer prefix, so an address in a longer connected one is not lost.
+        """
+        if subnet in self.connected:
+            return True
+        kept = [net for net in self.connected if net[1] > subnet[1]]
+        needed = {ETCD, *hops, *(one for one, _ in self.interfaces)}
+        inside = [one for one in needed if contains(subnet, (one, 32))]
+        return any(not any(contains(net, (one, 32)) for net in kept) for one in inside)
 
-    The kernel takes the longer prefix: what holds the LAN does not take it away.
-    """
-    return subnet == LAN or (subnet[1] > LAN[1] and any(contains(subnet, (one, 32)) for one in needed))
+    def is_part_of_connected(self, subnet: Net) -> bool:
+        """Return whether a connected network holds *subnet*: next hops may be in it."""
+        return any(contains(net, subnet) for net in self.connected)
 
 
 def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
@@ -119,7 +144,7 @@ def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
         if subnet is None or said is None or said[1] != "host-gw" or overlap(subnet, host.own):
             continue
         hops = {hop[0] for one in keys if one.created < key.created and (hop := read_value(one.value)) is not None}
-        if not host.reaches(said[0]) or takes_away(subnet, {host.address, ETCD, *hops} - {said[0]}):
+        if not host.reaches(said[0]) or host.loses(subnet, hops - {said[0]}):
             continue
         if said[0] != host.address and not any(overlap(subnet, other) for other in routes):
             routes[subnet] = said[0]
@@ -191,7 +216,7 @@ def check_written(
 def check_put(subnet: Net, gateway: int, host: Host) -> None:
     """I7: no route leads outside the cluster's network, into the own subnet, or over a gateway that is not one."""
     outside = not contains(CLUSTER, subnet) or subnet == CLUSTER
-    if outside or overlap(subnet, host.own) or takes_away(subnet, {host.address, ETCD}):
+    if outside or overlap(subnet, host.own) or host.loses(subnet):
         raise Violation(f"I7: put a route to {subnet}")
     if not is_host(gateway) or gateway == host.address:
         raise Violation(f"I7: put a route over {gateway}")

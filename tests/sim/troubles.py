@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 FIGHT_S = 30.0
+BRIDGE, BRIDGE_INDEX = "br9", 99
 OTHERS = 100
 """Where the addresses of hosts begin that are not ours to look into, such as those of Go daemons."""
 THIRDS = 16
@@ -377,6 +378,20 @@ def narrow(world: "World") -> None:
     node.narrow()
 
 
+def bridge(world: "World") -> None:
+    """Make a network on a host that holds peers' subnets, lies in one, or is one; or take it away."""
+    node = world.some()
+    if node.fib.has_link(BRIDGE):
+        world.say(f"{node.name}: {BRIDGE} goes")
+        node.kernel.remove_link(BRIDGE)
+        return
+    first, length = spec.network(str(_some_destination(world)))
+    longer = world.rng.choice((-2, 0, 2))
+    address = IPv4Interface((first | 1, length + longer))
+    world.say(f"{node.name}: {BRIDGE} comes with {address}")
+    node.kernel.set_link(Link(BRIDGE_INDEX, BRIDGE, 1500, True, (address,)))
+
+
 def renumber(world: "World") -> None:
     """Give a host another address."""
     node = world.some()
@@ -429,7 +444,7 @@ def _some_destination(world: "World") -> IPv4Network:
 
 
 def _link(node: SimNode) -> Link:
-    return next(iter(node.fib._links.values()))
+    return node.fib.lan_link()
 
 
 def _some_record(world: "World") -> Record | None:
@@ -446,5 +461,5 @@ def _name(first: int, length: int) -> bytes:
 TROUBLES: tuple[Callable[["World"], None], ...] = (
     start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, stray_member, elect,
     compact, back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, put_junk_beside, claim, take_over,
-    reserve, other_peer, touch_route, touch_link, narrow, renumber, refuse, spoil_disk, fight,
+    reserve, other_peer, touch_route, touch_link, narrow, bridge, renumber, refuse, spoil_disk, fight,
 )  # fmt: skip
