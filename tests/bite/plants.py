@@ -131,13 +131,23 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "B03 own subnet", "a peer may claim a part of our own subnet",
-        "core.peers.validation:_occupied",
-        [body("return [one for one in original(context) if one[2] != 'overlaps_own']")], PEERS,
+        "core.peers.validation", [never(body="overlaps_own")], PEERS,
     ),
     Plant(
         "B03 connected network", "a peer may claim the LAN of the host",
-        "core.peers.validation:_occupied",
-        [body("return [one for one in original(context) if one[2] != 'captures_network']")], PEERS,
+        "core.peers.validation", [never(body="CAPTURES_NETWORK")], PEERS,
+    ),
+    Plant(
+        "captured address", "a peer's route may take away an address that this host needs",
+        "core.peers.validation:_capture", [body("return None")], PEERS,
+    ),
+    Plant(
+        "cover forgotten", "a peer is refused for an address that a longer connected prefix protects",
+        "core.peers.validation:Validator._with_cover", [call("max", "-1")], PEERS,
+    ),
+    Plant(
+        "link routes forgotten", "a gateway that a link route leads to is refused",
+        "core.peers.validation:Validator._off_link", [reads("ways", "{}")], PEERS,
     ),
     Plant(
         "B03 loose key", "a key counts when a part of it looks like a subnet",
@@ -448,7 +458,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "short lease adopted", "a key that somebody has put on an etcd lease of 10 s stays there",
-        "tasks.lease.renew", [assigned("SHORT", "0.0")], LEASE,
+        "core.lease.ownership", [assigned("SHORT", "0.0")], LEASE,
     ),
     Plant(
         "blind retake", "a subnet is taken again although another host has leased an overlapping one",
