@@ -1,7 +1,7 @@
 """Checks what one daemon does to its routes, at the moment at which it asks for it and at the moment it is done."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pyflanneld.core.families import Network
@@ -28,7 +28,7 @@ class GuardRule:
         self._unproved: deque[tuple[float, spec.Net]] = deque()  # dropped lately, and no two lists had lacked it
 
     def check(
-        self, drops: Sequence[spec.Net], host: spec.Host, delivered: Delivered, *, believed: int, now_s: float
+        self, drops: Collection[spec.Net], host: spec.Host, delivered: Delivered, *, believed: int, now_s: float
     ) -> None:
         """Check *drops*, all of one moment, of somebody who knows of *believed* routes of its own."""
         while self._unproved and self._unproved[0][0] < now_s - WINDOW_S:
@@ -68,13 +68,13 @@ class RouteChecker:
         verdict = delivered.verdict(host)
         allowed = [verdict, self._before] if again else [verdict]
         self._before = verdict
-        drops = []
+        drops: set[spec.Net] = set()
         for change in changes:
             subnet = spec.network(str(change.object.dst))
             if isinstance(change, Drop) and self._is_extra(change.object, changes):
                 continue
             if isinstance(change, Drop):
-                drops.append(subnet)
+                drops.add(subnet)
                 if all(subnet in one.keep for one in allowed):
                     raise spec.Violation(f"I9: {self._node.name} drops {change.object} without proof")
             elif isinstance(change, Create | Replace | Append):
