@@ -16,7 +16,7 @@ CONTEXT = FamilyContext(
 def test_a_next_hop_off_the_link_is_named(gateway: str) -> None:
     """With its address, the subnet that cannot be reached for it, and where it would have to be."""
     validator = Validator(CONTEXT, gateways_on_link=True)
-    quarantine = validator.check(IPv4Network("172.7.22.0/24"), IPv4Address(gateway))
+    quarantine = validator.check(IPv4Network("172.7.22.0/24"), IPv4Address(gateway), 1)
     assert quarantine is not None
     assert quarantine.detail == (
         f"PublicIP {gateway} is no neighbour on the link (192.168.14.0/24, 10.1.0.0/16): nothing for 172.7.22.0/24 "
