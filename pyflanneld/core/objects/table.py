@@ -321,15 +321,30 @@ class ObjectTable(Generic[W, P]):
             for change in done
         ]
         over = set(map(id, done))
-        for change in todo.extras:
+        self._settle_extras(todo.extras, over)
+        left = todo.left_after(done)
+        self._end_losses(left)
+        waiting = dict.fromkeys(todo.blocked, 0) | {change.object.identity: code for change, code in refused.items()}
+        self._settle_waiting(waiting, now_s)
+        waits = (drop.object for drop in todo.drops if id(drop) not in over and drop not in refused)
+        self._parked |= {one.identity: one for one in waits}
+        if first:
+            self._left_over = set(self._parked)
+        self._due = left - self._parked.keys() if self._parked else left
+        self.version += 1
+        return reasons
+
+    def _settle_extras(self, extras: Sequence[Drop[P]], over: Collection[int]) -> None:
+        """Forget objects that were one too many; one that counted is gone if what was to be beside it was refused."""
+        for change in extras:
             identity = change.object.identity
             self._extras.pop(identity, None)
             known = self._at.get(identity)
             if id(change) in over and known is not None and known.present == change.object:
-                self._set(identity, None, known)  # what was to be there beside it was refused
-        left = todo.left_after(done)
-        self._end_losses(left)
-        waiting = dict.fromkeys(todo.blocked, 0) | {change.object.identity: code for change, code in refused.items()}
+                self._set(identity, None, known)
+
+    def _settle_waiting(self, waiting: Mapping[Any, int], now_s: float) -> None:
+        """Take over which wanted objects cannot be had, each with its errno; 0: something foreign is in the way."""
         for identity in self._waiting - waiting.keys():
             known = self._state(identity)
             known.foreign, known.ahead, known.refusal, known.waiting_since_s = None, False, 0, None
@@ -340,13 +355,6 @@ class ObjectTable(Generic[W, P]):
             known.refusal = code
             known.waiting_since_s = now_s if known.waiting_since_s is None else known.waiting_since_s
         self._waiting = set(waiting)
-        waits = (drop.object for drop in todo.drops if id(drop) not in over and drop not in refused)
-        self._parked |= {one.identity: one for one in waits}
-        if first:
-            self._left_over = set(self._parked)
-        self._due = left - self._parked.keys() if self._parked else left
-        self.version += 1
-        return reasons
 
     def _done(self, change: KernelChange, *, first: bool) -> ChangeReason:
         """Take over that *change* was made; return why."""
