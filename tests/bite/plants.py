@@ -583,4 +583,8 @@ PLANTS: tuple[Plant, ...] = (
         "tasks.objects.report:Reports._none_accepted", [argument("report", "blocks", "False")],
         ("tests/unit/test_daemon_routes.py",),
     ),
+    Plant(
+        "other network swept", "routes of another daemon on this host, for another network, are dropped",
+        "core.routes:RouteKind.concerns_us", [call("any", "True")], ROUTES,
+    ),
 )

@@ -61,6 +61,7 @@ class RouteChecker:
 
     def asked(self, changes: Sequence[KernelChange], *, again: bool) -> None:
         """I9: what is put was told, and what is dropped was not; and most routes go only when two lists lack them."""
+        self._check_network(changes)
         if self._node.stands_in:
             self._check_stand_in(changes)
             return
@@ -85,6 +86,12 @@ class RouteChecker:
             raise spec.Violation(f"I9: {self._node.name} drops routes while nothing proves its own lease")
         if drops:
             self._guard.check(drops, host, delivered, believed=self._node.believed(), now_s=self._node.clock.now_s())
+
+    def _check_network(self, changes: Sequence[KernelChange]) -> None:
+        """I6: routes of another network on this host are another daemon's."""
+        for change in changes:
+            if not spec.contains(spec.CLUSTER, spec.network(str(change.object.dst))):
+                raise spec.Violation(f"I6: {self._node.name} asks for {change}, which is another network's")
 
     def _is_extra(self, route: KernelRoute, changes: Sequence[KernelChange]) -> bool:
         """Return whether another route of ours is there, or is put just now, for the destination of *route*."""

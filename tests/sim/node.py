@@ -310,11 +310,13 @@ class SimNode(FakeNode):
 
     def destinations(self) -> list[str]:
         """Return the destination of each route of ours inside the network, in whatever form."""
-        return [str(route.dst) for route in self.kernel.table() if route.protocol == PROTOCOL and not route.blackhole]
+        ours = [route for route in self.kernel.table() if route.protocol == PROTOCOL and not route.blackhole]
+        return [dst for route in ours if spec.contains(spec.CLUSTER, spec.network(dst := str(route.dst)))]
 
     def routes(self) -> dict[spec.Net, int]:
         """Return the routes of ours, destination to gateway."""
-        return {spec.network(dst): spec.address(gateway) for dst, gateway in self.kernel.gateways(PROTOCOL).items()}
+        ways = {spec.network(dst): spec.address(via) for dst, via in self.kernel.gateways(PROTOCOL).items()}
+        return {subnet: via for subnet, via in ways.items() if spec.contains(spec.CLUSTER, subnet)}
 
     def check(self) -> None:
         """Check what must hold at every moment. Raises ``Violation``."""

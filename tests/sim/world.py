@@ -23,6 +23,7 @@ from pyflanneld.tasks import host as watchers
 from pyflanneld.tasks import peers
 from pyflanneld.tasks.lease import acquire, duplicate_holder, renew
 from tests.sim import spec
+from tests.sim.companion import Companion
 from tests.sim.etcd import OtherEtcd, SimEtcd, Way
 from tests.sim.kernel import LAN_LINK
 from tests.sim.node import TTL_S, SimNode, _leaves, as_key
@@ -39,6 +40,8 @@ SETTLED_S = 2 * TTL_S + 10.0  # whatever was on its way has arrived: late writes
 STAND_BACK_S = 70.0
 LOOK_S = 25.0
 TICK_S = 5.0
+COMPANY = 0.25
+"""In how many worlds a host has a second daemon, for another network."""
 FAILED_S = 20.0
 FOLLOWED_S = 8.0
 """While lists fail: until the first has failed, and until a change was followed."""
@@ -122,6 +125,7 @@ class World:
         self.history = spec.History()
         self.tampered_until_s = 0.0
         self.nodes: list[SimNode] = []
+        self.companions: list[Companion] = []
         self.troubles: Counter[str] = Counter()
         self.lasted_s = 0.0
         self._violations: list[BaseException] = []
@@ -149,6 +153,9 @@ class World:
                 self.nodes[-1].start()
         for _ in range(self.rng.choice((0, 0, 3, 6))):
             other_peer(self)
+        if self.rng.random() < COMPANY:
+            node = self.nodes[0]
+            self.companions.append(Companion(1, node.fib, node.firewall))
         clock = asyncio.create_task(self._expire_leases(), name="clock")
         clock.add_done_callback(self._clock_ends)
         try:
@@ -157,6 +164,8 @@ class World:
             await self._follow_beside_lists()
             await self._restart()
         finally:
+            for companion in self.companions:
+                await companion.stop()
             for node in self.nodes:
                 node.thaw()
                 await node.stop()
@@ -200,6 +209,8 @@ class World:
         """Check what must hold at every moment."""
         if self._violations:
             raise self._violations[0]
+        for companion in self.companions:
+            companion.start_unless_running()
         for node in self.nodes:
             node.check()
         if asyncio.get_running_loop().time() > self.tampered_until_s:
@@ -324,6 +335,8 @@ class World:
             if not self._lasts(node):
                 raise spec.Violation(f"I4: the lease of {node.name} ends when somebody else likes")
         spec.check_disjoint({node.name: node.lease for node in self.nodes if node.lease is not None})
+        for companion in self.companions:
+            companion.check_converged()
 
     def _lasts(self, node: SimNode) -> bool:
         """Return whether a host's key has no TTL, or the full one."""
