@@ -7,7 +7,6 @@ for notifications per ``changes``. They are opened in the network namespace of t
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
-from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import Any
@@ -192,7 +191,7 @@ def _route_listing(
     """
     decode = routes.decode_route if version == 4 else routes6.decode_route6
     if within:
-        decode = partial(routes.decode_within, tuple(within), decode, known)
+        decode = routes.Within(within, decode, known)
     if protocol is None:
         return DumpCache(decode)
 

@@ -136,17 +136,37 @@ def decode_route(body: bytes) -> KernelRoute | None:
     )
 
 
-def decode_within(
-    networks: Sequence[Network], decode: Callable[[bytes], KernelRoute | None],
-    known: Mapping[bytes, KernelRoute | None], body: bytes,
-) -> KernelRoute | None:
-    """Return the route in *body*, which may be *known*, if it is to a part of one of *networks*.
+class Within:
+    """Decodes only the routes to a part of some networks.
 
-    In IPv4 the destination is looked at first, which is cheap: there may be a full Internet table of others.
+    In IPv4 the destination is looked at first, as numbers, which is cheap: there may be a full Internet table beside.
+
+    Args:
+        networks: these.
+        decode: reads the message of a route.
+        known: what messages say that were read before.
     """
-    if (route := known.get(body)) is None:
-        there = reported_destination(body)
-        if there is not None and not any(inside(IPv4Network((there[1], there[2])), network) for network in networks):
-            return None
-        route = decode(body)
-    return route if route is not None and any(inside(route.dst, network) for network in networks) else None
+
+    def __init__(
+        self, networks: Sequence[Network], decode: Callable[[bytes], KernelRoute | None],
+        known: Mapping[bytes, KernelRoute | None],
+    ) -> None:
+        self._networks, self._decode, self._known = networks, decode, known
+        ipv4 = [network for network in networks if isinstance(network, IPv4Network)]
+        self._spans = [(int(net.network_address), int(net.broadcast_address), net.prefixlen) for net in ipv4]
+
+    def __call__(self, body: bytes) -> KernelRoute | None:
+        """Return the route in *body* if it is such a one."""
+        route = self._known.get(body)
+        if route is None:
+            there = reported_destination(body)
+            if there is not None and not self._holds(there[1], there[2]):
+                return None
+            route = self._decode(body)
+        return route if route is not None and any(inside(route.dst, one) for one in self._networks) else None
+
+    def _holds(self, address: int, length: int) -> bool:
+        for first, last, least in self._spans:  # noqa: SIM110 - any() would take twice as long
+            if first <= address <= last and length >= least:
+                return True
+        return False

@@ -44,7 +44,7 @@ RETRY_S = 1.0
 SCANS_BURST = 8
 SCAN_SPACING_S = 0.5
 FOREIGN_RECHECK_S = 60.0
-FOREIGN_SHARE = 20  # a look at everybody's routes may take a twentieth of the time
+FOREIGN_SHARE = 60  # a look at everybody's routes may take a sixtieth of the time
 STRIKES = 3
 
 
