@@ -395,7 +395,7 @@ async def test_addresses_of_the_loopback(bed: Bed) -> None:
     assert bed.kernel.loopback == frozenset()
     bed.namespace.ip("link set lo up")
     bed.namespace.ip("address add 192.168.77.99/32 dev lo")
-    bed.namespace.ip("address add fd00:77::99/128 dev lo")
+    bed.namespace.ip("address add fd00:77::99/128 dev lo nodad")
     await bed.kernel.links()
     assert {str(one) for one in bed.kernel.loopback} == {"192.168.77.99", "fd00:77::99"}
 
