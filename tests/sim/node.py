@@ -21,10 +21,14 @@ from tests.support.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 TTL_S = 60
 STATES = 0.5
 """How many of the hosts save their last good state."""
+MASKED = 0.5
+"""How many of them masquerade."""
 SEVERAL = 3
 """So many peers of which none is accepted are this host's fault."""
 _MARGIN_S = 3.0
-_RESYNC_S = 60.0  # nobody here touches the firewall
+_RESYNC_S = 10.0
+_BARE_S = 60.0 + 2 * _RESYNC_S + 5.0  # until it is known that rules are gone, or not known that they are there
+RULES = ("nat", "FLANNEL-POSTRTG")
 _EXPECTED_ENDS = (LeaseLost, KernelError, Killed)
 _READY = "READY=1"
 _HEARD_S = 20.0
@@ -87,7 +91,10 @@ class SimNode(FakeNode):
         self.kernel = SimKernel(lan(self.host), rng=rng, checks=self._checks)
         self.file = self.disk_file = CheckedFile(self._check_written_file)  # type: ignore[assignment]
         self.manager.send = self._told_manager  # type: ignore[method-assign]
-        self.configure(subnet_lease_renew_margin_s=_MARGIN_S, iptables_resync_s=_RESYNC_S)
+        self.configure(
+            subnet_lease_renew_margin_s=_MARGIN_S, iptables_resync_s=_RESYNC_S, ip_masq=rng.random() < MASKED
+        )
+        self._bare_s, self._writes = 0.0, 0  # when it last had its rules, was not ready, or tried to put them
         self.log = self._events = Events()  # type: ignore[assignment]
         self._lists: Counter[str] = Counter()
         self._uncertain = False
@@ -350,6 +357,7 @@ class SimNode(FakeNode):
                 raise spec.Violation(f"readiness: {self.name} is ready by what it has saved")
             if node.guard.held:
                 raise spec.Violation(f"readiness: {self.name} is ready although the guard holds routes")
+        self._check_rules(now_s)
 
     def _check_told(self, now_s: float) -> None:
         """Nobody is ready whose key is gone by etcd's own word; a call that is under way may end first."""
@@ -363,6 +371,19 @@ class SimNode(FakeNode):
         wide = replace(self.as_host(), length=spec.LAN[1])
         if self._narrow and len(self.sim.delivered.verdict(wide).sure) >= SEVERAL:
             raise spec.Violation(f"readiness: {self.name} is ready and accepts none of its peers")
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether what its containers send out is masqueraded, where that was asked for."""
+        return not self.settings.ip_masq or "192.168.0.0/18" in str(self.firewall.rules(*RULES))
+
+    def _check_rules(self, now_s: float) -> None:
+        """Nobody is ready whose masquerading has been gone, without an attempt, for longer than it takes to look."""
+        writes, self._writes = self._writes, len(self.firewall.writes)
+        if not self.ready or self.has_rules or writes != self._writes:
+            self._bare_s = now_s
+        if now_s > max(self._bare_s, self._thawed_s) + _BARE_S and self.sim.awake.is_set():
+            raise spec.Violation(f"readiness: {self.name} is ready without the masquerading that was asked for")
 
     def _check_published(self, what: str) -> None:
         """I17, I41: nobody hears that the node is ready before the file is there, and about its lease."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.routes import KernelRoute
+from pyflanneld.errors import FirewallError
 from tests.sim import spec
 from tests.sim.disk import STEPS
 from tests.sim.etcd import ENDPOINTS, Way
-from tests.sim.node import TTL_S, SimNode
+from tests.sim.node import RULES, TTL_S, SimNode
 from tests.support.fakes.kernel import PROTO_STATIC
 from tests.support.fakes.node import PROTOCOL, value
 from tests.support.fakes.registry import SUBNETS
@@ -20,7 +21,7 @@ from tests.support.fakes.registry import SUBNETS
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-FIGHT_S = 30.0
+FIGHT_S, FLUSH_S = 30.0, 300.0
 BRIDGE, BRIDGE_INDEX = "br9", 99
 OTHERS = 100
 """Where the addresses of hosts begin that are not ours to look into, such as those of Go daemons."""
@@ -392,6 +393,25 @@ def bridge(world: "World") -> None:
     node.kernel.set_link(Link(BRIDGE_INDEX, BRIDGE, 1500, True, (address,)))
 
 
+def flush_rules(world: "World") -> None:
+    """Have somebody remove the masquerading of a host as often as it comes back, for five minutes, or once; or keep the
+    programs from putting it back meanwhile."""
+    node = world.some()
+    what, lasts_s = world.rng.choice((("flushed", 0.0), ("flushed for long", FLUSH_S), ("flushed and locked", FLUSH_S)))
+    until_s = asyncio.get_running_loop().time() + lasts_s
+    world.say(f"{node.name}: its firewall rules are {what}")
+    node.firewall.broken = FirewallError("the lock is held") if what == "flushed and locked" else None
+
+    def again() -> None:
+        node.firewall.drop(*RULES)
+        if asyncio.get_running_loop().time() < until_s:
+            asyncio.get_running_loop().call_later(0.5, again)
+        else:
+            node.firewall.broken = None
+
+    again()
+
+
 def renumber(world: "World") -> None:
     """Give a host another address."""
     node = world.some()
@@ -461,5 +481,5 @@ def _name(first: int, length: int) -> bytes:
 TROUBLES: tuple[Callable[["World"], None], ...] = (
     start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, stray_member, elect,
     compact, back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, put_junk_beside, claim, take_over,
-    reserve, other_peer, touch_route, touch_link, narrow, bridge, renumber, refuse, spoil_disk, fight,
+    reserve, other_peer, touch_route, touch_link, narrow, bridge, flush_rules, renumber, refuse, spoil_disk, fight,
 )  # fmt: skip

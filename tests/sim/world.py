@@ -300,6 +300,7 @@ class World:
         node.disk_file.disk.full, node.disk_file.disk.dies_at = False, None
         node.kernel.fail_calls(0)
         node.kernel.no_more_refusals()
+        node.firewall.broken = None
         link = node.fib.lan_link() if node.fib.has_link(LAN_LINK) else None
         wide = link is not None and all(own.network.prefixlen == spec.LAN[1] for own in link.addresses)
         if link is None or not (link.up and link.addresses and wide):
@@ -332,6 +333,8 @@ class World:
             held = [key for key in keys if spec.read_name(key.name) == node.lease]
             if len(held) != 1 or (spec.read_value(held[0].value) or (0, ""))[0] != node.as_host().address:
                 raise spec.Violation(f"I4: the lease of {node.name} is not in etcd as it should be: {held}")
+            if not node.has_rules:
+                raise spec.Violation(f"liveness: {node.name} has no masquerading")
             if not self._lasts(node):
                 raise spec.Violation(f"I4: the lease of {node.name} ends when somebody else likes")
         spec.check_disjoint({node.name: node.lease for node in self.nodes if node.lease is not None})

@@ -199,6 +199,24 @@ def test_rules_of_the_network_before_go() -> None:
     run(scenario())
 
 
+def test_rules_that_cannot_be_looked_at_count_for_a_minute() -> None:
+    """A lock that is held for a moment is told and disturbs nobody; after a minute nobody knows that they are there."""
+
+    async def scenario() -> None:
+        node = node_with(ip_masq=True)
+        async with node.running():
+            node.firewall.broken = FirewallError("the lock is held")
+            await asyncio.sleep(30)
+            assert (node.ready, conditions(node)) == (True, ["firewall.failed", "firewall.failed"])
+            await asyncio.sleep(50)
+            assert not node.ready
+            assert "masquerading cannot be kept: the lock is held" in node.why_not
+            node.firewall.broken = None
+            await until(lambda: node.ready, 10)
+
+    run(scenario())
+
+
 def test_what_nobody_asks_for_any_more_is_removed() -> None:
     """A flag that was switched off takes its rules along, but only after the other rules are in place."""
 

@@ -13,7 +13,8 @@ When something is missing or fails:
 * ``--iptables-forward-rules`` is on by default, and most hosts forward without them: there a missing program is
   reported once, does not stand against readiness, and is searched for again every time;
 * what fails at run time (a lock that is held for too long, a right that is missing) is tried again, soon and then with
-  every check; it stands against readiness while masquerading is asked for and not known to be in place;
+  every check; it stands against readiness while masquerading is asked for and not known to be in place, as it is for a
+  minute after the last look;
 * a removal that keeps failing is given up, with a warning.
 
 ``subnet.env`` is written after the first try, so whoever waits for the file finds the rules. At the end of the daemon
@@ -31,6 +32,8 @@ from pyflanneld.tasks.firewall.jobs import Job, Misread, jobs_of, remove_unasked
 ATTEMPT_S = 50.0
 RETRY_FIRST_S = 0.5
 MISREAD_CAP_S = 300.0
+UNSEEN_S = 60.0
+"""How long rules count as in place that cannot be looked at."""
 REMOVAL_TRIES = 5
 REMOVAL_CAP_S = 30.0
 
@@ -82,6 +85,7 @@ class _Keeper:
         self.settled = asyncio.Event()
         self._context = context
         self._resync_s = context.settings.iptables_resync_s
+        self._seen_s = context.clock.now_s()  # when they were last looked at
         self._start_waits()
 
     def _start_waits(self) -> None:
@@ -106,12 +110,14 @@ class _Keeper:
             self._report_missing(error)
             return self._resync_s
         except Misread as error:
+            self._seen_s = self._context.clock.now_s()
             self.settled.set()
             self._report("firewall.misread", error)
             return next(self._misread_waits)  # writing the same again will hardly help
         except FirewallError as error:
             self._report("firewall.failed", error)
             return next(self._waits)
+        self._seen_s = self._context.clock.now_s()
         self._context.conditions.resolve(self.topic)
         self._start_waits()
         if changed:
@@ -121,7 +127,9 @@ class _Keeper:
 
     def _report(self, event: str, error: FirewallError) -> None:
         text = f"the rules for {self.job.name} cannot be kept: {error}"
-        self._context.conditions.report(self.topic, event, text, blocks=self.job.blocks and not self.job.placed)
+        unseen = self._context.clock.now_s() - self._seen_s > UNSEEN_S
+        blocks = self.job.blocks and (unseen or not self.job.placed)
+        self._context.conditions.report(self.topic, event, text, blocks=blocks)
 
     def _report_missing(self, error: ProgramMissing) -> None:
         known = self._context.conditions.open().get(self.topic)
