@@ -143,7 +143,8 @@ def test_a_deprecated_address_is_taken_only_by_itself() -> None:
          "no interface eth7 with an IPv4 address to publish (eth7 has only 192.168.1.10 (deprecated)); "
          "this host has: eth7 (192.168.1.10/24 deprecated)"),
         ("127.0.0.5/8", "", 1500, rule(regex="^eth7"),
-         "no interface matching ^eth7 with an IPv4 address to publish (eth7 has only 127.0.0.5 (loopback or multicast)); "
+         "no interface matching ^eth7 with an IPv4 address to publish "
+         "(eth7 has only 127.0.0.5 (loopback or multicast)); "
          "this host has: eth7 (127.0.0.5/8)"),
         ("", "", 1500, rule(regex="^eth7"),
          "no interface matching ^eth7 with an IPv4 address (eth7 has none); this host has: eth7 (no IPv4 address)"),
