@@ -245,13 +245,15 @@ def _family_context(
 ) -> FamilyContext:
     addresses = [own for link in node.links for own in link.interfaces(network.version)]
     connected = {own.network for own in addresses}
+    published = node.choice.address if network.version == 4 else node.choice.address6
     return FamilyContext(
         network, own_subnet,
         link_addresses=node.link.interfaces(network.version),
-        own_addresses=frozenset(own.ip for own in addresses),
+        own_addresses=frozenset(own.ip for own in addresses) | ({published} if published is not None else set()),
         loopback=frozenset(own for own in loopback if own.version == network.version),
         connected=tuple(in_order(connected)),
         protected=protected,
+        published=published,
     )
 
 

@@ -133,12 +133,12 @@ class Delivered:
         sure: set[Net] = set()
         for name, seen in sorted(self._keys.items(), key=lambda item: (item[1].created, item[0])):
             subnet, said = read_name(name), read_value(seen.value)
-            if subnet is None or overlap(subnet, host.own) or takes_away(subnet, {host.address, ETCD}):
+            if subnet is None or overlap(subnet, host.own) or takes_away(subnet, {*host.addresses, ETCD}):
                 continue
-            if said is not None and (said[1] != "host-gw" or said[0] == host.address):
+            if said is not None and (said[1] != "host-gw" or said[0] in host.addresses):
                 continue
             readable = said is not None
-            gateways = {said[0]} if said is not None and readable else seen.good - {host.address}
+            gateways = {said[0]} if said is not None and readable else seen.good - host.addresses
             older = [other for other in may if overlap(other, subnet)]
             if not gateways or (not readable and not older):
                 keep.add(subnet)

@@ -5,9 +5,10 @@ of the invariants in docs/dev/reliability.md.
 """
 
 import json
+import math
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -91,11 +92,20 @@ class Key:
 
 @dataclass(frozen=True)
 class Host:
-    """What decides how a host validates the others; *length* is the prefix length of its address on its link."""
+    """What decides how a host validates the others.
+
+    *address* is the one that it publishes, *others* are on its link too; *length* is the shortest prefix of them.
+    """
 
     own: Net
     address: int
     length: int = LAN[1]
+    others: frozenset[int] = frozenset()
+
+    @property
+    def addresses(self) -> frozenset[int]:
+        """All of its addresses."""
+        return self.others | {self.address}
 
     def reaches(self, gateway: int) -> bool:
         """Return whether a gateway is on the host's link."""
@@ -119,9 +129,9 @@ def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
         if subnet is None or said is None or said[1] != "host-gw" or overlap(subnet, host.own):
             continue
         hops = {hop[0] for one in keys if one.created < key.created and (hop := read_value(one.value)) is not None}
-        if not host.reaches(said[0]) or takes_away(subnet, {host.address, ETCD, *hops} - {said[0]}):
+        if not host.reaches(said[0]) or takes_away(subnet, {*host.addresses, ETCD, *hops} - {said[0]}):
             continue
-        if said[0] != host.address and not any(overlap(subnet, other) for other in routes):
+        if said[0] not in host.addresses and not any(overlap(subnet, other) for other in routes):
             routes[subnet] = said[0]
     return routes
 
@@ -191,10 +201,37 @@ def check_written(
 def check_put(subnet: Net, gateway: int, host: Host) -> None:
     """I7: no route leads outside the cluster's network, into the own subnet, or over a gateway that is not one."""
     outside = not contains(CLUSTER, subnet) or subnet == CLUSTER
-    if outside or overlap(subnet, host.own) or takes_away(subnet, {host.address, ETCD}):
+    if outside or overlap(subnet, host.own) or takes_away(subnet, {*host.addresses, ETCD}):
         raise Violation(f"I7: put a route to {subnet}")
-    if not is_host(gateway) or gateway == host.address:
+    if not is_host(gateway) or gateway in host.addresses:
         raise Violation(f"I7: put a route over {gateway}")
+
+
+RETURN_S, RENUMBERED_S, AT_ONCE_S, ROUNDING_S = 60.0, 1.0, 2.0, 0.001
+Look = tuple[float, Mapping[int, int]]
+"""When a daemon was shown its link, and with which addresses of which prefix lengths."""
+
+
+def check_stays(published: int, before: int, looks: Sequence[Look], now_s: float) -> None:
+    """I44: what came beside the first address is not published while that one is there, or can be back.
+
+    That can be for a minute after the other one has come; but for a second only if the other came in the place of the
+    one that was published *before*.
+    """
+    first = next(iter(looks[0][1]))
+    if published == first:
+        return
+    if first in looks[-1][1]:
+        raise Violation(f"I44: {published} is published, and {first} is there")
+    held = [look for look in looks if before in look[1]]
+    gone_s = next((at_s for at_s, there in looks if held and at_s > held[-1][0] and before not in there), -math.inf)
+    came_s, length = next(
+        ((at_s, there[published]) for at_s, there in looks if at_s >= gone_s and published in there), (math.inf, 0)
+    )
+    beside = any(published in there for _, there in held)
+    replaced = held and not beside and came_s - gone_s <= AT_ONCE_S and length == held[-1][1][before]
+    if now_s + ROUNDING_S < came_s + (RENUMBERED_S if replaced else RETURN_S):
+        raise Violation(f"I44: {published} is published {now_s - came_s:.1f} s after it came; {before} can be back")
 
 
 def check_disjoint(owners: Mapping[str, Net]) -> None:

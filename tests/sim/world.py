@@ -24,7 +24,7 @@ from pyflanneld.tasks import peers
 from pyflanneld.tasks.lease import acquire, duplicate_holder, renew
 from tests.sim import spec
 from tests.sim.etcd import OtherEtcd, SimEtcd, Way
-from tests.sim.node import TTL_S, SimNode, _leaves, as_key
+from tests.sim.node import TTL_S, VIP, SimNode, _leaves, as_key
 from tests.sim.troubles import SHORT_S, TROUBLES, other_peer
 from tests.support.fakes.kernel import PROTO_STATIC
 from tests.support.fakes.node import lan, value
@@ -289,8 +289,12 @@ class World:
         node.kernel.fail_calls(0)
         node.kernel.no_more_refusals()
         link = next(iter(node.fib._links.values()), None)
+        if node.returning is not None:
+            node.returning.cancel()
+            node.returning = None
         wide = link is not None and all(own.network.prefixlen == spec.LAN[1] for own in link.addresses)
-        if link is None or not (link.up and link.addresses and wide):
+        own = [one.ip for one in link.addresses if int(one.ip) & 255 != node.host + VIP] if link else []
+        if link is None or not (link.up and len(own) == len(link.addresses) == 1 and wide):
             node.kernel.set_link(lan(node.host, index=link.index if link else 9))
         for route in node.kernel.table():
             if route.protocol == PROTO_STATIC:
