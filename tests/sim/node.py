@@ -397,7 +397,7 @@ class SimNode(FakeNode):
             self._looks.append((asyncio.get_running_loop().time(), addresses))
 
     def _check_stays(self) -> None:
-        """I44: see there."""
+        """I25: see there."""
         node = self.daemon._node if self.daemon is not None and self.running else None
         if node is None:
             return

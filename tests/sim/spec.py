@@ -213,7 +213,7 @@ Look = tuple[float, Mapping[int, int]]
 
 
 def check_stays(published: int, before: int, looks: Sequence[Look], now_s: float) -> None:
-    """I44: what came beside the first address is not published while that one is there, or can be back.
+    """I25: what came beside the first address is not published while that one is there, or can be back.
 
     That can be for a minute after the other one has come; but for a second only if the other came in the place of the
     one that was published *before*.
@@ -222,7 +222,7 @@ def check_stays(published: int, before: int, looks: Sequence[Look], now_s: float
     if published == first:
         return
     if first in looks[-1][1]:
-        raise Violation(f"I44: {published} is published, and {first} is there")
+        raise Violation(f"I25: {published} is published, and {first} is there")
     held = [look for look in looks if before in look[1]]
     gone_s = next((at_s for at_s, there in looks if held and at_s > held[-1][0] and before not in there), -math.inf)
     came_s, length = next(
@@ -231,7 +231,7 @@ def check_stays(published: int, before: int, looks: Sequence[Look], now_s: float
     beside = any(published in there for _, there in held)
     replaced = held and not beside and came_s - gone_s <= AT_ONCE_S and length == held[-1][1][before]
     if now_s + ROUNDING_S < came_s + (RENUMBERED_S if replaced else RETURN_S):
-        raise Violation(f"I44: {published} is published {now_s - came_s:.1f} s after it came; {before} can be back")
+        raise Violation(f"I25: {published} is published {now_s - came_s:.1f} s after it came; {before} can be back")
 
 
 def check_disjoint(owners: Mapping[str, Net]) -> None:
