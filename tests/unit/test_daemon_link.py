@@ -380,3 +380,22 @@ def test_a_default_route_with_several_next_hops() -> None:
                 assert shared == told
 
     run(scenario())
+
+
+def test_the_own_address_is_no_gateway_while_it_is_waited_for() -> None:
+    """An old lease of this host is not taken for a peer's, though no link has its address at that moment."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, iface=("eth1",))
+        async with node.running():
+            give(node, OWN, VIP)
+            await asyncio.sleep(20)
+            give(node, VIP)
+            await until(lambda: not node.ready, 1)
+            etcd.put(b"172.7.77.0-24", value("192.168.14.21"), lease_id=etcd.grant(86400))
+            await until(lambda: node.log.count("peer.quarantined"), 5)
+            await asyncio.sleep(20)
+            assert node.kernel.gateways(PROTOCOL) == {"172.7.22.0/24": "192.168.14.22"}
+
+    run(scenario())
