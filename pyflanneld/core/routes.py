@@ -82,6 +82,7 @@ class KernelRoute:
         tos: the type of service; the route is for packets with it only.
         hops: gateway and link of each next hop, where the kernel has made several IPv6 routes one: the destination and
             metric are the same, but whose each hop is cannot be seen.
+        multipath: the link of each next hop of an IPv4 route with several.
     """
 
     dst: Network
@@ -93,11 +94,20 @@ class KernelRoute:
     blackhole: bool = False
     tos: int = 0
     hops: tuple[tuple[Address, int], ...] = ()
+    multipath: tuple[int, ...] = ()
 
     @property
     def identity(self) -> Network:
         """Return the destination; ``RouteKind.owner`` leaves out the routes with another metric than the usual one."""
         return self.dst
+
+
+def default_links(routes: Iterable[KernelRoute]) -> tuple[int, ...]:
+    """Return the links of the IPv4 default route: of the lowest metric, all that the kernel may use, in its order."""
+    defaults = [route for route in routes if route.dst.prefixlen == 0 and (route.link_index or route.multipath)]
+    lowest = min((route.metric for route in defaults), default=0)
+    found = [index for one in defaults if one.metric == lowest for index in one.multipath or (one.link_index,)]
+    return tuple(dict.fromkeys(found))
 
 
 class Way(NamedTuple):

@@ -68,7 +68,6 @@ async def prepare(
         networks = ()  # another daemon serves it by now: its rules are not ours to take over
     membership = Membership(config, subnet_range, backend, settings.route_protocol, networks)
     attrs = publish(settings, membership, choice, links)
-    assert attrs is not None  # noqa: S101 - first_link and check_public_ip have seen the addresses
     around = tuple(own.network for own in choice.link.addresses if own.network.prefixlen < subnet_range.subnet_len)
     underlay = [own.network for own in choice.link.addresses if own.network not in around]
     underlay += [IPv4Network(own.ip) for own in choice.link.addresses]

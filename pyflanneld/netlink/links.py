@@ -25,7 +25,7 @@ from pyflanneld.core.link.selection import Link
 from pyflanneld.netlink.frames import Malformed, NetlinkRequest
 from pyflanneld.netlink.messages import RTEXT_FILTER_SKIP_STATS, Decoded, encode
 
-_UNFIT_IPV6 = IFA_F_TEMPORARY | IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE
+_UNFIT_IPV6 = IFA_F_TEMPORARY | IFA_F_DADFAILED | IFA_F_TENTATIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def decode_link(body: bytes) -> Link | None:
 def decode_address(body: bytes) -> Address | None:
     """Return the address in an ``RTM_NEWADDR``; ``None`` if it is none to publish. Raises ``ValueError``.
 
-    Of IPv6 only the global ones count, unless they are temporary, deprecated, tentative or in use by somebody else.
+    Of IPv6 only the global ones count, unless they are temporary, tentative or in use by somebody else.
     On a point-to-point link it is the near end; the prefix length would be the far end's, so it counts as a /32.
     """
     address = Decoded(ifaddrmsg, body, "IFA_ADDRESS", "IFA_LOCAL", "IFA_FLAGS")
@@ -76,13 +76,13 @@ def decode_address(body: bytes) -> Address | None:
     local = address["IFA_LOCAL"] or remote
     if local is None:
         raise Malformed(f"address of link {index} without an address")
-    far_end = remote not in (None, local)
+    far_end, deprecated = remote not in (None, local), bool(flags & IFA_F_DEPRECATED)
     if family == AF_INET6:
         if scope != RT_SCOPE_UNIVERSE or flags & _UNFIT_IPV6:
             return None
         own6 = IPv6Interface((IPv6Address(local), 128 if far_end else address.fields["prefixlen"]))
-        return Address(index, False, (False, False, 0, False), own6)
-    deprecated, permanent = bool(flags & IFA_F_DEPRECATED), bool(flags & IFA_F_PERMANENT)
+        return Address(index, deprecated, (deprecated, False, 0, False), own6)
+    permanent = bool(flags & IFA_F_PERMANENT)
     rank = (deprecated, not permanent, scope, bool(flags & IFA_F_SECONDARY))
     own = IPv4Interface((IPv4Address(local), 32 if far_end else address.fields["prefixlen"]))
     return Address(index, deprecated, rank, own)
@@ -98,10 +98,9 @@ def with_addresses(links: Iterable[Link], addresses: Iterable[Address]) -> tuple
 
 
 def _with_addresses(link: Link, found: Sequence[Address]) -> Link:
-    ipv4 = [(own.interface, own.deprecated) for own in found if isinstance(own.interface, IPv4Interface)]
     return replace(
         link,
-        addresses=tuple(interface for interface, _ in ipv4),
+        addresses=tuple(own.interface for own in found if isinstance(own.interface, IPv4Interface)),
         addresses6=tuple(own.interface for own in found if isinstance(own.interface, IPv6Interface)),
-        deprecated=frozenset(interface.ip for interface, deprecated in ipv4 if deprecated),
+        deprecated=frozenset(own.interface.ip for own in found if own.deprecated),
     )

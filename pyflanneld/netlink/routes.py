@@ -113,7 +113,7 @@ def decode_route(body: bytes) -> KernelRoute | None:
     """
     if (known := AsReported.of(body)) is not None and known.scope < RT_SCOPE_SITE:
         return KernelRoute(known.dst, known.gateway, known.link_index, known.protocol, 0, True)
-    route = Decoded(rtmsg, body, "RTA_TABLE", "RTA_DST", "RTA_GATEWAY", "RTA_OIF", "RTA_PRIORITY")
+    route = Decoded(rtmsg, body, "RTA_TABLE", "RTA_DST", "RTA_GATEWAY", "RTA_OIF", "RTA_PRIORITY", "RTA_MULTIPATH")
     fields = route.fields
     table = fields["table"] if route["RTA_TABLE"] is None else route["RTA_TABLE"]
     if fields["family"] != AF_INET or table != MAIN_TABLE or fields["flags"] & RTM_F_CLONED:
@@ -133,6 +133,7 @@ def decode_route(body: bytes) -> KernelRoute | None:
         plain=as_created and route.names <= PUT_ATTRIBUTES,
         blackhole=fields["type"] == rt_type["blackhole"],
         tos=fields["tos"],
+        multipath=tuple(hop["oif"] for hop in route["RTA_MULTIPATH"] or ()),
     )
 
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from math import inf
 from typing import Any, Protocol
 
 from pyflanneld.backends import Backend, Host, Peers
@@ -16,6 +17,7 @@ from pyflanneld.core.etcd_types import Incarnation, Position
 from pyflanneld.core.families import Network
 from pyflanneld.core.lease.codec import LeaseAttrs, data_text
 from pyflanneld.core.lease.ownership import OwnLease
+from pyflanneld.core.link.published import Published
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.objects.table import ObjectTable
@@ -131,6 +133,7 @@ class Node:
     peers: PeerTable                 # peers task
     guard: WithdrawGuard             # peers task feeds it, routes task asks it
     tables: Sequence[ObjectTable[Any, Any]]  # routes task: one for each kind, in the order in which they are put
+    published: dict[int, Published] = field(default_factory=dict)  # routes task: by family, unless a flag fixes it
     junk_beside: frozenset[Incarnation] = frozenset()  # peers task: see ``PeerWatcher``
     listed: Position | None = None   # peers task: of the last complete list; None: there was none yet
     view: View | None = None         # routes task
@@ -143,6 +146,15 @@ class Node:
     def link(self) -> Link:
         """The link that carries the routes."""
         return self.choice.link
+
+    def waits_for(self, version: int) -> bool:
+        """Return whether the published address of a family is gone, and another one would do."""
+        return version in self.published and self.published[version].other is not None
+
+    @property
+    def address_due_s(self) -> float:
+        """When an address that is gone need not be waited for any more, on the event loop's clock."""
+        return min((one.due_s for one in self.published.values()), default=inf)
 
     @property
     def backend(self) -> Backend:
@@ -201,10 +213,14 @@ def start_over(context: Context, node: Node) -> None:
     node.wake.peers.set()
 
 
-def publish(settings: Settings, membership: Membership, choice: Choice, links: Sequence[Link]) -> LeaseAttrs | None:
-    """Return what our lease should say; ``None`` while the link has no IPv6 address that a dual-stack lease needs."""
-    ipv6 = membership.config.ipv6 is not None
-    address6 = (settings.public_ipv6 or choice.link.address6) if ipv6 else None
-    if ipv6 and address6 is None:
-        return None
-    return membership.lease_attrs(settings.public_ip or choice.address, address6, choice, links)
+def addresses_to_publish(
+    settings: Settings, choice: Choice, *, ipv6: bool
+) -> tuple[IPv4Address, IPv6Address | None]:
+    """Return the addresses that peers are to send to; of IPv6 in a dual-stack network."""
+    return settings.public_ip or choice.address, (settings.public_ipv6 or choice.address6) if ipv6 else None
+
+
+def publish(settings: Settings, membership: Membership, choice: Choice, links: Sequence[Link]) -> LeaseAttrs:
+    """Return what our lease should say."""
+    address, address6 = addresses_to_publish(settings, choice, ipv6=membership.config.ipv6 is not None)
+    return membership.lease_attrs(address, address6, choice, links)

@@ -1,23 +1,38 @@
 """The link that carries the routes: chosen at start, and chosen again by the same rule whenever links change.
 
 What the default route or the route to ``--iface-can-reach`` chose at start stays the choice while the daemon runs:
-routes come and go, and our address must not change with them.
+routes come and go, and our address must not change with them. Nor does it change with other addresses that come and go
+beside it: ``core.link.published`` says when another one is published.
 """
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 from pyflanneld.backends import Backend
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.families import Address, Network, in_order
-from pyflanneld.core.link.selection import Choice, Link, LinkRule, NoLink, Routing, choose_link, describe_links
+from pyflanneld.core.link.published import Published
+from pyflanneld.core.link.selection import (
+    Choice,
+    Link,
+    LinkRule,
+    NoLink,
+    Routing,
+    choose_link,
+    describe_addresses,
+    describe_links,
+    still_fits,
+)
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
+from pyflanneld.core.routes import default_links
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
 from pyflanneld.state.context import Context
-from pyflanneld.state.node import Node, start_over
+from pyflanneld.state.node import Node, addresses_to_publish, start_over
 
 
 async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
@@ -28,17 +43,22 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
         PublicIpNotOnLink: none is named, and none has the address to publish.
     """
     links, rule = await context.kernel.links(), _rule(context.settings)
+    routing = await _routing(context, rule)
     try:
-        choice = choose_link(links, rule, await _routing(context, rule))
+        choice = choose_link(links, rule, routing)
     except NoLink as error:
         if rule.public_ip and not rule.is_explicit:
             raise _not_on_link(rule.public_ip, "any interface", describe_links(links)) from error
         raise LinkUnusable(str(error)) from error
     address = str(rule.public_ip or choice.address)
     context.log.info("link.chosen", link=choice.link.name, address=address, mtu=choice.link.mtu, why=choice.why)
+    through = {routing.default_index, *routing.beside_default} - {choice.link.index}
+    if choice.by_default_route and (others := [link.name for link in links if link.index in through]):
+        text = f"the default route goes through {', '.join(others)} as well; choose one with --iface"
+        context.log.warning("link.default_route_shared", link=choice.link.name, warning=text)
     if rule.public_ip and not choice.link.carries(rule.public_ip):
         # Whether it is an error depends on the configuration, which etcd may be unable to deliver for a long time.
-        warning = str(_not_on_link(rule.public_ip, choice.link.name, ", ".join(map(str, choice.link.addresses))))
+        warning = str(_not_on_link(rule.public_ip, choice.link.name, ", ".join(describe_addresses(choice.link))))
         context.log.warning("link.public_ip_elsewhere", warning=warning)
     return links, choice
 
@@ -54,11 +74,13 @@ def check_public_ip(context: Context, link: Link, backend: Backend, *, ipv6: boo
     given = [settings.public_ip, settings.public_ipv6 if ipv6 else None]
     for public_ip in given if backend.needs_public_ip_on_link else ():
         if public_ip is not None and not link.carries(public_ip):
-            raise _not_on_link(public_ip, link.name, ", ".join(map(str, (*link.addresses, *link.addresses6))))
+            there = ", ".join((*describe_addresses(link), *describe_addresses(link, 6)))
+            raise _not_on_link(public_ip, link.name, there)
     if ipv6 and settings.public_ipv6 is None and link.address6 is None:
+        old = ", ".join(describe_addresses(link, 6))
         raise LinkUnusable(
-            f"the network configuration has EnableIPv6, and {link.name} has no global IPv6 address that lasts; "
-            "give it one, or name one with --public-ipv6"
+            f"the network configuration has EnableIPv6, and {link.name} has no global IPv6 address that lasts"
+            f"{old and f', but {old}'}; give it one, or name one with --public-ipv6"
         )
 
 
@@ -80,53 +102,131 @@ async def _routing(context: Context, rule: LinkRule) -> Routing:
     to_target = way and (way.link_index, IPv4Address(way.source))
     if not rule.needs_default_route:
         return Routing(to_target=to_target)
-    defaults = [route for route in await context.kernel.routes() if route.dst.prefixlen == 0 and route.link_index]
-    return Routing(min(defaults, key=lambda route: route.metric).link_index if defaults else None, to_target)
+    index, *beside = default_links(await context.kernel.routes()) or (None,)
+    return Routing(index, to_target, tuple(beside))
 
 
 def follow_link(context: Context, node: Node, links: Sequence[Link]) -> bool:
     """Record *links* as they are now; return whether routes can be placed."""
     node.links = links
+    rule, was = _rule(context.settings), node.choice
+    _keep_published(context, node)
     try:
-        choice = choose_link(links, _rule(context.settings), current=node.choice)
+        found = choose_link(links, rule, current=was, first=[one.first for one in node.published.values()])
     except NoLink as error:
+        _look(node, dict.fromkeys(node.published))
         context.conditions.report("link", "link.missing", f"routes cannot be placed: {error}")
         return False
+    choice = _follow_addresses(node, found, by_order=found.address != was.address and still_fits(links, rule, was))
+    _move(context, node, choice)
+    _report_ipv6(context, node)
+    return _report_state(context, node, found.link)
+
+
+def _keep_published(context: Context, node: Node) -> None:
+    """Begin to follow the addresses that no flag has fixed."""
+    if node.published:
+        return
+    settings, choice = context.settings, node.choice
+    if settings.public_ip is None:
+        node.published[4] = Published(choice.address, choice.address)
+    if node.subnet_range6 is not None and settings.public_ipv6 is None and choice.address6 is not None:
+        node.published[6] = Published(choice.address6, choice.address6)
+
+
+def _look(node: Node, fit: Mapping[int, Address | None], *, moved: bool = False) -> None:
+    """Note what the rule selects of each family; *moved*: it selects another link, and that at once."""
+    now_s = asyncio.get_running_loop().time()
+    for version in node.published.keys() & fit.keys():
+        published, address = node.published[version], fit[version]
+        if moved and address is not None:
+            node.published[version] = published.moved(node.links, address)
+        else:
+            node.published[version] = published.seen(node.links, address, now_s)
+
+
+def _follow_addresses(node: Node, found: Choice, *, by_order: bool) -> Choice:
+    """Return the choice that counts now that the rule selects *found*, with the addresses to publish.
+
+    While the published address is waited for, the routes stay on its link. *by_order*: it is there, but the operator
+    has named something else before it.
+    """
+    was = node.choice
+    _look(node, {4: found.address}, moved=by_order)
+    same, choice = was.is_through(found.link), found
+    if not same and node.waits_for(4):
+        choice = replace(was, link=next((link for link in node.links if was.is_through(link)), was.link))
+        kept = was.address6 if was.address6 is not None and choice.link.carries(was.address6) else None
+        _look(node, {6: kept})
+    else:
+        _look(node, {6: found.address6}, moved=not same)
+    address, address6 = (node.published.get(version) for version in (4, 6))
+    return replace(
+        choice,
+        address=cast(IPv4Address, address.address) if address else choice.address,
+        address6=cast(IPv6Address, address6.address) if address6 else choice.address6,
+    )
+
+
+def _move(context: Context, node: Node, choice: Choice) -> None:
+    """Take over *choice*; where the link or an address to publish is another one, begin anew."""
     was, node.choice = node.choice, choice
-    before, link = was.link, choice.link
-    if link.mtu != before.mtu:
-        context.log.info("link.mtu_changed", link=link.name, was=before.mtu, now=link.mtu)
+    if choice.link.mtu != was.link.mtu:
+        context.log.info("link.mtu_changed", link=choice.link.name, was=was.link.mtu, now=choice.link.mtu)
         node.wake.file.set()
-    moved = node.subnet_range6 is not None and link.address6 != before.address6
-    if moved or (link.index, choice.address) != (before.index, was.address):
-        context.log.warning(
-            "link.changed", link=link.name, index=link.index, address=str(choice.address), was=str(was.address),
-            why=choice.why,
-        )
+    ipv6 = node.subnet_range6 is not None
+    now, before = (addresses_to_publish(context.settings, one, ipv6=ipv6) for one in (choice, was))
+    fields = {"address": str(now[0]), "was": str(before[0])}
+    if ipv6:
+        fields |= {"address6": str(now[1]), "was6": str(before[1])}
+    if (choice.link.index, now) != (was.link.index, before):
+        context.log.warning("link.changed", link=choice.link.name, index=choice.link.index, **fields, why=choice.why)
         start_over(context, node)
-    _report_ipv6(context, node, link)
-    return _report_state(context, link, node.backend)
 
 
-def _report_ipv6(context: Context, node: Node, link: Link) -> None:
+def _report_ipv6(context: Context, node: Node) -> None:
     """Report that a dual-stack node has lost its IPv6 address; the IPv4 half works on."""
-    if node.subnet_range6 is not None and not link.addresses6:
+    link, given, published = node.link, context.settings.public_ipv6, node.published.get(6)
+    if node.subnet_range6 is not None and given is not None and _is_missing(node, given):
+        text = f"--public-ipv6={given} is no longer an address of {link.name}"
+        context.conditions.report("link6", "link.address_missing", text)
+    elif published is not None and published.other is not None:
+        _report_gone(context, "link6", published, link)
+    elif published is not None and published.gone_s is not None:
         text = f"{link.name} has no global IPv6 address any more: IPv6 routes cannot be placed"
+        if old := describe_addresses(link, 6):
+            text = f"{link.name} has no global IPv6 address any more that lasts, but {', '.join(old)}"
         context.conditions.report("link6", "link.no_ipv6", text)
     else:
         context.conditions.resolve("link6", link=link.name)
 
 
-def _report_state(context: Context, link: Link, backend: Backend) -> bool:
-    public_ip = context.settings.public_ip
+def _report_state(context: Context, node: Node, found: Link) -> bool:
+    """Report what is wrong with the link or with the IPv4 address; return whether routes can be placed."""
+    link, public_ip, published = node.link, context.settings.public_ip, node.published.get(4)
     if not link.up:
         context.conditions.report("link", "link.down", f"routes cannot be placed: {link.name} is down")
-    elif backend.needs_public_ip_on_link and public_ip is not None and not link.carries(public_ip):
+    elif public_ip is not None and _is_missing(node, public_ip):
         text = f"--public-ip={public_ip} is no longer an address of {link.name}"
         context.conditions.report("link", "link.address_missing", text)
+    elif published is not None and published.other is not None:
+        _report_gone(context, "link", published, link)
     else:
         context.conditions.resolve("link", link=link.name)
-    return link.up
+    return link.up and node.choice.is_through(found)
+
+
+def _is_missing(node: Node, public_ip: Address) -> bool:
+    return node.backend.needs_public_ip_on_link and not node.link.carries(public_ip)
+
+
+def _report_gone(context: Context, topic: str, published: Published, link: Link) -> None:
+    """Report that the published address is waited for."""
+    text = (
+        f"the address {published.address} that this host publishes is gone from {link.name}; "
+        f"waiting {published.wait_s:g} s for it, before {published.other} is published"
+    )
+    context.conditions.report(topic, "link.address_gone", text, cause=str(published.other))
 
 
 def validation_context(context: Context, node: Node) -> ValidationContext:
@@ -145,13 +245,15 @@ def _family_context(
 ) -> FamilyContext:
     addresses = [own for link in node.links for own in link.interfaces(network.version)]
     connected = {own.network for own in addresses}
+    published = node.choice.address if network.version == 4 else node.choice.address6
     return FamilyContext(
         network, own_subnet,
         link_addresses=node.link.interfaces(network.version),
-        own_addresses=frozenset(own.ip for own in addresses),
+        own_addresses=frozenset(own.ip for own in addresses) | ({published} if published is not None else set()),
         loopback=frozenset(own for own in loopback if own.version == network.version),
         connected=tuple(in_order(connected)),
         protected=protected,
+        published=published,
     )
 
 

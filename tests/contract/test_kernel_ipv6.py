@@ -197,13 +197,14 @@ async def test_nothing_is_told_to_ipv4_only_nodes(bed: Bed6) -> None:
 
 @pytest.mark.netns
 async def test_addresses_that_do_not_last() -> None:
-    """Temporary, deprecated and tentative addresses are not offered for publishing."""
+    """Tentative addresses are not told, deprecated ones come last and are not offered for publishing."""
     with namespace() as made, made.inside():
         bed = Bed6(made)
         await bed.add_address("fd00:88::1/64", "preferred_lft 0 valid_lft 1000 nodad")
         await bed.add_address("fd00:99::1/64", "")  # tentative for a second or so: duplicate address detection
         link = next(link for link in await bed.kernel.links() if link.name == LINK)
-        assert link.addresses6 == (IPv6Interface(ADDRESS6),)
+        assert link.addresses6 == (IPv6Interface(ADDRESS6), IPv6Interface("fd00:88::1/64"))
+        assert (link.deprecated, link.address6) == ({IPv6Address("fd00:88::1")}, IPv6Interface(ADDRESS6).ip)
         await bed.kernel.close()
 
 

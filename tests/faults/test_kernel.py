@@ -394,6 +394,61 @@ def test_f63_renumbered(site: Lab, measured: Measured) -> None:
     measured(f"own routes back after {own_s:.2f} s, the peer's replaced {theirs_s:.2f} s later, never without")
 
 
+def test_f63_vip(site: Lab, measured: Measured) -> None:
+    """An address that hosts hand on comes, and goes to another host; the own one goes and comes back behind it: said,
+    waited for, and nothing is written into etcd."""
+    node, peer, _ = site.nodes
+    store, vip = store_of(site), "192.168.14.200/24"
+    launch(node, public_ip=None)
+    launch(peer, public_ip=None)
+    node.wait_ready()
+    peer.wait_ready()
+    peer.wait_routes({node.subnet: str(node.address.ip)})
+    held, journal = store.kvs(), Journal(node)
+    node.exec("sysctl", "-qw", "net.ipv4.conf.eth1.promote_secondaries=1")
+    node.exec("sh", "-c", f"ip address add {vip} dev eth1; ip address add 10.99.0.1/32 dev eth1")
+    node.exec("ip", "address", "del", str(node.address), "dev", "eth1")
+    journal.wait("link.address_gone")
+    gone = f"the address {node.address.ip} that this host publishes is gone from eth1; waiting 60 s for it"
+    assert gone in why_not_ready(node)
+    node.exec("ip", "address", "add", str(node.address), "dev", "eth1")
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
+    took_s = node.wait_routes({peer.subnet: str(peer.address.ip)}, REPAIR_S)
+    node.exec("ip", "address", "del", vip, "dev", "eth1")
+    peer.exec("ip", "address", "add", vip, "dev", "eth1")
+    node.exec("ip", "link", "set", "eth1", "mtu", "1400")
+    journal.wait("link.mtu_changed")
+    assert store.kvs() == held
+    assert journal.events("link.changed") == []
+    assert peer.get("/readyz")[0] == 200
+    measured(f"the lease untouched; routes back {took_s:.2f} s after the own address was")
+
+
+def test_f63_link_down_with_a_vip(site: Lab, measured: Measured) -> None:
+    """The secondary addresses go with the primary, as Linux has it, and all come back in another order."""
+    node, peer, _ = site.nodes
+    store, vip = store_of(site), "192.168.14.200/24"
+    launch(node, public_ip=None)
+    launch(peer)
+    node.wait_ready()
+    peer.wait_ready()
+    node.exec("ip", "address", "add", vip, "dev", "eth1")
+    held, journal = store.kvs(), Journal(node)
+    node.exec("ip", "link", "set", "eth1", "down")
+    journal.wait("link.down")
+    node.exec("sysctl", "-qw", "net.ipv4.conf.eth1.promote_secondaries=0")
+    node.exec("ip", "address", "del", str(node.address), "dev", "eth1")
+    journal.wait("link.missing")
+    node.exec("sh", "-c", f"ip link set eth1 up; ip address add {vip} dev eth1")
+    journal.wait("link.address_gone")
+    node.exec("ip", "address", "add", str(node.address), "dev", "eth1")
+    until(lambda: node.get("/readyz")[0] == 200, "ready again", REPAIR_S)
+    node.wait_routes({peer.subnet: str(peer.address.ip)}, REPAIR_S)
+    assert store.kvs() == held
+    assert journal.events("link.changed") == []
+    measured("the lease untouched")
+
+
 def test_f64_interface_deleted_and_created_again(unguarded: Lab, measured: Measured) -> None:
     """A new interface of the old name, with another index, takes over within two seconds; lease and process stay."""
     node, pid = unguarded.nodes[0], pid_of(unguarded.nodes[0])

@@ -21,7 +21,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 import pyflanneld
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.plan import Create, Drop, Replace
-from pyflanneld.core.routes import KernelRoute, Route, Way
+from pyflanneld.core.routes import KernelRoute, Route, Way, default_links
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import frames, links, routes
 from pyflanneld.netlink.kernel import NetlinkKernel
@@ -101,6 +101,7 @@ async def test_odd_routes(bed: Bed, command: str, gateway: str | None, on_link: 
         plain=plain,
         blackhole="blackhole" in command,
         tos=0x10 if "tos" in command else 0,
+        multipath=(bed.link.index,) * command.count("nexthop"),
     )
     assert await bed.kernel.routes(protocol=4) == (expected,)
 
@@ -196,14 +197,15 @@ async def test_reads_addresses_as_pyroute2_does(bed: Bed) -> None:
     """Addresses of both families are those that pyroute2 finds in the same messages, with their prefix lengths."""
     for address in (
         "10.8.0.1 peer 10.8.0.2/32", "10.7.0.1/24 label eth0:1", "10.6.0.1/24 preferred_lft 900 valid_lft 1000",
-        "fd00:77::1/64 nodad", "fd00:88::1 peer fd00:88::2/128 nodad", "fd00:99::1/64 preferred_lft 0 valid_lft 1000",
+        "fd00:77::1/64 nodad", "fd00:88::1 peer fd00:88::2/128 nodad",
+        "fd00:99::1/64 preferred_lft 0 valid_lft 1000 nodad",
     ):  # fmt: skip
         bed.namespace.ip(f"address add {address} dev eth0")
     seen = []
     for message in await bodies(addresses_request()):
         ours, theirs = links.decode_address(message), by_pyroute2(ifaddrmsg, message)
         if ours is None:
-            assert theirs["scope"] != 0 or theirs.get("flags") & 0x20
+            assert theirs["scope"] != 0
             continue
         near, far = theirs.get("local") or theirs.get("address"), theirs.get("address")
         length = theirs["prefixlen"] if near == far else ours.interface.max_prefixlen
@@ -211,7 +213,25 @@ async def test_reads_addresses_as_pyroute2_does(bed: Bed) -> None:
         assert ours.deprecated == bool(theirs.get("flags") & 0x20)
         seen.append(str(ours.interface))
     expected = {"127.0.0.1/8", "192.168.77.1/24", "10.8.0.1/32", "10.7.0.1/24", "10.6.0.1/24", "fd00:77::1/64"}
-    assert set(seen) == expected | {"fd00:88::1/128"}
+    assert set(seen) == expected | {"fd00:88::1/128", "fd00:99::1/64"}
+
+
+@pytest.mark.parametrize("by", ["several next hops", "a group of next hops", "a next hop"])
+async def test_the_links_of_a_default_route(bed: Bed, by: str) -> None:
+    """The kernel names a link for each next hop, whether they are the route's own or objects; the first come first."""
+    bed.namespace.veth("eth1", "192.168.78.1/24", peer="peer1")
+    second = await link_named(bed.kernel, "eth1")
+    bed.namespace.ip("nexthop add id 1 via 192.168.78.2 dev eth1")
+    bed.namespace.ip("nexthop add id 2 via 192.168.77.2 dev eth0")
+    bed.namespace.ip("nexthop add id 10 group 1/2")
+    how, found = {
+        "several next hops": ("nexthop via 192.168.77.3 nexthop via 192.168.77.2", (bed.link.index,)),
+        "a group of next hops": ("nhid 10", (second.index, bed.link.index)),
+        "a next hop": ("nhid 1", (second.index,)),
+    }[by]
+    bed.namespace.ip(f"route add default {how}")
+    bed.namespace.ip("route add default via 192.168.77.9 metric 7")
+    assert default_links(await bed.kernel.routes()) == found
 
 
 async def test_four_thousand(bed: Bed) -> None:

@@ -83,3 +83,56 @@ def test_nothing_fits(host: Namespace, tmp_path: Path, flags: tuple[str, ...], c
     with start(host, tmp_path, *flags) as process:
         assert text in str(first(process, "daemon.failed")["error"])
     assert process.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("how", "link", "shared"),
+    [
+        ("nexthop via 192.168.14.1 nexthop via 192.168.15.1", "eth1", ""),
+        ("nhid 10", "eth1", ""),
+        ("nexthop via 192.168.14.1 nexthop via 10.0.2.2", "eth1", "the default route goes through eth0 as well"),
+        ("nexthop via 10.0.2.2 nexthop via 192.168.14.1", "eth0", "the default route goes through eth1 as well"),
+        ("nhid 20", "eth0", "the default route goes through eth1 as well"),
+    ],
+)
+def test_a_default_route_with_several_next_hops(
+    host: Namespace, tmp_path: Path, how: str, link: str, shared: str
+) -> None:
+    """Its link is chosen, whether the next hops are the route's own or objects; of several the first, which is told."""
+    for number, hop in enumerate(("192.168.14.1 dev eth1", "192.168.15.1 dev eth1", "10.0.2.2 dev eth0"), start=1):
+        host.ip(f"nexthop add id {number} via {hop}")
+    host.ip("nexthop add id 10 group 1/2")
+    host.ip("nexthop add id 20 group 3/1")
+    host.ip(f"route add default {how}")
+    with start(host, tmp_path) as process:
+        try:
+            told = first(process, "link.chosen")
+            warned = first(process, "link.default_route_shared") if shared else {"link": link, "warning": ""}
+        finally:
+            process.kill()
+    assert (told["link"], told["why"]) == (link, "has the default route")
+    assert warned["link"] == link
+    assert str(warned["warning"]).startswith(shared)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--iface=192.168.16.21", "--public-ip=192.168.16.21", "--iface=eth2 --public-ip=192.168.16.21"]
+)
+def test_a_deprecated_address_that_is_named(host: Namespace, tmp_path: Path, flags: str) -> None:
+    """It counts, be it the only one of its link."""
+    host.ip("address add 192.168.16.21/24 dev eth2 preferred_lft 0 valid_lft 1000")
+    with start(host, tmp_path, *flags.split()) as process:
+        try:
+            told = first(process, "link.chosen")
+        finally:
+            process.kill()
+    assert (told["link"], told["address"]) == ("eth2", "192.168.16.21")
+
+
+def test_a_deprecated_address_that_is_not_named(host: Namespace, tmp_path: Path) -> None:
+    """Nobody is told that there is none, and then which one there is."""
+    host.ip("address add 192.168.16.21/24 dev eth2 preferred_lft 0 valid_lft 1000")
+    with start(host, tmp_path, "--iface=eth2") as process:
+        error = str(first(process, "daemon.failed")["error"])
+    assert "no interface eth2 with an IPv4 address to publish (eth2 has only 192.168.16.21 (deprecated)); " in error
+    assert "eth0 (10.0.2.15/24, 172.16.0.1/24 deprecated)" in error

@@ -135,10 +135,10 @@ class Delivered:
             subnet, said = read_name(name), read_value(seen.value)
             if subnet is None or overlap(subnet, host.own) or host.loses(subnet):
                 continue
-            if said is not None and (said[1] != "host-gw" or said[0] == host.address):
+            if said is not None and (said[1] != "host-gw" or said[0] in host.addresses):
                 continue
             readable = said is not None
-            gateways = {said[0]} if said is not None and readable else seen.good - {host.address}
+            gateways = {said[0]} if said is not None and readable else seen.good - host.addresses
             older = [other for other in may if overlap(other, subnet)]
             if not gateways or (not readable and not older):
                 keep.add(subnet)

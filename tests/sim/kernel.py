@@ -1,7 +1,7 @@
 """A kernel that watches the daemon's hands: each change is checked when it is asked for, and when it is made."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
@@ -44,8 +44,15 @@ class SimKernel(FakeKernel):
         self._dropped: list[Network] = []
         self._looked_at_all = False
         self._unseen: set[Network] = set()  # where others have put a route since the last look
+        self.looked: Callable[[tuple[Link, ...]], None] | None = None  # told of the links that it shows
         self.awake = asyncio.Event()
         self.awake.set()
+
+    async def links(self) -> tuple[Link, ...]:
+        found = await super().links()
+        if self.looked is not None:
+            self.looked(found)
+        return found
 
     async def _called(self, name: str) -> None:
         await self.awake.wait()

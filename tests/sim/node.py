@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from random import Random
 
 from pyflanneld.core.etcd_types import Record
-from pyflanneld.errors import KernelError, LeaseLost
+from pyflanneld.core.link.selection import Link
+from pyflanneld.errors import KernelError, LeaseLost, LinkUnusable
 from tests.sim import spec
 from tests.sim.checks import RouteChecker
 from tests.sim.disk import Killed, SimFile
@@ -29,7 +30,9 @@ _MARGIN_S = 3.0
 _RESYNC_S = 10.0
 _BARE_S = 60.0 + 2 * _RESYNC_S + 5.0  # until it is known that rules are gone, or not known that they are there
 RULES = ("nat", "FLANNEL-POSTRTG")
-_EXPECTED_ENDS = (LeaseLost, KernelError, Killed)
+VIP = 60
+"""The address of host 21 that others may hold is 192.168.14.81, and so on."""
+_EXPECTED_ENDS = (LeaseLost, KernelError, Killed, LinkUnusable)
 _READY = "READY=1"
 _HEARD_S = 20.0
 _FIGHT_S, _FIGHTS = 10.0, 5  # a hand may renumber it, shorten it and spoil it at once
@@ -104,6 +107,10 @@ class SimNode(FakeNode):
         self._changes: list[float] = []
         self._checked: object = None
         self._checked_file: bytes | None = None
+        self.kernel.looked = self._looked
+        self._looks: list[spec.Look] = []  # each time that the link was another one, from the daemon's start on
+        self._choice = self._choice_before = 0  # the address that it publishes, and the one before
+        self.returning: asyncio.TimerHandle | None = None  # of its own address
         self._narrow = False  # whether the link has led to nobody since the daemon's start
         self.registry = self._client()
 
@@ -172,6 +179,7 @@ class SimNode(FakeNode):
         self.sim.set_way(way)
         self.meet_strays(self._strays)
         self._narrow = self._leads_to_nobody()
+        self._looks, self._choice, self._choice_before = [], 0, 0
         self._task = asyncio.create_task(self.build().run(), name=self.name)
         self._task.add_done_callback(self._end)
         self.ended = None
@@ -232,7 +240,34 @@ class SimNode(FakeNode):
         self.kernel.set_link(replace(link, addresses=addresses))
 
     def _leads_to_nobody(self) -> bool:
-        return any(own.network.prefixlen == 32 for own in self.fib.lan_link().addresses)
+        return {own.network.prefixlen for own in self.fib.lan_link().addresses} == {32}
+
+    def lend(self, length: int, *, first: bool) -> None:
+        """Give the link the address that hosts hand on to each other, as a VIP with a prefix length; or take it."""
+        link, vip = self.fib.lan_link(), IPv4Interface(f"192.168.14.{self.host + VIP}/{length}")
+        others = tuple(own for own in link.addresses if own.ip != vip.ip)
+        if len(others) < len(link.addresses):
+            self.kernel.set_link(replace(link, addresses=others))
+            return
+        self.has_address(self.host + VIP)
+        self.kernel.set_link(replace(link, addresses=(vip, *others) if first else (*others, vip)))
+
+    def lose_address(self, for_s: float, *, first: bool) -> None:
+        """Take away the link's own address, and give it back after a time: before all others, or behind them."""
+        link, vip = self.fib.lan_link(), IPv4Address(f"192.168.14.{self.host + VIP}")
+        own, others = [one for one in link.addresses if one.ip != vip], [one for one in link.addresses if one.ip == vip]
+        if not own or self.returning is not None:
+            return
+
+        def give_back() -> None:
+            self.returning = None
+            link = self.fib.lan_link()
+            there = [one for one in link.addresses if one.ip not in {one.ip for one in own}]
+            addresses = (*own, *there) if first else (*there, *own)
+            self.kernel.set_link(replace(link, addresses=addresses))
+
+        self.kernel.set_link(replace(link, addresses=tuple(others)))
+        self.returning = asyncio.get_running_loop().call_later(for_s, give_back)
 
     def freeze(self) -> None:
         """Stop the process in its tracks, at its next call to anything."""
@@ -311,9 +346,12 @@ class SimNode(FakeNode):
         assert self.daemon is not None
         assert self.daemon._node is not None
         node = self.daemon._node
-        subnet, address = spec.network(str(node.lease.subnet)), spec.address(str(node.choice.address))
-        interfaces = {int(own.ip): own.network.prefixlen for link in node.links for own in link.addresses}
-        return spec.Host(subnet, address, interfaces.pop(address), tuple(interfaces.items()))
+        on_link = [own.network.prefixlen for own in node.link.addresses]
+        interfaces = [(int(own.ip), own.network.prefixlen) for link in node.links for own in link.addresses]
+        return spec.Host(
+            spec.network(str(node.lease.subnet)), spec.address(str(node.choice.address)),
+            min(on_link, default=spec.LAN[1]), tuple(interfaces),
+        )
 
     def destinations(self) -> list[str]:
         """Return the destination of each route of ours inside the network, in whatever form."""
@@ -345,6 +383,7 @@ class SimNode(FakeNode):
         if node.view is not None and node.lease.record.name in node.view.quarantined:
             raise spec.Violation(f"readiness: {self.name} doubts its own lease, as if it were a peer's")
         now_s = asyncio.get_running_loop().time()
+        self._check_stays()
         if node is not self._checked:
             self._checked, self._joined_s = node, now_s
         if now_s > max(self._hung_at_s, self._joined_s) + _STOPPED_S and self.daemon.health().live:
@@ -358,6 +397,25 @@ class SimNode(FakeNode):
             if node.guard.held:
                 raise spec.Violation(f"readiness: {self.name} is ready although the guard holds routes")
         self._check_rules(now_s)
+
+    def _looked(self, links: tuple[Link, ...]) -> None:
+        """Take note of what the daemon is shown; what it made of the look before is judged first."""
+        self._check_stays()
+        addresses = {
+            spec.address(str(own.ip)): own.network.prefixlen for own in (links[0].addresses if links else ())
+        }  # fmt: skip
+        if not self._looks or self._looks[-1][1] != addresses:
+            self._looks.append((asyncio.get_running_loop().time(), addresses))
+
+    def _check_stays(self) -> None:
+        """I25: see there."""
+        node = self.daemon._node if self.daemon is not None and self.running else None
+        if node is None:
+            return
+        address = spec.address(str(node.choice.address))
+        if address != self._choice:
+            self._choice, self._choice_before = address, self._choice
+        spec.check_stays(address, self._choice_before, self._looks, asyncio.get_running_loop().time())
 
     def _check_told(self, now_s: float) -> None:
         """Nobody is ready whose key is gone by etcd's own word; a call that is under way may end first."""

@@ -5,9 +5,10 @@ of the invariants in docs/dev/reliability.md.
 """
 
 import json
+import math
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,24 +96,26 @@ class Host:
 
     Attributes:
         own: its subnet.
-        address: that on its link, with the prefix length there.
-        others: its addresses on other links, with their prefix lengths.
+        address: the one that it publishes.
+        length: the shortest prefix length of an address on its link.
+        interfaces: all its addresses with their prefix lengths.
     """
 
     own: Net
     address: int
     length: int = LAN[1]
-    others: tuple[tuple[int, int], ...] = ()
+    interfaces: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def addresses(self) -> frozenset[int]:
+        """All of its addresses, and the one that it publishes."""
+        return frozenset((self.address, *(one for one, _ in self.interfaces)))
 
     @property
     def connected(self) -> list[Net]:
         """The networks that it is on."""
-        return [(one >> (32 - length) << (32 - length), length) for one, length in self.interfaces]
-
-    @property
-    def interfaces(self) -> tuple[tuple[int, int], ...]:
-        """All its addresses with their prefix lengths."""
-        return ((self.address, self.length), *self.others)
+        there = self.interfaces or ((self.address, self.length),)
+        return [(one >> (32 - length) << (32 - length), length) for one, length in there]
 
     def reaches(self, gateway: int) -> bool:
         """Return whether a gateway is on the host's link."""
@@ -126,7 +129,7 @@ class Host:
         if subnet in self.connected:
             return True
         kept = [net for net in self.connected if net[1] > subnet[1]]
-        needed = {ETCD, *hops, *(one for one, _ in self.interfaces)}
+        needed = {ETCD, *hops, *(one for one, _ in self.interfaces or ((self.address, 32),))}
         inside = [one for one in needed if contains(subnet, (one, 32))]
         return any(not any(contains(net, (one, 32)) for net in kept) for one in inside)
 
@@ -146,7 +149,7 @@ def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
         hops = {hop[0] for one in keys if one.created < key.created and (hop := read_value(one.value)) is not None}
         if not host.reaches(said[0]) or host.loses(subnet, hops - {said[0]}):
             continue
-        if said[0] != host.address and not any(overlap(subnet, other) for other in routes):
+        if said[0] not in host.addresses and not any(overlap(subnet, other) for other in routes):
             routes[subnet] = said[0]
     return routes
 
@@ -218,8 +221,35 @@ def check_put(subnet: Net, gateway: int, host: Host) -> None:
     outside = not contains(CLUSTER, subnet) or subnet == CLUSTER
     if outside or overlap(subnet, host.own) or host.loses(subnet):
         raise Violation(f"I7: put a route to {subnet}")
-    if not is_host(gateway) or gateway == host.address:
+    if not is_host(gateway) or gateway in host.addresses:
         raise Violation(f"I7: put a route over {gateway}")
+
+
+RETURN_S, RENUMBERED_S, AT_ONCE_S, ROUNDING_S = 60.0, 1.0, 2.0, 0.001
+Look = tuple[float, Mapping[int, int]]
+"""When a daemon was shown its link, and with which addresses of which prefix lengths."""
+
+
+def check_stays(published: int, before: int, looks: Sequence[Look], now_s: float) -> None:
+    """I25: what came beside the first address is not published while that one is there, or can be back.
+
+    That can be for a minute after the other one has come; but for a second only if the other came in the place of the
+    one that was published *before*.
+    """
+    first = next(iter(looks[0][1]))
+    if published == first:
+        return
+    if first in looks[-1][1]:
+        raise Violation(f"I25: {published} is published, and {first} is there")
+    held = [look for look in looks if before in look[1]]
+    gone_s = next((at_s for at_s, there in looks if held and at_s > held[-1][0] and before not in there), -math.inf)
+    came_s, length = next(
+        ((at_s, there[published]) for at_s, there in looks if at_s >= gone_s and published in there), (math.inf, 0)
+    )
+    beside = any(published in there for _, there in held)
+    replaced = held and not beside and came_s - gone_s <= AT_ONCE_S and length == held[-1][1][before]
+    if now_s + ROUNDING_S < came_s + (RENUMBERED_S if replaced else RETURN_S):
+        raise Violation(f"I25: {published} is published {now_s - came_s:.1f} s after it came; {before} can be back")
 
 
 def check_disjoint(owners: Mapping[str, Net]) -> None:

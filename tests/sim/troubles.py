@@ -421,6 +421,22 @@ def renumber(world: "World") -> None:
     node.kernel.set_link(replace(_link(node), addresses=(IPv4Interface(f"192.168.14.{host}/24"),)))
 
 
+def lend_address(world: "World") -> None:
+    """Give a host an address that others may have later, or take it away; it is before its own, or behind it."""
+    node = world.some()
+    length, first = world.rng.choice((24, 24, 32)), world.rng.random() < 0.5
+    world.say(f"{node.name}: a virtual address /{length} comes {'first' if first else 'last'}, or goes")
+    node.lend(length, first=first)
+
+
+def lose_address(world: "World") -> None:
+    """Take a host's own address away for a while, as when a DHCP lease runs out."""
+    node = world.some()
+    for_s, first = world.rng.choice((0.05, 1.0, 5.0, 30.0, 50.0, 90.0)), world.rng.random() < 0.5
+    world.say(f"{node.name}: its own address is gone for {for_s} s")
+    node.lose_address(for_s, first=first)
+
+
 def refuse(world: "World") -> None:
     """Let the kernel refuse calls, interrupt a dump, or refuse a route."""
     node = world.some()
@@ -481,5 +497,6 @@ def _name(first: int, length: int) -> bytes:
 TROUBLES: tuple[Callable[["World"], None], ...] = (
     start_or_stop, freeze, hang, sleep_machine, lose_power, boot_in_outage, change_way, etcd_down, stray_member, elect,
     compact, back_up_or_restore, revoke, delete_keys, shorten, twin, put_junk, put_junk_beside, claim, take_over,
-    reserve, other_peer, touch_route, touch_link, narrow, bridge, flush_rules, renumber, refuse, spoil_disk, fight,
+    reserve, other_peer, touch_route, touch_link, narrow, bridge, flush_rules, renumber, lend_address, lose_address,
+    refuse, spoil_disk, fight,
 )  # fmt: skip

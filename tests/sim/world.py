@@ -26,7 +26,7 @@ from tests.sim import spec
 from tests.sim.companion import Companion
 from tests.sim.etcd import OtherEtcd, SimEtcd, Way
 from tests.sim.kernel import LAN_LINK
-from tests.sim.node import TTL_S, SimNode, _leaves, as_key
+from tests.sim.node import TTL_S, VIP, SimNode, _leaves, as_key
 from tests.sim.troubles import SHORT_S, TROUBLES, other_peer
 from tests.support.fakes.kernel import PROTO_STATIC
 from tests.support.fakes.node import lan, value
@@ -302,8 +302,12 @@ class World:
         node.kernel.no_more_refusals()
         node.firewall.broken = None
         link = node.fib.lan_link() if node.fib.has_link(LAN_LINK) else None
+        if node.returning is not None:
+            node.returning.cancel()
+            node.returning = None
         wide = link is not None and all(own.network.prefixlen == spec.LAN[1] for own in link.addresses)
-        if link is None or not (link.up and link.addresses and wide):
+        own = [one.ip for one in link.addresses if int(one.ip) & 255 != node.host + VIP] if link else []
+        if link is None or not (link.up and len(own) == len(link.addresses) == 1 and wide):
             node.kernel.set_link(lan(node.host, index=link.index if link else 9))
         for route in node.kernel.table():
             if route.protocol == PROTO_STATIC:

@@ -287,6 +287,100 @@ def test_public_ipv6_is_published(there: bool) -> None:
     assert caught.group_contains(PublicIpNotOnLink, match="--public-ipv6=2001:db8::5")
 
 
+OWN6, VIP6 = "2001:db8::21/64", "2001:db8::100/64"
+
+
+def give(node: FakeNode, *addresses: str, deprecated: str = "") -> None:
+    """Let eth1 have these IPv6 addresses, the best first."""
+    old = frozenset(map(IPv6Address, deprecated.split()))
+    node.kernel.set_link(replace(lan(21), addresses6=tuple(map(IPv6Interface, addresses)), deprecated=old))
+
+
+def test_the_ipv6_address_stays_beside_a_vip() -> None:
+    """A VIP changes nothing, and the own address is waited for; after a minute the VIP stands in until it is back."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = dual_node(etcd)
+        async with node.running():
+            revision = etcd.state.revision
+            for there in ((OWN6, VIP6), (VIP6, OWN6)):
+                give(node, *there)
+                await asyncio.sleep(100)
+            give(node, VIP6, OWN6, deprecated="2001:db8::21")
+            await asyncio.sleep(100)
+            assert node.ready
+            give(node, VIP6)
+            await until(lambda: not node.ready, 1)
+            assert node.why_not == (
+                "the address 2001:db8::21 that this host publishes is gone from eth1; "
+                "waiting 60 s for it, before 2001:db8::100 is published"
+            )
+            await asyncio.sleep(40)
+            assert (etcd.state.revision, node.registry.reconnects) == (revision, 0)
+            await until(lambda: b"2001:db8::100" in held(etcd)[OWN], 25)
+            give(node, VIP6, OWN6)
+            await until(lambda: b"2001:db8::21" in held(etcd)[OWN] and node.ready, 5)
+        changes = [fields for _, event, fields in node.log.events if event == "link.changed"]
+        assert [(one["was6"], one["address6"]) for one in changes] == [
+            ("2001:db8::21", "2001:db8::100"), ("2001:db8::100", "2001:db8::21"),
+        ]
+        assert {one["address"] for one in changes} == {"192.168.14.21"}
+
+    run(scenario())
+
+
+def test_an_ipv6_address_that_is_named_counts_although_it_is_deprecated() -> None:
+    """``--public-ipv6`` is the operator's word; nothing beside it matters, and its end is told."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = dual_node(etcd)
+        node.configure(public_ipv6=IPv6Address("2001:db8::21"))
+        give(node, OWN6, deprecated="2001:db8::21")
+        async with node.running():
+            assert held(etcd) == {OWN: dual_value(21)}
+            give(node, VIP6, OWN6, deprecated="2001:db8::21")
+            await asyncio.sleep(100)
+            assert node.ready
+            give(node, VIP6)
+            await until(lambda: not node.ready, 1)
+            assert node.why_not == "--public-ipv6=2001:db8::21 is no longer an address of eth1"
+            await asyncio.sleep(1000)
+            assert held(etcd) == {OWN: dual_value(21)}
+            give(node, OWN6)
+            await until(lambda: node.ready, 1)
+            assert node.log.count("link.changed") == node.registry.reconnects == 0
+
+    run(scenario())
+
+
+def test_deprecated_ipv6_addresses_are_told() -> None:
+    """A link with no other one is said to have them, at the start and later."""
+
+    async def start() -> None:
+        node = dual_node(cluster())
+        give(node, OWN6, deprecated="2001:db8::21")
+        async with node.running():
+            pass
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(start())
+    text = "eth1 has no global IPv6 address that lasts, but 2001:db8::21/64 deprecated; give it one"
+    assert caught.group_contains(LinkUnusable, match=text)
+
+    async def lose() -> None:
+        node = dual_node(cluster())
+        async with node.running():
+            give(node, VIP6, deprecated="2001:db8::100")
+            await until(lambda: not node.ready, 1)
+            assert node.why_not == (
+                "eth1 has no global IPv6 address any more that lasts, but 2001:db8::100/64 deprecated"
+            )
+
+    run(lose())
+
+
 def test_leftovers_of_both_families_are_swept() -> None:
     """Routes of ours that nothing wants go; foreign ones on a wanted IPv6 destination are named and stay."""
 

@@ -1,5 +1,7 @@
 """The choice of the link at work: what is said at start, and what happens when links come and go."""
 
+import asyncio
+import json
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -125,5 +127,275 @@ def test_an_address_that_changes_is_published_anew() -> None:
         (fields,) = [fields for _, event, fields in node.log.events if event == "link.changed"]
         assert (fields["was"], fields["address"]) == ("192.168.14.21", "192.168.14.31")
         assert fields["why"] == "first match of --iface-regex=^eth1$"
+
+    run(scenario())
+
+
+OWN, VIP = "192.168.14.21/24", "192.168.14.100/24"
+WAYS_TO_CHOOSE = {
+    "name": {"iface": ("eth1",)},
+    "default route": {},
+    "pattern for names": {"iface_regex": (go_regex.parse_go_regex("^eth1$"),)},
+    "pattern for addresses": {"iface_regex": (go_regex.parse_go_regex(r"^192\.168\.14\."),)},
+    "way": {"iface_can_reach": IPv4Address("1.1.1.1")},
+}
+
+
+def give(node: FakeNode, *addresses: str, deprecated: str = "", index: int = 2) -> None:
+    """Let eth1 have *addresses*, the best first."""
+    old = frozenset(map(IPv4Address, deprecated.split()))
+    own = tuple(map(IPv4Interface, addresses))
+    node.kernel.set_link(replace(lan(21, index=index), addresses=own, deprecated=old))
+
+
+def unmoved(node: FakeNode) -> bool:
+    return node.log.count("link.changed") == node.registry.reconnects == 0
+
+
+def published(etcd: FakeEtcd) -> str:
+    (text,) = own_values(etcd)
+    return str(json.loads(text)["PublicIP"])
+
+
+@pytest.mark.parametrize("wanted", WAYS_TO_CHOOSE.values(), ids=WAYS_TO_CHOOSE)
+def test_a_vip_changes_nothing(wanted: dict[str, object]) -> None:
+    """It comes beside the address, before it in the kernel's order, as the better one, and goes: not a word of it."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, **wanted)
+        async with node.running():
+            revision = etcd.state.revision
+            for there in ((OWN, VIP), (VIP, OWN), (VIP, OWN, "10.0.0.9/32"), (OWN,)):
+                give(node, *there)
+                await asyncio.sleep(100)
+                assert (node.ready, published(etcd)) == (True, "192.168.14.21")
+            assert unmoved(node)
+            assert node.log.count("link.address_gone") == 0
+            assert etcd.state.revision == revision
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("wanted", WAYS_TO_CHOOSE.values(), ids=WAYS_TO_CHOOSE)
+def test_the_own_address_is_waited_for(wanted: dict[str, object]) -> None:
+    """Gone for half a minute while a VIP stays, it is told and stays published; the routes stay too."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, **wanted)
+        async with node.running():
+            give(node, OWN, VIP)
+            await asyncio.sleep(20)
+            give(node, VIP)
+            await until(lambda: not node.ready, 1)
+            assert node.why_not == (
+                "the address 192.168.14.21 that this host publishes is gone from eth1; "
+                "waiting 60 s for it, before 192.168.14.100 is published"
+            )
+            assert node.conditions.open()["link"].event == "link.address_gone"
+            await asyncio.sleep(30)
+            assert published(etcd) == "192.168.14.21"
+            assert node.kernel.gateways(PROTOCOL) == {"172.7.22.0/24": "192.168.14.22"}
+            give(node, VIP, OWN)
+            await until(lambda: node.ready, 1)
+            await asyncio.sleep(100)
+            assert published(etcd) == "192.168.14.21"
+            assert unmoved(node)
+
+    run(scenario())
+
+
+def test_after_the_wait_the_other_is_published_and_given_up_again() -> None:
+    """A minute is waited, no more; and when the address of the start is back, it takes its place at once."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, iface=("eth1",))
+        async with node.running():
+            give(node, OWN, VIP)
+            await asyncio.sleep(20)
+            give(node, VIP)
+            took_s = await until(lambda: published(etcd) == "192.168.14.100", 70)
+            assert 59 < took_s < 62
+            await until(lambda: node.ready, 5)
+            give(node, VIP, OWN)
+            await until(lambda: published(etcd) == "192.168.14.21", 2)
+        changes = [fields for _, event, fields in node.log.events if event == "link.changed"]
+        assert [(one["was"], one["address"]) for one in changes] == [
+            ("192.168.14.21", "192.168.14.100"), ("192.168.14.100", "192.168.14.21"),
+        ]
+
+    run(scenario())
+
+
+def test_a_lease_of_dhcp_that_is_lost_and_found() -> None:
+    """The address is gone for half a minute, and meanwhile a VIP comes to the bare link: it is not published."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, iface=("eth1",))
+        async with node.running():
+            give(node)
+            await until(lambda: not node.ready, 1)
+            assert "eth1 has none" in node.why_not
+            await asyncio.sleep(20)
+            give(node, VIP)
+            await asyncio.sleep(10)
+            assert "waiting 60 s for it" in node.why_not
+            give(node, OWN, VIP)
+            await until(lambda: node.ready, 2)
+            assert (published(etcd), node.log.count("link.changed")) == ("192.168.14.21", 0)
+
+    run(scenario())
+
+
+def test_an_interface_made_again_with_a_vip_first() -> None:
+    """Down and up, or deleted and made again: whatever is there first, the own address is waited for."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd)
+        async with node.running():
+            give(node, OWN, VIP)
+            node.kernel.link_down("eth1")
+            await asyncio.sleep(5)
+            node.kernel.remove_link("eth1")
+            await asyncio.sleep(5)
+            give(node, VIP, index=9)
+            await asyncio.sleep(30)
+            assert published(etcd) == "192.168.14.21"
+            give(node, VIP, OWN, index=9)
+            await until(lambda: node.ready, 5)
+            assert published(etcd) == "192.168.14.21"
+            assert {route.link_index for route in node.kernel.table() if route.protocol == PROTOCOL} == {9}
+
+    run(scenario())
+
+
+def test_another_link_takes_over_after_the_wait() -> None:
+    """With two names the routes stay on the first link while its address is waited for, and move when it is not."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, iface=("eth1", "eth2"))
+        async with node.running():
+            give(node)
+            await until(lambda: not node.ready, 1)
+            assert "is gone from eth1; waiting 60 s for it, before 192.168.99.7 is published" in node.why_not
+            await asyncio.sleep(50)
+            assert (published(etcd), node.log.count("link.changed")) == ("192.168.14.21", 0)
+            await until(lambda: published(etcd) == "192.168.99.7", 15)
+            give(node, OWN)
+            await until(lambda: published(etcd) == "192.168.14.21" and node.ready, 5)
+            assert node.kernel.gateways(PROTOCOL) == {"172.7.22.0/24": "192.168.14.22"}
+
+    run(scenario())
+
+
+def test_what_public_ip_names_is_published_whatever_comes() -> None:
+    """With --public-ip no other address makes a connection or a line of the log; its own end is told."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, iface=("eth1",), public_ip=IPv4Address("192.168.14.21"))
+        async with node.running():
+            for there in ((OWN, VIP), (VIP, OWN), ("10.0.0.9/8", OWN)):
+                give(node, *there)
+                await asyncio.sleep(100)
+                assert node.ready
+            give(node, VIP)
+            await until(lambda: not node.ready, 1)
+            assert node.why_not == "--public-ip=192.168.14.21 is no longer an address of eth1"
+            await asyncio.sleep(1000)
+            give(node, OWN)
+            await until(lambda: node.ready, 1)
+            assert published(etcd) == "192.168.14.21"
+            assert unmoved(node)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"iface": ("192.168.14.21",)},
+        {"public_ip": IPv4Address("192.168.14.21")},
+        {"iface": ("eth1",), "public_ip": IPv4Address("192.168.14.21")},
+    ],
+    ids=["--iface=ADDRESS", "--public-ip", "--iface --public-ip"],
+)
+def test_a_deprecated_address_that_is_named_counts(wanted: dict[str, object]) -> None:
+    """At the start as the only one of its link, and while the daemon runs."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, **wanted)
+        give(node, OWN, deprecated="192.168.14.21")
+        async with node.running():
+            assert said(node)["address"] == "192.168.14.21"
+            give(node, OWN)
+            await asyncio.sleep(20)
+            give(node, VIP, OWN, deprecated="192.168.14.21")
+            await asyncio.sleep(100)
+            assert (node.ready, published(etcd), node.log.count("link.changed")) == (True, "192.168.14.21", 0)
+
+    run(scenario())
+
+
+def test_an_address_that_becomes_deprecated_stays_published() -> None:
+    """It is there, and peers reach it."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        for wanted in WAYS_TO_CHOOSE.values():
+            node = node_of(etcd, **wanted)
+            async with node.running():
+                give(node, VIP, OWN, deprecated="192.168.14.21")
+                await asyncio.sleep(100)
+                assert (node.ready, published(etcd)) == (True, "192.168.14.21")
+
+    run(scenario())
+
+
+def default_over(*indexes: int) -> KernelRoute:
+    """Return a default route with a next hop through each link."""
+    return KernelRoute(NOWHERE, None, 0, 4, 0, plain=False, multipath=indexes)
+
+
+def test_a_default_route_with_several_next_hops() -> None:
+    """Through one link it is like any other; through several the first counts, and that is told."""
+
+    async def scenario() -> None:
+        for route, link, told in (
+            (default_over(3, 3), "eth2", []),
+            (default_over(3, 2), "eth2", ["the default route goes through eth1 as well; choose one with --iface"]),
+            (default_over(9, 2), "eth1", []),
+        ):
+            node = node_of(cluster())
+            node.kernel.add_foreign(route)
+            async with node.running():
+                assert (said(node)["link"], said(node)["why"]) == (link, "has the default route")
+                shared = [fields["warning"] for _, event, fields in node.log.events if event.endswith("route_shared")]
+                assert shared == told
+
+    run(scenario())
+
+
+def test_the_own_address_is_no_gateway_while_it_is_waited_for() -> None:
+    """An old lease of this host is not taken for a peer's, though no link has its address at that moment."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, iface=("eth1",))
+        async with node.running():
+            give(node, OWN, VIP)
+            await asyncio.sleep(20)
+            give(node, VIP)
+            await until(lambda: not node.ready, 1)
+            etcd.put(b"172.7.77.0-24", value("192.168.14.21"), lease_id=etcd.grant(86400))
+            await until(lambda: node.log.count("peer.quarantined"), 5)
+            await asyncio.sleep(20)
+            assert node.kernel.gateways(PROTOCOL) == {"172.7.22.0/24": "192.168.14.22"}
 
     run(scenario())

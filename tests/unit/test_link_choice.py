@@ -128,9 +128,48 @@ def test_the_address_of_a_link(addresses: tuple[str, ...], deprecated: str, best
 def test_a_deprecated_address_is_taken_only_by_itself() -> None:
     """A link with nothing else has no address to give; one that is named outright is taken at the operator's word."""
     old = link(7, "eth7", "192.168.1.10/24", deprecated="192.168.1.10")
-    with pytest.raises(NoLink, match="eth7 has none"):
-        chosen(rule("eth7"), links=(old,))
+    for wanted in (rule("eth7"), rule(regex="^eth7$"), rule()):
+        with pytest.raises(NoLink, match=r"an IPv4 address to publish \(eth7 has only 192.168.1.10 \(deprecated\)\)"):
+            choose_link((old,), wanted, Routing(default_index=7))
     assert chosen(rule("192.168.1.10"), links=(old,)) == ("eth7", "192.168.1.10")
+    assert chosen(rule(public="192.168.1.10"), links=(old,)) == ("eth7", "192.168.1.10")
+    assert chosen(rule("eth7", public="192.168.1.10"), links=(old,)) == ("eth7", "192.168.1.10")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "deprecated", "mtu", "wanted", "told"),
+    [
+        ("192.168.1.10/24", "192.168.1.10", 1500, rule("eth7"),
+         "no interface eth7 with an IPv4 address to publish (eth7 has only 192.168.1.10 (deprecated)); "
+         "this host has: eth7 (192.168.1.10/24 deprecated)"),
+        ("127.0.0.5/8", "", 1500, rule(regex="^eth7"),
+         "no interface matching ^eth7 with an IPv4 address to publish "
+         "(eth7 has only 127.0.0.5 (loopback or multicast)); "
+         "this host has: eth7 (127.0.0.5/8)"),
+        ("", "", 1500, rule(regex="^eth7"),
+         "no interface matching ^eth7 with an IPv4 address (eth7 has none); this host has: eth7 (no IPv4 address)"),
+        ("192.168.1.10/24", "192.168.1.10", 1500, rule(regex="^192"),
+         "no interface matching ^192 with an IPv4 address to publish (eth7 has only 192.168.1.10 (deprecated)); "
+         "this host has: eth7 (192.168.1.10/24 deprecated)"),
+        ("192.168.1.10/24", "192.168.1.10", 1500, rule(),
+         "no default route through an interface with an IPv4 address to publish "
+         "(eth7 has only 192.168.1.10 (deprecated)); name one with --iface; "
+         "this host has: eth7 (192.168.1.10/24 deprecated)"),
+        ("192.168.1.10/24", "", 0, rule("192.168.1.10"),
+         "no interface 192.168.1.10 with an MTU (eth7 has none); this host has: eth7 (192.168.1.10/24)"),
+        ("192.168.1.10/24", "", 0, rule(public="192.168.1.10"),
+         "no interface with the address 192.168.1.10 with an MTU (eth7 has none); this host has: "
+         "eth7 (192.168.1.10/24)"),
+    ],
+)  # fmt: skip
+def test_no_message_contradicts_itself(
+    addresses: str, deprecated: str, mtu: int, wanted: LinkRule, told: str
+) -> None:
+    """What is said to be missing is not listed a few words later; what cannot be used is listed with the reason."""
+    there = link(7, "eth7", *addresses.split(), mtu=mtu, deprecated=deprecated)
+    with pytest.raises(NoLink) as caught:
+        choose_link((there,), wanted, Routing(default_index=7))
+    assert str(caught.value) == f"there is {told}"
 
 
 def test_a_link_without_mtu_is_no_choice() -> None:

@@ -14,7 +14,7 @@ from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.change_reasons import ChangeReason
 from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Plan, Replace, plan
 from pyflanneld.core.objects.table import ObjectTable
-from pyflanneld.core.routes import BOOT, KernelRoute, Route, RouteKind, RoutePlan
+from pyflanneld.core.routes import BOOT, KernelRoute, Route, RouteKind, RoutePlan, default_links
 from tests.support import strategies
 from tests.support.strategies import NETWORK, PROTOCOL
 
@@ -426,3 +426,26 @@ class TestTable:
         table.settle(todo, list(todo.drops), {}, now_s=0.0, first=False)
         assert (table.present, table.waiting(), list(table._due_present())) == (0, {}, [])
         assert not table._at
+
+
+def default(metric: int, *links: int) -> KernelRoute:
+    """Return a default route with a next hop through each of *links*."""
+    one, several = (links[0], ()) if len(links) == 1 else (0, links)
+    return KernelRoute(IPv4Network("0.0.0.0/0"), None, one, STATIC, metric, plain=False, multipath=several)
+
+
+@pytest.mark.parametrize(
+    ("routes", "links"),
+    [
+        ((), ()),
+        ((default(100, 5), default(20, 3), default(20, 4)), (3, 4)),
+        ((default(20, 3, 3), default(100, 5)), (3,)),
+        ((default(0, 4, 3, 4),), (4, 3)),
+        ((default(0), default(20, 3)), (3,)),
+        ((KernelRoute(DST, A, 2, STATIC, 0, plain=True),), ()),
+    ],
+    ids=["none", "lowest metric", "one link", "several links", "unreachable", "no default route"],
+)
+def test_the_links_of_the_default_route(routes: tuple[KernelRoute, ...], links: tuple[int, ...]) -> None:
+    """Those that the kernel may use, in its order: of the lowest metric, each once, however many next hops."""
+    assert default_links(routes) == links

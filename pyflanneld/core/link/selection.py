@@ -3,11 +3,13 @@
 The order is current flannel's (``main.go`` and ``pkg/ipmatch/match.go``, v0.28.9): every ``--iface``, then every
 ``--iface-regex``, then ``--iface-can-reach``; with none of them given, the link that has ``--public-ip``, or the
 default route's. So is the ranking of a link's addresses: global before link-local, permanent before those with a
-lifetime, primary before secondary, and a deprecated one not at all.
+lifetime, primary before secondary, and a deprecated one not at all, unless the operator names it.
+
+While the daemon runs, the address that it publishes counts more than any rank (``published``).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
@@ -23,8 +25,8 @@ class Link:
     Attributes:
         up: administratively up *and* with carrier: the kernel will take a route through it.
         addresses: its IPv4 addresses with their prefix lengths, the best first.
-        deprecated: those of them that must not be used for anything new.
-        addresses6: its permanent global IPv6 addresses: not temporary, deprecated or tentative.
+        deprecated: those of both families that must not be used for anything new.
+        addresses6: its global IPv6 addresses, the deprecated last: none that is temporary or tentative.
     """
 
     index: int
@@ -32,7 +34,7 @@ class Link:
     mtu: int
     up: bool
     addresses: tuple[IPv4Interface, ...]
-    deprecated: frozenset[IPv4Address] = frozenset()
+    deprecated: frozenset[Address] = frozenset()
     addresses6: tuple[IPv6Interface, ...] = ()
 
     def interfaces(self, version: int) -> tuple[Interface, ...]:
@@ -45,8 +47,8 @@ class Link:
 
     @property
     def address6(self) -> IPv6Address | None:
-        """The first IPv6 address that can be published."""
-        return self.addresses6[0].ip if self.addresses6 else None
+        """The IPv6 address to publish where none is given."""
+        return next((own.ip for own in self.addresses6 if own.ip not in self.deprecated), None)
 
     @property
     def publishable(self) -> tuple[IPv4Address, ...]:
@@ -130,12 +132,14 @@ class Routing:
     """What the kernel's routes contribute to the choice.
 
     Attributes:
-        default_index: the link of the default route.
+        default_index: the link of the default route, the first if there are several.
         to_target: link and source address of the route to ``--iface-can-reach``.
+        beside_default: the other links that the kernel uses as much as that of the default route, in its order.
     """
 
     default_index: int | None = None
     to_target: tuple[int, IPv4Address] | None = None
+    beside_default: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +149,22 @@ class Choice:
     Attributes:
         address: the address to publish, unless ``--public-ip`` says otherwise.
         why: the reason, for the log: ``"matches --iface=eth1"``.
+        address6: the IPv6 address to publish, unless ``--public-ipv6`` says otherwise.
     """
 
     link: Link
     address: IPv4Address
     why: str
+    address6: IPv6Address | None = None
+
+    @property
+    def by_default_route(self) -> bool:
+        """Whether the default route made the choice."""
+        return self.why == _BY_DEFAULT
+
+    def is_through(self, link: Link) -> bool:
+        """Return whether *link* is the chosen one, be it made again or renamed."""
+        return self.link.name == link.name or self.link.index == link.index
 
 
 class NoLink(ValueError):
@@ -157,26 +172,33 @@ class NoLink(ValueError):
 
 
 def choose_link(
-    links: Sequence[Link], rule: LinkRule, routing: Routing | None = None, current: Choice | None = None
-) -> Choice:
+    links: Sequence[Link], rule: LinkRule, routing: Routing | None = None, current: Choice | None = None,
+    first: Sequence[Address] = (),
+) -> Choice:  # fmt: skip
     """Return the first link that fits *rule*.
 
     Args:
         links: all links, in index order.
         rule: what the operator asks for.
         routing: the kernel's routes; ``None`` while running, when changes of routes must not move us.
-        current: the choice so far. It is kept among the matches of one pattern; a choice made by *routing* is found
-            again by its name, or else by its index.
+        current: the choice so far. Its address is kept among those that one name or pattern selects; a choice made by
+            *routing* is found again by its name, or else by its index.
+        first: addresses that count even more than that one.
 
     Raises:
         NoLink: none fits.
     """
-    usable = [link for link in links if link.mtu]
-    found = next(_candidates(usable, rule, routing, current), None)
-    if found is None:
+    search = _Search([link for link in links if link.mtu], rule, routing, current, tuple(first))
+    if (found := next(search.candidates(), None)) is None:
         sought = _as_known(rule, current) if routing is None and current else rule
-        raise NoLink(f"there is no {_sought(sought)}{_but(links, sought)}; this host has: {describe_links(links)}")
-    return found
+        raise NoLink(f"there is no {_sought(links, sought, routing)}; this host has: {describe_links(links)}")
+    return replace(found, address6=search.best6(found.link))
+
+
+def still_fits(links: Sequence[Link], rule: LinkRule, current: Choice) -> bool:
+    """Return whether *rule* would still select the address of *current*, be it behind another link."""
+    search = _Search([link for link in links if link.mtu], rule, None, current)
+    return any(choice.address == current.address for choice in search.candidates())
 
 
 def _as_known(rule: LinkRule, current: Choice) -> LinkRule:
@@ -187,98 +209,147 @@ def _as_known(rule: LinkRule, current: Choice) -> LinkRule:
     return rule
 
 
-def _candidates(
-    links: Sequence[Link], rule: LinkRule, routing: Routing | None, current: Choice | None
-) -> Iterator[Choice]:
-    for name in rule.names:
-        yield from _named(links, name, f"matches --iface={name}") if name else _default(links, routing, current)
-    for pattern in rule.patterns:
-        if not pattern.text:
-            yield from _default(links, routing, current)
-            continue
-        yield from sorted(_matching(links, pattern), key=lambda choice: _distance(choice, current))
-    if rule.public_ip and not rule.is_explicit:
-        yield from _named(links, str(rule.public_ip), f"carries --public-ip={rule.public_ip}")
-    elif routing is not None:
-        yield from _routed(links, rule, routing)
-    elif current is not None and (rule.can_reach or not rule.is_explicit):
-        yield from _again(links, current, keep_address=rule.can_reach is not None)
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The arguments of ``choose_link``, and what fits them."""
+
+    links: Sequence[Link]
+    rule: LinkRule
+    routing: Routing | None
+    current: Choice | None
+    first: tuple[Address, ...] = ()
+
+    def candidates(self) -> Iterator[Choice]:
+        """Yield what fits, the first choice first."""
+        rule = self.rule
+        for name in rule.names:
+            yield from self._named(name, f"matches --iface={name}") if name else self._default()
+        for pattern in rule.patterns:
+            yield from sorted(self._matching(pattern), key=self._distance) if pattern.text else self._default()
+        if rule.public_ip and not rule.is_explicit:
+            yield from self._named(str(rule.public_ip), f"carries --public-ip={rule.public_ip}")
+        elif self.routing is not None:
+            yield from self._routed(self.routing)
+        elif self.current is not None and (rule.can_reach or not rule.is_explicit):
+            yield from self._again(self.current)
+
+    @property
+    def _kept(self) -> tuple[Address | None, ...]:
+        """What is published, and what is to come before it."""
+        current = () if self.current is None else (self.current.address, self.current.address6)
+        return (*self.first, *current)
+
+    def _best(self, link: Link) -> IPv4Address | None:
+        """Return the address to publish if *link* is chosen: the operator's word first, then what is published."""
+        kept = (one for one in (self.rule.public_ip, *self._kept) if isinstance(one, IPv4Address))
+        return next((one for one in kept if link.carries(one)), link.address)
+
+    def best6(self, link: Link) -> IPv6Address | None:
+        """Return the IPv6 address to publish if *link* is chosen."""
+        kept = (one for one in self._kept if isinstance(one, IPv6Address))
+        return next((one for one in kept if link.carries(one)), link.address6)
+
+    def _with_best(self, links: Iterable[Link], why: str) -> Iterator[Choice]:
+        for link in links:
+            if (address := self._best(link)) is not None:
+                yield Choice(link, address, why)
+
+    def _named(self, wanted: str, why: str) -> Iterator[Choice]:
+        try:
+            address = IPv4Address(wanted)
+        except ValueError:
+            yield from self._with_best((link for link in self.links if link.name == wanted), why)
+        else:
+            yield from (Choice(link, address, why) for link in self.links if link.carries(address))
+
+    def _matching(self, pattern: LinkPattern) -> Iterator[Choice]:
+        """Yield what *pattern* matches: by address first, which is then the one to publish, and by name last."""
+        why = f"first match of --iface-regex={pattern}"
+        for link in self.links:
+            kept = [own.ip for own in link.addresses if own.ip in self._kept and own.ip in link.deprecated]
+            fit = (*link.publishable, *kept)
+            yield from (Choice(link, address, why) for address in fit if pattern.matches(address))
+        yield from self._with_best((link for link in self.links if pattern.matches(link.name)), why)
+
+    def _distance(self, choice: Choice) -> int:
+        """Return 0 for what is to come first or is published; then for its link; then for all others."""
+        kept = self._kept
+        if choice.address in kept:
+            return kept.index(choice.address)
+        return len(kept) + (self.current is None or not self.current.is_through(choice.link))
+
+    def _routed(self, routing: Routing) -> Iterator[Choice]:
+        if reach := self.rule.can_reach:
+            index, source = routing.to_target or (0, reach)
+            why = f"is on the kernel's route to --iface-can-reach={reach}"
+            yield from (Choice(one, source, why) for one in self.links if one.index == index and one.carries(source))
+        elif not self.rule.is_explicit:
+            yield from self._default()
+
+    def _default(self) -> Iterator[Choice]:
+        """Yield the default route's link; while running the one that had it at the start."""
+        if (routing := self.routing) is not None:
+            indexes = (routing.default_index, *routing.beside_default)
+            by_index = {link.index: link for link in self.links}
+            yield from self._with_best((by_index[index] for index in indexes if index in by_index), _BY_DEFAULT)
+        elif self.current is not None and self.current.by_default_route:
+            yield from self._again(self.current)
+
+    def _again(self, current: Choice) -> Iterator[Choice]:
+        by_name = [link for link in self.links if link.name == current.link.name]
+        by_index = [link for link in self.links if link.index == current.link.index]
+        yield from self._with_best(by_name or by_index, current.why)
 
 
-def _named(links: Sequence[Link], wanted: str, why: str) -> Iterator[Choice]:
-    try:
-        address = IPv4Address(wanted)
-    except ValueError:
-        yield from (Choice(link, link.address, why) for link in links if link.name == wanted and link.address)
-    else:
-        yield from (Choice(link, address, why) for link in links if link.carries(address))
-
-
-def _matching(links: Sequence[Link], pattern: LinkPattern) -> Iterator[Choice]:
-    """Yield what *pattern* matches: by address first, which is then the one to publish, and by name last."""
-    why = f"first match of --iface-regex={pattern}"
-    for link in links:
-        yield from (Choice(link, address, why) for address in link.publishable if pattern.matches(address))
-    yield from (Choice(link, link.address, why) for link in links if link.address and pattern.matches(link.name))
-
-
-def _distance(choice: Choice, current: Choice | None) -> int:
-    """Return 0 for the current choice, 1 for another address of its link, 2 for another link."""
-    if current is None or (choice.link.name != current.link.name and choice.link.index != current.link.index):
-        return 2
-    return int(choice.address != current.address)
-
-
-def _routed(links: Sequence[Link], rule: LinkRule, routing: Routing) -> Iterator[Choice]:
-    if rule.can_reach:
-        index, source = routing.to_target or (0, rule.can_reach)
-        why = f"is on the kernel's route to --iface-can-reach={rule.can_reach}"
-        yield from (Choice(link, source, why) for link in links if link.index == index and link.carries(source))
-    elif not rule.is_explicit:
-        yield from _default(links, routing, None)
-
-
-def _default(links: Sequence[Link], routing: Routing | None, current: Choice | None) -> Iterator[Choice]:
-    """Yield the default route's link; while running the one that had it at the start."""
-    if routing is not None:
-        default = (link for link in links if link.index == routing.default_index)
-        yield from (Choice(link, link.address, _BY_DEFAULT) for link in default if link.address)
-    elif current is not None and current.why == _BY_DEFAULT:
-        yield from _again(links, current, keep_address=False)
-
-
-def _again(links: Sequence[Link], current: Choice, *, keep_address: bool) -> Iterator[Choice]:
-    by_name = [link for link in links if link.name == current.link.name]
-    for link in by_name or [link for link in links if link.index == current.link.index]:
-        if keep_address and link.carries(current.address):
-            yield Choice(link, current.address, current.why)
-        elif link.address:
-            yield Choice(link, link.address, current.why)
-
-
-def _sought(rule: LinkRule) -> str:
+def _sought(links: Sequence[Link], rule: LinkRule, routing: Routing | None) -> str:
+    """Return what *rule* asks for, and why the links that are meant do not do."""
     if not rule.is_explicit:
         if rule.public_ip:
-            return f"interface with the address {rule.public_ip}"
-        return "default route through an interface with an IPv4 address; name one with --iface"
+            meant = [link for link in links if link.carries(rule.public_ip)]
+            return f"interface with the address {rule.public_ip}{_but(meant)}"
+        meant = [link for link in links if routing and link.index == routing.default_index and link.addresses]
+        but = _but(meant) or " with an IPv4 address"
+        return f"default route through an interface{but}; name one with --iface"
     default = "with the default route"
     kinds = [name or default for name in rule.names]
     kinds += [f"matching {pattern}" if pattern.text else default for pattern in rule.patterns]
     if rule.can_reach:
         kinds.append(f"on the route to {rule.can_reach} with an address of its own")
-    return "interface " + " or ".join(kinds)
+    return "interface " + " or ".join(kinds) + _but([link for link in links if _is_meant(link, rule)])
 
 
-def _but(links: Sequence[Link], rule: LinkRule) -> str:
-    """Return why the links that were named were not chosen."""
-    named = [link for link in links if link.name in rule.names]
-    if bare := [link.name for link in named if link.address is None]:
-        return f" with an IPv4 address ({', '.join(bare)} has none)"
-    return f" with an MTU ({', '.join(link.name for link in named)} has none)" if named else ""
+def _is_meant(link: Link, rule: LinkRule) -> bool:
+    """Return whether a name, address or pattern of *rule* is about *link*, whether it can be chosen or not."""
+    texts = (link.name, *(str(own.ip) for own in link.addresses))
+    named = any(text in rule.names for text in texts)
+    return named or any(pattern.text and pattern.matches(text) for pattern in rule.patterns for text in texts)
+
+
+def _but(meant: Sequence[Link]) -> str:
+    """Return why the links that are *meant* were not chosen."""
+    if bare := [link for link in meant if link.address is None]:
+        what = " to publish" if any(link.addresses for link in bare) else ""
+        return f" with an IPv4 address{what} ({'; '.join(map(_bare, bare))})"
+    return f" with an MTU ({', '.join(link.name for link in meant)} has none)" if meant else ""
+
+
+def _bare(link: Link) -> str:
+    unfit = [f"{own.ip} ({_why_unfit(own.ip, link)})" for own in link.addresses]
+    return f"{link.name} has only {', '.join(unfit)}" if unfit else f"{link.name} has none"
+
+
+def _why_unfit(address: IPv4Address, link: Link) -> str:
+    return "deprecated" if address in link.deprecated else "loopback or multicast"
 
 
 def describe_links(links: Sequence[Link]) -> str:
     """Return the links with their addresses, for an operator to choose from."""
     return ", ".join(
-        f"{link.name} ({', '.join(map(str, link.addresses)) or 'no IPv4 address'})" for link in links
+        f"{link.name} ({', '.join(describe_addresses(link)) or 'no IPv4 address'})" for link in links
     ) or "no interface but the loopback"
+
+
+def describe_addresses(link: Link, version: int = 4) -> list[str]:
+    """Return the addresses of one family with their prefix lengths; deprecated ones are told."""
+    old = link.deprecated
+    return [f"{own} deprecated" if own.ip in old else str(own) for own in link.interfaces(version)]

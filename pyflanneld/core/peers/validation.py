@@ -30,7 +30,8 @@ class FamilyContext:
         network: the cluster's network.
         own_subnet: the subnet that this host leases.
         link_addresses: addresses, with prefix lengths, of the link that carries the routes.
-        own_addresses: every address of this host's links.
+        published: what this host publishes; counts as one of these.
+        own_addresses: every address of this host's links, and the one that it publishes, be that gone for a moment.
         loopback: those on its loopback: no gateway, but no route takes them away.
         connected: networks that are directly connected here, on whatever link.
         protected: addresses that no peer's route may take away: etcd's.
@@ -48,6 +49,7 @@ class FamilyContext:
     loopback: frozenset[Address] = frozenset()
     next_hops: Mapping[Address, int] = field(default_factory=dict)
     ways: Mapping[Address, str] = field(default_factory=dict)
+    published: Address | None = None
 
     @property
     def all_connected(self) -> frozenset[Network]:
@@ -131,6 +133,7 @@ class Validator:
         self._context = context
         self._gateways_on_link = gateways_on_link
         self._published = {int(own.ip) for own in context.link_addresses}  # one of these, where none is given
+        self._published |= {int(context.published)} if context.published is not None else set()
         self._own = {int(address) for address in (*context.own_addresses, *context.loopback)} | self._published
         self._own_subnet = [address_range(context.own_subnet)]
         self._neighbours = [_hosts(own.network) for own in context.link_addresses]

@@ -31,6 +31,7 @@ CONDITIONS: Mapping[str, str] = {
     "lease.shortened": "Find out who put this host's key on that etcd lease. It is put back once etcd takes writes.",
     "lease.unreadable": "Delete that key in etcd: this node creates it again, with the same subnet.",
     "lease.vanished": "If it lasts, etcd refuses the write: the line about etcd says why (no space, no right).",
+    "link.address_gone": "Give the interface that address again; if it has a new one for good, wait.",
     "link.address_missing": "Give the interface that address again, or start with another --public-ip.",
     "link.down": "Set the interface up, or plug in its cable: `ip link show`.",
     "link.missing": "Bring the interface back, or correct --iface.",

@@ -81,9 +81,7 @@ def _waits(context: Context, node: Node) -> Iterator[float]:
 async def _verify(context: Context, node: Node, duplicates: DuplicateHolder) -> bool:
     """Renew and read once; return whether the lease is proved to be ours."""
     membership, choice, links = node.membership, node.choice, node.links
-    attrs = publish(context.settings, membership, choice, links) or membership.lease_attrs(
-        node.lease.public_ip, node.lease.public_ipv6, choice, links
-    )
+    attrs = publish(context.settings, membership, choice, links)
     sent_at_s = context.clock.now_s()
     try:
         seen = await context.registry.renew(node.lease.record)

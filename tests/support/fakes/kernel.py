@@ -79,7 +79,7 @@ class FakeKernel(Kernel):
         if not covering or any(link.carries(address) for link in self._links.values()):
             return None
         best = max(covering, key=lambda route: (route.dst.prefixlen, -route.metric))
-        link = self._links.get(best.link_index)
+        link = self._links.get(best.multipath[0] if best.multipath else best.link_index)
         return Way(link.index, self._source(link, best.gateway or address), best.gateway) if link else None
 
     async def neighbours(self, link_index: int) -> tuple[Neighbour, ...]:
