@@ -269,6 +269,28 @@ def test_peers_that_really_left_are_withdrawn_after_two_lists() -> None:
     run(scenario())
 
 
+def test_what_was_confirmed_once_is_not_confirmed_for_good() -> None:
+    """Peers that were withdrawn, and came back, are held like any others when all vanish again."""
+
+    async def scenario() -> None:
+        peers = range(22, 32)
+        etcd = cluster(*peers)
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            for _ in range(2):
+                for third in peers:
+                    etcd.delete(name(third))
+                await asyncio.sleep(5)
+                assert len(routes(node.kernel)) >= 7
+                await until(lambda: routes(node.kernel) == {}, 60)
+                for third in peers:
+                    etcd.put(name(third), value(f"192.168.14.{third}"))
+                await until(lambda: routes(node.kernel) == expected(*peers), 2)
+                await asyncio.sleep(1)
+
+    run(scenario())
+
+
 def test_restored_backup_withdraws_nothing_at_once() -> None:
     """A step back in etcd's history holds even a single withdrawal."""
 

@@ -265,8 +265,7 @@ class Reconciler:
         going = {
             table: [drop for drop in some if table.kind.subnet(drop.object) in allowed] for table, some in drops.items()
         }
-        kept = sum(len(some) - len(going[table]) for table, some in drops.items())
-        self._asked = (proved, version, parked + kept)
+        self._asked = (proved, version, parked + sum(map(len, drops.values())))  # once those have gone, it hears of it
         return going
 
     def _deciding(self) -> tuple[bool, int]:
