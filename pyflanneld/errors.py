@@ -14,6 +14,7 @@
     │   ├── RegistryUnavailable     wait and try again; the outcome of a write may be unknown
     │   │   ├── NameUnresolved          the member's name has no address
     │   │   ├── ConnectFailed           its address accepts no connection
+    │   │   │   └── ConnectionCut           an open one, or a call on it, was closed from outside: open another one
     │   │   ├── TlsFailed               no TLS: its certificate, or a peer that speaks another protocol
     │   │   │   └── ClientRefused           it refuses our client certificate, or the lack of one
     │   │   ├── NotEtcd                 the connection works, and what answers is not etcd's API
@@ -107,6 +108,11 @@ class NameUnresolved(RegistryUnavailable):
 
 class ConnectFailed(RegistryUnavailable):
     """The addresses of a member accept no connection, or an open one is lost; ``__cause__`` is the ``OSError``."""
+
+
+class ConnectionCut(ConnectFailed):
+    """An open connection, or a call on it, was closed or reset by the server or by something between, which is no sign
+    that the server does not work: balancers do it to what is idle."""
 
 
 class TlsFailed(RegistryUnavailable):

@@ -57,18 +57,20 @@ class Timing:
     Attributes:
         rpc_s: for the response to one request.
         read_s: for a read with all its attempts.
-        progress_s: after this silence a v3 watch requests a progress notification.
+        progress_s: after this silence a v3 watch requests a progress notification, or makes a read.
         silence_s: after this silence a v3 watch counts as dead, and a v2 watch sends its request again.
         ping_s: after this silence of a v3 connection, while a call is open, a ping is sent.
         ping_answer_s: for the response to a ping.
+        steady_s: a watch that was open for so long is opened again when its connection is cut.
     """
 
     rpc_s: float = 5.0
     read_s: float = 10.0
     progress_s: float = 30.0
     silence_s: float = 45.0
-    ping_s: float = 10.0
+    ping_s: float = 9.0
     ping_answer_s: float = 5.0
+    steady_s: float = 2.0
 
 
 class Member(Protocol):

@@ -19,6 +19,7 @@ from aiohappyeyeballs import start_connection
 from pyflanneld.errors import (
     ClientRefused,
     ConnectFailed,
+    ConnectionCut,
     NameUnresolved,
     NoAnswer,
     NotEtcd,
@@ -141,7 +142,8 @@ def failure(url: str, error: OSError) -> RegistryUnavailable:
             return NameUnresolved(f"{url}: {error.strerror or error}")
         case _:
             words = os.strerror(error.errno) if error.errno else str(error)
-            return ConnectFailed(f"{url}: {words or 'connection lost'}")
+            closed = isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError)
+            return (ConnectionCut if closed else ConnectFailed)(f"{url}: {words or 'connection lost'}")
 
 
 async def why_lost(

@@ -13,8 +13,8 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hyperframe.frame import PingFrame
 
-from pyflanneld.core.etcd_types import Position
-from pyflanneld.errors import NoAnswer, NotEtcd, RegistryDenied, RegistryUnavailable
+from pyflanneld.core.etcd_types import ConfigRecord, Position
+from pyflanneld.errors import ConnectionCut, NoAnswer, NotEtcd, RegistryDenied, RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.v3 import methods
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
@@ -27,6 +27,7 @@ from tests.support.polling import eventually
 
 ANSWER = rpc.RangeResponse(header=rpc.ResponseHeader(revision=7), count=1)
 QUICK = Timing(ping_s=0.1, ping_answer_s=0.2)
+STEADY = Timing(steady_s=0.1)
 
 
 async def answering(peer: Peer) -> None:
@@ -157,6 +158,88 @@ class TestGoaway:
             assert len(await anext(watch)) == 1
             with pytest.raises(RegistryUnavailable, match="server stopped"):
                 await anext(watch)
+
+
+    async def test_of_too_many_pings_under_a_watch(self) -> None:
+        """A proxy that takes our pings for too many ends the connection, not the watch: it is opened again."""
+
+        async def refusing(peer: Peer) -> None:
+            peer.say(await open_watch(peer), events(2))
+            await asyncio.sleep(2 * STEADY.steady_s)
+            peer.goaway(ErrorCodes.ENHANCE_YOUR_CALM, b"too_many_pings")
+
+        async def going_on(peer: Peer) -> None:
+            call = await open_watch(peer)
+            created.append(rpc.WatchRequest.FromString(peer.sent[call][5:]).create_request.start_revision)
+            peer.say(call, events(3))
+
+        created: list[int] = []
+        async with (
+            playing(refusing, going_on) as server,
+            registry_at(server, STEADY) as registry,
+            registry.watch_subnets(Position(1, 1)) as watch,
+        ):
+            assert [len(await anext(watch)) for _ in range(4)] == [0, 1, 0, 1]
+            assert created == [3]
+
+
+class TestCut:
+    async def test_in_the_middle_of_a_response(self) -> None:
+        """A response of which a part was told cannot be continued: the watch ends."""
+
+        async def cutting(peer: Peer) -> None:
+            call = await open_watch(peer)
+            await asyncio.sleep(2 * STEADY.steady_s)
+            peer.say(call, events(2, fragment=True))
+            await asyncio.sleep(0.1)
+            peer.transport.abort()
+
+        async with (
+            playing(cutting) as server,
+            registry_at(server, STEADY) as registry,
+            registry.watch_subnets(Position(1, 1)) as watch,
+        ):
+            await anext(watch)
+            with pytest.raises(ConnectionCut):
+                await anext(watch)
+            assert len(server.peers) == 1
+
+    async def test_of_the_watch_alone(self) -> None:
+        """A balancer for HTTP/2 resets the call and leaves the connection: the watch is opened again on it."""
+
+        async def resetting(peer: Peer) -> None:
+            call = await open_watch(peer)
+            await asyncio.sleep(2 * STEADY.steady_s)
+            peer.h2.reset_stream(call, ErrorCodes.CANCEL)
+            peer.flush()
+            peer.say(await open_watch(peer), events(2))
+
+        async with (
+            playing(resetting) as server,
+            registry_at(server, STEADY) as registry,
+            registry.watch_subnets(Position(1, 1)) as watch,
+        ):
+            assert [len(await anext(watch)) for _ in range(3)] == [0, 0, 1]
+            assert len(server.peers) == 1
+
+    async def test_under_a_read(self) -> None:
+        """A read whose connection is cut as it is sent is sent once more, on a new one; a write is not."""
+
+        async def cutting(peer: Peer) -> None:
+            await peer.request()
+            peer.transport.abort()
+
+        async with playing(cutting, answering) as server, registry_at(server) as registry:
+            assert (await registry.read_config()).revision == 7
+            assert len(server.peers) == 2
+        async with playing(cutting, answering) as server, registry_at(server) as registry:
+            with pytest.raises(ConnectionCut):
+                await registry.write_config(b"{}", seen=ConfigRecord(None, 1))
+            assert len(server.peers) == 1
+        async with playing(cutting) as server, registry_at(server) as registry:
+            with pytest.raises(ConnectionCut):
+                await registry.read_config()
+            assert len(server.peers) == 2
 
 
 class TestConnecting:

@@ -9,7 +9,7 @@ import pytest
 from grpclib.const import Status
 
 from pyflanneld.core.etcd_types import Gone, Put, Snapshot
-from pyflanneld.errors import RegistryDenied, RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import HistoryChanged, RegistryDenied, RegistryUnavailable, RevisionCompacted
 from pyflanneld.etcd.access import Timing
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.registry import EtcdV3Registry
@@ -20,6 +20,7 @@ from tests.support.fakes.scripted_etcd import (
     WatchStream,
     header,
     key_value,
+    never,
     refused_creation,
 )
 from tests.support.polling import eventually
@@ -56,6 +57,13 @@ class Watching:
         async with asyncio.timeout(5):
             return seen(await anext(self.watch))
 
+    async def answer_progress(self) -> None:
+        """Answer a progress request, as a member does."""
+        waiting = asyncio.ensure_future(self.next())
+        assert (await self.stream.requests.get()).WhichOneof("request_union") == "progress_request"
+        await self.stream.say(watch_response(revision=500, watch_id=-1))
+        assert await waiting == []
+
 
 @pytest.fixture
 async def watching(scripted: ScriptedEtcd, connect: Connect) -> AsyncIterator[Watching]:
@@ -66,6 +74,92 @@ async def watching(scripted: ScriptedEtcd, connect: Connect) -> AsyncIterator[Wa
         await stream.opened(10)
         assert await opening == ()
         yield Watching(watch, stream)
+
+
+class TestNoProgress:
+    """Endpoints that answer no progress request: a read is their sign of life."""
+
+    async def test_a_proxy_is_sent_none(self, scripted: ScriptedEtcd, watching: Watching) -> None:
+        """What says that it is of no cluster is a proxy, which such a request may kill; changes come as ever."""
+        scripted.on["MemberList"] = lambda _: rpc.MemberListResponse()
+        scripted.on["Range"] = lambda _: rpc.RangeResponse(header=header(10))
+        for _ in range(4):  # longer together than the silence that kills
+            assert await watching.next() == []
+        assert watching.stream.requests.empty()
+        assert len(scripted.asked["MemberList"]) == 1
+        assert [request.key for request in scripted.asked["Range"]] == [b"/net/subnets/"] * 4
+        await watching.stream.say(watch_response(put(b"a", 11), revision=11))
+        assert await watching.next() == [(b"a", 11)]
+
+    async def test_a_member_that_never_answers_is_remembered(
+        self, scripted: ScriptedEtcd, scripted_two: ScriptedEtcd, connect: Connect
+    ) -> None:
+        """It is asked once; another member of the list is asked as ever, and must answer once it has answered."""
+        registry = connect(scripted, scripted_two, timing=SHORT)
+        scripted.on["Range"] = lambda _: rpc.RangeResponse(header=header(10))
+        async with registry.watch_subnets(SINCE) as watch:
+            stream = await opened(scripted, watch)
+            for _ in range(3):
+                assert await anext(watch) == ()
+            assert stream.requests.qsize() == 1
+            assert len(scripted.asked["Range"]) == 3
+            stream.end()
+            with pytest.raises(RegistryUnavailable, match="ended"):
+                await anext(watch)
+        async with registry.watch_subnets(SINCE) as watch:
+            second = Watching(watch, await opened(scripted_two, watch))
+            await second.answer_progress()
+            with pytest.raises(RegistryUnavailable, match="silent"):
+                await second.next()
+        async with registry.watch_subnets(SINCE) as watch:
+            stream = await opened(scripted, watch)
+            assert await anext(watch) == ()
+            assert stream.requests.empty()
+
+    @pytest.mark.parametrize("member", [True, False], ids=["a member", "a proxy"])
+    async def test_that_does_not_answer_reads_either(
+        self, scripted: ScriptedEtcd, watching: Watching, member: bool
+    ) -> None:
+        """A watch that is silent on an endpoint that answers nothing is dead."""
+        scripted.on["Range"] = never
+        if not member:
+            scripted.on["MemberList"] = lambda _: rpc.MemberListResponse()
+        with pytest.raises(RegistryUnavailable, match="no answer"):
+            await watching.next()
+
+    async def test_no_leader_behind_it(self, scripted: ScriptedEtcd, watching: Watching) -> None:
+        """A read that fails behind a proxy ends the watch, with etcd's reason."""
+        scripted.on["MemberList"] = lambda _: rpc.MemberListResponse()
+        scripted.on["Range"] = Refusal(Status.UNAVAILABLE, "etcdserver: no leader")
+        with pytest.raises(RegistryUnavailable, match="no leader"):
+            await watching.next()
+
+    @pytest.mark.parametrize(
+        "read",
+        [Refusal(Status.PERMISSION_DENIED, "etcdserver: permission denied"), Refusal(Status.RESOURCE_EXHAUSTED)],
+        ids=["denied", "refused"],
+    )
+    async def test_a_refused_read_is_an_answer(self, scripted: ScriptedEtcd, watching: Watching, read: Any) -> None:
+        """A read that etcd refuses shows that it works."""
+        scripted.on |= {"MemberList": lambda _: rpc.MemberListResponse(), "Range": read}
+        assert await watching.next() == []
+
+    @pytest.mark.parametrize("answer", [header(9), header(10, cluster_id=1)], ids=["older", "another cluster"])
+    async def test_another_history_behind_it(self, scripted: ScriptedEtcd, watching: Watching, answer: Any) -> None:
+        """A read that is answered by another cluster, or an older history, ends the watch."""
+        scripted.on["MemberList"] = lambda _: rpc.MemberListResponse()
+        scripted.on["Range"] = lambda _: rpc.RangeResponse(header=answer)
+        with pytest.raises(HistoryChanged):
+            await watching.next()
+
+
+async def opened(server: ScriptedEtcd, watch: AsyncIterator[Any]) -> WatchStream:
+    """Open *watch* and return the server's end of it."""
+    opening = asyncio.ensure_future(anext(watch))
+    stream = await server.watches.get()
+    await stream.opened(10)
+    assert await opening == ()
+    return stream
 
 
 class TestWatchStream:
@@ -131,7 +225,8 @@ class TestWatchStream:
         assert await watching.next() == [(b"a", 11)]
 
     async def test_silence(self, watching: Watching) -> None:
-        """A watch without any response, even to a request, is dead."""
+        """A watch without any response, even to a request, is dead on a member that has answered one before."""
+        await watching.answer_progress()
         begun = time.monotonic()
         with pytest.raises(RegistryUnavailable, match="silent"):
             await watching.next()
@@ -139,6 +234,7 @@ class TestWatchStream:
 
     async def test_silence_counts_over_short_waits(self, watching: Watching) -> None:
         """Waiting in short steps does not restart the silence limit."""
+        await watching.answer_progress()
 
         async def died() -> bool:
             try:

@@ -9,6 +9,7 @@ import pytest
 from pyflanneld.errors import (
     ClientRefused,
     ConnectFailed,
+    ConnectionCut,
     NameUnresolved,
     NotEtcd,
     RegistryUnavailable,
@@ -38,7 +39,10 @@ def unverified(code: int, words: str) -> ssl.SSLCertVerificationError:
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed"), ConnectFailed, "Connection refused"),
         (OSError(errno.EHOSTUNREACH, "Connect call failed"), ConnectFailed, "No route to host"),
         (OSError("Multiple exceptions: one, another"), ConnectFailed, "Multiple exceptions: one, another"),
-        (ConnectionResetError(), ConnectFailed, "connection lost"),
+        (ConnectionResetError(), ConnectionCut, "connection lost"),
+        (BrokenPipeError(errno.EPIPE, "x"), ConnectionCut, "Broken pipe"),
+        (ConnectionError("the server closed the connection"), ConnectionCut, "the server closed the connection"),
+        (TimeoutError(errno.ETIMEDOUT, "x"), ConnectFailed, "Connection timed out"),
         (unverified(10, "certificate has expired"), TlsFailed, "certificate has expired (CERTIFICATE_VERIFY_FAILED)"),
         (
             alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), ClientRefused,

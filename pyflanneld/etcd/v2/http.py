@@ -16,9 +16,10 @@ from urllib.parse import urlencode
 from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from pyflanneld.errors import ApiMissing, NoAnswer, NotEtcd, RegistryError, RegistryUnavailable
+from pyflanneld.errors import ApiMissing, ConnectionCut, NoAnswer, NotEtcd, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess, Members, Timing
 from pyflanneld.etcd.connections import connect, failure, why_lost
 from pyflanneld.etcd.resolver import Resolver
@@ -252,6 +253,7 @@ class PendingResponse:
     def __init__(self, member: V2Member, response: aiohttp.ClientResponse) -> None:
         self.member = member
         self._response = response
+        self._socket = response.connection.protocol if response.connection else None
         try:
             self.answer = checked(member.url, response, b"")
         except RegistryError:
@@ -260,7 +262,12 @@ class PendingResponse:
 
     async def body(self) -> bytes:
         """Return the body as soon as it is complete; after a cancellation the response is void."""
-        return await _body(self.member, self._response)
+        try:
+            return await _body(self.member, self._response)
+        except ConnectionCut as cut:  # aiohttp says that of each end
+            if isinstance(self._socket, _Socket) and isinstance(self._socket.lost, OSError):
+                raise failure(self.member.url, self._socket.lost) from cut
+            raise
 
     def end(self) -> None:
         """Let the task that waits for the body fail: aiohttp does not wake it when it closes the session."""
@@ -269,6 +276,21 @@ class PendingResponse:
     def close(self) -> None:
         """Give up waiting."""
         self._response.close()
+
+
+class _Socket(ResponseHandler):
+    """aiohttp's end of a connection.
+
+    Attributes:
+        lost: what has ended it.
+    """
+
+    lost: BaseException | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Take note of what the socket has raised."""
+        self.lost = exc
+        super().connection_lost(exc)
 
 
 class _Connector(aiohttp.BaseConnector):
@@ -280,7 +302,8 @@ class _Connector(aiohttp.BaseConnector):
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> Any:
         # To be overridden: https://docs.aiohttp.org/en/stable/client_reference.html#aiohttp.BaseConnector
-        return (await self._open(f"{req.url.scheme}://{req.url.raw_authority}", self._factory))[1]
+        make = partial(_Socket, loop=asyncio.get_running_loop())
+        return (await self._open(f"{req.url.scheme}://{req.url.raw_authority}", make))[1]
 
 
 async def _body(member: V2Member, response: aiohttp.ClientResponse) -> bytes:
@@ -300,6 +323,8 @@ def unavailable(url: str, error: Exception) -> RegistryUnavailable:
     """Return our error for what aiohttp raised."""
     if cause := _os_error(error):
         return failure(url, cause)
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return ConnectionCut(f"{url}: the server closed the connection")
     if isinstance(error, aiohttp.ClientResponseError):
         return NotEtcd(f"{url}: this server does not speak HTTP/1: {error.message}")
     return RegistryUnavailable(f"{url}: {str(error) or type(error).__name__}")

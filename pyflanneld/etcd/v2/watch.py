@@ -9,15 +9,26 @@ many changes elsewhere in the tree do not make our position too old.
 A poll can wait for ever, and silence is not health: after 45 s the member has to answer a linearizable read, which a
 member that was cut off from the others cannot, and the poll is sent again. The kernel's probes find a dead connection.
 
+Balancers cut the connection of a poll that was idle for some time. Where the poll was open for 2 s it is sent again, as
+after a silence; the read follows when 45 s have passed since the last sign of life.
+
 Refreshes of a TTL are changes with an index of their own that no poll reports. The watch ends with an error, and the
-caller lists again, when the connection breaks, and when a response is from another cluster or an older history.
+caller lists again, when the connection cannot be opened again, and when a response is from another cluster or an older
+history.
 """
 
 import asyncio
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.errors import HistoryChanged, NoAnswer, RegistryError, RegistryUnavailable, RevisionCompacted
+from pyflanneld.errors import (
+    ConnectionCut,
+    HistoryChanged,
+    NoAnswer,
+    RegistryError,
+    RegistryUnavailable,
+    RevisionCompacted,
+)
 from pyflanneld.etcd.v2.http import PendingResponse, V2Client, V2Request
 from pyflanneld.etcd.v2.keyspace import V2Event, parse_event
 from pyflanneld.etcd.v2.responses import INDEX_CLEARED, V2Refused, V2Response
@@ -46,6 +57,7 @@ class LongPoll:
         self._pending: PendingResponse | None = None
         self._member = http.members.current
         self._opened = False
+        self._sent_at = self._heard_at = 0.0
 
     def __aiter__(self) -> "LongPoll":
         return self
@@ -63,24 +75,39 @@ class LongPoll:
             self._pending = await self._send()
         if not self._opened:
             self._opened = True
+            self._heard_at = self._sent_at
             self._log.debug("watch.opened", endpoint=self._member.url, start_revision=self._known + 1)
             return None
         pending, self._pending = self._pending, None
-        try:
-            async with asyncio.timeout(self._http.timing.silence_s):
-                body = await pending.body()
-        except TimeoutError:
-            await self._prove_alive()
+        body = await self._body(pending)
+        if body is None:
             self._known = max(self._known, pending.answer.index)
             self._pending = await self._send()  # at once: etcd may forget changes before our caller asks
             return None
-        finally:
-            pending.close()
         if not body.strip():
             raise RegistryUnavailable(f"{self._member.url}: etcd ended the watch")
+        self._heard_at = asyncio.get_running_loop().time()
         event = parse_event(body, self._member.url)
         self._known = max(self._known, event.node.modified)
         return event
+
+    async def _body(self, pending: PendingResponse) -> bytes | None:
+        """Return what the poll brings; ``None`` when that was nothing, and the poll is to be sent again."""
+        loop, timing = asyncio.get_running_loop(), self._http.timing
+        try:
+            async with asyncio.timeout(timing.silence_s):
+                return await pending.body()
+        except TimeoutError:
+            await self._prove_alive()
+        except ConnectionCut as cut:
+            if loop.time() - self._sent_at < timing.steady_s:
+                raise
+            self._log.debug("watch.cut", endpoint=self._member.url, error=str(cut))
+            if loop.time() - self._heard_at >= timing.silence_s:
+                await self._prove_alive()
+        finally:
+            pending.close()
+        return None
 
     async def _send(self) -> PendingResponse:
         query: dict[str, str | int] = {"wait": "true", "recursive": "true", "waitIndex": self._known + 1}
@@ -95,6 +122,7 @@ class LongPoll:
         except RegistryError:
             pending.close()
             raise
+        self._sent_at = asyncio.get_running_loop().time()
         return pending
 
     def _check(self, answer: V2Response) -> None:
@@ -115,6 +143,7 @@ class LongPoll:
             self._check(error.answer)
         except TimeoutError as error:
             raise NoAnswer(f"{self._member.url}: the watch is silent, and so is the server") from error
+        self._heard_at = asyncio.get_running_loop().time()
 
     async def close(self) -> None:
         """End the watch; this does not wake a task that waits for it."""

@@ -17,7 +17,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
+from pyflanneld.errors import ConnectionCut, RegistryDenied, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
 from pyflanneld.etcd.v3.channel import Endpoint, Endpoints
@@ -132,13 +132,15 @@ class Caller:
     ) -> A:
         """Send a request until an endpoint answers, to each at most once, within ``Timing.read_s``.
 
+        Once more to one where it has met the end of a connection, which may have been idle for too long.
+
         Args:
             method: repeating it must be harmless.
             request: what is sent.
             elsewhere: leave out the endpoint in use if there is another one, and keep it for other calls.
             max_bytes: how large an answer may be. A larger one is ``AnswerTooLarge``, and no other endpoint is asked.
         """
-        members, send = self.endpoints.in_turn(), self._sending(method, request, max_bytes)
+        members, send = self.endpoints.in_turn(), _repeated(self._sending(method, request, max_bytes))
         if elsewhere and len(members) > 1:
             return await self._first_answer(members[1:], send)
         return await self._first_answer(members, lambda endpoint, limit_s: self._leaving(endpoint, send, limit_s))
@@ -185,3 +187,16 @@ class Caller:
             return await ask(await self.tokens.renewed(endpoint, token))
 
         return send
+
+
+def _repeated(send: Send[A]) -> Send[A]:
+    """Return what sends the request again on a new connection where the first is cut, within the same time."""
+
+    async def repeated(endpoint: Endpoint, limit_s: float) -> A:
+        give_up_at = asyncio.get_running_loop().time() + limit_s
+        try:
+            return await send(endpoint, limit_s)
+        except ConnectionCut:
+            return await send(endpoint, give_up_at - asyncio.get_running_loop().time())
+
+    return repeated

@@ -37,7 +37,11 @@ T = TypeVar("T")
 
 
 class Endpoint:
-    """One etcd member, by the URL that the operator wrote, and the connection to it."""
+    """One etcd member, by the URL that the operator wrote, and the connection to it.
+
+    Attributes:
+        answers_progress: whether it answers the progress requests of watches; ``None`` when that is not known.
+    """
 
     def __init__(
         self, url: str, tls: Tls | None, timing: Timing = DEFAULT_TIMING, clusters: Clusters | None = None
@@ -51,6 +55,7 @@ class Endpoint:
         self._current: Http2 | None = None
         self._open: set[Http2] = set()
         self._closed = False
+        self.answers_progress: bool | None = None
 
     async def ask(
         self,
@@ -115,6 +120,7 @@ class Endpoint:
         give_up_at = asyncio.get_running_loop().time() + CONNECT_S
         context = self._context()
         connection = await self._dial(context)
+        self.answers_progress = self.answers_progress or None  # a member may have taken the place of a proxy
         self._open = {connection, *(one for one in self._open if one.error is None)}
         try:
             await connection.opened(give_up_at)

@@ -5,10 +5,13 @@ cancelling the task of its caller. Its protocol is: streams, flow control and he
 
 * A connection is open when the server's SETTINGS have come. What speaks another protocol, or refuses our certificate
   after the handshake, fails here and not in a call.
-* A frozen member, whose kernel still acknowledges, is found by a ping after 10 s without a byte, 5 s for any answer.
-  etcd closes the connection of a client that pings more often than every 5 s (``--grpc-keepalive-min-time``), or while
-  no call is open, so there are pings only while one is, usually the watch. Without one the deadline of the next call
-  finds the member: the connection is then *in doubt*. It gets no further call, and a ping at once.
+* A frozen member, whose kernel still acknowledges, is found by a ping after 9 s without a byte, 5 s for any answer.
+  That is before balancers cut what is idle for 10 s, and after the kernel has found a dead host, 8 s; while a ping is
+  under way the kernel sends no probes. etcd closes the connection of a client that pings more
+  often than every 5 s (``--grpc-keepalive-min-time``), or while no call is open, so there are pings only while one is,
+  usually the watch. Its gRPC proxy of 3.4 does so at the fourth ping since it has last sent headers or data, which in
+  30 s there are not. Without a ping the deadline of the next call finds the member: the connection is then *in doubt*.
+  It gets no further call, and a ping at once.
 * After GOAWAY ``h2`` takes no further frame. So it gets none: the calls under way come to their end, and the connection
   takes no new one.
 * Frames that grpclib does not know, extensions for example, are ignored, as HTTP/2 demands; those that break the
@@ -25,11 +28,12 @@ from typing import Final, cast
 from grpclib.config import Configuration
 from grpclib.protocol import AbstractHandler, H2Protocol
 from h2.config import H2Configuration
+from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, RemoteSettingsChanged
 from h2.exceptions import FrameTooLargeError, ProtocolError
 from hyperframe.frame import PingFrame
 
-from pyflanneld.errors import NoAnswer, RegistryUnavailable
+from pyflanneld.errors import ConnectionCut, NoAnswer, RegistryUnavailable
 from pyflanneld.etcd.access import Timing
 from pyflanneld.etcd.connections import failure, wrong_protocol
 
@@ -210,7 +214,8 @@ class Http2(H2Protocol):
         """Let the calls under way come to their end, unless the server gives a reason: RFC 9113, section 6.8."""
         last, code = struct.unpack_from(">II", frame + bytes(8), _HEAD_BYTES)
         words = frame[_HEAD_BYTES + 8 :].decode("ascii", "replace")[:_SHOWN]
-        why = RegistryUnavailable(f"{self.url}: it closes the connection (error {code}{words and ': '}{words})")
+        kind = ConnectionCut if code == ErrorCodes.ENHANCE_YOUR_CALM else RegistryUnavailable  # "too_many_pings"
+        why = kind(f"{self.url}: it closes the connection (error {code}{words and ': '}{words})")
         if code:
             self.end(why)
         for number, stream in list(self.processor.streams.items()):

@@ -16,7 +16,7 @@ from grpclib.utils import Wrapper
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
-from pyflanneld.errors import NotEtcd, RegistryUnavailable
+from pyflanneld.errors import ConnectionCut, NotEtcd, RegistryUnavailable
 from pyflanneld.etcd.v3.connection import Http2
 from pyflanneld.etcd.v3.methods import A, Method, Q
 from pyflanneld.etcd.v3.status import check_headers, check_status
@@ -134,7 +134,7 @@ class Stream(Generic[Q, A]):
             if "grpc-status" in last:  # a server may reset a call after its status
                 check_status(last, url)
             self._connection.check()
-            raise RegistryUnavailable(f"{url}: {str(error) or type(error).__name__}") from error
+            raise ConnectionCut(f"{url}: {str(error) or type(error).__name__}") from error
         except AssertionError as error:  # grpclib's, when data ends in the middle of a message
             raise RegistryUnavailable(f"{url}: the answer was cut") from error
 

@@ -6,9 +6,14 @@ anything, because a gap in the history cannot be seen from inside. The signs:
 
 * the stream ends, or etcd cancels the watch. A refused creation looks like ``created`` and ``canceled`` at once, with
   ``watch_id`` -1; the reason is a text. A refused token is renewed and the watch opened once more;
-* nothing at all came for 45 s. After 30 s of silence we request progress, which every etcd since 3.4 answers;
+* nothing at all came for 45 s. After 30 s of silence we request progress, which every etcd since 3.4 answers. Where
+  that is not answered, the endpoint has to answer a read (``silence``);
 * the response is from another cluster, or its revision is older than what was seen (a restored backup, or a member that
   is behind): etcd would otherwise wait, silently, until it reaches those revisions again.
+
+A connection that is cut is no such sign: balancers do it to what is idle, and our pings need not come often enough. A
+watch that was open for 2 s is opened again, once, from the revision after the last that it has told. As etcd keeps its
+history, nothing is missed. If that fails, the watch has ended.
 
 Defences against etcd 3.4 before 3.4.38 and 3.5 before 3.5.23 (their changelogs): events are delivered twice, old events
 are replayed after a member took a snapshot, and a watch on a future revision gets older events. So an event before the
@@ -27,6 +32,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import Gone, Put, bounded_name
 from pyflanneld.errors import (
+    ConnectionCut,
     HistoryChanged,
     NoAnswer,
     RegistryDenied,
@@ -39,6 +45,7 @@ from pyflanneld.etcd.v3.calls import Caller, metadata
 from pyflanneld.etcd.v3.channel import Endpoint, within
 from pyflanneld.etcd.v3.keyspace import KeySpace
 from pyflanneld.etcd.v3.methods import WATCH
+from pyflanneld.etcd.v3.silence import note_no_progress, read_header, takes_progress_requests
 from pyflanneld.etcd.v3.status import COMPACTED, check_revision, is_denial
 from pyflanneld.etcd.v3.stream import AnswerTooLarge
 
@@ -53,6 +60,7 @@ class WatchStream:
 
     def __init__(self, endpoint: Endpoint, token: str, rpc_s: float) -> None:
         self.url = endpoint.url
+        self.endpoint = endpoint
         self._rpc_s = rpc_s
         self._stream = endpoint.stream(WATCH, metadata(token))
         self._reading: asyncio.Task[rpc.WatchResponse | None] | None = None
@@ -105,7 +113,7 @@ class Watch:
         range_end: the key after the last; empty for the single *key*.
         after_revision: the revision up to which everything is known.
         cluster_id: the cluster of that revision; ``None`` to accept any.
-        log: gets ``watch.opened``.
+        log: gets ``watch.opened``, ``watch.cut`` and ``watch.progress_unanswered``.
     """
 
     def __init__(
@@ -130,7 +138,8 @@ class Watch:
         self._cluster_id = cluster_id
         self._last: dict[bytes, int] = {}
         self._stream: WatchStream | None = None
-        self._received_at = 0.0
+        self._opened_at = self._received_at = 0.0
+        self._whole = True  # no response is under way of which a part has come
         self._requested_at: float | None = None
         self._log = log
 
@@ -144,7 +153,11 @@ class Watch:
             if self._stream is None:
                 await self._open(endpoint)
                 return ()
-            return await self._changes(self._stream)
+            try:
+                return await self._changes(self._stream)
+            except ConnectionCut as cut:
+                await self._reopen(endpoint, cut)
+                return ()
         except RegistryUnavailable as error:
             if self._stream is None or self._stream.url == endpoint.url:
                 self._caller.endpoints.leave(endpoint, error)
@@ -165,7 +178,7 @@ class Watch:
                 raise
             await self.close()
             await self._open_with(endpoint, await tokens.renewed(endpoint, token))
-        self._log.debug("watch.opened", endpoint=endpoint.url, start_revision=self._start)
+        self._log.debug("watch.opened", endpoint=endpoint.url, start_revision=self._create.start_revision)
 
     async def _open_with(self, endpoint: Endpoint, token: str) -> None:
         self._stream = WatchStream(endpoint, token, self._timing.rpc_s)
@@ -173,8 +186,20 @@ class Watch:
         response = await self._stream.receive(self._timing.rpc_s)
         if response is None:
             raise NoAnswer(f"{endpoint.url}: no answer to opening a watch within {self._timing.rpc_s:g} s")
-        self._received_at = asyncio.get_running_loop().time()
+        self._opened_at = asyncio.get_running_loop().time()
+        # A silence goes on where the watch is opened again: what is between may have answered by itself.
+        self._received_at = self._received_at or self._opened_at
         self._check(response)
+
+    async def _reopen(self, endpoint: Endpoint, cut: ConnectionCut) -> None:
+        """Watch on by a new connection. Raises *cut* where the watch was too short for that, or cannot be continued."""
+        if not self._whole or asyncio.get_running_loop().time() - self._opened_at < self._timing.steady_s:
+            raise cut
+        self._log.debug("watch.cut", endpoint=endpoint.url, error=str(cut))
+        await self.close()
+        self._create.start_revision = self._seen + 1
+        self._requested_at = None
+        await self._open(endpoint)
 
     async def _changes(self, stream: WatchStream) -> tuple[Put | Gone, ...]:
         """Return the changes of one response, which etcd may have cut into fragments.
@@ -185,7 +210,10 @@ class Watch:
         size = 0
         while True:
             response = await self._next_response(stream)
+            if response is None:
+                return ()
             self._check(response)
+            self._whole = not response.fragment
             changes += map(self._keys.change, self._fresh(response.events))
             size += response.ByteSize()
             if size > RESPONSE_BYTES:
@@ -193,21 +221,39 @@ class Watch:
             if not response.fragment:
                 return tuple(changes)
 
-    async def _next_response(self, stream: WatchStream) -> rpc.WatchResponse:
-        now = asyncio.get_running_loop().time
-        response = None
+    async def _next_response(self, stream: WatchStream) -> rpc.WatchResponse | None:
+        """Return the next response; ``None`` when the endpoint has shown in another way that it works."""
+        loop, timing, response = asyncio.get_running_loop(), self._timing, None
         if self._requested_at is None:
-            response = await stream.receive(self._received_at + self._timing.progress_s - now())
+            response = await stream.receive(self._received_at + timing.progress_s - loop.time())
             if response is None:
-                self._requested_at = now()
-                await stream.send(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+                await self._request_progress(stream)
         if response is None and self._requested_at is not None:
-            limit_s = self._timing.silence_s - self._timing.progress_s
-            response = await stream.receive(self._requested_at + limit_s - now())
+            response = await stream.receive(self._requested_at + timing.silence_s - timing.progress_s - loop.time())
+            if response is not None and not response.events:
+                stream.endpoint.answers_progress = True
         if response is None:
-            raise NoAnswer(f"{stream.url}: the watch was silent for {self._timing.silence_s:g} s")
-        self._received_at, self._requested_at = now(), None
+            await self._prove_alive(stream)
+        self._received_at, self._requested_at = loop.time(), None
         return response
+
+    async def _request_progress(self, stream: WatchStream) -> None:
+        """Request progress where that is answered, or may be."""
+        if await takes_progress_requests(self._caller, stream.endpoint, self._log):
+            self._requested_at = asyncio.get_running_loop().time()
+            await stream.send(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+
+    async def _prove_alive(self, stream: WatchStream) -> None:
+        """Raise unless the endpoint answers a read, and has never answered a progress request."""
+        endpoint = stream.endpoint
+        if endpoint.answers_progress or not self._whole:
+            endpoint.answers_progress = None
+            raise NoAnswer(f"{stream.url}: the watch was silent for {self._timing.silence_s:g} s")
+        header = await read_header(self._caller, endpoint, self._create.key)
+        if header is not None:
+            self._check(rpc.WatchResponse(header=header))
+        if self._requested_at is not None:
+            note_no_progress(endpoint, self._log)
 
     def _check(self, response: rpc.WatchResponse) -> None:
         """Raise if *response* ends the watch or cannot continue what was seen."""

@@ -87,10 +87,12 @@ class WatchStream:
 
 
 DEFAULTS: dict[str, Callable[[], Any]] = {
+    "MemberList": lambda: rpc.MemberListResponse(header=header(1)),
     "Range": lambda: rpc.RangeResponse(header=header(1)),
     "Txn": lambda: rpc.TxnResponse(header=header(1)),
 }
-UNARY = (methods.RANGE, methods.TXN, methods.LEASE_GRANT, methods.LEASE_REVOKE, methods.AUTHENTICATE)
+LEASES = (methods.LEASE_GRANT, methods.LEASE_REVOKE)
+UNARY = (methods.RANGE, methods.TXN, *LEASES, methods.AUTHENTICATE, methods.MEMBER_LIST)
 
 
 class ScriptedEtcd:

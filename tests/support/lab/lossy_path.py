@@ -10,7 +10,7 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
 from pyflanneld.lab.node import LabHost
 from tests.support.network.namespaces import Namespace
-from tests.support.network.tcp_proxy import Slow, TcpProxy
+from tests.support.network.tcp_proxy import Idle, Slow, TcpProxy
 
 
 def first_call(method: str) -> bytes:
@@ -49,6 +49,15 @@ class LossyPath:
     def slow_down(self, slow: Slow | None) -> None:
         """Let the server's words take long from now on; ``None``: no more."""
         self._proxy.slow = slow
+
+    def cut_idle(self, idle: Idle | None) -> None:
+        """Cut what is idle from now on, as balancers do; ``None``: no more."""
+        self._proxy.idle = idle
+
+    @property
+    def idle_cuts(self) -> int:
+        """How many connections were cut because they were idle."""
+        return self._proxy.idle_cuts
 
     def cut(self) -> None:
         """Reset every connection."""

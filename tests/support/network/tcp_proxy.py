@@ -7,12 +7,14 @@
         proxy.mute = True           # swallow what the server says, until False again
         proxy.mute_after = b"x"     # do so as soon as the client has sent these bytes
         proxy.slow = Slow(0.4, 1.2, 8000)   # what the server says comes so much later, and no faster
+    proxy.idle = Idle(10, "reset")      # cut each connection on which nothing has passed for so long, as balancers do
 """
 
 import asyncio
 import random
 import socket
 import struct
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +34,15 @@ class Slow:
         return max(now_s + random.uniform(self.least_s, self.most_s), last_s) + size_bytes / self.bytes_per_s
 
 
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What a balancer does to a connection that was idle for *after_s*: ``reset`` it; ``close`` it; or ``half-close``
+    it: say that no more will come, and take what the client still sends."""
+
+    after_s: float
+    how: str
+
+
 class TcpProxy:
     """Forwards bytes both ways. Made by ``before``."""
 
@@ -44,7 +55,10 @@ class TcpProxy:
         self.mute = False
         self.mute_after: bytes | None = None
         self.slow: Slow | None = None
+        self.idle: Idle | None = None
+        self._half_closed: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self.connections = 0
+        self.idle_cuts = 0
 
     @classmethod
     @asynccontextmanager
@@ -105,9 +119,12 @@ class TcpProxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         back_reader, back_writer = await asyncio.open_connection(self._host, self._port)
         self._writers.add(back_writer)
+        loop = asyncio.get_running_loop()
+        passed = [loop.time()]
         pumps = {
-            asyncio.create_task(self._pump(reader, back_writer, says_server=False)),
-            asyncio.create_task(self._pump(back_reader, writer, says_server=True)),
+            asyncio.create_task(self._pump(reader, back_writer, passed, says_server=False)),
+            asyncio.create_task(self._pump(back_reader, writer, passed, says_server=True)),
+            asyncio.create_task(self._idled(passed, writer)),
         }
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -118,13 +135,30 @@ class TcpProxy:
             self._writers.discard(back_writer)
             back_writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, says_server: bool) -> None:
+    async def _idled(self, passed: list[float], writer: asyncio.StreamWriter) -> None:
+        """Return when nothing has passed for too long and the connection is to be closed."""
+        loop = asyncio.get_running_loop()
+        while self.idle is None or loop.time() - passed[0] < self.idle.after_s:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.02)
+        self.idle_cuts += 1
+        sock = writer.get_extra_info("socket")
+        if self.idle.how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif self.idle.how == "half-close":
+            self._half_closed.add(writer)
+            writer.write_eof()
+            await asyncio.Event().wait()  # for the client to close it
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passed: list[float], *, says_server: bool
+    ) -> None:
         loop, last_s = asyncio.get_running_loop(), 0.0
         try:
             while data := await reader.read(65536):
+                passed[0] = loop.time()
                 if self.mute_after and not says_server and self.mute_after in data:
                     self.mute, self.mute_after = True, None
-                if says_server and self.mute:
+                if says_server and (self.mute or writer in self._half_closed):
                     continue
                 if says_server and self.slow:
                     last_s = self.slow.arrival_s(len(data), loop.time(), last_s)
