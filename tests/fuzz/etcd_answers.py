@@ -133,6 +133,7 @@ class _Response:
     """What aiohttp makes of an answer of the v2 API."""
 
     headers: dict[str, str]
+    connection = None  # the body has come
 
     def __init__(self, status: int, body: bytes) -> None:
         self.status = status

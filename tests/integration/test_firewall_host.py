@@ -216,5 +216,5 @@ async def test_nothing_is_touched_where_nothing_was_and_nothing_is_asked(site: C
     """Without both flags there is not one chain of ours, and no table that was not there before."""
     before = site.host.run("nft", "list", "ruleset") + "".join(site.saved("nat") + site.saved("filter"))
     async with site.daemon(iptables_forward_rules=False):
-        await eventually(lambda: "firewall" not in {task.get_name() for task in asyncio.all_tasks()})
+        await eventually(lambda: "firewall-rules" not in {task.get_name() for task in asyncio.all_tasks()})
     assert site.host.run("nft", "list", "ruleset") + "".join(site.saved("nat") + site.saved("filter")) == before

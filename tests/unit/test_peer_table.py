@@ -789,9 +789,8 @@ def span(net: IPv4Network) -> tuple[int, int]:
 def violations(context: FamilyContext, peers: Mapping[IPv4Network, IPv4Address]) -> list[str]:
     """Return what is wrong with *peers*, by integers alone."""
     low, high = span(context.network)
-    needed = {int(address) for address in (*context.own_addresses, *context.protected, *peers.values())}
-    needed |= {int(own.ip) for own in context.link_addresses}
-    barred = [span(context.own_subnet), *map(span, context.connected)]
+    needed = {int(address) for address in (*context.own_addresses, *context.protected)}
+    near = [span(net) for net in (*context.connected, *(own.network for own in context.link_addresses))]
     found = []
     for subnet, gateway in peers.items():
         first, last = span(subnet)
@@ -799,15 +798,16 @@ def violations(context: FamilyContext, peers: Mapping[IPv4Network, IPv4Address])
             found.append(f"{subnet} is no proper part of the network")
         if last - first < 3:
             found.append(f"{subnet} is too small")
-        if any(first <= other_last and other_first <= last for other_first, other_last in barred):
-            found.append(f"{subnet} covers our own subnet or a connected network")
-        if any(first <= address <= last for address in needed):
+        own_first, own_last = span(context.own_subnet)
+        if (first <= own_last and own_first <= last) or (first, last) in near:
+            found.append(f"{subnet} covers our own subnet, or is a connected network")
+        longer = [(low, high) for low, high in near if high - low < last - first]
+        kept = {address for address in needed for low, high in longer if low <= address <= high}
+        if any(first <= address <= last for address in needed - kept):
             found.append(f"{subnet} captures an address")
         found += [f"gateway {gateway}: {why}" for why in gateway_faults(context, int(gateway))]
     spans = sorted(map(span, peers))
     found += [f"{a} overlaps {b}" for a, b in pairwise(spans) if b[0] <= a[1]]
-    for low, high in spans:
-        found += [f"gateway {via} lies in a peer's subnet" for via in peers.values() if low <= int(via) <= high]
     return found
 
 

@@ -207,7 +207,8 @@ class Validator:
     def _off_link(self, subnet: Network, gateway: Address, field: str) -> Quarantine | None:
         """Return what is wrong with a gateway outside the link's networks, unless the kernel has it on the link."""
         way = self._context.ways.get(gateway)
-        if way == ON_LINK:
+        edge = any(gateway in own.network for own in self._context.link_addresses)  # its first or last address
+        if way == ON_LINK and not edge:
             return None
         near = ", ".join(str(own.network) for own in self._context.link_addresses)
         told = f", the kernel sends packets to it {way}" if way is not None else ""
