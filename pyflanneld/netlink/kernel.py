@@ -4,11 +4,10 @@ pyroute2 encodes and decodes the messages; the two sockets are our own (``socket
 for notifications per ``changes``. They are opened in the network namespace of the thread that needs them first.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
 from ipaddress import IPv4Network, IPv6Network
-from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -94,13 +93,15 @@ class NetlinkKernel(Kernel):
         remembered: bool, requests: RequestSocket,
     ) -> tuple[KernelRoute, ...]:  # fmt: skip
         own = protocol == self._protocol
+        decode, wanted = _decoder(protocol, version), None
+        if within:
+            among = routes.Within(within, decode, {} if remembered else self._own_routes(version))
+            decode, wanted = among, None if remembered else among.may_want
+        listing = DumpCache(decode)
         if remembered:
-            asked = (version, protocol, within)
-            listing = self._lists.setdefault(asked, _route_listing(protocol, version, within))
-        else:
-            listing = _route_listing(protocol, version, within, self._own_routes(version))
+            listing = self._lists.setdefault((version, protocol, within), listing)
         try:
-            found = await requests.dump(routes.routes_request(protocol, version), listing.update)
+            found = await requests.dump(routes.routes_request(protocol, version), listing.update, wanted)
         except DumpRefused as error:
             if error.refusal.errno != ENOENT:  # a namespace in which nothing was ever put has no main table
                 raise
@@ -181,23 +182,15 @@ def _is_gone(change: KernelChange, code: int) -> bool:
     return code == ENOENT if isinstance(change.object, KernelEntry) else code == ESRCH and change.object.plain
 
 
-def _route_listing(
-    protocol: int | None, version: int, within: Sequence[Network] = (),
-    known: Mapping[bytes, KernelRoute | None] = MappingProxyType({}),
-) -> DumpCache[KernelRoute]:
-    """Return an empty list for routes of *protocol*, or of all; to parts of networks *within*, or to anything.
-
-    What *known* messages say is not read again.
-    """
+def _decoder(protocol: int | None, version: int) -> Callable[[bytes], KernelRoute | None]:
+    """Return what reads the message of a route of *protocol*, or of any."""
     decode = routes.decode_route if version == 4 else routes6.decode_route6
-    if within:
-        decode = routes.Within(within, decode, known)
     if protocol is None:
-        return DumpCache(decode)
+        return decode
 
     def decode_own(body: bytes) -> KernelRoute | None:
         """Leave out the others, which kernels before 4.20 report too."""
         route = decode(body)
         return route if route is not None and route.protocol == protocol else None
 
-    return DumpCache(decode_own)
+    return decode_own

@@ -158,15 +158,14 @@ class Within:
 
     def __call__(self, body: bytes) -> KernelRoute | None:
         """Return the route in *body* if it is such a one."""
-        route = self._known.get(body)
-        if route is None:
-            there = reported_destination(body)
-            if there is not None and not self._holds(there[1], there[2]):
-                return None
-            route = self._decode(body)
+        route = self._known.get(body) or self._decode(body)
         return route if route is not None and any(inside(route.dst, one) for one in self._networks) else None
 
-    def _holds(self, address: int, length: int) -> bool:
+    def may_want(self, body: bytes) -> bool:
+        """Return whether *body* may be the message of such a route."""
+        if (there := reported_destination(body)) is None:
+            return True
+        _, address, length = there
         for first, last, least in self._spans:  # noqa: SIM110 - any() would take twice as long
             if first <= address <= last and length >= least:
                 return True

@@ -155,15 +155,19 @@ class RequestSocket:
         """The address of the socket in use, by which notifications of our own changes are known."""
         return self._port
 
-    async def dump(self, request: NetlinkRequest, read: Callable[[list[bytes]], Awaitable[T]]) -> T:
+    async def dump(
+        self, request: NetlinkRequest, read: Callable[[list[bytes]], Awaitable[T]],
+        wanted: Callable[[bytes], bool] | None = None,
+    ) -> T:
         """Return what *read* makes of the whole list that *request* asks for: the messages without their headers.
 
-        *read* may raise ``ValueError``. A list that the kernel marks as torn is asked for again, a few times.
+        *read* may raise ``ValueError``, and gets only what is *wanted*: a long list need not be held. A list that the
+        kernel marks as torn is asked for again, a few times.
 
         Raises:
             KernelError: also when it is still torn after that; ``DumpRefused`` is one.
         """
-        return await self._guarded(self._dump_deadline_s, partial(self._dump, request, read))
+        return await self._guarded(self._dump_deadline_s, partial(self._dump, request, read, wanted))
 
     async def transact(self, changes: Sequence[C], encode: Callable[[C, int, int], bytes]) -> dict[int, KernelRefusal]:
         """Send all *changes* in order and return the refused ones by their position.
@@ -209,26 +213,29 @@ class RequestSocket:
                     raise KernelError(f"netlink: {error}") from error
                 raise
 
-    async def _dump(self, request: NetlinkRequest, read: Callable[[list[bytes]], Awaitable[T]]) -> T:
+    async def _dump(
+        self, request: NetlinkRequest, read: Callable[[list[bytes]], Awaitable[T]],
+        wanted: Callable[[bytes], bool] | None,
+    ) -> T:
         for attempt in range(DUMP_ATTEMPTS):
             try:
-                found = await self._dump_once(request)
+                found = await self._dump_once(request, wanted)
             except NetlinkDumpInterrupted:
                 await asyncio.sleep(DUMP_PAUSE_S * 2**attempt)
             else:
                 return await read(found)
         raise KernelError(f"netlink: the list changed while it was read, {DUMP_ATTEMPTS} times in a row")
 
-    async def _dump_once(self, request: NetlinkRequest) -> list[bytes]:
-        """Return the list, read to its end. Raises ``NetlinkDumpInterrupted`` if it is torn."""
+    async def _dump_once(self, request: NetlinkRequest, wanted: Callable[[bytes], bool] | None) -> list[bytes]:
+        """Return what is wanted of the list, read to its end. Raises ``NetlinkDumpInterrupted`` if it is torn."""
         sock = self._opened()
-        wanted = NetlinkRequest(request.kind, NLM_F_REQUEST | NLM_F_DUMP | request.flags, request.body)
-        sock.send(frames.pack(wanted, _DUMP_SEQUENCE))
+        asked = NetlinkRequest(request.kind, NLM_F_REQUEST | NLM_F_DUMP | request.flags, request.body)
+        sock.send(frames.pack(asked, _DUMP_SEQUENCE))
         found: list[bytes] = []
         torn = False
         while True:
             bodies, torn_here, last = self._dump_part(await self._receive(sock))
-            found += bodies
+            found += bodies if wanted is None else filter(wanted, bodies)
             torn |= torn_here
             if last:
                 break
