@@ -81,12 +81,17 @@ def _insane(event: RouteEvent, host: Host, networks: list[Net], record: Record) 
         return "holds its own gateway"
     if event.gateway in addresses or event.gateway >> 24 in (0, 127) or event.gateway >> 28 >= 14:
         return "no gateway"
-    if not any(
+    near = any(
         link == event.link and number >> (32 - size) == event.gateway >> (32 - size)
         for number, size, link in host.addresses
-    ):
-        return "the gateway is not on the link"
-    return ""
+    )
+    return "" if near or _has_link_route(event, host) else "the gateway is not on the link"
+
+
+def _has_link_route(event: RouteEvent, host: Host) -> bool:
+    """Return whether somebody has put a route to the gateway on the link itself before."""
+    before = [one for one in host.route_events if one.at_s <= event.at_s and not one.deleted and not one.gateway]
+    return any(one.link == event.link and contains(one.dst, (event.gateway, 32)) for one in before)
 
 
 def _held(own: Net, host: Host, record: Record) -> bool:
