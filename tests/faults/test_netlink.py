@@ -4,7 +4,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -212,10 +212,10 @@ class Counting(RequestSocket):
         super().__init__()
         self.asked = self.torn = 0
 
-    async def _dump_once(self, request: NetlinkRequest) -> list[bytes]:
+    async def _dump_once(self, request: NetlinkRequest, wanted: Callable[[bytes], bool] | None) -> list[bytes]:
         self.asked += 1
         try:
-            return await super()._dump_once(request)
+            return await super()._dump_once(request, wanted)
         except NetlinkDumpInterrupted:
             self.torn += 1
             raise
