@@ -22,6 +22,7 @@ class PeerReview:
         self._context = context
         self._node = node
         self._host: ValidationContext | None = None
+        self._shared = False
         self._hops: frozenset[Address] = frozenset()
         self._ways: dict[Address, str] = {}
 
@@ -37,7 +38,7 @@ class PeerReview:
         there = self._node.peers.gateways() if self._ways else ()
         ways = {address: await self._way(address) for address in self._ways if address in there}
         before = self._host, self._hops, self._ways
-        self._host, self._hops, self._ways = host, hops, ways
+        self._host, self._hops, self._ways, self._shared = host, hops, ways, host.is_shared
         return before != (host, hops, ways)
 
     async def view(self) -> View:
@@ -53,8 +54,11 @@ class PeerReview:
 
     def _validated(self) -> View:
         assert self._host is not None  # noqa: S101 - there has been a look
-        hops = next_hops(self._node, self._hops) if self._host.is_shared else {}
-        return self._node.peers.view(self._host.with_lookups(next_hops=hops, ways=self._ways))
+        host = self._host
+        if self._shared or self._ways:
+            hops = next_hops(self._node, self._hops) if self._shared else {}
+            host = host.with_lookups(next_hops=hops, ways=self._ways)
+        return self._node.peers.view(host)
 
     async def _way(self, address: Address) -> str:
         """Return how packets to *address* leave, as ``FamilyContext.ways`` has it."""

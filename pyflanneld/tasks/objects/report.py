@@ -25,6 +25,8 @@ class Reports:
         self._node = node
         self._accepted_any = False
         self._lost: set[Network] = set()
+        self._shared_seen: object = None
+        self._shared: list[tuple[Network, str]] = []
 
     def guard(self, held: frozenset[Network]) -> None:
         """Report for how many subnets the withdrawal guard holds the routes, and why nothing wants them."""
@@ -94,12 +96,16 @@ class Reports:
         """Return the connected networks, and their links, that share addresses with the cluster's network."""
         lease, networks = self._node.lease, self._node.networks
         own = [half for half in (lease.subnet, lease.ipv6) if half is not None]
-        return [
+        seen = (self._node.links, networks, own)
+        if self._shared_seen == seen:  # mostly the identical tuples
+            return self._shared
+        self._shared_seen, self._shared = seen, [
             (one.network, link.name)
             for link in self._node.links for version in (4, 6) for one in link.interfaces(version)
             if any(overlap(one.network, network) for network in networks)
             and not any(inside(one.network, half) for half in own)
         ]  # fmt: skip
+        return self._shared
 
     def _own_addresses(self, view: View) -> None:
         """Report an address on the loopback that is inside a peer's subnet: packets to it stay on this host."""
