@@ -57,7 +57,7 @@ class Site:
     other: trustme.CA = field(default_factory=trustme.CA)
 
     def good(self) -> None:
-        write(self.server, self.ca.issue_cert(ADDRESS), self.ca)
+        self.serve(self.ca.issue_cert(ADDRESS))  # its authorities stay: a slow etcd may be reading them just now
         write(self.host, self.ca.issue_cert("node1"), self.ca)
 
     def serve(self, cert: trustme.LeafCert) -> None:
