@@ -110,7 +110,8 @@ class Store:
 
     def _keys_of(self, lease: int) -> tuple[str, ...]:
         answer = self.json("lease", "timetolive", "--keys", f"{lease:x}")
-        return tuple(base64.b64decode(key).decode(errors="backslashreplace") for key in answer.get("keys") or ())
+        keys = (base64.b64decode(key).decode(errors="backslashreplace") for key in answer.get("keys") or ())
+        return tuple(sorted(keys))  # etcd's own order is another one each time
 
     def ttl(self, lease: int) -> tuple[int, int]:
         """Return the seconds that a lease has left, and those it was granted."""
