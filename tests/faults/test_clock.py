@@ -23,6 +23,7 @@ from tests.faults.conftest import Measured
 from tests.support.etcd.counters import daemon_counters, etcd_counters
 from tests.support.etcd.grpc_proxy import FaultProxy, fault_proxy
 from tests.support.etcd.server import Files
+from tests.support.faketime import faked_clock, put_clock
 from tests.support.lab.etcd_members import Members, three_members
 from tests.support.lab.testbed import (
     Journal,
@@ -54,18 +55,12 @@ class FakedClock:
         self.node, self.store = lab.nodes[0], store
         self._etcd = lab.etcd.namespace
         self._file = lab.folder / "time"
-        [library] = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
-        self._env = {
-            "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(self._file), "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "0" if monotonic else "1",
-        }
+        self._env = faked_clock(self._file, monotonic=monotonic)
         self.move("+0")
 
     def move(self, offset: str) -> None:
-        """Put the clocks so far from what they really are, for example ``+1h`` or ``-10y``; in one step."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{offset}\n")
-        new.replace(self._file)
+        """Put the clocks so far from what they really are, as ``put_clock`` does."""
+        put_clock(self._file, offset)
 
     def start(self, **flags: str) -> None:
         """Start the daemon with one peer, and wait until it is ready."""

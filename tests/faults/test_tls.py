@@ -21,6 +21,7 @@ from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.etcd.counters import daemon_counters
 from tests.support.etcd.server import Files
+from tests.support.faketime import faked_clock, put_clock
 from tests.support.lab.etcd_members import ADDRESSES, three_members
 from tests.support.lab.testbed import (
     POISON,
@@ -42,7 +43,6 @@ from tests.support.tls.certificates import believe, end_of, self_signed, show, w
 from tests.support.tls.site import ETCD, KEY, STRANGER, SUBNET, TlsSite, undisturbed
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
-FAKETIME = "usr/lib/*/faketime/libfaketimeMT.so.1"
 PICKED_UP_S = 60.0
 NEW = {"certificates": "new"}
 REFUSAL = re.compile("CERTIFICATE_VERIFY_FAILED|Hostname Verification")
@@ -353,21 +353,15 @@ def test_f84_a_clock_before_the_certificates(tls: TlsSite, tmp_path: Path, measu
     young = datetime.now(UTC) - timedelta(days=1)
     write(tls.server, tls.ca.issue_cert(ETCD, not_before=young), tls.ca, tls.other)
     offset = tmp_path / "time"
-    offset.write_text("-10d\n")
-    [library] = Path("/").glob(FAKETIME)
-    faked = {
-        "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DISABLE_SHM": "1",
-    }  # fmt: skip
+    put_clock(offset, "-10d")
     node.kill()
     with RouteMonitor(node) as monitor:
-        tls.launch(node, env=faked)
+        tls.launch(node, env=faked_clock(offset, monotonic=False))
         wait_answer(node)
         until(lambda: REFUSAL.search(why_not_ready(node)), "the certificate is not valid yet", 25)
         pid = pid_of(node)
         assert gateways(node) == tls.lab.gateways_for(node)
-        offset.with_suffix(".new").write_text("+0\n")
-        offset.with_suffix(".new").replace(offset)
+        put_clock(offset, "+0")
         took_s = node.wait_ready(PICKED_UP_S)
         assert monitor.messages() == ()
         assert pid_of(node) == pid
