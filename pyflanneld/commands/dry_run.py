@@ -30,7 +30,6 @@ from pyflanneld.core.status.dry_run import (
     StartProblem,
     file_step,
     overlap_problems,
-    own_subnets,
     peer_problems,
     removal_step,
     route_steps,
@@ -146,7 +145,7 @@ class DryRun:
         held = unwanted - node.guard.allow(unwanted, owned, context.clock.now_s())
         self.steps += route_steps(todo, node.routes.wanted, present, node.links, protocol=protocol, held=held)
         ours = [route for route in present if is_blackhole_of_ours(route, protocol, node.networks)]
-        own = own_subnets(node.lease.key) if context.settings.ip_blackhole_route else ()
+        own = node.lease.key.subnets if context.settings.ip_blackhole_route else ()
         for change in plan_blackholes(own, ours):
             action = Action.REMOVE if isinstance(change, Drop) else Action.ADD
             self.steps.append(DryRunStep("route", action, f"blackhole {change.object.dst}"))

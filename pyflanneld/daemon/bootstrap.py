@@ -1,11 +1,12 @@
 """What is decided before there is a lease, and the node that comes of it. Nothing is written here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import TypeVar
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Any, TypeVar
 
 from pyflanneld.backends import BACKENDS
+from pyflanneld.core.families import Address, Interface
 from pyflanneld.core.host import overlapping
 from pyflanneld.core.lease.allocation import SubnetRequest
 from pyflanneld.core.lease.ownership import OwnLease
@@ -68,13 +69,10 @@ async def prepare(
         networks = ()  # another daemon serves it by now: its rules are not ours to take over
     membership = Membership(config, subnet_range, backend, settings.route_protocol, networks)
     attrs = publish(settings, membership, choice, links)
-    around = tuple(own.network for own in choice.link.addresses if own.network.prefixlen < subnet_range.subnet_len)
-    underlay = [own.network for own in choice.link.addresses if own.network not in around]
-    underlay += [IPv4Network(own.ip) for own in choice.link.addresses]
-    underlay += [IPv4Network(one) for one in etcd_addresses(context, IPv4Address)]
+    underlay, around = _spared(choice.link.addresses, etcd_addresses(context, IPv4Address), subnet_range.subnet_len)
     before, named_by = await _or_saved(context, config, before, attrs.public_ip)
     request = LeaseRequest(
-        subnet_range, attrs, previous=before.subnet, underlay=tuple(underlay), around=around,
+        subnet_range, attrs, previous=before.subnet, underlay=underlay, around=around,
         ipv6=_request6(context, config.ipv6, before.subnet6, choice.link), named_by=named_by,
     )
     return Bootstrap(links, choice, membership, request)
@@ -101,8 +99,14 @@ def _request6(
 ) -> SubnetRequest[IPv6Network] | None:
     if subnet_range is None:
         return None
-    around = tuple(own.network for own in link.addresses6 if own.network.prefixlen < subnet_range.subnet_len)
-    underlay = [own.network for own in link.addresses6 if own.network not in around]
-    underlay += [IPv6Network(own.ip) for own in link.addresses6]
-    underlay += [IPv6Network(one) for one in etcd_addresses(context, IPv6Address)]
-    return SubnetRequest(subnet_range, previous, tuple(underlay), around)
+    spared = _spared(link.addresses6, etcd_addresses(context, IPv6Address), subnet_range.subnet_len)
+    return SubnetRequest(subnet_range, previous, *spared)
+
+
+def _spared(
+    own: Sequence[Interface], etcd: Iterable[Address], subnet_len: int
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the networks that no lease may overlap, and the wider ones of our link that it should not be a part of."""
+    around = tuple(one.network for one in own if one.network.prefixlen < subnet_len)
+    near = (one.network for one in own if one.network not in around)
+    return (*near, *map(ip_network, (*(one.ip for one in own), *etcd))), around

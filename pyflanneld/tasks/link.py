@@ -258,7 +258,7 @@ def _family_context(
 
 
 async def foreign_next_hops(context: Context, node: Node) -> frozenset[Address]:
-    """Return the next hops of everybody else's routes; needed only where a connected network ``is_shared``."""
+    """Return the next hops of everybody else's routes; needed only where a connected network is ``shared``."""
     ours = context.settings.route_protocol
     found = [route for network in node.networks for route in await context.kernel.routes(version=network.version)]
     return frozenset(route.gateway for route in found if route.gateway is not None and route.protocol != ours)
@@ -268,10 +268,8 @@ def next_hops(node: Node, foreign: Iterable[Address]) -> dict[Address, int]:
     """Return the addresses that leases publish, by the revision since when, and those of *foreign* routes: for ever."""
     since: dict[Address, int] = {}
     for record in sorted(node.peers.records(), key=lambda record: record.create_revision):
-        if (attrs := record.lease.attrs) is not None:
-            for address in (attrs.public_ip, attrs.public_ipv6):
-                if address is not None:
-                    since.setdefault(address, record.create_revision)
+        for address in record.lease.attrs.addresses if record.lease.attrs is not None else ():
+            since.setdefault(address, record.create_revision)
     return since | dict.fromkeys(foreign, 0)
 
 

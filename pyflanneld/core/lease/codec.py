@@ -42,6 +42,11 @@ class SubnetKey:
         """Return the subnet of one family."""
         return self.ipv4 if version == 4 else self.ipv6
 
+    @property
+    def subnets(self) -> tuple[Network, ...]:
+        """The subnet of each family that it has."""
+        return (self.ipv4,) if self.ipv6 is None else (self.ipv4, self.ipv6)
+
     def overlaps(self, other: "SubnetKey") -> bool:
         """Return whether the two share an address of either family."""
         both = self.ipv6 is not None and other.ipv6 is not None and self.ipv6.overlaps(other.ipv6)
@@ -68,6 +73,11 @@ class LeaseAttrs:
     def gateway(self, version: int) -> Address | None:
         """Return where the peers send the packets of one family."""
         return self.public_ip if version == 4 else self.public_ipv6
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The address of each family that it publishes."""
+        return (self.public_ip,) if self.public_ipv6 is None else (self.public_ip, self.public_ipv6)
 
     def backend_data(self, version: int) -> str:
         """Return what it says for the backend and the subnet of one family."""

@@ -159,9 +159,13 @@ class PeerTable:
     def gateways(self, names: Iterable[bytes] | None = None) -> set[Address]:
         """Return the addresses that the leases of these names, or all, publish."""
         entries = self._entries.values() if names is None else [self._entries[name] for name in names]
-        attrs = [entry.latest for entry in entries if isinstance(entry.latest, LeaseAttrs)]
-        found = (address for one in attrs for address in (one.public_ip, one.public_ipv6))
-        return {address for address in found if address is not None}
+        attrs = (entry.latest for entry in entries if isinstance(entry.latest, LeaseAttrs))
+        return {address for one in attrs for address in one.addresses}
+
+    def subnets(self, names: Iterable[bytes]) -> set[Network]:
+        """Return the subnets in these names, as far as the keys are there."""
+        keys = (entry.key for name in names if (entry := self._entries.get(name)) is not None)
+        return {subnet for key in keys if key is not None for subnet in key.subnets}
 
     def view(self, context: ValidationContext) -> View:
         """Validate in *context* what may have changed. Remembers, for each key, the last gateway that was good."""

@@ -85,9 +85,9 @@ class ValidationContext:
         return (self.ipv4,) if self.ipv6 is None else (self.ipv4, self.ipv6)
 
     @property
-    def is_shared(self) -> bool:
-        """Whether a connected network shares addresses with the cluster's."""
-        return any(family.shared for family in self.families)
+    def shared(self) -> tuple[Network, ...]:
+        """As ``FamilyContext.shared``, of both families."""
+        return tuple(network for family in self.families for network in family.shared)
 
     def with_lookups(
         self, *, next_hops: Mapping[Address, int] = _NOTHING, ways: Mapping[Address, str] = _NOTHING

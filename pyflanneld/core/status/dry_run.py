@@ -190,13 +190,8 @@ def overlap_problems(networks: Collection[Network], own: SubnetKey | None, links
         for link in links
         for there in connected(link)
         for network in networks
-        if overlap(there, network) and not any(inside(there, subnet) for subnet in own_subnets(own))
+        if overlap(there, network) and not any(inside(there, subnet) for subnet in (own.subnets if own else ()))
     ]
-
-
-def own_subnets(own: SubnetKey | None) -> list[Network]:
-    """Return the subnets of this host's lease, of each family in use."""
-    return [subnet for subnet in (own.ipv4, own.ipv6) if subnet is not None] if own is not None else []
 
 
 def connected(link: Link) -> list[Network]:

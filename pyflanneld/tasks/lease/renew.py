@@ -211,12 +211,10 @@ def _report_junk(context: Context, node: Node, junk: Record) -> None:
 
 def _overlapping(snapshot: Snapshot, key: SubnetKey, networks: Collection[Network]) -> Iterator[Record]:
     """Yield what overlaps *key*; a half that claims all of a network of *networks* is nobody's lease."""
-    own = [half for half in (key.ipv4, key.ipv6) if half is not None]
     for record in snapshot.records:
         other = record.lease.key
         if other is None:
             continue
-        theirs = [half for half in (other.ipv4, other.ipv6) if half is not None]
-        sound = [half for half in theirs if not any(inside(network, half) for network in networks)]
-        if any(overlap(one, half) for one in own for half in sound):
+        sound = [half for half in other.subnets if not any(inside(network, half) for network in networks)]
+        if any(overlap(one, half) for one in key.subnets for half in sound):
             yield record

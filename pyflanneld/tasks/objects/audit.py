@@ -5,12 +5,8 @@ The reconciler reports its scans and what it has done; nothing here decides anyt
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
-from pyflanneld.core.families import Network
-from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import parse_key_name
 from pyflanneld.core.objects.change_reasons import ChangeReason
 from pyflanneld.core.objects.plan import Drop, KernelChange
 from pyflanneld.core.objects.table import Difference, ObjectTable
@@ -71,7 +67,8 @@ class ObjectAudit:
     def done(self, changes: Sequence[tuple[KernelChange, ChangeReason]]) -> None:
         """Log and count the changes that have succeeded."""
         left = any(reason is ChangeReason.PEER_LEFT for _, reason in changes)
-        quarantined = self._quarantined() if left else ()
+        view = self._node.view
+        quarantined = self._node.peers.subnets(view.quarantined) if left and view is not None else ()
         changes = [
             (change, ChangeReason.PEER_QUARANTINED)
             if reason is ChangeReason.PEER_LEFT and self._table.kind.subnet(change.object) in quarantined
@@ -85,15 +82,6 @@ class ObjectAudit:
             self._log_many(changes)
         else:
             self._log_each(changes)
-
-    def _quarantined(self) -> set[Network]:
-        """Return the subnets whose leases are there and cannot be used."""
-        found: set[Network] = set()
-        for name in self._node.view.quarantined if self._node.view is not None else ():
-            with suppress(Invalid):
-                key = parse_key_name(name)
-                found |= {half for half in (key.ipv4, key.ipv6) if half is not None}
-        return found
 
     def _log_each(self, changes: Sequence[tuple[KernelChange, ChangeReason]]) -> None:
         kind = self._table.kind

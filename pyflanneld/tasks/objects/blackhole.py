@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Iterable
 
-from pyflanneld.core.families import Network
 from pyflanneld.core.objects.plan import Drop
 from pyflanneld.core.routes import KernelRoute, is_blackhole_of_ours, plan_blackholes
 from pyflanneld.state.context import Context
@@ -18,8 +17,7 @@ async def keep_blackhole(context: Context, node: Node, routes: Iterable[KernelRo
     """
     protocol, lease, networks = context.settings.route_protocol, node.lease, node.networks
     present = [route for route in routes if is_blackhole_of_ours(route, protocol, networks)]
-    own: list[Network] = [lease.subnet] if lease.ipv6 is None else [lease.subnet, lease.ipv6]
-    changes = plan_blackholes(own if context.settings.ip_blackhole_route else [], present)
+    changes = plan_blackholes(lease.key.subnets if context.settings.ip_blackhole_route else (), present)
     failures = await context.kernel.apply(changes) if changes else {}
     for change in changes:
         if change not in failures:

@@ -212,7 +212,7 @@ class Reconciler:
         before, view = node.view, await self._review.view()
         node.want(replace(view, changed=None) if self._rederive else view)
         self._rederive = False
-        self._reports.peers(before, view)
+        self._reports.peers(before, view, self._review.shared)
         self._context.counters.quarantine(view.quarantined, self._context.clock.now_s())
 
     async def _place(self) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from pyflanneld.core.families import Network, inside, network_order, overlap
+from pyflanneld.core.families import Network, inside, network_order
 from pyflanneld.core.objects.table import ObjectTable
 from pyflanneld.core.peers.guard import LIST_SPACING_S
 from pyflanneld.core.peers.table import View
@@ -25,8 +25,6 @@ class Reports:
         self._node = node
         self._accepted_any = False
         self._lost: set[Network] = set()
-        self._shared_seen: object = None
-        self._shared: list[tuple[Network, str]] = []
 
     def guard(self, held: frozenset[Network]) -> None:
         """Report for how many subnets the withdrawal guard holds the routes, and why nothing wants them."""
@@ -38,18 +36,21 @@ class Reports:
             self._context.conditions.resolve("guard")
 
     def _why_idle(self, held: frozenset[Network]) -> str:
-        keys = (record.lease.key for record in self._node.peers.records())
-        gone = len(held.difference(*((key.ipv4, key.ipv6) for key in keys if key is not None)))
+        peers = self._node.peers
+        gone = len(held - peers.subnets(record.name for record in peers.records()))
         if gone == len(held):
             return "their leases are gone from etcd"
         leases = f"{gone} of their leases are gone from etcd and the others" if gone else "their leases"
         return f"{leases} make no route here with the backend {self._node.backend.name}"
 
-    def peers(self, before: View | None, now: View) -> None:
-        """Log which keys are quarantined, or are another backend's, since when they are not."""
+    def peers(self, before: View | None, now: View, shared: Collection[Network]) -> None:
+        """Log which keys are quarantined, or are another backend's, since when they are not.
+
+        Connected networks that share addresses with the cluster's are *shared*.
+        """
         self._none_accepted(now)
         self._own_addresses(now)
-        self._shared_addresses(now)
+        self._shared_addresses(now, shared)
         log, known = self._context.log, before.quarantined if before else {}
         for name, quarantine in now.quarantined.items():
             if known.get(name) != quarantine:
@@ -75,37 +76,24 @@ class Reports:
         blocks = not (accepted or self._accepted_any)
         self._context.conditions.report("accepted", event, text, blocks=blocks, cause=reason, reason=reason)
 
-    def _shared_addresses(self, view: View) -> None:
+    def _shared_addresses(self, view: View, shared: Collection[Network]) -> None:
         """Report leases that are a part of a connected network; those that hold one are ``route.shadowed``."""
-        lease = self._node.lease
-        ours: list[tuple[Network, object]] = [
-            (half, "this host") for half in (lease.subnet, lease.ipv6) if half is not None
-        ]
+        ours: list[tuple[Network, object]] = [(half, "this host") for half in self._node.lease.key.subnets]
         found = [
-            f"{subnet} is a part of {there} of {name}, and packets to it go to {where}"
-            for there, name in self._shared_networks()
-            for subnet, where in (*ours, *view.peers.items()) if inside(subnet, there)
-        ]  # fmt: skip
+            f"{subnet} is a part of {there} of {self._link_of(there)}, and packets to it go to {where}"
+            for there in shared for subnet, where in (*ours, *view.peers.items()) if inside(subnet, there)
+        ]
         if found:
             text = f"leases take addresses of a connected network: {_and_more(found[0], found)}"
             self._context.conditions.report("shared", "peer.shares_addresses", text, blocks=False)
         else:
             self._context.conditions.resolve("shared")
 
-    def _shared_networks(self) -> list[tuple[Network, str]]:
-        """Return the connected networks, and their links, that share addresses with the cluster's network."""
-        lease, networks = self._node.lease, self._node.networks
-        own = [half for half in (lease.subnet, lease.ipv6) if half is not None]
-        seen = (self._node.links, networks, own)
-        if self._shared_seen == seen:  # mostly the identical tuples
-            return self._shared
-        self._shared_seen, self._shared = seen, [
-            (one.network, link.name)
-            for link in self._node.links for version in (4, 6) for one in link.interfaces(version)
-            if any(overlap(one.network, network) for network in networks)
-            and not any(inside(one.network, half) for half in own)
-        ]  # fmt: skip
-        return self._shared
+    def _link_of(self, network: Network) -> str:
+        for link in self._node.links:
+            if any(own.network == network for own in link.interfaces(network.version)):
+                return link.name
+        return "a link"
 
     def _own_addresses(self, view: View) -> None:
         """Report an address on the loopback that is inside a peer's subnet: packets to it stay on this host."""
