@@ -69,6 +69,7 @@ class SimNode(FakeNode):
     Attributes:
         ended: why the daemon has ended by itself; ``None`` while it runs or when it was stopped.
         told_before: subnets and gateways that earlier daemons here were told of.
+        flushed_until_s: until when somebody removes its firewall rules as often as they come back.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class SimNode(FakeNode):
         self.configure(
             subnet_lease_renew_margin_s=_MARGIN_S, iptables_resync_s=_RESYNC_S, ip_masq=rng.random() < MASKED
         )
+        self.flushed_until_s = 0.0
         self._bare_s, self._writes = 0.0, 0  # when it last had its rules, was not ready, or tried to put them
         self.log = self._events = Events()  # type: ignore[assignment]
         self._lists: Counter[str] = Counter()

@@ -242,9 +242,10 @@ def check_stays(published: int, before: int, looks: Sequence[Look], now_s: float
     if first in looks[-1][1]:
         raise Violation(f"I25: {published} is published, and {first} is there")
     held = [look for look in looks if before in look[1]]
-    gone_s = next((at_s for at_s, there in looks if held and at_s > held[-1][0] and before not in there), -math.inf)
+    since = looks[looks.index(held[-1]) + 1 :] if held else ()  # several looks may be of one moment
+    gone_s = since[0][0] if since else -math.inf
     came_s, length = next(
-        ((at_s, there[published]) for at_s, there in looks if at_s >= gone_s and published in there), (math.inf, 0)
+        ((at_s, there[published]) for at_s, there in since or looks if published in there), (math.inf, 0)
     )
     beside = any(published in there for _, there in held)
     replaced = held and not beside and came_s - gone_s <= AT_ONCE_S and length == held[-1][1][before]

@@ -398,13 +398,13 @@ def flush_rules(world: "World") -> None:
     programs from putting it back meanwhile."""
     node = world.some()
     what, lasts_s = world.rng.choice((("flushed", 0.0), ("flushed for long", FLUSH_S), ("flushed and locked", FLUSH_S)))
-    until_s = asyncio.get_running_loop().time() + lasts_s
+    node.flushed_until_s = asyncio.get_running_loop().time() + lasts_s
     world.say(f"{node.name}: its firewall rules are {what}")
     node.firewall.broken = FirewallError("the lock is held") if what == "flushed and locked" else None
 
     def again() -> None:
         node.firewall.drop(*RULES)
-        if asyncio.get_running_loop().time() < until_s:
+        if asyncio.get_running_loop().time() < node.flushed_until_s:
             asyncio.get_running_loop().call_later(0.5, again)
         else:
             node.firewall.broken = None

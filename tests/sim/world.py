@@ -300,7 +300,7 @@ class World:
         node.disk_file.disk.full, node.disk_file.disk.dies_at = False, None
         node.kernel.fail_calls(0)
         node.kernel.no_more_refusals()
-        node.firewall.broken = None
+        node.firewall.broken, node.flushed_until_s = None, 0.0
         link = node.fib.lan_link() if node.fib.has_link(LAN_LINK) else None
         if node.returning is not None:
             node.returning.cancel()
