@@ -221,7 +221,6 @@ def daemon_here(settings: "Settings") -> RunningDaemon | None:
     """Return the daemon that holds the lock which a daemon with these settings would take; takes no lock itself."""
     network = lock.network_key(settings.etcd_prefix, settings.etcd_endpoints)
     for name, what in lock.lock_names(network, settings.subnet_file, settings.state_dir).items():
-        holder = next((one for one in lock.holders(name) if one.trusted), None)
-        if holder is not None:
+        if (holder := lock.trusted_holder(name)) is not None:
             return RunningDaemon(what, procfs.process(holder.pid))
     return None

@@ -14,6 +14,7 @@ from math import inf
 
 from pyflanneld.core.etcd_types import Record, Renewal, Snapshot
 from pyflanneld.core.families import Network
+from pyflanneld.core.host import overlap_text
 from pyflanneld.core.invalid import Invalid, shown
 from pyflanneld.core.lease.allocation import Claim, Discard, Exhausted, Reuse, count_free
 from pyflanneld.core.lease.codec import TTL_S, SubnetKey, encode_name, encode_value
@@ -58,13 +59,11 @@ class DryRun:
     Attributes:
         steps: what the daemon would do, in its order.
         problems: what the operator should know before the start.
-        networks: the cluster's, once they are known.
     """
 
     def __init__(self, context: Context) -> None:
         self.steps: list[DryRunStep] = []
         self.problems: list[StartProblem] = []
-        self.networks: tuple[Network, ...] = ()
         self._context = context
 
     @property
@@ -91,7 +90,8 @@ class DryRun:
         what = f"{choice.link.name} ({address}, MTU {choice.link.mtu})"
         self.steps.append(DryRunStep("interface", Action.KEEP, what, choice.why))
         config, subnet_range = await self._config()
-        self.networks = networks_of(config)
+        if text := overlap_text(networks_of(config), context.ports.host_networks.others()):
+            self.problems.append(StartProblem(text, blocks=True))
         bootstrap = await prepare(context, links, choice, config, subnet_range)
         leases = await context.registry.list_subnets()
         lease, steps = choose_lease(context, bootstrap.request, leases)

@@ -12,13 +12,11 @@ from pyflanneld.commands.output import BOLD, DIM, GREEN, RED, YELLOW, Paint, jso
 from pyflanneld.commands.read_only_ports import read_only_context
 from pyflanneld.config.load import load_as_daemon
 from pyflanneld.config.settings import FLAGS, Settings
-from pyflanneld.core.families import Network
-from pyflanneld.core.host import Process, overlap_text
+from pyflanneld.core.host import Process
 from pyflanneld.core.printable import printable
 from pyflanneld.core.status.dry_run import Action, DryRunStep, StartProblem
 from pyflanneld.system import procfs
 from pyflanneld.system.host_names import address_of
-from pyflanneld.system.host_networks import served_networks
 
 WOULD_CHANGE = 10
 
@@ -50,7 +48,7 @@ def main(words: Sequence[str]) -> int:
     settings, given = load_as_daemon(words, os.environ, title=TITLE, own=(OUTPUT,))
     json_wanted = wants_json(given)
     plan = asyncio.run(_dry_run(settings))
-    plan.problems += [*_running_here(settings, plan.networks), *(StartProblem(text) for text in settings.warnings)]
+    plan.problems += [*_running_here(settings), *(StartProblem(text) for text in settings.warnings)]
     sys.stdout.write(plan_json(plan) if json_wanted else as_text(plan, Paint(sys.stdout)))
     if not plan.starts:
         return 1
@@ -68,15 +66,12 @@ async def _dry_run(settings: Settings) -> DryRun:
     return plan
 
 
-def _running_here(settings: Settings, networks: Sequence[Network]) -> list[StartProblem]:
-    """Return the daemons here that a start for *networks* would meet, and whoever has the health port."""
+def _running_here(settings: Settings) -> list[StartProblem]:
+    """Return the daemons here that a start would meet, and whoever has the health port."""
     running = daemon_here(settings)
     found = [StartProblem(f"{running} already: this is what its next start would do")] if running else []
     go = go_daemons()
     found += [StartProblem(f"a Go flanneld runs here, {one}: stop it before the start") for one in go]
-    own = running.process.pid if running is not None and running.process is not None else 0
-    if text := overlap_text(networks, (one for one in served_networks() if one.pid != own)):
-        found.append(StartProblem(text, blocks=True))
     if settings.healthz_port and running is None:
         found += _health_port(settings, go)
     return found

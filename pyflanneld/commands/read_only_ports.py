@@ -6,10 +6,12 @@ from typing import Any
 
 import structlog
 
+from pyflanneld.commands.daemon_client import daemon_here
 from pyflanneld.config.settings import Settings
+from pyflanneld.core.host import ServedNetwork
 from pyflanneld.daemon import wiring
 from pyflanneld.logs.setup import configure_logging
-from pyflanneld.ports import FirewallProgram
+from pyflanneld.ports import FirewallProgram, HostNetworks
 from pyflanneld.state.context import Context, Ports
 
 
@@ -40,6 +42,19 @@ class ReadOnlyDiscovery(ReadOnlyPort):
         return ReadOnlyPort(self._discovery.registry, *reads)
 
 
+class OtherDaemons(ReadOnlyPort):
+    """The ``HostNetworks`` port as the daemon with these settings has it: that daemon itself is none of the others."""
+
+    def __init__(self, port: HostNetworks, settings: Settings) -> None:
+        super().__init__(port)
+        self._real, running = port, daemon_here(settings)
+        self._own_pid = running.process.pid if running is not None and running.process is not None else 0
+
+    def others(self) -> tuple[ServedNetwork, ...]:
+        """Return what other daemons serve."""
+        return tuple(one for one in self._real.others() if one.pid == 0 or one.pid != self._own_pid)
+
+
 def read_only_context(settings: Settings) -> Context:
     """Return a context like the daemon's whose ports cannot write and whose log goes nowhere.
 
@@ -55,7 +70,7 @@ def read_only_context(settings: Settings) -> Context:
         clock=real.clock,
         notifier=ReadOnlyPort(None),
         saved_state=None if real.saved_state is None else ReadOnlyPort(real.saved_state, "path", "read"),
-        host_networks=ReadOnlyPort(real.host_networks, "others"),
+        host_networks=OtherDaemons(real.host_networks, settings),
     )
     return replace(context, ports=ports)
 

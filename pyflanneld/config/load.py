@@ -146,7 +146,7 @@ def to_settings(given: Mapping[str, Given]) -> Settings:
     asked = [flag for flag in FLAGS if flag.field and flag.name in given and not given[flag.name].is_default]
     flags = {flag.field: flag for flag in asked}
     values = {field: _converted(flag, given[flag.name]) for field, flag in flags.items()}
-    if values.get("etcd_certfile") and values.get("etcd_keyfile"):
+    if "etcd_endpoints" in values and values.get("etcd_certfile") and values.get("etcd_keyfile"):
         values["etcd_endpoints"] = with_tls(str(values["etcd_endpoints"]))
     try:
         return Settings.model_validate(values)

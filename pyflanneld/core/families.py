@@ -31,6 +31,11 @@ def in_order(networks: Iterable[Network]) -> list[Network]:
     return sorted(networks, key=network_order)
 
 
+def host_port(ip: Address, port: int) -> str:
+    """Return an address with a port as it is written: ``10.0.0.1:2401``, ``[::1]:2401``."""
+    return f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
+
+
 def first_of(networks: Iterable[Network]) -> Network:
     """Return the first of *networks* in that order; there must be one."""
     return min(networks, key=network_order)

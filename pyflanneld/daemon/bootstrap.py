@@ -64,8 +64,8 @@ async def prepare(
     backend = BACKENDS[config.backend_type]
     check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
     settings, before = context.settings, await remembered(context)
-    networks = () if before.network is None else (before.network,)
-    if overlapping(networks, context.ports.host_networks.others()) is not None:
+    networks = () if before.network in (None, subnet_range.network) else (before.network,)
+    if networks and overlapping(networks, context.ports.host_networks.others()) is not None:
         networks = ()  # another daemon serves it by now: its rules are not ours to take over
     membership = Membership(config, subnet_range, backend, settings.route_protocol, networks)
     attrs = publish(settings, membership, choice, links)
@@ -91,7 +91,7 @@ async def _or_saved(
 
 def _fitting(subnet_range: SubnetRange[_N] | None, subnet: _N | None) -> _N | None:
     """Return *subnet* if it may be leased: the network may have changed since it was saved."""
-    return subnet if subnet_range is not None and fits(subnet_range, subnet) else None
+    return subnet if fits(subnet_range, subnet) else None
 
 
 def _request6(

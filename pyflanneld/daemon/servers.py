@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from itertools import count
 from pathlib import Path
 from socket import socket as Socket
 from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
+from pyflanneld.core.families import host_port
+from pyflanneld.core.host import Process
 from pyflanneld.daemon import deferred
 from pyflanneld.daemon.run import Daemon
 from pyflanneld.http.sockets import bind_operator, bind_port
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 BEGIN_S = 0.5
 RETRY_S = 10.0
-LOOK_TRIES = 6
-"""Who has a port is looked for once in so many tries."""
 TEXTFILE_S = 15.0
 REMOVE_S = 1.0
 
@@ -94,7 +93,8 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: RecentEv
         if config.probes is not None:
             tasks.create_task(health_listener(daemon.health).serve(config.probes), name="probes")
         elif config.health_bind is not None:
-            outcome = partial(_note, conditions, "health", f"no probes are answered on {_shown(*config.health_bind)}")
+            what = f"no probes are answered on {host_port(*config.health_bind)}"
+            outcome = partial(_note, conditions, "health", what)
             listening = _listen_on_port(health_listener(daemon.health), config.health_bind, outcome)
             tasks.create_task(listening, name="probes")
         if config.certificates:
@@ -105,7 +105,8 @@ async def serve_status(daemon: Daemon, *, config: ServerConfig, recent: RecentEv
         operator = _listen(operator_listener(source, log), partial(bind_operator, config.socket), outcome)
         tasks.create_task(operator, name="operator")
         if config.metrics_bind is not None:
-            outcome = partial(_note, conditions, "metrics", f"no metrics and no page on {_shown(*config.metrics_bind)}")
+            what = f"no metrics and no page on {host_port(*config.metrics_bind)}"
+            outcome = partial(_note, conditions, "metrics", what)
             listening = _listen_on_port(monitor_listener(source, log, metrics_text), config.metrics_bind, outcome)
             tasks.create_task(listening, name="metrics")
         if config.metrics_textfile is not None:
@@ -129,10 +130,6 @@ def _note(conditions: Conditions, server: str, text: str, error: OSError | None)
     conditions.report(server, event, f"{text}: {why}", blocks=False, cause=why)
 
 
-def _shown(ip: IPv4Address | IPv6Address, port: int) -> str:
-    return f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"
-
-
 def log_state(daemon: Daemon, log: FilteringBoundLogger) -> None:
     """Log all that ``pyflanneld status`` would show: for whoever has only the log and the process id."""
     log.info("daemon.state", **asdict(daemon.status_source.status(log_level())))
@@ -142,23 +139,19 @@ async def _listen_on_port(
     listener: "Listener", address: tuple[IPv4Address | IPv6Address, int], outcome: Outcome
 ) -> None:
     """Bind as soon as that is possible, and serve until cancelled; meanwhile tell who has the port."""
-    tries, by = count(), ""
+    holder: Process | None = None
+    looked = False
 
     async def explained(error: OSError) -> OSError:
-        nonlocal by
+        nonlocal holder, looked
         if error.errno != errno.EADDRINUSE:
             return error
-        if next(tries) % LOOK_TRIES == 0:
-            by = await asyncio.to_thread(_holder_of, *address)
-        return OSError(error.errno, f"{os.strerror(error.errno)}{by}")
+        if not looked or (holder is not None and procfs.has_ended(holder.pid)):
+            looked, found = True, await asyncio.to_thread(procfs.tcp_listener, *address)  # it reads all of /proc
+            holder = found.holder if found is not None else None
+        return OSError(error.errno, os.strerror(error.errno) + (f", by {holder}" if holder is not None else ""))
 
     await _listen(listener, partial(bind_port, *address), outcome, explained)
-
-
-def _holder_of(ip: IPv4Address | IPv6Address, port: int) -> str:
-    """Return the program that keeps us from a port, as far as /proc tells; it reads all of it."""
-    found = procfs.tcp_listener(ip, port)
-    return f", by {found.holder}" if found is not None and found.holder is not None else ""
 
 
 async def _as_it_is(error: OSError) -> OSError:

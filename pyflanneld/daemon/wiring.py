@@ -34,6 +34,7 @@ from pyflanneld.state.liveness import Liveness
 from pyflanneld.state.wakeup import WakeUp
 from pyflanneld.system import lock, privileges
 from pyflanneld.system.clock import SystemClock
+from pyflanneld.system.host_names import address_of
 from pyflanneld.system.host_networks import HostNetworks
 from pyflanneld.system.prober import HostProber
 from pyflanneld.system.service_manager import SdNotifier, watchdog_interval_s
@@ -50,11 +51,13 @@ class Prepared:
 
     Attributes:
         probes: the health port, which listens already; ``None``: there is none, or it cannot be had yet.
+        health_bind: where that is, or will be; ``None``: nowhere.
         tls: the certificates.
         operator_socket: the abstract name of the operators' socket.
     """
 
     probes: Socket | None
+    health_bind: tuple[Address, int] | None
     tls: Tls
     operator_socket: str
 
@@ -66,35 +69,39 @@ def prepared(settings: Settings, log: Any, writer: LogWriter) -> Iterator[Prepar
     A file that does not answer holds up no loop here, and a signal ends the process.
     """
     with ExitStack() as stack:
-        if (probes := _health_port(settings)) is not None:
+        health_bind = health_address(settings)
+        if (probes := _health_port(settings, health_bind)) is not None:
             stack.enter_context(probes)
         privileges.restrict(settings, log)  # before anything that starts a thread
         writer.use_threads()
         name = lock.abstract_name("operator", lock.file_key(settings.subnet_file))
-        yield Prepared(probes, Tls(access(settings)), name)
+        yield Prepared(probes, health_bind, Tls(access(settings)), name)
 
 
-def _health_port(settings: Settings) -> Socket | None:
+def health_address(settings: Settings) -> tuple[Address, int] | None:
+    """Return where probes are to be answered. Raises ``PortTaken`` where a name has no address (yet)."""
+    if not settings.healthz_port:
+        return None
+    try:
+        return address_of(settings.healthz_ip), settings.healthz_port
+    except OSError as error:
+        why = f"{settings.healthz_ip} has no address ({error.strerror})"
+        raise PortTaken(f"health listener: {why}: see --healthz-ip") from error
+
+
+def _health_port(settings: Settings, where: tuple[Address, int] | None) -> Socket | None:
     """Return the health port, which listens; ``None``: there is none, or it cannot be had yet and nobody asked for it.
 
     Raises:
         PortTaken: it was asked for, and another program has it.
         UsageError: it was asked for, and the system refuses it.
     """
-    if not settings.healthz_port:
-        return None
     try:
-        return bind_health_port(settings.healthz_ip, settings.healthz_port)
+        return bind_health_port(*where) if where is not None else None
     except (PortTaken, UsageError):
-        if settings.asked_for("healthz_port") or isinstance(settings.healthz_ip, str):  # a name was asked for
+        if settings.asked_for("healthz_port"):
             raise
         return None
-
-
-def _health_bind(settings: Settings) -> tuple[Address, int] | None:
-    """Return where probes are answered later, if they cannot be at once."""
-    ip, port = settings.healthz_ip, settings.healthz_port
-    return (ip, port) if port and not isinstance(ip, str) else None
 
 
 async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: WakeUp, ready: Prepared) -> None:
@@ -108,7 +115,7 @@ async def serve(settings: Settings, log: Any, recent: RecentEvents, hangup: Wake
         stack.push_async_callback(_close, context.discovery.close)
         config = ServerConfig(
             probes=ready.probes, socket=ready.operator_socket,
-            health_bind=_health_bind(settings),
+            health_bind=ready.health_bind,
             metrics_bind=settings.metrics_bind, metrics_textfile=settings.metrics_textfile,
             certificates=context.ports.certificates is not None,
         )

@@ -7,7 +7,6 @@ a listener that may be a daemon counts, and each daemon binds first and looks fo
 
 import asyncio
 import re
-import secrets
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -17,16 +16,19 @@ from ipaddress import ip_network
 from pyflanneld.core.families import Network
 from pyflanneld.core.host import ServedNetwork, overlap_text
 from pyflanneld.system import lock, procfs
+from pyflanneld.system.listening import bind_abstract
 from pyflanneld.system.unix_peers import listener
 
 _NAME = re.compile(r"pyflanneld/serves/([0-9a-f.:]+)-([0-9]{1,3})/[0-9a-f]{16}")
-_BACKLOG = 128
 _ASK_S = 0.2
 
 
-def served_networks(*, but: Iterable[str] = ()) -> tuple[ServedNetwork, ...]:
-    """Return what the daemons of this network namespace serve, other than by the names *but*; changes nothing."""
-    found, give_up_at = [], time.monotonic() + _ASK_S
+def served_networks(*, but: Iterable[str] = (), wait_s: float = 0.0) -> tuple[ServedNetwork, ...]:
+    """Return what the daemons of this network namespace serve, other than by the names *but*; changes nothing.
+
+    One with whom too many wait already is left out, unless it has room within *wait_s*; that blocks.
+    """
+    found, give_up_at = [], time.monotonic() + wait_s
     for name in sorted(procfs.abstract_names().difference(but)):
         match = _NAME.fullmatch(name)
         peer = listener(name, give_up_at) if match else None
@@ -44,8 +46,16 @@ class HostNetworks:
 
     def claim(self, networks: Sequence[Network]) -> str:
         """Claim *networks*; as the port says."""
-        new = dict(_listening(network) for network in networks)
-        refused = overlap_text(networks, served_networks(but=(*self._bound, *new)))
+        new: dict[str, socket.socket] = {}
+        try:
+            for network in networks:
+                name = lock.own_name(f"pyflanneld/serves/{network.network_address}-{network.prefixlen}")
+                new[name] = bind_abstract(f"\0{name}")
+                lock.answer(new[name])
+        except OSError as error:  # no descriptor left
+            refused = f"the network {network} cannot be claimed on this host: {error.strerror}"
+        else:
+            refused = overlap_text(networks, served_networks(but=(*self._bound, *new), wait_s=_ASK_S))
         _close(new if refused else self._bound)
         if not refused:
             self._bound = new
@@ -54,17 +64,6 @@ class HostNetworks:
     def others(self) -> tuple[ServedNetwork, ...]:
         """Return what others serve."""
         return served_networks(but=self._bound)
-
-
-def _listening(network: Network) -> tuple[str, socket.socket]:
-    """Return a name for *network* that nobody has, and the socket that listens on it."""
-    name = f"pyflanneld/serves/{network.network_address}-{network.prefixlen}/{secrets.token_hex(8)}"
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    sock.bind(f"\0{name}")
-    sock.listen(_BACKLOG)
-    lock.answer(sock)
-    return name, sock
 
 
 def _close(bound: dict[str, socket.socket]) -> None:

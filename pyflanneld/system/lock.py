@@ -114,6 +114,11 @@ def holders(name: str, *, but: str = "") -> list[Peer]:
     return [peer for peer in found if peer is not None]
 
 
+def trusted_holder(name: str, *, but: str = "") -> Peer | None:
+    """Return which of the ``holders`` may be a daemon."""
+    return next((one for one in holders(name, but=but) if one.trusted), None)
+
+
 def answer(sock: socket.socket) -> None:
     """Take, in the running loop, whoever asks who holds the lock from the queue, so that the next finds room in it."""
     loop = asyncio.get_running_loop()
@@ -141,7 +146,7 @@ def _listen(name: str, what: str, wait_s: float) -> Iterator[Held]:
             if holder is None:
                 yield Held((sock,), tuple(others))
                 return
-        ended = bool(holder.pid) and not Path(f"/proc/{holder.pid}").exists()
+        ended = bool(holder.pid) and procfs.has_ended(holder.pid)
         if time.monotonic() >= give_up_at + ended * _CLOSED_S:  # the kernel may close what a process had after its end
             raise AlreadyRunning(f"another pyflanneld ({holder}) already serves {what}")
         time.sleep(_RETRY_S)

@@ -4,6 +4,7 @@ Processes are those of this network namespace, as the daemon belongs to one. Wha
 that has just ended) is left out.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
@@ -63,6 +64,15 @@ def tcp_listener(ip: IPv4Address | IPv6Address, port: int) -> ListeningSocket | 
 def abstract_names() -> set[str]:
     """Return the abstract names, each without its NUL, that UNIX sockets of this network namespace have."""
     return {fields[-1][1:] for fields in _table("unix") if fields and fields[-1].startswith("@")}
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether there is no such process any more: the kernel says so where /proc hides other users' too."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.ESRCH
+    return False
 
 
 def process(pid: int) -> Process | None:

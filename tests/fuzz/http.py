@@ -14,8 +14,9 @@ from ipaddress import IPv4Address
 from pyflanneld.http.health import health_listener
 from pyflanneld.http.monitor import monitor_listener
 from pyflanneld.http.operator import operator_listener
-from pyflanneld.http.sockets import bind_abstract, bind_port
+from pyflanneld.http.sockets import bind_port
 from pyflanneld.http.source import LogAccess
+from pyflanneld.system.listening import bind_abstract
 from tests.support.fakes.source import FakeSource
 
 # 500 without a logged defect is aiohttp's own answer to an Expect header that it cannot repeat.

@@ -1,6 +1,7 @@
 """The health listener over real HTTP."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -9,10 +10,13 @@ from ipaddress import IPv4Address, IPv6Address
 import aiohttp
 import pytest
 
+from pyflanneld.config.settings import Settings
 from pyflanneld.core.status.report import Health
+from pyflanneld.daemon import wiring
 from pyflanneld.errors import PortTaken, UsageError
 from pyflanneld.http.health import health_listener
 from pyflanneld.http.sockets import bind_health_port, bind_port
+from pyflanneld.system.host_names import address_of
 from tests.support.network.listening import LOCAL, served
 
 READY = Health(live=True, not_ready=())
@@ -167,7 +171,7 @@ def test_an_address_of_another_host_is_named() -> None:
 
 async def test_a_name_is_listened_on() -> None:
     """``--healthz-ip=localhost`` is 127.0.0.1, as in Go, which takes the IPv4 address of a name."""
-    listening = bind_health_port("localhost", 0)
+    listening = bind_health_port(address_of("localhost"), 0)
     assert listening.getsockname()[0] == "127.0.0.1"
     async with served(health_listener(lambda: READY), listening) as port:
         assert (await get(f"http://127.0.0.1:{port}/healthz"))[:2] == (200, "flanneld is running")
@@ -175,14 +179,31 @@ async def test_a_name_is_listened_on() -> None:
 
 def test_a_name_without_an_address_is_named() -> None:
     """It may come, as an address may: PortTaken."""
+    settings = Settings(healthz_ip="nobody.invalid")
     with pytest.raises(PortTaken, match=r"nobody\.invalid has no address.*--healthz-ip"):
-        bind_health_port("nobody.invalid", 2401)
+        wiring.health_address(settings)
 
 
 def test_what_no_waiting_cures_is_a_usage_error() -> None:
     """Anything else, such as an address that cannot be listened on, is a wrong setting."""
     with pytest.raises(UsageError, match="--healthz-port"):
         bind_health_port(IPv6Address("fe80::1"), 0)
+
+
+def test_where_the_kernel_knows_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every address is every IPv4 one there, as in Go; an IPv6 address is refused as it is."""
+    real = socket.socket
+
+    def without_ipv6(family: int, kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, kind)
+
+    monkeypatch.setattr("pyflanneld.http.sockets.socket.socket", without_ipv6)
+    with bind_port(IPv6Address("::"), 0) as listening:
+        assert IPv4Address(listening.getsockname()[0]).is_unspecified
+    with pytest.raises(OSError, match="not supported"):
+        bind_port(IPv6Address("::1"), 0)
 
 
 async def test_it_can_be_restarted_at_once_on_the_same_port() -> None:

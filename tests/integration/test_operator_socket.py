@@ -20,9 +20,9 @@ from pyflanneld.errors import KernelError, RequestRefused
 from pyflanneld.http import listener
 from pyflanneld.http.listener import CONNECTIONS
 from pyflanneld.http.operator import operator_listener
-from pyflanneld.http.sockets import bind_abstract
 from pyflanneld.http.source import LogAccess
 from pyflanneld.logs.processors import RecentEvents
+from pyflanneld.system.listening import bind_abstract
 from tests.support.fakes.source import FakeSource
 from tests.support.network.listening import served
 

@@ -35,10 +35,10 @@ from pyflanneld.http.health import health_listener
 from pyflanneld.http.listener import Listener
 from pyflanneld.http.monitor import monitor_listener
 from pyflanneld.http.operator import operator_listener
-from pyflanneld.http.sockets import bind_abstract
 from pyflanneld.http.source import LogAccess
 from pyflanneld.logs.processors import RecentEvents
 from pyflanneld.logs.setup import configure_logging
+from pyflanneld.system.listening import bind_abstract
 from pyflanneld.system.service_manager import SdNotifier
 from tests.support.fakes.node import CONFIG, FakeNode, lan, value
 from tests.support.fakes.registry import FakeEtcd, FakeRegistry

@@ -328,6 +328,7 @@ def test_tls_files_need_https(certs: Path) -> None:
     assert "https://" in refusal(f"--etcd-cafile={certs}/ca.pem")
     pair = (f"--etcd-certfile={certs}/client.pem", f"--etcd-keyfile={certs}/client-key.pem")
     assert "https://" in refusal("--etcd-endpoints=http://a:1", *pair)
+    assert "https://" in refusal(*pair)
 
 
 def test_tls_files_are_looked_at(certs: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from pyflanneld.commands.doctor.host_facts import (
 from pyflanneld.commands.dry_run import choose_lease, kernel_routes, plan_peer_routes
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.etcd_types import MemberReport, Record
+from pyflanneld.core.families import host_port
 from pyflanneld.core.firewall.rules import Family
 from pyflanneld.core.host import PolicyRule, Process
 from pyflanneld.core.invalid import Invalid
@@ -83,8 +84,7 @@ async def collect(context: Context, settings: Settings) -> Facts:
     known["sysctls"] = _sysctls(known.get("choice"))
     known["health"] = _health(settings)
     known["metrics"] = procfs.tcp_listener(*settings.metrics_bind) if settings.metrics_bind else None
-    own, others = known["daemon"], context.ports.host_networks.others()
-    known["served"] = tuple(one for one in others if own is None or one.pid != own.pid)
+    known["served"] = context.ports.host_networks.others()
     known["files"] = _left_files(settings)
     return Facts(**known)
 
@@ -92,7 +92,8 @@ async def collect(context: Context, settings: Settings) -> Facts:
 def _left_files(settings: Settings) -> tuple[str, ...]:
     """Return the files of other networks that no daemon of ours keeps."""
     found = (Path(name) for name in _LEFT_FILES if Path(name).exists() and name != str(settings.subnet_file))
-    return tuple(str(path) for path in found if not lock.holders(lock.abstract_name("file", lock.file_key(path))[1:]))
+    names = {path: lock.abstract_name("file", lock.file_key(path))[1:] for path in found}
+    return tuple(str(path) for path, name in names.items() if lock.trusted_holder(name) is None)
 
 
 def _flags(settings: Settings) -> DaemonFlags:
@@ -106,7 +107,7 @@ def _flags(settings: Settings) -> DaemonFlags:
         forward_rules=settings.iptables_forward_rules,
         healthz_port=settings.healthz_port,
         healthz_asked=settings.asked_for("healthz_port"),
-        metrics_bind="{}:{}".format(*settings.metrics_bind) if settings.metrics_bind else "",
+        metrics_bind=host_port(*settings.metrics_bind) if settings.metrics_bind else "",
         docker_bridge_asked=settings.asked_for("docker_bridge"),
         public_ip=settings.public_ip,
         credentials={api: etcdctl_words(settings, api) for api in (2, 3)},
