@@ -76,13 +76,11 @@ def _run(settings: Settings, writer: LogWriter, recent: RecentEvents, hangup: Wa
     if scripted and not _follow_start_script(log):
         return 0
     try:
-        with (
-            _alone(settings, log, patient=scripted) as held,
-            prepared(settings, log, writer) as ready,
-            asyncio.Runner(loop_factory=DaemonLoop) as runner,
-        ):
-            daemon = serve(settings, log, recent, hangup, ready)
-            runner.run(_until_signalled(daemon, held.sockets, partial(writer.flush, LAST_WORDS_S)))
+        with _alone(settings, log, patient=scripted) as held, prepared(settings, log, writer) as ready:
+            early = _note_signals()
+            with asyncio.Runner(loop_factory=DaemonLoop) as runner:
+                daemon = serve(settings, log, recent, hangup, ready)
+                runner.run(_until_signalled(daemon, held.sockets, partial(writer.flush, LAST_WORDS_S), early))
     except _StoppedEarly:
         pass
     except UsageError:
@@ -104,6 +102,17 @@ class _StoppedEarly(SystemExit):
 
 def _stop_early(_number: int, _frame: FrameType | None) -> None:
     raise _StoppedEarly(0)
+
+
+def _note_signals() -> list[int]:
+    """Return a list that takes what signals ask to stop: from now on no exception may come in between.
+
+    A loop that is half made complains of it, and nothing waits any more until there are handlers that look here.
+    """
+    early: list[int] = []
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, _frame: early.append(number))
+    return early
 
 
 def _hang_up(hangup: WakeUp, _number: int, _frame: FrameType | None) -> None:
@@ -166,9 +175,13 @@ def _most_severe(raised: Exception) -> PyflanneldError | None:
 
 
 async def _until_signalled(
-    main_: Coroutine[Any, Any, None], locks: Sequence[socket.socket] = (), flush_log: Callable[[], object] = bool
+    main_: Coroutine[Any, Any, None], locks: Sequence[socket.socket] = (), flush_log: Callable[[], object] = bool,
+    early: Sequence[int] = (),
 ) -> None:
-    """Run *main_* until it ends or a signal asks to stop; a second signal ends the process at once."""
+    """Run *main_* until it ends or a signal asks to stop; a second signal ends the process at once.
+
+    *early* has the signals that came before: *main_* does not begin then.
+    """
     for sock in locks:
         lock.answer(sock)
     loop, task = asyncio.get_running_loop(), asyncio.create_task(main_, name="daemon")
@@ -186,6 +199,8 @@ async def _until_signalled(
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, partial(stop, signal=number.name))
     loop.add_signal_handler(service_manager.SCRIPT_ENDED, partial(stop, reason=_SCRIPT_ENDED))
+    if early:
+        stop(signal=signal.Signals(early[0]).name)
     await asyncio.wait([task])
     if not task.cancelled():
         task.result()

@@ -1,5 +1,6 @@
 """The process around the daemon: what signals find before its loop and behind it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -45,15 +46,32 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+# A signal that comes while the loop is being made, and is as good as half made.
+HALF_MADE = """
+import os, signal, sys
+from pyflanneld import cli
+from pyflanneld.system.threads import DaemonLoop
+
+whole = DaemonLoop._make_self_pipe
+
+def interrupted(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    whole(self)
+
+DaemonLoop._make_self_pipe = interrupted
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 pytestmark = [
     pytest.mark.netns,
     pytest.mark.skipif(os.geteuid() != 0, reason="the daemon needs CAP_NET_ADMIN"),
 ]
 
 
-def ended(script: str, folder: Path) -> str:
+def ended(script: str, folder: Path, *more: str) -> str:
     """Return the log of a daemon that *script* has run; it has to end well."""
-    flags = [f"--subnet-file={folder}/subnet.env", f"--etcd-prefix={folder}", "--healthz-port=0"]
+    flags = [f"--subnet-file={folder}/subnet.env", f"--etcd-prefix={folder}", "--healthz-port=0", *more]
     command = [sys.executable, "-c", script, *flags, "--etcd-endpoints=http://127.0.0.1:1", "--metrics-bind=off"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 0, done.stderr
@@ -63,6 +81,12 @@ def ended(script: str, folder: Path) -> str:
 def test_f75_signals_inherited_as_ignored_or_blocked(tmp_path: Path) -> None:
     """TERM stops it, and the end of a program is noticed, whatever was blocked or ignored before."""
     assert "daemon.stopping" in ended(INHERITED, tmp_path)
+
+
+def test_f75_stopped_while_the_loop_is_made(tmp_path: Path) -> None:
+    """The loop is not left half made, which Python would report outside the log: all that is written are its lines."""
+    lines = ended(HALF_MADE, tmp_path, "--log-format=json").splitlines()
+    assert [json.loads(line)["event"] for line in lines][-2:] == ["daemon.stopping", "daemon.stopped"]
 
 
 def test_signals_that_ask_for_something_never_end_it(tmp_path: Path) -> None:
