@@ -252,7 +252,8 @@ class Kernel(Protocol):
         ...
 
     async def objects(self, listing: object, *, patient: bool = False) -> tuple[Any, ...]:
-        """Return the objects of a ``RouteListing`` (as ``routes``, or of some networks only) or an ``EntryListing``.
+        """Return the objects of a ``RouteListing`` (as ``routes``, or of some networks only), an ``EntryListing`` or a
+        ``ForwardingListing``.
 
         With *patient* no other call waits for this one, however long the list is.
         """
@@ -269,7 +270,8 @@ class Kernel(Protocol):
     def changes(
         self, network: IPv4Network, ipv6: IPv6Network | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
-        """Tell that links, addresses, or routes inside *network* or *ipv6* were changed by somebody else.
+        """Tell that links, addresses, routes inside *network* or *ipv6*, or entries of vxlan devices were changed by
+        somebody else.
 
         Without *ipv6* nothing of that family is reported.
 

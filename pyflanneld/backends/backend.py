@@ -1,13 +1,16 @@
 """What a backend is: a pure value that turns peers into the kernel objects that they need. A small file each."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.link.selection import Link
+from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.objects.kind import Kind, Wanted
+from pyflanneld.core.peers.validation import DataRules
 from pyflanneld.core.routes import RouteKind
+from pyflanneld.core.vxlan.device import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +22,27 @@ class Host:
         links: all of them.
         networks: the cluster's, of each family in use.
         route_protocol: the number that marks a route as ours.
+        addresses: those of the link from which packets to the peers leave, by IP version.
+        subnets: this host's own; none before it has a lease.
+        macs: those of this host's devices, by IP version; see ``Backend.macs``.
     """
 
     link: Link
     links: Sequence[Link]
     networks: tuple[Network, ...]
     route_protocol: int
+    addresses: Mapping[int, Address] = field(default_factory=dict)
+    subnets: tuple[Network, ...] = ()
+    macs: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def route_kind(self) -> RouteKind:
         """The kind of the routes to the peers' subnets."""
         return RouteKind(self.route_protocol, self.networks)
+
+    def is_near(self, address: Address) -> bool:
+        """Return whether *address* is on our link, without a router between."""
+        return any(address in own.network for own in self.link.interfaces(address.version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,27 @@ class Backend(Protocol):
     @property
     def needs_public_ip_on_link(self) -> bool:
         """Whether peers must reach the published address without a router or NAT between, and this host theirs."""
+        ...
+
+    def configured(self, config: NetworkConfig) -> "Backend":
+        """Return it with its own options in *config*. Raises ``Invalid`` for one that cannot be used."""
+        ...
+
+    def macs(self, links: Sequence[Link], seed: str) -> Mapping[int, str]:
+        """Return the MAC addresses that this host's devices keep, by IP version; none without devices.
+
+        Args:
+            links: all; a device that is there has one.
+            seed: what tells this host from all others, for a device that is not.
+        """
+        ...
+
+    def devices(self, host: Host) -> Sequence[Device]:
+        """Return the devices that this host needs; all other objects wait for them."""
+        ...
+
+    def data_rules(self, host: Host) -> DataRules | None:
+        """Return what is demanded of the data in the peers' leases; ``None``: nothing."""
         ...
 
     def lease_data(self, version: int, host: Host) -> Mapping[str, object]:

@@ -1,9 +1,12 @@
 """host-gw: one plain route per peer, through the peer's own address on the common link."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from pyflanneld.backends.backend import Host, Peers
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.routes import Route, RouteKind
 
 
@@ -14,6 +17,21 @@ class HostGw:
     name: str = "host-gw"
     lease_type: str = "host-gw"
     needs_public_ip_on_link: bool = True
+
+    def configured(self, config: NetworkConfig) -> Self:  # noqa: ARG002 - the protocol's
+        """Return it as it is: it has no options."""
+        return self
+
+    def macs(self, links: Sequence[Link], seed: str) -> dict[int, str]:  # noqa: ARG002
+        """Return none."""
+        return {}
+
+    def devices(self, host: Host) -> tuple[()]:  # noqa: ARG002
+        """Return none: packets leave through the link itself."""
+        return ()
+
+    def data_rules(self, host: Host) -> None:
+        """Return ``None``: the leases say nothing for this backend."""
 
     def lease_data(self, version: int, host: Host) -> dict[str, object]:  # noqa: ARG002 - the protocol's
         """Return nothing: the address says it all."""

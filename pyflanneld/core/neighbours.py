@@ -63,33 +63,35 @@ class EntryListing:
 
 @dataclass(frozen=True, slots=True)
 class EntryKind:
-    """Permanent entries on a link on which nobody else puts any.
+    """Permanent entries on links on which nobody else puts any.
 
     Attributes:
-        link_index: of that link.
-        networks: the peers' addresses on it are inside these.
-        subnet_len: by IP version, how many bits of such an address name the peer's subnet.
+        link_indexes: of these links.
+        networks: the peers' addresses on them are inside these.
     """
 
-    link_index: int
+    link_indexes: tuple[int, ...]
     networks: tuple[Network, ...]
-    subnet_len: Mapping[int, int]
     name: ClassVar[str] = "neighbour"
     plural: ClassVar[str] = "neighbours"
     events: ClassVar[Events] = Events(
-        *(f"neighbour.{what}" for what in ("put", "dropped", "adopted")),
-        *(f"neighbours.{what}" for what in ("changed", "changed_by_others")),
-        *(f"neighbour.{what}" for what in ("shadowed", "contested", "conflict", "failed")),
+        put="neighbour.put",
+        dropped="neighbour.dropped",
+        adopted="neighbour.adopted",
+        changed="neighbours.changed",
+        changed_by_others="neighbours.changed_by_others",
+        contested="neighbour.contested",
+        failed="neighbour.failed",
     )
     wanted_type: ClassVar[type[Entry]] = Entry
 
     def listings(self, *, foreign: bool) -> tuple[EntryListing, ...]:  # noqa: ARG002 - a list has all
-        """Return that of the link."""
-        return (EntryListing(self.link_index),)
+        """Return that of each link."""
+        return tuple(map(EntryListing, self.link_indexes))
 
     def owner(self, present: KernelEntry) -> Owner:
         """Return whose it is: those that the kernel has learned are foreign."""
-        if present.link_index != self.link_index:
+        if present.link_index not in self.link_indexes:
             return Owner.IRRELEVANT
         return Owner.OURS if present.permanent else Owner.FOREIGN
 
@@ -121,10 +123,8 @@ class EntryKind:
         """Return whether it was learned: the link is ours."""
         return not present.permanent
 
-    def subnet(self, present: KernelEntry) -> Network:
-        """Return the subnet that the address lies in."""
-        network = next(one for one in self.networks if present.address in one)
-        return type(network)((int(present.address), self.subnet_len[network.version]), strict=False)
+    def subnet(self, present: KernelEntry) -> None:
+        """Return ``None``: it does not say how long the subnet is for which it was put."""
 
     def as_placed(self, wanted: Entry) -> KernelEntry:
         """Return what the kernel reports once *wanted* is put."""

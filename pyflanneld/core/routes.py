@@ -56,10 +56,15 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Route(_Wanted):
-    """A wanted host-gw route: ``dst via gateway dev link``, main table, ``usual_metric``, unicast."""
+    """A wanted route: ``dst via gateway dev link``, main table, ``usual_metric``, unicast.
+
+    Attributes:
+        onlink: the gateway is behind the link whatever the other routes say: that of a tunnel.
+    """
 
     gateway: Address
     link_index: int
+    onlink: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class KernelRoute:
         gateway: ``None`` for a connected, blackhole or multipath route.
         link_index: 0 where there is none (blackhole, multipath).
         plain: it has only what ``Create`` puts: unicast, scope global (or a number below 200, which is the same to
-            the kernel), tos 0, no preferred source, metrics, encapsulation or next-hop object, and no flag such as
+            the kernel), tos 0, no preferred source, metrics, encapsulation or next-hop object, and no flag but
             ``onlink``; flags that report a state (``linkdown``, ``dead``) do not count. A blackhole: all this but its
             type.
         blackhole: packets to it are dropped silently.
@@ -83,6 +88,7 @@ class KernelRoute:
         hops: gateway and link of each next hop, where the kernel has made several IPv6 routes one: the destination and
             metric are the same, but whose each hop is cannot be seen.
         multipath: the link of each next hop of an IPv4 route with several.
+        onlink: as that of ``Route``.
     """
 
     dst: Network
@@ -95,6 +101,7 @@ class KernelRoute:
     tos: int = 0
     hops: tuple[tuple[Address, int], ...] = ()
     multipath: tuple[int, ...] = ()
+    onlink: bool = False
 
     @property
     def identity(self) -> Network:
@@ -224,7 +231,9 @@ class RouteKind:
     def as_placed(self, wanted: Route) -> KernelRoute:
         """Return what the kernel reports once *wanted* is put."""
         metric = usual_metric(wanted.dst)
-        return KernelRoute(wanted.dst, wanted.gateway, wanted.link_index, self.protocol, metric, True)
+        return KernelRoute(
+            wanted.dst, wanted.gateway, wanted.link_index, self.protocol, metric, plain=True, onlink=wanted.onlink
+        )
 
     def order(self, identity: Network) -> tuple[int, ...]:
         """Return by what destinations are sorted."""
@@ -271,7 +280,8 @@ def is_as_wanted(wanted: Route, there: KernelRoute) -> bool:
     """Return whether the kernel's route is as wanted, whoever put it."""
     if there.hops:
         return (wanted.gateway, wanted.link_index) in there.hops
-    return there.plain and there.gateway == wanted.gateway and there.link_index == wanted.link_index
+    same = (there.gateway, there.link_index, there.onlink) == (wanted.gateway, wanted.link_index, wanted.onlink)
+    return there.plain and same
 
 
 def is_blackhole_of_ours(route: KernelRoute, protocol: int, networks: Iterable[Network]) -> bool:

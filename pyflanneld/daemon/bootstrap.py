@@ -61,13 +61,14 @@ async def prepare(
     """
     if context.settings.ip_masq:
         deferred.firewall_check()(context, ipv6=config.ipv6 is not None, program=config.firewall_program)
-    backend = BACKENDS[config.backend_type]
+    backend = BACKENDS[config.backend_type].configured(config)
     check_public_ip(context, choice.link, backend, ipv6=config.ipv6 is not None)
     settings, before = context.settings, await remembered(context)
     networks = () if before.network in (None, subnet_range.network) else (before.network,)
     if networks and overlapping(networks, context.ports.host_networks.others()) is not None:
         networks = ()  # another daemon serves it by now: its rules are not ours to take over
-    membership = Membership(config, subnet_range, backend, settings.route_protocol, networks)
+    macs = backend.macs(links, f"{settings.etcd_prefix} {settings.public_ip or choice.address}")
+    membership = Membership(config, subnet_range, backend, settings.route_protocol, macs, networks)
     attrs = publish(settings, membership, choice, links)
     underlay, around = _spared(choice.link.addresses, etcd_addresses(context, IPv4Address), subnet_range.subnet_len)
     before, named_by = await _or_saved(context, config, before, attrs.public_ip)

@@ -5,9 +5,10 @@ for notifications per ``changes``. They are opened in the network namespace of t
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENOENT, ESRCH
+from contextlib import AbstractAsyncContextManager, suppress
+from errno import EACCES, EADDRNOTAVAIL, EHOSTUNREACH, EINVAL, ENETUNREACH, ENODEV, ENOENT, ESRCH
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,9 +18,11 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
 from pyflanneld.core.objects.plan import Drop, KernelChange
-from pyflanneld.core.routes import KernelRoute, RouteListing, Way
+from pyflanneld.core.routes import Blackhole, KernelRoute, Route, RouteListing, Way
+from pyflanneld.core.vxlan.device import Device, LinkAddress, Tunnel
+from pyflanneld.core.vxlan.forwardings import Forwarding, ForwardingListing, KernelForwarding
 from pyflanneld.errors import KernelError
-from pyflanneld.netlink import neighbours, routes, routes6
+from pyflanneld.netlink import neighbours, routes, routes6, vxlan_devices
 from pyflanneld.netlink.dump_cache import DumpCache
 from pyflanneld.netlink.frames import KernelRefusal
 from pyflanneld.netlink.links import (
@@ -62,6 +65,7 @@ class NetlinkKernel(Kernel):
         self._link_list, self._address_list = DumpCache(decode_link), DumpCache(decode_address)
         self._links: tuple[Link, ...] = ()
         self.loopback: frozenset[IpAddress] = frozenset()
+        self._devices: frozenset[int] = frozenset()
         self._links_read: tuple[tuple[Link, ...], tuple[Address, ...]] = ((), ())
         self._lists: dict[object, DumpCache[KernelRoute]] = {}  # those that are remembered
 
@@ -75,6 +79,7 @@ class NetlinkKernel(Kernel):
         addresses = await self._requests.dump(addresses_request(), self._address_list.update)
         if (links, addresses) != self._links_read:  # costs nothing: the same tuples when nothing has changed
             self._links_read, self._links = (links, addresses), with_addresses(links, addresses)
+            self._devices = frozenset(link.index for link in links if link.vxlan is not None)
             of_links = {link.index for link in links}
             found = (address.interface.ip for address in addresses if address.link_index not in of_links)
             self.loopback = frozenset(address for address in found if not address.is_loopback)
@@ -132,14 +137,21 @@ class NetlinkKernel(Kernel):
         return tuple(entry for index, entry in found if index == link_index)
 
     async def objects(self, listing: object, *, patient: bool = False) -> tuple[Any, ...]:
-        """Return the routes, or the neighbour entries, that *listing* asks for; *patient*: over a socket of its own."""
+        """Return the routes or the entries that *listing* asks for; *patient*: routes over a socket of its own."""
         match listing:
             case RouteListing(version, protocol, within, remembered):
                 requests = self._patient if patient else self._requests
                 return await self._routes(protocol, version, within, remembered=remembered, requests=requests)
             case EntryListing(link_index):
                 return tuple(KernelEntry.of(link_index, one) for one in await self.neighbours(link_index))
+            case ForwardingListing(link_index):
+                return await self._forwardings(link_index)
         raise TypeError(f"no such listing: {listing!r}")
+
+    async def _forwardings(self, link_index: int) -> tuple[KernelForwarding, ...]:
+        listing = DumpCache(vxlan_devices.decode_forwarding)
+        found = await self._requests.dump(vxlan_devices.forwardings_request(link_index), listing.update)
+        return tuple(entry for entry in found if entry.link_index == link_index)
 
     async def apply(self, changes: Sequence[KernelChange]) -> Mapping[KernelChange, int]:
         """Make all changes in order; return the failed ones with their ``errno`` (EPERM without CAP_NET_ADMIN).
@@ -153,21 +165,25 @@ class NetlinkKernel(Kernel):
             change = changes[position]
             if _is_gone(change, refusal.errno):
                 continue
-            event = "neighbour.refused" if isinstance(change.object, Entry | KernelEntry) else "route.refused"
-            self._log.debug(event, change=type(change).__name__, dst=str(change.object.identity), error=str(refusal))
+            what = {"object": type(change.object).__name__, "identity": str(change.object.identity)}
+            self._log.debug("kernel.refused", change=type(change).__name__, **what, error=str(refusal))
             failed[change] = refusal.errno
+        for change in changes:
+            if isinstance(change.object, Device) and change not in failed:
+                _refuse_router_advertisements(change.object.name)
         return failed
 
     def _encode(self, change: KernelChange, flags: int, sequence: int) -> bytes:
-        if isinstance(change.object, Entry | KernelEntry):
-            return neighbours.change_message(change, flags, sequence)
-        return routes.change_message(change, self._protocol, self._scopes.choose(change), flags, sequence)
+        one = change.object
+        if isinstance(one, Route | KernelRoute | Blackhole):  # first: there may be thousands
+            return routes.change_message(change, self._protocol, self._scopes.choose(change), flags, sequence)
+        return next(encode for kinds, encode in _ENCODERS if isinstance(one, kinds))(change, flags, sequence)
 
     def changes(
         self, network: IPv4Network, ipv6: IPv6Network | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """Tell of changes by others from the moment on at which the context is entered."""
-        return Monitor(network, own_port=lambda: self._requests.port, ipv6=ipv6)
+        return Monitor(network, own_port=lambda: self._requests.port, ipv6=ipv6, devices=lambda: self._devices)
 
     async def close(self) -> None:
         """Close the request sockets; each ``changes`` closes its own. Routes stay."""
@@ -175,11 +191,32 @@ class NetlinkKernel(Kernel):
         await self._patient.close()
 
 
+def _refuse_router_advertisements(name: str) -> None:
+    """Keep the hosts at the other ends of a device's tunnels from giving this one addresses and routes."""
+    with suppress(OSError):  # no IPv6 here, or the settings are read-only
+        Path(f"/proc/sys/net/ipv6/conf/{name}/accept_ra").write_text("0")
+
+
 def _is_gone(change: KernelChange, code: int) -> bool:
     """Return whether *change* is a drop that was refused with errno *code* because nothing is there any more."""
     if not isinstance(change, Drop):
         return False
-    return code == ENOENT if isinstance(change.object, KernelEntry) else code == ESRCH and change.object.plain
+    match change.object:
+        case KernelRoute(plain=plain):
+            return code == ESRCH and plain
+        case Link():
+            return code == ENODEV
+        case LinkAddress():
+            return code in (EADDRNOTAVAIL, ENODEV)
+    return code in (ENOENT, ENODEV)
+
+
+_ENCODERS: tuple[tuple[Any, Callable[[KernelChange, int, int], bytes]], ...] = (
+    (Entry | KernelEntry, neighbours.change_message),
+    (Forwarding | KernelForwarding, vxlan_devices.forwarding_message),
+    (Device | Tunnel | Link, vxlan_devices.device_message),
+    (LinkAddress, vxlan_devices.address_message),
+)
 
 
 def _decoder(protocol: int | None, version: int) -> Callable[[bytes], KernelRoute | None]:

@@ -24,6 +24,7 @@ from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_UNIVERSE
 from pyflanneld.core.link.selection import Link
 from pyflanneld.netlink.frames import Malformed, NetlinkRequest
 from pyflanneld.netlink.messages import RTEXT_FILTER_SKIP_STATS, Decoded, encode
+from pyflanneld.netlink.vxlan_devices import decode_vxlan
 
 _UNFIT_IPV6 = IFA_F_TEMPORARY | IFA_F_DADFAILED | IFA_F_TENTATIVE
 
@@ -51,14 +52,16 @@ def addresses_request() -> NetlinkRequest:
 
 def decode_link(body: bytes) -> Link | None:
     """Return the link in an ``RTM_NEWLINK``, without addresses; ``None`` for a loopback. Raises ``Malformed``."""
-    link = Decoded(ifinfmsg, body, "IFLA_IFNAME", "IFLA_MTU")
+    more = ("IFLA_LINKINFO", "IFLA_ADDRESS") if b"vxlan\0" in body else ()  # takes long, and few links are one
+    link = Decoded(ifinfmsg, body, "IFLA_IFNAME", "IFLA_MTU", *more)
     index, flags = link.fields["index"], link.fields["flags"]
     if flags & IFF_LOOPBACK:
         return None
     if not link["IFLA_IFNAME"] or link["IFLA_MTU"] is None:
         raise Malformed(f"link {index} without a name or an MTU")
     up = bool(flags & IFF_UP and flags & IFF_LOWER_UP)
-    return Link(index, str(link["IFLA_IFNAME"]), mtu=int(link["IFLA_MTU"]), up=up, addresses=())
+    vxlan = decode_vxlan(link["IFLA_LINKINFO"], link["IFLA_ADDRESS"]) if more else None
+    return Link(index, str(link["IFLA_IFNAME"]), mtu=int(link["IFLA_MTU"]), up=up, addresses=(), vxlan=vxlan)
 
 
 def decode_address(body: bytes) -> Address | None:

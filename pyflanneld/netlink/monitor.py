@@ -7,7 +7,8 @@ link's own notification stands for them.
 
 import asyncio
 import socket
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Collection
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
@@ -16,17 +17,21 @@ from typing import Self
 from pyroute2.netlink.rtnl import (
     RTM_DELADDR,
     RTM_DELLINK,
+    RTM_DELNEIGH,
     RTM_DELROUTE,
     RTM_NEWADDR,
     RTM_NEWLINK,
+    RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV4_ROUTE,
     RTMGRP_IPV6_IFADDR,
     RTMGRP_IPV6_ROUTE,
     RTMGRP_LINK,
+    RTMGRP_NEIGH,
     rt_type,
 )
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
 
 from pyflanneld.core.families import inside
 from pyflanneld.errors import KernelError
@@ -37,11 +42,12 @@ from pyflanneld.netlink.routes6 import decode_route6
 from pyflanneld.netlink.socket import DATAGRAM_MAX, from_kernel, open_socket
 from pyflanneld.ports import Change
 
-GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE
+GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_NEIGH
 GROUPS6 = RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
 RECEIVE_BUFFER = 4 << 20  # some thousand notifications
 _DATAGRAMS_AT_ONCE = 256  # then the other tasks have their turn
 _FROM_ADDRESSES = frozenset(rt_type[name] for name in ("local", "broadcast", "anycast", "multicast"))
+_NDMSG = struct.Struct("=4xiH")  # ``struct ndmsg``: index and state
 _UNSPEC, _INET6 = bytes([socket.AF_UNSPEC]), bytes([socket.AF_INET6])  # a body begins with its family
 
 
@@ -56,6 +62,7 @@ class Monitor:
         own_port: returns the port of the socket whose changes are our own.
         open_: opens another socket than the usual one, for tests.
         ipv6: so do routes inside this one; without it nothing is heard of IPv6.
+        devices: returns the links whose neighbours and forwarding entries concern us.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class Monitor:
         own_port: Callable[[], int | None],
         open_: Callable[[], socket.socket] | None = None,
         ipv6: IPv6Network | None = None,
+        devices: Callable[[], Collection[int]] = tuple,
     ) -> None:
         groups = GROUPS if ipv6 is None else GROUPS | GROUPS6
         self._ipv4 = network
@@ -71,6 +79,7 @@ class Monitor:
         self._netmask = int(network.netmask)
         self._prefixlen = network.prefixlen
         self._own_port = own_port
+        self._devices = devices
         self._ipv6 = ipv6
         self._open = open_ or partial(open_socket, groups=groups, receive_buffer=RECEIVE_BUFFER)
         self._sock: socket.socket | None = None
@@ -132,6 +141,8 @@ class Monitor:
             return Change.ROUTES if self._concerns_us(body) else Change(0)
         if kind in (RTM_NEWLINK, RTM_DELLINK):  # of another family are the bridge's and IPv6's own affairs
             return Change.LINKS if body[:1] == _UNSPEC else Change(0)
+        if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
+            return Change.ROUTES if self._is_entry_of_ours(kind, body) else Change(0)
         return Change.LINKS if kind in (RTM_NEWADDR, RTM_DELADDR) else Change(0)
 
     def _concerns_us(self, body: bytes) -> bool:
@@ -146,6 +157,11 @@ class Monitor:
             return inside_ours and kind not in _FROM_ADDRESSES
         route = decode_route(body)
         return route is not None and inside(route.dst, self._ipv4)
+
+    def _is_entry_of_ours(self, kind: int, body: bytes) -> bool:
+        """Return whether a permanent neighbour or forwarding entry of our devices has come or gone: few do."""
+        index, state = _NDMSG.unpack_from(body) if len(body) >= _NDMSG.size else (0, 0)
+        return index in self._devices() and (kind == RTM_DELNEIGH or bool(state & NUD_PERMANENT))
 
     def _close(self) -> None:
         if self._sock is not None:

@@ -1,11 +1,13 @@
 """Plain IPv4 routes by template: pyroute2 encodes one message per shape, and what differs is put into its bytes. Pure.
 
-There are two shapes: how we put a route, and how the kernel reports it. Where in a message a field is, two encodings
-show that differ in it alone; nothing of the layout is written down here. The tests compare with pyroute2.
+There are four shapes: how we put a route, and how the kernel reports it, without a tunnel and through one. Where in a
+message a field is, two encodings show that differ in it alone; nothing of the layout is written down here. The tests
+compare with pyroute2.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
+from copy import copy
 from ipaddress import IPv4Address, IPv4Network
 from socket import AF_INET
 from typing import NamedTuple, Self
@@ -37,6 +39,7 @@ class _Template:
     """One shape of a plain route.
 
     Attributes:
+        order: that of its attributes.
         blank: the message with zero in all variable fields.
         at: where each variable field begins and ends, and the type.
         parts: the same of prefix length, protocol, scope, destination, gateway and link, in this order.
@@ -44,6 +47,7 @@ class _Template:
     """
 
     def __init__(self, *order: str) -> None:
+        self.order = order
         self.blank = _encoded(order, {})
         self.at: dict[str, slice] = {}
         self.fixed_bits = (1 << 8 * len(self.blank)) - 1
@@ -55,6 +59,13 @@ class _Template:
         self.parts = [self.at[name] for name in _VARIABLE if name != "flags"]
         self.fixed = int.from_bytes(self.blank)
 
+    def onlink(self) -> Self:
+        """Return the same shape with the flag ``onlink``."""
+        other = copy(self)
+        other.blank = _encoded(self.order, {"flags": RTNH_F_ONLINK})
+        other.fixed = int.from_bytes(other.blank)
+        return other
+
     def _differing(self, other: bytes) -> slice:
         places = [place for place, byte in enumerate(other) if byte != self.blank[place]]
         return slice(places[0], places[-1] + 1)
@@ -65,13 +76,16 @@ class _Template:
 
 
 _PUT = _Template("RTA_DST", "RTA_GATEWAY", "RTA_OIF", "RTA_TABLE")
+_PUT_ONLINK = _PUT.onlink()
 _REPORTED = _Template("RTA_TABLE", "RTA_DST", "RTA_GATEWAY", "RTA_OIF")
+_REPORTED_ONLINK = _REPORTED.onlink()
 
 
 def put_route(route: Route, protocol: int, scope: int) -> bytes:
     """Return the body of the message that puts *route*, an IPv4 one."""
-    body = bytearray(_PUT.blank)
-    length_at, protocol_at, scope_at, dst_at, gateway_at, link_at = _PUT.parts
+    template = _PUT_ONLINK if route.onlink else _PUT
+    body = bytearray(template.blank)
+    length_at, protocol_at, scope_at, dst_at, gateway_at, link_at = template.parts
     body[length_at.start] = route.dst.prefixlen
     body[protocol_at.start] = protocol
     body[scope_at.start] = scope
@@ -89,16 +103,18 @@ class AsReported(NamedTuple):
     link_index: int
     protocol: int
     scope: int
+    onlink: bool
 
     @classmethod
     def of(cls, body: bytes) -> Self | None:
         """Return the route in *body*, ``None`` if it has another form. Raises ``ValueError``."""
-        if not _REPORTED.fits(body):
+        onlink = not _REPORTED.fits(body)
+        if onlink and not _REPORTED_ONLINK.fits(body):
             return None
         length_at, protocol_at, scope_at, dst_at, gateway_at, link_at = _REPORTED.parts
         return cls(
             IPv4Network((body[dst_at], body[length_at.start])), IPv4Address(body[gateway_at]),
-            int.from_bytes(body[link_at], sys.byteorder), body[protocol_at.start], body[scope_at.start],
+            int.from_bytes(body[link_at], sys.byteorder), body[protocol_at.start], body[scope_at.start], onlink,
         )  # fmt: skip
 
 

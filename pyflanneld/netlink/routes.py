@@ -27,7 +27,6 @@ from pyflanneld.netlink.messages import RTM_F_CLONED, Decoded, encode
 from pyflanneld.netlink.route_template import MAIN_TABLE, AsReported, put_route, reported_destination
 
 PUT_ATTRIBUTES = frozenset({"RTA_DST", "RTA_OIF", "RTA_GATEWAY", "RTA_PRIORITY", "RTA_TABLE"})
-RTNH_F_ASKED_FOR = RTNH_F_PERVASIVE | RTNH_F_ONLINK  # the others report a state
 _ANY_TYPE = 0
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 
@@ -64,6 +63,7 @@ def _route(route: Route, protocol: int, scope: int) -> bytes:
     if isinstance(route.dst, IPv4Network):
         return put_route(route, protocol, scope)
     fields = _fields(route.dst, protocol, RT_SCOPE_UNIVERSE, rt_type["unicast"])
+    fields["flags"] = RTNH_F_ONLINK * route.onlink
     gateway, link = ("RTA_GATEWAY", str(route.gateway)), ("RTA_OIF", route.link_index)
     return encode(rtmsg, fields, [_dst(route.dst), gateway, link, ("RTA_TABLE", MAIN_TABLE)])
 
@@ -112,7 +112,9 @@ def decode_route(body: bytes) -> KernelRoute | None:
     encapsulation or next-hop object either. Raises ``ValueError``.
     """
     if (known := AsReported.of(body)) is not None and known.scope < RT_SCOPE_SITE:
-        return KernelRoute(known.dst, known.gateway, known.link_index, known.protocol, 0, True)
+        return KernelRoute(
+            known.dst, known.gateway, known.link_index, known.protocol, 0, plain=True, onlink=known.onlink
+        )
     route = Decoded(rtmsg, body, "RTA_TABLE", "RTA_DST", "RTA_GATEWAY", "RTA_OIF", "RTA_PRIORITY", "RTA_MULTIPATH")
     fields = route.fields
     table = fields["table"] if route["RTA_TABLE"] is None else route["RTA_TABLE"]
@@ -121,8 +123,8 @@ def decode_route(body: bytes) -> KernelRoute | None:
     as_created = (
         fields["type"] in (rt_type["unicast"], rt_type["blackhole"])
         and fields["scope"] < RT_SCOPE_SITE
-        and (fields["tos"], fields["src_len"], fields["flags"] & RTNH_F_ASKED_FOR) == (0, 0, 0)
-    )
+        and (fields["tos"], fields["src_len"], fields["flags"] & RTNH_F_PERVASIVE) == (0, 0, 0)
+    )  # the other flags report a state, or are told
     gateway = route["RTA_GATEWAY"]
     return KernelRoute(
         dst=IPv4Network((IPv4Address(route["RTA_DST"] or "0.0.0.0"), fields["dst_len"])),  # noqa: S104 - the default route
@@ -134,6 +136,7 @@ def decode_route(body: bytes) -> KernelRoute | None:
         blackhole=fields["type"] == rt_type["blackhole"],
         tos=fields["tos"],
         multipath=tuple(hop["oif"] for hop in route["RTA_MULTIPATH"] or ()),
+        onlink=bool(fields["flags"] & RTNH_F_ONLINK),
     )
 
 

@@ -9,12 +9,12 @@ from socket import AF_INET6
 from typing import Any
 
 from pyroute2.netlink.rtnl import rt_type
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from pyroute2.netlink.rtnl.rtmsg import RTNH_F_ONLINK, RTNH_F_PERVASIVE, rtmsg
 
 from pyflanneld.core.routes import KernelRoute
 from pyflanneld.netlink.messages import RTM_F_CLONED, Decoded
 from pyflanneld.netlink.route_template import MAIN_TABLE
-from pyflanneld.netlink.routes import PUT_ATTRIBUTES, RTNH_F_ASKED_FOR
+from pyflanneld.netlink.routes import PUT_ATTRIBUTES
 
 _AS_PUT = PUT_ATTRIBUTES | {"RTA_CACHEINFO", "RTA_PREF"}
 
@@ -41,10 +41,11 @@ def decode_route6(body: bytes) -> KernelRoute | None:
         metric=route["RTA_PRIORITY"] or 0,
         plain=(gateway is not None or blackhole)
         and route.names <= _AS_PUT
-        and (fields["tos"], fields["src_len"], fields["flags"] & RTNH_F_ASKED_FOR) == (0, 0, 0),
+        and (fields["tos"], fields["src_len"], fields["flags"] & RTNH_F_PERVASIVE) == (0, 0, 0),
         blackhole=blackhole,
         tos=fields["tos"],
         hops=tuple(map(_hop, route["RTA_MULTIPATH"] or ())),
+        onlink=bool(fields["flags"] & RTNH_F_ONLINK),
     )
 
 

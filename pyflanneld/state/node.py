@@ -15,7 +15,7 @@ from pyflanneld.backends import Backend, Host, Peers
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.etcd_types import Incarnation, Position
 from pyflanneld.core.families import Network
-from pyflanneld.core.lease.codec import LeaseAttrs, data_text
+from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, data_text
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.published import Published
 from pyflanneld.core.link.selection import Choice, Link
@@ -46,6 +46,7 @@ class Membership:
     Attributes:
         config: the network configuration; *subnet_range* is its IPv4 part.
         route_protocol: the number that marks a route as ours.
+        macs: those of this host's devices, by IP version; they stay the same while the daemon runs.
         networks_before: the network that ``subnet.env`` named at the start, and those that have grown since.
         saved_at_s: when what the node goes by was saved, in seconds since 1970; ``None``: etcd has confirmed it.
     """
@@ -54,6 +55,7 @@ class Membership:
     subnet_range: SubnetRange[IPv4Network]
     backend: Backend
     route_protocol: int
+    macs: Mapping[int, str] = field(default_factory=dict)
     networks_before: tuple[Network, ...] = ()
     saved_at_s: float | None = None
 
@@ -69,9 +71,14 @@ class Membership:
         before = (*self.networks_before, *self.networks)
         return replace(self, config=config, subnet_range=subnet_range, networks_before=before)
 
-    def host(self, choice: Choice, links: Sequence[Link]) -> Host:
-        """Return what the backend has to know of this host."""
-        return Host(choice.link, links, self.networks, self.route_protocol)
+    def host(self, choice: Choice, links: Sequence[Link], key: SubnetKey | None = None) -> Host:
+        """Return what the backend has to know of this host, with the lease *key* once there is one."""
+        addresses = {4: choice.address, 6: choice.address6}
+        return Host(
+            choice.link, links, self.networks, self.route_protocol,
+            addresses={version: address for version, address in addresses.items() if address is not None},
+            subnets=key.subnets if key is not None else (), macs=self.macs,
+        )  # fmt: skip
 
     def tables(self, choice: Choice, links: Sequence[Link]) -> list[ObjectTable[Any, Any]]:
         """Return an empty table for each kind of objects of the backend."""
@@ -164,7 +171,7 @@ class Node:
     @property
     def host(self) -> Host:
         """This host as the backend has to know it."""
-        return self.membership.host(self.choice, self.links)
+        return self.membership.host(self.choice, self.links, self.lease.key)
 
     @property
     def routes(self) -> ObjectTable[Route, KernelRoute]:

@@ -237,7 +237,10 @@ def validation_context(context: Context, node: Node) -> ValidationContext:
     if range6 is not None and lease.ipv6 is not None:
         ipv6 = _family_context(node, range6.network, lease.ipv6, etcd_addresses(context, IPv6Address), loopback)
     backend = node.backend
-    return ValidationContext(backend.lease_type, ipv4, ipv6, gateways_on_link=backend.needs_public_ip_on_link)
+    return ValidationContext(
+        backend.lease_type, ipv4, ipv6, gateways_on_link=backend.needs_public_ip_on_link,
+        data_rules=backend.data_rules(node.host),
+    )  # fmt: skip
 
 
 def _family_context(

@@ -470,7 +470,7 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "loser forgotten", "a peer that lost to an older one is not validated again when that has gone",
-        "core.peers.table", [reads("_overlapped", "{}")], PEERS,
+        "core.peers.table", [reads("_outdone", "{}")], PEERS,
     ),
     Plant(
         "lists stop the watch", "between lists that fail nobody is followed",

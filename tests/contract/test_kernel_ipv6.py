@@ -215,7 +215,6 @@ async def test_addresses_that_do_not_last() -> None:
         "fd00:5:0:1::/64 dev eth0",
         "fd00:5:0:1::/64 via fd00:77::2 mtu 1400",
         "fd00:5:0:1::/64 via fd00:77::2 src fd00:77::1",
-        "fd00:5:0:1::/64 via fd00:88::2 dev eth0 onlink",
         "fd00:5:0:1::/64 nexthop via fd00:77::2 nexthop via fd00:77::3",
     ],
 )

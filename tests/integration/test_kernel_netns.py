@@ -77,7 +77,7 @@ async def test_untouched_namespace() -> None:
         ("10.5.1.0/24 via 192.168.77.2 metric 7", "192.168.77.2", True, 7, True),
         ("0.0.0.0/0 via 192.168.77.2", "192.168.77.2", True, 0, True),
         ("10.5.1.9/32 via 192.168.77.2", "192.168.77.2", True, 0, True),
-        ("10.5.1.0/24 via 192.168.77.2 dev eth0 onlink", "192.168.77.2", True, 0, False),
+        ("10.5.1.0/24 via 192.168.77.2 dev eth0 onlink", "192.168.77.2", True, 0, True),
         ("10.5.1.0/24 via 192.168.77.2 tos 0x10", "192.168.77.2", True, 0, False),
         ("10.5.1.0/24 via 192.168.77.2 mtu 1400", "192.168.77.2", True, 0, False),
         ("10.5.1.0/24 via 192.168.77.2 src 192.168.77.1", "192.168.77.2", True, 0, False),
@@ -102,6 +102,7 @@ async def test_odd_routes(bed: Bed, command: str, gateway: str | None, on_link: 
         blackhole="blackhole" in command,
         tos=0x10 if "tos" in command else 0,
         multipath=(bed.link.index,) * command.count("nexthop"),
+        onlink="onlink" in command,
     )
     assert await bed.kernel.routes(protocol=4) == (expected,)
 

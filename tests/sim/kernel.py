@@ -7,9 +7,8 @@ from typing import Protocol
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.link.selection import Link
-from pyflanneld.core.neighbours import Entry, KernelEntry
 from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Replace
-from pyflanneld.core.routes import KernelRoute, usual_metric
+from pyflanneld.core.routes import Blackhole, KernelRoute, Route, usual_metric
 from pyflanneld.ports import Change
 from tests.support.fakes.kernel import FakeKernel
 
@@ -84,7 +83,7 @@ class SimKernel(FakeKernel):
         super().add_foreign(route)
 
     def _apply(self, change: KernelChange) -> int:
-        if isinstance(change.object, Entry | KernelEntry):
+        if not isinstance(change.object, Route | Blackhole | KernelRoute):
             return super()._apply(change)
         there = self.standing(change.object.dst)
         if change.object.dst in self._unseen:  # nobody looks and puts in one step

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pyflanneld.backends import BACKENDS, Host, Peers
+from pyflanneld.backends.host_gw import HostGw
 from pyflanneld.core.families import Address
 from pyflanneld.core.neighbours import Entry, EntryKind
 from pyflanneld.core.routes import RouteKind
@@ -22,7 +23,7 @@ def mac_of(address: Address) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class BridgeNeighbours:
+class BridgeNeighbours(HostGw):
     """The backend: each lease says the host's MAC address, and each peer's first address has it on the bridge."""
 
     name: str = "bridge-neighbours"
@@ -39,13 +40,14 @@ class BridgeNeighbours:
 
     def kinds(self, host: Host) -> tuple[EntryKind, RouteKind]:
         """Return the entries, and the routes that another backend may have left."""
-        return EntryKind(self._bridge(host), host.networks, {4: 24, 6: 64}), host.route_kind
+        index = self._bridge(host)
+        return EntryKind((index,) if index else (), host.networks), host.route_kind
 
     def placement(self, host: Host) -> int:
         """Return the index of the bridge."""
         return self._bridge(host)
 
-    def wanted(self, peers: Peers, host: Host) -> Iterable[Entry]:
+    def wanted(self, peers: Peers, host: Host) -> Iterable[Entry]:  # type: ignore[override]
         """Return an entry for each peer that says its MAC address."""
         index = self._bridge(host)
         for subnet in peers.gateways if index else ():

@@ -567,17 +567,17 @@ def test_missing_or_bad_configuration_is_waited_for(bad: bytes | None) -> None:
 
 
 def test_other_backend_ends_the_run_with_a_clear_error() -> None:
-    """A configuration for vxlan ends the daemon with an error that names the supported backends."""
+    """A configuration for wireguard ends the daemon with an error that names the supported backends."""
 
     async def scenario() -> None:
         etcd = FakeEtcd()
-        etcd.put_config(b'{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}')
+        etcd.put_config(b'{"Network":"10.0.0.0/8","Backend":{"Type":"wireguard"}}')
         async with FakeNode(etcd).running():
             pass
 
     with pytest.raises(ExceptionGroup) as caught:
         run(scenario())
-    assert caught.group_contains(UnsupportedConfig, match="'vxlan'; supported: 'host-gw', 'alloc'")
+    assert caught.group_contains(UnsupportedConfig, match="'wireguard'; supported: 'host-gw', 'vxlan', 'alloc'")
 
 
 def test_suspend_is_noticed_and_the_lease_verified() -> None:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyflanneld
+from pyflanneld.core.neighbours import EntryKind
 from pyflanneld.core.routes import RouteKind
 from pyflanneld.core.status import hints
+from pyflanneld.core.vxlan.forwardings import ForwardingKind
 from pyflanneld.state import readiness
 
 ROOT = Path(pyflanneld.__file__).parent
@@ -37,8 +39,8 @@ def test_every_condition_that_is_reported_has_a_hint() -> None:
     rooms = (ROOT / "tasks", ROOT / "state", ROOT / "daemon")
     sources = [path.read_text("utf-8") for room in rooms for path in room.rglob("*.py")]
     events = {event for source in sources for event in reported(source)}
-    names = RouteKind.events
-    events |= {names.contested, names.shadowed, names.conflict, names.failed}
+    for names in (RouteKind.events, EntryKind.events, ForwardingKind.events):
+        events |= {names.contested, names.shadowed, names.conflict, names.failed} - {""}
     assert {"config.missing", "etcd.denied", "firewall.misread", "guard.holding"} <= events, "the search is out of date"
     assert events == set(hints.CONDITIONS)
 

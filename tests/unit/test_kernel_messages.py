@@ -26,7 +26,7 @@ networks = st.builds(
     st.integers(0, 32),
 )
 gateways = st.builds(IPv4Address, st.integers(1, 0xFFFFFFFE))
-routes = st.builds(Route, networks, gateways, st.integers(1, 0x7FFFFFFF))
+routes = st.builds(Route, networks, gateways, st.integers(1, 0x7FFFFFFF), st.booleans())
 
 
 def packed(change: KernelChange, scope: int = 0) -> bytes:
@@ -61,6 +61,7 @@ def test_the_template_is_what_pyroute2_encodes(route: Route, protocol: int, scop
     """Every plain route that is put has the bytes of pyroute2's own message for it."""
     fields = {
         "family": AF_INET, "dst_len": route.dst.prefixlen, "table": 254, "proto": protocol, "scope": scope, "type": 1,
+        "flags": 4 * route.onlink,
     }  # fmt: skip
     attributes = [
         ("RTA_DST", str(route.dst.network_address)), ("RTA_GATEWAY", str(route.gateway)),
@@ -69,7 +70,9 @@ def test_the_template_is_what_pyroute2_encodes(route: Route, protocol: int, scop
     assert route_template.put_route(route, protocol, scope) == encode(rtmsg, fields, attributes)
 
 
-@given(route=routes, protocol=st.integers(1, 255), scope=st.integers(0, 255), flags=st.sampled_from([0, 1, 16, 64]))
+@given(
+    route=routes, protocol=st.integers(1, 255), scope=st.integers(0, 255), flags=st.sampled_from([0, 1, 4, 5, 16, 64])
+)
 def test_the_template_reads_what_pyroute2_reads(route: Route, protocol: int, scope: int, flags: int) -> None:
     """A plain route in the kernel's form, with any flag that reports a state, is read as pyroute2 reads it."""
     fields = {
@@ -81,7 +84,7 @@ def test_the_template_reads_what_pyroute2_reads(route: Route, protocol: int, sco
         ("RTA_OIF", route.link_index),
     ])  # fmt: skip
     read = route_template.AsReported.of(told)
-    assert read == (route.dst, route.gateway, route.link_index, protocol, scope)
+    assert read == (route.dst, route.gateway, route.link_index, protocol, scope, bool(flags & 4))
     by_pyroute2 = Decoded(rtmsg, told, "RTA_DST", "RTA_GATEWAY", "RTA_OIF")
     assert (str(read.dst.network_address), str(read.gateway), read.link_index) == tuple(
         by_pyroute2[name] for name in ("RTA_DST", "RTA_GATEWAY", "RTA_OIF")
@@ -115,10 +118,11 @@ def test_decode_what_was_encoded(route: Route, scope: int, rotated: int) -> None
     table_last = attributes[:3] + attributes[3:]
     ordered = b"".join(table_last[rotated:] + table_last[:rotated])
     held = encoding.decode_route(data[:12] + ordered)
-    assert held == KernelRoute(route.dst, route.gateway, route.link_index, OURS, metric=0, plain=True)
+    same = (route.dst, route.gateway, route.link_index, OURS)
+    assert held == KernelRoute(*same, metric=0, plain=True, onlink=route.onlink)
 
 
-@given(route=routes, scope=st.integers(200, 255), flags=st.sampled_from([0, 4]), tos=st.sampled_from([0, 8]))
+@given(route=routes, scope=st.integers(200, 255), flags=st.sampled_from([0, 2]), tos=st.sampled_from([0, 8]))
 def test_more_than_was_put(route: Route, scope: int, flags: int, tos: int) -> None:
     """As the kernel orders it, a route with a narrower scope, a flag or a type of service is read, and is not plain."""
     data = bytearray(body(Create(route), scope if not flags and not tos else 0))

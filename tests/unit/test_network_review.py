@@ -91,7 +91,7 @@ class TestCheck:
         ("document", "words"),
         [
             ('{"Network":"172.7.0.0/16","SubnetLen":"24","Backend":{"Type":"host-gw"}}', "SubnetLen: '24' is not"),
-            ('{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}', "asks for the backend 'vxlan'; supported: "),
+            ('{"Network":"172.7.0.0/16","Backend":{"Type":"ipip"}}', "asks for the backend 'ipip'; supported: "),
             ('{"Network":"172.7.0.0/16"', "not usable: network configuration"),
         ],
     )  # fmt: skip

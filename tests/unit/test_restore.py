@@ -220,7 +220,7 @@ CHANGES = {
     "old": ({"saved_at_s": 1_699_900_000.0, "lease_end_s": None}, "leases live"),
     "network": ({"config": CONFIG.replace(b"172.7", b"172.8")}, "does not fit the network 172.8.0.0/16"),
     "config": ({"config": b"{}"}, "Network"),
-    "backend": ({"config": CONFIG.replace(b"host-gw", b"vxlan")}, "'vxlan'"),
+    "backend": ({"config": CONFIG.replace(b"host-gw", b"ipip")}, "'ipip'"),
     "dual stack": (
         {"config": CONFIG.replace(b"{", b'{"EnableIPv6":true,"IPv6Network":"2001:db8:42::/56",', 1)}, "IPv6"
     ),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from pyflanneld.core.families import Address, Interface
+from pyflanneld.core.link.vxlan import Vxlan
 
 _BY_DEFAULT = "has the default route"
 
@@ -27,6 +28,7 @@ class Link:
         addresses: its IPv4 addresses with their prefix lengths, the best first.
         deprecated: those of both families that must not be used for anything new.
         addresses6: its global IPv6 addresses, the deprecated last: none that is temporary or tentative.
+        vxlan: the parameters of a vxlan device, ``None`` for any other.
     """
 
     index: int
@@ -36,6 +38,12 @@ class Link:
     addresses: tuple[IPv4Interface, ...]
     deprecated: frozenset[Address] = frozenset()
     addresses6: tuple[IPv6Interface, ...] = ()
+    vxlan: Vxlan | None = None
+
+    @property
+    def identity(self) -> str:
+        """Return the name: what the kernel can have only once."""
+        return self.name
 
     def interfaces(self, version: int) -> tuple[Interface, ...]:
         """Return its addresses of one family."""

@@ -55,17 +55,20 @@ class GivesWay(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What the log calls what becomes of objects of a kind; the last four are conditions."""
+    """What the log calls what becomes of objects of a kind; the last four are conditions.
+
+    Where there is one object for each identity, and a foreign one is adopted, nothing is shadowed or in conflict.
+    """
 
     put: str
     dropped: str
     adopted: str
     changed: str
     changed_by_others: str
-    shadowed: str
     contested: str
-    conflict: str
     failed: str
+    shadowed: str = ""
+    conflict: str = ""
 
 
 W = TypeVar("W", bound=Wanted)
@@ -133,8 +136,8 @@ class Kind(Protocol[W, P]):
         """
         ...
 
-    def subnet(self, present: P) -> Network:
-        """Return the subnet that it serves, whether or not anybody wants it."""
+    def subnet(self, present: P) -> Network | None:
+        """Return the subnet that it serves, whether or not anybody wants it; ``None`` where it does not say that."""
         ...
 
     def as_placed(self, wanted: W) -> P:

@@ -1,6 +1,6 @@
 """Kernel objects as values: what is wanted, what the kernel has, and the difference between the two. Pure."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Generic
@@ -80,8 +80,9 @@ class Plan(Generic[W, P]):
 
 
 def plan(
-    kind: Kind[W, P], wanted: Mapping[Any, W], present: Iterable[P], *, frozen: Collection[Network] = ()
-) -> Plan[W, P]:
+    kind: Kind[W, P], wanted: Mapping[Any, W], present: Iterable[P], *, frozen: Collection[Network] = (),
+    subnet: Callable[[P], Network | None] | None = None,
+) -> Plan[W, P]:  # fmt: skip
     """Compare what is wanted with what is there.
 
     Objects are independent, so *wanted* and *present* may be limited to those that are due. One of ours is replaced or
@@ -92,7 +93,8 @@ def plan(
         kind: of the objects.
         wanted: by identity.
         present: in the kernel's order: all of ours, and the foreign ones as far as they are known.
-        frozen: subnets whose objects of ours stay, wanted or not.
+        frozen: subnets whose objects of ours stay, wanted or not; so does what may serve one of them.
+        subnet: returns which one an object serves, where that is better known than to the kind.
     """
     alone, several = _standing(kind, present)
     puts: list[Create[W] | Replace[W] | Append[W]] = []
@@ -114,7 +116,8 @@ def plan(
         extras += map(Drop, ours)
     every = chain(alone.values(), chain.from_iterable(several.values()))
     idle = [one for one in every if one.identity not in wanted and kind.concerns_us(one) and _may_go(kind, one)]
-    kept = {one.identity for one in idle if frozen and kind.subnet(one) in frozen}
+    serves, stay = subnet or kind.subnet, {*frozen, None}
+    kept = {one.identity for one in idle if frozen and serves(one) in stay}
     drops = (Drop(one) for one in idle if one.identity not in kept)
     return Plan(tuple(puts), tuple(drops), blocked, tuple(extras), kept)
 

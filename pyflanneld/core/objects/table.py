@@ -65,6 +65,7 @@ class ObjectTable(Generic[W, P]):
         self.version = 0
         self._wanted: dict[Any, W] = {}
         self._wanted_for: dict[Network, tuple[Identity, ...]] = {}
+        self._serves: dict[Identity, Network] = {}  # for which subnet an object was last wanted
         self._at: dict[Any, ObjectState[P]] = {}
         self._waiting: set[Identity] = set()
         self._lost: set[Identity] = set()
@@ -85,6 +86,10 @@ class ObjectTable(Generic[W, P]):
         """Return whether an object of ours is there."""
         known = self._at.get(identity)
         return known is not None and known.present is not None
+
+    def subnet(self, present: P) -> Network | None:
+        """Return the subnet that an object of ours serves, as far as that is known."""
+        return self._serves.get(present.identity) or self.kind.subnet(present)
 
     def waiting(self) -> dict[Any, ObjectState[P]]:
         """Return the wanted objects that cannot be had, by identity."""
@@ -117,13 +122,18 @@ class ObjectTable(Generic[W, P]):
         self._noted = ()
         if subnets is None:
             self._wanted, self._wanted_for = {}, {}
+            self._serves = {identity: subnet for identity, subnet in self._serves.items() if identity in self._at}
         due = [identity for subnet in subnets or () for identity in self._wanted_for.pop(subnet, ())]
         for identity in due:
             self._wanted.pop(identity, None)
+            if identity not in self._at:
+                self._serves.pop(identity, None)
         for one in objects:
             identity, subnet = one.identity, one.subnet
             self._wanted[identity] = one
             self._wanted_for[subnet] = (*self._wanted_for.get(subnet, ()), identity)
+            if identity is not subnet:
+                self._serves[identity] = subnet
             due.append(identity)
             if self._parked:
                 self._parked.pop(identity, None)
@@ -149,7 +159,7 @@ class ObjectTable(Generic[W, P]):
         """
         wanted = self._due_wanted()
         if not only_missing:
-            return plan(self.kind, wanted, self._due_present(), frozen=frozen)
+            return plan(self.kind, wanted, self._due_present(), frozen=frozen, subnet=self.subnet)
         missing = {identity: one for identity, one in wanted.items() if not self.has(identity)}
         return replace(plan(self.kind, missing, self._due_present()), drops=())
 
@@ -249,6 +259,8 @@ class ObjectTable(Generic[W, P]):
         """Forget an object of which nothing is known any more."""
         if self._at[identity] == _NOTHING:
             del self._at[identity]
+            if identity not in self._wanted:
+                self._serves.pop(identity, None)
 
     def note_losses(self, lost: Mapping[Any, ChangeReason]) -> None:
         """Remember why our objects were lost, until they are there again or not wanted any more."""

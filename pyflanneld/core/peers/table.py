@@ -8,7 +8,8 @@ cannot be trusted is quarantined with its reason and changes nothing else:
   and a valid lease of another backend take a peer away;
 * a bad value for a key that was never valid neither adds a route nor removes one that an earlier run of ours has put
   there: its subnet is *frozen*; so is one that has become, to the bit, a connected network of this host;
-* of two leases that overlap, the older one (lowest create revision, then name) counts, on every node the same.
+* of two leases that overlap, or that claim the same for the backend (a MAC address), the older one (lowest create
+  revision, then name) counts, on every node the same.
 
 A dual-stack lease has an IPv4 and an IPv6 subnet with a gateway each. Each is validated for itself, by the same rules;
 an IPv4-only node has no IPv6 context and uses the IPv4 subnet alone.
@@ -27,11 +28,11 @@ from typing import assert_never
 
 from pyflanneld.core.etcd_types import Gone, PeerEvent, Put, Record, Snapshot
 from pyflanneld.core.families import Address, Network
+from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey
 from pyflanneld.core.peers.validation import (
     CAPTURES_NETWORK,
     OWN_ELSEWHERE,
-    FamilyContext,
     Quarantine,
     ValidationContext,
     Validator,
@@ -78,6 +79,11 @@ class _Entry:
     key: SubnetKey | None
     latest: LeaseAttrs | Quarantine
     good: dict[int, tuple[Address, str]] = field(default_factory=dict)
+
+    def data(self, version: int) -> set[str]:
+        """Return what it says for the backend in one family: at last, and when it was good."""
+        latest = self.latest.backend_data(version) if isinstance(self.latest, LeaseAttrs) else ""
+        return {latest, self.good[version][1] if version in self.good else ""}
 
 
 class PeerTable:
@@ -192,7 +198,10 @@ class PeerTable:
         self._context = context
         self._peers, self._data, self._foreign = {}, {}, set()
         self._families = tuple(
-            _FamilyPeers(family, self._peers, self._data, gateways_on_link=context.gateways_on_link)
+            _FamilyPeers(
+                Validator(family, gateways_on_link=context.gateways_on_link, data_rules=context.data_rules),
+                family.network.version, self._peers, self._data,
+            )
             for family in context.families
         )
         self._changed = {name: entry.key for name, entry in self._entries.items()}
@@ -222,21 +231,23 @@ def _is_renewal(one: Record, other: Record) -> bool:
 class _FamilyPeers:
     """The peers of one address family.
 
-    ``at`` are the peers' keys by the first address of their subnets, ``starts`` these addresses in order.
+    ``at`` are the peers' keys by the first address of their subnets, ``starts`` these addresses in order, ``claims``
+    the same keys by what only one of them may say for the backend.
     """
 
     def __init__(
-        self, context: FamilyContext, peers: dict[Network, Address], data: dict[Network, str], *, gateways_on_link: bool
+        self, validator: Validator, version: int, peers: dict[Network, Address], data: dict[Network, str]
     ) -> None:
         self.quarantined: dict[bytes, Quarantine] = {}
         self.frozen: dict[bytes, Network] = {}
-        self._validator = Validator(context, gateways_on_link=gateways_on_link)
-        self._version = context.network.version
+        self._validator = validator
+        self._version = version
         self._peers = peers
         self._data = data
         self._at: dict[int, tuple[bytes, Network]] = {}
         self._starts: list[int] = []
-        self._overlapped: dict[bytes, Network] = {}  # those that overlap an older one
+        self._claims: dict[str, tuple[bytes, Network]] = {}
+        self._outdone: dict[bytes, Network] = {}  # those that overlap an older one, or claim the same
 
     def admits(self, key: SubnetKey | None) -> bool:
         """Return whether *key* has a subnet of this family that may be leased."""
@@ -252,11 +263,13 @@ class _FamilyPeers:
         """Validate the keys in *changed* and all that they may affect; return the subnets concerned."""
         if not changed:
             return set()
-        due: dict[bytes, Network | None] = {**self._overlapped}
+        due: dict[bytes, Network | None] = {**self._outdone}
         due.update((name, self._subnet(key)) for name, key in changed.items())
         if self._at:
             starts = {start for subnet in due.values() if subnet is not None for start in self._overlapping(subnet)}
             due.update(self._at[start] for start in starts)
+        if self._claims:
+            due.update(self._rivals(entries[name] for name in due if name in entries))
         for name, subnet in due.items():
             self._forget(name, subnet)
         known = [(entries[name], name) for name in due.keys() - foreign if name in entries]
@@ -264,14 +277,31 @@ class _FamilyPeers:
             self._add(name, due[name], entry)
         return {subnet for subnet in due.values() if subnet is not None}
 
+    def _rivals(self, entries: Iterable[_Entry]) -> list[tuple[bytes, Network]]:
+        """Return the peers that hold what *entries* claim."""
+        claims = {
+            self._claim_of(subnet, data)
+            for entry in entries if (subnet := self._subnet(entry.key)) is not None
+            for data in entry.data(self._version)
+        }  # fmt: skip
+        return [self._claims[claim] for claim in claims if claim in self._claims]
+
+    def _claim_of(self, subnet: Network, data: str) -> str:
+        """Return what *data* claims; nothing if it cannot be used."""
+        try:
+            return self._validator.claim(subnet, data)
+        except Invalid:
+            return ""
+
     def _forget(self, name: bytes, subnet: Network | None) -> None:
         """Take back all that a key has contributed."""
         self.quarantined.pop(name, None)
         self.frozen.pop(name, None)
-        self._overlapped.pop(name, None)
+        self._outdone.pop(name, None)
         if subnet is not None and self._at.get(start := int(subnet.network_address)) == (name, subnet):
             del self._at[start], self._peers[subnet], self._starts[bisect_left(self._starts, start)]
-            self._data.pop(subnet, None)
+            if data := self._data.pop(subnet, ""):
+                self._claims.pop(self._claim_of(subnet, data), None)
 
     def _add(self, name: bytes, subnet: Network | None, entry: _Entry) -> None:
         """Add what a key contributes: its gateway, the last good one, or a frozen subnet."""
@@ -279,24 +309,24 @@ class _FamilyPeers:
         if isinstance(entry.latest, Quarantine):
             why = entry.latest
         elif subnet is not None:
-            gateway = entry.latest.gateway(self._version)
-            why = self._validator.check(subnet, gateway, entry.record.create_revision)
+            gateway, data = entry.latest.gateway(self._version), entry.latest.backend_data(self._version)
+            why = self._validator.check(subnet, gateway, entry.record.create_revision, data)
             if why is not None and why.reason == OWN_ELSEWHERE:  # nobody else has it any more
                 entry.good.pop(self._version, None)
                 good = None
             elif why is None and gateway is not None:
-                good = entry.good[self._version] = gateway, entry.latest.backend_data(self._version)
+                good = entry.good[self._version] = gateway, data
         if why is not None:
             self.quarantined[name] = why
         if subnet is None:
             return
-        if good is not None and (why is None or self._is_good(subnet, good[0], entry)):
+        if good is not None and (why is None or self._is_good(subnet, *good, entry)):
             self._accept(name, subnet, *good)
         elif why is not None and self._is_frozen(subnet, why):
             self.frozen[name] = subnet
 
-    def _is_good(self, subnet: Network, gateway: Address, entry: _Entry) -> bool:
-        return self._validator.check(subnet, gateway, entry.record.create_revision) is None
+    def _is_good(self, subnet: Network, gateway: Address, data: str, entry: _Entry) -> bool:
+        return self._validator.check(subnet, gateway, entry.record.create_revision, data) is None
 
     def _is_frozen(self, subnet: Network, why: Quarantine) -> bool:
         """Return whether a route to *subnet* that is there stays, although none is put."""
@@ -305,12 +335,15 @@ class _FamilyPeers:
         return why.reason in _VALUE_REASONS and self._validator.check_subnet(subnet) is None
 
     def _accept(self, name: bytes, subnet: Network, gateway: Address, data: str) -> None:
-        """Make *subnet* a peer, unless a peer overlaps it: that one is older."""
-        older = self._overlapping(subnet)
+        """Make *subnet* a peer, unless a peer overlaps it, or claims the same: that one is older."""
+        older, claim = self._overlapping(subnet), self._validator.claim(subnet, data)
         if older:
             _, holder = self._at[older[-1]]
-            self._overlapped[name] = subnet
-            self.quarantined[name] = Quarantine("overlaps_older", f"{subnet} overlaps {holder}, which is older")
+            self._outdo(name, subnet, Quarantine("overlaps_older", f"{subnet} overlaps {holder}, which is older"))
+            return
+        if claim and (rival := self._claims.get(claim)) is not None:
+            why = f"the lease of {subnet} says {claim}, as that of {rival[1]} does, which is older"
+            self._outdo(name, subnet, Quarantine("same_as_older", why))
             return
         start = int(subnet.network_address)
         insort(self._starts, start)
@@ -318,6 +351,11 @@ class _FamilyPeers:
         self._peers[subnet] = gateway
         if data:
             self._data[subnet] = data
+        if claim:
+            self._claims[claim] = name, subnet
+
+    def _outdo(self, name: bytes, subnet: Network, why: Quarantine) -> None:
+        self._outdone[name], self.quarantined[name] = subnet, why
 
     def _overlapping(self, subnet: Network) -> list[int]:
         """Return where the peers begin that overlap *subnet*; they are disjoint, so one may reach in from before it."""

@@ -7,9 +7,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pyflanneld.core.families import Address, Interface, Network, in_order, inside, overlap
+from pyflanneld.core.invalid import Invalid
 
 T = TypeVar("T")
 _NOTHING: Mapping[Address, Any] = MappingProxyType({})
@@ -63,6 +64,14 @@ class FamilyContext:
         return tuple(in_order(there for there in near if not inside(there, self.own_subnet)))
 
 
+class DataRules(Protocol):
+    """What a backend demands of the data in a lease; a value."""
+
+    def claim(self, subnet: Network, data: str) -> str:
+        """Return what no other peer's *data* for a subnet of this family may say. Raises ``Invalid``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ValidationContext:
     """What peers' leases are validated against on this host.
@@ -72,12 +81,14 @@ class ValidationContext:
         ipv4: the IPv4 part.
         ipv6: the IPv6 part, in a dual-stack network.
         gateways_on_link: whether the backend needs every peer on the common link.
+        data_rules: what it demands of the data in their leases; ``None``: nothing.
     """
 
     backend_type: str
     ipv4: FamilyContext
     ipv6: FamilyContext | None = None
     gateways_on_link: bool = True
+    data_rules: DataRules | None = None
 
     @property
     def families(self) -> tuple[FamilyContext, ...]:
@@ -129,8 +140,11 @@ class Quarantine:
 class Validator:
     """The rules for one address family."""
 
-    def __init__(self, context: FamilyContext, *, gateways_on_link: bool) -> None:
+    def __init__(
+        self, context: FamilyContext, *, gateways_on_link: bool, data_rules: DataRules | None = None
+    ) -> None:
         self._context = context
+        self._data_rules = data_rules
         self._gateways_on_link = gateways_on_link
         self._published = {int(own.ip) for own in context.link_addresses}  # one of these, where none is given
         self._published |= {int(context.published)} if context.published is not None else set()
@@ -156,15 +170,20 @@ class Validator:
             return Quarantine(CAPTURES_NETWORK, f"{subnet} is a network that is connected to this host")
         return _capture(subnet, self._within_subnet(subnet, self._needed))
 
-    def check(self, subnet: Network, gateway: Address | None, created: int) -> Quarantine | None:
+    def claim(self, subnet: Network, data: str) -> str:
+        """Return what of *data* no other peer may say. Raises ``Invalid`` for data that cannot be used."""
+        return self._data_rules.claim(subnet, data) if self._data_rules is not None else ""
+
+    def check(self, subnet: Network, gateway: Address | None, created: int, data: str = "") -> Quarantine | None:
         """Return what is wrong with a lease of *subnet*.
 
         Args:
             subnet: of one family.
             gateway: ``None`` where the value names none.
             created: the key's create revision.
+            data: what it says for the backend.
         """
-        wrong = self.check_subnet(subnet) or self._check_gateway(subnet, gateway)
+        wrong = self.check_subnet(subnet) or self._check_gateway(subnet, gateway) or self._check_data(subnet, data)
         if wrong is not None or not self._hops:
             return wrong
         since = self._context.next_hops
@@ -202,6 +221,13 @@ class Validator:
             return Quarantine("bad_gateway", f"{field} {gateway} is inside our own {self._context.own_subnet}")
         if self._gateways_on_link and not _within(number, self._neighbours):
             return self._off_link(subnet, gateway, field)
+        return None
+
+    def _check_data(self, subnet: Network, data: str) -> Quarantine | None:
+        try:
+            self.claim(subnet, data)
+        except Invalid as error:
+            return Quarantine(error.reason, str(error))
         return None
 
     def _off_link(self, subnet: Network, gateway: Address, field: str) -> Quarantine | None:

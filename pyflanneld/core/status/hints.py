@@ -12,6 +12,7 @@ CONDITIONS: Mapping[str, str] = {
     "config.invalid": "Write a corrected configuration to that key in etcd; it is taken within a second.",
     "config.missing": "Write the network configuration to that key, or correct --etcd-prefix and --etcd-endpoints.",
     "config.refused_by_flanneld": "Correct the members that it names: `pyflanneld config check` tries a document.",
+    "device.failed": "Do what it says: the device is made as soon as nothing is in the way.",
     "docker.bridge_differs": "Restart Docker with the options of `pyflanneld docker-opts`.",
     "etcd.denied": "Check user, password and client certificate of this host, and its role's rights in etcd.",
     "etcd.other_cluster": "Correct --etcd-endpoints, or that member: `pyflanneld doctor` shows each one's cluster.",
@@ -19,6 +20,8 @@ CONDITIONS: Mapping[str, str] = {
     "firewall.failed": "Read the program's message; if its lock is held for long, see `fuser /run/xtables.lock`.",
     "firewall.misread": "Use one iptables on this host: iptables-legacy and iptables-nft misread each other's rules.",
     "firewall.program_missing": "Install the program, or switch those rules off by their flag.",
+    "forwarding.contested": "See `bridge monitor fdb`: a second daemon, networkd, a script.",
+    "forwarding.failed": "See `bridge fdb show` for the device, and `dmesg`.",
     "guard.holding": "Check etcd: were leases deleted, an old backup restored? After a change of the backend, wait.",
     "health.not_listening": "Give this daemon a --healthz-port of its own (0: none), or free that port; it is retried.",
     "kernel.failed": "Check `dmesg` and the capability CAP_NET_ADMIN; if it persists, the daemon restarts.",
@@ -38,6 +41,8 @@ CONDITIONS: Mapping[str, str] = {
     "link.no_ipv6": "Give the interface a permanent global IPv6 address.",
     "metrics.file_failed": "Check the directory of --metrics-textfile: does it exist, is it writable for this user?",
     "metrics.not_listening": "Free that port (see `ss -ltnp`), or give another --metrics-bind; it is retried.",
+    "neighbour.contested": "See `ip monitor neigh`: a second daemon, networkd, a script.",
+    "neighbour.failed": "See `ip neighbour show` for the device, and `dmesg`: ENOBUFS is a full neighbour table.",
     "operator.not_listening": "See which process has an abstract socket of that name (`ss -lxp`); it is retried.",
     "peer.covers_own_address": "Packets to that address stay here: take it off lo, or move that peer.",
     "peer.few_accepted": "See what those peers have in common: `pyflanneld peers`, and their own --iface.",
@@ -69,6 +74,7 @@ QUARANTINED: Mapping[str, str] = {
     "own_elsewhere": "A reservation is taken at this host's next start; an old lease of it expires, or delete it.",
     "overlaps_older": "Delete one of the two leases: `pyflanneld leases` shows both.",
     "overlaps_own": "Find out whose lease it is: one subnet cannot be on two hosts.",
+    "same_as_older": "Give one of the two hosts' devices another MAC address: is one a clone of the other?",
     "too_large": "Find out who wrote that value; delete the key if it is no node's.",
 }
 """By the reason of the quarantine."""

@@ -71,7 +71,7 @@ class ObjectAudit:
         quarantined = self._node.peers.subnets(view.quarantined) if left and view is not None else ()
         changes = [
             (change, ChangeReason.PEER_QUARANTINED)
-            if reason is ChangeReason.PEER_LEFT and self._table.kind.subnet(change.object) in quarantined
+            if reason is ChangeReason.PEER_LEFT and self._table.subnet(change.object) in quarantined
             else (change, reason)
             for change, reason in changes
         ]

@@ -22,6 +22,7 @@ from itertools import chain
 from typing import Any
 
 from pyflanneld.core.backoff import backoff
+from pyflanneld.core.families import Network
 from pyflanneld.core.objects.contest import Contest
 from pyflanneld.core.objects.plan import Drop, KernelChange, Plan
 from pyflanneld.core.objects.table import ObjectTable
@@ -33,6 +34,7 @@ from pyflanneld.tasks.docker import check_bridge
 from pyflanneld.tasks.link import follow_link
 from pyflanneld.tasks.objects.audit import ObjectAudit
 from pyflanneld.tasks.objects.blackhole import keep_blackhole
+from pyflanneld.tasks.objects.device import DeviceKeeper
 from pyflanneld.tasks.objects.peer_review import PeerReview
 from pyflanneld.tasks.objects.report import Reports
 
@@ -64,6 +66,7 @@ class Reconciler:
         self._placement: object = None
         self._rederive = False
         self._review = PeerReview(context, node)
+        self._devices = DeviceKeeper(context, node)
         self._revalidate = True
         self._placeable = True
         self._scan_again = False
@@ -107,6 +110,7 @@ class Reconciler:
     async def _read_links(self) -> None:
         node = self._node
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
+        self._placeable = self._placeable and await self._devices.keep()
         check_bridge(self._context, node)
         backend, host = node.backend, node.host
         placement = backend.placement(host), host.networks
@@ -127,7 +131,8 @@ class Reconciler:
         self._read[table] = read
         found = table.take_over(chain(*read))
         by_link = self._audits[table].scanned(found, before, reported)
-        self._reports.lost(table.kind.subnet(one.before) for one in found if one.now is None)
+        if table is self._node.routes:
+            self._reports.lost(one.identity for one in found if one.now is None)
         if self._node.progress.routes.is_set() and not by_link:
             wanted = table.wanted
             self._changed[table] = [
@@ -258,12 +263,17 @@ class Reconciler:
         if nothing_new or not proved:
             self._asked = (proved, version, parked + sum(map(len, drops.values())))
             return {table: [] for table in drops}
-        idle = {table.kind.subnet(drop.object) for table, some in drops.items() for drop in some}
-        idle.update(table.kind.subnet(one) for table in drops for one in table.parked())
-        allowed = node.guard.allow(frozenset(idle), max(table.present for table in drops), now_s)
+        every = (
+            table.subnet(one) for table, some in drops.items()
+            for one in (*(drop.object for drop in some), *table.parked())
+        )  # fmt: skip
+        idle = frozenset(subnet for subnet in every if subnet is not None)
+        allowed: set[Network | None] = {*node.guard.allow(idle, max(table.present for table in drops), now_s)}
         self._reports.guard(node.guard.held)
+        if not node.guard.held:
+            allowed.add(None)  # what does not say whom it serves
         going = {
-            table: [drop for drop in some if table.kind.subnet(drop.object) in allowed] for table, some in drops.items()
+            table: [drop for drop in some if table.subnet(drop.object) in allowed] for table, some in drops.items()
         }
         self._asked = (proved, version, parked + sum(map(len, drops.values())))  # once those have gone, it hears of it
         return going

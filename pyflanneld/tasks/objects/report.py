@@ -107,7 +107,7 @@ class Reports:
             self._context.conditions.resolve("loopback")
 
     def lost(self, subnets: Iterable[Network]) -> None:
-        """Note that objects of ours for *subnets* are gone; ``frozen`` reports those for which none can be put."""
+        """Note that routes of ours to *subnets* are gone; ``frozen`` reports those for which none can be put."""
         self._lost.update(subnets)
 
     def frozen(self) -> None:
@@ -115,7 +115,7 @@ class Reports:
         if not self._lost:
             return
         frozen = self._node.view.frozen if self._node.view is not None else ()
-        there = {table.kind.subnet(one) for table in self._node.tables for one in table.objects()} if frozen else set()
+        there = {one.dst for one in self._node.routes.objects()} if frozen else set()
         self._lost = {subnet for subnet in self._lost if subnet in frozen and subnet not in there}
         if self._lost:
             first = min(self._lost, key=network_order)

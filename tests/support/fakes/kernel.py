@@ -20,13 +20,16 @@ from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
 from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Replace
 from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteListing, Way, usual_metric
+from pyflanneld.core.vxlan.forwardings import ForwardingListing
 from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change, Kernel
+from tests.support.fakes.devices import FakeDevices
 
 PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC = 2, 3, 4
+_GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.EADDRNOTAVAIL})
 
 
-class FakeKernel(Kernel):
+class FakeKernel(FakeDevices, Kernel):
     """The ``Kernel`` port in memory.
 
     Attributes:
@@ -36,6 +39,7 @@ class FakeKernel(Kernel):
     """
 
     def __init__(self, *links: Link, protocol: int = 103) -> None:
+        super().__init__()
         self.applied: list[KernelChange] = []
         self.calls: Counter[str] = Counter()
         self.loopback: frozenset[Address] = frozenset()
@@ -94,6 +98,9 @@ class FakeKernel(Kernel):
                 return self._as_last_time(listing, found)
             case EntryListing(index):
                 return tuple(KernelEntry.of(index, one) for one in await self.neighbours(index))
+            case ForwardingListing(index):
+                await self._called("forwardings")
+                return tuple(self._forwardings.get(index, {}).values())
         raise TypeError(listing)
 
     async def apply(self, changes: Sequence[KernelChange]) -> Mapping[KernelChange, int]:
@@ -117,6 +124,10 @@ class FakeKernel(Kernel):
             key=lambda route: (route.dst.version, int(route.dst.network_address), -route.dst.prefixlen, route.metric),
         )
         return tuple(order)
+
+    def table_of_links(self) -> tuple[Link, ...]:
+        """Return all links, as ``links`` would, without counting as a call."""
+        return tuple(self._links[index] for index in sorted(self._links))
 
     def neighbours_of(self, link_index: int) -> tuple[Neighbour, ...]:
         """Return a link's neighbours, as ``neighbours`` would, without counting as a call."""
@@ -246,6 +257,8 @@ class FakeKernel(Kernel):
             return refusals.popleft()
         if isinstance(change.object, Entry | KernelEntry):
             return self._apply_entry(change)
+        if not isinstance(change.object, Route | KernelRoute | Blackhole):
+            return self._applied(change, self._apply_to_devices(change))
         match change:
             case Drop(held):
                 if held not in self._routes.get((held.dst, held.metric), ()):
@@ -261,6 +274,12 @@ class FakeKernel(Kernel):
                     return number
         self.applied.append(change)
         return 0
+
+    def _applied(self, change: KernelChange, number: int) -> int:
+        """Return *number*, without what it means that there is nothing to drop."""
+        if not number:
+            self.applied.append(change)
+        return 0 if isinstance(change, Drop) and number in _GONE else number
 
     def _apply_entry(self, change: KernelChange) -> int:
         entry = change.object
@@ -293,7 +312,9 @@ class FakeKernel(Kernel):
 
     def _as_held(self, route: Route) -> KernelRoute:
         metric = usual_metric(route.dst)
-        return KernelRoute(route.dst, route.gateway, route.link_index, self._protocol, metric, plain=True)
+        return KernelRoute(
+            route.dst, route.gateway, route.link_index, self._protocol, metric, plain=True, onlink=route.onlink
+        )
 
     def _refuses_next_hop(self, route: Route) -> int:
         on_link = [
@@ -303,6 +324,8 @@ class FakeKernel(Kernel):
         ]
         if route.dst.version == 6:
             return self._refuses_next_hop6(route, on_link)
+        if route.onlink and route.link_index in self._links:
+            return 0 if self._administratively_up(route.link_index) else errno.ENETDOWN
         if not on_link:
             return errno.ENETUNREACH
         if any(route.gateway == network.broadcast_address for network in on_link if network.prefixlen < 31):
@@ -319,7 +342,7 @@ class FakeKernel(Kernel):
             return errno.ENODEV
         if not self._administratively_up(route.link_index):
             return errno.ENETDOWN
-        return 0 if on_link else errno.EHOSTUNREACH
+        return 0 if on_link or route.onlink else errno.EHOSTUNREACH
 
     def _put_link(self, link: Link) -> None:
         self._links[link.index] = link

@@ -1,0 +1,1 @@
+"""Pure: what is vxlan's own: its options, what a lease says for it, its device, its forwarding entries."""

@@ -1,0 +1,329 @@
+"""The backend vxlan: a whole daemon on fakes, in virtual time."""
+
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import pytest
+
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
+from pyflanneld.core.link.selection import Link, Neighbour
+from pyflanneld.core.link.vxlan import Vxlan
+from pyflanneld.core.objects.plan import Drop
+from pyflanneld.core.routes import BOOT, KernelRoute, Route
+from pyflanneld.core.vxlan.forwardings import KernelForwarding
+from tests.support.fakes.node import PROTOCOL, FakeNode, lan
+from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.virtual_time import run, until
+
+VXLAN = b'{"Network":"172.7.0.0/16","Backend":{"Type":"VxLAN"}}'
+DIRECT = b'{"Network":"172.7.0.0/16","Backend":{"Type":"VxLAN","Directrouting":true}}'
+OURS = "7e:00:00:00:00:21"
+MAC22, MAC23 = "02:00:00:00:00:22", "02:00:00:00:00:23"
+NEXT = 3  # the index that the next link gets
+
+
+def lease(mac: str | None, address: str = "192.168.14.22", more: str = '"VNI":1,') -> bytes:
+    data = f'{{{more}"VtepMAC":"{mac}"}}' if mac is not None else ""
+    return encode_value(LeaseAttrs(IPv4Address(address), "vxlan", data=data))
+
+
+def cluster(config: bytes = VXLAN, **leases: bytes) -> FakeEtcd:
+    etcd = FakeEtcd()
+    etcd.put_config(config)
+    for third, value in leases.items():
+        etcd.put(f"172.7.{third[1:]}.0-24".encode(), value)
+    return etcd
+
+
+def node_on(etcd: FakeEtcd) -> FakeNode:
+    return FakeNode(etcd, env="FLANNEL_SUBNET=172.7.21.1/24\n")
+
+
+def device(node: FakeNode) -> Link:
+    return next(link for link in node.kernel.table_of_links() if link.vxlan is not None)
+
+
+def objects(node: FakeNode) -> tuple[dict[str, str | None], dict[str, str], dict[str, str]]:
+    """Return the neighbours, the forwarding entries and the routes."""
+    index = next((link.index for link in node.kernel.table_of_links() if link.vxlan is not None), 0)
+    neighbours = {str(one.address): one.mac for one in node.kernel.neighbours_of(index) if one.state == "permanent"}
+    return neighbours, node.kernel.forwardings_of(index), node.kernel.gateways()
+
+
+WHOLE = {"172.7.22.0": MAC22}, {MAC22: "192.168.14.22"}, {"172.7.22.0/24": "172.7.22.0"}
+NONE: tuple[dict[str, str], ...] = ({}, {}, {})
+
+
+def test_the_device_its_lease_and_a_peer() -> None:
+    """The device comes with its address, the lease says its MAC address, and a peer has all three objects."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            there = device(node)
+            assert there.vxlan is not None
+            assert (there.name, there.mtu, there.addresses) == ("flannel.1", 1450, (IPv4Interface("172.7.21.0/32"),))
+            mac = there.vxlan.mac
+            assert there.vxlan == Vxlan(mac, 1, 8472, 2, IPv4Address("192.168.14.21"))
+            own = next(record for record in etcd.records() if record.name == b"172.7.21.0-24")
+            assert own.value == (
+                b'{"PublicIP":"192.168.14.21","PublicIPv6":null,"BackendType":"vxlan",'
+                b'"BackendData":{"VNI":1,"VtepMAC":"%s"}}' % mac.encode()
+            )
+            assert "FLANNEL_MTU=1450\n" in (node.file.text or "")
+            applied = len(node.kernel.applied)
+            await asyncio.sleep(3600)
+            assert len(node.kernel.applied) == applied, "nothing to do is nothing done"
+
+    run(scenario())
+
+
+def test_the_order_in_which_objects_come_and_go() -> None:
+    """A route comes last and goes first: a packet never finds half of its way."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22), s23=lease(MAC23, "192.168.14.23"))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: len(objects(node)[2]) == 2, 1)
+            names = [type(change.object).__name__ for change in node.kernel.applied]
+            assert names == ["Device", "LinkAddress", *(["Entry"] * 2), *(["Forwarding"] * 2), *(["Route"] * 2)]
+            done = len(node.kernel.applied)
+            etcd.delete(b"172.7.22.0-24")
+            await until(lambda: len(objects(node)[2]) == 1, 1)
+            gone = node.kernel.applied[done:]
+            names = [type(change.object).__name__ for change in gone]
+            assert names == ["KernelRoute", "KernelForwarding", "KernelEntry"]
+            assert all(isinstance(change, Drop) for change in gone)
+
+    run(scenario())
+
+
+def test_a_peer_that_moves() -> None:
+    """Another host moves the entry in one step; another MAC address takes the old entry away."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            etcd.put(b"172.7.22.0-24", lease(MAC22, "192.168.14.99"))
+            await until(lambda: objects(node)[1] == {MAC22: "192.168.14.99"}, 1)
+            etcd.put(b"172.7.22.0-24", lease(MAC23))
+            moved = {"172.7.22.0": MAC23}, {MAC23: "192.168.14.22"}, {"172.7.22.0/24": "172.7.22.0"}
+            await until(lambda: objects(node) == moved, 1)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "what", ["device", "down", "address", "mac", "mtu", "local", "neighbour", "forwarding", "route"]
+)
+def test_what_others_take_is_put_again(what: str) -> None:
+    """Whatever is deleted or changed: all is as it was, with the same MAC address, and the lease is not written."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            there, written = device(node), etcd.records()
+            break_(node, there, what)
+            assert device_or_none(node) != there or objects(node) != WHOLE
+            await until(lambda: objects(node) == WHOLE and same(device(node), there), 11)
+            assert etcd.records() == written
+            await until(lambda: node.ready, 5)
+
+    run(scenario())
+
+
+def device_or_none(node: FakeNode) -> Link | None:
+    return next((link for link in node.kernel.table_of_links() if link.vxlan is not None), None)
+
+
+def same(one: Link, other: Link) -> bool:
+    return replace(one, index=0) == replace(other, index=0)
+
+
+def break_(node: FakeNode, there: Link, what: str) -> None:
+    kernel, vxlan = node.kernel, there.vxlan
+    assert vxlan is not None
+    match what:
+        case "device":
+            kernel.remove_link(there.name)
+        case "down":
+            kernel.link_down(there.name)
+        case "address":
+            kernel.set_link(replace(there, addresses=()))
+        case "mac":
+            kernel.set_link(replace(there, vxlan=replace(vxlan, mac="02:00:00:00:00:99")))
+        case "mtu":
+            kernel.set_link(replace(there, mtu=1300))
+        case "local":
+            kernel.set_link(replace(there, vxlan=replace(vxlan, local=IPv4Address("192.168.14.77"))))
+        case "neighbour":
+            kernel.forget(there.index, IPv4Address("172.7.22.0"))
+        case "forwarding":
+            kernel.lose_forwarding(there.index, MAC22)
+        case _:
+            kernel.delete_route(IPv4Network("172.7.22.0/24"))
+
+
+def test_a_takeover_from_the_go_daemon_changes_nothing() -> None:
+    """Its device, address and entries are ours as they are; its routes get our number; what it has left over goes."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22))
+        node = node_on(etcd)
+        parameters = Vxlan(OURS, 1, 8472, 2, IPv4Address("192.168.14.21"))
+        own = (IPv4Interface("172.7.21.0/32"),)
+        node.kernel.set_link(Link(NEXT, "flannel.1", 1450, True, own, vxlan=parameters))
+        for third, mac in ((22, MAC22), (88, "02:00:00:00:00:88")):
+            address = IPv4Address(f"172.7.{third}.0")
+            node.kernel.meet(NEXT, Neighbour(address, "permanent", mac))
+            node.kernel.forward(KernelForwarding(NEXT, mac, IPv4Address(f"192.168.14.{third}"), permanent=True))
+            dst = IPv4Network((address, 24))
+            node.kernel.add_foreign(KernelRoute(dst, address, NEXT, BOOT, 0, plain=True, onlink=True))
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            puts = [change.object for change in node.kernel.applied if not isinstance(change, Drop)]
+            assert puts == [Route(IPv4Network("172.7.22.0/24"), IPv4Address("172.7.22.0"), NEXT, onlink=True)]
+            record = next(one for one in etcd.records() if one.name == b"172.7.21.0-24")
+            assert OURS.encode() in record.value
+
+    run(scenario())
+
+
+def test_two_peers_with_one_mac_address() -> None:
+    """The older lease has it; the other one is quarantined, and gets its objects once the older one is gone."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22), s23=lease(MAC22, "192.168.14.23"))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            await asyncio.sleep(30)
+            assert objects(node) == WHOLE
+            assert node.log.count("peer.quarantined") == 1
+            etcd.delete(b"172.7.22.0-24")
+            other = {"172.7.23.0": MAC22}, {MAC22: "192.168.14.23"}, {"172.7.23.0/24": "172.7.23.0"}
+            await until(lambda: objects(node) == other, 1)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [lease(None), lease("ff:ff:ff:ff:ff:ff"), lease("01:00:00:00:00:01"), lease("00:00:00:00:00:00"), lease("zz"),
+     lease("02:00:00:00:00:00:00:22"), lease("own")],
+    ids=["none", "broadcast", "multicast", "zero", "text", "eight", "own"],
+)  # fmt: skip
+def test_data_that_leads_nowhere_harms_nobody(value: bytes) -> None:
+    """A new peer without a usable MAC address gets nothing; one that was good keeps what it has."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            vxlan = device(node).vxlan
+            assert vxlan is not None
+            bad = value.replace(b'"own"', f'"{vxlan.mac}"'.encode())
+            etcd.put(b"172.7.24.0-24", bad)
+            etcd.put(b"172.7.22.0-24", bad)
+            await until(lambda: node.log.count("peer.quarantined") == 2, 1)
+            await asyncio.sleep(30)
+            assert objects(node) == WHOLE
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("mac", ["02-00-00-00-00-22", "0200.0000.0022", "02:00:00:00:00:22".upper()])
+def test_every_spelling_that_go_reads(mac: str) -> None:
+    """Hyphens, dots, capitals, and no VNI as v0.11.0 writes it."""
+
+    async def scenario() -> None:
+        node = node_on(cluster(s22=lease(mac, more="")))
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+
+    run(scenario())
+
+
+def test_direct_routing() -> None:
+    """A peer on our link has a plain route and nothing else; one behind a router has all three objects."""
+
+    async def scenario() -> None:
+        etcd = cluster(DIRECT, s22=lease(MAC22), s33=lease(MAC23, "192.168.33.33"))
+        node = node_on(etcd)
+        async with node.running():
+            routes = {"172.7.22.0/24": "192.168.14.22", "172.7.33.0/24": "172.7.33.0"}
+            await until(lambda: objects(node)[2] == routes, 1)
+            assert objects(node)[:2] == ({"172.7.33.0": MAC23}, {MAC23: "192.168.33.33"})
+            wider = replace(lan(21), addresses=(IPv4Interface("192.168.14.21/16"),))
+            node.kernel.set_link(wider)
+            routes["172.7.33.0/24"] = "192.168.33.33"
+            await until(lambda: objects(node) == ({}, {}, routes), 2)
+            node.kernel.set_link(lan(21))
+            routes["172.7.33.0/24"] = "172.7.33.0"
+            await until(lambda: objects(node) == ({"172.7.33.0": MAC23}, {MAC23: "192.168.33.33"}, routes), 2)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        (Link(NEXT, "flannel.1", 1500, True, ()), "flannel.1 is no vxlan device"),
+        (Link(NEXT, "flannel.1", 1500, True, (), vxlan=Vxlan(OURS, 7, 8472, 2, None)), "with the VNI 7"),
+        (Link(NEXT, "other", 1500, True, (), vxlan=Vxlan(OURS, 1, 8472, 2, None)), "other has the VNI 1 on port 8472"),
+    ],
+    ids=["bridge", "vni", "taken"],
+)
+def test_a_device_of_somebody_else_is_left_alone_and_waited_for(there: Link, told: str) -> None:
+    """It is named, the daemon is not ready, and goes on by itself once it is gone."""
+
+    async def scenario() -> None:
+        node = node_on(cluster(s22=lease(MAC22)))
+        node.kernel.set_link(there)
+        async with node.running(ready=False):
+            await until(lambda: node.log.count("device.failed") == 1, 5)
+            assert any(told in str(line) for line in node.log.events)
+            await asyncio.sleep(60)
+            assert there in node.kernel.table_of_links()
+            assert not node.ready
+            node.kernel.remove_link(there.name)
+            await until(lambda: objects(node) == WHOLE and node.ready, 2)
+
+    run(scenario())
+
+
+def test_another_port_makes_the_device_anew_with_its_mac_address() -> None:
+    """Linux cannot change the port of a device; the peers have nothing to learn."""
+
+    async def scenario() -> None:
+        config = b'{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","Port":4789}}'
+        node = node_on(cluster(config, s22=lease(MAC22)))
+        old = Vxlan(OURS, 1, 8472, 2, IPv4Address("192.168.14.21"))
+        node.kernel.set_link(Link(NEXT, "flannel.1", 1450, True, (IPv4Interface("172.7.21.0/32"),), vxlan=old))
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            assert device(node).vxlan == replace(old, port=4789)
+
+    run(scenario())
+
+
+def test_ours_and_a_foreign_route_protocol() -> None:
+    """Routes bear our number, so that they are swept and told from others'."""
+
+    async def scenario() -> None:
+        node = node_on(cluster(s22=lease(MAC22)))
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            protocols = {route.protocol for route in node.kernel.table() if route.gateway is not None}
+            assert protocols == {PROTOCOL}
+
+    run(scenario())
