@@ -16,9 +16,10 @@ import re
 import shutil
 import signal
 from collections.abc import Sequence
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pyflanneld.errors import UsageError
 from pyflanneld.lab import topology
@@ -30,6 +31,7 @@ from pyflanneld.lab.run import LabError, require_machine
 
 ROOT = Path("/run/pyflanneld-lab")
 MAX_NODES = 200
+MAX_SEGMENTS = 2
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -42,6 +44,8 @@ class Lab:
         root: where the state lives, in ``<root>/<name>/``.
         daemon: the program to start on the hosts.
         networks: how many networks, each with a daemon and a pod on every host.
+        backend: of all networks; *direct_routing* is that of vxlan.
+        segments: how many LANs, with a router between.
 
     Attributes:
         nodes: the hosts, with their daemons of the first network.
@@ -49,21 +53,30 @@ class Lab:
     """
 
     def __init__(
-        self, name: str = "lab", nodes: int = 3, root: Path = ROOT, daemon: Sequence[str] = DAEMON, *, networks: int = 1
-    ) -> None:
+        self, name: str = "lab", nodes: int = 3, root: Path = ROOT, daemon: Sequence[str] = DAEMON, *,
+        networks: int = 1, backend: str = "host-gw", direct_routing: bool = False, segments: int = 1,
+    ) -> None:  # fmt: skip
         if not NAME.fullmatch(name):
             raise UsageError(f"--name {name!r}: lower-case letters, digits and hyphens, at most 40")
         if not 1 <= nodes <= MAX_NODES:
             raise UsageError(f"--nodes {nodes}: 1 to {MAX_NODES}")
         if not 1 <= networks <= MAX_NETWORKS:
             raise UsageError(f"--networks {networks}: 1 to {MAX_NETWORKS}")
+        if not 1 <= segments <= MAX_SEGMENTS:
+            raise UsageError(f"--segments {segments}: 1 to {MAX_SEGMENTS}")
+        if backend == "host-gw" and (segments > 1 or direct_routing):
+            raise UsageError("--segments and --direct-routing: only with --backend vxlan; host-gw needs one LAN")
+        shape = {"backend": backend, "direct_routing": direct_routing, "segments": segments}
+        self._state = {"name": name, "nodes": nodes, "networks": networks, **shape}
         self.name = name
-        self.networks = tuple(LabNetwork(number) for number in range(1, networks + 1))
+        self.networks = tuple(LabNetwork(number, backend, direct_routing) for number in range(1, networks + 1))
         self.folder = root / name
-        self.lan = topology.namespace(name, "lan")
+        self.lans = tuple(topology.namespace(name, role) for role in ("lan", "lan2")[:segments])
+        self.lan = self.lans[0]
+        self.router = topology.namespace(name, "router")
         self.etcd = Etcd(topology.namespace(name, "etcd"), self.folder / "etcd")
         self.daemons = tuple(
-            LabHost(name, index, self.folder / f"n{index}{network.suffix}", daemon, network)
+            LabHost(name, index, self.folder / f"n{index}{network.suffix}", daemon, network, segments)
             for network in self.networks for index in range(1, nodes + 1)
         )  # fmt: skip
         self.nodes = self.daemons[:nodes]
@@ -80,10 +93,9 @@ class Lab:
             LabError: there is none.
         """
         lab = cls(name, root=root)
-        if (counts := lab.left_running()) is None:
+        if (state := lab.left_running()) is None:
             raise LabError(f"no laboratory {name!r} is up; `pyflanneld lab up{lab._name_flag}` starts one")
-        nodes, networks = counts
-        return cls(name, nodes, root, networks=networks)
+        return cls(root=root, **state)
 
     # Ownership: one process at a time builds or removes
 
@@ -109,13 +121,14 @@ class Lab:
         self._ours = False
         self._write_state(complete=True)
 
-    def left_running(self) -> tuple[int, int] | None:
-        """Return how many hosts and networks the laboratory has that was left running on purpose; ``None``: no such."""
+    def left_running(self) -> dict[str, Any] | None:
+        """Return the arguments of the laboratory that was left running on purpose; ``None``: there is none."""
         try:
             state = json.loads(self._state_file.read_text())
-            counts = int(state["nodes"]), int(state["networks"])
-            return counts if state["complete"] and topology.existing(self.name) else None
-        except (OSError, ValueError, KeyError, TypeError):
+            complete = state.pop("complete")
+            same = state.keys() == self._state.keys()
+            return state if complete and same and topology.existing(self.name) else None
+        except (OSError, ValueError, KeyError, AttributeError):
             return None
 
     # Up and down
@@ -137,12 +150,18 @@ class Lab:
         self.down()  # what a crash left behind
         self.folder.mkdir(parents=True)
         self._write_state(complete=False)
-        topology.add_lan(self.lan)
+        for lan in self.lans:
+            topology.add_lan(lan)
         topology.add_namespace(self.etcd.namespace)
         topology.plug_in(self.lan, self.etcd.namespace, ADDRESS, "etcd")
         for node in self.nodes:
             topology.add_namespace(node.namespace, forwarding=True)
-            topology.plug_in(self.lan, node.namespace, node.address, node.name)
+            topology.plug_in(self.lans[node.segment - 1], node.namespace, node.address, node.name)
+        if len(self.lans) > 1:
+            topology.add_router(self.router, *self.lans)
+            topology.use_router(self.etcd.namespace, ADDRESS)
+            for node in self.nodes:
+                topology.use_router(node.namespace, node.address)
         for daemon in self.daemons:
             daemon.request_subnet()
         self.etcd.start()
@@ -177,6 +196,8 @@ class Lab:
     def roles(self) -> dict[str, str]:
         """Return the namespaces by the names that ``lab exec`` knows: ``n1``, ``pod1``, ``etcd``, ``lan``."""
         named = {"lan": self.lan, "etcd": self.etcd.namespace}
+        if len(self.lans) > 1:
+            named |= {"lan2": self.lans[1], "router": self.router}
         named |= {node.name: node.namespace for node in self.nodes}
         named |= {daemon.pod_name: daemon.pod_namespace for daemon in self.daemons}
         return named
@@ -188,15 +209,21 @@ class Lab:
     def gateways_for(self, node: LabHost, nodes: Sequence[LabHost] | None = None) -> dict[str, str]:
         """Return the routes that *node* should have for the subnets of the others (default: all), with gateways."""
         others = [one for one in self.daemons if one.network == node.network] if nodes is None else nodes
-        return {other.subnet: str(other.address.ip) for other in others if other is not node}
+        return {other.subnet: _gateway(node, other) for other in others if other is not node}
 
     @property
     def _name_flag(self) -> str:
         return "" if self.name == "lab" else f" --name {self.name}"
 
     def _write_state(self, *, complete: bool) -> None:
-        state = {"name": self.name, "nodes": len(self.nodes), "networks": len(self.networks), "complete": complete}
-        self._state_file.write_text(json.dumps(state) + "\n")
+        self._state_file.write_text(json.dumps(self._state | {"complete": complete}) + "\n")
+
+
+def _gateway(node: LabHost, other: LabHost) -> str:
+    """Return where *node* should send the packets for the subnet of *other*."""
+    if node.network.is_direct(near=node.segment == other.segment):
+        return str(other.address.ip)
+    return str(IPv4Network(other.subnet).network_address)
 
 
 def take_lock(path: Path) -> int | None:

@@ -45,8 +45,14 @@ def parser() -> argparse.ArgumentParser:
         prog="pyflanneld lab", description="A cluster on this machine: etcd, hosts and pods in network namespaces."
     )
     commands = top.add_subparsers(required=True, metavar="up|status|exec|down|demo")
-    add(commands, up, "start a laboratory and leave it running", nodes=True).add_argument(
+    shape = add(commands, up, "start a laboratory and leave it running", nodes=True)
+    shape.add_argument(
         "--networks", type=int, default=1, metavar="N", help="how many networks each host has (default: %(default)s)"
+    )
+    shape.add_argument("--backend", choices=("host-gw", "vxlan"), default="host-gw", help="(default: %(default)s)")
+    shape.add_argument("--direct-routing", action="store_true", help="vxlan: hosts on one LAN do without it")
+    shape.add_argument(
+        "--segments", type=int, default=1, metavar="N", help="vxlan: how many LANs, with a router between (1 or 2)"
     )
     add(commands, status, "show hosts, leases and routes; exit 1 unless all are ready")
     enter = add(commands, execute, "run a program in it and pass its exit code on", name="exec")
@@ -93,7 +99,8 @@ def stop_on_signals() -> None:
 
 def up(options: argparse.Namespace) -> int:
     """Start a laboratory and leave it running."""
-    with Lab(options.name, options.nodes, options.root, networks=options.networks) as lab:
+    shape = {name: getattr(options, name) for name in ("networks", "backend", "direct_routing", "segments")}
+    with Lab(options.name, options.nodes, options.root, **shape) as lab:
         lab.up()
         lab.leave_running()
         show(lab)

@@ -1,5 +1,6 @@
 """Tool: the networks of the laboratory. The first has the defaults; of each other one the names end with its number."""
 
+import json
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
@@ -15,6 +16,8 @@ class LabNetwork:
     """Network *number*, from 1: ``172.7.0.0/16``, ``172.8.0.0/16`` ..."""
 
     number: int = 1
+    backend: str = "host-gw"
+    direct_routing: bool = False
 
     @property
     def suffix(self) -> str:
@@ -34,7 +37,16 @@ class LabNetwork:
     @property
     def config(self) -> str:
         """Its configuration in etcd."""
-        return f'{{"Network":"{self.network}","Backend":{{"Type":"host-gw"}}}}'
+        backend: dict[str, object] = {"Type": self.backend}
+        if self.direct_routing:
+            backend["DirectRouting"] = True
+        if self.backend == "vxlan" and self.number > 1:
+            backend["VNI"] = self.number
+        return json.dumps({"Network": str(self.network), "Backend": backend}, separators=(",", ":"))
+
+    def is_direct(self, *, near: bool) -> bool:
+        """Return whether a route to a host leads straight to it, which is *near*: on the same segment."""
+        return self.backend == "host-gw" or (self.direct_routing and near)
 
     @property
     def bridge(self) -> str:

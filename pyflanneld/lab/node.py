@@ -37,17 +37,21 @@ class RouteLine:
 class LabHost:
     """Host number *index*, from 1: ``n<index>``, 192.168.14.<20 + index>, and its pod ``pod<index>``.
 
+    With two segments the even ones are on the second: 192.168.15.<20 + index>.
+
     On a host with several networks, each has a daemon and a pod of its own: those of network 2 are ``n<index>-2`` and
     ``pod<index>-2``.
     """
 
     def __init__(
-        self, lab: str, index: int, folder: Path, daemon: Sequence[str] = DAEMON, network: LabNetwork = FIRST
-    ) -> None:
+        self, lab: str, index: int, folder: Path, daemon: Sequence[str] = DAEMON, network: LabNetwork = FIRST,
+        segments: int = 1,
+    ) -> None:  # fmt: skip
         self.name, self.pod_name = f"n{index}{network.suffix}", f"pod{index}{network.suffix}"
         self.namespace, self.pod_namespace = (topology.namespace(lab, one) for one in (f"n{index}", self.pod_name))
         self.network = network
-        self.address = IPv4Interface(f"192.168.14.{20 + index}/24")
+        self.segment = 1 + (index - 1) % segments
+        self.address = IPv4Interface(f"192.168.{13 + self.segment}.{20 + index}/24")
         self.bridge_address = network.bridge_address(index)
         self.process = Background(self.namespace, folder)
         self.subnet_file = folder / "subnet.env"

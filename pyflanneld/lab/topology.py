@@ -6,7 +6,8 @@
     <prefix>n1, n2 …     eth1 192.168.14.21, .22 …; the bridge docker0, the daemon
     <prefix>pod1, …      eth0 in the node's subnet, as in a container behind docker0
 
-Of a second network the pods are pod1-2, pod2-2 …, and the bridge docker1.
+Of a second network the pods are pod1-2, pod2-2 …, and the bridge docker1. With two segments there are <prefix>lan2,
+with the hosts n2, n4 … as 192.168.15.22 …, and <prefix>router between the two.
 
 Every link is created inside these namespaces; the machine's own network is never changed. A namespace's name says to
 which laboratory it belongs, so that what a crashed one left behind can be removed.
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from pyflanneld.lab.run import LabError, attempt, run, until
 
-ROLE = r"(lan|etcd|n\d+|pod\d+(-\d+)?)"
+ROLE = r"(lan2?|router|etcd|n\d+|pod\d+(-\d+)?)"
 NAMESPACES = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 
@@ -56,12 +57,24 @@ def add_lan(name: str) -> None:
     run("ip", "-n", name, "link", "set", "lan", "up")
 
 
-def plug_in(lan: str, host: str, address: IPv4Interface, port: str) -> None:
-    """Connect the LAN's bridge to a host, as its ``eth1``."""
-    run("ip", "-n", lan, "link", "add", port, "type", "veth", "peer", "name", "eth1", "netns", host)
+def plug_in(lan: str, host: str, address: IPv4Interface, port: str, link: str = "eth1") -> None:
+    """Connect the LAN's bridge to a host, as its *link*."""
+    run("ip", "-n", lan, "link", "add", port, "type", "veth", "peer", "name", link, "netns", host)
     run("ip", "-n", lan, "link", "set", port, "master", "lan", "up")
-    run("ip", "-n", host, "addr", "add", str(address), "dev", "eth1")
-    run("ip", "-n", host, "link", "set", "eth1", "up")
+    run("ip", "-n", host, "addr", "add", str(address), "dev", link)
+    run("ip", "-n", host, "link", "set", link, "up")
+
+
+def add_router(name: str, *lans: str) -> None:
+    """Create the router between the segments: 192.168.14.1, 192.168.15.1 ..."""
+    add_namespace(name, forwarding=True)
+    for number, lan in enumerate(lans, 1):
+        plug_in(lan, name, IPv4Interface(f"192.168.{13 + number}.1/24"), "router", f"eth{number}")
+
+
+def use_router(host: str, address: IPv4Interface) -> None:
+    """Give a host with this *address* the default route through the router of its segment."""
+    run("ip", "-n", host, "route", "add", "default", "via", str(address.network.network_address + 1))
 
 
 def set_docker_bridge(host: str, address: IPv4Interface, mtu: int, bridge: str = "docker0") -> None:
