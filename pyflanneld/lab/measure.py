@@ -61,10 +61,13 @@ class RouteEvent:
 
 
 class RouteMonitor(_Recorder):
-    """Every IPv4 route message that the kernel sends on one host while the block lasts."""
+    """Every IPv4 route message that the kernel sends on one host while the block lasts.
 
-    def __init__(self, node: LabHost) -> None:
-        super().__init__(node.namespace, "ip", "-4", "-ts", "monitor", "route")
+    With *more*, such as ``"neigh"``, messages about these as well, of all families.
+    """
+
+    def __init__(self, node: LabHost, *more: str) -> None:
+        super().__init__(node.namespace, "ip", *([] if more else ["-4"]), "-ts", "monitor", "route", *more)
         self.node = node
 
     def __enter__(self) -> Self:

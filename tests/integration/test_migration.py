@@ -9,14 +9,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,8 +23,8 @@ from pyflanneld.lab.etcd import CONFIG, PREFIX
 from pyflanneld.lab.measure import RouteMonitor
 from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import run, until
+from tests.support.lab.stream import Stream
 from tests.support.lab.testbed import Journal, Store, store_of
-from tests.support.network import udp_stream
 
 pytestmark = [
     pytest.mark.netns,
@@ -207,50 +205,6 @@ class FileState:
 
 
 # Traffic
-
-
-class Stream:
-    """A thousand packets a second from the first host's pod to the second's and back, while the block lasts."""
-
-    def __init__(self, source: LabHost, target: LabHost) -> None:
-        self._ends = source, target
-        self._programs: list[subprocess.Popen[str]] = []
-        self.result: dict[str, Any] = {}
-
-    def __enter__(self) -> "Stream":
-        source, target = self._ends
-        source.pod_exec("ping", "-c1", "-W2", str(target.pod_address))  # neighbours are known from now on
-        echo = self._start(target, "echo", str(target.pod_address))
-        assert echo.stdout is not None
-        assert echo.stdout.readline() == "ready\n"
-        self._start(source, "send", str(source.pod_address), str(target.pod_address))
-        time.sleep(0.3)
-        return self
-
-    def _start(self, node: LabHost, *words: str) -> subprocess.Popen[str]:
-        command = ("ip", "netns", "exec", node.pod_namespace, sys.executable, udp_stream.__file__, *words)
-        program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._programs.append(program)
-        return program
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        echo, sender = self._programs
-        try:
-            said, _ = sender.communicate(timeout=10)
-            if kind is None:
-                self.result = json.loads(said)
-        finally:
-            for program in (sender, echo):
-                program.kill()
-                program.communicate()
-
-    def check(self, at_least_s: float) -> None:
-        """Not one packet was lost, and none came under another address."""
-        print({**self.result, "lost": len(self.result["lost"])})
-        assert self.result["lost"] == []
-        assert self.result["changed"] == []
-        assert at_least_s < self.result["took_s"] < udp_stream.LIMIT_S  # it was ended, and ran all the time
-        assert self.result["sent"] > 900 * self.result["took_s"]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from errno import EADDRINUSE
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
@@ -325,5 +326,23 @@ def test_ours_and_a_foreign_route_protocol() -> None:
             await until(lambda: objects(node) == WHOLE, 1)
             protocols = {route.protocol for route in node.kernel.table() if route.gateway is not None}
             assert protocols == {PROTOCOL}
+
+    run(scenario())
+
+
+def test_a_refused_device_is_tried_again_every_two_seconds() -> None:
+    """Nobody tells when a UDP port is free; a try makes and unmakes a device, so it is not made at every event."""
+
+    async def scenario() -> None:
+        node = node_on(cluster(s22=lease(MAC22)))
+        node.kernel.refuse("flannel.1", EADDRINUSE, times=20)
+        async with node.running(ready=False):
+            for _ in range(50):
+                node.kernel.wake()
+                await asyncio.sleep(0.1)
+            assert 20 - node.kernel.refusals_left("flannel.1") in (3, 4)
+            node.kernel.no_more_refusals()
+            assert node.log.count("device.failed") == 1
+            await until(lambda: objects(node) == WHOLE and node.ready, 5)
 
     run(scenario())

@@ -1,7 +1,9 @@
 """Keep the backend's own devices as they are wanted; everything else that it puts leads through them."""
 
+import asyncio
 import errno
 from collections.abc import Sequence
+from math import inf
 
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange
@@ -11,15 +13,23 @@ from pyflanneld.state.node import Node
 from pyflanneld.tasks.link import follow_link
 
 STEPS = 4  # made anew, changed, its address put, a wrong one removed
+RETRY_S = 2.0
 TOPIC = "device"
 
 
 class DeviceKeeper:
-    """Makes and repairs the devices of one node."""
+    """Makes and repairs the devices of one node.
+
+    Attributes:
+        due_s: when to try again what the kernel has refused, on the event loop's clock: nobody tells that a port is
+            free, and each try makes and unmakes a device.
+    """
 
     def __init__(self, context: Context, node: Node) -> None:
+        self.due_s = inf
         self._context = context
         self._node = node
+        self._refused: tuple[Sequence[KernelChange], list[str]] = (), []
 
     async def keep(self) -> bool:
         """Make the devices as they are wanted; return whether objects can be put through all of them.
@@ -29,10 +39,9 @@ class DeviceKeeper:
         """
         for _ in range(STEPS):
             changes, problems = self._due()
+            if not problems and changes:
+                problems = await self._apply(changes)
             if problems or not changes:
-                break
-            problems = await self._apply(changes)
-            if problems:
                 break
             follow_link(self._context, self._node, await self._context.kernel.links())
         if problems:
@@ -53,12 +62,17 @@ class DeviceKeeper:
         return changes, problems
 
     async def _apply(self, changes: Sequence[KernelChange]) -> list[str]:
-        """Make *changes*; return what the kernel refuses, and why."""
+        """Make *changes*; return what the kernel refuses, and why. What it has refused just now is not tried again."""
+        now_s, (before, problems) = asyncio.get_running_loop().time(), self._refused
+        if problems and changes == before and now_s < self.due_s:
+            return problems
         failed = await self._context.kernel.apply(changes)
         for change in changes:
             if change not in failed:
                 self._log(change)
-        return [_refusal(change, code) for change, code in failed.items()]
+        problems = [_refusal(change, code) for change, code in failed.items()]
+        self._refused, self.due_s = (changes, problems), now_s + RETRY_S if problems else inf
+        return problems
 
     def _log(self, change: KernelChange) -> None:
         log, one = self._context.log, change.object

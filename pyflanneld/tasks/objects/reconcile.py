@@ -147,7 +147,7 @@ class Reconciler:
     async def _rounds_until_next_scan(self) -> None:
         """Do a round now and after each change of the peers, until it is time to read the kernel again."""
         scan_at = self._scans[-1] + (SCAN_AGAIN_S if self._scan_again else SCAN_S)
-        scan_at = min(scan_at, self._node.address_due_s)
+        scan_at = min(scan_at, self._node.address_due_s, self._devices.due_s)
         not_before = self._next_scan_at()
         while True:
             self._context.liveness.beat("routes", 2 * SCAN_S)

@@ -223,6 +223,10 @@ class FakeKernel(FakeDevices, Kernel):
         """Refuse the next changes for *dst*, or another identity, with errno *number*."""
         self._refusals.setdefault(dst, deque()).extend([number] * times)
 
+    def refusals_left(self, identity: Any) -> int:
+        """Return how many changes of it are still to be refused."""
+        return len(self._refusals.get(identity, ()))
+
     def no_more_refusals(self) -> None:
         """Forget what ``refuse`` has asked for."""
         self._refusals.clear()
