@@ -88,7 +88,8 @@ def measured(args: argparse.Namespace) -> Results:
 
 async def run(args: argparse.Namespace) -> Results:
     """Measure everything, and return what came of it."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _this_task().cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):  # of its own for INT: a shell ignores it for what runs beside it
+        asyncio.get_running_loop().add_signal_handler(number, _this_task().cancel)
     contenders = with_names_of_their_own([ours(), *args.against])
     progress, results = Progress(), Results(about(quick=args.quick, whole=not (args.only or args.peers)))
     async with Site.built(v2=any(one.api == 2 for one in contenders)) as site:

@@ -13,6 +13,7 @@ import pytest
 
 from pyflanneld.lab.run import until
 from tests.bench.site import FOLDER
+from tests.support.background import BACKGROUND
 from tests.support.network.namespaces import PREFIX, RUN
 
 pytestmark = [
@@ -21,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
 ]
 PEERS = 20
-BENCH = (sys.executable, "-m", "tests.bench", "--quick", f"--peers={PEERS}")
+BENCH = (*BACKGROUND, sys.executable, "-m", "tests.bench", "--quick", f"--peers={PEERS}")
 ROOT = Path(__file__).parents[2]
 
 
@@ -78,7 +79,7 @@ def assert_plausible(row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_can_be_stopped_at_any_time(number: signal.Signals, tmp_path: Path) -> None:
-    """Stopped while a daemon runs, it takes everything away and says so."""
+    """Stopped while a daemon runs, by INT also where the shell ignores it, it takes everything away and says so."""
     log = tmp_path / "log"
     with log.open("wb") as out, subprocess.Popen([*BENCH, "--only=lease"], cwd=ROOT, stdout=out, stderr=out) as bench:
         try:

@@ -15,6 +15,7 @@ from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import ROOT, Lab
 from pyflanneld.lab.process import recorded_pid
 from pyflanneld.lab.run import LabError, until
+from tests.support.background import BACKGROUND
 
 LAB = (sys.executable, "-m", "pyflanneld", "lab")
 NOBODY = 65534
@@ -147,8 +148,10 @@ def test_killed_lab_is_removed_by_the_next(named: Sequence[str], lab_name: str) 
 @needs_root
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_lab_cleans_up(named: Sequence[str], lab_name: str, number: signal.Signals) -> None:
-    """Ctrl-C, TERM or a closed terminal while the lab is being put up: everything is removed, no traceback."""
-    up = subprocess.Popen([*LAB, "up", *named], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """Ctrl-C, TERM or a closed terminal while the lab is being put up: everything is removed, no traceback. Also where
+    the shell ignores INT."""
+    command = [*BACKGROUND, *LAB, "up", *named]
+    up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: len(topology.existing(lab_name)) > 4, "the wires are being laid")
     up.send_signal(number)
     _, said = up.communicate(timeout=30)

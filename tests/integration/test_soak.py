@@ -11,6 +11,7 @@ import pytest
 
 from pyflanneld.lab import topology
 from pyflanneld.lab.run import until
+from tests.support.background import BACKGROUND
 
 pytestmark = [
     pytest.mark.etcd,
@@ -18,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
 ]
 ROOT = Path(__file__).parents[2]
-SOAK = (sys.executable, "-m", "tests.soak", "--peers=30", "--pace=0.2", "--seed=3")
+SOAK = (*BACKGROUND, sys.executable, "-m", "tests.soak", "--peers=30", "--pace=0.2", "--seed=3")
 FAULTS = (
     "kill_leader", "compact", "expire_peers", "delete_own_key", "refuse_connections", "set_link_down", "change_routes",
     "stop_process", "crowd_health_port",
@@ -77,7 +78,7 @@ def test_half_a_minute(lab_name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "fault"), [(signal.SIGINT, "kill_all"), (signal.SIGTERM, "freeze_all")])
 def test_stopped_in_the_middle(lab_name: str, tmp_path: Path, number: signal.Signals, fault: str) -> None:
-    """Ctrl-C and TERM amid a fault that keeps etcd away: everything is removed again."""
+    """INT, also where the shell ignores it, and TERM amid a fault that keeps etcd away: all is removed again."""
     with start(lab_name, tmp_path, "--minutes=5", f"--fault={fault}") as soak:
         assert soak.stdout is not None
         assert any("all routes are there" in line for line in soak.stdout)

@@ -7,9 +7,8 @@ import argparse
 import json
 import secrets
 import shutil
-import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -20,6 +19,7 @@ from tests.soak import report
 from tests.soak.faults import FAULTS, Fault
 from tests.soak.run import Story, soak
 from tests.soak.site import built
+from tests.soak.stopping import stopped_by_signals
 
 PEERS = 1000
 WRITTEN_FROM_S = 0.98 * 20 * 60  # the last sample comes a little before the end
@@ -60,11 +60,11 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     if args.report:
         return conclude(args.report)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     story = Story(args.seed, args.peers)
     say(f"seed {args.seed}: {args.minutes:g} minutes, {args.peers} peers")
     try:
-        run(args, story)
+        with stopped_by_signals() as check:
+            run(args, story, check)
     except (LabError, TimeoutError) as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
@@ -74,15 +74,15 @@ def main(argv: Sequence[str]) -> int:
     return conclude(story)
 
 
-def run(args: argparse.Namespace, story: Story) -> None:
-    """Put everything up, soak, and take everything away."""
+def run(args: argparse.Namespace, story: Story, check: Callable[[], None]) -> None:
+    """Put everything up, soak, and take everything away; *check* raises what ends it early."""
     rng = Random(f"{args.seed} peers")
     with built(
         args.name, args.root, peers=args.peers, period_s=CHURN_S * args.pace, pace=args.pace, rng=rng
     ) as site:
         say("all routes are there")
         try:
-            soak(site, story, duration_s=60 * args.minutes, faults=args.fault or FAULTS, say=say)
+            soak(site, story, duration_s=60 * args.minutes, faults=args.fault or FAULTS, say=say, check=check)
         finally:
             if args.out:
                 report.write(story, args.out)

@@ -67,8 +67,13 @@ class Story:
         return max(times) - min(times) if times else 0.0
 
 
-def soak(site: Site, story: Story, *, duration_s: float, faults: Sequence[Fault], say: Callable[[str], None]) -> None:
+def soak(
+    site: Site, story: Story, *, duration_s: float, faults: Sequence[Fault], say: Callable[[str], None],
+    check: Callable[[], None],
+) -> None:  # fmt: skip
     """Do one fault after the other until the time is up, and fill in the *story*.
+
+    *check* is called before each, and raises what ends the soak early.
 
     Raises:
         SoakError: after a fault something was not right within its bound.
@@ -84,6 +89,7 @@ def soak(site: Site, story: Story, *, duration_s: float, faults: Sequence[Fault]
         for number, fault in enumerate(decks(faults, Random(story.seed))):
             rng = Random(f"{story.seed} {number}")  # what one fault has made of it does not change the next
             site.wait_s(rng.uniform(0.5, QUIET_S))
+            check()
             if now_s() >= duration_s:
                 return
             each = _do(site, fault, rng, now_s())

@@ -3,11 +3,15 @@
 import inspect
 import json
 import re
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,8 +19,9 @@ from pyflanneld.lab.etcd import PREFIX
 from tests.soak import faults, report
 from tests.soak.faults import FAULTS
 from tests.soak.peers import JUNK, Peers
-from tests.soak.run import Injection, Story
+from tests.soak.run import Injection, Story, soak
 from tests.soak.samples import Sample
+from tests.soak.stopping import stopped_by_signals
 from tests.soak.verdict import Limit, judge
 from tests.support.etcd.bulk_writer import Change
 from tests.support.lab.testbed import lease_key, lease_value
@@ -49,6 +54,46 @@ def test_etcd_the_way_there_the_kernel_and_the_process_all_suffer() -> None:
         "refuse_connections", "set_link_down", "flush_routes", "change_routes", "overrun_events", "stop_process",
         "hang_up", "crowd_health_port",
     }  # fmt: skip
+
+
+# Signals
+
+
+@pytest.fixture
+def in_the_background() -> Iterator[None]:
+    """INT is ignored, as shells have it for what they start in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("in_the_background")
+def test_the_first_signal_stops_it(number: signal.Signals) -> None:
+    """Also one that whoever started it has ignored; further ones do not disturb the cleaning up."""
+    with stopped_by_signals():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+
+
+class Interrupted:
+    """A signal comes while this is taken away."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_no_signal_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops what a signal raises in a ``__del__``: the soak ends before the next fault all the same."""
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: dropped.append(raised.exc_type))
+    site: Any = SimpleNamespace(lab=SimpleNamespace(nodes=[]), pace=1.0, wait_s=lambda _: Interrupted() and None)
+    with stopped_by_signals() as check, pytest.raises(KeyboardInterrupt):
+        soak(site, Story(1, COUNT), duration_s=60, faults=FAULTS, say=print, check=check)
+    assert dropped == [KeyboardInterrupt]
 
 
 # The peers
