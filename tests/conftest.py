@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from pyflanneld.lab import topology
 from pyflanneld.lab.cluster import Lab
 
 TESTS = Path(__file__).parent
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
 MUST_RUN = tuple(TESTS / room for room in ("contract", "integration", "faults"))
 _numbers = itertools.count(1)
 
@@ -39,6 +41,17 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not accept here: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def same_signals() -> Iterator[None]:
+    """The handlers that a test changes are put back: what later tests start inherits which signals are ignored, and
+    would do this or that by the order of the tests."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
