@@ -103,6 +103,10 @@ class EntryKind:
         """Return that it is replaced."""
         return GivesWay.IN_PLACE
 
+    def goes_first(self, wanted: Entry, present: KernelEntry) -> bool:  # noqa: ARG002
+        """Return that it does not."""
+        return False
+
     def claim(self, present: KernelEntry, before: KernelEntry | None, wanted: Entry | None) -> KernelEntry:  # noqa: ARG002
         """Return it as it is."""
         return present

@@ -200,6 +200,14 @@ class RouteKind:
             return GivesWay.IN_PLACE
         return GivesWay.NEVER if present.gateway is None else GivesWay.BESIDE
 
+    def goes_first(self, wanted: Route, present: KernelRoute) -> bool:
+        """Return whether Linux refuses the replacement: no IPv6 tunnel leads to where another link leads by a route.
+
+        That route is the one which is to be replaced: the tunnel's gateway is the first address of its destination.
+        """
+        through_another = present.link_index != wanted.link_index and self.owner(present) is Owner.OURS
+        return wanted.dst.version == 6 and wanted.onlink and through_another
+
     def claim(self, present: KernelRoute, before: KernelRoute | None, wanted: Route | None) -> KernelRoute:
         """Return it with our own next hop as its gateway, and with our number, if that hop is among several."""
         for ours in (before, wanted) if present.hops else ():

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 from errno import EADDRINUSE
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
 
 import pytest
 
@@ -344,5 +344,93 @@ def test_a_refused_device_is_tried_again_every_two_seconds() -> None:
             node.kernel.no_more_refusals()
             assert node.log.count("device.failed") == 1
             await until(lambda: objects(node) == WHOLE and node.ready, 5)
+
+    run(scenario())
+
+
+# Both families
+
+DUAL = (
+    b'{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48",'
+    b'"Backend":{"Type":"vxlan","DirectRouting":%s}}'
+)
+ENV6 = "FLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_IPV6_SUBNET=fd00:7:0:21::1/64\n"
+MAC6 = "02:00:00:00:06:22"
+KEY6 = b"172.7.22.0-24&fd00:7:0:22::-64"
+
+
+def dual_lease(address6: str = "fd14::22") -> bytes:
+    data, data6 = (f'{{"VNI":1,"VtepMAC":"{mac}"}}' for mac in (MAC22, MAC6))
+    attrs = LeaseAttrs(IPv4Address("192.168.14.22"), "vxlan", IPv6Address(address6), data, data6)
+    return encode_value(attrs)
+
+
+def dual_node(*, direct: bool = False, address6: str = "fd14::22") -> tuple[FakeEtcd, FakeNode]:
+    etcd = cluster(DUAL % str(direct).lower().encode())
+    etcd.put(KEY6, dual_lease(address6))
+    node = FakeNode(etcd, env=ENV6)
+    node.kernel.set_link(replace(lan(21), addresses6=(IPv6Interface("fd14::21/64"),)))
+    return etcd, node
+
+
+def test_both_families_have_a_device_each() -> None:
+    """Each peer has its objects on the device of each family; the MTU is that of the smaller one."""
+
+    async def scenario() -> None:
+        etcd, node = dual_node()
+        async with node.running():
+            routes = {"172.7.22.0/24": "172.7.22.0", "fd00:7:0:22::/64": "fd00:7:0:22::"}
+            await until(lambda: node.kernel.gateways() == routes, 1)
+            four, six = (link for link in node.kernel.table_of_links() if link.vxlan is not None)
+            assert (four.name, four.mtu, six.name, six.mtu) == ("flannel.1", 1450, "flannel-v6.1", 1430)
+            assert six.addresses6 == (IPv6Interface("fd00:7:0:21::/128"),)
+            assert node.kernel.forwardings_of(four.index) == {MAC22: "192.168.14.22"}
+            assert node.kernel.forwardings_of(six.index) == {MAC6: "fd14::22"}
+            assert "FLANNEL_MTU=1430\n" in (node.file.text or "")
+            own = next(one.value for one in etcd.records() if one.name.startswith(b"172.7.21.0-24&"))
+            assert four.vxlan is not None
+            assert six.vxlan is not None
+            assert own == (
+                b'{"PublicIP":"192.168.14.21","PublicIPv6":"fd14::21","BackendType":"vxlan",'
+                b'"BackendData":{"VNI":1,"VtepMAC":"%s"},"BackendV6Data":{"VNI":1,"VtepMAC":"%s"}}'
+            ) % (four.vxlan.mac.encode(), six.vxlan.mac.encode())
+            etcd.delete(KEY6)
+            await until(lambda: node.kernel.gateways() == {}, 1)
+            assert node.kernel.forwardings_of(six.index) == {}
+
+    run(scenario())
+
+
+def test_a_bad_half_costs_only_itself() -> None:
+    """A peer whose IPv6 data cannot be used is reached by IPv4, and the other way round."""
+
+    async def scenario() -> None:
+        etcd, node = dual_node()
+        etcd.put(KEY6, dual_lease().replace(MAC6.encode(), b"ff:ff:ff:ff:ff:ff"))
+        async with node.running():
+            await until(lambda: node.kernel.gateways() == {"172.7.22.0/24": "172.7.22.0"}, 1)
+            etcd.put(KEY6, dual_lease().replace(MAC22.encode(), b"zz"))
+            routes = {"172.7.22.0/24": "172.7.22.0", "fd00:7:0:22::/64": "fd00:7:0:22::"}
+            await until(lambda: node.kernel.gateways() == routes, 1)
+
+    run(scenario())
+
+
+def test_an_ipv6_peer_between_its_plain_route_and_the_tunnel() -> None:
+    """Linux refuses to replace the one by the other; both directions work all the same, and all is told once."""
+
+    async def scenario() -> None:
+        etcd, node = dual_node(direct=True)
+        async with node.running():
+            plain = {"172.7.22.0/24": "192.168.14.22", "fd00:7:0:22::/64": "fd14::22"}
+            await until(lambda: node.kernel.gateways() == plain, 1)
+            etcd.put(KEY6, dual_lease("fd33::22"))
+            tunnel = plain | {"fd00:7:0:22::/64": "fd00:7:0:22::"}
+            await until(lambda: node.kernel.gateways() == tunnel, 1)
+            etcd.put(KEY6, dual_lease())
+            await until(lambda: node.kernel.gateways() == plain, 1)
+            assert node.log.count("route.failed") == 0
+            ours = [one for one in node.kernel.applied if str(one.object.identity).startswith("fd00")]
+            assert [type(one).__name__ for one in ours] == ["Create", "Drop", "Replace", "Replace"]
 
     run(scenario())

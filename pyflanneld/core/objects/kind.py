@@ -113,6 +113,10 @@ class Kind(Protocol[W, P]):
         """Return how one that is ours can go without taking anything of anybody else's along."""
         ...
 
+    def goes_first(self, wanted: W, present: P) -> bool:
+        """Return whether one that is ours has to be dropped before *wanted* can take its place."""
+        ...
+
     def claim(self, present: P, before: P | None, wanted: W | None) -> P:
         """Return *present*, whose part that is ours is named if it has what was there *before*, or what is *wanted*."""
         ...

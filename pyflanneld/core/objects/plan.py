@@ -45,6 +45,7 @@ class Plan(Generic[W, P]):
     """The changes that make the kernel's objects of one kind what is wanted.
 
     Attributes:
+        first: objects of ours that have to go before what takes their place can come.
         puts: what makes the wanted ones be there.
         extras: objects of ours that are one too many: another one with that identity is as wanted, or is among *puts*.
         drops: objects of ours that nothing wants any more.
@@ -57,16 +58,17 @@ class Plan(Generic[W, P]):
     blocked: Mapping[Any, P]
     extras: tuple[Drop[P], ...] = ()
     frozen: Collection[Identity] = field(default=(), compare=False)
+    first: tuple[Drop[P], ...] = ()
 
     def without(self, identities: Collection[Identity]) -> "Plan[W, P]":
         """Return the plan without changes of these objects; they are left over."""
         if not identities:
             return self
-        puts, extras, drops = (
+        puts, extras, drops, first = (
             tuple(one for one in changes if one.object.identity not in identities)
-            for changes in (self.puts, self.extras, self.drops)
+            for changes in (self.puts, self.extras, self.drops, self.first)
         )
-        return Plan(puts, drops, self.blocked, extras, {*self.frozen, *identities})  # type: ignore[arg-type]
+        return Plan(puts, drops, self.blocked, extras, {*self.frozen, *identities}, first)  # type: ignore[arg-type]
 
     def left_after(self, done: Iterable[KernelChange]) -> set[Identity]:
         """Return where an object is not as wanted once these of the changes are *done*.
@@ -99,6 +101,7 @@ def plan(
     alone, several = _standing(kind, present)
     puts: list[Create[W] | Replace[W] | Append[W]] = []
     extras: list[Drop[P]] = []
+    first: list[Drop[P]] = []
     blocked: dict[Any, P] = {}
     for identity, want in wanted.items():
         one = alone.get(identity)
@@ -111,6 +114,7 @@ def plan(
         change, ours = _make_room(kind, want, here)
         if isinstance(change, Create | Replace | Append):
             puts.append(change)
+            first += (Drop(held) for held in here if isinstance(change, Replace) and kind.goes_first(want, held))
         elif change is not None:
             blocked[identity] = change
         extras += map(Drop, ours)
@@ -119,7 +123,7 @@ def plan(
     serves, stay = subnet or kind.subnet, {*frozen, None}
     kept = {one.identity for one in idle if frozen and serves(one) in stay}
     drops = (Drop(one) for one in idle if one.identity not in kept)
-    return Plan(tuple(puts), tuple(drops), blocked, tuple(extras), kept)
+    return Plan(tuple(puts), tuple(drops), blocked, tuple(extras), kept, tuple(first))
 
 
 def _standing(kind: Kind[W, P], present: Iterable[P]) -> tuple[dict[Any, P], dict[Any, list[P]]]:

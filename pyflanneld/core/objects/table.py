@@ -327,13 +327,13 @@ class ObjectTable(Generic[W, P]):
         Returns:
             What was done, each change with its reason. Drops that are neither done nor refused are parked.
         """
-        extras = set(map(id, todo.extras))
+        extras, cleared = set(map(id, todo.extras)), set(map(id, todo.first))
         reasons = [
             (change, ChangeReason.DUPLICATE if id(change) in extras else self._done(change, first=first))
-            for change in done
-        ]
+            for change in done if id(change) not in cleared
+        ]  # fmt: skip
         over = set(map(id, done))
-        self._settle_extras(todo.extras, over)
+        self._settle_extras((*todo.extras, *todo.first), over)
         left = todo.left_after(done)
         self._end_losses(left)
         waiting = dict.fromkeys(todo.blocked, 0) | {change.object.identity: code for change, code in refused.items()}

@@ -96,6 +96,10 @@ class ForwardingKind:
         """Return that it is replaced."""
         return GivesWay.IN_PLACE
 
+    def goes_first(self, wanted: Forwarding, present: KernelForwarding) -> bool:  # noqa: ARG002
+        """Return that it does not."""
+        return False
+
     def claim(
         self, present: KernelForwarding, before: KernelForwarding | None, wanted: Forwarding | None  # noqa: ARG002
     ) -> KernelForwarding:  # fmt: skip

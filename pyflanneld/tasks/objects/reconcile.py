@@ -231,14 +231,14 @@ class Reconciler:
             for table, contest in self._contests.items()
         }
         allowed = self._allowed({table: todo.drops for table, todo in plans.items()})
-        puts = [put for todo in plans.values() for put in todo.puts]
+        puts: list[KernelChange] = [put for todo in plans.values() for put in (*todo.first, *todo.puts)]
         gone = {table: [*todo.extras, *allowed[table]] for table, todo in plans.items()}
         changes = [*puts, *(drop for table in reversed(plans) for drop in gone[table])]
         for table in plans:
             table.begin()
         answer = await self._context.kernel.apply(changes) if changes else {}
         for table, todo in plans.items():
-            self._settle(table, todo, [*todo.puts, *gone[table]], answer)
+            self._settle(table, todo, [*todo.first, *todo.puts, *gone[table]], answer)
 
     def _settle(
         self, table: Table, todo: Plan[Any, Any], changes: Sequence[KernelChange], answer: Mapping[KernelChange, int]

@@ -346,7 +346,11 @@ class FakeKernel(FakeDevices, Kernel):
             return errno.ENODEV
         if not self._administratively_up(route.link_index):
             return errno.ENETDOWN
-        return 0 if on_link or route.onlink else errno.EHOSTUNREACH
+        if not route.onlink:
+            return 0 if on_link else errno.EHOSTUNREACH
+        others = (held for held in self.table() if held.link_index not in (0, route.link_index))
+        elsewhere = any(held.dst.prefixlen and route.gateway in held.dst for held in others)
+        return errno.EINVAL if elsewhere else 0
 
     def _put_link(self, link: Link) -> None:
         self._links[link.index] = link
