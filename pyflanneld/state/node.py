@@ -120,6 +120,7 @@ class WakeUps:
         routes: to reconcile.
         file: to write it.
         rules: to keep those of another network.
+        kernel: to hear of the changes in another network.
     """
 
     lease: WakeUp = field(default_factory=WakeUp)
@@ -127,6 +128,7 @@ class WakeUps:
     routes: WakeUp = field(default_factory=WakeUp)
     file: WakeUp = field(default_factory=WakeUp)
     rules: WakeUp = field(default_factory=WakeUp)
+    kernel: WakeUp = field(default_factory=WakeUp)
 
 
 @dataclass(slots=True)

@@ -40,8 +40,11 @@ class WakeUp:
         self._event.clear()
         return was_set
 
-    def timeout(self, timeout_s: float) -> asyncio.Timeout:
-        """Return what limits a block to *timeout_s*, or less when the task is woken: ``TimeoutError`` ends it."""
+    def timeout(self, timeout_s: float | None) -> asyncio.Timeout:
+        """Return what limits a block to *timeout_s*, or less when the task is woken: ``TimeoutError`` ends it.
+
+        ``None``: only that ends it.
+        """
         self._timeout = asyncio.timeout(timeout_s)
         return self._timeout
 

@@ -15,18 +15,26 @@ EVENTS_RETRY_CAP_S = 5.0
 
 
 async def watch_kernel(context: Context, node: Node) -> None:
-    """Wake the routes task whenever links, addresses or routes have changed."""
+    """Wake the routes task when links, addresses or routes have changed; subscribe anew once a network has grown."""
     waits = backoff(0.1, EVENTS_RETRY_CAP_S, context.rng)
     while True:
         try:
-            ipv6 = None if node.subnet_range6 is None else node.subnet_range6.network
-            async with context.kernel.changes(node.subnet_range.network, ipv6) as changes:
-                node.wake.routes.set(KERNEL)  # what happened before the subscription
-                async for change in changes:
-                    node.wake.routes.set(change)
+            async with node.wake.kernel.timeout(None):
+                await _pass_on_changes(context, node)
+        except TimeoutError:
+            continue  # the networks are others now
         except KernelError as error:
             context.log.warning("kernel.events_lost", error=str(error))
         await asyncio.sleep(next(waits))
+
+
+async def _pass_on_changes(context: Context, node: Node) -> None:
+    """Subscribe to what concerns the networks as they are now, and wake the routes task with all that comes."""
+    ipv6 = None if node.subnet_range6 is None else node.subnet_range6.network
+    async with context.kernel.changes(node.subnet_range.network, ipv6) as changes:
+        node.wake.routes.set(KERNEL)  # what happened before the subscription
+        async for change in changes:
+            node.wake.routes.set(change)
 
 
 async def watch_process(context: Context, current: Callable[[], Node | None], watchdog_s: float | None) -> None:

@@ -214,6 +214,7 @@ def _take_up(context: Context, node: Node, config: NetworkConfig) -> None:
     if now == was or config.ipv4 is None:
         return
     node.membership = node.membership.grown(config, config.ipv4)
+    node.wake.kernel.set()
     node.wake.rules.set()
     node.wake.routes.set(Change.LINKS)
     node.wake.file.set()

@@ -71,7 +71,8 @@ def test_what_fits_disturbs_nobody(changed: bytes) -> None:
 
 
 def test_a_network_that_has_grown_is_taken_up() -> None:
-    """Peers in its new part get routes, rules and file name it, and the lease stays; the node is ready throughout."""
+    """Peers in its new part get routes that are repaired at once, rules and file name it, and the lease stays; the node
+    is ready throughout."""
 
     async def scenario() -> None:
         etcd, node = a_node()
@@ -88,6 +89,8 @@ def test_a_network_that_has_grown_is_taken_up() -> None:
             assert etcd.records() == held
             assert beyond in held
             assert node.ready
+            node.kernel.delete_route(IPv4Network("172.6.9.0/24"))
+            await until(lambda: node.kernel.gateways() == {"172.6.9.0/24": "192.168.14.22"}, 2)
             etcd.put_config(CONFIG)
             await until(lambda: "Network: 172.6.0.0/15 -> 172.7.0.0/16" in node.why_not, 5)
 
