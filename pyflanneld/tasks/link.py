@@ -134,13 +134,16 @@ def _keep_published(context: Context, node: Node) -> None:
         node.published[6] = Published(choice.address6, choice.address6)
 
 
-def _look(node: Node, fit: Mapping[int, Address | None], *, moved: bool = False) -> None:
-    """Note what the rule selects of each family; *moved*: it selects another link, and that at once."""
+def _look(node: Node, fit: Mapping[int, Address | None], *, moved: bool = False, for_good: bool = True) -> None:
+    """Note what the rule selects of each family; *moved*: it selects another link, and that at once.
+
+    *for_good*: the operator has named it before the address of the start, which is not gone.
+    """
     now_s = asyncio.get_running_loop().time()
     for version in node.published.keys() & fit.keys():
         published, address = node.published[version], fit[version]
         if moved and address is not None:
-            node.published[version] = published.moved(node.links, address)
+            node.published[version] = published.moved(node.links, address, for_good=for_good)
         else:
             node.published[version] = published.seen(node.links, address, now_s)
 
@@ -159,7 +162,7 @@ def _follow_addresses(node: Node, found: Choice, *, by_order: bool) -> Choice:
         kept = was.address6 if was.address6 is not None and choice.link.carries(was.address6) else None
         _look(node, {6: kept})
     else:
-        _look(node, {6: found.address6}, moved=not same)
+        _look(node, {6: found.address6}, moved=not same, for_good=by_order)
     address, address6 = (node.published.get(version) for version in (4, 6))
     return replace(
         choice,

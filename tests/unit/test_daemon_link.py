@@ -293,6 +293,28 @@ def test_another_link_takes_over_after_the_wait() -> None:
     run(scenario())
 
 
+def test_a_link_that_was_named_first_and_came_late_is_waited_for() -> None:
+    """It is moved to as soon as it is there; when it blips later, the address of the start does not come back."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, iface=("eth1", "eth2"))
+        node.kernel.remove_link("eth1")
+        async with node.running():
+            assert published(etcd) == "192.168.99.7"
+            give(node, OWN)
+            await until(lambda: published(etcd) == "192.168.14.21" and node.ready, 5)
+            give(node)
+            await until(lambda: not node.ready, 1)
+            await asyncio.sleep(50)
+            assert (published(etcd), node.log.count("link.changed")) == ("192.168.14.21", 1)
+            give(node, OWN)
+            await until(lambda: node.ready, 5)
+            assert (published(etcd), node.log.count("link.changed")) == ("192.168.14.21", 1)
+
+    run(scenario())
+
+
 def test_what_public_ip_names_is_published_whatever_comes() -> None:
     """With --public-ip no other address makes a connection or a line of the log; its own end is told."""
 

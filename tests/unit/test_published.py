@@ -85,6 +85,14 @@ def test_the_first_one_is_published_again_at_once() -> None:
     assert other.seen(OF_BOTH, OWN, RETURN_S + 1).address == OWN
 
 
+def test_what_it_is_moved_to_for_good_is_waited_for() -> None:
+    """The one of the start is any other one then; moved for the time being, it takes its place back."""
+    away = at_start(OF_OWN).moved(OF_BOTH, VIP, for_good=False)
+    assert (away.address, away.seen(OF_BOTH, OWN, 5.0).address) == (VIP, OWN)
+    waiting = at_start(OF_OWN).moved(OF_BOTH, VIP, for_good=True).seen(OF_OWN, OWN, 5.0)
+    assert (waiting.address, waiting.other, waiting.due_s) == (VIP, OWN, 5.0 + RETURN_S)
+
+
 def test_ipv6_has_the_same_rules() -> None:
     """Each family for itself, by its own addresses."""
     own, vip = IPv6Address("2001:db8::21"), IPv6Address("2001:db8::100")

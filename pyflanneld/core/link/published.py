@@ -8,7 +8,8 @@ may hold in a minute must not take its place. An interface that is renumbered is
 * When it is gone and another one would do, it is waited for: ``RETURN_S``, from when that other one is there. The wait
   is only ``RENUMBERED_S`` if the other came in its place: at the same moment, with the same prefix length, and was
   never seen beside it.
-* The address of the start is published again as soon as it is back.
+* The address of the start, or the one that the operator has named before it and that came later, is published again
+  as soon as it is back.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ class Published:
     """The published address of one family, and what was seen of it and of others.
 
     Attributes:
-        first: the one of the start.
+        first: the one of the start, or the one that the operator would rather have and that came later.
         address: the one that is published.
         length: its prefix length when it was last there; ``None``: not seen yet.
         beside: what was there with it.
@@ -67,9 +68,10 @@ class Published:
             return replace(self, gone_s=gone_s, other=fit, due_s=now_s + wait_s, wait_s=wait_s)
         return self if now_s < self.due_s else self._now(fit, there)
 
-    def moved(self, links: Sequence[Link], address: Address) -> "Published":
-        """Return it with *address*, which the operator wants now."""
-        return self._now(address, _lengths(links, address.version))
+    def moved(self, links: Sequence[Link], address: Address, *, for_good: bool) -> "Published":
+        """Return it with *address*, which the operator wants now; *for_good*: more than that of the start."""
+        first = address if for_good else self.first
+        return replace(self, first=first)._now(address, _lengths(links, address.version))
 
     def _now(self, address: Address, there: dict[Address, int]) -> "Published":
         beside = self.beside | (there.keys() - {address, self.first})
