@@ -14,7 +14,7 @@ from h2.settings import SettingCodes
 from hyperframe.frame import PingFrame
 
 from pyflanneld.core.etcd_types import ConfigRecord, Position
-from pyflanneld.errors import ConnectionCut, NoAnswer, NotEtcd, RegistryDenied, RegistryUnavailable
+from pyflanneld.errors import ConnectionCut, HistoryChanged, NoAnswer, NotEtcd, RegistryDenied, RegistryUnavailable
 from pyflanneld.etcd.access import EtcdAccess, Timing
 from pyflanneld.etcd.v3 import methods
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
@@ -71,11 +71,11 @@ def events(*revisions: int, value: bytes = b"", fragment: bool = False) -> bytes
     return framed(rpc.WatchResponse(header=header, fragment=fragment, events=[rpc.Event(kv=kv) for kv in kvs]))
 
 
-async def open_watch(peer: Peer) -> int:
-    """Confirm the watch that a client opens, and return its stream."""
-    call = await peer.request()
+async def open_watch(peer: Peer, revision: int = 1) -> int:
+    """Confirm the watch that a client opens, at *revision*, and return its stream."""
+    call, header = await peer.request(), rpc.ResponseHeader(cluster_id=1, revision=revision)
     peer.head(call)
-    peer.say(call, framed(rpc.WatchResponse(header=rpc.ResponseHeader(cluster_id=1, revision=1), created=True)))
+    peer.say(call, framed(rpc.WatchResponse(header=header, created=True)))
     return call
 
 
@@ -169,7 +169,7 @@ class TestGoaway:
             peer.goaway(ErrorCodes.ENHANCE_YOUR_CALM, b"too_many_pings")
 
         async def going_on(peer: Peer) -> None:
-            call = await open_watch(peer)
+            call = await open_watch(peer, revision=2)
             created.append(rpc.WatchRequest.FromString(peer.sent[call][5:]).create_request.start_revision)
             peer.say(call, events(3))
 
@@ -221,6 +221,26 @@ class TestCut:
         ):
             assert [len(await anext(watch)) for _ in range(3)] == [0, 0, 1]
             assert len(server.peers) == 1
+
+    async def test_by_a_member_that_comes_back_without_its_last_revisions(self) -> None:
+        """A watch is not opened again behind what it has told: etcd would say nothing until it is there again."""
+
+        async def restored(peer: Peer) -> None:
+            call = await open_watch(peer)
+            peer.say(call, events(5))
+            await asyncio.sleep(2 * STEADY.steady_s)
+            peer.h2.reset_stream(call, ErrorCodes.CANCEL)
+            peer.flush()
+            await open_watch(peer, revision=4)
+
+        async with (
+            playing(restored) as server,
+            registry_at(server, STEADY) as registry,
+            registry.watch_subnets(Position(1, 1)) as watch,
+        ):
+            assert [len(await anext(watch)) for _ in range(2)] == [0, 1]
+            with pytest.raises(HistoryChanged, match="went back to revision 4 from 5"):
+                await anext(watch)
 
     async def test_under_a_read(self) -> None:
         """A read whose connection is cut as it is sent is sent once more, on a new one; a write is not."""

@@ -197,7 +197,7 @@ class Watch:
             raise cut
         self._log.debug("watch.cut", endpoint=endpoint.url, error=str(cut))
         await self.close()
-        self._create.start_revision = self._seen + 1
+        self._start = self._create.start_revision = self._seen + 1
         self._requested_at = None
         await self._open(endpoint)
 
