@@ -119,6 +119,31 @@ async def test_a_cut_for_good_is_told(etcd: Etcd, files: Files, api: int) -> Non
                 await anext(watch)
 
 
+async def test_a_cut_of_a_member_that_was_left(etcd: Etcd, files: Files) -> None:
+    """The watch goes on where the calls go by now, and is not tried where they have failed."""
+    url = etcd.endpoints[0]
+    async with (
+        TcpProxy.before(url) as one,
+        TcpProxy.before(url) as two,
+        registry_at(3, one.url, two.url, files=files) as registry,
+        asyncio.timeout(30),
+        registry.watch_subnets(await registry.list_subnets()) as watch,
+    ):
+        assert await anext(watch) == ()
+        await asyncio.sleep(2 * QUICK.steady_s)
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.1)
+        registry.reconnect()  # so that only the watch is left on the old connection
+        was = one if registry.endpoint == one.url else two
+        was.refuse_new = True
+        await registry.read_config()
+        assert registry.endpoint != was.url
+        was.cut()
+        assert await waiting == ()
+        record = await created(registry, b"10.9.9.0-24")
+        assert await changes(watch) == (Put(record),)
+
+
 async def test_what_was_compacted_meanwhile(etcd: Etcd, files: Files) -> None:
     """A position that etcd has compacted away cannot be continued: the watch ends with that error."""
     async with (

@@ -156,11 +156,10 @@ class Watch:
             try:
                 return await self._changes(self._stream)
             except ConnectionCut as cut:
-                await self._reopen(endpoint, cut)
+                await self._reopen(self._stream, cut)
                 return ()
         except RegistryUnavailable as error:
-            if self._stream is None or self._stream.url == endpoint.url:
-                self._caller.endpoints.leave(endpoint, error)
+            self._caller.endpoints.leave(endpoint if self._stream is None else self._stream.endpoint, error)
             raise
 
     async def close(self) -> None:
@@ -191,15 +190,18 @@ class Watch:
         self._received_at = self._received_at or self._opened_at
         self._check(response)
 
-    async def _reopen(self, endpoint: Endpoint, cut: ConnectionCut) -> None:
-        """Watch on by a new connection. Raises *cut* where the watch was too short for that, or cannot be continued."""
+    async def _reopen(self, stream: WatchStream, cut: ConnectionCut) -> None:
+        """Watch on by a new connection, to the endpoint in use: the calls may have left that of *stream* since.
+
+        Raises *cut* where the watch was too short for that, or cannot be continued.
+        """
         if not self._whole or asyncio.get_running_loop().time() - self._opened_at < self._timing.steady_s:
             raise cut
-        self._log.debug("watch.cut", endpoint=endpoint.url, error=str(cut))
+        self._log.debug("watch.cut", endpoint=stream.url, error=str(cut))
         await self.close()
         self._start = self._create.start_revision = self._seen + 1
         self._requested_at = None
-        await self._open(endpoint)
+        await self._open(self._caller.endpoints.current)
 
     async def _changes(self, stream: WatchStream) -> tuple[Put | Gone, ...]:
         """Return the changes of one response, which etcd may have cut into fragments.

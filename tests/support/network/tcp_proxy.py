@@ -4,6 +4,7 @@
         registry = EtcdV3Registry(EtcdAccess((proxy.url,), ...))
         proxy.cut()                 # reset all connections; new ones work
         proxy.refuse = True         # reset all connections, new ones too, until False again
+        proxy.refuse_new = True     # reset the new ones only
         proxy.mute = True           # swallow what the server says, until False again
         proxy.mute_after = b"x"     # do so as soon as the client has sent these bytes
         proxy.slow = Slow(0.4, 1.2, 8000)   # what the server says comes so much later, and no faster
@@ -49,7 +50,7 @@ class TcpProxy:
     def __init__(self, scheme: str, host: str, port: int) -> None:
         self._scheme, self._host, self._port = scheme, host, port
         self._listening_on = 0
-        self._refuse = False
+        self.refuse_new = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self.mute = False
@@ -84,11 +85,11 @@ class TcpProxy:
 
     @property
     def refuse(self) -> bool:
-        return self._refuse
+        return self.refuse_new
 
     @refuse.setter
     def refuse(self, value: bool) -> None:
-        self._refuse = value
+        self.refuse_new = value
         if value:
             self.cut()
 
@@ -108,7 +109,7 @@ class TcpProxy:
         self._writers.add(writer)
         self.connections += 1
         try:
-            if not self._refuse:
+            if not self.refuse_new:
                 await self._forward(reader, writer)
         except (OSError, asyncio.CancelledError):
             pass
