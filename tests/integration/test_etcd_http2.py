@@ -262,6 +262,24 @@ class TestCut:
             assert len(server.peers) == 2
 
 
+    async def test_under_a_read_whose_time_is_over(self) -> None:
+        """An answer that comes in pieces may take longer than a call may; if cut, there is no time for another."""
+
+        async def slow(peer: Peer) -> None:
+            call = await peer.request()
+            peer.head(call)
+            for byte in framed(ANSWER)[:4]:
+                peer.say(call, bytes([byte]))
+                await asyncio.sleep(0.15)
+            peer.transport.abort()
+
+        timing = Timing(rpc_s=0.3, read_s=0.3)
+        async with playing(slow) as server, registry_at(server, timing) as registry:
+            with pytest.raises(ConnectionCut):
+                await registry.read_config()
+            assert len(server.peers) == 1
+
+
 class TestConnecting:
     @pytest.mark.parametrize("settings", [True, False], ids=["after its settings", "before its settings"])
     async def test_lost_while_it_is_made(self, settings: bool) -> None:

@@ -197,6 +197,9 @@ def _repeated(send: Send[A]) -> Send[A]:
         try:
             return await send(endpoint, limit_s)
         except ConnectionCut:
-            return await send(endpoint, give_up_at - asyncio.get_running_loop().time())
+            left_s = give_up_at - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                raise
+        return await send(endpoint, left_s)
 
     return repeated
