@@ -135,14 +135,15 @@ class Way(NamedTuple):
 class RouteListing:
     """The routes of the main table: of one IP version, and of one protocol or of all (``None``).
 
-    With *inside* only those to a part of one of these networks. A list that is *remembered* costs nothing the next time
-    if nothing has changed, and is the identical tuple.
+    With *inside* only those to a part of one of these networks; or with *over* those over a gateway in one of these. A
+    list that is *remembered* costs nothing the next time if nothing has changed, and is the identical tuple.
     """
 
     version: int
     protocol: int | None
     inside: tuple[Network, ...] = ()
     remembered: bool = False
+    over: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

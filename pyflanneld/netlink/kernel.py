@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 
 from pyflanneld.core.families import Address as IpAddress
-from pyflanneld.core.families import Network
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
 from pyflanneld.core.objects.plan import Drop, KernelChange
@@ -39,6 +38,7 @@ from pyflanneld.netlink.route_scope import SPREAD_FROM, RouteScope
 from pyflanneld.netlink.socket import DumpRefused, RequestSocket
 from pyflanneld.ports import Change, Kernel
 
+DecodeRoute = Callable[[bytes], KernelRoute | None]
 _NO_WAY = frozenset({ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL})  # none, unreachable, prohibit, blackhole
 
 
@@ -90,34 +90,40 @@ class NetlinkKernel(Kernel):
 
         Only of our own protocol's the last list is remembered: all of them could be a full Internet table.
         """
-        remembered = protocol == self._protocol
-        return await self._routes(protocol, version, remembered=remembered, requests=self._requests)
+        listing = RouteListing(version, protocol, remembered=protocol == self._protocol)
+        return await self._routes(listing, self._requests)
 
-    async def _routes(
-        self, protocol: int | None, version: int, within: tuple[Network, ...] = (), *,
-        remembered: bool, requests: RequestSocket,
-    ) -> tuple[KernelRoute, ...]:  # fmt: skip
-        own = protocol == self._protocol
-        decode, wanted = _decoder(protocol, version), None
-        if within:
-            among = routes.Within(within, decode, {} if remembered else self._own_routes(version))
-            decode, wanted = among, None if remembered else among.may_want
-        listing = DumpCache(decode)
-        if remembered:
-            listing = self._lists.setdefault((version, protocol, within), listing)
+    async def _routes(self, listing: RouteListing, requests: RequestSocket) -> tuple[KernelRoute, ...]:
+        version, protocol = listing.version, listing.protocol
+        decode, wanted = self._reader(listing)
+        read = DumpCache(decode)
+        if listing.remembered:
+            read = self._lists.setdefault(listing, read)
         try:
-            found = await requests.dump(routes.routes_request(protocol, version), listing.update, wanted)
+            found = await requests.dump(routes.routes_request(protocol, version), read.update, wanted)
         except DumpRefused as error:
             if error.refusal.errno != ENOENT:  # a namespace in which nothing was ever put has no main table
                 raise
-            found = await listing.update([])
-        if own and version == 4:
+            found = await read.update([])
+        if protocol == self._protocol and version == 4:
             self._scopes.held = len(found)
         return found
 
+    def _reader(self, listing: RouteListing) -> tuple[DecodeRoute, Callable[[bytes], bool] | None]:
+        """Return what reads the message of a route in *listing*, and what knows before which need not be read."""
+        decode = _decoder(listing.protocol, listing.version)
+        if listing.over:
+            over = routes.Over(listing.over, decode)
+            return over, over.may_want
+        if not listing.inside:
+            return decode, None
+        known = {} if listing.remembered else self._own_routes(listing.version)
+        among = routes.Within(listing.inside, decode, known)
+        return among, None if listing.remembered else among.may_want
+
     def _own_routes(self, version: int) -> Mapping[bytes, KernelRoute | None]:
         """Return our routes as last listed, by the kernel's message: most of a list of everybody's are ours."""
-        listing = self._lists.get((version, self._protocol, ()))
+        listing = self._lists.get(RouteListing(version, self._protocol, remembered=True))
         return listing.known() if listing is not None else {}
 
     async def route_to(self, address: IpAddress) -> Way | None:
@@ -139,9 +145,8 @@ class NetlinkKernel(Kernel):
     async def objects(self, listing: object, *, patient: bool = False) -> tuple[Any, ...]:
         """Return the routes or the entries that *listing* asks for; *patient*: routes over a socket of its own."""
         match listing:
-            case RouteListing(version, protocol, within, remembered):
-                requests = self._patient if patient else self._requests
-                return await self._routes(protocol, version, within, remembered=remembered, requests=requests)
+            case RouteListing():
+                return await self._routes(listing, self._patient if patient else self._requests)
             case EntryListing(link_index):
                 return tuple(KernelEntry.of(link_index, one) for one in await self.neighbours(link_index))
             case ForwardingListing(link_index):
@@ -219,7 +224,7 @@ _ENCODERS: tuple[tuple[Any, Callable[[KernelChange, int, int], bytes]], ...] = (
 )
 
 
-def _decoder(protocol: int | None, version: int) -> Callable[[bytes], KernelRoute | None]:
+def _decoder(protocol: int | None, version: int) -> DecodeRoute:
     """Return what reads the message of a route of *protocol*, or of any."""
     decode = routes.decode_route if version == 4 else routes6.decode_route6
     if protocol is None:

@@ -173,3 +173,41 @@ class Within:
             if first <= address <= last and length >= least:
                 return True
         return False
+
+
+class Over:
+    """Decodes only the routes over a gateway in some networks.
+
+    The bytes of a gateway are looked for first, which is cheap: others may have a full Internet table over a few.
+    """
+
+    def __init__(self, networks: Sequence[Network], decode: Callable[[bytes], KernelRoute | None]) -> None:
+        self._networks, self._decode = networks, decode
+        self._spans = [
+            (_gateway_mark(net), net.max_prefixlen // 8, int(net.network_address), int(net.broadcast_address))
+            for net in networks
+        ]
+
+    def __call__(self, body: bytes) -> KernelRoute | None:
+        """Return the route in *body* if it is such a one."""
+        route = self._decode(body)
+        gateway = None if route is None else route.gateway
+        return route if gateway is not None and any(gateway in one for one in self._networks) else None
+
+    def may_want(self, body: bytes) -> bool:
+        """Return whether *body* may be the message of such a route."""
+        for mark, size, first, last in self._spans:
+            at = body.find(mark)
+            while at >= 0:
+                begin = at + len(mark)
+                if first <= int.from_bytes(body[begin : begin + size]) <= last:
+                    return True
+                at = body.find(mark, at + 1)  # the same bytes may be an address
+        return False
+
+
+def _gateway_mark(network: Network) -> bytes:
+    """Return the bytes that come before a gateway of the family of *network*."""
+    fields = {"family": _FAMILIES[network.version]}
+    whole, bare = (encode(rtmsg, fields, of) for of in ([("RTA_GATEWAY", str(network.network_address))], []))
+    return whole[len(bare) : -network.max_prefixlen // 8]

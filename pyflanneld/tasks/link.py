@@ -29,7 +29,7 @@ from pyflanneld.core.link.selection import (
     still_fits,
 )
 from pyflanneld.core.peers.validation import FamilyContext, ValidationContext
-from pyflanneld.core.routes import default_links
+from pyflanneld.core.routes import RouteListing, default_links
 from pyflanneld.errors import LinkUnusable, PublicIpNotOnLink
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node, addresses_to_publish, start_over
@@ -264,10 +264,13 @@ def _family_context(
 
 
 async def foreign_next_hops(context: Context, node: Node) -> frozenset[Address]:
-    """Return the next hops of everybody else's routes; needed only where a connected network is ``shared``."""
-    ours = context.settings.route_protocol
-    found = [route for network in node.networks for route in await context.kernel.routes(version=network.version)]
-    return frozenset(route.gateway for route in found if route.gateway is not None and route.protocol != ours)
+    """Return the next hops of everybody else's routes that a peer's subnet may contain.
+
+    They are needed only where a connected network is ``shared``.
+    """
+    listings = [RouteListing(network.version, None, over=(network,)) for network in node.networks]
+    found = [route for listing in listings for route in await context.kernel.objects(listing, patient=True)]
+    return frozenset(route.gateway for route in found if route.protocol != context.settings.route_protocol)
 
 
 def next_hops(node: Node, foreign: Iterable[Address]) -> dict[Address, int]:

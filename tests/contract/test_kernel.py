@@ -12,7 +12,7 @@ import pytest
 
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
-from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteKind, Way
+from pyflanneld.core.routes import BLACKHOLE_METRIC, Blackhole, KernelRoute, Route, RouteKind, RouteListing, Way
 from pyflanneld.netlink.kernel import NetlinkKernel
 from pyflanneld.netlink.route_scope import SPREAD_FROM
 from pyflanneld.ports import Change, Kernel
@@ -370,6 +370,18 @@ class TestRoutes:
         assert await bed.kernel.objects(listing) is before
         bed.delete("10.5.3.0/24")
         assert await bed.kernel.objects(listing) == before[:1]
+
+    async def test_over_gateways_in_a_network(self, bed: Bed) -> None:
+        """Of everybody's routes only those over a gateway in it can be had, wherever they lead, beside other calls."""
+        bed.add_address("10.5.77.1/24")
+        bed.add("198.51.100.0/24", gateway="10.5.77.9", metric=20)
+        bed.add("10.5.2.0/24", gateway="10.5.77.9")
+        bed.add("10.5.3.0/24")
+        bed.add("8.0.5.0/24", metric=20)
+        listing = RouteListing(4, None, over=(NETWORK,))
+        found = await bed.kernel.objects(listing, patient=True)
+        assert [str(route.dst) for route in found] == ["10.5.2.0/24", "198.51.100.0/24"]
+        assert {route.gateway for route in found} == {IPv4Address("10.5.77.9")}
 
     async def test_after_close(self, bed: Bed) -> None:
         """Routes stay when the kernel is closed, and it opens again by itself."""

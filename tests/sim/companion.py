@@ -35,7 +35,9 @@ class SharedKernel:
 
     async def objects(self, listing: RouteListing, *, patient: bool = False) -> Any:  # noqa: ARG002 - no call waits
         found = await self.routes(protocol=listing.protocol, version=listing.version)
-        within = listing.inside
+        within, over = listing.inside, listing.over
+        if over:
+            return tuple(route for route in found if route.gateway and any(route.gateway in net for net in over))
         if not within:
             return found
         return tuple(route for route in found if any(inside(route.dst, network) for network in within))

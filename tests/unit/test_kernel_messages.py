@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from socket import AF_INET, AF_INET6
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pyroute2 import IPBatch
 from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
@@ -148,6 +148,32 @@ def test_decode_what_was_encoded_for_ipv6(number: int, host: int, link: int) -> 
     route = Route(IPv6Network((number << 64, 64)), IPv6Address(host), link)
     held = routes6.decode_route6(body(Create(route)))
     assert held == KernelRoute(route.dst, route.gateway, link, OURS, metric=0, plain=True)
+
+
+@given(dst=networks, gateway=gateways, over=networks, metric=st.sampled_from([0, 20]))
+@example(IPv4Network("8.0.5.0/24"), IPv4Address("10.5.0.1"), IPv4Network("10.5.0.0/24"), 20)
+def test_only_what_leads_over_a_network_is_decoded(
+    dst: IPv4Network, gateway: IPv4Address, over: IPv4Network, metric: int
+) -> None:
+    """Of a full Internet table beside, that is next to nothing, whatever else a route has."""
+    attributes = [("RTA_TABLE", 254), ("RTA_DST", str(dst.network_address)), ("RTA_PRIORITY", metric)]
+    attributes += [("RTA_GATEWAY", str(gateway)), ("RTA_OIF", 7)]
+    fields = {"family": AF_INET, "dst_len": dst.prefixlen, "table": 254, "proto": 186, "type": 1}
+    told = encode(rtmsg, fields, attributes)
+    among = encoding.Over([IPv6Network("fd00::/48"), over], encoding.decode_route)
+    assert among.may_want(told) == (gateway in over)
+    assert (among(told) is not None) == (gateway in over)
+    assert encoding.Over([IPv4Network("0.0.0.0/0")], encoding.decode_route).may_want(told)
+
+
+def test_ipv6_routes_over_a_network() -> None:
+    """The same by their own addresses; a route without a gateway leads over none."""
+    route = Route(IPv6Network("2001:cafe:42:7::/64"), IPv6Address("fd00:0:0:7::11"), 7)
+    for network, wanted in (("fd00:0:0:7::/64", True), ("fd00:0:0:8::/64", False)):
+        among = encoding.Over([IPv6Network(network)], routes6.decode_route6)
+        assert among.may_want(body(Create(route))) == wanted
+        assert not among.may_want(body(Create(Blackhole(route.dst))))
+        assert (among(body(Create(route))) is not None) == wanted
 
 
 @given(at=st.integers(0, 200), noise=st.integers(1, 255))

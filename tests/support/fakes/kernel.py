@@ -92,10 +92,10 @@ class FakeKernel(FakeDevices, Kernel):
 
     async def objects(self, listing: object, *, patient: bool = False) -> tuple[Any, ...]:  # noqa: ARG002 - no call waits
         match listing:
-            case RouteListing(version, protocol, within, _):
+            case RouteListing(version, protocol, within, _, over):
                 routes = await self.routes(protocol=protocol, version=version)
-                found = tuple(one for one in routes if not within or any(inside(one.dst, net) for net in within))
-                return self._as_last_time(listing, found)
+                found = [one for one in routes if not within or any(inside(one.dst, net) for net in within)]
+                return self._as_last_time(listing, tuple(one for one in found if not over or _leads_over(one, over)))
             case EntryListing(index):
                 return tuple(KernelEntry.of(index, one) for one in await self.neighbours(index))
             case ForwardingListing(index):
@@ -394,6 +394,10 @@ class FakeKernel(FakeDevices, Kernel):
     def _tell(self, change: Change) -> None:
         for monitor in self._monitors:
             monitor.tell(change)
+
+
+def _leads_over(route: KernelRoute, networks: Sequence[Network]) -> bool:
+    return route.gateway is not None and any(route.gateway in network for network in networks)
 
 
 class _FakeMonitor:
