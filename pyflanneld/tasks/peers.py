@@ -224,7 +224,6 @@ class PeerWatcher:
                 gone = isinstance(event, Gone)
                 if gone:
                     self._own_at = max(self._own_at, event.revision - 1)
-                self._own_at = event.revision - 1 if gone else event.revision
                 self._note_junk(there=not gone, at=event.revision)
                 self._check_own(None if isinstance(event, Gone) else event.record, event.revision)
             else:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from pyflanneld.core.backoff import list_round_s
-from pyflanneld.core.etcd_types import Snapshot
+from pyflanneld.core.etcd_types import Gone, Position, Put, Snapshot
 from pyflanneld.core.lease.codec import encode_name
 from pyflanneld.errors import HistoryChanged, RegistryError, RegistryUnavailable
 from pyflanneld.ports import Change
@@ -204,6 +204,36 @@ def test_the_periodic_list_is_as_rare_as_the_cluster_is_large() -> None:
             await until(lambda: all(site.lists(began)), 1.2 * site.round_s, step_s=1)
             [[first]] = site.lists(began)
             assert first > 0.79 * site.round_s > 500
+
+    run(scenario())
+
+
+def test_an_end_of_the_own_key_that_is_told_late_takes_no_knowledge_back() -> None:
+    """Junk came beside the key, which was there after that; an older end that is told again does not change it."""
+
+    async def scenario() -> None:
+        site = Site(12)
+        async with site.running():
+            [side] = site.sides
+            held = side.node.lease.record
+            assert held.lease.key is not None
+            half = next(held.lease.key.ipv4.subnets())
+            end = Gone(held.name, site.etcd.snapshot().revision + 1)
+            junk = site.etcd.put(encode_name(half), b"junk")
+            own = site.etcd.put(held.name, held.value, lease_id=held.lease_id)
+
+            @asynccontextmanager
+            async def telling(_after: Position) -> AsyncIterator[AsyncIterator[tuple[Put | Gone, ...]]]:
+                async def told() -> AsyncIterator[tuple[Put | Gone, ...]]:
+                    yield Put(junk), Put(own), end
+                    await asyncio.Event().wait()
+
+                yield told()
+
+            site.registries[0].watch_subnets = telling  # type: ignore[method-assign, assignment]
+            site.cut()
+            await until(lambda: side.node.junk_beside, 5)
+            assert side.node.junk_beside == {junk.incarnation}
 
     run(scenario())
 
