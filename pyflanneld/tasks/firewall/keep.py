@@ -14,7 +14,7 @@ When something is missing or fails:
   reported once, does not stand against readiness, and is searched for again every time;
 * what fails at run time (a lock that is held for too long, a right that is missing) is tried again, soon and then with
   every check; it stands against readiness while masquerading is asked for and not known to be in place, as it is for a
-  minute after the last look;
+  minute after the next look was due;
 * a removal that keeps failing is given up, with a warning.
 
 ``subnet.env`` is written after the first try, so whoever waits for the file finds the rules. At the end of the daemon
@@ -33,7 +33,7 @@ ATTEMPT_S = 50.0
 RETRY_FIRST_S = 0.5
 MISREAD_CAP_S = 300.0
 UNSEEN_S = 60.0
-"""How long rules count as in place that cannot be looked at."""
+"""How long rules count as in place that cannot be looked at, from when they were to be."""
 REMOVAL_TRIES = 5
 REMOVAL_CAP_S = 30.0
 
@@ -127,7 +127,7 @@ class _Keeper:
 
     def _report(self, event: str, error: FirewallError) -> None:
         text = f"the rules for {self.job.name} cannot be kept: {error}"
-        unseen = self._context.clock.now_s() - self._seen_s > UNSEEN_S
+        unseen = self._context.clock.now_s() - self._seen_s > self._resync_s + UNSEEN_S
         blocks = self.job.blocks and (unseen or not self.job.placed)
         self._context.conditions.report(self.topic, event, text, blocks=blocks)
 
