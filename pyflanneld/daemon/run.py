@@ -116,6 +116,7 @@ class Daemon:
             restoring = tasks.create_task(restore.run(self._tend), name="restore")
             node, leases = await self._lease(links, choice)
             restoring.cancel()
+        await claim_networks(context, node.membership.config)  # those of the saved state have been claimed since
         restore.hand_over(node, leases)
         return node, leases
 

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from pyflanneld.core.etcd_types import Snapshot
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.saved_state import SavedState, encode_state
 from pyflanneld.core.objects.plan import Create
@@ -408,6 +409,31 @@ def test_an_etcd_that_hangs_or_dies_on_the_way(call: str) -> None:
             back.set()
             await until(lambda: node.ready, 30)
             assert node.conditions.open() == {}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_host_hears_of_the_network_that_is_served_in_the_end(used: bool) -> None:
+    """Another one than the saved one, which was claimed in between, whether it could be used or not."""
+
+    async def no_list(*, elsewhere: bool = False) -> Snapshot:  # noqa: ARG001 - the port's
+        raise AWAY
+
+    async def scenario() -> None:
+        etcd, node = site(peers={})
+        await run_once(node)
+        reboot(node)
+        etcd.put_config(CONFIG.replace(b"172.7.", b"10.9."))
+        if not used:
+            stored(node).data = encode_state(replace(stored(node).state, prefix="/other"))
+        list_subnets, node.registry.list_subnets = node.registry.list_subnets, no_list  # type: ignore[method-assign]
+        async with node.running(ready=False):
+            await until(lambda: node.log.count("saved_state.in_use") or node.log.count("saved_state.unusable"), 10)
+            assert node.host_networks.claimed == (IPv4Network("172.7.0.0/16"),)
+            node.registry.list_subnets = list_subnets  # type: ignore[method-assign]
+            await until(lambda: node.ready, 60)
+            assert node.host_networks.claimed == (IPv4Network("10.9.0.0/16"),)
 
     run(scenario())
 
