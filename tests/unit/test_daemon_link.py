@@ -4,12 +4,14 @@ import asyncio
 import json
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
 
 import pytest
 
 from pyflanneld.config import go_regex
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.routes import KernelRoute
+from pyflanneld.ports import Change
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
@@ -311,6 +313,27 @@ def test_a_link_that_was_named_first_and_came_late_is_waited_for() -> None:
             give(node, OWN)
             await until(lambda: node.ready, 5)
             assert (published(etcd), node.log.count("link.changed")) == ("192.168.14.21", 1)
+
+    run(scenario())
+
+
+def test_a_storm_of_route_events_does_not_put_off_the_other_address() -> None:
+    """The links are read when the wait is over, although nothing but routes is reported all the time."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd, iface=("eth1", "eth2"))
+        objects = node.kernel.objects
+
+        async def stormy(listing: object, *, patient: bool = False) -> tuple[Any, ...]:
+            node.kernel.wake(Change.ROUTES)
+            return await objects(listing, patient=patient)
+
+        async with node.running():
+            give(node)
+            await until(lambda: not node.ready, 1)
+            node.kernel.objects = stormy  # type: ignore[method-assign]
+            await until(lambda: published(etcd) == "192.168.99.7", 65)
 
     run(scenario())
 

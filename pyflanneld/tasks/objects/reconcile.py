@@ -95,14 +95,15 @@ class Reconciler:
                 await asyncio.sleep(next(waits))
 
     async def _scan(self) -> None:
-        """Read links and routes afresh; only the routes when the kernel has reported nothing else."""
-        self._scans.append(asyncio.get_running_loop().time())
+        """Read links and routes afresh; only routes when the kernel has reported nothing else and no address is due."""
+        began_at = asyncio.get_running_loop().time()
+        self._scans.append(began_at)
         reported = self._node.wake.routes.take(KERNEL)
         self._foreign_due |= Change.ROUTES in reported
         if reported or self._context.clock.now_s() >= self._foreign_until_s:
             for table in self._node.tables:
                 table.forget_foreign()
-        if reported != Change.ROUTES:
+        if reported != Change.ROUTES or began_at >= self._node.address_due_s:
             await self._read_links()
         found = [await self._scan_table(table, reported) for table in self._node.tables]
         self._scan_again = Change.ROUTES in reported and not any(found)
