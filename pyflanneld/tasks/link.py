@@ -274,11 +274,12 @@ async def foreign_next_hops(context: Context, node: Node) -> frozenset[Address]:
 
 
 def next_hops(node: Node, foreign: Iterable[Address]) -> dict[Address, int]:
-    """Return the addresses that leases publish, by the revision since when, and those of *foreign* routes: for ever."""
+    """Return the addresses in the networks that leases publish, with the revision since when; *foreign*: for ever."""
     since: dict[Address, int] = {}
-    for record in sorted(node.peers.records(), key=lambda record: record.create_revision):
+    for record in node.peers.records():
         for address in record.lease.attrs.addresses if record.lease.attrs is not None else ():
-            since.setdefault(address, record.create_revision)
+            if any(address in network for network in node.networks):
+                since[address] = min(since.get(address, record.create_revision), record.create_revision)
     return since | dict.fromkeys(foreign, 0)
 
 

@@ -12,6 +12,7 @@ from pyflanneld.config import go_regex
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.routes import KernelRoute
 from pyflanneld.ports import Change
+from pyflanneld.tasks.link import next_hops
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
@@ -334,6 +335,26 @@ def test_a_storm_of_route_events_does_not_put_off_the_other_address() -> None:
             await until(lambda: not node.ready, 1)
             node.kernel.objects = stormy  # type: ignore[method-assign]
             await until(lambda: published(etcd) == "192.168.99.7", 65)
+
+    run(scenario())
+
+
+def test_the_next_hops_that_a_subnet_may_contain() -> None:
+    """Those in the network, each since the oldest lease that publishes it, or for ever where a route leads over it."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_of(etcd)
+        first, second = (etcd.put(b"172.7.%d.0-24" % number, value("172.7.99.9")) for number in (40, 30))
+        assert first.create_revision < second.create_revision
+        async with node.running():
+            assert node.daemon is not None
+            state = node.daemon._node
+            assert state is not None
+            foreign = IPv4Address("172.7.5.5")
+            hops = next_hops(state, [foreign])
+            assert hops == {IPv4Address("172.7.99.9"): first.create_revision, foreign: 0}
+            assert next_hops(state, hops) == dict.fromkeys(hops, 0)
 
     run(scenario())
 
