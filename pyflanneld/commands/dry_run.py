@@ -40,7 +40,7 @@ from pyflanneld.daemon.bootstrap import prepare
 from pyflanneld.errors import FirewallError, ProgramMissing, PyflanneldError
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import Node
-from pyflanneld.tasks.docker import check_bridge
+from pyflanneld.tasks.docker import BridgeCheck
 from pyflanneld.tasks.firewall.jobs import dropped_forward, jobs_of, places_of, unasked
 from pyflanneld.tasks.lease.acquire import LeaseRequest, decide
 from pyflanneld.tasks.link import first_link
@@ -102,7 +102,7 @@ class DryRun:
         await self._routes(node)
         await self._rules(node)
         self.problems += overlap_problems(node.networks, lease.key, links)
-        check_bridge(context, node)
+        BridgeCheck(context, node).look()
         self.problems += [StartProblem(condition.text) for condition in context.conditions.open().values()]
 
     async def _config(self) -> tuple[NetworkConfig, SubnetRange[IPv4Network]]:

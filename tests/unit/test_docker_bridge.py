@@ -1,11 +1,13 @@
 """Docker's bridge beside a running daemon: said when it sits elsewhere, forgotten when it is right."""
 
+import asyncio
 from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
 
 from pyflanneld.config.load import load
 from pyflanneld.core.docker import bridge_complaint
+from pyflanneld.core.host import ServedNetwork
 from pyflanneld.core.link.selection import Link
 from pyflanneld.errors import UsageError
 from tests.support.fakes.node import CONFIG, FakeNode, lan
@@ -67,6 +69,35 @@ def test_a_bridge_elsewhere_is_reported_until_it_is_right() -> None:
             node.kernel.wake()
             await until(lambda: node.kernel.calls["links"] > 5, 60)
         assert node.log.count("docker.bridge_differs") == node.log.count("condition.resolved") == 1
+
+    run(scenario())
+
+
+def test_other_daemons_are_asked_once_a_minute() -> None:
+    """While the bridge is theirs nothing is said; whoever comes later is noticed, and so is another bridge at once."""
+
+    async def scenario() -> None:
+        etcd = FakeEtcd()
+        etcd.put_config(CONFIG)
+        node = FakeNode(etcd, env=PINNED)
+        node.kernel.set_link(bridge("172.8.3.1/24"))
+        others = [ServedNetwork(IPv4Network("172.8.0.0/16"), 77)]
+        asked_at = []
+
+        def ask() -> list[ServedNetwork]:
+            asked_at.append(node.clock.now_s())
+            return others
+
+        node.host_networks.others = ask  # type: ignore[method-assign]
+        async with node.running():
+            began_s = node.clock.now_s()
+            await asyncio.sleep(300)
+            assert node.log.count("docker.bridge_differs") == 0
+            assert 4 <= len([at_s for at_s in asked_at if at_s > began_s]) <= 6
+            node.kernel.set_link(bridge("172.17.0.1/16"))
+            await until(lambda: node.log.count("docker.bridge_differs"), 1)
+            others.append(ServedNetwork(IPv4Network("172.17.0.0/16"), 78))
+            await until(lambda: node.log.count("condition.resolved"), 75)
 
     run(scenario())
 

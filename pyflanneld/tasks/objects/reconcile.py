@@ -30,7 +30,7 @@ from pyflanneld.errors import KernelError
 from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
 from pyflanneld.state.node import KERNEL, Node
-from pyflanneld.tasks.docker import check_bridge
+from pyflanneld.tasks.docker import BridgeCheck
 from pyflanneld.tasks.link import follow_link
 from pyflanneld.tasks.objects.audit import ObjectAudit
 from pyflanneld.tasks.objects.blackhole import keep_blackhole
@@ -58,6 +58,7 @@ class Reconciler:
         self._node = node
         self._audits = {table: ObjectAudit(context, node, table) for table in node.tables}
         self._reports = Reports(context, node)
+        self._bridge = BridgeCheck(context, node)
         self._contests = {table: Contest() for table in node.tables}
         self._changed: dict[Table, list[Any]] = {}  # what others have changed, as the last scan has shown
         self._read: dict[Table, list[tuple[Any, ...]]] = {}  # our objects as last read, unless we have changed any
@@ -112,7 +113,7 @@ class Reconciler:
         node = self._node
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
         self._placeable = self._placeable and await self._devices.keep()
-        check_bridge(self._context, node)
+        self._bridge.look()
         backend, host = node.backend, node.host
         placement = backend.placement(host), host.networks
         if placement != self._placement:
