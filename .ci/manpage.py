@@ -19,7 +19,7 @@ _CODES = {
     "0": "Stopped as asked; \\-\\-version and \\-\\-help.",
     "1": "Failed at run time.",
     "2": "A wrong flag, variable or network configuration: a person has to fix it.",
-    "73": "Another pyflanneld is here already, or the health port is in use.",
+    "73": "Another pyflanneld is here, or the health port that was asked for is in use.",
     "75": "The subnet belongs to another host now. The next start leases another one.",
 }
 _FILES = {

@@ -6,7 +6,7 @@
     ├── LinkUnusable            1   no usable interface at start
     ├── PublicIpNotOnLink       2   host-gw needs the published address on the interface
     ├── AlreadyRunning         73   another pyflanneld serves this network or this subnet file
-    ├── PortTaken              73   the health port is in use
+    ├── PortTaken              73   the health port that was asked for is in use
     ├── NoDaemon                3   of the commands: there is no running daemon to ask
     ├── RequestRefused          1   of the commands: a check, or the daemon, says no; nothing was changed
     ├── LeaseLost              75   our subnet belongs to another node now

@@ -40,8 +40,8 @@ Usage: pyflanneld config check FILE|-            is it valid, what are its effec
 FILE holds the JSON document, - is the standard input. The check names what flanneld v0.11.0 or v0.28.9 cannot read: it
 would wait for ever. Set checks the document first and shows its effect on the present leases; if a live lease would no
 longer fit, or a flanneld cannot read it, it refuses without --force. It writes the file's bytes, and only if nobody has
-changed the configuration meanwhile. A running daemon goes on with the one it has joined by, and applies the new one at
-its next start; it reports config.changed and is not ready when it would not fit the new one.
+changed the configuration meanwhile. A running daemon takes up a network that has grown around the old one, and applies
+all else at its next start; it reports config.changed and is not ready when it would not fit the new configuration.
 
 Exit codes: 0 valid, shown, written or unchanged; 1 not valid everywhere, missing, refused or failed; 2 wrong usage.
 """
@@ -183,7 +183,7 @@ async def _set(
         elif not await store.write_config(review.document, seen=seen):
             raise RequestRefused("somebody changed the configuration at this moment; nothing was done")
         else:
-            print(f"{where} is written; running daemons apply it at their next start")
+            print(f"{where} is written; running daemons take up a larger network now, all else at their next start")
     return 0
 
 
