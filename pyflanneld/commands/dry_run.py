@@ -21,7 +21,6 @@ from pyflanneld.core.lease.codec import TTL_S, SubnetKey, encode_name, encode_va
 from pyflanneld.core.lease.ownership import OwnLease, Rewrite, assess, confirmed
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.network.go_versions import refusals
-from pyflanneld.core.network.review import networks_of
 from pyflanneld.core.objects.plan import Drop, plan
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes import KernelRoute, RoutePlan, is_blackhole_of_ours, plan_blackholes
@@ -90,7 +89,7 @@ class DryRun:
         what = f"{choice.link.name} ({address}, MTU {choice.link.mtu})"
         self.steps.append(DryRunStep("interface", Action.KEEP, what, choice.why))
         config, subnet_range = await self._config()
-        if text := overlap_text(networks_of(config), context.ports.host_networks.others()):
+        if text := overlap_text(config.networks, context.ports.host_networks.others()):
             self.problems.append(StartProblem(text, blocks=True))
         bootstrap = await prepare(context, links, choice, config, subnet_range)
         leases = await context.registry.list_subnets()

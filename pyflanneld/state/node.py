@@ -62,8 +62,7 @@ class Membership:
     @property
     def networks(self) -> tuple[Network, ...]:
         """The cluster's network, of each family in use."""
-        ipv4, ipv6 = self.subnet_range.network, self.config.ipv6
-        return (ipv4,) if ipv6 is None else (ipv4, ipv6.network)
+        return self.config.networks
 
     def grown(self, config: NetworkConfig, subnet_range: SubnetRange[IPv4Network]) -> "Membership":
         """Return it in larger networks; what else *config* changes counts from the next start on."""

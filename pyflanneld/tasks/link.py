@@ -276,9 +276,10 @@ async def foreign_next_hops(context: Context, node: Node) -> frozenset[Address]:
 def next_hops(node: Node, foreign: Iterable[Address]) -> dict[Address, int]:
     """Return the addresses in the networks that leases publish, with the revision since when; *foreign*: for ever."""
     since: dict[Address, int] = {}
+    networks = node.networks
     for record in node.peers.records():
         for address in record.lease.attrs.addresses if record.lease.attrs is not None else ():
-            if any(address in network for network in node.networks):
+            if any(address in network for network in networks):
                 since[address] = min(since.get(address, record.create_revision), record.create_revision)
     return since | dict.fromkeys(foreign, 0)
 

@@ -16,7 +16,7 @@ from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange, parse_config
 from pyflanneld.core.network.go_versions import Refusal, refusals
-from pyflanneld.core.network.review import misfits, networks_of
+from pyflanneld.core.network.review import misfits
 from pyflanneld.errors import AlreadyRunning, RegistryError, RegistryUnavailable, UnsupportedConfig
 from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
@@ -65,7 +65,7 @@ async def claim_networks(context: Context, config: NetworkConfig) -> None:
         AlreadyRunning: one of them serves a network that overlaps, and does not end.
     """
     give_up_at_s = context.clock.now_s() + ENDED_S
-    while refused := context.ports.host_networks.claim(networks_of(config)):
+    while refused := context.ports.host_networks.claim(config.networks):
         if context.clock.now_s() >= give_up_at_s:
             raise AlreadyRunning(refused)
         await asyncio.sleep(CLAIM_AGAIN_S)
@@ -183,8 +183,8 @@ def _compare(context: Context, node: Node, record: ConfigRecord, seen: object) -
         return seen
     _note_refusals(context, record.value)
     config, why = _fitting(node, record.value)
-    grown = config is not None and networks_of(config) != node.networks
-    refused = context.ports.host_networks.claim(networks_of(config)) if config is not None and grown else ""
+    grown = config is not None and config.networks != node.networks
+    refused = context.ports.host_networks.claim(config.networks) if config is not None and grown else ""
     if config is None or refused:
         why = why or refused
         text = f"the network configuration in etcd does not fit this node any more, which goes on as before: {why}"
@@ -192,7 +192,8 @@ def _compare(context: Context, node: Node, record: ConfigRecord, seen: object) -
     else:
         context.conditions.resolve(CHANGED)
         context.log.info("config.fits", subnet=str(node.lease.key))
-        _take_up(context, node, config)
+        if grown:
+            _take_up(context, node, config)
     return _NONE_SEEN if refused else record.value  # the other daemon may end
 
 
@@ -210,10 +211,8 @@ def _fitting(node: Node, value: bytes | None) -> tuple[NetworkConfig | None, str
 
 def _take_up(context: Context, node: Node, config: NetworkConfig) -> None:
     """Go by networks that have grown from now on: everything that is derived from them is derived anew."""
-    was, now = node.networks, networks_of(config)
-    if now == was or config.ipv4 is None:
-        return
-    node.membership = node.membership.grown(config, config.ipv4)
+    was, now = node.networks, config.networks
+    node.membership = node.membership.grown(config, _ipv4_range(config))
     node.wake.kernel.set()
     node.wake.rules.set()
     node.wake.routes.set(Change.LINKS)

@@ -38,7 +38,6 @@ from pyflanneld.core.host import PolicyRule, Process
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
-from pyflanneld.core.network.review import networks_of
 from pyflanneld.core.routes import KernelRoute
 from pyflanneld.daemon import wiring
 from pyflanneld.daemon.bootstrap import prepare
@@ -238,7 +237,7 @@ async def _node(
     context: Context, config: NetworkConfig | None, choice: Choice | None, links: Sequence[Link]
 ) -> dict[str, Any]:
     """Derive lease and routes as a start would; the checks of the other parts report what prevents it."""
-    networks = networks_of(config) if config is not None and config.ipv4 is not None else ()
+    networks = config.networks if config is not None and config.ipv4 is not None else ()
     routes: list[KernelRoute] = []
     with suppress(KernelError):
         routes = await kernel_routes(context, networks)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Generic, TypeVar
 
-from pyflanneld.core.families import Address
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.strict_json import parse_members
 
@@ -82,6 +82,11 @@ class NetworkConfig:
     backend_options: Mapping[str, object] = field(hash=False)
     nftables: bool
     document: bytes = field(default=b"", compare=False)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The cluster's network, of each family in use."""
+        return tuple(subnet_range.network for subnet_range in (self.ipv4, self.ipv6) if subnet_range is not None)
 
     @property
     def firewall_program(self) -> str:

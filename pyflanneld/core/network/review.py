@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import zip_longest
 
 from pyflanneld.core.etcd_types import Record
-from pyflanneld.core.families import Network, inside, overlap
+from pyflanneld.core.families import inside, overlap
 from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Link
@@ -61,17 +61,12 @@ def remarks(document: bytes, config: NetworkConfig, links: Iterable[Link]) -> li
         found.append(f"Backend.Type is not given, so flannel takes {config.backend_type!r}")
     for link in links:
         for there in connected(link):
-            if any(overlap(there, network) for network in networks_of(config)):
+            if any(overlap(there, network) for network in config.networks):
                 found.append(
                     f"{there} of {link.name} on this host overlaps the network: a lease that is the same is rejected, "
                     "and of others the longer prefix counts"
                 )
     return found
-
-
-def networks_of(config: NetworkConfig) -> tuple[Network, ...]:
-    """Return the cluster's networks, of each family in use."""
-    return tuple(subnet_range.network for subnet_range in (config.ipv4, config.ipv6) if subnet_range is not None)
 
 
 def _unknown_keys(document: bytes) -> list[str]:
@@ -152,7 +147,7 @@ def misfits(key: SubnetKey, before: NetworkConfig, after: NetworkConfig) -> list
 
 def _covers(after: NetworkConfig, before: NetworkConfig) -> bool:
     """Return whether each network lies in the one of its family that comes after it, and there is no other family."""
-    pairs = zip_longest(networks_of(before), networks_of(after))
+    pairs = zip_longest(before.networks, after.networks)
     return all(was is not None and now is not None and inside(was, now) for was, now in pairs)
 
 
