@@ -77,9 +77,14 @@ class _Keeper:
         return not -SPACING_S <= age_s < max(SPACING_S, min(REFRESH_S, self._node.lease.ttl_s / 24))
 
     def _report(self, error: OSError | Invalid) -> None:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        why = _why(error)
         text = f"{self._file.path} cannot be written: {why}; a boot without etcd would find an old one, or none"
         self._context.conditions.report(TOPIC, "saved_state.failed", text, blocks=False, cause=why)
+
+
+def _why(error: OSError | Invalid) -> str:
+    """Return what is wrong, without the number and the path."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _is_good(node: Node, now_s: float) -> bool:
@@ -119,8 +124,7 @@ async def saved_key(context: Context, public_ip: IPv4Address) -> SubnetKey | Non
     try:
         state = await file.read()
     except (OSError, Invalid) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        context.log.warning("saved_state.ignored", path=file.path, why=why)
+        context.log.warning("saved_state.ignored", path=file.path, why=_why(error))
         return None
     if state is None or state.prefix != context.settings.etcd_prefix:
         return None
