@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from pyflanneld.core.families import unmapped
 from pyflanneld.core.printable import printable
 from pyflanneld.core.strict_json import Member, parse_members
 
@@ -55,7 +56,7 @@ class _Kind:
 
 def _is_network(raw: str) -> bool:
     network = _network(raw)
-    return network is not None and (network.version == 4 or _is_mapped(network.network_address))
+    return network is not None and unmapped(network.network_address).version == 4
 
 
 def _is_network6(raw: str) -> bool:
@@ -64,7 +65,7 @@ def _is_network6(raw: str) -> bool:
 
 def _is_address(raw: str) -> bool:
     address = _address(raw.strip('"'))
-    return address is not None and (address.version == 4 or _is_mapped(address))
+    return address is not None and unmapped(address).version == 4
 
 
 def _is_address6(raw: str) -> bool:
@@ -103,11 +104,6 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def _is_mapped(address: IPv4Address | IPv6Address) -> bool:
-    """Return whether Go takes *address* for an IPv4 one: ``::ffff:10.5.1.0``."""
-    return isinstance(address, IPv6Address) and address.ipv4_mapped is not None
-
-
 _NETWORK = _Kind('a network such as "172.7.0.0/16", without escapes', _is_network)
 _NETWORK6 = _Kind('a network such as "2001:db8:42::/56", without escapes, or left out', _is_network6)
 _ADDRESS = _Kind('an address such as "172.7.1.0", without escapes, or left out', _is_address)
@@ -118,7 +114,7 @@ _BACKEND = _Kind('an object such as {"Type":"host-gw"}', _is_backend)
 _OLD = {
     "Network": _NETWORK, "SubnetMin": _ADDRESS, "SubnetMax": _ADDRESS, "SubnetLen": _UINT_KIND, "Backend": _BACKEND,
 }  # fmt: skip
-_FIELDS: Mapping[str, Mapping[str, _Kind]] = {
+FIELDS: Mapping[str, Mapping[str, _Kind]] = {
     "v0.11.0": _OLD,
     "v0.28.9": _OLD | {
         "EnableIPv4": _BOOL, "EnableIPv6": _BOOL, "EnableNFTables": _BOOL, "IPv6Network": _NETWORK6,
@@ -132,7 +128,7 @@ def refusals(document: bytes) -> tuple[Refusal, ...]:
     """Return what flanneld v0.11.0 or v0.28.9 cannot read in *document*, which ``parse_config`` takes."""
     members = parse_members(document, "network configuration")
     found: dict[tuple[str, str, str], list[str]] = {}
-    for version, fields in _FIELDS.items():
+    for version, fields in FIELDS.items():
         for field, kind, raw in _unread(members, fields):
             found.setdefault((field, raw, kind.expected), []).append(version)
     return tuple(Refusal(*what, tuple(versions)) for what, versions in found.items())

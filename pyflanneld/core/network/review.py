@@ -13,13 +13,11 @@ from pyflanneld.core.invalid import shown
 from pyflanneld.core.lease.codec import SubnetKey
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
+from pyflanneld.core.network.go_versions import FIELDS
 from pyflanneld.core.status.dry_run import connected
 from pyflanneld.core.strict_json import parse_object
 
-KNOWN = (
-    "Network", "SubnetLen", "SubnetMin", "SubnetMax", "Backend", "EnableIPv4", "EnableIPv6", "EnableNFTables",
-    "IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax",
-)  # fmt: skip
+KNOWN = tuple(FIELDS["v0.28.9"])
 
 
 def config_facts(config: NetworkConfig) -> list[tuple[str, str]]:
