@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from pyflanneld.core.families import host_port
 from pyflanneld.core.host import ListeningSocket, Process
 
 PROC = Path("/proc")
@@ -57,7 +58,7 @@ def tcp_listener(ip: IPv4Address | IPv6Address, port: int) -> ListeningSocket | 
         for fields in _table(table):
             address, _, number = fields[1].partition(":")
             if fields[3] == _LISTEN and int(number, 16) == port and _conflict(ip, _address(address)):
-                return ListeningSocket(f"{_address(address)}:{port}", owner_of(int(fields[9])))
+                return ListeningSocket(host_port(_address(address), port), owner_of(int(fields[9])))
     return None
 
 

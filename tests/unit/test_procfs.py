@@ -30,7 +30,7 @@ def test_who_listens(bound: str, asked: str, meets: bool) -> None:
         found = procfs.tcp_listener(ip_address(asked), port)
         assert (found is not None) == meets
         if found is not None:
-            assert found.address == f"{bound}:{port}"
+            assert found.address == (f"[{bound}]:{port}" if ":" in bound else f"{bound}:{port}")
     assert procfs.tcp_listener(ip_address(asked), port) is None
 
 
