@@ -98,7 +98,7 @@ async def _clean(settings: Settings, named: Sequence[Network], *, release: bool,
         config = await cleanup.config()
         networks = known_networks(config, await cleanup.subnet_text(), named)
         if (other := overlapping(networks, context.ports.host_networks.others())) is not None:
-            raise AlreadyRunning(f"a pyflanneld (pid {other.pid}) serves {other.network}")
+            raise AlreadyRunning(f"nothing is removed of {other}")
         await cleanup.routes(networks)
         await cleanup.rules(networks)
         if settings.state_dir is not None:

@@ -116,7 +116,7 @@ def test_two_networks_with_default_flags(one: LabHost, two: LabHost) -> None:
     found = doctor(two, "--etcd-prefix=/second", "--ip-masq")
     assert (found["health port"]["verdict"], found["metrics port"]["verdict"]) == ("warn", "warn")
     assert f"by pyflanneld (pid {first})" in found["health port"]["seen"]
-    assert found["other daemons"]["seen"] == f"172.7.0.0/16 is served by pid {first}"
+    assert found["other daemons"]["seen"] == f"172.7.0.0/16, which another pyflanneld (pid {first}) serves on this host"
     assert 'pyflanneld_network_info{backend="host-gw",ipv6_network="",network="172.7.0.0/16"' in one.exec(
         "curl", "-s", "http://127.0.0.1:2402/metrics"
     )
@@ -151,7 +151,7 @@ def test_two_networks_with_default_flags(one: LabHost, two: LabHost) -> None:
     assert two.get("/readyz")[0] == 200
     refused = cleanup(one, "--network=172.8.0.0/16")
     assert refused.returncode == 73
-    assert f"a pyflanneld (pid {pid_of(two)}) serves 172.8.0.0/16" in refused.stderr
+    assert f"of 172.8.0.0/16, which another pyflanneld (pid {pid_of(two)}) serves on this host" in refused.stderr
     theirs = about("172.8.", one)
     assert cleanup(one).returncode == 0
     assert (gateways(one), about("172.7.", one), about("172.8.", one)) == (PEERS2, [], theirs)

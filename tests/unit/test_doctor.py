@@ -329,7 +329,11 @@ def test_other_daemons_of_the_host() -> None:
     """Those of other networks are listed; one whose network overlaps is bad, and both networks are named."""
     beside = ServedNetwork(IPv4Network("172.8.0.0/16"), 9)
     assert conflicts.networks(FACTS).verdict is Verdict.OK
-    assert conflicts.networks(replace(FACTS, served=(beside,))).seen == "172.8.0.0/16 is served by pid 9"
+    listed = conflicts.networks(replace(FACTS, served=(beside, ServedNetwork(IPv4Network("172.9.0.0/16"), 0)))).seen
+    assert listed == (
+        "172.8.0.0/16, which another pyflanneld (pid 9) serves on this host; "
+        "172.9.0.0/16, which another pyflanneld serves on this host"
+    )
     one = conflicts.networks(replace(FACTS, served=(beside, ServedNetwork(IPv4Network("172.0.0.0/12"), 10))))
     assert one.verdict is Verdict.BAD
     assert "172.7.0.0/16 overlaps 172.0.0.0/12, which another pyflanneld (pid 10) serves" in one.seen

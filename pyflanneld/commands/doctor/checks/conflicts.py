@@ -109,7 +109,7 @@ def networks(facts: Facts) -> Finding:
     if text := overlap_text(own, facts.served):
         why = "each would change the routes and rules of the other: the daemon ends with exit code 73 at its start"
         return bad("other daemons", text, why, "pyflanneld config, or stop one of the two")
-    return ok("other daemons", ", ".join(f"{one.network} is served by pid {one.pid}" for one in facts.served))
+    return ok("other daemons", "; ".join(map(str, facts.served)))
 
 
 def start_script(facts: Facts) -> Finding:
