@@ -27,7 +27,7 @@ _MEANING = {
     "conflict": "a foreign route is in the way, and is left alone",
     "shadowed": "ours is there, but the kernel prefers this one for packets, or for some of them",
     "held": "no lease asks for it any more; the withdraw guard waits for etcd to confirm that",
-    "frozen": "its lease cannot be read; the route stays as it is",
+    "frozen": "its lease cannot be used; the route stays as it is",
     "unwanted": "no lease asks for it any more; the route goes soon, or once this host's lease is confirmed again",
 }
 

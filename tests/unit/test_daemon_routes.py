@@ -903,12 +903,13 @@ def test_a_flush_now_and_then_is_no_fight() -> None:
     run(scenario())
 
 
-def test_a_frozen_subnet_that_lost_its_route_is_told() -> None:
-    """A route of an earlier run stays while its lease cannot be read; when the link takes it, that is told."""
+@pytest.mark.parametrize("unusable", [b"{", value("8.8.8.8")], ids=["unreadable", "off link"])
+def test_a_frozen_subnet_that_lost_its_route_is_told(unusable: bytes) -> None:
+    """A route of an earlier run stays while its lease cannot be used; when the link takes it, that is told."""
 
     async def scenario() -> None:
         etcd = cluster(23)
-        etcd.put(name(22), b"{")
+        etcd.put(name(22), unusable)
         node = FakeNode(etcd, env=PINNED)
         node.kernel.append(beside(22, PROTOCOL, last=22))
         async with node.running():
@@ -917,9 +918,13 @@ def test_a_frozen_subnet_that_lost_its_route_is_told() -> None:
             node.kernel.link_up("eth1")
             await until(lambda: routes(node.kernel) == expected(23), 5)
             await until(lambda: node.log.count("route.lost") == 1, 2)
+            told = node.conditions.open()["lost"].text
+            assert told == "the route of 172.7.22.0/24 is gone, and its lease cannot be used: none can be put"
             etcd.put(name(22), value("192.168.14.22"))
             await until(lambda: routes(node.kernel) == expected(22, 23), 2)
             await until(lambda: "lost" not in node.conditions.open(), 2)
+
+    run(scenario())
 
 
 def test_a_start_into_a_wiped_prefix_is_not_called_ready() -> None:

@@ -119,7 +119,7 @@ class Reports:
         self._lost = {subnet for subnet in self._lost if subnet in frozen and subnet not in there}
         if self._lost:
             first = min(self._lost, key=network_order)
-            text = f"the route of {_and_more(first, self._lost)} is gone, and its lease cannot be read: none can be put"
+            text = f"the route of {_and_more(first, self._lost)} is gone, and its lease cannot be used: none can be put"
             self._context.conditions.report("lost", "route.lost", text, blocks=False, dst=str(first))
         else:
             self._context.conditions.resolve("lost")
