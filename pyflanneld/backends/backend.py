@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pyflanneld.core.families import Address, Network
+from pyflanneld.core.lease.codec import LeaseAttrs
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.objects.kind import Kind, Wanted
@@ -80,12 +81,13 @@ class Backend(Protocol):
         """Return it with its own options in *config*. Raises ``Invalid`` for one that cannot be used."""
         ...
 
-    def macs(self, links: Sequence[Link], seed: str) -> Mapping[int, str]:
+    def macs(self, links: Sequence[Link], said: LeaseAttrs | None, seed: str) -> Mapping[int, str]:
         """Return the MAC addresses that this host's devices keep, by IP version; none without devices.
 
         Args:
             links: all; a device that is there has one.
-            seed: what tells this host from all others, for a device that is not.
+            said: this host's lease as the peers know it, where that is known; for a device that is not there.
+            seed: what tells this host from all others, where no lease says one either.
         """
         ...
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pyflanneld.backends.backend import Host, Peers
+from pyflanneld.core.lease.codec import LeaseAttrs
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.routes import Route, RouteKind
@@ -22,7 +23,7 @@ class HostGw:
         """Return it as it is: it has no options."""
         return self
 
-    def macs(self, links: Sequence[Link], seed: str) -> dict[int, str]:  # noqa: ARG002
+    def macs(self, links: Sequence[Link], said: LeaseAttrs | None, seed: str) -> dict[int, str]:  # noqa: ARG002
         """Return none."""
         return {}
 

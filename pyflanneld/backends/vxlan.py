@@ -6,12 +6,15 @@ in host-gw. Wire format and names: flannel ``pkg/backend/vxlan`` (v0.28.9).
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 from typing import Any
 
 from pyflanneld.backends.backend import Host, Peers
 from pyflanneld.core.families import Network
+from pyflanneld.core.invalid import Invalid
+from pyflanneld.core.lease.codec import LeaseAttrs
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.link.vxlan import Vxlan as Parameters
 from pyflanneld.core.neighbours import Entry, EntryKind
@@ -44,14 +47,17 @@ class Vxlan:
         """The address families in use."""
         return (4, 6) if self.ipv6 else (4,)
 
-    def macs(self, links: Sequence[Link], seed: str) -> Mapping[int, str]:
+    def macs(self, links: Sequence[Link], said: LeaseAttrs | None, seed: str) -> Mapping[int, str]:
         """Return the MAC addresses of our devices, by IP version: those that are there have theirs already."""
-        found = {}
-        for version in self.versions:
-            device = _device(links, self.options.vni, version)
-            there = device.vxlan if device is not None else None
-            found[version] = derived_mac(seed, self.options.vni, version) if there is None else there.mac
-        return found
+        return {version: self._mac(version, links, said, seed) for version in self.versions}
+
+    def _mac(self, version: int, links: Sequence[Link], said: LeaseAttrs | None, seed: str) -> str:
+        device = _device(links, self.options.vni, version)
+        if device is not None and device.vxlan is not None:
+            return device.vxlan.mac
+        with suppress(Invalid):
+            return parse_mac(said.backend_data(version) if said is not None else "")
+        return derived_mac(seed, self.options.vni, version)
 
     def lease_data(self, version: int, host: Host) -> Mapping[str, object]:
         """Return where this host's device is: its MAC address."""

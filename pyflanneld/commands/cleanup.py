@@ -1,8 +1,9 @@
 """``pyflanneld cleanup``: remove what a stopped daemon has left on this host. Shell side.
 
-It removes only what carries our mark: routes of our protocol inside our networks, flannel's chains and table about
-these networks, and on demand the lease that both the address and the subnet file prove to be this host's. It removes
-nothing while a daemon runs: the command holds the daemon's lock while it works.
+It removes only what carries our mark: routes of our protocol inside our networks, vxlan devices with flannel's name
+and an address inside them, flannel's chains and table about these networks, and on demand the lease that both the
+address and the subnet file prove to be this host's. It removes nothing while a daemon runs: the command holds the
+daemon's lock while it works.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.firewall.rules import SECTIONS, Family, Removal
 from pyflanneld.core.host import overlapping
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.cleanup_rules import NotOurs, known_networks, our_lease, our_routes
+from pyflanneld.core.lease.cleanup_rules import NotOurs, known_networks, our_devices, our_lease, our_routes
 from pyflanneld.core.lease.subnet_env import previous_subnet
 from pyflanneld.core.network.config import NetworkConfig, parse_config
 from pyflanneld.core.objects.plan import Drop
@@ -44,9 +45,9 @@ pyflanneld cleanup: remove what a stopped daemon has left on this host.
 Usage: pyflanneld cleanup [--release] [--dry-run] [--network=CIDR] [flags]
 
 Give it the daemon's flags, or its FLANNELD_* variables. It removes routes with our protocol number inside the network
-that etcd or the subnet file names, flannel's firewall rules about it, and the saved state in --state-dir. Foreign
-routes stay. With --release it also deletes this host's lease and then the subnet file: the next start takes any free
-subnet. It may be repeated at any time.
+that etcd or the subnet file names, its vxlan devices, flannel's firewall rules about it, and the saved state in
+--state-dir. Foreign routes stay. With --release it also deletes this host's lease and then the subnet file: the next
+start takes any free subnet. It may be repeated at any time.
 
 Exit codes: 0 nothing of ours is left, 1 something is left (the output says what), 2 wrong usage, 73 a pyflanneld runs
 here: stop it first.
@@ -100,6 +101,7 @@ async def _clean(settings: Settings, named: Sequence[Network], *, release: bool,
         if (other := overlapping(networks, context.ports.host_networks.others())) is not None:
             raise AlreadyRunning(f"nothing is removed of {other}")
         await cleanup.routes(networks)
+        await cleanup.devices(networks, config)
         await cleanup.rules(networks)
         if settings.state_dir is not None:
             cleanup.file(settings.state_dir / LAST_GOOD)
@@ -162,6 +164,20 @@ class Cleanup:
             else:
                 self._remove(what)
         self._report_others(others, names, networks)
+
+    async def devices(self, networks: Sequence[Network], config: NetworkConfig | None) -> None:
+        """Remove the vxlan devices of *networks*, and with them their neighbours and forwarding entries."""
+        for link in our_devices(await self._context.kernel.links(), networks, config):
+            what = f"device {link.name}"
+            if go := go_daemons():
+                print(f"left {what}: a Go flanneld uses it, {go[0]}")
+                continue
+            drop = Drop(link)
+            failed = {} if self._dry_run else await self._context.kernel.apply([drop])
+            if drop in failed:
+                self._leave(what, f"the kernel refuses: {errno.errorcode.get(failed[drop], failed[drop])}")
+            else:
+                self._remove(what)
 
     def _report_others(self, others: Sequence[KernelRoute], names: dict[int, str], networks: Sequence[Network]) -> None:
         for route in others if networks else ():

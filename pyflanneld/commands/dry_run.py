@@ -35,6 +35,7 @@ from pyflanneld.core.status.dry_run import (
     route_steps,
     rules_step,
 )
+from pyflanneld.core.status.dry_run_devices import device_steps, entry_steps, with_devices
 from pyflanneld.daemon.bootstrap import prepare
 from pyflanneld.errors import FirewallError, ProgramMissing, PyflanneldError
 from pyflanneld.state.context import Context
@@ -98,7 +99,9 @@ class DryRun:
         node = bootstrap.node(context, lease)
         node.peers.apply(leases)
         await self._subnet_file(node)
+        self._devices(node)
         await self._routes(node)
+        await self._entries(node)
         await self._rules(node)
         self.problems += overlap_problems(node.networks, lease.key, links)
         BridgeCheck(context, node).look()
@@ -133,6 +136,31 @@ class DryRun:
             self.problems.append(StartProblem(text))
             before = ""
         self.steps.append(file_step(path, before, file_text(self._context, node)))
+
+    def _devices(self, node: Node) -> None:
+        """Go through the backend's devices; from here on they are as wanted."""
+        devices = node.backend.devices(node.host)
+        for device in devices:
+            steps, problem = device_steps(device, node.links)
+            self.steps += steps
+            if problem:
+                self.problems.append(StartProblem(problem, blocks=True))
+        if devices:
+            node.links = with_devices(node.links, devices)
+            for table, kind in zip(node.tables, node.backend.kinds(node.host), strict=True):
+                table.kind = kind
+
+    async def _entries(self, node: Node) -> None:
+        """Go through what the peers need beside routes; the routes have shown which peers there are."""
+        for table in node.tables:
+            if table is not node.routes:
+                present = [
+                    one for listing in table.kind.listings(foreign=True)
+                    for one in await self._context.kernel.objects(listing)
+                ]  # fmt: skip
+                frozen = node.view.frozen if node.view is not None else ()
+                todo = plan(table.kind, table.wanted, present, frozen=frozen)
+                self.steps += entry_steps(table.kind, todo, len(table.wanted))
 
     async def _routes(self, node: Node) -> None:
         context, protocol = self._context, self._context.settings.route_protocol

@@ -64,7 +64,7 @@ def read_only_context(settings: Settings) -> Context:
     real = context.ports
     ports: Any = Ports(
         discovery=ReadOnlyDiscovery(real.discovery),
-        kernel=ReadOnlyPort(real.kernel, "links", "loopback", "routes", "route_to", "close"),
+        kernel=ReadOnlyPort(real.kernel, "links", "loopback", "routes", "objects", "route_to", "close"),
         firewall={name: _reading(program) for name, program in real.firewall.items()},
         subnet_file=ReadOnlyPort(real.subnet_file, "read"),
         clock=real.clock,

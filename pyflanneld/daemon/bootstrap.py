@@ -9,6 +9,7 @@ from pyflanneld.backends import BACKENDS
 from pyflanneld.core.families import Address, Interface
 from pyflanneld.core.host import overlapping
 from pyflanneld.core.lease.allocation import SubnetRequest
+from pyflanneld.core.lease.codec import LeaseAttrs
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange, fits
@@ -50,9 +51,9 @@ class Bootstrap:
 
 async def prepare(
     context: Context, links: Sequence[Link], choice: Choice, config: NetworkConfig,
-    subnet_range: SubnetRange[IPv4Network],
-) -> Bootstrap:
-    """Check what the configuration demands of this host, and decide which lease to request.
+    subnet_range: SubnetRange[IPv4Network], said: LeaseAttrs | None = None,
+) -> Bootstrap:  # fmt: skip
+    """Check what the configuration demands of this host, and decide which lease to request; *said* is an earlier one.
 
     Raises:
         ProgramMissing: masquerading is asked for that cannot be had.
@@ -67,7 +68,7 @@ async def prepare(
     networks = () if before.network in (None, subnet_range.network) else (before.network,)
     if networks and overlapping(networks, context.ports.host_networks.others()) is not None:
         networks = ()  # another daemon serves it by now: its rules are not ours to take over
-    macs = backend.macs(links, f"{settings.etcd_prefix} {settings.public_ip or choice.address}")
+    macs = backend.macs(links, said, f"{settings.etcd_prefix} {settings.public_ip or choice.address}")
     membership = Membership(config, subnet_range, backend, settings.route_protocol, macs, networks)
     attrs = publish(settings, membership, choice, links)
     underlay, around = _spared(choice.link.addresses, etcd_addresses(context, IPv4Address), subnet_range.subnet_len)

@@ -113,7 +113,8 @@ class Restore:
         try:
             config, subnet_range = usable_config(state.config, "its network configuration")
             await claim_networks(self._context, config)
-            bootstrap = await prepare(self._context, self._links, self._choice, config, subnet_range)
+            said = parse_value(state.own.value)
+            bootstrap = await prepare(self._context, self._links, self._choice, config, subnet_range, said)
         except (Invalid, PyflanneldError) as error:
             raise UnusableState(str(error)) from error
         key = parse_key_name(state.own.name)

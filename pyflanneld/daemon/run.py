@@ -5,12 +5,12 @@ run is in, lease, routes, rules and file stay.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from ipaddress import IPv4Network
 from typing import Any
 
 from pyflanneld.core.etcd_types import Snapshot
-from pyflanneld.core.link.selection import Choice, Link
+from pyflanneld.core.link.selection import Choice
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.status.report import Health
 from pyflanneld.daemon import deferred
@@ -110,17 +110,17 @@ class Daemon:
         context = self._context
         links, choice = await first_link(context)
         if context.ports.saved_state is None:
-            return await self._lease(links, choice)
+            return await self._lease(choice)
         restore = Restore(context, context.ports.saved_state, links, choice)
         async with asyncio.TaskGroup() as tasks:
             restoring = tasks.create_task(restore.run(self._tend), name="restore")
-            node, leases = await self._lease(links, choice)
+            node, leases = await self._lease(choice)
             restoring.cancel()
         await claim_networks(context, node.membership.config)  # those of the saved state have been claimed since
         restore.hand_over(node, leases)
         return node, leases
 
-    async def _lease(self, links: Sequence[Link], choice: Choice) -> tuple[Node, Snapshot]:
+    async def _lease(self, choice: Choice) -> tuple[Node, Snapshot]:
         """Wait for a configuration and a lease."""
         known: tuple[NetworkConfig, SubnetRange[IPv4Network]] | None = None
         while True:
@@ -128,6 +128,7 @@ class Daemon:
             if (config, subnet_range) != known:
                 known = config, subnet_range
                 await claim_networks(self._context, config)
+                links = await self._context.kernel.links()  # a restored node may have made devices
                 bootstrap = await prepare(self._context, links, choice, config, subnet_range)
             if (found := await acquire(self._context, bootstrap.request)) is not None:
                 lease, leases = found

@@ -148,7 +148,6 @@ def usable_config(value: bytes, what: str) -> tuple[NetworkConfig, SubnetRange[I
     if config.backend_type not in BACKENDS:
         supported = ", ".join(repr(name) for name in BACKENDS)
         raise UnsupportedConfig(f"{what} asks for the backend {config.backend_type!r}; supported: {supported}")
-    BACKENDS[config.backend_type].configured(config)
     return config, subnet_range
 
 

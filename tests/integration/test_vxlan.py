@@ -18,6 +18,7 @@ from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import attempt, until
 from tests.support.lab.stream import Stream
 from tests.support.lab.testbed import REPAIR_S, Journal, checked, lease_key, store_of, why_not_ready
+from tests.support.lab.untouched import command, daemon_flags, untouched
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 
@@ -177,7 +178,8 @@ def test_a_restart_sends_no_message_and_loses_no_packet(lab: Lab, number: signal
         until(lambda: objects(node) == wanted(lab, node), "whole", 5)
         told = [message.text for message in monitor.messages()]
     stream.check(0.5)
-    assert [text for text in told if DEVICE in text or re.search(r"172\.7\.\d+\.0", text)] == []
+    ours = [text for text in told if DEVICE in text or re.search(r"172\.7\.\d+\.0", text)]
+    assert [text for text in ours if "fe80:" not in text and "pref medium" not in text] == []  # the kernel's own
     assert mac(node) == was
 
 
@@ -245,3 +247,43 @@ def test_two_networks_on_each_host(make_lab: Callable[..., Lab]) -> None:
         pods_reach_each_other(lab.daemons[number : number + 2])
     names = re.findall(r"\d+: (flannel[^:]*):", first.exec("ip", "link"))
     assert sorted(names) == ["flannel.1", "flannel.2"]
+
+
+def test_the_plan_and_then_nothing_is_left(make_lab: Callable[..., Lab]) -> None:
+    """All that the first start does is said before it; cleanup takes all of it away, and what others have stays."""
+    lab = make_lab(2, backend="vxlan")
+    lab.build()
+    node, other = lab.nodes
+    other.start()
+    other.wait_ready()
+    code, said = plan(lab, node)
+    assert code == 10
+    assert ("route", "add", "172.7.22.0/24 via 172.7.22.0 dev flannel.1") in said
+    assert ("entries", "add", "1 neighbour") in said
+    assert ("entries", "add", "1 forwarding entry") in said
+    node.start()
+    node.wait_ready()
+    until(lambda: objects(node) == wanted(lab, node), "whole", 5)
+    shown = f"flannel.1 (VNI 1, UDP port 8472, MAC {mac(node)}, MTU 1450)"
+    assert ("device", "add", shown) in said
+    code, said = plan(lab, node)
+    assert code == 0
+    assert ("device", "keep", shown) in said
+    assert ("entries", "keep", "1 forwarding entry") in said
+    node.stop()
+    node.exec(*["ip", "link", "add", "vxlan7", "type", "vxlan", "id", "7", "dev", "eth1", "dstport", "4789"])
+    done = command(node, "cleanup", *daemon_flags(node))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "removed device flannel.1" in done.stdout.splitlines()
+    assert objects(node) == {}
+    assert link(node, "vxlan7")["mtu"] == 1450
+    assert command(node, "cleanup", *daemon_flags(node)).stdout == "there is nothing of ours here\n"
+
+
+def plan(lab: Lab, node: LabHost) -> tuple[int, list[tuple[str, str, str]]]:
+    """Run ``plan``, which touches nothing; return its exit code and its steps."""
+    with untouched(lab, node):
+        done = command(node, "plan", *daemon_flags(node), "--output=json")
+    assert done.stderr == ""
+    steps = json.loads(done.stdout)["steps"]
+    return done.returncode, [(step["part"], step["action"], step["what"]) for step in steps]

@@ -13,7 +13,8 @@ from pyflanneld.core.link.vxlan import Vxlan
 from pyflanneld.core.objects.plan import Drop
 from pyflanneld.core.routes import BOOT, KernelRoute, Route
 from pyflanneld.core.vxlan.forwardings import KernelForwarding
-from tests.support.fakes.node import PROTOCOL, FakeNode, lan
+from pyflanneld.errors import RegistryUnavailable
+from tests.support.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
 
@@ -432,5 +433,51 @@ def test_an_ipv6_peer_between_its_plain_route_and_the_tunnel() -> None:
             assert node.log.count("route.failed") == 0
             ours = [one for one in node.kernel.applied if str(one.object.identity).startswith("fd00")]
             assert [type(one).__name__ for one in ours] == ["Create", "Drop", "Replace", "Replace"]
+
+    run(scenario())
+
+
+# What a reboot finds
+
+
+def test_a_reboot_has_the_same_mac_address() -> None:
+    """The device is gone, and is made with the MAC address that the peers know; the lease is not written."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            before, written = device(node), etcd.records()
+        node.kernel.remove_link(before.name)
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            assert device(node).vxlan == before.vxlan
+            assert etcd.records() == written
+
+    run(scenario())
+
+
+def test_a_boot_without_etcd_has_the_mac_address_of_the_saved_lease() -> None:
+    """Also where the Go daemon once chose it: the peers go on sending to it while etcd is away."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22))
+        node = node_on(etcd)
+        node.state = MemoryState()
+        parameters = Vxlan(OURS, 1, 8472, 2, IPv4Address("192.168.14.21"))
+        node.kernel.set_link(Link(NEXT, "flannel.1", 1450, True, (), vxlan=parameters))
+        async with node.running():
+            await until(lambda: node.state is not None and node.state.data is not None, 60)
+        node.kernel.remove_link("flannel.1")
+        node.registry.down = RegistryUnavailable("down")
+        async with node.running(ready=False):
+            await until(lambda: objects(node) == WHOLE, 10)
+            vxlan = device(node).vxlan
+            assert vxlan is not None
+            assert vxlan.mac == OURS
+            node.registry.down = None
+            await until(lambda: node.ready, 60)
+            assert device(node).vxlan == vxlan
 
     run(scenario())

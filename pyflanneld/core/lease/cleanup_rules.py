@@ -1,4 +1,4 @@
-"""What is ours on a host to clean up: routes by their mark, the lease by address and subnet file. Pure."""
+"""What is ours on a host to clean up: routes and devices by their marks, the lease by address and file. Pure."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -7,8 +7,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Network, in_order, inside
 from pyflanneld.core.lease.subnet_env import assignments, previous_network
+from pyflanneld.core.link.selection import Link
+from pyflanneld.core.link.vxlan import Vxlan
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.routes import KernelRoute
+from pyflanneld.core.vxlan.device import device_name
+from pyflanneld.core.vxlan.options import parse_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,19 @@ def our_routes(
     marked = [route for route in present if route.protocol == protocol]
     inner = [route for route in marked if any(inside(route.dst, network) for network in networks)]
     return inner, [route for route in marked if route not in inner]
+
+
+def our_devices(links: Iterable[Link], networks: Collection[Network], config: NetworkConfig | None) -> list[Link]:
+    """Return the vxlan devices of these networks: by name, kind and VNI, and by an address or by *config*."""
+    vni = parse_options(config.backend_options, ipv6=False).vni if config and config.backend_type == "vxlan" else None
+    return [link for link in links if link.vxlan is not None and _is_ours(link, link.vxlan, networks, vni)]
+
+
+def _is_ours(link: Link, vxlan: Vxlan, networks: Collection[Network], vni: int | None) -> bool:
+    named = link.name == device_name(vxlan.vni, vxlan.version)
+    own = [one.ip for version in (4, 6) for one in link.interfaces(version)]
+    inner = any(address in network for address in own for network in networks)
+    return named and (inner or vxlan.vni == vni)
 
 
 def our_lease(records: Iterable[Record], public_ip: IPv4Address, subnet: IPv4Network | None) -> Ours | NotOurs:

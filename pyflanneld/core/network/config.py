@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.strict_json import parse_members
+from pyflanneld.core.vxlan.options import parse_options
 
 _N = TypeVar("_N", IPv4Network, IPv6Network)
 _LEFT_BY_NULL = frozenset(
@@ -130,7 +131,7 @@ def parse_config(data: bytes) -> NetworkConfig:
     """
     document = _document(data)
     backend_type, options = _backend(document)
-    return NetworkConfig(
+    config = NetworkConfig(
         ipv4=_range(document, _V4) if _boolean(document, "EnableIPv4", True) else None,
         ipv6=_range(document, _V6) if _boolean(document, "EnableIPv6", False) else None,
         backend_type=backend_type,
@@ -138,6 +139,9 @@ def parse_config(data: bytes) -> NetworkConfig:
         nftables=_boolean(document, "EnableNFTables", False),
         document=data,
     )
+    if backend_type == "vxlan":
+        parse_options(options, ipv6=config.ipv6 is not None)
+    return config
 
 
 def _document(data: bytes) -> Mapping[str, object]:

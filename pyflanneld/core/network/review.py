@@ -16,18 +16,32 @@ from pyflanneld.core.network.config import NetworkConfig, SubnetRange
 from pyflanneld.core.network.go_versions import FIELDS
 from pyflanneld.core.status.dry_run import connected
 from pyflanneld.core.strict_json import parse_object
+from pyflanneld.core.vxlan.options import parse_options
 
 KNOWN = tuple(FIELDS["v0.28.9"])
 
 
 def config_facts(config: NetworkConfig) -> list[tuple[str, str]]:
     """Return the effective values of the document, defaults included, as names and values."""
-    found = [("Backend", config.backend_type)]
+    found = [("Backend", config.backend_type), *_backend_facts(config)]
     for prefix, subnet_range in (("", config.ipv4), ("IPv6", config.ipv6)):
         if subnet_range is not None:
             found += _range_facts(prefix, subnet_range)
     found.append(("EnableNFTables", str(config.nftables).lower()))
     return found
+
+
+def _backend_facts(config: NetworkConfig) -> list[tuple[str, str]]:
+    """Return the effective options of the backend."""
+    if config.backend_type != "vxlan":
+        return []
+    options = parse_options(config.backend_options, ipv6=config.ipv6 is not None)
+    switches = {"GBP": options.gbp, "Learning": options.learning, "DirectRouting": options.direct_routing}
+    return [
+        ("VNI", str(options.vni)), ("Port", str(options.port)),
+        ("MTU", str(options.mtu_bytes) if options.mtu_bytes is not None else "that of the interface"),
+        *((name, str(value).lower()) for name, value in switches.items()),
+    ]  # fmt: skip
 
 
 def _range_facts(
@@ -139,7 +153,8 @@ def differences(before: NetworkConfig | None, after: NetworkConfig) -> list[str]
 
 def misfits(key: SubnetKey, before: NetworkConfig, after: NetworkConfig) -> list[str]:
     """Return the changes that move a node with *key* at its next start, one line each; none if it keeps *key*."""
-    same_kind = _covers(after, before) and before.backend_type == after.backend_type
+    same_backend = before.backend_type == after.backend_type and _backend_facts(before) == _backend_facts(after)
+    same_kind = _covers(after, before) and same_backend
     return [] if same_kind and after.admits(key.ipv4, key.ipv6) else differences(before, after)
 
 

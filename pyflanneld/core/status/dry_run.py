@@ -35,7 +35,8 @@ class DryRunStep:
     """One thing, and what the daemon does with it.
 
     Attributes:
-        part: ``"interface"``, ``"etcd"``, ``"lease"``, ``"subnet file"``, ``"route"`` or ``"firewall"``.
+        part: ``"interface"``, ``"etcd"``, ``"lease"``, ``"subnet file"``, ``"device"``, ``"entries"``, ``"route"`` or
+            ``"firewall"``.
         what: the thing, ``"172.7.22.0/24 via 192.168.14.22 dev eth1"``.
         why: the reason, where it is not obvious.
         lines: what exactly is written, line by line.
