@@ -16,6 +16,7 @@ class Alloc(HostGw):
 
     name: str = "alloc"
     lease_type: str = ""
+    kin_type: str = ""
     needs_public_ip_on_link: bool = False
 
     def wanted(self, peers: Peers, host: Host) -> tuple[Route, ...]:  # noqa: ARG002 - the protocol's

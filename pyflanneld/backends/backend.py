@@ -73,6 +73,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def kin_type(self) -> str:
+        """The ``lease_type`` of the backend whose hosts on our link are reached by a plain route, as they reach us."""
+        ...
+
+    @property
     def needs_public_ip_on_link(self) -> bool:
         """Whether peers must reach the published address without a router or NAT between, and this host theirs."""
         ...

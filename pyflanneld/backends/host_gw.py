@@ -17,6 +17,7 @@ class HostGw:
 
     name: str = "host-gw"
     lease_type: str = "host-gw"
+    kin_type: str = "vxlan"
     needs_public_ip_on_link: bool = True
 
     def configured(self, config: NetworkConfig) -> Self:  # noqa: ARG002 - the protocol's

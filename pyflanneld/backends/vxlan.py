@@ -2,7 +2,9 @@
 
 The route leads to the first address of the peer's subnet, the neighbour entry says which MAC address that has, and the
 forwarding entry at which host this MAC address is. With ``DirectRouting`` a peer on our own link has a plain route, as
-in host-gw. Wire format and names: flannel ``pkg/backend/vxlan`` (v0.28.9).
+in host-gw; and so has one there that is still, or already, a host of host-gw.
+
+Wire format and names: flannel ``pkg/backend/vxlan`` (v0.28.9).
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -35,6 +37,7 @@ class Vxlan:
     ipv6: bool = False
     name: str = "vxlan"
     lease_type: str = "vxlan"
+    kin_type: str = "host-gw"
     needs_public_ip_on_link: bool = False
 
     def configured(self, config: NetworkConfig) -> "Vxlan":
@@ -106,7 +109,7 @@ class Vxlan:
         """Return what leads to each peer."""
         indexes = self._indexes(host)
         for subnet, gateway in peers.gateways.items():
-            if self.options.direct_routing and host.is_near(gateway):
+            if subnet not in peers.data or (self.options.direct_routing and host.is_near(gateway)):
                 yield Route(subnet, gateway, host.link.index)
             elif index := indexes.get(subnet.version):
                 first, mac = subnet.network_address, parse_mac(peers.data[subnet])

@@ -196,12 +196,26 @@ def _print_changes(seen: ConfigRecord, config: NetworkConfig, effects: Sequence[
     for line in config_review.differences(before, config) or ["only its spelling"]:
         print(f"  {line}")
     if before is not None and before.backend_type != config.backend_type:
-        print("! another backend: until every host has restarted, hosts of the two backends do not reach each other")
+        for line in _backend_change(before, config):
+            print(line)
     stays = sum(one.fate is LeaseFate.STAYS for one in effects)
     print(f"{stays} of {len(effects)} leases stay as they are")
     for one in effects:
         if one.fate is not LeaseFate.STAYS:
             print(f"  {one.text}")
+
+
+def _backend_change(before: NetworkConfig, config: NetworkConfig) -> list[str]:
+    """Return what a change of the backend does, and in which order to make it."""
+    if not config_review.reaches_on(before, config):
+        return ["! another backend: until every host has restarted, hosts of the two backends do not reach each other"]
+    lines = [
+        "! another backend: restart the daemons one after the other, in any order. Meanwhile hosts of both backends",
+        "  reach each other if they are on one LAN and run pyflanneld; a Go flanneld and hosts behind a router do not.",
+    ]
+    if config.backend_type == "vxlan":
+        return [*lines, "  Then restart Docker on each host: its containers get the smaller MTU, which fits the tunnels."]
+    return [*lines, "  host-gw leads behind no router: keep vxlan if `pyflanneld peers` shows a host that is not ON LINK."]
 
 
 def _refuse(effects: Sequence[Effect], config: NetworkConfig, *, refused: bool, force: bool) -> None:

@@ -242,7 +242,7 @@ def validation_context(context: Context, node: Node) -> ValidationContext:
     backend = node.backend
     return ValidationContext(
         backend.lease_type, ipv4, ipv6, gateways_on_link=backend.needs_public_ip_on_link,
-        data_rules=backend.data_rules(node.host),
+        data_rules=backend.data_rules(node.host), kin_type=backend.kin_type,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from pyflanneld.core.etcd_types import ConfigRecord
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange, parse_config
 from pyflanneld.core.network.go_versions import Refusal, refusals
-from pyflanneld.core.network.review import misfits
+from pyflanneld.core.network.review import misfits, reaches_on
 from pyflanneld.errors import AlreadyRunning, RegistryError, RegistryUnavailable, UnsupportedConfig
 from pyflanneld.ports import Change
 from pyflanneld.state.context import Context
@@ -187,13 +187,24 @@ def _compare(context: Context, node: Node, record: ConfigRecord, seen: object) -
     if config is None or refused:
         why = why or refused
         text = f"the network configuration in etcd does not fit this node any more, which goes on as before: {why}"
-        context.conditions.report(CHANGED, "config.changed", text, cause=why)
+        context.conditions.report(CHANGED, "config.changed", text, blocks=not _goes_on(node, record.value), cause=why)
     else:
         context.conditions.resolve(CHANGED)
         context.log.info("config.fits", subnet=str(node.lease.key))
         if grown:
             _take_up(context, node, config)
     return _NONE_SEEN if refused else record.value  # the other daemon may end
+
+
+def _goes_on(node: Node, value: bytes | None) -> bool:
+    """Return whether hosts that go by the configuration are reached all the same: a restart can wait for its turn."""
+    if value is None:
+        return False
+    try:
+        config = parse_config(value)
+    except Invalid:
+        return False
+    return reaches_on(node.membership.config, config) and config.admits(node.lease.key.ipv4, node.lease.key.ipv6)
 
 
 def _fitting(node: Node, value: bytes | None) -> tuple[NetworkConfig | None, str]:

@@ -370,7 +370,7 @@ def test_f44_configuration_changed_at_run_time(cluster: Lab, measured: Measured)
     before, slowest_s = store.kvs(f"{PREFIX}/subnets/"), 0.0
     journal = Journal(node)
     unfit = [
-        CONFIG.replace("172.7.", "10.7."), CONFIG.replace("host-gw", "vxlan"), "{",
+        CONFIG.replace("172.7.", "10.7."), CONFIG.replace("host-gw", "wireguard"), "{",
         CONFIG.replace("{", '{"SubnetLen":25,', 1), CONFIG.replace("{", '{"SubnetMin":"172.7.100.0",', 1), None,
     ]  # fmt: skip
     with RouteMonitor(node) as monitor:

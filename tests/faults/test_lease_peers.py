@@ -80,12 +80,12 @@ def test_f27_peer_moves_to_another_address(cluster: Lab, meanwhile: Meanwhile, m
 
 
 def test_f28_peer_switches_its_backend(cluster: Lab, measured: Measured) -> None:
-    """A peer that goes to vxlan loses its route, and gets it back with host-gw; no other route is touched."""
+    """A peer that goes to wireguard loses its route, and gets it back with host-gw; no other route is touched."""
     node, store = cluster.nodes[0], store_of(cluster)
     store.put(lease_key(SUBNET), lease_value(STRANGER))
     node.wait_routes(cluster.gateways_for(node) | {SUBNET: STRANGER})
     with RouteMonitor(node) as monitor:
-        store.put(lease_key(SUBNET), lease_value(STRANGER, "vxlan"))
+        store.put(lease_key(SUBNET), lease_value(STRANGER, "wireguard"))
         gone_s = node.wait_routes(cluster.gateways_for(node), 5)
         store.put(lease_key(SUBNET), lease_value(STRANGER))
         back_s = node.wait_routes(cluster.gateways_for(node) | {SUBNET: STRANGER}, 5)

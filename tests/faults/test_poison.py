@@ -157,7 +157,7 @@ def test_f51_bad_values(unguarded: Lab, measured: Measured) -> None:
 def test_f51_names_that_come_twice(unguarded: Lab, measured: Measured) -> None:
     """Of a name that comes twice the last one counts, in whatever letters, as it does for flannel."""
     store, other = store_of(unguarded), "192.168.14.98"
-    store.put(KEY, f'{{"PublicIP":"0.0.0.0","BackendType":"vxlan","PublicIP":"{STRANGER}","backendtype":"host-gw"}}')
+    store.put(KEY, f'{{"PublicIP":"0.0.0.0","BackendType":"ipip","PublicIP":"{STRANGER}","backendtype":"host-gw"}}')
     for node in unguarded.nodes:
         node.wait_routes(unguarded.gateways_for(node) | {PEER: STRANGER})
     store.put(KEY, f'{{"PublicIP":"{STRANGER}","BackendType":"host-gw","publicip":"{other}"}}')

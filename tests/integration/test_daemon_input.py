@@ -192,7 +192,7 @@ def test_dead_endpoints_in_the_list(site: Lab) -> None:
     node.wait_routes({"172.7.99.0/24": "192.168.14.99"}, 2)
 
 
-@pytest.mark.parametrize("backend", ['{"Type":"vxlan"}', None])
+@pytest.mark.parametrize("backend", ['{"Type":"wireguard"}', None])
 def test_unsupported_backend(site: Lab, backend: str | None) -> None:
     """A backend other than host-gw, flannel's default too: an error that names the supported ones, exit 2, no lease."""
     node, store = site.nodes[0], store_of(site)
@@ -213,7 +213,7 @@ def test_unsupported_backend_comes_later(site: Lab) -> None:
     launch(node)
     wait_answer(node)
     until(lambda: "no network configuration" in why_not_ready(node), "it waits")
-    store.put(f"{PREFIX}/config", CONFIG.replace("host-gw", "vxlan"))
+    store.put(f"{PREFIX}/config", CONFIG.replace("host-gw", "wireguard"))
     assert wait_exit(node) == 2
 
 

@@ -85,10 +85,10 @@ def test_f28_peer_switches_its_backend(cluster: Lab) -> None:
     store, node = store_of(cluster), cluster.nodes[0]
     journal = Journal(node)
     data = ',"BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:01"}}'
-    vxlan = lease_value(STRANGER, "vxlan").replace("}", data)
+    other = lease_value(STRANGER, "wireguard").replace("}", data)
     store.put(KEY, lease_value(STRANGER))
     node.wait_routes(cluster.gateways_for(node) | {SUBNET: STRANGER}, FOLLOW_S)
-    store.put(KEY, vxlan)
+    store.put(KEY, other)
     node.wait_routes(cluster.gateways_for(node), FOLLOW_S)
     store.put(KEY, lease_value(STRANGER))
     node.wait_routes(cluster.gateways_for(node) | {SUBNET: STRANGER}, FOLLOW_S)

@@ -96,7 +96,7 @@ def test_peers_come_go_and_change(page: Browser, cluster: Lab) -> None:
     node.exec("ip", "route", "add", "172.7.103.0/24", "dev", "eth1", "proto", "static")
     store.put(lease_key("172.7.100.0/24"), lease_value("192.168.14.100"), lease=lease)
     store.put(lease_key("172.7.101.0/24"), lease_value("192.168.14.101"))
-    store.put(lease_key("172.7.102.0/24"), lease_value("192.168.14.102", "vxlan"), lease=lease)
+    store.put(lease_key("172.7.102.0/24"), lease_value("192.168.14.102", "wireguard"), lease=lease)
     store.put(lease_key("172.7.103.0/24"), lease_value("192.168.14.103"), lease=lease)
     page.wait(f"return {ROWS}.length === 6", "the peers are there")
 

@@ -14,6 +14,7 @@ import pytest
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor
+from pyflanneld.lab.network import LabNetwork
 from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import attempt, until
 from tests.support.lab.stream import Stream
@@ -287,3 +288,25 @@ def plan(lab: Lab, node: LabHost) -> tuple[int, list[tuple[str, str, str]]]:
     assert done.stderr == ""
     steps = json.loads(done.stdout)["steps"]
     return done.returncode, [(step["part"], step["action"], step["what"]) for step in steps]
+
+
+@pytest.mark.parametrize("backends", [("host-gw", "vxlan"), ("vxlan", "host-gw")])
+def test_a_cluster_changes_its_backend_host_by_host(make_lab: Callable[..., Lab], backends: tuple[str, str]) -> None:
+    """Five hosts on one LAN, restarted one after the other: all are ready all the time, and no packet is lost."""
+    before, after = backends
+    direct = {backend: backend == "vxlan" for backend in backends}
+    lab = make_lab(5, backend=before, direct_routing=direct[before])
+    lab.up()
+    config = LabNetwork(backend=after, direct_routing=direct[after]).config
+    with Stream(lab.nodes[0], lab.nodes[4]) as one, Stream(lab.nodes[3], lab.nodes[1]) as other:
+        lab.etcdctl("put", f"{PREFIX}/config", config)
+        for node in lab.nodes:
+            node.stop()
+            node.start()
+            node.wait_ready()
+            node.wait_routes(lab.gateways_for(node))
+            pods_reach_each_other([node, lab.nodes[2] if node is not lab.nodes[2] else lab.nodes[0]])
+            assert all(peer.get("/readyz")[0] == 200 for peer in lab.nodes)
+    one.check(1)
+    other.check(1)
+    pods_reach_each_other(lab.nodes)

@@ -28,6 +28,7 @@ class BridgeNeighbours(HostGw):
 
     name: str = "bridge-neighbours"
     lease_type: str = "bridge-neighbours"
+    kin_type: str = ""
     needs_public_ip_on_link: bool = False
 
     def lease_data(self, version: int, host: Host) -> dict[str, object]:  # noqa: ARG002 - the protocol's

@@ -17,7 +17,7 @@ from tests.support.network.rule_writers import OurDaemon
 
 UNFIT = {
     "network": CONFIG.replace(b"172.7.", b"10.7."),
-    "backend": CONFIG.replace(b"host-gw", b"vxlan"),
+    "backend": CONFIG.replace(b"host-gw", b"alloc"),
     "length": CONFIG.replace(b"{", b'{"SubnetLen":25,', 1),
     "bounds": CONFIG.replace(b"{", b'{"SubnetMin":"172.7.100.0",', 1),
     "family": CONFIG.replace(b"{", b'{"EnableIPv6":true,"IPv6Network":"fd00::/48",', 1),
@@ -202,6 +202,6 @@ def test_a_change_during_an_outage_is_found_after_it() -> None:
             await until(lambda: "etcd:peers" in node.conditions.open(), 60)
             assert "config_change" not in node.conditions.open()
             node.registry.down = None
-            await until(lambda: "Backend: host-gw -> vxlan" in node.why_not, 60)
+            await until(lambda: "Backend: host-gw -> alloc" in node.why_not, 60)
 
     run(scenario())

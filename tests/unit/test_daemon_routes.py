@@ -90,7 +90,7 @@ def test_backend_change_withdraws_the_route() -> None:
         etcd = cluster(22, 23)
         node = FakeNode(etcd, env=PINNED)
         async with node.running():
-            etcd.put(name(22), value("192.168.14.22", "vxlan"))
+            etcd.put(name(22), value("192.168.14.22", "wireguard"))
             await until(lambda: routes(node.kernel) == expected(23), 1)
             etcd.put(name(22), value("192.168.14.22"))
             await until(lambda: routes(node.kernel) == expected(22, 23), 1)

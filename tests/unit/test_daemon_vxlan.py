@@ -14,7 +14,7 @@ from pyflanneld.core.objects.plan import Drop
 from pyflanneld.core.routes import BOOT, KernelRoute, Route
 from pyflanneld.core.vxlan.forwardings import KernelForwarding
 from pyflanneld.errors import RegistryUnavailable
-from tests.support.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
+from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, MemoryState, lan
 from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run, until
 
@@ -479,5 +479,61 @@ def test_a_boot_without_etcd_has_the_mac_address_of_the_saved_lease() -> None:
             node.registry.down = None
             await until(lambda: node.ready, 60)
             assert device(node).vxlan == vxlan
+
+    run(scenario())
+
+
+# A cluster that changes its backend
+
+
+def host_gw(address: str) -> bytes:
+    return encode_value(LeaseAttrs(IPv4Address(address), "host-gw"))
+
+
+@pytest.mark.parametrize("config", [VXLAN, DIRECT])
+def test_a_host_of_host_gw_on_our_link_has_a_plain_route(config: bytes) -> None:
+    """It is still, or already, one of host-gw; behind a router nothing leads to it, which is told."""
+
+    async def scenario() -> None:
+        etcd = cluster(config, s22=host_gw("192.168.14.22"), s33=host_gw("192.168.33.33"))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: objects(node) == ({}, {}, {"172.7.22.0/24": "192.168.14.22"}), 1)
+            assert node.log.count("peer.other_backend") == 1
+            etcd.put(b"172.7.33.0-24", lease(MAC23, "192.168.33.33"))
+            await until(lambda: objects(node)[1] == {MAC23: "192.168.33.33"}, 1)
+            etcd.put(b"172.7.22.0-24", lease(MAC22))
+            way = "172.7.22.0" if config == VXLAN else "192.168.14.22"
+            await until(lambda: objects(node)[2] == {"172.7.22.0/24": way, "172.7.33.0/24": "172.7.33.0"}, 1)
+
+    run(scenario())
+
+
+def test_a_node_of_host_gw_routes_to_a_host_of_vxlan_on_its_link() -> None:
+    """And not to one behind a router; whatever its lease says for vxlan does not matter."""
+
+    async def scenario() -> None:
+        etcd = cluster(CONFIG, s22=lease(MAC22), s23=lease("zz", "192.168.14.23"), s33=lease(MAC23, "192.168.33.33"))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: len(objects(node)[2]) == 2, 1)
+            assert objects(node)[2] == {"172.7.22.0/24": "192.168.14.22", "172.7.23.0/24": "192.168.14.23"}
+            assert node.log.count("peer.quarantined") == 0
+
+    run(scenario())
+
+
+def test_a_change_of_the_backend_can_wait_for_its_turn() -> None:
+    """Between host-gw and vxlan the node stays ready and says what a restart will bring; any other is not ready."""
+
+    async def scenario() -> None:
+        etcd = cluster(CONFIG, s22=host_gw("192.168.14.22"))
+        node = node_on(etcd)
+        async with node.running():
+            etcd.put_config(DIRECT)
+            await until(lambda: node.log.count("config.changed") == 1, 5)
+            assert node.ready
+            etcd.put_config(DIRECT.replace(b"172.7.0.0/16", b"172.9.0.0/16"))
+            await until(lambda: not node.ready, 5)
 
     run(scenario())

@@ -68,7 +68,7 @@ NAMES = st.sampled_from([
 HEARD = st.sampled_from([True, True, True, False])
 """Whether the node is told at once."""
 GOOD = st.sampled_from([value(last) for last in (91, 92, 93)])
-VALUES = st.one_of(GOOD, GOOD, GOOD, st.sampled_from([value(20), value(91, "vxlan"), b"", b"null", b'{"PublicIP":1}']))
+VALUES = st.one_of(GOOD, GOOD, GOOD, st.sampled_from([value(20), value(91, "ipip"), b"", b"null", b'{"PublicIP":1}']))
 PROTOCOLS = st.sampled_from([OURS, STATIC, BOOT])
 DESTINATIONS = st.sampled_from([f"192.168.{third}.0/24" for third in (1, 2, 3, 4)] + ["192.168.3.0/25", "10.7.7.0/24"])
 

@@ -107,7 +107,7 @@ def test_each_peer_has_its_state_and_its_reason() -> None:
         Snapshot((
             record("junk", b"x"), record("172.7.99.0-24", b"nonsense"), record("172.7.22.0-24", host("192.168.14.22")),
             record("172.7.23.0-24", host("192.168.14.23")), record("172.7.24.0-24", host("8.8.8.8")),
-            record("172.7.25.0-24", host("192.168.14.25", "vxlan")),
+            record("172.7.25.0-24", host("192.168.14.25", "wireguard")),
         ), 9, 1)
     )  # fmt: skip
     rows = rows_of(table, [there(22)])

@@ -18,6 +18,7 @@ from pyflanneld.core.status.dry_run import connected
 from pyflanneld.core.strict_json import parse_object
 from pyflanneld.core.vxlan.options import parse_options
 
+_SIDE_BY_SIDE = {"host-gw", "vxlan"}  # see ``backends.backend.Backend.kin_type``
 KNOWN = tuple(FIELDS["v0.28.9"])
 
 
@@ -156,6 +157,12 @@ def misfits(key: SubnetKey, before: NetworkConfig, after: NetworkConfig) -> list
     same_backend = before.backend_type == after.backend_type and _backend_facts(before) == _backend_facts(after)
     same_kind = _covers(after, before) and same_backend
     return [] if same_kind and after.admits(key.ipv4, key.ipv6) else differences(before, after)
+
+
+def reaches_on(before: NetworkConfig, after: NetworkConfig) -> bool:
+    """Return whether hosts with either configuration reach each other on one LAN, so that they can change in turn."""
+    types = {before.backend_type, after.backend_type}
+    return types == _SIDE_BY_SIDE and before.networks == after.networks
 
 
 def _covers(after: NetworkConfig, before: NetworkConfig) -> bool:

@@ -8,6 +8,7 @@ cannot be trusted is quarantined with its reason and changes nothing else:
   and a valid lease of another backend take a peer away;
 * a bad value for a key that was never valid neither adds a route nor removes one that an earlier run of ours has put
   there: its subnet is *frozen*; so is one that has become, to the bit, a connected network of this host;
+* a lease of another backend is none of ours, unless its host and this one reach each other by plain routes on one link;
 * of two leases that overlap, or that claim the same for the backend (a MAC address), the older one (lowest create
   revision, then name) counts, on every node the same.
 
@@ -72,15 +73,15 @@ class View:
 class _Entry:
     """A key: what its name says (``None``: nothing), what its value says, and what was good last, by IP version.
 
-    That is a gateway, and what the same lease said for the backend.
+    That is a gateway, and what the same lease said for the backend, if it is ours.
     """
 
     record: Record
     key: SubnetKey | None
     latest: LeaseAttrs | Quarantine
-    good: dict[int, tuple[Address, str]] = field(default_factory=dict)
+    good: dict[int, tuple[Address, str | None]] = field(default_factory=dict)
 
-    def data(self, version: int) -> set[str]:
+    def data(self, version: int) -> set[str | None]:
         """Return what it says for the backend in one family: at last, and when it was good."""
         latest = self.latest.backend_data(version) if isinstance(self.latest, LeaseAttrs) else ""
         return {latest, self.good[version][1] if version in self.good else ""}
@@ -179,7 +180,7 @@ class PeerTable:
         if not same:
             self._begin(context)
         for name in self._changed:
-            self._classify(name, context.backend_type)
+            self._classify(name, context)
         concerned: set[Network] = set()
         for family in self._families:
             concerned |= family.update(self._changed, self._entries, self._foreign)
@@ -200,17 +201,19 @@ class PeerTable:
         self._families = tuple(
             _FamilyPeers(
                 Validator(family, gateways_on_link=context.gateways_on_link, data_rules=context.data_rules),
-                family.network.version, self._peers, self._data,
+                family.network.version, context.backend_type, self._peers, self._data,
             )
             for family in context.families
         )
         self._changed = {name: entry.key for name, entry in self._entries.items()}
 
-    def _classify(self, name: bytes, backend_type: str) -> None:
-        """Note whether this is a lease of our network and of another backend."""
+    def _classify(self, name: bytes, context: ValidationContext) -> None:
+        """Note whether this is a lease of our network and of another backend, whose host we cannot reach."""
         self._foreign.discard(name)
         entry = self._entries.get(name)
-        if entry is None or isinstance(entry.latest, Quarantine) or entry.latest.backend_type == backend_type:
+        if entry is None or isinstance(entry.latest, Quarantine) or entry.latest.backend_type == context.backend_type:
+            return
+        if entry.latest.backend_type == context.kin_type and any(one.is_near(entry.latest) for one in self._families):
             return
         if any(family.admits(entry.key) for family in self._families):  # a bad subnet is quarantined, whose ever it is
             entry.good.clear()
@@ -236,18 +239,24 @@ class _FamilyPeers:
     """
 
     def __init__(
-        self, validator: Validator, version: int, peers: dict[Network, Address], data: dict[Network, str]
-    ) -> None:
+        self, validator: Validator, version: int, own_type: str, peers: dict[Network, Address],
+        data: dict[Network, str],
+    ) -> None:  # fmt: skip
         self.quarantined: dict[bytes, Quarantine] = {}
         self.frozen: dict[bytes, Network] = {}
         self._validator = validator
         self._version = version
+        self._own_type = own_type
         self._peers = peers
         self._data = data
         self._at: dict[int, tuple[bytes, Network]] = {}
         self._starts: list[int] = []
         self._claims: dict[str, tuple[bytes, Network]] = {}
         self._outdone: dict[bytes, Network] = {}  # those that overlap an older one, or claim the same
+
+    def is_near(self, attrs: LeaseAttrs) -> bool:
+        """Return whether the host of a lease is on our link."""
+        return self._validator.is_neighbour(attrs.gateway(self._version))
 
     def admits(self, key: SubnetKey | None) -> bool:
         """Return whether *key* has a subnet of this family that may be leased."""
@@ -286,7 +295,7 @@ class _FamilyPeers:
         }  # fmt: skip
         return [self._claims[claim] for claim in claims if claim in self._claims]
 
-    def _claim_of(self, subnet: Network, data: str) -> str:
+    def _claim_of(self, subnet: Network, data: str | None) -> str:
         """Return what *data* claims; nothing if it cannot be used."""
         try:
             return self._validator.claim(subnet, data)
@@ -309,7 +318,7 @@ class _FamilyPeers:
         if isinstance(entry.latest, Quarantine):
             why = entry.latest
         elif subnet is not None:
-            gateway, data = entry.latest.gateway(self._version), entry.latest.backend_data(self._version)
+            gateway, data = entry.latest.gateway(self._version), self._data_of(entry.latest)
             why = self._validator.check(subnet, gateway, entry.record.create_revision, data)
             if why is not None and why.reason == OWN_ELSEWHERE:  # nobody else has it any more
                 entry.good.pop(self._version, None)
@@ -325,7 +334,13 @@ class _FamilyPeers:
         elif why is not None and self._is_frozen(subnet, why):
             self.frozen[name] = subnet
 
-    def _is_good(self, subnet: Network, gateway: Address, data: str, entry: _Entry) -> bool:
+    def _data_of(self, attrs: LeaseAttrs) -> str | None:
+        """Return what a lease says for our backend: nothing that matters if it is of another one."""
+        if attrs.backend_type != self._own_type:
+            return None
+        return attrs.backend_data(self._version)
+
+    def _is_good(self, subnet: Network, gateway: Address, data: str | None, entry: _Entry) -> bool:
         return self._validator.check(subnet, gateway, entry.record.create_revision, data) is None
 
     def _is_frozen(self, subnet: Network, why: Quarantine) -> bool:
@@ -334,7 +349,7 @@ class _FamilyPeers:
             return True
         return why.reason in _VALUE_REASONS and self._validator.check_subnet(subnet) is None
 
-    def _accept(self, name: bytes, subnet: Network, gateway: Address, data: str) -> None:
+    def _accept(self, name: bytes, subnet: Network, gateway: Address, data: str | None) -> None:
         """Make *subnet* a peer, unless a peer overlaps it, or claims the same: that one is older."""
         older, claim = self._overlapping(subnet), self._validator.claim(subnet, data)
         if older:

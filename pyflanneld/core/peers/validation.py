@@ -82,6 +82,8 @@ class ValidationContext:
         ipv6: the IPv6 part, in a dual-stack network.
         gateways_on_link: whether the backend needs every peer on the common link.
         data_rules: what it demands of the data in their leases; ``None``: nothing.
+        kin_type: what leases of the backend carry whose hosts are reached by a plain route, as they reach this one,
+            where both are on one link; empty: there is none.
     """
 
     backend_type: str
@@ -89,6 +91,7 @@ class ValidationContext:
     ipv6: FamilyContext | None = None
     gateways_on_link: bool = True
     data_rules: DataRules | None = None
+    kin_type: str = ""
 
     @property
     def families(self) -> tuple[FamilyContext, ...]:
@@ -170,20 +173,28 @@ class Validator:
             return Quarantine(CAPTURES_NETWORK, f"{subnet} is a network that is connected to this host")
         return _capture(subnet, self._within_subnet(subnet, self._needed))
 
-    def claim(self, subnet: Network, data: str) -> str:
+    def claim(self, subnet: Network, data: str | None) -> str:
         """Return what of *data* no other peer may say. Raises ``Invalid`` for data that cannot be used."""
-        return self._data_rules.claim(subnet, data) if self._data_rules is not None else ""
+        return self._data_rules.claim(subnet, data) if self._data_rules is not None and data is not None else ""
 
-    def check(self, subnet: Network, gateway: Address | None, created: int, data: str = "") -> Quarantine | None:
+    def is_neighbour(self, gateway: Address | None) -> bool:
+        """Return whether *gateway* can be a host in a network of the link."""
+        return gateway is not None and _within(int(gateway), self._neighbours)
+
+    def check(
+        self, subnet: Network, gateway: Address | None, created: int, data: str | None = None
+    ) -> Quarantine | None:  # fmt: skip
         """Return what is wrong with a lease of *subnet*.
 
         Args:
             subnet: of one family.
             gateway: ``None`` where the value names none.
             created: the key's create revision.
-            data: what it says for the backend.
+            data: what it says for the backend; ``None``: that does not matter, a plain route leads to its host.
         """
-        wrong = self.check_subnet(subnet) or self._check_gateway(subnet, gateway) or self._check_data(subnet, data)
+        on_link = self._gateways_on_link or data is None
+        wrong = self.check_subnet(subnet) or self._check_gateway(subnet, gateway, on_link=on_link)
+        wrong = wrong or self._check_data(subnet, data)
         if wrong is not None or not self._hops:
             return wrong
         since = self._context.next_hops
@@ -206,7 +217,7 @@ class Validator:
         inside_it = needed[bisect_left(needed, (first, -1)) : bisect_left(needed, (last + 1, -1))]
         return [type(subnet.network_address)(number) for number, cover in inside_it if cover <= subnet.prefixlen]
 
-    def _check_gateway(self, subnet: Network, gateway: Address | None) -> Quarantine | None:
+    def _check_gateway(self, subnet: Network, gateway: Address | None, *, on_link: bool) -> Quarantine | None:
         field = "PublicIP" if subnet.version == 4 else "PublicIPv6"
         if gateway is None:
             return Quarantine("bad_gateway", f"the lease has no {field} for {subnet}")
@@ -219,11 +230,11 @@ class Validator:
             return Quarantine("bad_gateway", f"{field} {gateway} is our own address")
         if _within(number, self._own_subnet):
             return Quarantine("bad_gateway", f"{field} {gateway} is inside our own {self._context.own_subnet}")
-        if self._gateways_on_link and not _within(number, self._neighbours):
+        if on_link and not _within(number, self._neighbours):
             return self._off_link(subnet, gateway, field)
         return None
 
-    def _check_data(self, subnet: Network, data: str) -> Quarantine | None:
+    def _check_data(self, subnet: Network, data: str | None) -> Quarantine | None:
         try:
             self.claim(subnet, data)
         except Invalid as error:
