@@ -214,8 +214,8 @@ def _backend_change(before: NetworkConfig, config: NetworkConfig) -> list[str]:
         "  reach each other if they are on one LAN and run pyflanneld; a Go flanneld and hosts behind a router do not.",
     ]
     if config.backend_type == "vxlan":
-        return [*lines, "  Then restart Docker on each host: its containers get the smaller MTU, which fits the tunnels."]
-    return [*lines, "  host-gw leads behind no router: keep vxlan if `pyflanneld peers` shows a host that is not ON LINK."]
+        return [*lines, "  Then restart Docker on each host: its containers get an MTU that fits into the tunnels."]
+    return [*lines, "  host-gw leads behind no router: keep vxlan if `pyflanneld peers` has a host that is not ON LINK."]
 
 
 def _refuse(effects: Sequence[Effect], config: NetworkConfig, *, refused: bool, force: bool) -> None:
