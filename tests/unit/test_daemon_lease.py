@@ -103,6 +103,28 @@ def test_vanished_key_that_cannot_be_put_back(error: RegistryError) -> None:
     run(scenario())
 
 
+def test_what_waits_for_the_proof_goes_on_with_it() -> None:
+    """Routes whose leases went with ours are decided on when the lease is proved again, not at the next scan."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        for host in range(22, 28):
+            etcd.put(b"172.7.%d.0-24" % host, value(f"192.168.14.{host}"))
+        node = FakeNode(etcd, env=PINNED)
+        async with node.running():
+            node.registry.refusal = RegistryUnavailable("database space exceeded")
+            for record in etcd.records():
+                etcd.delete(record.name)
+            await until(lambda: not node.ready, 1)
+            await asyncio.sleep(1)
+            assert node.log.count("guard.holding") == 0
+            node.registry.refusal = None
+            await until(lambda: node.log.count("lease.retaken") == 1, 45)
+            assert await until(lambda: node.log.count("guard.holding") == 1, 15) < 0.1
+
+    run(scenario())
+
+
 def test_gone_by_the_watch_alone() -> None:
     """What the watch says counts, whatever becomes of the calls: lists and reads miss their deadline."""
 

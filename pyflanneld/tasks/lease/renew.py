@@ -63,6 +63,7 @@ async def renew_lease(context: Context, node: Node, *, found: bool = False) -> N
         proved = await _verify(context, node, duplicates)
         duplicates.renewed(proved=proved)
         if proved:
+            node.wake.routes.set(Change.PEERS)  # what nothing wants may have waited for the proof
             waits = _waits(context, node)
 
 
