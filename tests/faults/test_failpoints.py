@@ -12,7 +12,7 @@ from pyflanneld.core.lease.subnet_env import previous_subnet
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.measure import RouteMonitor
-from pyflanneld.lab.run import until
+from pyflanneld.lab.run import LabError, until
 from tests.faults.conftest import Measured
 from tests.support.failpoints import PASSED, TTL
 from tests.support.failpoints.plan import POINTS
@@ -71,7 +71,11 @@ class Host:
 
     def _routes_or_end(self, wanted: dict[str, str]) -> None:
         def there() -> bool:
-            return self._ended() or (self.node.ready() and gateways(self.node) == wanted)
+            try:
+                ready = self.node.ready()
+            except LabError:  # it has ended
+                return True
+            return ready and gateways(self.node) == wanted
 
         until(there, f"{self.node.name} has the routes, or has ended", 20, poll_s=0.01)
 

@@ -77,8 +77,8 @@ class Members:
         until(done, f"{key} is put", 15, poll_s=0.1)
 
     def used_by(self, node: LabHost) -> Member:
-        """Return the member that a host's daemon uses; it has to have been started once, with these endpoints."""
-        log = Journal.whole(node).text()
+        """Return the member that a host's daemon uses; it was started with these endpoints."""
+        log = Journal.whole(node).text().rpartition('"daemon.started"')[2]  # earlier ones may have had other endpoints
         switches = [json.loads(line) for line in log.splitlines() if '"endpoint.switched"' in line]
         if switches:  # connections that it has left may still be open
             return next(member for member in self.all if member.url == switches[-1]["to"])
