@@ -87,11 +87,14 @@ class Registry(Protocol):
         """
         ...
 
-    async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+    async def create_subnet(
+        self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot, beside: Collection[bytes] = ()
+    ) -> Record | None:
         """Create the key with a TTL, provided that nothing that may overlap it was created since *listed*.
 
-        What overlaps is refused, and so may be what only looks like it. A creation of this client whose outcome was
-        unknown either shows in a list before another one succeeds, or never happens.
+        What overlaps is refused, and so may be what only looks like it, but for names in *beside*, which others may
+        create meanwhile. A creation of this client whose outcome was unknown either shows in a list before another one
+        succeeds, or never happens.
 
         Returns:
             The new record; ``None`` when something was created in the meantime: choose another one, by this list or a

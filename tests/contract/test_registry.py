@@ -352,6 +352,38 @@ class TestCreate:
         wanted = b"10.1.0.0-24&fd00:1:0:1::-64"
         assert await bench.registry.create_subnet(wanted, b"{}", ttl_s=DAY_S, listed=listed) is None
 
+    async def test_what_others_choose_beside_it_is_no_conflict(self, bench: Bench) -> None:
+        """Of both families too, where the caller knows the names: others may create as many of them as they like."""
+        names = [b"10.1.%d.0-24&fd00:1:0:%x::-64" % (number, number) for number in range(1, 256)]
+        listed = await bench.registry.list_subnets()
+        for name in (names[0], names[50], names[99]):
+            await bench.put(b"subnets/" + name, b"{}")
+        created = await bench.registry.create_subnet(
+            names[7], b"{}", ttl_s=DAY_S, listed=listed, beside=[b"10.1.0.0-99", *names[:100]]
+        )
+        assert created is not None
+
+    @pytest.mark.parametrize(
+        "new", [b"10.1.7.0-24&fd00:1:0:9::-64", b"10.9.7.0-24&fd00:1:0:7::-64", b"10.1.6.0-23&fd00:9::-64"]
+    )
+    @pytest.mark.parametrize("known", [True, False])
+    async def test_what_overlaps_is_a_conflict_beside_it_too(self, bench: Bench, new: bytes, known: bool) -> None:
+        """Whether or not the caller takes it for a choice of others."""
+        names = [b"10.1.%d.0-24&fd00:1:0:%x::-64" % (number, number) for number in range(1, 101)]
+        listed = await bench.registry.list_subnets()
+        await bench.put(b"subnets/" + new, b"{}")
+        created = await bench.registry.create_subnet(
+            names[6], b"{}", ttl_s=DAY_S, listed=listed, beside=[*names, *([new] if known else ())]
+        )
+        assert created is None
+
+    async def test_any_number_of_others_choices_is_taken(self, bench: Bench) -> None:
+        """More names than etcd takes comparisons make the guard wider, and no request that is refused."""
+        names = [b"10.1.%d.0-24&fd00:1:0:%x::-64" % (number, number) for number in range(1, 256)]
+        listed = await bench.registry.list_subnets()
+        created = await bench.registry.create_subnet(names[7], b"{}", ttl_s=DAY_S, listed=listed, beside=names)
+        assert created is not None
+
     async def test_what_overlaps_nothing_is_no_conflict(self, bench: Bench) -> None:
         """Others may create what they like beside it, so that many hosts can start at once."""
         listed = await bench.registry.list_subnets()

@@ -8,7 +8,7 @@ happens after its caller has given up, a watch that repeats events, is late, or 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -285,7 +285,9 @@ class SimRegistry(FakeRegistry):
         if isinstance(change, Gone) and own and change.name == own.name and change.revision > own.mod_revision:
             self.told_of_own(None)
 
-    async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+    async def create_subnet(
+        self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot, beside: Collection[bytes] = ()
+    ) -> Record | None:
         others = [late for late, of in self._late_creations.items() if of != name]
         if others:  # the lease that they would hang on is revoked, which has to succeed first
             await self._arrive()
@@ -294,7 +296,7 @@ class SimRegistry(FakeRegistry):
                 del self._late_creations[late]
         write, before = super().create_subnet, set(self._late)
         try:
-            record = await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed))
+            record = await self._perhaps_late(lambda: write(name, value, ttl_s=ttl_s, listed=listed, beside=beside))
         finally:
             self._late_creations |= dict.fromkeys(self._late - before, name)
         if record is not None:

@@ -19,9 +19,10 @@ from pyflanneld.core.lease.allocation import (
     Reuse,
     SubnetRequest,
     choose,
+    free_pairs,
     free_subnets,
 )
-from pyflanneld.core.lease.codec import encode_name
+from pyflanneld.core.lease.codec import SubnetKey, encode_name
 from pyflanneld.core.network.config import SubnetRange
 from tests.support import strategies
 from tests.support.strategies import lease, raw
@@ -238,6 +239,53 @@ def test_a_free_ipv6_subnet_is_among_the_lowest_hundred(taken: set[int], seed: i
     number = int(choice.ipv6.network_address) - int(RANGE6.network.network_address) >> 64
     free = [n for n in range(1, 65536) if n not in taken and not 0x100 <= n < 0x110]
     assert number in free[:CHOICES]
+
+
+@given(st.sets(st.integers(1, 255)), st.sets(st.integers(1, 400)), st.integers(0, 99))
+def test_free_subnets_are_chosen_in_pairs(taken: set[int], taken6: set[int], seed: int) -> None:
+    """The two have the same number, as long as there is such a pair; what others choose from is told."""
+    records = [raw(f"10.5.{n}.0-24".encode(), b"") for n in taken]
+    records += [raw(f"10.9.{n}.0-26&fd00:5:0:{n:x}::-64".encode(), b"") for n in taken6 if n < 256]
+    free = [n for n in range(1, 256) if n not in taken | taken6][:CHOICES]
+    choice = pick(records, seed=seed, ipv6=REQUEST6)
+    if taken == set(range(1, 256)):
+        assert choice == Exhausted()
+        return
+    assert isinstance(choice, Claim)
+    pairs = [SubnetKey(IPv4Network(f"10.5.{n}.0/24"), IPv6Network(f"fd00:5:0:{n:x}::/64")) for n in free]
+    assert choice.choices == tuple(pairs)
+    assert choice.key in pairs or not pairs
+
+
+def test_what_was_lost_is_not_chosen_again_and_stays_a_choice_of_the_others() -> None:
+    """All by one list have the same choices, whoever has lost what."""
+    first = pick(ipv6=REQUEST6)
+    assert isinstance(first, Claim)
+    for seed in range(300):
+        again = choose((), OWN, SubnetRequest(RANGE), REQUEST6, Random(seed), lost=[first.key])
+        assert isinstance(again, Claim)
+        assert not again.key.overlaps(first.key)
+        assert again.choices == first.choices
+
+
+def test_a_pair_beyond_the_other_range_is_none() -> None:
+    """Where one range is longer, what has no partner is chosen for itself."""
+    short = SubnetRange(IPv6Network("fd00:5::/48"), 64, IPv6Address("fd00:5:0:1::"), IPv6Address("fd00:5:0:3::"))
+    shared = [pair.ipv4 for pair in free_pairs(RANGE, (), short, ())]
+    assert shared == list(islice(RANGE.subnets(), 3))
+    paired = {claimed(pick(seed=seed, ipv6=SubnetRequest(short))) for seed in range(60)}
+    assert paired == set(shared)
+    records = [raw(f"10.5.{n}.0-24".encode(), b"") for n in (1, 2, 3)]
+    other = pick(records, ipv6=SubnetRequest(short))
+    assert isinstance(other, Claim)
+    assert other.choices == ()
+    assert other.ipv6 in list(short.subnets())
+
+
+def test_the_partner_of_a_remembered_subnet_is_chosen() -> None:
+    """A file that names the IPv4 subnet alone leads to the IPv6 one with the same number."""
+    choice = pick(previous="10.5.34.0/24", ipv6=REQUEST6)
+    assert choice == Claim(IPv4Network("10.5.34.0/24"), None, IPv6Network("fd00:5:0:22::/64"))
 
 
 def test_an_exhausted_family_is_exhaustion() -> None:

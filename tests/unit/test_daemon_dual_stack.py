@@ -63,6 +63,21 @@ def test_both_subnets_are_leased_in_one_key() -> None:
     run(scenario())
 
 
+def test_remembered_subnets_survive_what_others_create_meanwhile() -> None:
+    """A guard over all names refuses for anything new: the same subnets are tried again, by a new list."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = dual_node(etcd)
+        refusals, refuses = iter([True] * 5), node.registry._conflict
+        node.registry._conflict = lambda *key: next(refusals, False) or refuses(*key)  # type: ignore[method-assign]
+        async with node.running():
+            assert held(etcd) == {OWN: dual_value(21)}
+            assert node.log.count("lease.previous_refused") == 0
+
+    run(scenario())
+
+
 def test_two_hosts_with_one_ipv4_address_and_two_of_ipv6() -> None:
     """Who comes second writes once, sees the answer, and stands back: it is not ready, and names both. They never write
     against each other; when the one that stands back is gone, all is well, and when the other is gone, it goes on."""

@@ -2,10 +2,14 @@
 
 The order is flannel's (``pkg/subnet/etcd/local_manager.go``, v0.28.9), with its rule for a remembered subnet that
 another node holds: leave it alone.
+
+In a dual-stack network the free subnets are chosen in *pairs*: the first IPv4 subnet of the range goes with the first
+IPv6 one, and so on. Where one is remembered, or no pair is free, each is chosen for itself. So hosts that choose by the
+same list know what the others may create, and two pairs that are not the same do not overlap.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from itertools import chain, islice
 from random import Random
@@ -66,11 +70,18 @@ class Claim:
 
     Attributes:
         previous_refused: why the remembered subnet was not taken; ``None`` if it was, or there was none.
+        choices: in a dual-stack network, what all choose from that have the same list.
     """
 
     subnet: IPv4Network
     previous_refused: str | None
     ipv6: IPv6Network | None = None
+    choices: tuple[SubnetKey, ...] = field(default=(), compare=False)
+
+    @property
+    def key(self) -> SubnetKey:
+        """What to create."""
+        return SubnetKey(self.subnet, self.ipv6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,7 @@ def choose(
         records: every record below ``subnets/`` at one revision.
         public_ip: the address that we publish, by which our own leases are known.
         ipv4: the subnet to request.
-        ipv6: the other one in a dual-stack network; each is chosen for itself.
+        ipv6: the other one in a dual-stack network.
         rng: spreads simultaneous starts over *width* free subnets.
         lost: what others have taken since.
     """
@@ -105,17 +116,35 @@ def choose(
     if own is not None:
         return own
     keys = [*_keys(records), *lost]
-    taken = [*(key.ipv4 for key in keys), *_hosts(records, ipv4)]
-    subnet, refused = _pick(ipv4, taken, rng, width)
+    pairs = () if ipv6 is None else first_pairs(records, ipv4, ipv6)
+    left = [pair for pair in pairs if not any(pair.overlaps(key) for key in lost)]
+    subnet, refused = _pick(ipv4, _claimed(ipv4, records, keys), rng, width, [pair.ipv4 for pair in left])
     if subnet is None:
         return Exhausted()
     if ipv6 is None:
         return Claim(subnet, refused)
-    taken6 = [*(key.ipv6 for key in keys if key.ipv6 is not None), *_hosts(records, ipv6)]
-    subnet6, refused6 = _pick(ipv6, taken6, rng, width)
+    partner = [pair.ipv6 for pair in left if pair.ipv4 == subnet and pair.ipv6 is not None]
+    subnet6, refused6 = _pick(ipv6, _claimed(ipv6, records, keys), rng, width, partner)
     if subnet6 is None:
         return Exhausted()
-    return Claim(subnet, refused or (f"IPv6: {refused6}" if refused6 else None), subnet6)
+    return Claim(subnet, refused or (f"IPv6: {refused6}" if refused6 else None), subnet6, pairs)
+
+
+def _claimed(request: SubnetRequest[_N], records: Iterable[Record], keys: Iterable[SubnetKey]) -> list[Network]:
+    """Return what the keys claim of one family, and the hosts' own addresses where a lease must spare them."""
+    version = request.subnet_range.network.version
+    halves: list[Network] = [half for key in keys if (half := key.subnet(version)) is not None]
+    return [*halves, *_hosts(records, request)]
+
+
+def first_pairs(
+    records: Sequence[Record], ipv4: SubnetRequest[IPv4Network], ipv6: SubnetRequest[IPv6Network]
+) -> tuple[SubnetKey, ...]:
+    """Return the first pairs that the records leave free, outside of the link's wider networks."""
+    keys = _keys(records)
+    taken = _taken(_claimed(ipv4, records, keys), ipv4.subnet_range.network, [*ipv4.underlay, *ipv4.around])
+    taken6 = _taken(_claimed(ipv6, records, keys), ipv6.subnet_range.network, [*ipv6.underlay, *ipv6.around])
+    return tuple(islice(free_pairs(ipv4.subnet_range, taken, ipv6.subnet_range, taken6), CHOICES))
 
 
 def count_free(
@@ -127,16 +156,19 @@ def count_free(
 
 
 def _pick(
-    request: SubnetRequest[_N], claimed: Iterable[_N], rng: Random, width: int
+    request: SubnetRequest[_N], claimed: Iterable[Network], rng: Random, width: int, offered: Sequence[_N]
 ) -> tuple[_N | None, str | None]:
-    """Return the remembered subnet, or a free one and why not the remembered one; ``None``: there is none."""
+    """Return the remembered subnet, or a free one and why not the remembered one; ``None``: there is none.
+
+    Where any are *offered*, which are free, it is one of them.
+    """
     subnet_range, previous, refused = request.subnet_range, request.previous, None
     taken = _taken(claimed, subnet_range.network, request.underlay)
     if previous is not None:
         refused = _why_not(previous, subnet_range.admits(previous), subnet_range.network, taken)
         if refused is None:
             return previous, None
-    free = list(islice(free_subnets(subnet_range, chain(taken, request.around)), width))
+    free = list(offered) or list(islice(free_subnets(subnet_range, chain(taken, request.around)), width))
     free = free or list(islice(free_subnets(subnet_range, taken), width))
     return (rng.choice(free) if free else None), refused
 
@@ -210,3 +242,23 @@ def free_subnets(subnet_range: SubnetRange[_N], taken: Iterable[Network]) -> Ite
             position += 1
         if blocked_to < start:
             yield subnet_range.subnet(start)
+
+
+def free_pairs(
+    range4: SubnetRange[IPv4Network],
+    taken4: Iterable[Network],
+    range6: SubnetRange[IPv6Network],
+    taken6: Iterable[Network],
+) -> Iterator[SubnetKey]:
+    """Yield the subnets with the same number in both ranges of which both are free, from the lowest."""
+    starts4, starts6 = range4.starts(), range6.starts()
+    free6, six = free_subnets(range6, taken6), None
+    for four in free_subnets(range4, taken4):
+        number = (int(four.network_address) - starts4.start) // starts4.step
+        start = starts6.start + number * starts6.step
+        while six is None or int(six.network_address) < start:
+            six = next(free6, None)
+            if six is None:
+                return
+        if int(six.network_address) == start:
+            yield SubnetKey(four, six)

@@ -198,7 +198,9 @@ class EtcdV2Registry:
     def _poll(self, path: str, after: int, cluster_id: int | None) -> LongPoll:
         return LongPoll(self._http, path, alive=self._keys.config, after=after, cluster_id=cluster_id, log=self._log)
 
-    async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+    async def create_subnet(
+        self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot, beside: Collection[bytes] = ()  # noqa: ARG002
+    ) -> Record | None:
         """Create the key with a TTL, provided that nothing overlapping appeared since *listed*; see ``create``."""
         return await self._creator.create(name, value, ttl_s=ttl_s, listed=listed)
 

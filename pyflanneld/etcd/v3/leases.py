@@ -24,7 +24,7 @@ response may be lost, and then the outcome is unknown. The rules:
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -32,7 +32,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.invalid import Invalid
-from pyflanneld.core.lease.codec import parse_key_name
+from pyflanneld.core.lease.codec import SubnetKey, parse_key_name
 from pyflanneld.core.lease.overlapping_names import overlapping_names
 from pyflanneld.errors import RegistryDenied, RegistryError, RegistryUnavailable
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
@@ -43,6 +43,9 @@ from pyflanneld.etcd.v3.status import CallRefused, LeaseNotFound
 
 FRESH: Final = 1e-4
 """The share of its TTL, 9 s of a day, for which a lease counts as just refreshed."""
+
+MOST_BESIDE: Final = 120
+"""How many names are left out of a guard: each is a comparison."""
 
 CLOSE_S: Final = 3.0
 """How long ``close`` may take to revoke an unused lease, in seconds."""
@@ -82,7 +85,9 @@ class Creator:
         self._spare: SpareLease | None = None
         self._alive: Record | None = None  # a key of ours whose reply was lost
 
-    async def create(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+    async def create(
+        self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot, beside: Collection[bytes] = ()
+    ) -> Record | None:
         """Do what ``Registry.create_subnet`` promises."""
         async with self._lock:
             self._alive = await self._settle() or self._alive
@@ -91,7 +96,9 @@ class Creator:
             self._alive = None
             if self._spare is not None and self._spare.tried - {name}:
                 await self._give_back()
-            return await self._on_a_spare(ttl_s, lambda spare: guarded_put(self._keys, name, value, spare, listed))
+            return await self._on_a_spare(
+                ttl_s, lambda spare: guarded_put(self._keys, name, value, spare, listed, beside)
+            )
 
     async def move(self, held: Record, *, ttl_s: int) -> Record | None:
         """Do what ``Registry.put_on_own_lease`` promises."""
@@ -200,7 +207,9 @@ class Creator:
         self._spare = None
 
 
-def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed: Snapshot) -> rpc.TxnRequest:
+def guarded_put(
+    keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed: Snapshot, beside: Collection[bytes] = ()
+) -> rpc.TxnRequest:
     """Return the request to put the key if each that may overlap it is as old as the list, and this one is absent.
 
     A comparison over a range holds when it holds for each key in it, so also for an empty range
@@ -214,7 +223,7 @@ def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed
             result=rpc.Compare.LESS,
             create_revision=listed.revision + 1,
         )
-        for start, end in _guarded(keys, name)
+        for start, end in _guarded(keys, name, beside)
     ]
     key = keys.key(name)
     absent = rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0)
@@ -222,18 +231,30 @@ def guarded_put(keys: KeySpace, name: bytes, value: bytes, lease_id: int, listed
     return rpc.TxnRequest(compare=[*nothing_new, absent], success=[put])
 
 
-def _guarded(keys: KeySpace, name: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the ranges of all keys that may overlap *name*.
+def _guarded(keys: KeySpace, name: bytes, beside: Collection[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the ranges of all keys that may overlap *name*.
 
-    That is all of them where it has an IPv6 subnet: what overlaps that may stand behind any IPv4 subnet.
+    Where it has an IPv6 subnet, what overlaps that may stand behind any IPv4 subnet: then that is all of them, but for
+    those names in *beside* that do not overlap it.
     """
+    wanted, start = _key_of(name), keys.subnets
+    if wanted is not None and wanted.ipv6 is None:
+        for first, end in overlapping_names(wanted.ipv4):
+            yield keys.key(first), keys.key(end)
+        return
+    for other in sorted(set(beside))[:MOST_BESIDE]:
+        key = _key_of(other)
+        if wanted is not None and key is not None and not key.overlaps(wanted):
+            yield start, keys.key(other)
+            start = keys.key(other) + b"\0"
+    yield start, keys.subnets_end
+
+
+def _key_of(name: bytes) -> SubnetKey | None:
     try:
-        wanted = parse_key_name(name)
+        return parse_key_name(name)
     except Invalid:
-        wanted = None
-    if wanted is None or wanted.ipv6 is not None:
-        return [(keys.subnets, keys.subnets_end)]
-    return [(keys.key(start), keys.key(end)) for start, end in overlapping_names(wanted.ipv4)]
+        return None
 
 
 def unchanged_put(keys: KeySpace, held: Record, value: bytes, lease_id: int) -> rpc.TxnRequest:

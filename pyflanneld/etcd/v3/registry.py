@@ -148,9 +148,11 @@ class EtcdV3Registry:
         finally:
             await watch.close()
 
-    async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+    async def create_subnet(
+        self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot, beside: Collection[bytes] = ()
+    ) -> Record | None:
         """Create the key with a TTL if nothing that may overlap it is newer than *listed*; ``leases`` has the rules."""
-        return await self._creator.create(name, value, ttl_s=ttl_s, listed=listed)
+        return await self._creator.create(name, value, ttl_s=ttl_s, listed=listed, beside=beside)
 
     async def rewrite_subnet(self, held: Record, value: bytes) -> Record | None:
         """Change the value of *held*, with its lease, if nobody changed it."""

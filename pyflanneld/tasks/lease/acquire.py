@@ -126,25 +126,29 @@ async def _try(
             context.log.warning("lease.discarded", key=record.name, network=str(request.subnet_range.network))
             await context.registry.delete_subnet(record)
             return None, request if keep is None else replace(request, previous=keep)
-        case Claim(subnet=subnet, previous_refused=refused, ipv6=ipv6):
+        case Claim(previous_refused=refused):
             if refused is not None:
                 context.log.warning("lease.previous_refused", subnet=str(request.previous), why=refused)
-            return await _claim(context, request, snapshot, SubnetKey(subnet, ipv6), race), request
+            return await _claim(context, request, snapshot, choice, race), request
 
 
 async def _claim(
-    context: Context, request: LeaseRequest, snapshot: Snapshot, key: SubnetKey, race: int
+    context: Context, request: LeaseRequest, snapshot: Snapshot, claim: Claim, race: int
 ) -> OwnLease | None:
-    """Create *key*, or another subnet that the same list leaves: each is guarded by itself, so it needs no new list."""
+    """Create the key, or another one that the same list leaves: each is guarded by itself, so it needs no new list.
+
+    A dual-stack key may be refused for anything new, so what is remembered is not given up for that.
+    """
     lost: list[SubnetKey] = []
     while True:
-        lease = await _create(context, request, snapshot, key)
-        lost.append(key)
-        if lease is not None or len(lost) == TRIES:
+        lease = await _create(context, request, snapshot, claim)
+        lost.append(claim.key)
+        unsure = claim.ipv6 is not None and (claim.subnet == request.previous or not claim.choices)
+        if lease is not None or unsure or len(lost) == TRIES:
             return lease
         match decide(request, snapshot.records, context.rng, lost=lost, width=spread(race + len(lost))):
-            case Claim(subnet=subnet, ipv6=ipv6):
-                key = SubnetKey(subnet, ipv6)
+            case Claim() as claim:
+                pass
             case _:
                 return None
 
@@ -168,10 +172,11 @@ async def _reuse(context: Context, request: LeaseRequest, record: Record, key: S
             return None  # it went away between the list and the renewal
 
 
-async def _create(context: Context, request: LeaseRequest, snapshot: Snapshot, key: SubnetKey) -> OwnLease | None:
-    sent_at_s = context.clock.now_s()
+async def _create(context: Context, request: LeaseRequest, snapshot: Snapshot, claim: Claim) -> OwnLease | None:
+    sent_at_s, key = context.clock.now_s(), claim.key
     record = await context.registry.create_subnet(
-        encode_name(key.ipv4, key.ipv6), encode_value(request.attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
+        encode_name(key.ipv4, key.ipv6), encode_value(request.attrs, context.registry.api), ttl_s=TTL_S,
+        listed=snapshot, beside=[encode_name(other.ipv4, other.ipv6) for other in claim.choices],
     )
     if record is None:
         context.log.debug("lease.race_lost", subnet=str(key))

@@ -9,7 +9,8 @@ from typing import assert_never
 from pyflanneld.core.backoff import backoff, jittered, race_pause_s
 from pyflanneld.core.etcd_types import Record, Snapshot
 from pyflanneld.core.families import Network, inside, overlap
-from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_value
+from pyflanneld.core.lease.allocation import SubnetRequest, first_pairs
+from pyflanneld.core.lease.codec import TTL_S, LeaseAttrs, SubnetKey, encode_name, encode_value
 from pyflanneld.core.lease.ownership import (
     SHORT,
     Assessment,
@@ -188,7 +189,8 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
                 return False
         sent_at_s = context.clock.now_s()
         record = await context.registry.create_subnet(
-            name, encode_value(attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot
+            name, encode_value(attrs, context.registry.api), ttl_s=TTL_S, listed=snapshot,
+            beside=_names_beside(node, snapshot),
         )
         if record is not None:
             node.lease = confirmed(
@@ -201,6 +203,14 @@ async def _retake(context: Context, node: Node, attrs: LeaseAttrs) -> bool:
             return True
         await asyncio.sleep(race_pause_s(race, context.rng))
     raise AssertionError("unreachable: count() does not end")
+
+
+def _names_beside(node: Node, snapshot: Snapshot) -> list[bytes]:
+    """Return what other hosts may create meanwhile, in a dual-stack network where all have lost their keys."""
+    if node.subnet_range6 is None:
+        return []
+    pairs = first_pairs(snapshot.records, SubnetRequest(node.subnet_range), SubnetRequest(node.subnet_range6))
+    return [encode_name(pair.ipv4, pair.ipv6) for pair in pairs]
 
 
 def _report_junk(context: Context, node: Node, junk: Record) -> None:

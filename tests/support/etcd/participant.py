@@ -9,13 +9,14 @@ Hundreds of these fit into one process. Peers' routes, files and firewall rules 
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from random import Random
 from typing import Any
 
 from pyflanneld.backends import BACKENDS
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.etcd_types import Position, Record, Renewal, Snapshot
+from pyflanneld.core.lease.allocation import SubnetRequest
 from pyflanneld.core.lease.codec import LeaseAttrs, parse_key_name
 from pyflanneld.core.lease.ownership import confirmed
 from pyflanneld.core.link.selection import Choice, Link
@@ -37,6 +38,7 @@ from tests.support.fakes.node import CONFIG, FakeHostNetworks, Manager, MemoryFi
 from tests.support.fakes.virtual_time import Journal
 
 JOINED = b'{"Network":"172.16.0.0/12","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
+DUAL = b'{"EnableIPv6":true,"IPv6Network":"fd00:5::/48",' + JOINED[1:]
 """Where ``join`` takes leases from: there are 4,095."""
 
 
@@ -88,11 +90,14 @@ class EtcdSide:
         self.context = Context(ports, settings, rng, self.log, Conditions(clock, self.log), Liveness(clock))
         self.first: Snapshot
 
-    async def join(self) -> None:
+    async def join(self, document: bytes = JOINED) -> None:
         """Get a lease as the daemon does, and remember the list that it was created by."""
-        config = parse_config(JOINED)
+        config = parse_config(document)
         assert config.ipv4 is not None
-        request = LeaseRequest(config.ipv4, LeaseAttrs(self.address, "host-gw"), previous=None, underlay=())
+        address6 = IPv6Address("fd01::") + int(self.address) if config.ipv6 else None
+        ipv6 = SubnetRequest(config.ipv6) if config.ipv6 else None
+        attrs = LeaseAttrs(self.address, "host-gw", address6)
+        request = LeaseRequest(config.ipv4, attrs, previous=None, underlay=(), ipv6=ipv6)
         found = await acquire(self.context, request)
         assert found is not None
         lease, listed = found

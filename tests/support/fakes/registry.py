@@ -269,7 +269,9 @@ class FakeRegistry:
         with self._watching(after, SUBNETS) as watch:
             yield watch
 
-    async def create_subnet(self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot) -> Record | None:
+    async def create_subnet(
+        self, name: bytes, value: bytes, *, ttl_s: int, listed: Snapshot, beside: Collection[bytes] = ()  # noqa: ARG002
+    ) -> Record | None:
         await self._arrive()
         self._check_writable()
         if self._conflict(name, listed):
