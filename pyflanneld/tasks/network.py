@@ -24,7 +24,7 @@ from pyflanneld.state.node import Node
 
 RETRY_CAP_S = 5.0
 READ_AGAIN_S = 60.0
-ASK_BOTH_S = 2.0  # how often each API of etcd is asked for a configuration, while neither has one
+ASK_BOTH_S = 1.0  # how often each API of etcd is asked for a configuration, while neither has one
 BEAT_S = READ_AGAIN_S + RETRY_CAP_S
 ENDED_S, CLAIM_AGAIN_S = 2.0, 0.1  # a process that has ended may keep its sockets for a moment
 WATCH_RETRY_FIRST_S = 1.0
