@@ -25,6 +25,7 @@ class Plan:
     latencies: int = 200
     bursts: int = 3
     restarts: int = 3
+    crowds: int = 3
     repairs: int = 40
     links: int = 5
     waiting_s: float = 25.0  # for what takes a contender long, per case
@@ -34,8 +35,8 @@ class Plan:
 
 
 QUICK = Plan(
-    starts=2, large_starts=1, lists=3, latencies=40, bursts=1, restarts=1, repairs=10, links=2, waiting_s=11.0,
-    idle_s=10.0, renewal_s=5.0, traffic=1,
+    starts=2, large_starts=1, lists=3, latencies=40, bursts=1, restarts=1, crowds=1, repairs=10, links=2,
+    waiting_s=11.0, idle_s=10.0, renewal_s=5.0, traffic=1,
 )  # fmt: skip
 
 

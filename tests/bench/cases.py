@@ -1,6 +1,6 @@
 """What is measured, and with how many peers; ``docs/dev/performance.md`` says it for its readers."""
 
-from tests.bench import changes, costs, inprocess, repair, start, traffic
+from tests.bench import changes, costs, crowd, inprocess, repair, start, traffic
 from tests.bench.bench import Case
 
 CASES = (
@@ -14,6 +14,7 @@ CASES = (
     Case("cut", (250,), changes.cut),
     Case("etcd", (250, 4000), costs.etcd),
     Case("renewal", (250,), costs.renewal),
+    Case("crowd", (60,), crowd.at_once),
     Case("traffic", (250,), traffic.traffic),
     Case("idle", (4000,), costs.idle),  # with 250 peers at the same time
 )

@@ -32,6 +32,7 @@ QUANTITIES = {
     "restart.ready": "restart with nothing changed, to ready",
     "restart.messages": "route messages of a restart with nothing changed",
     "cut.messages": "route messages after a cut from etcd in which one lease was added",
+    "crowd.routes": "many hosts without a lease: configuration written to all routes on all hosts",
     "memory.resident": "resident memory",
     "idle.cpu": "idle, CPU of one core",
     "idle.children_cpu": "idle, CPU of the programs it starts",
@@ -50,6 +51,7 @@ BLOCKS = {
     "start": ("start.routes", "start.ready", "start.spread", "list.routes"),
     "leases": ("lease.new", "lease.gone", "lease.burst"),
     "repair": ("repair.route", "repair.link", "restart.ready", "restart.messages", "cut.messages"),
+    "crowd": ("crowd.routes",),
     "costs": (
         "memory.resident", "idle.cpu", "idle.children_cpu", "idle.wakeups", "etcd.start.requests", "etcd.start.lists",
         "etcd.start.watches", "etcd.renewal.requests", "etcd.renewal.events",

@@ -51,6 +51,10 @@ class Store(abc.ABC):
         """Put the network's configuration."""
 
     @abc.abstractmethod
+    async def unconfigure(self) -> None:
+        """Delete it."""
+
+    @abc.abstractmethod
     async def put(self, lease: Peer, *, ttl_s: int = TTL_S) -> None:
         """Put one lease."""
 
@@ -83,6 +87,9 @@ class StoreV3(Store):
 
     async def configure(self) -> None:
         await self._raw.put(f"{self.prefix}/config".encode(), CONFIG.encode())
+
+    async def unconfigure(self) -> None:
+        await self._raw.delete(f"{self.prefix}/config".encode())
 
     async def put(self, lease: Peer, *, ttl_s: int = TTL_S) -> None:
         await self._raw.put(self.key(lease.name), lease.value(3), lease_id=await self._etcd_lease(ttl_s))
@@ -136,6 +143,9 @@ class StoreV2(Store):
 
     async def configure(self) -> None:
         await self._raw.set(f"{self.prefix}/config", CONFIG)
+
+    async def unconfigure(self) -> None:
+        await self._raw.delete(f"{self.prefix}/config".encode())
 
     async def put(self, lease: Peer, *, ttl_s: int = TTL_S) -> None:
         await self._raw.set(self.key(lease.name), lease.value(2), ttl=ttl_s)
