@@ -14,7 +14,6 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pyflanneld.config.endpoints import is_host_name, parse_endpoints
-from pyflanneld.config.go_regex import parse_go_regex
 from pyflanneld.core.families import unmapped
 from pyflanneld.core.link.selection import LinkPattern
 
@@ -156,7 +155,11 @@ def parse_user_name(text: str) -> str:
 
 
 def _pattern(value: str | LinkPattern) -> LinkPattern:
-    return value if isinstance(value, LinkPattern) else parse_go_regex(value)
+    if isinstance(value, LinkPattern):
+        return value
+    from pyflanneld.config.go_regex import parse_go_regex  # few hosts have a pattern: the others start without it
+
+    return parse_go_regex(value)
 
 
 def _none_if_empty(value: object) -> object:

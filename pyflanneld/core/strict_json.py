@@ -5,19 +5,17 @@ Beyond that this is stricter: it refuses size, nesting, NaN and huge numbers; wh
 """
 
 import json
-import re
-from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 from pyflanneld.core.invalid import Invalid
 
 MAX_BYTES = 64 * 1024
 MAX_BRACKETS = 256
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE = frozenset(" \t\n\r")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A top-level member of an object: its name in lower case, its value, and the text of that value."""
 
     name: str
@@ -73,8 +71,9 @@ def parse_members(data: bytes, field: str) -> list[Member]:
 
 def _start(text: str, at: int) -> int:
     """Return where the next token begins."""
-    space = _SPACE.match(text, at)
-    return space.end() if space else at
+    while text[at : at + 1] in _SPACE:
+        at += 1
+    return at
 
 
 def _folded(name: str) -> str:

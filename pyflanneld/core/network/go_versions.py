@@ -8,23 +8,19 @@ Fields and rules: flannel ``subnet/config.go`` and ``pkg/ip`` of v0.11.0, ``pkg/
 v0.28.9. Their further rules, of lengths and bounds, are those of ``parse_config``, which has taken the document before.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import NamedTuple
 
 from pyflanneld.core.families import unmapped
 from pyflanneld.core.printable import printable
 from pyflanneld.core.strict_json import Member, parse_members
 
 _RAW_CHARS = 80
-_UINT = re.compile(r"0|[1-9]\d*", re.ASCII)
-_LENGTH = re.compile(r"0*(\d{1,3})", re.ASCII)
 _U64 = 2**64
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A value that some Go daemons cannot read.
 
     Attributes:
@@ -46,8 +42,7 @@ class Refusal:
         return f"flanneld {who} cannot read {self.field}: {raw} should be {self.expected}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(NamedTuple):
     """How Go reads the fields of one type: *reads* says whether it takes a value, of which it gets the text."""
 
     expected: str
@@ -73,7 +68,7 @@ def _is_address6(raw: str) -> bool:
 
 
 def _is_uint(raw: str) -> bool:
-    return raw == "null" or (_UINT.fullmatch(raw) is not None and int(raw) < _U64)
+    return raw in ("null", "0") or (_is_number(raw) and raw[0] != "0" and int(raw) < _U64)
 
 
 def _is_bool(raw: str) -> bool:
@@ -88,13 +83,17 @@ def _is_backend(raw: str) -> bool:
 
 
 def _network(raw: str) -> IPv4Network | IPv6Network | None:
-    text, _, length = raw.strip('"').partition("/")
-    address, match = _address(text), _LENGTH.fullmatch(length)
-    if address is None or match is None or int(match[1]) > address.max_prefixlen:
+    text, _, written = raw.strip('"').partition("/")
+    address, length = _address(text), written.lstrip("0") or written[:1]
+    if address is None or not _is_number(length) or len(length) > 3 or int(length) > address.max_prefixlen:
         return None
     if isinstance(address, IPv4Address):
-        return IPv4Network((address, int(match[1])), strict=False)
-    return IPv6Network((address, int(match[1])), strict=False)
+        return IPv4Network((address, int(length)), strict=False)
+    return IPv6Network((address, int(length)), strict=False)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
