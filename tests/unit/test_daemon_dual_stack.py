@@ -3,9 +3,12 @@
 import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Any
 
 import pytest
 
+from pyflanneld.core.etcd_types import Record
+from pyflanneld.core.lease.allocation import CHOICES
 from pyflanneld.core.routes import BLACKHOLE_METRIC, KernelRoute
 from pyflanneld.errors import LeaseLost, LinkUnusable, PublicIpNotOnLink
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, lan, value
@@ -74,6 +77,29 @@ def test_remembered_subnets_survive_what_others_create_meanwhile() -> None:
         async with node.running():
             assert held(etcd) == {OWN: dual_value(21)}
             assert node.log.count("lease.previous_refused") == 0
+
+    run(scenario())
+
+
+def test_a_vanished_key_is_taken_again_beside_what_others_take() -> None:
+    """Where all hosts have lost their keys, each knows the names of the first pairs, and is not disturbed by these."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = dual_node(etcd)
+        async with node.running():
+            asked, create = [], node.registry.create_subnet
+
+            async def noted(name: bytes, value: bytes, **more: Any) -> Record | None:
+                asked.append(more["beside"])
+                return await create(name, value, **more)
+
+            node.registry.create_subnet = noted  # type: ignore[method-assign]
+            etcd.delete(OWN)
+            await until(lambda: held(etcd) == {OWN: dual_value(21)}, 2)
+            [beside] = asked
+            assert len(beside) == CHOICES
+            assert beside[0] == b"172.7.1.0-24&2001:cafe:42:1::-64"
 
     run(scenario())
 
