@@ -215,7 +215,7 @@ def _backend_change(before: NetworkConfig, config: NetworkConfig) -> list[str]:
     ]
     if config.backend_type == "vxlan":
         return [*lines, "  Then restart Docker on each host: its containers get an MTU that fits into the tunnels."]
-    return [*lines, "  host-gw leads behind no router: keep vxlan if `pyflanneld peers` has a host that is not ON LINK."]
+    return [*lines, "  host-gw leads behind no router: keep vxlan if `pyflanneld peers` has one that is not ON LINK."]
 
 
 def _refuse(effects: Sequence[Effect], config: NetworkConfig, *, refused: bool, force: bool) -> None:

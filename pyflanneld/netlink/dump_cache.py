@@ -18,10 +18,12 @@ class DumpCache(Generic[T]):
 
     Args:
         decode: reads the body of one message; ``None`` if it is of no interest. May raise ``ValueError``.
+        essence: cuts off what is not decoded and changes by itself.
     """
 
-    def __init__(self, decode: Callable[[bytes], T | None]) -> None:
+    def __init__(self, decode: Callable[[bytes], T | None], essence: Callable[[bytes], bytes] | None = None) -> None:
         self._decode = decode
+        self._essence = essence
         self._bodies: list[bytes] = []
         self._decoded: list[T | None] = []
         self._values: tuple[T, ...] = ()
@@ -35,6 +37,8 @@ class DumpCache(Generic[T]):
 
         Not more than one call at a time. Raises what *decode* raises, and then remembers the list before.
         """
+        if self._essence is not None:
+            bodies = list(map(self._essence, bodies))
         if bodies != self._bodies:
             known = self.known()
             fresh = [body for body in bodies if body not in known]

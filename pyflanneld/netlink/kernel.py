@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from errno import EACCES, EADDRNOTAVAIL, EHOSTUNREACH, EINVAL, ENETUNREACH, ENODEV, ENOENT, ESRCH
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -23,7 +23,8 @@ from pyflanneld.core.vxlan.forwardings import Forwarding, ForwardingListing, Ker
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import neighbours, routes, routes6, vxlan_devices
 from pyflanneld.netlink.dump_cache import DumpCache
-from pyflanneld.netlink.frames import KernelRefusal
+from pyflanneld.netlink.entries import without_clocks
+from pyflanneld.netlink.frames import KernelRefusal, NetlinkRequest
 from pyflanneld.netlink.links import (
     Address,
     addresses_request,
@@ -40,6 +41,9 @@ from pyflanneld.ports import Change, Kernel
 
 DecodeRoute = Callable[[bytes], KernelRoute | None]
 _NO_WAY = frozenset({ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL})  # none, unreachable, prohibit, blackhole
+
+
+E = TypeVar("E", KernelEntry, KernelForwarding)
 
 
 class NetlinkKernel(Kernel):
@@ -68,6 +72,7 @@ class NetlinkKernel(Kernel):
         self._devices: frozenset[int] = frozenset()
         self._links_read: tuple[tuple[Link, ...], tuple[Address, ...]] = ((), ())
         self._lists: dict[object, DumpCache[KernelRoute]] = {}  # those that are remembered
+        self._entry_lists: dict[Any, DumpCache[Any]] = {}
 
     async def links(self) -> tuple[Link, ...]:
         """Return all links but the loopback, in index order.
@@ -147,16 +152,29 @@ class NetlinkKernel(Kernel):
         match listing:
             case RouteListing():
                 return await self._routes(listing, self._patient if patient else self._requests)
-            case EntryListing(link_index):
-                return tuple(KernelEntry.of(link_index, one) for one in await self.neighbours(link_index))
-            case ForwardingListing(link_index):
-                return await self._forwardings(link_index)
+            case EntryListing(index):
+                request = neighbours.neighbours_request(index)
+                return await self._entries(listing, index, request, neighbours.decode_entry)
+            case ForwardingListing(index):
+                request = vxlan_devices.forwardings_request(index)
+                return await self._entries(listing, index, request, vxlan_devices.decode_forwarding)
         raise TypeError(f"no such listing: {listing!r}")
 
-    async def _forwardings(self, link_index: int) -> tuple[KernelForwarding, ...]:
-        listing = DumpCache(vxlan_devices.decode_forwarding)
-        found = await self._requests.dump(vxlan_devices.forwardings_request(link_index), listing.update)
-        return tuple(entry for entry in found if entry.link_index == link_index)
+    async def _entries(
+        self, listing: object, link_index: int, request: NetlinkRequest, decode: Callable[[bytes], E | None]
+    ) -> tuple[E, ...]:
+        """Return the entries of one link; a kernel that does not know that filter sends those of all links."""
+
+        def decode_here(body: bytes) -> E | None:
+            entry = decode(body)
+            return entry if entry is not None and entry.link_index == link_index else None
+
+        known = self._entry_lists.get(listing)
+        if known is None:
+            there = {link.index for link in self._links}
+            self._entry_lists = {key: one for key, one in self._entry_lists.items() if key.link_index in there}
+            known = self._entry_lists[listing] = DumpCache(decode_here, without_clocks)
+        return await self._requests.dump(request, known.update)
 
     async def apply(self, changes: Sequence[KernelChange]) -> Mapping[KernelChange, int]:
         """Make all changes in order; return the failed ones with their ``errno`` (EPERM without CAP_NET_ADMIN).

@@ -12,7 +12,8 @@ from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT, NUD_VALUES, ndmsg
 
 from pyflanneld.core.link.selection import Neighbour
 from pyflanneld.core.neighbours import Entry, KernelEntry
-from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
+from pyflanneld.core.objects.plan import Create, Drop, KernelChange
+from pyflanneld.netlink.entries import put_entry
 from pyflanneld.netlink.frames import Malformed, NetlinkRequest, pack
 from pyflanneld.netlink.messages import Decoded, encode
 
@@ -26,18 +27,20 @@ def neighbours_request(link_index: int) -> NetlinkRequest:
 def change_message(change: KernelChange, flags: int, sequence: int) -> bytes:
     """Return the message that asks for *change* of an entry; *flags* are those of the message, beside its own."""
     entry: Entry | KernelEntry = change.object
-    family = AF_INET if entry.address.version == 4 else AF_INET6
-    fields = {"family": family, "ifindex": entry.link_index, "state": NUD_PERMANENT}
-    attributes: list[tuple[str, object]] = [("NDA_DST", str(entry.address))]
-    match change:
-        case Drop():
-            return pack(NetlinkRequest(RTM_DELNEIGH, flags, encode(ndmsg, fields, attributes)), sequence)
-        case Create():
-            flags |= NLM_F_CREATE | NLM_F_EXCL
-        case Replace():
-            flags |= NLM_F_CREATE | NLM_F_REPLACE
-    body = encode(ndmsg, fields, [*attributes, ("NDA_LLADDR", entry.mac)])
+    if isinstance(change, Drop):
+        family = AF_INET if entry.address.version == 4 else AF_INET6
+        fields = {"family": family, "ifindex": entry.link_index, "state": NUD_PERMANENT}
+        body = encode(ndmsg, fields, [("NDA_DST", str(entry.address))])
+        return pack(NetlinkRequest(RTM_DELNEIGH, flags, body), sequence)
+    flags |= NLM_F_CREATE | (NLM_F_EXCL if isinstance(change, Create) else NLM_F_REPLACE)
+    body = put_entry(entry.address, entry.mac or "", entry.link_index, forwarding=False)
     return pack(NetlinkRequest(RTM_NEWNEIGH, flags, body), sequence)
+
+
+def decode_entry(body: bytes) -> KernelEntry | None:
+    """Return the entry in an ``RTM_NEWNEIGH``; ``None`` without an IP address. Raises ``Malformed``."""
+    found = decode_neighbour(body)
+    return KernelEntry.of(*found) if found is not None else None
 
 
 def decode_neighbour(body: bytes) -> tuple[int, Neighbour] | None:

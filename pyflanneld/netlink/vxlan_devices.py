@@ -26,6 +26,7 @@ from pyflanneld.core.link.vxlan import Vxlan
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
 from pyflanneld.core.vxlan.device import Device, LinkAddress, Tunnel
 from pyflanneld.core.vxlan.forwardings import Forwarding, KernelForwarding
+from pyflanneld.netlink.entries import put_entry
 from pyflanneld.netlink.frames import Malformed, NetlinkRequest, pack
 from pyflanneld.netlink.messages import Decoded, encode
 
@@ -110,14 +111,15 @@ def forwardings_request(link_index: int) -> NetlinkRequest:
 def forwarding_message(change: KernelChange, flags: int, sequence: int) -> bytes:
     """Return the message that asks for *change* of a forwarding entry."""
     entry: Forwarding | KernelForwarding = change.object
+    if isinstance(entry, Forwarding):
+        flags |= NLM_F_CREATE | (NLM_F_EXCL if isinstance(change, Create) else NLM_F_REPLACE)
+        body = put_entry(entry.destination, entry.mac, entry.link_index, forwarding=True)
+        return pack(NetlinkRequest(RTM_NEWNEIGH, flags, body), sequence)
     fields = {"family": AF_BRIDGE, "ifindex": entry.link_index, "state": NUD_PERMANENT, "flags": NTF_SELF}
     attributes: list[tuple[str, object]] = [("NDA_LLADDR", entry.mac)]
     if entry.destination is not None:
         attributes.append(("NDA_DST", str(entry.destination)))
-    kind = RTM_DELNEIGH if isinstance(change, Drop) else RTM_NEWNEIGH
-    if kind == RTM_NEWNEIGH:
-        flags |= NLM_F_CREATE | (NLM_F_EXCL if isinstance(change, Create) else NLM_F_REPLACE)
-    return pack(NetlinkRequest(kind, flags, encode(ndmsg, fields, attributes)), sequence)
+    return pack(NetlinkRequest(RTM_DELNEIGH, flags, encode(ndmsg, fields, attributes)), sequence)
 
 
 def decode_forwarding(body: bytes) -> KernelForwarding | None:

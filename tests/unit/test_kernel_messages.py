@@ -3,18 +3,20 @@
 import contextlib
 import struct
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from socket import AF_INET, AF_INET6
+from socket import AF_BRIDGE, AF_INET, AF_INET6
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pyroute2 import IPBatch
 from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
+from pyroute2.netlink.rtnl.ndmsg import NTF_SELF, NUD_PERMANENT, ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from pyflanneld.core.families import Address
 from pyflanneld.core.objects.plan import Create, Drop, KernelChange, Replace
 from pyflanneld.core.routes import Blackhole, KernelRoute, Route
-from pyflanneld.netlink import frames, links, route_lookup, route_template, routes6
+from pyflanneld.netlink import entries, frames, links, route_lookup, route_template, routes6
 from pyflanneld.netlink import routes as encoding
 from pyflanneld.netlink.frames import KernelRefusal, Malformed
 from pyflanneld.netlink.messages import Decoded, encode, kernel_verdict
@@ -253,3 +255,32 @@ def test_verdicts() -> None:
     assert kernel_verdict(refused) == KernelRefusal(17, "")
     assert kernel_verdict(refused + words) == KernelRefusal(17, "Why?")
     assert str(KernelRefusal(17, "Why?")) == "File exists: Why?"
+
+
+macs = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":"))
+addresses = st.ip_addresses()
+
+
+@given(address=addresses, mac=macs, index=st.integers(1, 0x7FFFFFFF), forwarding=st.booleans())
+def test_an_entry_has_the_bytes_of_pyroute2(address: Address, mac: str, index: int, forwarding: bool) -> None:
+    """Neighbours and forwarding entries of both families."""
+    fields = {"ifindex": index, "state": NUD_PERMANENT}
+    dst, lladdr = ("NDA_DST", str(address)), ("NDA_LLADDR", mac)
+    if forwarding:
+        theirs = encode(ndmsg, fields | {"family": AF_BRIDGE, "flags": NTF_SELF}, [lladdr, dst])
+    else:
+        theirs = encode(ndmsg, fields | {"family": AF_INET if address.version == 4 else AF_INET6}, [dst, lladdr])
+    assert entries.put_entry(address, mac, index, forwarding=forwarding) == theirs
+
+
+@given(address=addresses, mac=macs, clocks=st.lists(st.integers(0, 0xFFFFFFFF), min_size=4, max_size=4))
+def test_an_entry_is_read_without_its_clocks(address: Address, mac: str, clocks: list[int]) -> None:
+    """What the kernel counts does not matter; everything before it is kept, however short the message is."""
+    body_ = entries.put_entry(address, mac, 7, forwarding=False)
+    names = ("ndm_confirmed", "ndm_used", "ndm_updated", "ndm_refcnt")
+    counted = ("NDA_CACHEINFO", dict(zip(names, clocks, strict=True)))
+    told = body_ + encode(ndmsg, {}, [("NDA_PROBES", clocks[0]), counted])[12:]
+    assert entries.without_clocks(told) == body_
+    assert entries.without_clocks(body_) == body_
+    for length in range(12):
+        assert len(entries.without_clocks(told[:length])) == length

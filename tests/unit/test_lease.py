@@ -250,3 +250,18 @@ def test_what_needs_no_parser_says_what_the_parser_says(
             return error.reason
 
     assert read(value) == read(value + b" ")
+
+
+@pytest.mark.parametrize("vni", ["", '"VNI":0,', '"VNI":1,', '"VNI":9999999,', '"VNI":07,', '"VNI":100000000,'])
+@pytest.mark.parametrize("mac", ["aa:bb:cc:00:00:22", "AA:bb:cc:00:00:22", "zz"])
+def test_a_vxlan_lease_is_read_the_same_whatever_reads_it(vni: str, mac: str) -> None:
+    """As flannel writes it, without a parser, or with white space, through one."""
+    text = f'{{"PublicIP":"192.168.14.22","BackendType":"vxlan","BackendData":{{{vni}"VtepMAC":"{mac}"}}}}'
+
+    def read(value: str) -> LeaseAttrs | str:
+        try:
+            return parse_value(value.encode())
+        except Invalid as error:
+            return error.reason
+
+    assert read(text) == read(text.replace('{"PublicIP"', '{ "PublicIP"'))

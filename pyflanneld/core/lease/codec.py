@@ -24,7 +24,8 @@ _OCTET = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = rb"(" + _OCTET + rb"(?:\." + _OCTET + rb"){3})"  # there is no other spelling of it
 _NAME = re.compile(_IPV4 + rb"-([12]?\d|3[0-2])(?:&([0-9a-f:]+)-(\d{1,3}))?")
 _AS_WRITTEN = re.compile(
-    rb'\{"PublicIP":"' + _IPV4 + rb'",(?:"PublicIPv6":null,)?"BackendType":"([A-Za-z0-9-]{1,64})"\}'
+    rb'\{"PublicIP":"' + _IPV4 + rb'",(?:"PublicIPv6":null,)?"BackendType":"([A-Za-z0-9-]{1,64})"'
+    rb'(?:,"BackendData":(\{(?:"VNI":(?:0|[1-9]\d{0,7}),)?"VtepMAC":"[0-9a-f:]{17}"\}))?\}'
 )
 
 
@@ -147,7 +148,7 @@ def parse_value(value: bytes) -> LeaseAttrs:
     """
     written = _AS_WRITTEN.fullmatch(value)
     if written is not None:
-        return LeaseAttrs(IPv4Address(_packed(written[1])), written[2].decode())
+        return LeaseAttrs(IPv4Address(_packed(written[1])), written[2].decode(), data=(written[3] or b"").decode())
     document = parse_object(value, "lease")
     public_ip = document.get("publicip")
     public_ipv6 = document.get("publicipv6")

@@ -14,6 +14,7 @@ from pyflanneld.core.families import Network
 from pyflanneld.core.invalid import Invalid
 
 _EXPECTED = 'the MAC address of one host, such as "aa:bb:cc:00:00:22"'
+_AS_WRITTEN = re.compile(r'\{(?:"VNI":\d+,)?"VtepMAC":"((?:[0-9a-f]{2}:){5}[0-9a-f]{2})"\}', re.ASCII)
 _MAC = re.compile(
     r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.ASCII
 )
@@ -25,13 +26,21 @@ def parse_mac(data: str, field: str = "BackendData") -> str:
     Raises:
         Invalid: there is none to which packets can be sent; *field* is where *data* stood.
     """
+    if (written := _AS_WRITTEN.fullmatch(data)) is not None and _is_one_host(written[1]):
+        return written[1]
     value = _member(data, field, "VtepMAC")
     if not isinstance(value, str) or not _MAC.fullmatch(value.lower()):
         raise Invalid("bad_value", f"{field}.VtepMAC", value, _EXPECTED)
     digits = value.lower().translate({ord(char): None for char in ":-."})
-    if digits == "000000000000" or int(digits[:2], 16) & 1:
+    mac = ":".join(digits[place : place + 2] for place in range(0, 12, 2))
+    if not _is_one_host(mac):
         raise Invalid("bad_value", f"{field}.VtepMAC", value, _EXPECTED)
-    return ":".join(digits[place : place + 2] for place in range(0, 12, 2))
+    return mac
+
+
+def _is_one_host(mac: str) -> bool:
+    """Return whether a frame to *mac* goes to one host: it is neither a group's, broadcast among them, nor zero."""
+    return mac[1] in "02468ace" and mac != "00:00:00:00:00:00"
 
 
 def _member(data: str, field: str, name: str) -> object:

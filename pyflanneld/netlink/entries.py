@@ -1,0 +1,57 @@
+"""Neighbours and forwarding entries, both of which are ``ndmsg``, by the thousand. Pure.
+
+There are four shapes of a permanent entry: of either family, and of either kind. What is read carries clocks, which are
+cut off: without them the list of a quiet device is the same each time, and need not be decoded again.
+"""
+
+import struct
+import sys
+from collections.abc import Mapping
+from functools import cache
+from socket import AF_BRIDGE, AF_INET, AF_INET6
+
+from pyroute2.netlink.rtnl.ndmsg import NTF_SELF, NUD_PERMANENT, ndmsg
+
+from pyflanneld.core.families import Address
+from pyflanneld.netlink.message_template import MessageTemplate
+from pyflanneld.netlink.messages import encode
+
+_HEADER_BYTES = len(encode(ndmsg, {}))
+_ATTRIBUTE = struct.Struct("=HH")  # netlink(7): length and type of each attribute, which begins at a multiple of four
+_NAMES = [name for name, *_ in ndmsg.nla_map]
+_CLOCKS = frozenset(map(_NAMES.index, ("NDA_PROBES", "NDA_CACHEINFO")))
+
+
+def put_entry(address: Address, mac: str, link_index: int, *, forwarding: bool) -> bytes:
+    """Return the body of the message that puts a permanent neighbour, or a *forwarding* entry to *address*."""
+    return _template(address.version, forwarding=forwarding).filled(
+        ifindex=link_index.to_bytes(4, sys.byteorder), NDA_DST=address.packed,
+        NDA_LLADDR=bytes.fromhex(mac.replace(":", "")),
+    )  # fmt: skip
+
+
+@cache
+def _template(version: int, *, forwarding: bool) -> MessageTemplate:
+    none, all_ones = ("0.0.0.0", "255.255.255.255") if version == 4 else ("::", ":".join(["ffff"] * 8))  # noqa: S104
+
+    def encoded(values: Mapping[str, object]) -> bytes:
+        fields = {"ifindex": int(str(values["ifindex"])), "state": NUD_PERMANENT}
+        address, mac = (("NDA_DST", values["NDA_DST"]), ("NDA_LLADDR", values["NDA_LLADDR"]))
+        if forwarding:
+            return encode(ndmsg, fields | {"family": AF_BRIDGE, "flags": NTF_SELF}, [mac, address])
+        return encode(ndmsg, fields | {"family": AF_INET if version == 4 else AF_INET6}, [address, mac])
+
+    return MessageTemplate(
+        encoded, ifindex=(0, -1), NDA_DST=(none, all_ones), NDA_LLADDR=("00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff")
+    )
+
+
+def without_clocks(body: bytes) -> bytes:
+    """Return the message up to what changes by itself."""
+    offset = _HEADER_BYTES
+    while offset + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, offset)
+        if kind in _CLOCKS or length < _ATTRIBUTE.size:
+            break
+        offset += length + 3 & ~3
+    return body[:offset]
