@@ -28,7 +28,7 @@ def _with_line(text: str, row: Row, line: str) -> str:
         return before + line + rest.partition("\n")[2]
     before, beginning, rest = text.partition(report.beginning(row.group))
     if not beginning:
-        raise ValueError(f"the page has no table for {row.group}; it takes a whole run")
+        return f"{text.rstrip()}\n\n{report.beginning(row.group)}{line.rstrip()}\n"
     lines, gap, behind = rest.partition("\n\n")
     return f"{before}{beginning}{lines.rstrip()}\n{line.rstrip()}{gap or chr(10)}{behind}"
 

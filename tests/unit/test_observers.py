@@ -91,6 +91,19 @@ def changes(*more: Change) -> Spoil:
     return lambda record: record.history.changes.extend(more)
 
 
+TUNNEL = 9
+
+
+def tunnel(event: RouteEvent) -> Spoil:
+    """A host has a tunnel, and a route through it."""
+
+    def spoil(record: Record) -> None:
+        record.hosts[0].tunnels.add(TUNNEL)
+        record.hosts[0].route_events.append(event)
+
+    return spoil
+
+
 def routes(*more: RouteEvent) -> Spoil:
     return lambda record: record.hosts[0].route_events.extend(more)
 
@@ -154,6 +167,7 @@ BAD: dict[str, tuple[str, Spoil]] = {
     "ourselves as the gateway": ("I7", routes(route("172.7.30.0/24", "192.168.14.21"))),
     "a multicast gateway": ("I7", routes(route("172.7.30.0/24", "224.0.0.1"))),
     "a gateway inside of the subnet": ("I7", routes(route("172.7.30.0/24", "172.7.30.1"))),
+    "a tunnel to another address": ("I7", tunnel(route("172.7.30.0/24", "172.7.30.1", link=TUNNEL))),
     "a packet lost for no reason": ("I13", lost_packet),
     "half a file": ("I16", version(ENV[:60])),
     "a file without an end": ("I16", version(ENV[:-1])),

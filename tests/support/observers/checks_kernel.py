@@ -73,6 +73,8 @@ def _insane(event: RouteEvent, host: Host, networks: list[Net], record: Record) 
         return "not inside the network"
     if any(overlap(event.dst, own) and _held(own, host, record) for own in own_subnets(host, event.at_s)):
         return "overlaps the own subnet"
+    if event.link in host.tunnels:
+        return "" if event.gateway == event.dst[0] else "not the first address of the subnet"
     addresses = {number for number, _, _ in host.addresses}
     own = {number for number, length, _ in host.addresses if not contains(event.dst, (number, length))}
     if any(contains(event.dst, (number, 32)) for number in own):

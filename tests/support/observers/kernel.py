@@ -18,6 +18,7 @@ BUFFER_BYTES = 8 << 20
 SO_RCVBUFFORCE = 33
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWADDR, GETADDR = 20, 22
+NEWLINK, GETLINK = 16, 18
 NAMES = {
     16: "link", 17: "link", 20: "address", 21: "address", 24: "IPv6 route", 25: "IPv6 route", 28: "neighbour",
     29: "neighbour", 32: "rule", 33: "rule",
@@ -27,6 +28,8 @@ ERROR, DONE = 2, 3
 HEADER, ROUTE, ADDRESS, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBBBBBBBI"), struct.Struct("=BBBBI"), 4
 DST, OIF, GATEWAY, PRIORITY, TABLE = 1, 4, 5, 6, 15
 LOCAL = 2
+LINK, IFNAME, NEIGHBOUR = struct.Struct("=BxHiII"), 3, struct.Struct("=B3xiHBB")
+TUNNELS = b"flannel"
 FOREIGN_KEPT = 5_000
 
 
@@ -86,9 +89,20 @@ def address(payload: bytes) -> tuple[int, int, int] | None:
     return (int.from_bytes(local), length, link) if family == socket.AF_INET and local else None
 
 
+def tunnel(payload: bytes) -> int:
+    """Read a link message: the index of a device with flannel's name, which is the daemon's own; 0: of another one."""
+    name = attributes(payload, LINK.size).get(IFNAME, b"")
+    return int(LINK.unpack_from(payload)[2]) if name.startswith(TUNNELS) else 0
+
+
+def link_of(payload: bytes) -> int:
+    """Return the link that an address, a link or a neighbour message is about: it stands at the same place in each."""
+    return int(NEIGHBOUR.unpack_from(payload)[1]) if len(payload) >= NEIGHBOUR.size else 0
+
+
 def dump(sock: socket.socket, kind: int) -> Iterator[bytes]:
     """Yield the payloads of a list that the kernel is asked for."""
-    payload = bytes(12)
+    payload = bytes(16)
     sock.setblocking(True)
     sock.settimeout(5)
     sock.send(HEADER.pack(HEADER.size + len(payload), kind, REQUEST_DUMP, 1, 0) + payload)
@@ -118,6 +132,7 @@ class Wire:
         now = time.monotonic()
         with asking:
             host.addresses.update(filter(None, map(address, dump(asking, GETADDR))))
+            host.tunnels.update(filter(None, map(tunnel, dump(asking, GETLINK))))
             there = (route(body, now, OTHER, deleted=False, replaced=False) for body in dump(asking, GETROUTE))
             host.routes.extend(event for event in there if event)
 
@@ -146,8 +161,12 @@ class Wire:
             if event:
                 self.host.route_events.append(event)
             return
-        if kind == NEWADDR and (found := address(payload)):
+        if kind == NEWADDR and (found := address(payload)) and found[2] not in self.host.tunnels:
             self.host.addresses.add(found)
+        if kind == NEWLINK and (index := tunnel(payload)):
+            self.host.tunnels.add(index)
+        if by == DAEMON and link_of(payload) in self.host.tunnels:
+            return
         if by != KERNEL and kind in NAMES and len(self.host.other_events) < FOREIGN_KEPT:
             self.host.other_events.append(OtherEvent(now, by, NAMES[kind]))
 

@@ -153,6 +153,7 @@ class Host:
     Attributes:
         addresses: every IPv4 address that it had: (number, prefix length, link).
         routes: those of the main table at the start.
+        tunnels: the links that are the daemon's own, with flannel's names.
         unread: foreign route messages that were only counted.
         lost: notifications got lost: what the kernel reported is not complete.
     """
@@ -161,6 +162,7 @@ class Host:
     subnet_file: str = ""
     addresses: set[tuple[int, int, int]] = field(default_factory=set)
     routes: list[RouteEvent] = field(default_factory=list)
+    tunnels: set[int] = field(default_factory=set)
     route_events: list[RouteEvent] = field(default_factory=list)
     other_events: list[OtherEvent] = field(default_factory=list)
     unread: int = 0
