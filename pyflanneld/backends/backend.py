@@ -26,6 +26,7 @@ class Host:
         addresses: those of the link from which packets to the peers leave, by IP version.
         subnets: this host's own; none before it has a lease.
         macs: those of this host's devices, by IP version; see ``Backend.macs``.
+        api: of etcd, that our lease is written to: 2 is read by daemons of v0.11.0.
     """
 
     link: Link
@@ -35,6 +36,7 @@ class Host:
     addresses: Mapping[int, Address] = field(default_factory=dict)
     subnets: tuple[Network, ...] = ()
     macs: Mapping[int, str] = field(default_factory=dict)
+    api: int = 3
 
     @property
     def route_kind(self) -> RouteKind:

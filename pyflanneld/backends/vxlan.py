@@ -63,8 +63,8 @@ class Vxlan:
         return derived_mac(seed, self.options.vni, version)
 
     def lease_data(self, version: int, host: Host) -> Mapping[str, object]:
-        """Return where this host's device is: its MAC address."""
-        return vtep_data(host.macs[version], self.options.vni)
+        """Return where this host's device is: its MAC address. v0.11.0 writes no VNI."""
+        return vtep_data(host.macs[version], None if host.api == 2 else self.options.vni)
 
     def data_rules(self, host: Host) -> VtepRules:
         """Return that each peer's lease must have a MAC address of its own."""

@@ -9,8 +9,9 @@ from pyflanneld.backends import BACKENDS
 from pyflanneld.core.families import Address, Interface
 from pyflanneld.core.host import overlapping
 from pyflanneld.core.lease.allocation import SubnetRequest
-from pyflanneld.core.lease.codec import LeaseAttrs
+from pyflanneld.core.lease.codec import parse_value
 from pyflanneld.core.lease.ownership import OwnLease
+from pyflanneld.core.lease.saved_state import SavedState
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig, SubnetRange, fits
 from pyflanneld.core.peers.guard import WithdrawGuard
@@ -51,9 +52,11 @@ class Bootstrap:
 
 async def prepare(
     context: Context, links: Sequence[Link], choice: Choice, config: NetworkConfig,
-    subnet_range: SubnetRange[IPv4Network], said: LeaseAttrs | None = None,
+    subnet_range: SubnetRange[IPv4Network], saved: SavedState | None = None,
 ) -> Bootstrap:  # fmt: skip
-    """Check what the configuration demands of this host, and decide which lease to request; *said* is an earlier one.
+    """Check what the configuration demands of this host, and decide which lease to request.
+
+    Where the node is to be restored, *saved* says what it was.
 
     Raises:
         ProgramMissing: masquerading is asked for that cannot be had.
@@ -68,8 +71,10 @@ async def prepare(
     networks = () if before.network in (None, subnet_range.network) else (before.network,)
     if networks and overlapping(networks, context.ports.host_networks.others()) is not None:
         networks = ()  # another daemon serves it by now: its rules are not ours to take over
+    said = parse_value(saved.own.value) if saved is not None else None
     macs = backend.macs(links, said, f"{settings.etcd_prefix} {settings.public_ip or choice.address}")
-    membership = Membership(config, subnet_range, backend, settings.route_protocol, macs, networks)
+    api = saved.api if saved is not None else context.registry.api
+    membership = Membership(config, subnet_range, backend, settings.route_protocol, macs, api, networks)
     attrs = publish(settings, membership, choice, links)
     underlay, around = _spared(choice.link.addresses, etcd_addresses(context, IPv4Address), subnet_range.subnet_len)
     before, named_by = await _or_saved(context, config, before, attrs.public_ip)

@@ -113,8 +113,7 @@ class Restore:
         try:
             config, subnet_range = usable_config(state.config, "its network configuration")
             await claim_networks(self._context, config)
-            said = parse_value(state.own.value)
-            bootstrap = await prepare(self._context, self._links, self._choice, config, subnet_range, said)
+            bootstrap = await prepare(self._context, self._links, self._choice, config, subnet_range, state)
         except (Invalid, PyflanneldError) as error:
             raise UnusableState(str(error)) from error
         key = parse_key_name(state.own.name)

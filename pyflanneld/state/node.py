@@ -47,6 +47,7 @@ class Membership:
         config: the network configuration; *subnet_range* is its IPv4 part.
         route_protocol: the number that marks a route as ours.
         macs: those of this host's devices, by IP version; they stay the same while the daemon runs.
+        api: of etcd, that the lease is written to.
         networks_before: the network that ``subnet.env`` named at the start, and those that have grown since.
         saved_at_s: when what the node goes by was saved, in seconds since 1970; ``None``: etcd has confirmed it.
     """
@@ -56,6 +57,7 @@ class Membership:
     backend: Backend
     route_protocol: int
     macs: Mapping[int, str] = field(default_factory=dict)
+    api: int = 3
     networks_before: tuple[Network, ...] = ()
     saved_at_s: float | None = None
 
@@ -76,7 +78,7 @@ class Membership:
         return Host(
             choice.link, links, self.networks, self.route_protocol,
             addresses={version: address for version, address in addresses.items() if address is not None},
-            subnets=key.subnets if key is not None else (), macs=self.macs,
+            subnets=key.subnets if key is not None else (), macs=self.macs, api=self.api,
         )  # fmt: skip
 
     def tables(self, choice: Choice, links: Sequence[Link]) -> list[ObjectTable[Any, Any]]:

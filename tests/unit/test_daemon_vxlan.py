@@ -15,7 +15,7 @@ from pyflanneld.core.routes import BOOT, KernelRoute, Route
 from pyflanneld.core.vxlan.forwardings import KernelForwarding
 from pyflanneld.errors import RegistryUnavailable
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, MemoryState, lan
-from tests.support.fakes.registry import FakeEtcd
+from tests.support.fakes.registry import FakeEtcd, FakeRegistry
 from tests.support.fakes.virtual_time import run, until
 
 VXLAN = b'{"Network":"172.7.0.0/16","Backend":{"Type":"VxLAN"}}'
@@ -535,5 +535,29 @@ def test_a_change_of_the_backend_can_wait_for_its_turn() -> None:
             assert node.ready
             etcd.put_config(DIRECT.replace(b"172.7.0.0/16", b"172.9.0.0/16"))
             await until(lambda: not node.ready, 5)
+
+    run(scenario())
+
+
+# The API that v0.11.0 uses
+
+
+def test_the_lease_of_v0_11(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte for byte, without VNI; and a peer's of that version is understood."""
+
+    async def scenario() -> None:
+        value = b'{"PublicIP":"192.168.14.22","BackendType":"vxlan","BackendData":{"VtepMAC":"%s"}}' % MAC22.encode()
+        etcd = cluster(s22=value)
+        node = node_on(etcd)
+        monkeypatch.setattr(FakeRegistry, "api", 2)
+        async with node.running():
+            await until(lambda: objects(node) == WHOLE, 1)
+            vxlan, written = device(node).vxlan, etcd.records()
+            assert vxlan is not None
+            own = next(one.value for one in written if one.name == b"172.7.21.0-24")
+            data = b'"BackendData":{"VtepMAC":"%s"}' % vxlan.mac.encode()
+            assert own == b'{"PublicIP":"192.168.14.21","BackendType":"vxlan",%s}' % data
+            await asyncio.sleep(3600)
+            assert etcd.records() == written, "it is what it should be"
 
     run(scenario())

@@ -81,6 +81,6 @@ def derived_mac(*parts: object) -> str:
     return ":".join(f"{octet:02x}" for octet in octets)
 
 
-def vtep_data(mac: str, vni: int) -> Mapping[str, object]:
+def vtep_data(mac: str, vni: int | None) -> Mapping[str, object]:
     """Return what a lease says, in flannel's order."""
-    return {"VNI": vni, "VtepMAC": mac}
+    return {"VtepMAC": mac} if vni is None else {"VNI": vni, "VtepMAC": mac}
