@@ -27,6 +27,7 @@ class Host:
         subnets: this host's own; none before it has a lease.
         macs: those of this host's devices, by IP version; see ``Backend.macs``.
         api: of etcd, that our lease is written to: 2 is read by daemons of v0.11.0.
+        near: addresses outside the link's networks that the kernel reaches on it all the same.
     """
 
     link: Link
@@ -37,6 +38,7 @@ class Host:
     subnets: tuple[Network, ...] = ()
     macs: Mapping[int, str] = field(default_factory=dict)
     api: int = 3
+    near: frozenset[Address] = frozenset()
 
     @property
     def route_kind(self) -> RouteKind:
@@ -45,7 +47,7 @@ class Host:
 
     def is_near(self, address: Address) -> bool:
         """Return whether *address* is on our link, without a router between."""
-        return any(address in own.network for own in self.link.interfaces(address.version))
+        return address in self.near or any(address in own.network for own in self.link.interfaces(address.version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class Backend(Protocol):
     @property
     def kin_type(self) -> str:
         """The ``lease_type`` of the backend whose hosts on our link are reached by a plain route, as they reach us."""
+        ...
+
+    @property
+    def asks_who_is_near(self) -> bool:
+        """Whether what a peer needs depends on ``Host.is_near``."""
         ...
 
     @property

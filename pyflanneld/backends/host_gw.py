@@ -18,6 +18,7 @@ class HostGw:
     name: str = "host-gw"
     lease_type: str = "host-gw"
     kin_type: str = "vxlan"
+    asks_who_is_near: bool = False
     needs_public_ip_on_link: bool = True
 
     def configured(self, config: NetworkConfig) -> Self:  # noqa: ARG002 - the protocol's

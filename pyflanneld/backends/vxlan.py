@@ -46,6 +46,11 @@ class Vxlan:
         return replace(self, options=parse_options(config.backend_options, ipv6=ipv6), ipv6=ipv6)
 
     @property
+    def asks_who_is_near(self) -> bool:
+        """Whether some peers do without the tunnels."""
+        return self.options.direct_routing
+
+    @property
     def versions(self) -> tuple[int, ...]:
         """The address families in use."""
         return (4, 6) if self.ipv6 else (4,)
@@ -97,8 +102,10 @@ class Vxlan:
 
     def placement(self, host: Host) -> Hashable:
         """Return the devices, and who is reached without them."""
-        near = [host.link.interfaces(version) for version in self.versions] if self.options.direct_routing else []
-        return tuple(self._indexes(host).items()), host.link.index, tuple(near)
+        near: tuple[object, ...] = ()
+        if self.options.direct_routing:
+            near = host.near, *(host.link.interfaces(version) for version in self.versions)
+        return tuple(self._indexes(host).items()), host.link.index, near
 
     def _indexes(self, host: Host) -> dict[int, int]:
         """Return the index of each of our devices that is there, by IP version."""

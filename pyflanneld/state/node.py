@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from pyflanneld.backends import Backend, Host, Peers
 from pyflanneld.config.settings import Settings
 from pyflanneld.core.etcd_types import Incarnation, Position
-from pyflanneld.core.families import Network
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.lease.codec import LeaseAttrs, SubnetKey, data_text
 from pyflanneld.core.lease.ownership import OwnLease
 from pyflanneld.core.link.published import Published
@@ -147,6 +147,7 @@ class Node:
     junk_beside: frozenset[Incarnation] = frozenset()  # peers task: see ``PeerWatcher``
     listed: Position | None = None   # peers task: of the last complete list; None: there was none yet
     view: View | None = None         # routes task
+    near: frozenset[Address] = frozenset()  # routes task: see ``Host``
     rules: Sequence[KeptRules] = ()  # firewall task
     probes: Mapping[IPv4Network, Reachability] = field(default_factory=dict)  # probe task, by peer's subnet
     progress: Progress = field(default_factory=Progress)  # the task of each name
@@ -174,7 +175,7 @@ class Node:
     @property
     def host(self) -> Host:
         """This host as the backend has to know it."""
-        return self.membership.host(self.choice, self.links, self.lease.key)
+        return replace(self.membership.host(self.choice, self.links, self.lease.key), near=self.near)
 
     @property
     def routes(self) -> ObjectTable[Route, KernelRoute]:

@@ -276,6 +276,27 @@ def test_direct_routing() -> None:
     run(scenario())
 
 
+def test_direct_is_whom_the_kernel_reaches_on_the_link() -> None:
+    """By a link route too, as long as it is there; behind a router is not direct."""
+
+    async def scenario() -> None:
+        etcd = cluster(DIRECT, s33=lease(MAC23, "192.168.33.33"))
+        node = node_on(etcd)
+        link_route = KernelRoute(IPv4Network("192.168.33.0/24"), None, 2, 4, 0, plain=False)
+        tunnel = {"172.7.33.0": MAC23}, {MAC23: "192.168.33.33"}, {"172.7.33.0/24": "172.7.33.0"}
+        async with node.running():
+            await until(lambda: objects(node) == tunnel, 1)
+            node.kernel.add_foreign(link_route)
+            plain = {"172.7.33.0/24": "192.168.33.33"}
+            await until(lambda: objects(node) == ({}, {}, plain), 12)
+            etcd.put(b"172.7.34.0-24", lease(MAC22, "192.168.33.34"))
+            await until(lambda: objects(node)[2] == plain | {"172.7.34.0/24": "192.168.33.34"}, 1)
+            node.kernel.delete(link_route)
+            await until(lambda: len(objects(node)[1]) == 2, 12)
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("there", "told"),
     [

@@ -52,6 +52,7 @@ class PeerReview:
             self._ways = {address: way for address, way in self._ways.items() if address in there}
             self._unasked &= there
             await self._ask([*self._unasked, *self._ways])
+            self._note_near()
         return before != (host, self._hops, self._ways)
 
     async def view(self) -> View:
@@ -63,7 +64,22 @@ class PeerReview:
             self._unasked |= unknown
             await self._ask(sorted(unknown, key=int))
             view = self._validated()
+        if self._node.backend.asks_who_is_near:
+            await self._ask_who_is_near(view)
         return view
+
+    async def _ask_who_is_near(self, view: View) -> None:
+        """Ask for the peers outside the link's networks: by a link route they may be on it all the same."""
+        host, known = self._node.host, self._ways.keys() | self._unasked
+        some = view.peers.values() if view.changed is None else map(view.peers.get, view.changed)
+        unknown = {one for one in some if one is not None and one not in known and not host.is_near(one)}
+        if unknown:
+            self._unasked |= unknown
+            await self._ask(sorted(unknown, key=int))
+            self._note_near()
+
+    def _note_near(self) -> None:
+        self._node.near = frozenset(address for address, way in self._ways.items() if way == ON_LINK)
 
     def _validated(self) -> View:
         assert self._host is not None  # noqa: S101 - there has been a look

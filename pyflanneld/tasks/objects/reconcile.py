@@ -120,7 +120,9 @@ class Reconciler:
             self._placement, self._revalidate, self._rederive = placement, True, True
             for table, kind in zip(node.tables, backend.kinds(host), strict=True):
                 table.kind = kind
+        near = node.near
         self._revalidate |= await self._review.look()
+        self._rederive |= near != node.near
 
     async def _scan_table(self, table: Table, reported: Change) -> bool:
         """Take over our objects of one kind as they are now; return whether any is not as it was left."""
