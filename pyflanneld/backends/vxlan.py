@@ -8,7 +8,6 @@ Wire format and names: flannel ``pkg/backend/vxlan`` (v0.28.9).
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 from typing import Any
@@ -63,9 +62,10 @@ class Vxlan:
         device = _device(links, self.options.vni, version)
         if device is not None and device.vxlan is not None:
             return device.vxlan.mac
-        with suppress(Invalid):
+        try:
             return parse_mac(said.backend_data(version) if said is not None else "")
-        return derived_mac(seed, self.options.vni, version)
+        except Invalid:
+            return derived_mac(seed, self.options.vni, version)
 
     def lease_data(self, version: int, host: Host) -> Mapping[str, object]:
         """Return where this host's device is: its MAC address. v0.11.0 writes no VNI."""

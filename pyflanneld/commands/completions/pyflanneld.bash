@@ -21,7 +21,7 @@ _pyflanneld() {
         config) words='check show set' flags='--output= --dry-run --force --etcd-endpoints= --etcd-prefix= --etcd-api= --etcd-cafile= --etcd-certfile= --etcd-keyfile= --etcd-username= --etcd-password= --etcd-password-file= --allow-plaintext-auth --refuse-exposed-keys --help ' ;;
         docker-opts) words='' flags='-f -d -i -c -k -m --format= --into= --docker-version= --no-direct-routing --trusted-interface= --help ' ;;
         doctor) words='' flags='--output= --all '$daemon ;;
-        lab) words='up status exec down demo' flags='--name= --root= --nodes= --networks= --help ' ;;
+        lab) words='up status exec down demo' flags='--name= --root= --nodes= --networks= --backend= --direct-routing --segments= --help ' ;;
         leases) words='list reserve release' flags='--output= --force --etcd-endpoints= --etcd-prefix= --etcd-api= --etcd-cafile= --etcd-certfile= --etcd-keyfile= --etcd-username= --etcd-password= --etcd-password-file= --allow-plaintext-auth --refuse-exposed-keys --help ' ;;
         log-level) words='debug info warning' flags='--subnet-file= --help ' ;;
         migrate) words='' flags='--etcd-endpoints= --etcd-prefix= --etcd-cafile= --etcd-certfile= --etcd-keyfile= --etcd-username= --etcd-password= --etcd-password-file= --allow-plaintext-auth --refuse-exposed-keys --dry-run --help ' ;;
@@ -34,12 +34,13 @@ _pyflanneld() {
     esac
     case $command:$flag in
         leases:output) words='table json' ;;
-        *:etcd-endpoints|*:etcd-prefix|*:etcd-username|*:etcd-password|*:iface|*:iface-regex|*:iface-can-reach|*:public-ip|*:public-ipv6|*:state-dir|*:docker-bridge|*:subnet-lease-renew-margin|*:route-protocol|*:iptables-resync|*:probe-interval|*:healthz-ip|*:healthz-port|*:metrics-bind|*:user|*:v|*:network|*:k|*:docker-version|*:trusted-interface|*:name|*:nodes|*:networks|*:timeout) return ;;
+        *:etcd-endpoints|*:etcd-prefix|*:etcd-username|*:etcd-password|*:iface|*:iface-regex|*:iface-can-reach|*:public-ip|*:public-ipv6|*:state-dir|*:docker-bridge|*:subnet-lease-renew-margin|*:route-protocol|*:iptables-resync|*:probe-interval|*:healthz-ip|*:healthz-port|*:metrics-bind|*:user|*:v|*:network|*:k|*:docker-version|*:trusted-interface|*:name|*:nodes|*:networks|*:segments|*:timeout) return ;;
         *:etcd-api) words='auto 3 2' ;;
         *:etcd-cafile|*:etcd-certfile|*:etcd-keyfile|*:etcd-password-file|*:subnet-file|*:metrics-textfile|*:f|*:d|*:into|*:root) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         *:log-format) words='console json' ;;
         *:output) words='text json' ;;
         *:format) words='env json network' ;;
+        *:backend) words='host-gw vxlan' ;;
         *)
             if [[ $cur == -* ]]; then
                 words=$flags

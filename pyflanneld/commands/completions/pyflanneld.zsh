@@ -122,6 +122,9 @@ _pyflanneld() {
                 '--root=[folder for its state (default\: /run/pyflanneld-lab)]:file:_files' \
                 '--nodes=[how many hosts (default\: 3)]:n: ' \
                 '--networks=[how many networks each host has (default\: 1)]:n: ' \
+                '--backend=[(default\: host-gw)]:format:(host-gw vxlan)' \
+                '--direct-routing[vxlan\: hosts on one LAN do without it]' \
+                '--segments=[vxlan\: how many LANs, with a router between (1 or 2)]:n: ' \
                 '--help[Print help and exit.]' \
                 '1:word:(up status exec down demo)'
             ;;
