@@ -62,6 +62,15 @@ def tcp_listener(ip: IPv4Address | IPv6Address, port: int) -> ListeningSocket | 
     return None
 
 
+def udp_holder(port: int) -> Process | None:
+    """Return the program that has a UDP port; what the kernel itself has there, no program holds."""
+    for table in ("udp", "udp6"):
+        for fields in _table(table):
+            if int(fields[1].partition(":")[2], 16) == port and (holder := owner_of(int(fields[9]))) is not None:
+                return holder
+    return None
+
+
 def abstract_names() -> set[str]:
     """Return the abstract names, each without its NUL, that UNIX sockets of this network namespace have."""
     return {fields[-1][1:] for fields in _table("unix") if fields and fields[-1].startswith("@")}

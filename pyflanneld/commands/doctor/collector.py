@@ -38,7 +38,8 @@ from pyflanneld.core.host import PolicyRule, Process
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
-from pyflanneld.core.routes import KernelRoute
+from pyflanneld.core.objects.plan import plan
+from pyflanneld.core.routes import KernelRoute, Route
 from pyflanneld.daemon import wiring
 from pyflanneld.daemon.bootstrap import prepare
 from pyflanneld.errors import (
@@ -55,6 +56,7 @@ from pyflanneld.firewall.command_runner import Programs, program_directories
 from pyflanneld.firewall.iptables import Iptables
 from pyflanneld.netlink.policy_rules import list_policy_rules
 from pyflanneld.state.context import Context
+from pyflanneld.state.node import Node
 from pyflanneld.system import lock, procfs
 from pyflanneld.system.certificates import validity_in_file
 from pyflanneld.system.host_names import address_of
@@ -64,6 +66,7 @@ from pyflanneld.tasks.network import usable_config
 _SYSCTLS = ("net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter", "net/bridge/bridge-nf-call-iptables")
 _LINK_SYSCTLS = ("forwarding", "rp_filter")
 _LEFT_FILES = ("/etc/cni/net.d/10-flannel.conflist", "/etc/cni/net.d/10-calico.conflist", "/run/flannel/subnet.env")
+_MANAGED = {"ADMIN_STATE=configuring", "ADMIN_STATE=configured", "ADMIN_STATE=failed"}
 _NETWORKD = "systemd-network"  # the kernel keeps the first 15 characters of a process's name
 _HEALTH_S = 2.0
 
@@ -78,9 +81,10 @@ async def collect(context: Context, settings: Settings) -> Facts:
     known |= await _config(context, settings, members)
     known |= await _node(context, known.get("config"), known.get("choice"), known["links"])
     known["policy_rules"] = await _policy_rules()
+    known |= _devices(known.get("node"))
     known["rules"] = await _rules(context, known.get("config"))
     known["docker"] = _docker(known["processes"])
-    known["sysctls"] = _sysctls(known.get("choice"))
+    known["sysctls"] = _sysctls(known.get("choice"), known.get("node"))
     known["health"] = _health(settings)
     known["metrics"] = procfs.tcp_listener(*settings.metrics_bind) if settings.metrics_bind else None
     known["served"] = context.ports.host_networks.others()
@@ -158,7 +162,13 @@ def networkd_settings(root: Path = Path("/")) -> Networkd:
             name, _, value = line.partition("=")
             if name.strip() == "ManageForeignRoutes":
                 keeps, where = value.strip().lower() in ("no", "false", "off", "0"), str(path)
-    return Networkd(runs=True, keeps_foreign_routes=keeps, where=where)
+    return Networkd(runs=True, keeps_foreign_routes=keeps, where=where, managed=_managed_links(root))
+
+
+def _managed_links(root: Path) -> frozenset[int]:
+    """Return the indexes of the links that systemd-networkd configures, from its own notes."""
+    notes = [path for path in (root / "run/systemd/netif/links").glob("*") if path.name.isdigit()]
+    return frozenset(int(path.name) for path in notes if _MANAGED.intersection(_lines(path)))
 
 
 def _lines(path: Path) -> list[str]:
@@ -266,8 +276,32 @@ async def _node(
         own_left=left.get(lease.record.name),
         same_etcd_lease=tuple(_on_one_etcd_lease(leases.records, lease.record)) if store.api == 3 else (),
         same_address=tuple(_with_our_address(leases.records, bootstrap.request.attrs.public_ip, lease.record)),
+        devices=tuple(node.backend.devices(node.host)),
+        entries=await _entries(context, node),
     )
     return known
+
+
+async def _entries(context: Context, node: Node) -> dict[str, tuple[int, int]]:
+    """Return how many objects of each kind but routes are wanted, and how many of these are there."""
+    found: dict[str, tuple[int, int]] = {}
+    for table in node.tables:
+        if table.kind.wanted_type is Route:
+            continue
+        present: list[Any] = []
+        with suppress(KernelError):
+            for listing in table.kind.listings(foreign=False):
+                present += await context.kernel.objects(listing)
+        todo = plan(table.kind, table.wanted, present)
+        found[table.kind.plural] = len(table.wanted), len(table.wanted) - len(todo.puts)
+    return found
+
+
+def _devices(node: NodeFacts | None) -> dict[str, Any]:
+    """Return what only matters to a network with devices: who has their UDP port."""
+    if node is None or not node.devices:
+        return {}
+    return {"udp_holder": procfs.udp_holder(node.devices[0].vxlan.port)}
 
 
 def _on_one_etcd_lease(records: Iterable[Record], own: Record) -> Iterable[Record]:
@@ -316,10 +350,10 @@ def _docker(processes: Iterable[Process]) -> Docker:
     return Docker(str(found) if found else "", direct)
 
 
-def _sysctls(choice: Choice | None) -> dict[str, str]:
-    names = [*_SYSCTLS]
-    if choice is not None:
-        names += [f"net/ipv4/conf/{choice.link.name}/{name}" for name in _LINK_SYSCTLS]
+def _sysctls(choice: Choice | None, node: NodeFacts | None) -> dict[str, str]:
+    links = [choice.link.name] if choice is not None else []
+    links += [device.name for device in node.devices] if node is not None else []
+    names = [*_SYSCTLS, *(f"net/ipv4/conf/{link}/{name}" for link in links for name in _LINK_SYSCTLS)]
     return {name: value for name in names if (value := procfs.sysctl(name)) is not None}
 
 

@@ -71,6 +71,11 @@ def quoted(word: bytes | str) -> str:
     return "$'" + "".join(parts) + "'"
 
 
+def set_sysctl(name: str, value: int) -> str:
+    """Return the command that sets a kernel setting, ``"net/ipv4/ip_forward"``; a device's name may have dots."""
+    return f"sysctl -w {name if '.' in name else name.replace('/', '.')}={value}"
+
+
 def etcdctl(facts: Facts, *words: bytes | str) -> str:
     """Return an ``etcdctl`` command with the daemon's endpoints, files and user."""
     options = [f"--endpoints={','.join(facts.flags.endpoints)}", *facts.flags.credentials.get(facts.api, ())]

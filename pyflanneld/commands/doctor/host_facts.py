@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from pyflanneld.backends import BACKENDS, Backend
 from pyflanneld.core.etcd_types import MemberReport, Record, TimeToLive
 from pyflanneld.core.families import Network
 from pyflanneld.core.host import ListeningSocket, PolicyRule, Process, ServedNetwork
@@ -12,6 +13,7 @@ from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.peers.table import View
 from pyflanneld.core.routes import KernelRoute, RoutePlan
+from pyflanneld.core.vxlan.device import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,17 @@ class DaemonFlags:
 
 @dataclass(frozen=True, slots=True)
 class Networkd:
-    """systemd-networkd: whether it runs, and whether, by which file, it keeps routes that it did not add."""
+    """systemd-networkd.
+
+    Attributes:
+        keeps_foreign_routes: whether it keeps routes that it did not add; *where* is the file that says so.
+        managed: the indexes of the links that it configures.
+    """
 
     runs: bool = False
     keeps_foreign_routes: bool = False
     where: str = ""
+    managed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,8 @@ class NodeFacts:
         same_etcd_lease: other keys that hang on the etcd lease of that.
         same_address: other leases with its public address.
         desired: the destinations that want a route.
+        devices: those that this host needs, with its lease.
+        entries: how many neighbours and forwarding entries are wanted and how many of them are there, by kind.
     """
 
     networks: tuple[Network, ...]
@@ -109,6 +119,8 @@ class NodeFacts:
     own_left: TimeToLive | None = None
     same_etcd_lease: tuple[Record, ...] = ()
     same_address: tuple[Record, ...] = ()
+    devices: tuple[Device, ...] = ()
+    entries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +130,7 @@ class Facts:
     Attributes:
         metrics: who listens where the metrics are served.
         served: the networks that other daemons of this host serve.
+        udp_holder: the program that has the UDP port of the network's devices.
     """
 
     now_s: float
@@ -147,3 +160,21 @@ class Facts:
     health: HealthFacts = HealthFacts()
     metrics: ListeningSocket | None = None
     served: tuple[ServedNetwork, ...] = ()
+    udp_holder: Process | None = None
+
+    @property
+    def backend(self) -> Backend | None:
+        """The backend that the network asks for, where that is known."""
+        return BACKENDS[self.config.backend_type].configured(self.config) if self.config is not None else None
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that this host needs, as far as that is known."""
+        return self.node.devices if self.node is not None else ()
+
+    @property
+    def mtu(self) -> int | None:
+        """The largest packet of a container that gets to the other hosts whole, in bytes."""
+        if self.choice is None or self.backend is None:
+            return None
+        return self.backend.mtu(self.choice.link.mtu)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from pyflanneld.commands.doctor.checks import conflicts, docker, etcd, host, peers
+from pyflanneld.commands.doctor.checks import conflicts, docker, etcd, host, peers, vxlan
 from pyflanneld.commands.doctor.finding import Finding
 from pyflanneld.commands.doctor.host_facts import Facts
 
@@ -29,10 +29,14 @@ CHECKS: Final[tuple[Check, ...]] = (
     host.forward_policy,
     host.other_policies,
     host.bridge_netfilter,
+    vxlan.devices,
+    vxlan.udp_port,
+    vxlan.managed,
     peers.lease,
     peers.public_address,
     peers.peers,
     peers.routes,
+    vxlan.entries,
     peers.foreign_routes,
     docker.subnet_file,
     docker.bridge,

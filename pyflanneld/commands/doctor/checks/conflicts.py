@@ -5,10 +5,13 @@ from collections.abc import Iterator
 
 from pyflanneld.commands.doctor.finding import Finding, bad, ok, quoted, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts
+from pyflanneld.core.families import inside
 from pyflanneld.core.host import ListeningSocket, Process, overlap_text
+from pyflanneld.core.link.selection import Link
 
 _LINKS = {
-    "flannel.": "flannel's vxlan", "cni0": "a CNI bridge", "weave": "Weave", "cali": "Calico", "vxlan.calico": "Calico",
+    "flannel.": "flannel's vxlan", "flannel-v6.": "flannel's vxlan",
+    "cni0": "a CNI bridge", "weave": "Weave", "cali": "Calico", "vxlan.calico": "Calico",
     "tunl0": "an IPIP tunnel", "cilium_": "Cilium", "kube-ipvs0": "kube-proxy", "kube-bridge": "kube-router",
 }  # fmt: skip
 _CHAINS = re.compile(r"^:((?:KUBE|CNI|cali|WEAVE|CILIUM)[-_A-Za-z0-9]*)", re.MULTILINE)
@@ -38,7 +41,8 @@ def leftovers(facts: Facts) -> Finding:
         f"{link.name} ({what})"
         for link in facts.links
         for start, what in _LINKS.items()
-        if link.name.startswith(start) and not (link.name == "tunl0" and not (link.up or link.addresses))
+        if link.name.startswith(start) and not _is_in_use(link, facts)
+        and not (link.name == "tunl0" and not (link.up or link.addresses))
     ]
     chains = sorted(set(_CHAINS.findall(facts.rules.iptables or "")))
     if chains:
@@ -50,6 +54,14 @@ def leftovers(facts: Facts) -> Finding:
     fix = "; ".join(f"ip link del {quoted(name)}" for name in links) or "run its own uninstaller"
     why = "its routes, rules and addresses may catch packets for the containers here"
     return warn("other networks", "; ".join(found), why, f"if it is no longer in use: {fix}")
+
+
+def _is_in_use(link: Link, facts: Facts) -> bool:
+    """Return whether a device is this network's, another daemon's of this host, or may be."""
+    if link.vxlan is None:
+        return False
+    ours = facts.node is None or link.name in {device.name for device in facts.devices}
+    return ours or any(inside(own.network, one.network) for own in link.addresses for one in facts.served)
 
 
 def health_port(facts: Facts) -> Finding:

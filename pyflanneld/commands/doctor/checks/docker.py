@@ -42,10 +42,9 @@ def _compared(facts: Facts, leased: Leased, path: str) -> Finding:
         why = "peers do not route to the subnet that Docker uses"
         fix = "restart the daemon, then Docker" if facts.daemon_runs else "start the daemon: it writes the file again"
         return bad("subnet file", seen, why, fix)
-    link = facts.choice.link if facts.choice else None
-    if link is not None and leased.mtu is not None and leased.mtu != link.mtu:
+    if facts.mtu is not None and leased.mtu is not None and leased.mtu != facts.mtu:
         why = "packets larger than the path allows are lost"
-        seen = f"{path} says MTU {leased.mtu}, {link.name} has {link.mtu}"
+        seen = f"{path} says MTU {leased.mtu}, but {_way(facts)} has room for {facts.mtu}"
         return warn("subnet file", seen, why, "the daemon writes it again within a minute; then restart Docker")
     return ok("subnet file", f"{path} names {subnet}")
 
@@ -84,15 +83,22 @@ def _bridge(facts: Facts) -> Link | None:
 
 
 def bridge_mtu(facts: Facts) -> Finding:
-    """Compare the bridge's MTU with the interface's."""
-    there, link = _bridge(facts), facts.choice.link if facts.choice else None
-    if there is None or link is None:
-        return skipped("MTU", "there are no bridge and interface to compare")
-    if there.mtu <= link.mtu:
-        return ok("MTU", f"{there.name} {there.mtu}, {link.name} {link.mtu}")
-    why = "containers send packets that do not fit the LAN: large transfers hang where ICMP is filtered"
-    return warn("MTU", f"{there.name} has {there.mtu}, {link.name} only {link.mtu}", why,
-                f"restart Docker with --mtu={link.mtu} (pyflanneld docker-opts)")  # fmt: skip
+    """Compare the bridge's MTU with the largest packet that gets to the other hosts."""
+    there = _bridge(facts)
+    if there is None or facts.mtu is None:
+        return skipped("MTU", "there are no bridge, interface and configuration to compare")
+    seen = f"{there.name} has {there.mtu}, {_way(facts)} has room for {facts.mtu}"
+    if there.mtu <= facts.mtu:
+        return ok("MTU", seen)
+    why = "containers send packets that do not fit: large transfers hang where ICMP is filtered"
+    fix = f"restart Docker with --mtu={facts.mtu} (pyflanneld docker-opts)"
+    return warn("MTU", seen, why, fix)
+
+
+def _way(facts: Facts) -> str:
+    """Return what carries the packets to the other hosts: ``"vxlan on eth1"``."""
+    link = facts.choice.link.name if facts.choice else "the interface"
+    return f"vxlan on {link}" if facts.devices else link
 
 
 def docker_version(facts: Facts) -> Finding:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from itertools import takewhile
 
-from pyflanneld.commands.doctor.finding import Finding, bad, ok, skipped, warn
+from pyflanneld.backends.vxlan import Vxlan
+from pyflanneld.commands.doctor.finding import Finding, bad, ok, set_sysctl, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts
 from pyflanneld.core.families import overlap
 from pyflanneld.core.firewall import iptables
@@ -23,7 +24,8 @@ def interface(facts: Facts) -> Finding:
     if not link.up:
         why = "the kernel accepts no route through it"
         return bad("interface", f"{link.name} is down", why, f"ip link set {link.name} up")
-    if public_ip is not None and not link.carries(public_ip):
+    on_link = facts.backend is not None and facts.backend.needs_public_ip_on_link
+    if public_ip is not None and on_link and not link.carries(public_ip):
         have = ", ".join(map(str, link.addresses))
         why = "the peers send directly to this address; with host-gw it has to be here"
         return bad("interface", f"--public-ip={public_ip} is not on {link.name}, which has {have}", why,
@@ -35,17 +37,18 @@ def forwarding(facts: Facts) -> Finding:
     """Check that this host forwards packets."""
     names = ["net/ipv4/ip_forward"]
     if facts.choice is not None:
-        names.append(f"net/ipv4/conf/{facts.choice.link.name}/forwarding")
-    values = {name.replace("/", "."): facts.sysctls.get(name) for name in names}
+        links = (facts.choice.link.name, *(device.name for device in facts.devices))
+        names += [f"net/ipv4/conf/{name}/forwarding" for name in links]
+    values = {name: facts.sysctls.get(name) for name in names}
     if not any(values.values()):
         return skipped("forwarding", "the kernel's settings cannot be read")
     off = [name for name, value in values.items() if value == "0"]
     if not off:
         return ok("forwarding", "on")
-    fix = "; ".join(f"sysctl -w {name}=1" for name in off)
+    fix = "; ".join(set_sysctl(name, 1) for name in off)
     fix += "  # and into /etc/sysctl.d/, for the next boot"
     why = "packets between containers and the other hosts are dropped here; Docker enables it when it runs"
-    return bad("forwarding", ", ".join(f"{name} is 0" for name in off), why, fix)
+    return bad("forwarding", ", ".join(f"{name} is 0" for name in off).replace("/", "."), why, fix)
 
 
 def reverse_path(facts: Facts) -> Finding:
@@ -53,16 +56,30 @@ def reverse_path(facts: Facts) -> Finding:
     if facts.choice is None:
         return skipped("rp_filter", "there is no interface to check")
     link = facts.choice.link
-    values = [facts.sysctls.get(f"net/ipv4/conf/{name}/rp_filter", "0") for name in ("all", link.name)]
-    if max(values) != "1":  # the larger of the two counts (Documentation/networking/ip-sysctl.rst); 2 is loose
+    strict = [name for name in (link.name, *(one.name for one in facts.devices)) if _is_strict(facts, name)]
+    if strict and isinstance(facts.backend, Vxlan) and facts.backend.options.direct_routing:
+        return _strict_both_ways(strict)
+    if link.name not in strict:
         return ok("rp_filter", f"not strict on {link.name}")
     own = {one.network for one in link.addresses}
     twins = [other.name for other in facts.links if other != link and any(a.network in own for a in other.addresses)]
     if not twins:
         return ok("rp_filter", f"strict on {link.name}, the only interface of its network")
     why = "packets that arrive at one of them and would be answered by the other are dropped silently"
-    fix = f"sysctl -w net.ipv4.conf.{link.name}.rp_filter=2"
+    fix = set_sysctl(f"net/ipv4/conf/{link.name}/rp_filter", 2)
     return warn("rp_filter", f"strict on {link.name}, and {', '.join(twins)} is on the same network", why, fix)
+
+
+def _is_strict(facts: Facts, name: str) -> bool:
+    """Return whether the larger of the two settings, which counts, is 1 (ip-sysctl.rst); 2 is loose."""
+    return max(facts.sysctls.get(f"net/ipv4/conf/{one}/rp_filter", "0") for one in ("all", name)) == "1"
+
+
+def _strict_both_ways(strict: list[str]) -> Finding:
+    why = "where only one of two hosts reaches the other without the tunnel (while DirectRouting is switched, with "
+    why += "another prefix length there), packets come in on one interface, the way back is the other: they are dropped"
+    fix = "; ".join(set_sysctl(f"net/ipv4/conf/{name}/rp_filter", 2) for name in strict)
+    return warn("rp_filter", f"strict on {' and '.join(strict)}, and the network has DirectRouting", why, fix)
 
 
 def policy_routing(facts: Facts) -> Finding:
@@ -99,8 +116,8 @@ def underlay(facts: Facts) -> Iterator[Finding]:
     if facts.node is None:
         yield skipped("address plan", "the network is not known")
         return
-    bridge = [link for link in facts.links if link.name == facts.flags.docker_bridge]
-    others = [link for link in facts.links if link not in bridge]
+    ours = {facts.flags.docker_bridge, *(device.name for device in facts.devices)}
+    others = [link for link in facts.links if link.name not in ours]
     problems = overlap_problems(facts.node.networks, facts.node.own, others)
     for problem in problems:
         why = "a peer's subnet in it takes away what has its addresses there; one that it holds loses those addresses"

@@ -84,6 +84,9 @@ def routes(facts: Facts) -> Finding:
     node = facts.node
     if node is None:
         return skipped("routes", _UNKNOWN)
+    absent = absent_devices(facts)
+    if absent:
+        return skipped("routes", f"they wait for the device {', '.join(absent)}")
     missing = in_order({put.object.dst for put in node.todo.puts})
     present = len(node.desired) - len(missing) - len(node.todo.blocked)
     seen = f"{present} of {len(node.desired)} peers have their route"
@@ -95,6 +98,12 @@ def routes(facts: Facts) -> Finding:
     return bad("routes", f"{seen}; missing: {first}{' …' if len(missing) > 3 else ''}",
                "packets to these peers take another route or none",
                "see route.failed and link.* in the daemon's log; check that the interface is up")  # fmt: skip
+
+
+def absent_devices(facts: Facts) -> list[str]:
+    """Return the devices that this host needs and does not have."""
+    there = {link.name for link in facts.links if link.vxlan is not None}
+    return [device.name for device in facts.devices if device.name not in there]
 
 
 def foreign_routes(facts: Facts) -> Iterator[Finding]:
