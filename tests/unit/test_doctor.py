@@ -43,6 +43,7 @@ FACTS = Facts(
     now_s=0.0, flags=FLAGS, members=(MemberReport(URL, version="3.5.23", skew_s=0.2, alarms=()),), links=(ETH1,),
     choice=Choice(ETH1, IPv4Address("192.168.14.21"), "named"), node=NODE,
     sysctls={"net/ipv4/ip_forward": "1", "net/ipv4/conf/eth1/forwarding": "1"},
+    config=parse_config(b'{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'),
 )  # fmt: skip
 ENV = "FLANNEL_NETWORK=172.7.0.0/16\nFLANNEL_SUBNET=172.7.21.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
 

@@ -98,7 +98,7 @@ def bridge_mtu(facts: Facts) -> Finding:
 def _way(facts: Facts) -> str:
     """Return what carries the packets to the other hosts: ``"vxlan on eth1"``."""
     link = facts.choice.link.name if facts.choice else "the interface"
-    return f"vxlan on {link}" if facts.devices else link
+    return f"vxlan on {link}" if facts.backend is not None and facts.backend.name == "vxlan" else link
 
 
 def docker_version(facts: Facts) -> Finding:
