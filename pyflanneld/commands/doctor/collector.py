@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,6 +41,7 @@ from pyflanneld.core.link.selection import Choice, Link
 from pyflanneld.core.network.config import NetworkConfig
 from pyflanneld.core.objects.plan import plan
 from pyflanneld.core.routes import KernelRoute, Route
+from pyflanneld.core.vxlan.device import Device
 from pyflanneld.daemon import wiring
 from pyflanneld.daemon.bootstrap import prepare
 from pyflanneld.errors import (
@@ -82,7 +84,7 @@ async def collect(context: Context, settings: Settings) -> Facts:
     known |= await _node(context, known.get("config"), known.get("choice"), known["links"])
     known["policy_rules"] = await _policy_rules()
     known |= _devices(known.get("node"))
-    known["rules"] = await _rules(context, known.get("config"))
+    known["rules"] = await _rules(context, known.get("config"), known.get("node"))
     known["docker"] = _docker(known["processes"])
     known["sysctls"] = _sysctls(known.get("choice"), known.get("node"))
     known["health"] = _health(settings)
@@ -317,7 +319,7 @@ def _with_our_address(records: Iterable[Record], public_ip: object, own: Record)
             yield record
 
 
-async def _rules(context: Context, config: NetworkConfig | None) -> FirewallFacts:
+async def _rules(context: Context, config: NetworkConfig | None, node: NodeFacts | None) -> FirewallFacts:
     missing: list[str] = []
     program = "iptables" if config is None else config.firewall_program
     if context.settings.iptables_forward_rules or context.settings.ip_masq:
@@ -330,7 +332,20 @@ async def _rules(context: Context, config: NetworkConfig | None) -> FirewallFact
         saved = await Iptables(Programs(program_directories(os.environ))).save(Family.IPV4, None)
     except FirewallError as error:
         failed = str(error)
-    return FirewallFacts(saved, failed, tuple(missing), await _dropping())
+    facts = FirewallFacts(saved, failed, tuple(missing), await _dropping())
+    return await _with_tunnel_rules(facts, node.devices) if node is not None and node.devices else facts
+
+
+async def _with_tunnel_rules(facts: FirewallFacts, devices: Sequence[Device]) -> FirewallFacts:
+    """Return *facts* with the other rules that the packets of tunnels meet."""
+    programs = Programs(program_directories(os.environ))
+    with suppress(FirewallError):
+        if any(device.vxlan.version == 6 for device in devices):
+            facts = replace(facts, ip6tables=await Iptables(programs).save(Family.IPV6, None))
+    with suppress(FirewallError):
+        listed = await programs.run("nft", "-j", "list", "ruleset")
+        facts = replace(facts, nft=listed.stdout if listed.code == 0 else "")
+    return facts
 
 
 async def _dropping() -> tuple[str, ...]:

@@ -78,12 +78,16 @@ class FirewallFacts:
         iptables: what ``iptables-save`` prints; ``None`` when that failed, *error* says why.
         missing: needed programs that are not installed.
         dropping: chains of nft, other than iptables' own, whose policy drops forwarded packets.
+        ip6tables: as *iptables*, for a network whose tunnels use IPv6 too.
+        nft: what ``nft -j list ruleset`` prints, for a network with tunnels.
     """
 
     iptables: str | None = None
     error: str = ""
     missing: tuple[str, ...] = ()
     dropping: tuple[str, ...] = ()
+    ip6tables: str | None = None
+    nft: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     host.bridge_netfilter,
     vxlan.devices,
     vxlan.udp_port,
+    vxlan.firewall,
     vxlan.managed,
     peers.lease,
     peers.public_address,

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from pyflanneld.commands.doctor.checks.input_rules import Chains, TunnelPacket, is_dropped, read_iptables
+from pyflanneld.commands.doctor.checks.nft_input import dropping_inputs
 from pyflanneld.commands.doctor.checks.peers import absent_devices
-from pyflanneld.commands.doctor.finding import Finding, bad, ok, skipped, warn
+from pyflanneld.commands.doctor.finding import Finding, bad, ok, quoted, skipped, warn
 from pyflanneld.commands.doctor.host_facts import Facts
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.link.selection import Link
@@ -107,6 +109,55 @@ def entries(facts: Facts) -> Finding:
         return ok("tunnel entries", f"{seen}; no daemon runs")
     return bad("tunnel entries", seen, "packets to the peers without them go nowhere",
                "see neighbour.* and forwarding.* in the daemon's log")  # fmt: skip
+
+
+def firewall(facts: Facts) -> Iterator[Finding]:
+    """Check that no firewall of this host drops what comes through the tunnels."""
+    if facts.choice is None or not facts.devices:
+        yield skipped("tunnel firewall", _NONE)
+        return
+    link, rules, found = facts.choice.link.name, facts.rules, False
+    for packet in _packets(facts, link):
+        program, saved = ("iptables", rules.iptables) if packet.address.version == 4 else ("ip6tables", rules.ip6tables)
+        if is_dropped(*_input_of(saved or "", packet)):
+            found = True
+            yield _dropped(f"{program}'s INPUT", packet,
+                           f"{program} -I INPUT -i {quoted(link)} -p udp --dport {packet.port} -j ACCEPT")  # fmt: skip
+        for place in _nft_inputs(rules.nft, packet):
+            found = True
+            words = " ".join(map(quoted, ("nft", "insert", "rule", *place, "iifname", f'"{link}"')))
+            yield _dropped(f"nft's {' '.join(place)}", packet, f"{words} udp dport {packet.port} accept")
+    if not found:
+        port = facts.devices[0].vxlan.port
+        yield ok("tunnel firewall", f"no rule here is certain to drop UDP {port} on {link}")
+
+
+def _packets(facts: Facts, link: str) -> Iterator[TunnelPacket]:
+    """Yield a packet of each family in use."""
+    peers = set(facts.node.view.peers.values()) if facts.node is not None else set()
+    for device in facts.devices:
+        one = device.vxlan
+        if one.local is not None:
+            sources = [address for address in peers if address.version == one.version]
+            yield TunnelPacket(link, one.local, one.port, sources)
+
+
+def _input_of(saved: str, packet: TunnelPacket) -> tuple[Chains, str, str]:
+    chains, policy = read_iptables(saved, packet)
+    return chains, "INPUT", policy
+
+
+def _nft_inputs(listing: str, packet: TunnelPacket) -> tuple[tuple[str, str, str], ...]:
+    try:
+        return dropping_inputs(listing, packet)
+    except ValueError:
+        return ()
+
+
+def _dropped(where: str, packet: TunnelPacket, command: str) -> Finding:
+    fix = f"{command}  # and into what sets these rules: firewall-cmd --permanent --add-port={packet.port}/udp, "
+    return warn("tunnel firewall", f"{where} drops UDP {packet.port} on {packet.link}",
+                "the packets of the other hosts do not come in", f"{fix}ufw allow {packet.port}/udp, ...")  # fmt: skip
 
 
 def managed(facts: Facts) -> Finding:
