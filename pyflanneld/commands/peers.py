@@ -16,7 +16,7 @@ Usage: pyflanneld peers [--output=text|json] [--subnet-file=PATH]
 Exit codes: 0 every peer is routed, 1 some are not or are quarantined, 2 wrong usage or several daemons, 3 no daemon.
 """
 FLAGS = (OUTPUT, SUBNET_FILE)
-_HEAD = ("SUBNET", "PUBLIC IP", "STATE", "ROUTE", "ON LINK", "NEIGHBOUR", "PROBE")
+_HEAD = ("SUBNET", "PUBLIC IP", "STATE", "ROUTE", "WAY", "ON LINK", "NEIGHBOUR", "PROBE")
 _COLOURS = {"routed": GREEN, "known": GREEN, "other_backend": YELLOW}
 
 
@@ -52,6 +52,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         row["public_ip"] or "?",
         _words(row["state"]),
         _route(row),
+        row["way"] or "-",
         {True: "yes", False: "no", None: "-"}[row["on_link"]],
         " ".join(filter(None, (row["neighbour"] or "-", row["mac"]))),
         _probe(row["probe"]),

@@ -83,10 +83,12 @@ def _facts(report: Mapping[str, Any], paint: Paint) -> list[str]:
         ("etcd", _etcd(report["etcd"])),
         ("restored", _saved(report.get("unconfirmed_s"))),
         ("interface", _link(report["link"])),
+        *(("device", _device(device)) for device in report["devices"]),
         ("network", _network(report["network"])),
         ("lease", _lease(report["lease"])),
         ("peers", _peers(report["peers"])),
         ("routes", _routes(report["routes"])),
+        ("entries", _entries(report["entries"])),
         ("guard", _guard(report["guard"])),
         ("firewall", _firewall(report["firewall"])),
         ("file", f"{report['file']['path']}, {'written' if report['file']['written'] else 'not written yet'}"),
@@ -116,6 +118,12 @@ def _link(link: Mapping[str, Any] | None) -> str:
     if link is None:
         return ""
     return f"{link['name']} {link['address']}, MTU {link['mtu']}, {'up' if link['up'] else 'down'} ({link['why']})"
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    state = "not there" if device["state"] == "missing" else device["state"]
+    parameters = f"VNI {device['vni']}, port {device['port']}, MAC {device['mac']}, MTU {device['mtu']}"
+    return f"{device['name']} {device['address']}, {parameters}, {state}"
 
 
 def _network(network: Mapping[str, Any] | None) -> str:
@@ -160,6 +168,18 @@ def _routes(routes: Mapping[str, Any] | None) -> str:
 
 
 _ROUTE_WORDS = {"missing": "missing", "conflict": "in conflict", "refused": "refused", "held": "held"}
+
+
+def _entries(kinds: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(_kind(one) for one in kinds)
+
+
+def _kind(one: Mapping[str, Any]) -> str:
+    refused = f" ({one['refused']} refused)" if one["refused"] else ""
+    return f"{one['wanted'] - one['missing']} of {one['wanted']} {_PLURALS[one['kind']]}{refused}"
+
+
+_PLURALS = {"neighbour": "neighbours", "forwarding entry": "forwarding entries"}
 
 
 def _guard(guard: Mapping[str, Any] | None) -> str:

@@ -9,11 +9,13 @@ import errno
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pyflanneld import __version__
 from pyflanneld.core.families import Address, Network
-from pyflanneld.core.link.selection import Neighbour
+from pyflanneld.core.link.selection import Link, Neighbour
+from pyflanneld.core.objects.table import ObjectTable
 from pyflanneld.core.routes import KernelRoute, Route, RouteListing
 from pyflanneld.core.status.hints import hint
 from pyflanneld.core.status.report import (
@@ -34,6 +36,8 @@ from pyflanneld.core.status.report import (
     quarantine_findings,
 )
 from pyflanneld.core.status.table_view import PeerFacts, PeerRow, RouteRow, WantedRoutes, peer_rows, route_rows
+from pyflanneld.core.status.tunnels import device_part, entries_part, lacking, waiting
+from pyflanneld.core.vxlan.device import Device
 from pyflanneld.ports import Certificates
 from pyflanneld.state.context import Context
 from pyflanneld.state.counters import Counters
@@ -91,7 +95,8 @@ class DaemonStatus:
         now_s = context.clock.now_s()
         wanted = wanted_routes(node) if node else {}
         present = {route.dst: route for route in node.routes.objects()} if node else {}
-        lacking = set(missing_routes(wanted, present))
+        missing = set(missing_routes(wanted, present))
+        unreached = missing | _lacking_entries(node) if node else missing
         return Report(
             version=__version__, pid=os.getpid(), uptime_s=round(now_s - self._started_s, 3), log_level=log_level,
             live=health.live, ready=health.ready, not_ready=health.not_ready,
@@ -100,12 +105,14 @@ class DaemonStatus:
             link=_link(node) if node else None,
             network=_network(node) if node else None,
             lease=lease_part(node.lease, now_s, interval_s(context, node)) if node else None,
-            peers=peers_part(node.view, len(wanted) - len(lacking)) if node and node.view else None,
-            routes=self._routes(node, len(wanted), lacking) if node and node.view else None,
+            peers=peers_part(node.view, len(wanted) - len(unreached)) if node and node.view else None,
+            routes=self._routes(node, len(wanted), missing) if node and node.view else None,
             firewall=_rules(node) if node else None,
             file=FilePart(str(context.settings.subnet_file), node is not None and node.progress.file.is_set()),
             guard=GuardPart(context.settings.withdraw_guard, len(node.guard.held)) if node else None,
             unconfirmed_s=_ago(node.membership.saved_at_s, context.clock.wall_s()) if node else None,
+            devices=tuple(device_part(*one) for one in _devices(node)) if node else (),
+            entries=tuple(entries_part(table) for table in _entry_tables(node)) if node else (),
         )  # fmt: skip
 
     async def peers(self) -> tuple[PeerRow, ...]:
@@ -115,12 +122,15 @@ class DaemonStatus:
             return ()
         kernel, wanted, now_s = await self._read(node), self._wanted(node), self._context.clock.now_s()
         records, links = node.peers.records(), tuple(node.links)
-        quarantined_s = self._quarantined_s(now_s)
-        view, link, ipv6, probes = node.view, node.link, node.subnet_range6 is not None, dict(node.probes)
+        devices, unreached = [device.name for device, _ in _devices(node)], _lacking_entries(node)
+        facts = PeerFacts(
+            node.view, {}, node.link, kernel.neighbours, self._quarantined_s(now_s), node.subnet_range6 is not None,
+            dict(node.probes), devices, unreached,
+        )  # fmt: skip
 
         def rows() -> tuple[PeerRow, ...]:
             routes = {row.dst: row for row in route_rows(wanted, kernel.routes, links)}
-            return peer_rows(records, PeerFacts(view, routes, link, kernel.neighbours, quarantined_s, ipv6, probes))
+            return peer_rows(records, replace(facts, routes=routes))
 
         return await asyncio.to_thread(rows) if len(records) > MANY else rows()
 
@@ -150,15 +160,18 @@ class DaemonStatus:
                 routes += await self._context.kernel.objects(
                     RouteListing(network.version, None, node.networks), patient=True
                 )
-            found = await self._context.kernel.neighbours(node.link.index)
+            links = [node.link, *(there for _, there in _devices(node) if there is not None)]
+            found = [one for link in links for one in await self._context.kernel.neighbours(link.index)]
             self._kernel = _Kernel(tuple(routes), {one.address: one for one in found}, now_s, version)
             return self._kernel
 
     def _wanted(self, node: Node) -> WantedRoutes:
         failed = {dst: errno.errorcode.get(code, str(code)) for dst, code in node.routes.refused().items()}
+        absent = [device for device, there in _devices(node) if there is None]
         return WantedRoutes(
             routes=wanted_routes(node), protocol=self._context.settings.route_protocol, networks=node.networks,
             held=node.guard.held, frozen=node.view.frozen if node.view else (), failed=failed,
+            waiting=waiting(node.view.peers if node.view else (), node.routes.wanted, absent),
         )
 
     def _etcd(self, now_s: float) -> EtcdPart:
@@ -170,10 +183,10 @@ class DaemonStatus:
             certificates_left_s=_left(self._context.ports.certificates),
         )
 
-    def _routes(self, node: Node, wanted: int, lacking: set[Network]) -> RoutesPart:
+    def _routes(self, node: Node, wanted: int, absent: set[Network]) -> RoutesPart:
         table, refused, blocked = node.routes, node.routes.refused(), node.routes.blocked()
         return RoutesPart(
-            wanted=wanted, present=table.present, missing=len(lacking - blocked.keys() - refused.keys()),
+            wanted=wanted, present=table.present, missing=len(absent - blocked.keys() - refused.keys()),
             conflict=len(blocked), refused=len(refused), held=len(node.guard.held),
             protocol=self._context.settings.route_protocol,
             repaired={reason.value: count for reason, count in self._context.counters.repairs.items()},
@@ -197,6 +210,21 @@ class DaemonStatus:
 def wanted_routes(node: Node) -> dict[Network, Route]:
     """Return the routes that the peers need, by destination; empty before the first list."""
     return dict(node.routes.wanted)
+
+
+def _devices(node: Node) -> list[tuple[Device, Link | None]]:
+    """Return the backend's devices, each with the link that it is, if it is there."""
+    there = {link.name: link for link in node.links if link.vxlan is not None}
+    return [(device, there.get(device.name)) for device in node.backend.devices(node.host)]
+
+
+def _entry_tables(node: Node) -> list[ObjectTable[Any, Any]]:
+    return [table for table in node.tables if table is not node.routes]
+
+
+def _lacking_entries(node: Node) -> set[Network]:
+    """Return the subnets of the peers that have their route, and not all that it needs."""
+    return {subnet for table in _entry_tables(node) for subnet in lacking(table)}
 
 
 def _link(node: Node) -> LinkPart:

@@ -54,6 +54,7 @@ class _NodeCollector(Collector):
         yield from _lease(report.lease, counters, now_s)
         yield from _peers(report.peers)
         yield from _routes(report.routes, counters)
+        yield from _tunnels(report, counters)
         yield from _etcd(report.etcd, counters, now_s)
         yield from _rest(report, counters)
 
@@ -167,6 +168,28 @@ def _routes(routes: RoutesPart | None, counters: Counters) -> Iterator[Metric]:
     repairs = {(why.value,): counters.repairs[why] for why in sorted(REPAIRS)}
     yield _counter("route_repairs", "Routes of ours that were deleted or changed, and put again.", repairs, "reason")
     yield _histogram("reconcile_duration_seconds", "Duration of a round that reconciles the routes.", counters.rounds)
+
+
+def _tunnels(report: Report, counters: Counters) -> Iterator[Metric]:
+    """Yield what only a backend with devices has."""
+    if not report.devices:
+        return
+    up = {(one.name,): one.state == "up" for one in report.devices}
+    yield _gauge("device_up", "1 while the device is there and up.", up, "device")
+    labels = {one.kind: one.kind.replace(" ", "_") for one in report.entries}
+    states = {
+        (labels[one.kind], state): number for one in report.entries
+        for state, number in (
+            ("in_place", one.wanted - one.missing), ("missing", one.missing - one.refused), ("refused", one.refused)
+        )
+    }  # fmt: skip
+    yield _gauge("entries", "Neighbours and forwarding entries that the peers need, by state.", states, "kind", "state")
+    changes = {
+        (label, change, why.value): counters.changes[kind][change, why]
+        for kind, label in labels.items() for change in (PUT, DROP) for why in ChangeReason
+    }  # fmt: skip
+    yield _counter("entry_changes", "Neighbours and forwarding entries put and dropped.", changes,
+                   "kind", "change", "reason")  # fmt: skip
 
 
 def _etcd(etcd: EtcdPart, counters: Counters, now_s: float) -> Iterator[Metric]:

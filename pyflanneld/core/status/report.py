@@ -114,6 +114,29 @@ class LinkPart:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicePart:
+    """A device of the backend, such as ``flannel.1``; *state* is ``"up"``, ``"down"`` or ``"missing"``."""
+
+    name: str
+    state: str
+    vni: int
+    port: int
+    mac: str
+    mtu: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntriesPart:
+    """What the peers need beside routes, of one *kind*, ``"neighbour"``; what the kernel has *refused* is *missing*."""
+
+    kind: str
+    wanted: int
+    missing: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class EtcdPart:
     """The registry.
 
@@ -192,6 +215,8 @@ class Report:
 
     Attributes:
         unconfirmed_s: the age of the saved state that the node uses while etcd cannot be used; ``None``: it uses none.
+        devices: those of the backend; none for one that needs none.
+        entries: what leads through them.
     """
 
     version: str
@@ -212,6 +237,8 @@ class Report:
     file: FilePart
     guard: GuardPart | None
     unconfirmed_s: float | None = None
+    devices: tuple[DevicePart, ...] = ()
+    entries: tuple[EntriesPart, ...] = ()
 
 
 def lease_part(lease: OwnLease, now_s: float, renew_interval_s: float) -> LeasePart:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 
 from pyflanneld.core.etcd_types import Record
 from pyflanneld.core.families import Address, Network, in_order, inside
@@ -33,6 +33,7 @@ class WantedRoutes:
         held: destinations that the withdraw guard keeps.
         frozen: destinations that are kept because their key cannot be read.
         failed: the errno's name by destination, where the kernel has refused.
+        waiting: accepted subnets whose route leads through a device that is not there, and its name.
     """
 
     routes: Mapping[Network, Route]
@@ -41,6 +42,7 @@ class WantedRoutes:
     held: Collection[Network] = ()
     frozen: Collection[Network] = ()
     failed: Mapping[Network, str] | None = None
+    waiting: Mapping[Network, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,11 @@ class PeerRow:
         reason: of the quarantine, as a constant; *why* as text.
         quarantined_s: for how long it has been quarantined, in seconds.
         route: one of ``ROUTE_STATES``; ``None`` where no route is wanted or there.
-        on_link: whether the gateway lies on a network of the link.
-        neighbour: one of ``NEIGHBOUR_STATES``; ``None``: the kernel knows none.
+        on_link: whether the published address lies on a network of the link.
+        neighbour: one of ``NEIGHBOUR_STATES``; ``None``: the kernel knows none. That of the address to which the route
+            leads, on whatever device that is; *mac* is its MAC address.
         probe: how well it can be reached, see ``reachability_facts``; ``None`` without ``--probe``.
+        way: ``"direct"`` or ``"tunnel"``: how packets are to get there; ``None`` where no route is wanted.
     """
 
     key: str
@@ -90,6 +94,7 @@ class PeerRow:
     neighbour: str | None
     mac: str | None
     probe: Mapping[str, object] | None = None
+    way: str | None = None
 
 
 def route_rows(wanted: WantedRoutes, kernel: Iterable[KernelRoute], links: Iterable[Link]) -> tuple[RouteRow, ...]:
@@ -105,7 +110,7 @@ def route_rows(wanted: WantedRoutes, kernel: Iterable[KernelRoute], links: Itera
                 owned[route.dst] = route
             (owned if ours else foreign).setdefault(route.dst, route)
     extra = {dst for dst in owned if dst not in wanted.routes and any(inside(dst, net) for net in wanted.networks)}
-    every = in_order(wanted.routes.keys() | extra)
+    every = in_order(wanted.routes.keys() | wanted.waiting.keys() | extra)
     return tuple(_route_row(wanted, dst, owned.get(dst), foreign.get(dst), shadowing.get(dst), names) for dst in every)
 
 
@@ -119,6 +124,8 @@ def _route_row(
     if shadow is not None:
         state, there = "shadowed", shadow
     detail = (wanted.failed or {}).get(dst, "") if state == "refused" else ""
+    if route is None and dst in wanted.waiting:
+        state, detail = "missing", f"it needs the device {wanted.waiting[dst]}, which is not there"
     if state == "conflict" and foreign is not None and foreign.gateway is None:
         detail = "a route without a single gateway"
     if shadow is not None:
@@ -163,6 +170,8 @@ class PeerFacts:
         neighbours: of that link, by address.
         quarantined_s: for how long each key has been quarantined.
         ipv6: whether this node uses the IPv6 subnets.
+        devices: the names of the tunnels' devices.
+        lacking: subnets whose neighbour or forwarding entry is not there.
     """
 
     view: View | None
@@ -172,6 +181,8 @@ class PeerFacts:
     quarantined_s: Mapping[bytes, float]
     ipv6: bool
     probes: Mapping[IPv4Network, Reachability] = field(default_factory=dict)
+    devices: Collection[str] = ()
+    lacking: Collection[Network] = ()
 
 
 def peer_rows(records: Iterable[Record], facts: PeerFacts) -> tuple[PeerRow, ...]:
@@ -196,13 +207,15 @@ def _peer_row(record: Record, subnet: Network | None, facts: PeerFacts) -> PeerR
     published = attrs and (attrs.public_ip if subnet is None or subnet.version == 4 else attrs.public_ipv6)
     accepted = view.peers.get(subnet) if view and subnet is not None else None
     gateway = accepted or published or None
-    neighbour = facts.neighbours.get(gateway) if gateway else None
+    state, way = _state(record, view, route, accepted), _way(route, facts)
+    hop = ip_address(route.wanted_gateway) if way == "tunnel" and route and route.wanted_gateway else gateway
+    neighbour = facts.neighbours.get(hop) if hop else None
     return PeerRow(
         key=shown(record.name)[2:-1],
         subnet=str(subnet) if subnet else None,
         public_ip=str(published) if published else None,
         backend=attrs.backend_type if attrs else None,
-        state=_state(record, view, route, accepted),
+        state="unrouted" if state == "routed" and subnet in facts.lacking else state,
         reserved=record.lease_id == 0,
         reason=quarantine.reason if quarantine else None,
         why=quarantine.detail if quarantine else None,
@@ -215,7 +228,14 @@ def _peer_row(record: Record, subnet: Network | None, facts: PeerFacts) -> PeerR
         neighbour=neighbour.state if neighbour else None,
         mac=neighbour.mac if neighbour else None,
         probe=_probe(facts, subnet),
+        way=way,
     )
+
+
+def _way(route: RouteRow | None, facts: PeerFacts) -> str | None:
+    if route is None or route.wanted_gateway is None:
+        return None
+    return "tunnel" if route.wanted_link in facts.devices else "direct"
 
 
 def _state(record: Record, view: View | None, route: RouteRow | None, accepted: Address | None) -> str:
@@ -223,6 +243,8 @@ def _state(record: Record, view: View | None, route: RouteRow | None, accepted: 
         return "quarantined"
     if view is not None and record.name in view.foreign_backends:
         return "other_backend"
+    if route is not None and route.state == "missing":
+        return "unrouted"
     if route is None or route.wanted_gateway is None:
         return "known" if accepted else "unrouted"
     return "routed" if route.state == "ok" else "unrouted"

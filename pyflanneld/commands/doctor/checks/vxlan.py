@@ -121,12 +121,12 @@ def firewall(facts: Facts) -> Iterator[Finding]:
         program, saved = ("iptables", rules.iptables) if packet.address.version == 4 else ("ip6tables", rules.ip6tables)
         if is_dropped(*_input_of(saved or "", packet)):
             found = True
-            yield _dropped(f"{program}'s INPUT", packet,
+            yield _dropped(f"{program}, chain INPUT,", packet,
                            f"{program} -I INPUT -i {quoted(link)} -p udp --dport {packet.port} -j ACCEPT")  # fmt: skip
         for place in _nft_inputs(rules.nft, packet):
             found = True
             words = " ".join(map(quoted, ("nft", "insert", "rule", *place, "iifname", f'"{link}"')))
-            yield _dropped(f"nft's {' '.join(place)}", packet, f"{words} udp dport {packet.port} accept")
+            yield _dropped(f"nft, chain {' '.join(place)},", packet, f"{words} udp dport {packet.port} accept")
     if not found:
         port = facts.devices[0].vxlan.port
         yield ok("tunnel firewall", f"no rule here is certain to drop UDP {port} on {link}")
