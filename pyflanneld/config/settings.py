@@ -158,7 +158,7 @@ class Settings(BaseModel):
     )
     public_ip: OrNone[PublicIp] = flag(
         "",
-        "IPv4 address that the peers use as gateway to this node; must be on the interface. Without it, the "
+        "IPv4 address at which the peers reach this node; must be on the interface, but for vxlan. Without it, the "
         "interface's address.",
         "IP",
         NODE,

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyflanneld.core.status.hints import hint
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.node import LabHost
+from pyflanneld.lab.run import until
 from tests.integration.test_doctor import doctor, only, planted, wrong
 from tests.support.lab.testbed import pid_of, store_of
+from tests.support.lab.untouched import command
 
 pytestmark = [pytest.mark.etcd, pytest.mark.netns]
 
@@ -101,6 +104,26 @@ def test_a_device_that_the_daemon_cannot_mend(lab: Lab) -> None:
         assert found["device"] == "flannel.1 is not there"
     finally:
         os.kill(pid_of(node), signal.SIGCONT)
+
+
+def test_two_hosts_with_one_mac_address(lab: Lab) -> None:
+    """As of a clone: the key is named, and after what the hint says both are reached again."""
+    near, clone, other = lab.nodes[1], lab.nodes[0], lab.nodes[2]
+    mac = json.loads(other.exec("ip", "-j", "link", "show", "flannel.1"))[0]["address"]
+    clone.stop()
+    clone.exec("ip", "link", "set", "flannel.1", "address", mac)
+    clone.start()
+    until(lambda: "same_as_older" in command(near, "peers").stdout, "quarantined")
+    finding = only(doctor(lab, near)[1])
+    assert (finding["check"], "same_as_older" in finding["seen"]) == ("keys", True)
+    assert "ip link delete" in hint("peer.quarantined", "same_as_older")
+    clone.stop()
+    clone.exec("ip", "link", "delete", "flannel.1")
+    clone.start()
+    until(lambda: command(near, "peers").returncode == 0, "all routed")
+    assert wrong(doctor(lab, near)[1]) == []
+    assert ping(near, clone)
+    assert ping(near, other)
 
 
 def test_leftovers_after_a_change_to_host_gw(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import chain
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,7 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from pyflanneld.http.metrics import metrics_of
 from tests.support.fakes.certificates import FakeCertificates
 from tests.support.fakes.node import FakeNode
+from tests.support.fakes.registry import FakeEtcd
 from tests.support.fakes.virtual_time import run
+from tests.unit.test_daemon_vxlan import cluster as vxlan_cluster
 from tests.unit.test_metrics import PINNED, cluster
 
 ROOT = Path(__file__).parents[2]
@@ -21,17 +24,18 @@ _PARTS = ("_bucket", "_sum", "_count")  # of a histogram
 
 
 def scraped() -> dict[str, dict[str, set[str]]]:
-    """Return the metrics of a daemon that is ready: name to labels to values."""
+    """Return the metrics of a daemon that is ready, with host-gw and with vxlan: name to labels to values."""
 
-    async def scenario() -> str:
-        node = FakeNode(cluster(22), env=PINNED)
+    async def scenario(etcd: FakeEtcd) -> str:
+        node = FakeNode(etcd, env=PINNED)
         node.certificates = FakeCertificates()
         async with node.running():
             assert node.daemon is not None
             return metrics_of(node.daemon.status_source)()[0].decode()
 
     found: dict[str, dict[str, set[str]]] = {}
-    for family in text_string_to_metric_families(run(scenario())):
+    texts = (run(scenario(cluster(22))), run(scenario(vxlan_cluster())))
+    for family in chain.from_iterable(map(text_string_to_metric_families, texts)):
         for sample in family.samples:
             labels = found.setdefault(sample.name, {})
             for name, label in sample.labels.items():

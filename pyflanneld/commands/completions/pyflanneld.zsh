@@ -32,7 +32,7 @@ _pyflanneld() {
         '*--iface=[Interface towards the other nodes, by name or IPv4 address; the first usable one counts; an empty value is the default route'\''s. Without this and the next two, the one with --public-ip or the default route'\''s.]:name ip: '
         '*--iface-regex=[Regular expression of Go for that interface, tried after all --iface; searched for in the addresses of every interface first, then in the names. ^ and $ anchor it.]:regex: '
         '--iface-can-reach=[Take the interface and the address through which the kernel reaches this address; tried after --iface-regex.]:ip: '
-        '--public-ip=[IPv4 address that the peers use as gateway to this node; must be on the interface. Without it, the interface'\''s address.]:ip: '
+        '--public-ip=[IPv4 address at which the peers reach this node; must be on the interface, but for vxlan. Without it, the interface'\''s address.]:ip: '
         '--public-ipv6=[IPv6 address that the peers use as gateway to this node, in a dual-stack network; must be on the interface. Without it, the interface'\''s global address.]:ip: '
         '--subnet-file=[Where the subnet is written for Docker; read at start for the subnet to request.]:file:_files'
         '--state-dir=[Directory where the last good state is kept, from which subnet file, routes and rules are restored when the host boots while etcd cannot be used. Without it, none is kept.]:dir: '

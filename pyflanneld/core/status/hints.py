@@ -74,7 +74,7 @@ QUARANTINED: Mapping[str, str] = {
     "own_elsewhere": "A reservation is taken at this host's next start; an old lease of it expires, or delete it.",
     "overlaps_older": "Delete one of the two leases: `pyflanneld leases` shows both.",
     "overlaps_own": "Find out whose lease it is: one subnet cannot be on two hosts.",
-    "same_as_older": "Give one of the two hosts' devices another MAC address: is one a clone of the other?",
+    "same_as_older": "On one of the hosts stop the daemon, `ip link delete` its device, start it: the MAC is another.",
     "too_large": "Find out who wrote that value; delete the key if it is no node's.",
 }
 """By the reason of the quarantine."""
