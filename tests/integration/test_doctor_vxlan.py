@@ -126,8 +126,8 @@ def test_two_hosts_with_one_mac_address(lab: Lab) -> None:
     assert ping(near, other)
 
 
-def test_leftovers_after_a_change_to_host_gw(lab: Lab) -> None:
-    """Where the network has another backend by now, flannel's device is a leftover."""
+def test_a_change_to_host_gw(lab: Lab) -> None:
+    """Until the daemon's restart that is what is told; then its device is a leftover, and the command removes it."""
     node, store = lab.nodes[0], store_of(lab)
     before = store.kv(f"{PREFIX}/config")
     assert before is not None
@@ -135,6 +135,17 @@ def test_leftovers_after_a_change_to_host_gw(lab: Lab) -> None:
     try:
         store.put(f"{PREFIX}/config", json.dumps({**document, "Backend": {"Type": "host-gw"}}))
         seen = {one["check"]: one["seen"] for one in wrong(doctor(lab, node)[1])}
-        assert seen["other networks"] == "flannel.1 (flannel's vxlan)"
+        assert seen["backend"] == "the daemon still runs with vxlan, the network asks for host-gw"
+        assert "other networks" not in seen
+        node.stop()
+        node.start()
+        until(lambda: "flannel.1" not in node.exec("ip", "route"), "restarted")
+        found = {one["check"]: one for one in wrong(doctor(lab, node)[1])}
+        assert found["other networks"]["seen"] == "flannel.1 (flannel's vxlan)"
+        node.exec("sh", "-c", found["other networks"]["fix"].partition(": ")[2])
+        assert "other networks" not in {one["check"] for one in wrong(doctor(lab, node)[1])}
     finally:
         store.put(f"{PREFIX}/config", before.value.decode())
+        node.stop()
+        node.start()
+        node.wait_ready()

@@ -102,14 +102,29 @@ def test_something_else_in_the_way_of_the_device(runs: bool) -> None:
     assert "ip link delete vx0" in one.fix
 
 
+def test_a_daemon_of_before_a_change_of_the_backend() -> None:
+    """It has no device to keep, and its file is the old one: a restart is what is needed, and nothing else is told."""
+    earlier = replace(RECORD, value=b'{"PublicIP":"192.168.14.21","PublicIPv6":null,"BackendType":"host-gw"}')
+    node = replace(NODE, own_record=earlier, entries={"neighbours": (2, 0), "forwarding entries": (2, 0)})
+    facts = replace(with_device(None), node=node, subnet_text=ENV)
+    found = (*vxlan.devices(facts), vxlan.entries(facts), docker.subnet_file(facts), peers.backend(facts))
+    wrong = [one for one in found if one.verdict in (Verdict.WARN, Verdict.BAD)]
+    assert [one.seen for one in wrong] == ["the daemon still runs with host-gw, the network asks for vxlan"]
+    assert peers.backend(replace(facts, daemon_runs=False)).verdict is Verdict.OK
+    assert peers.backend(FACTS).verdict is Verdict.OK
+
+
 def test_host_gw_needs_no_device() -> None:
     """Nothing is demanded there, and flannel's device is a leftover."""
     config = parse_config(CONFIG.replace(b"VxLAN", b"host-gw"))
-    facts = replace(FACTS, config=config, node=replace(NODE, devices=(), entries={}))
+    lease = replace(RECORD, value=b'{"PublicIP":"192.168.14.21","PublicIPv6":null,"BackendType":"host-gw"}')
+    facts = replace(FACTS, config=config, node=replace(NODE, own_record=lease, devices=(), entries={}))
     assert {one.check for one in examine(facts) if one.verdict is Verdict.SKIPPED} >= {
         "device", "UDP port", "tunnel entries", "device's owner"
     }  # fmt: skip
     assert conflicts.leftovers(facts).seen == "flannel.1 (flannel's vxlan)"
+    not_restarted = replace(facts, node=replace(facts.node, own_record=RECORD) if facts.node else None)
+    assert conflicts.leftovers(not_restarted).verdict is Verdict.OK
 
 
 def test_our_own_device_is_no_leftover() -> None:

@@ -177,6 +177,15 @@ class Facts:
         return self.node.devices if self.node is not None else ()
 
     @property
+    def backend_before(self) -> str:
+        """The backend of this host's lease, if the network asks for another one since; else empty."""
+        record = self.node.own_record if self.node is not None else None
+        attrs = record.lease.attrs if record is not None else None
+        if attrs is None or self.backend is None or attrs.backend_type == self.backend.lease_type:
+            return ""
+        return attrs.backend_type or "alloc"
+
+    @property
     def mtu(self) -> int | None:
         """The largest packet of a container that gets to the other hosts whole, in bytes."""
         if self.choice is None or self.backend is None:

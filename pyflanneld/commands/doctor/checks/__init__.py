@@ -34,6 +34,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     vxlan.firewall,
     vxlan.managed,
     peers.lease,
+    peers.backend,
     peers.public_address,
     peers.peers,
     peers.routes,

@@ -60,7 +60,8 @@ def _is_in_use(link: Link, facts: Facts) -> bool:
     """Return whether a device is this network's, another daemon's of this host, or may be."""
     if link.vxlan is None:
         return False
-    ours = facts.node is None or link.name in {device.name for device in facts.devices}
+    before = facts.daemon_runs and facts.backend_before == "vxlan"
+    ours = facts.node is None or before or link.name in {device.name for device in facts.devices}
     return ours or any(inside(own.network, one.network) for own in link.addresses for one in facts.served)
 
 

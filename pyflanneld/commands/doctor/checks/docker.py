@@ -42,7 +42,7 @@ def _compared(facts: Facts, leased: Leased, path: str) -> Finding:
         why = "peers do not route to the subnet that Docker uses"
         fix = "restart the daemon, then Docker" if facts.daemon_runs else "start the daemon: it writes the file again"
         return bad("subnet file", seen, why, fix)
-    if facts.mtu is not None and leased.mtu is not None and leased.mtu != facts.mtu:
+    if facts.mtu is not None and not facts.backend_before and leased.mtu is not None and leased.mtu != facts.mtu:
         why = "packets larger than the path allows are lost"
         seen = f"{path} says MTU {leased.mtu}, but {_way(facts)} has room for {facts.mtu}"
         return warn("subnet file", seen, why, "the daemon writes it again within a minute; then restart Docker")
@@ -85,7 +85,7 @@ def _bridge(facts: Facts) -> Link | None:
 def bridge_mtu(facts: Facts) -> Finding:
     """Compare the bridge's MTU with the largest packet that gets to the other hosts."""
     there = _bridge(facts)
-    if there is None or facts.mtu is None:
+    if there is None or facts.mtu is None or facts.backend_before:
         return skipped("MTU", "there are no bridge, interface and configuration to compare")
     seen = f"{there.name} has {there.mtu}, {_way(facts)} has room for {facts.mtu}"
     if there.mtu <= facts.mtu:

@@ -65,6 +65,17 @@ def _shared(facts: Facts, node: NodeFacts, own: Record) -> Finding:
     return warn("lease", seen, why, own_etcd_lease(facts, own))
 
 
+def backend(facts: Facts) -> Finding:
+    """Check that the daemon runs with the backend that the network asks for."""
+    if facts.node is None or facts.backend is None:
+        return skipped("backend", _UNKNOWN)
+    if not facts.daemon_runs or not facts.backend_before:
+        return ok("backend", facts.backend.name)
+    seen = f"the daemon still runs with {facts.backend_before}, the network asks for {facts.backend.name}"
+    why = "another backend is taken up at a start; peers that have started since may not be reached"
+    return warn("backend", seen, why, "restart the daemon; then Docker, if FLANNEL_MTU has changed")
+
+
 def public_address(facts: Facts) -> Finding:
     """Check that no other lease has this node's public address."""
     node = facts.node

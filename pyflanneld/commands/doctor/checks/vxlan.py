@@ -32,15 +32,20 @@ def _device(facts: Facts, wanted: Device) -> Finding:
         return bad("device", seen, "the daemon makes its device as soon as nothing is in the way; until then " + _LOST,
                    fix)  # fmt: skip
     if there is None:
-        if not facts.daemon_runs:
+        if not _is_kept(facts):
             return ok("device", f"{wanted.name} is not there yet; the daemon makes it")
         return bad("device", f"{wanted.name} is not there", _LOST, "see device.failed in the daemon's log")
-    if not facts.daemon_runs:
+    if not _is_kept(facts):
         return ok("device", f"{_shown(there)}{'; the daemon corrects it at its start' if todo.changes else ''}")
     wrong = [*_differences(wanted, there), *_lease_differs(facts, there)]
     if not wrong:
         return ok("device", _shown(there))
     return bad("device", f"{there.name}: {', '.join(wrong)}", _LOST, "see device.* and lease.* in the daemon's log")
+
+
+def _is_kept(facts: Facts) -> bool:
+    """Return whether a daemon runs that keeps the devices: one of before a change of the backend does not."""
+    return facts.daemon_runs and not facts.backend_before
 
 
 def _shown(link: Link) -> str:
@@ -105,8 +110,8 @@ def entries(facts: Facts) -> Finding:
     seen = ", ".join(f"{there} of {wanted} {plural}" for plural, (wanted, there) in counts)
     if all(there == wanted for wanted, there in facts.node.entries.values()):
         return ok("tunnel entries", seen)
-    if not facts.daemon_runs:
-        return ok("tunnel entries", f"{seen}; no daemon runs")
+    if not _is_kept(facts):
+        return ok("tunnel entries", f"{seen}; no daemon keeps them yet")
     return bad("tunnel entries", seen, "packets to the peers without them go nowhere",
                "see neighbour.* and forwarding.* in the daemon's log")  # fmt: skip
 
