@@ -20,6 +20,7 @@ class FakeDevices:
 
     def __init__(self) -> None:
         self._forwardings: dict[int, dict[str, KernelForwarding]] = {}
+        self._last_index = 0  # no index is given twice
 
     @abstractmethod
     def set_link(self, link: Link) -> None: ...
@@ -45,6 +46,15 @@ class FakeDevices:
         del self._forwardings[link_index][mac]
         self._tell(Change.ROUTES)
 
+    def _forget_neighbours(self, before: Link | None, link: Link) -> None:
+        """Take away what a device takes along that goes down, gets another MAC address, or loses its last address."""
+        here = self._neighbours.get(link.index)
+        if not here or before is None or before.vxlan is None or link.vxlan is None:
+            return
+        all_go = not link.up or before.vxlan.mac != link.vxlan.mac  # permanent ones too
+        bare = {version for version in (4, 6) if before.interfaces(version) and not link.interfaces(version)}
+        here[:] = [one for one in here if not all_go and one.address.version not in bare]
+
     def _apply_to_devices(self, change: KernelChange) -> int:
         match change.object:
             case Device() | Tunnel() | Link():
@@ -60,18 +70,14 @@ class FakeDevices:
             if there is None:
                 return errno.ENODEV
             self.remove_link(one.name)
-            self._forwardings.pop(there.index, None)
             return 0
         if isinstance(change, Create):
             return errno.EEXIST if there else self._make(one)
-        if there is None:
+        if there is None or there.vxlan is None:
             return errno.ENODEV
-        assert there.vxlan is not None
         if isinstance(one, Tunnel):
             self.set_link(replace(there, vxlan=replace(one.vxlan, mac=there.vxlan.mac)))
         else:
-            if one.vxlan.mac != there.vxlan.mac:
-                self._neighbours.pop(there.index, None)  # permanent ones too
             self.set_link(replace(there, vxlan=replace(there.vxlan, mac=one.vxlan.mac), mtu=one.mtu, up=True))
         return 0
 
@@ -82,8 +88,7 @@ class FakeDevices:
         others = (link.vxlan for link in self._links.values() if link.vxlan is not None)
         if any(other.collides(device.vxlan) for other in others):
             return errno.EEXIST
-        index = max(self._links) + 1
-        self.set_link(Link(index, device.name, device.mtu, up=True, addresses=(), vxlan=device.vxlan))
+        self.set_link(Link(self._last_index + 1, device.name, device.mtu, up=True, addresses=(), vxlan=device.vxlan))
         return 0
 
     def _apply_address(self, change: KernelChange) -> int:

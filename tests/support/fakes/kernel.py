@@ -188,10 +188,13 @@ class FakeKernel(FakeDevices, Kernel):
         self._put_link(link)
 
     def remove_link(self, name: str) -> None:
-        """Delete a link with its routes."""
+        """Delete a link with its routes and entries, and the vxlan devices that it carries."""
         index = self._index(name)
         del self._links[index]
         self._neighbours.pop(index, None)
+        self._forwardings.pop(index, None)
+        for carried in [link.name for link in self._links.values() if link.vxlan and link.vxlan.lower_index == index]:
+            self.remove_link(carried)
         self._forget_unreachable()
         self._tell(Change.LINKS)
 
@@ -353,7 +356,9 @@ class FakeKernel(FakeDevices, Kernel):
         return errno.EINVAL if elsewhere else 0
 
     def _put_link(self, link: Link) -> None:
+        self._forget_neighbours(self._links.get(link.index), link)
         self._links[link.index] = link
+        self._last_index = max(self._last_index, link.index)
         self._forget_unreachable()
         if self._administratively_up(link.index):
             for network in self._networks(link):
