@@ -297,6 +297,27 @@ def test_direct_is_whom_the_kernel_reaches_on_the_link() -> None:
     run(scenario())
 
 
+def test_the_guard_holds_nothing_of_peers_that_stay() -> None:
+    """Five peers that are on our link again keep their routes; what they had on the device goes at once."""
+
+    async def scenario() -> None:
+        etcd = cluster(DIRECT)
+        for third in range(31, 36):
+            etcd.put(f"172.7.{third}.0-24".encode(), lease(f"02:00:00:00:00:{third}", f"192.168.14.{third}"))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: len(objects(node)[2]) == 5, 1)
+            assert objects(node)[:2] == ({}, {})
+            node.kernel.set_link(replace(lan(21), addresses=(IPv4Interface("192.168.14.21/32"),)))
+            await until(lambda: len(objects(node)[0]) == len(objects(node)[1]) == 5, 2)
+            node.kernel.set_link(lan(21))
+            await until(lambda: objects(node)[:2] == ({}, {}) and len(objects(node)[2]) == 5, 2)
+            assert node.ready, node.why_not
+            assert node.log.count("guard.holding") == 0
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("there", "told"),
     [

@@ -258,6 +258,7 @@ class Reconciler:
     def _allowed(self, drops: Mapping[Table, Sequence[Drop[Any]]]) -> dict[Table, list[Drop[Any]]]:
         """Return the drops that the guard and the state of our own lease allow; the tables park the others.
 
+        A peer that stays withdraws nothing when it needs other objects than before: the guard is not asked about it.
         Where there are none, and neither the lease's proof, the guard nor what is parked has changed, nobody is asked.
         """
         node, now_s = self._node, self._context.clock.now_s()
@@ -271,8 +272,11 @@ class Reconciler:
             table.subnet(one) for table, some in drops.items()
             for one in (*(drop.object for drop in some), *table.parked())
         )  # fmt: skip
+        assert node.view is not None  # noqa: S101 - _round has just made it
         idle = frozenset(subnet for subnet in every if subnet is not None)
-        allowed: set[Network | None] = {*node.guard.allow(idle, max(table.present for table in drops), now_s)}
+        stay = idle & node.view.peers.keys()
+        present = max(table.present for table in drops)
+        allowed: set[Network | None] = {*stay, *node.guard.allow(idle - stay, present, now_s)}
         self._reports.guard(node.guard.held)
         if not node.guard.held:
             allowed.add(None)  # what does not say whom it serves
