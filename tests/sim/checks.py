@@ -2,13 +2,14 @@
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyflanneld.core.families import Network
 from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Replace
 from pyflanneld.core.routes import BOOT, KernelRoute, Route
 from tests.sim import spec
 from tests.sim.delivered import Delivered, Verdict
+from tests.sim.tunnels import DeviceRule, EntryRule, fits
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -43,7 +44,7 @@ class GuardRule:
         self._unproved.extend((now_s, subnet) for subnet in fresh)
 
 
-class RouteChecker:
+class KernelChecker:
     """``kernel.Checker`` for one node."""
 
     def __init__(self, node: "SimNode", protocol: int) -> None:
@@ -51,17 +52,22 @@ class RouteChecker:
         self._protocol = protocol
         self._before = Verdict({}, set())
         self._guard = GuardRule()
+        self.devices, self._entries = DeviceRule(node), EntryRule(node)
         self._put_s: dict[Network, deque[float]] = {}  # when each destination was put lately, by this one:
         self._patient: object = None
 
     def begin(self) -> None:
         """A daemon starts: what the one before it has dropped and put lately is not known to it."""
         self._guard = GuardRule()
+        self.devices.begin()
         self._put_s.clear()
+
+    def asked_of_devices(self, changes: Sequence[KernelChange]) -> None:
+        """I6: what is not the own device is left alone."""
+        self.devices.check(changes)
 
     def asked(self, changes: Sequence[KernelChange], *, again: bool) -> None:
         """I9: what is put was told, and what is dropped was not; and most routes go only when two lists lack them."""
-        self._check_network(changes)
         if self._node.stands_in:
             self._check_stand_in(changes)
             return
@@ -69,10 +75,13 @@ class RouteChecker:
         verdict = delivered.verdict(host)
         allowed = [verdict, self._before] if again else [verdict]
         self._before = verdict
+        self._entries.asked(changes, allowed, drops_proved=self._node.proved)
+        routes = [change for change in changes if isinstance(change.object, Route | KernelRoute)]
+        self._check_network(routes)
         drops: set[spec.Net] = set()
-        for change in changes:
+        for change in routes:
             subnet = spec.network(str(change.object.dst))
-            if isinstance(change, Drop) and self._is_extra(change.object, changes):
+            if isinstance(change, Drop) and self._is_extra(change.object, routes):
                 continue
             if isinstance(change, Drop):
                 drops.add(subnet)
@@ -80,7 +89,7 @@ class RouteChecker:
                     raise spec.Violation(f"I9: {self._node.name} drops {change.object} without proof")
             elif isinstance(change, Create | Replace | Append):
                 gateway = spec.address(str(change.object.gateway))
-                if not any(gateway in one.may.get(subnet, ()) for one in allowed):
+                if not any(gateway in one.next_hops(subnet, host) for one in allowed):
                     raise spec.Violation(f"I9: {self._node.name} puts {change.object}, which it was never told")
         if drops and not self._node.proved:
             raise spec.Violation(f"I9: {self._node.name} drops routes while nothing proves its own lease")
@@ -103,9 +112,20 @@ class RouteChecker:
     def _check_stand_in(self, changes: Sequence[KernelChange]) -> None:
         """I9: what is only saved adds what is missing, takes nothing away, and was told once."""
         for change in changes:
-            delivered = isinstance(change, Create) and _named(change.object) in self._node.told_before
+            delivered = isinstance(change, Create) and self._was_told(change.object)
             if not delivered:
                 raise spec.Violation(f"I9: {self._node.name} asks for {change} by what it has saved")
+
+    def _was_told(self, one: Any) -> bool:
+        subnet, host = spec.network(str(one.subnet)), self._node.as_host()
+        told = [said for named, said in self._node.told_before if named == subnet and said.backend == host.backend]
+        if isinstance(one, Route):
+            return spec.address(str(one.gateway)) in {host.next_hop(subnet, said) for said in told}
+        return any(fits(one, subnet, said) for said in told)
+
+    def made_entry(self, change: KernelChange, *, whole: bool) -> None:
+        """I8: see there."""
+        self._entries.made(change, whole=whole)
 
     def made(self, change: KernelChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
         """I6, I7, I8: what is put is sound, and in nobody's way, and never too late."""
@@ -116,6 +136,7 @@ class RouteChecker:
                 self._check_patience(route.dst)
                 subnet = spec.network(str(route.dst))
                 spec.check_put(subnet, spec.address(str(route.gateway)), node.as_host())
+                self._entries.route_put(route)
                 over = there if isinstance(change, Replace) else None
                 if over is not None and over.protocol != self._protocol and not _is_go_leftover(over, route):
                     raise spec.Violation(f"I6: {node.name} put {route} over {over}")
@@ -145,9 +166,12 @@ class RouteChecker:
             return
         table, wanted = node.daemon._node.routes, node.sim.delivered.verdict(node.as_host()).sure
         for change, code in refusals.items():
-            if isinstance(change, Create) and table.has(change.object.dst) and not self._stands(change.object.dst):
-                raise spec.Violation(f"I5: {node.name} believes in {change.object}, which was refused")
-            if spec.network(str(change.object.dst)) not in wanted:  # by now
+            one = change.object
+            created = isinstance(change, Create) and isinstance(one, Route)
+            if created and table.has(one.dst) and not self._stands(one.dst):
+                raise spec.Violation(f"I5: {node.name} believes in {one}, which was refused")
+            served = getattr(one, "subnet", None) or getattr(one, "dst", None)
+            if served is None or spec.network(str(served)) not in wanted:  # by now
                 continue
             if code != EEXIST and EEXIST not in refusals.values() and node.ready:
                 raise spec.Violation(f"readiness: {node.name} is ready although {change.object} was refused: {code}")
@@ -155,10 +179,6 @@ class RouteChecker:
     def _stands(self, dst: Network) -> bool:
         """Return whether a route of ours is there by now, be it behind somebody else's."""
         return any(one.dst == dst and one.protocol == self._protocol for one in self._node.kernel.table())
-
-
-def _named(route: Route) -> tuple[spec.Net, int]:
-    return spec.network(str(route.dst)), spec.address(str(route.gateway))
 
 
 def _is_go_leftover(there: KernelRoute, route: object) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pyflanneld.core.etcd_types import Gone, Position, Put, Record, Snapshot
-from tests.sim.spec import LAN, Host, Key, Net, overlap, read_name, read_value, wanted
+from tests.sim.spec import LAN, VXLAN, Host, Key, Net, Said, overlap, read_name, read_value, wanted
 
 LISTS_KEPT = 8
 APART_S = 9.9
@@ -20,12 +20,12 @@ APART_S = 9.9
 
 @dataclass
 class Seen:
-    """A key as it was told of last; *good* are the gateways that its values have named in this daemon's life."""
+    """A key as it was told of last; *good* is all that its readable values have said in this daemon's life."""
 
     created: int
     revision: int
     value: bytes
-    good: set[int] = field(default_factory=set)
+    good: set[Said] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,23 @@ class Verdict:
     """What may be done.
 
     Attributes:
-        may: routes that may be put, destination to gateways.
+        may: peers to which may be routed, subnet to what their leases may have said.
         keep: destinations whose routes must not be dropped.
         sure: destinations of *may* that have to be put, for their value is a good one and nothing is in their way.
     """
 
-    may: dict[Net, set[int]]
+    may: dict[Net, set[Said]]
     keep: set[Net]
     sure: set[Net] = field(default_factory=set)
+
+    def next_hops(self, subnet: Net, host: Host) -> set[int]:
+        """Return over what a route to *subnet* may lead."""
+        return {host.next_hop(subnet, said) for said in self.may.get(subnet, ())}
+
+    def tunnels(self, host: Host) -> dict[Net, Said]:
+        """Return the peers that certainly are behind the device, and what their leases say."""
+        known = {subnet: next(iter(self.may[subnet])) for subnet in self.sure if len(self.may[subnet]) == 1}
+        return {subnet: said for subnet, said in known.items() if host.tunnels_to(said)}
 
 
 @dataclass(frozen=True)
@@ -52,20 +61,33 @@ class Listed:
     older: bool
 
 
-def _unusable(keys: Iterable[Key], subnet: Net) -> bool:
+def _unusable(keys: Iterable[Key], subnet: Net, host: Host) -> bool:
     """Return whether a key stands for *subnet* whose value tells nothing of it: it takes nothing away."""
-    return any(read_value(key.value) is None for key in keys if read_name(key.name) == subnet)
+    return any(host.read(key.value) is None for key in keys if read_name(key.name) == subnet)
+
+
+def _is_peer(said: Said, host: Host) -> bool:
+    return said.backend == host.backend and said.gateway not in host.addresses
+
+
+def _is_usable(said: Said, host: Host) -> bool:
+    return _is_peer(said, host) and (said.backend != VXLAN or said.mac not in ("", host.mac))
+
+
+def _claims(some: Iterable[Said]) -> set[str]:
+    """Return the MAC addresses that only one peer may have."""
+    return {said.mac for said in some if said.backend == VXLAN and said.mac}
 
 
 class Delivered:
     """All that one daemon knows, from its start on.
 
     Attributes:
-        named: every subnet and gateway that it was told of, whatever became of them.
+        named: every subnet that it was told of and what its lease said, whatever became of them.
     """
 
     def __init__(self) -> None:
-        self.named: set[tuple[Net, int]] = set()
+        self.named: set[tuple[Net, Said]] = set()
         self._keys: dict[bytes, Seen] = {}
         self._gone: dict[bytes, int] = {}
         self._revision, self._cluster_id = 0, 0
@@ -114,10 +136,10 @@ class Delivered:
 
     def _see(self, record: Record, known: Seen | None) -> None:
         said, good = read_value(record.value), known.good if known is not None else set()
-        if said is not None and said[1] == "host-gw":
-            good = good | {said[0]}
+        if said is not None:
+            good = good | {said}
             if (subnet := read_name(record.name)) is not None:
-                self.named.add((subnet, said[0]))
+                self.named.add((subnet, said))
         self._keys[record.name] = Seen(record.create_revision, record.mod_revision, record.value, good)
 
     def verdict(self, host: Host) -> Verdict:
@@ -126,25 +148,26 @@ class Delivered:
         Which one is the last good one of an unreadable value is not sure, nor that there is one: values that came and
         went between two looks were never validated.
         """
-        if not host.reaches(LAN[0] + 1):
+        if not host.accepts(LAN[0] + 1):
             return Verdict({}, set())  # a host that reaches no gateway may drop its routes, or keep them
-        may: dict[Net, set[int]] = {}
+        may: dict[Net, set[Said]] = {}
         keep: set[Net] = set()
         sure: set[Net] = set()
         for name, seen in sorted(self._keys.items(), key=lambda item: (item[1].created, item[0])):
-            subnet, said = read_name(name), read_value(seen.value)
+            subnet, said = read_name(name), host.read(seen.value)
             if subnet is None or overlap(subnet, host.own) or host.loses(subnet):
                 continue
-            if said is not None and (said[1] != "host-gw" or said[0] in host.addresses):
+            if said is not None and not _is_peer(said, host):
                 continue
-            readable = said is not None
-            gateways = {said[0]} if said is not None and readable else seen.good - host.addresses
-            older = [other for other in may if overlap(other, subnet)]
-            if not gateways or (not readable and not older):
+            ways = {said} if said is not None else {one for one in seen.good if _is_usable(one, host)}
+            older = [other for other in may if overlap(other, subnet) or _claims(ways) & _claims(may[other])]
+            if not ways or (said is None and not older):
                 keep.add(subnet)
-            if gateways and not any(other in sure for other in older):
-                may[subnet] = gateways | may.get(subnet, set())
-                if readable and not older and not host.is_part_of_connected(subnet):
+            taken = _claims(one for other in sure for one in may[other])
+            ways = {one for one in ways if one.mac not in taken}
+            if ways and not any(other in sure and overlap(other, subnet) for other in older):
+                may[subnet] = ways | may.get(subnet, set())
+                if said is not None and not older and not host.is_part_of_connected(subnet):
                     keep.add(subnet)
                     sure.add(subnet)
         return Verdict(may, keep, sure)
@@ -164,7 +187,7 @@ class Delivered:
         """Return the latest lists as far back as none of them has *subnet*, the latest first."""
         found: list[Listed] = []
         for one in reversed(self._lists):
-            if subnet in wanted(one.keys, host) or _unusable(one.keys, subnet):
+            if subnet in wanted(one.keys, host) or _unusable(one.keys, subnet, host):
                 break
             found.append(one)
         return found

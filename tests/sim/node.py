@@ -3,20 +3,24 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from random import Random
 
 from pyflanneld.core.etcd_types import Record
-from pyflanneld.core.link.selection import Link
+from pyflanneld.core.families import Network
+from pyflanneld.core.link.selection import Link, Neighbour
+from pyflanneld.core.routes import KernelRoute
 from pyflanneld.errors import KernelError, LeaseLost, LinkUnusable
 from tests.sim import spec
-from tests.sim.checks import RouteChecker
+from tests.sim.checks import KernelChecker
 from tests.sim.disk import Killed, SimFile
 from tests.sim.etcd import OtherEtcd, SimEtcd, SimRegistry
-from tests.sim.kernel import SimKernel
+from tests.sim.kernel import LAN_LINK, SimKernel
+from tests.sim.setups import Setup
+from tests.sim.tunnels import device
 from tests.support.fakes.node import PROTOCOL, FakeNode, MemoryState, lan
 
 TTL_S = 60
@@ -68,17 +72,20 @@ class SimNode(FakeNode):
 
     Attributes:
         ended: why the daemon has ended by itself; ``None`` while it runs or when it was stopped.
-        told_before: subnets and gateways that earlier daemons here were told of.
+        told_before: subnets, and what their leases said, that earlier daemons here were told of.
+        strangers: neighbours on the LAN that somebody has put.
         flushed_until_s: until when somebody removes its firewall rules as often as they come back.
     """
 
     def __init__(
-        self, etcd: SimEtcd, number: int, rng: Random, history: spec.History, tell: Callable[[str], None]
+        self, etcd: SimEtcd, number: int, rng: Random, history: spec.History, tell: Callable[[str], None], setup: Setup
     ) -> None:
         super().__init__(etcd, 20 + number)
         self.name = f"n{number}"
         self.ended: Exception | None = None
-        self.told_before: set[tuple[spec.Net, int]] = set()
+        self.told_before: set[tuple[spec.Net, spec.Said]] = set()
+        self.strangers: list[Neighbour] = []
+        self._setup = setup
         if rng.random() < STATES:
             self.state = MemoryState()
         self._etcd = etcd
@@ -91,7 +98,7 @@ class SimNode(FakeNode):
         self._held: set[spec.Net] = set()
         self._granted: set[int] = set()  # the etcd leases that its keys were created on
         self._addresses = {spec.address(f"192.168.14.{self.host}")}
-        self._checks = RouteChecker(self, PROTOCOL)
+        self._checks = KernelChecker(self, PROTOCOL)
         self.kernel = SimKernel(lan(self.host), rng=rng, checks=self._checks)
         self.file = self.disk_file = CheckedFile(self._check_written_file)  # type: ignore[assignment]
         self.manager.send = self._told_manager  # type: ignore[method-assign]
@@ -222,6 +229,7 @@ class SimNode(FakeNode):
     def lose_power(self) -> None:
         """Switch the machine off and on: the disk may have lost something, the kernel all."""
         self.kill()
+        self.strangers = []
         self.disk_file.disk.lose_power(self._rng)
         address = self._rng.choice(sorted(self._addresses))
         self.fib.reboot(lan(address & 255))
@@ -329,7 +337,7 @@ class SimNode(FakeNode):
     def believed(self) -> int:
         """Return how many routes of its own the daemon knows of."""
         node = self.daemon._node if self.daemon is not None else None
-        return node.routes.present if node is not None else 0
+        return max(table.present for table in node.tables) if node is not None else 0
 
     @property
     def stands_in(self) -> bool:
@@ -348,17 +356,40 @@ class SimNode(FakeNode):
         assert self.daemon is not None
         assert self.daemon._node is not None
         node = self.daemon._node
-        on_link = [own.network.prefixlen for own in node.link.addresses]
+        on_link = [(int(own.ip), own.network.prefixlen) for own in node.link.addresses]
         interfaces = [(int(own.ip), own.network.prefixlen) for link in node.links for own in link.addresses]
         return spec.Host(
             spec.network(str(node.lease.subnet)), spec.address(str(node.choice.address)),
-            min(on_link, default=spec.LAN[1]), tuple(interfaces),
+            min((length for _, length in on_link), default=spec.LAN[1]), tuple(interfaces), tuple(on_link),
+            self._setup.backend, self._setup.direct, self.published_mac,
         )
+
+    @property
+    def published_mac(self) -> str:
+        """The MAC address that the lease says, as far as the daemon knows one."""
+        node = self.daemon._node if self.daemon is not None else None
+        return node.membership.macs.get(4, "") if node is not None else ""
+
+    @property
+    def device_mac(self) -> str:
+        """The MAC address of the device that is there."""
+        there = device(self.fib)
+        return there.vxlan.mac if there is not None and there.vxlan is not None else ""
+
+    @property
+    def frozen(self) -> Collection[Network]:
+        """The subnets whose objects stay as they are, as far as the daemon says."""
+        node = self.daemon._node if self.daemon is not None else None
+        return node.view.frozen if node is not None and node.view is not None else ()
+
+    def own_routes(self) -> list[KernelRoute]:
+        """Return the routes of ours to subnets of the cluster."""
+        ours = [route for route in self.kernel.table() if route.protocol == PROTOCOL and not route.blackhole]
+        return [route for route in ours if spec.contains(spec.CLUSTER, spec.network(str(route.dst)))]
 
     def destinations(self) -> list[str]:
         """Return the destination of each route of ours inside the network, in whatever form."""
-        ours = [route for route in self.kernel.table() if route.protocol == PROTOCOL and not route.blackhole]
-        return [dst for route in ours if spec.contains(spec.CLUSTER, spec.network(dst := str(route.dst)))]
+        return [str(route.dst) for route in self.own_routes()]
 
     def routes(self) -> dict[spec.Net, int]:
         """Return the routes of ours, destination to gateway."""
@@ -398,13 +429,17 @@ class SimNode(FakeNode):
                 raise spec.Violation(f"readiness: {self.name} is ready by what it has saved")
             if node.guard.held:
                 raise spec.Violation(f"readiness: {self.name} is ready although the guard holds routes")
+        if node.view is not None and (kept := node.guard.held & node.view.peers.keys()) and node.listed is not None:
+            raise spec.Violation(f"guard: {self.name} holds {sorted(kept)} back, to which it routes")
         self._check_rules(now_s)
 
     def _looked(self, links: tuple[Link, ...]) -> None:
         """Take note of what the daemon is shown; what it made of the look before is judged first."""
         self._check_stays()
+        self._checks.devices.looked(links)
+        lan_link = next((link for link in links if link.name == LAN_LINK), None)
         addresses = {
-            spec.address(str(own.ip)): own.network.prefixlen for own in (links[0].addresses if links else ())
+            spec.address(str(own.ip)): own.network.prefixlen for own in (lan_link.addresses if lan_link else ())
         }  # fmt: skip
         if not self._looks or self._looks[-1][1] != addresses:
             self._looks.append((asyncio.get_running_loop().time(), addresses))
@@ -429,7 +464,7 @@ class SimNode(FakeNode):
         """Nobody is ready who has reached none of several peers since its start."""
         self._narrow &= self._leads_to_nobody()
         wide = replace(self.as_host(), length=spec.LAN[1])
-        if self._narrow and len(self.sim.delivered.verdict(wide).sure) >= SEVERAL:
+        if self._narrow and not self._setup.tunnels and len(self.sim.delivered.verdict(wide).sure) >= SEVERAL:
             raise spec.Violation(f"readiness: {self.name} is ready and accepts none of its peers")
 
     @property

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 Net = tuple[int, int]
 
@@ -44,8 +45,12 @@ def overlap(one: Net, other: Net) -> bool:
 
 
 CLUSTER, LAN = network("192.168.0.0/18"), network("192.168.14.0/24")
+FAR = network("10.77.0.0/24")
+"""Where other hosts are, behind a router."""
+VXLAN = "vxlan"
 ETCD = address("192.168.14.12")
 LOWEST, HIGHEST = address("192.168.1.0"), address("192.168.40.0")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _NAME = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})-(\d{1,2})(&fd00::-64)?")
 
 
@@ -64,15 +69,31 @@ def read_name(name: bytes) -> Net | None:
     return (first, length) if aligned and contains(CLUSTER, (first, length)) else None
 
 
+class Said(NamedTuple):
+    """What a lease says: gateway, backend, and the MAC address of its host's device, if it says one that can be."""
+
+    gateway: int
+    backend: str
+    mac: str = ""
+
+
 @lru_cache(maxsize=4096)
-def read_value(value: bytes) -> tuple[int, str] | None:
-    """Return gateway and backend of a lease's value, if it is one that a host of this LAN could have written."""
+def read_value(value: bytes) -> Said | None:
+    """Return what a lease's value says, if it is one that a host could have written: one of this LAN, or with vxlan."""
     try:
         document = json.loads(value)
         gateway, backend = address(document["PublicIP"]), document.get("BackendType", "")
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return (gateway, backend) if is_host(gateway) else None
+    there = is_host(gateway) or (backend == VXLAN and contains(FAR, (gateway, 32)))
+    return Said(gateway, backend, _read_mac(document)) if there else None
+
+
+def _read_mac(document: Mapping[str, object]) -> str:
+    data = document.get("BackendData")
+    mac = str(data.get("VtepMAC", "")) if isinstance(data, dict) else ""
+    usable = _MAC.fullmatch(mac) and not int(mac[:2], 16) & 1 and mac.strip("0:")
+    return mac if usable else ""
 
 
 def is_host(number: int) -> bool:
@@ -99,12 +120,19 @@ class Host:
         address: the one that it publishes.
         length: the shortest prefix length of an address on its link.
         interfaces: all its addresses with their prefix lengths.
+        on_link: those of its link.
+        backend: of its network; *direct* with DirectRouting.
+        mac: of its device.
     """
 
     own: Net
     address: int
     length: int = LAN[1]
     interfaces: tuple[tuple[int, int], ...] = ()
+    on_link: tuple[tuple[int, int], ...] = ()
+    backend: str = "host-gw"
+    direct: bool = False
+    mac: str = ""
 
     @property
     def addresses(self) -> frozenset[int]:
@@ -120,6 +148,26 @@ class Host:
     def reaches(self, gateway: int) -> bool:
         """Return whether a gateway is on the host's link."""
         return contains((self.address, self.length), (gateway, 32))
+
+    def accepts(self, gateway: int) -> bool:
+        """Return whether packets get to a gateway: without tunnels it has to be on the link."""
+        return self.backend == VXLAN or self.reaches(gateway)
+
+    def read(self, value: bytes) -> Said | None:
+        """Return what a value says, if this host can use it: a tunnel needs a MAC address that is not its own."""
+        said = read_value(value)
+        if said is None or self.backend != VXLAN or said.backend != VXLAN or said.gateway in self.addresses:
+            return said
+        return None if said.mac in ("", self.mac) else said
+
+    def tunnels_to(self, said: Said) -> bool:
+        """Return whether packets to a peer go through the device."""
+        near = self.direct and any(overlap((one, length), (said.gateway, 32)) for one, length in self.on_link)
+        return self.backend == VXLAN and not near
+
+    def next_hop(self, subnet: Net, said: Said) -> int:
+        """Return over what the route to a peer leads: the first address of its subnet, in a tunnel."""
+        return subnet[0] if self.tunnels_to(said) else said.gateway
 
     def loses(self, subnet: Net, hops: Iterable[int] = ()) -> bool:
         """Return whether a route to *subnet* takes a network of this host away, or an address that it needs.
@@ -140,18 +188,33 @@ class Host:
 
 def wanted(keys: Iterable[Key], host: Host) -> dict[Net, int]:
     """Return the routes that a host should have, destination to gateway."""
-    routes: dict[Net, int] = {}
+    return {subnet: host.next_hop(subnet, said) for subnet, said in accepted(keys, host).items()}
+
+
+def accepted(keys: Iterable[Key], host: Host) -> dict[Net, Said]:
+    """Return the peers that a host should route to, and what their leases say."""
+    peers: dict[Net, Said] = {}
     keys = tuple(keys)
     for key in sorted(keys, key=lambda key: (key.created, key.name)):
-        subnet, said = read_name(key.name), read_value(key.value)
-        if subnet is None or said is None or said[1] != "host-gw" or overlap(subnet, host.own):
+        subnet, said = read_name(key.name), host.read(key.value)
+        if subnet is None or said is None or said.backend != host.backend or overlap(subnet, host.own):
             continue
-        hops = {hop[0] for one in keys if one.created < key.created and (hop := read_value(one.value)) is not None}
-        if not host.reaches(said[0]) or host.loses(subnet, hops - {said[0]}):
+        hops = {hop.gateway for one in keys if one.created < key.created and (hop := read_value(one.value)) is not None}
+        if not host.accepts(said.gateway) or host.loses(subnet, hops - {said.gateway}):
             continue
-        if said[0] not in host.addresses and not any(overlap(subnet, other) for other in routes):
-            routes[subnet] = said[0]
-    return routes
+        if said.gateway not in host.addresses and not any(rivals(subnet, said, *one) for one in peers.items()):
+            peers[subnet] = said
+    return peers
+
+
+def rivals(subnet: Net, said: Said, other: Net, other_said: Said) -> bool:
+    """Return whether only one of two leases can count: they overlap, or claim one MAC address."""
+    return overlap(subnet, other) or (said.backend == VXLAN and said.mac == other_said.mac)
+
+
+def _gateway(key: Key) -> int:
+    said = read_value(key.value)
+    return said.gateway if said is not None else 0
 
 
 class History:
@@ -177,7 +240,7 @@ class History:
         """Return whether lately another key than its own claimed a part of *subnet*, or its own another address."""
         return any(
             overlap(claimed, subnet)
-            and (claimed != subnet or (read_value(key.value) or (0,))[0] != published)
+            and (claimed != subnet or _gateway(key) != published)
             and (claimed == subnet or read_value(key.value) is not None)
             for _, keys in self._states for key in keys if (claimed := read_name(key.name)) is not None
         )  # fmt: skip
@@ -208,7 +271,7 @@ def check_written(
     operator has reserved is not deleted (*after* is None).
     """
     said = read_value(before.value)
-    if not same_lease and (said is None or said[0] not in addresses):
+    if not same_lease and (said is None or said.gateway not in addresses):
         raise Violation(f"I3: wrote {before.name!r}, which says {before.value[:80]!r}")
     if after == before.value and not was_short:
         raise Violation(f"I10: wrote {before.name!r} again as it was")
@@ -221,7 +284,8 @@ def check_put(subnet: Net, gateway: int, host: Host) -> None:
     outside = not contains(CLUSTER, subnet) or subnet == CLUSTER
     if outside or overlap(subnet, host.own) or host.loses(subnet):
         raise Violation(f"I7: put a route to {subnet}")
-    if not is_host(gateway) or gateway in host.addresses:
+    tunnel = host.backend == VXLAN and gateway == subnet[0]
+    if (not tunnel and not is_host(gateway)) or gateway in host.addresses:
         raise Violation(f"I7: put a route over {gateway}")
 
 

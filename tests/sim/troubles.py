@@ -15,7 +15,7 @@ from tests.sim.disk import STEPS
 from tests.sim.etcd import ENDPOINTS, Way
 from tests.sim.node import RULES, TTL_S, SimNode
 from tests.support.fakes.kernel import PROTO_STATIC
-from tests.support.fakes.node import PROTOCOL, value
+from tests.support.fakes.node import PROTOCOL
 from tests.support.fakes.registry import SUBNETS
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def twin(world: "World") -> None:
     It writes its value as often as that of the other stands there.
     """
     node = world.some()
-    said = value(f"192.168.14.{node.host}").replace(b":null", b':"fd00::99"')
+    said = world.setup.value(f"192.168.14.{node.host}").replace(b":null", b':"fd00::99"')
     world.say(f"another host has the address of {node.name}")
     world.tamper()
     end_s = asyncio.get_running_loop().time() + TWIN_S
@@ -177,7 +177,8 @@ def twin(world: "World") -> None:
     def write() -> None:
         loop = asyncio.get_running_loop()
         for record in world.etcd.records():
-            theirs = spec.read_value(record.value) == (spec.address(f"192.168.14.{node.host}"), "host-gw")
+            found = spec.read_value(record.value)
+            theirs = found is not None and found[:2] == (spec.address(f"192.168.14.{node.host}"), world.setup.backend)
             if theirs and record.value != said and record.lease_id:
                 world.etcd.put(record.name, said, lease_id=record.lease_id)
         if loop.time() < end_s:
@@ -200,7 +201,8 @@ def put_junk(world: "World") -> None:
     records = world.etcd.records()
     name = world.rng.choice((*STRANGE[:2], *(record.name for record in records)))
     lease_id = next((record.lease_id for record in records if record.name == name), 0)
-    junk = world.rng.choice((*JUNK, value("192.168.14.99", "vxlan")))
+    useless = (one.replace(b"host-gw", world.setup.backend.encode()) for one in JUNK)
+    junk = world.rng.choice((*useless, world.setup.other_value("192.168.14.99")))
     world.say(f"somebody writes {junk[:40]!r} to {name!r}")
     world.tamper()
     world.etcd.put(name, junk, lease_id=lease_id if world.rng.random() < 0.8 else 0)
@@ -233,7 +235,8 @@ def claim(world: "World") -> None:
     if SUBNETS + name in world.etcd.state.keys:
         return
     world.say(f"somebody claims {name!r}")
-    world.etcd.put(name, value(f"192.168.14.{world.rng.randint(90, 99)}"), lease_id=world.etcd.grant(TTL_S * 100))
+    said = world.setup.value(f"192.168.14.{world.rng.randint(90, 99)}")
+    world.etcd.put(name, said, lease_id=world.etcd.grant(TTL_S * 100))
 
 
 def take_over(world: "World") -> None:
@@ -249,7 +252,7 @@ def take_over(world: "World") -> None:
         name = _name(subnet[0], subnet[1] + world.rng.choice((0, 1)))
     world.say(f"another daemon takes {name!r}")
     address = f"192.168.14.{OTHERS + world.rng.randint(51, 99)}"
-    world.etcd.put(name, value(address), lease_id=world.etcd.grant(TTL_S * 100))
+    world.etcd.put(name, world.setup.value(address), lease_id=world.etcd.grant(TTL_S * 100))
 
 
 def reserve(world: "World") -> None:
@@ -259,7 +262,7 @@ def reserve(world: "World") -> None:
     if SUBNETS + name in world.etcd.state.keys:
         return
     world.say(f"somebody reserves {name!r} for {node.name}")
-    world.etcd.put(name, value(f"192.168.14.{node.host}"))
+    world.etcd.put(name, world.setup.value(f"192.168.14.{node.host}", node.published_mac))
 
 
 def other_peer(world: "World") -> None:
@@ -268,18 +271,20 @@ def other_peer(world: "World") -> None:
     name = b"192.168.%d.0-24" % third
     there = world.etcd.state.keys.get(SUBNETS + name)
     if there is None:
-        backend = world.rng.choice(("host-gw",) * 5 + ("vxlan",))
+        setup, home = world.setup, world.setup.home(OTHERS + third)
+        backend = world.rng.choice((setup.backend,) * 5 + (setup.other,))
         world.say(f"another daemon leases {name!r} for {backend}")
-        lease_id = world.etcd.grant(TTL_S * 100)
-        world.etcd.put(name, value(f"192.168.14.{OTHERS + third}", backend), lease_id=lease_id)
+        said = setup.value(home) if backend == setup.backend else setup.other_value(home)
+        world.etcd.put(name, said, lease_id=world.etcd.grant(TTL_S * 100))
     elif (spec.read_value(there.value) or (0,))[0] & 255 >= OTHERS:
         _change_peer(world, there, third)
 
 
 def _change_peer(world: "World", there: Record, third: int) -> None:
+    setup, home = world.setup, world.setup.home(OTHERS + third)
     what = world.rng.choice(("leaves", "moves", "moves unseen", "leaves unseen", "splits", "changes backend"))
     world.say(f"another daemon {what}: {there.name!r}")
-    moved = value(f"192.168.14.{OTHERS + 100 + third}")
+    moved = setup.value(f"192.168.14.{OTHERS + 100 + third}")
     world.etcd.silent = "unseen" in what
     if what.startswith("leaves"):
         world.etcd.delete(there.name)
@@ -290,8 +295,9 @@ def _change_peer(world: "World", there: Record, third: int) -> None:
         for last in (0, 128):
             world.etcd.put(b"192.168.%d.%d-25" % (third, last), moved, lease_id=there.lease_id)
     else:
-        backend = "host-gw" if b"vxlan" in there.value else "vxlan"
-        world.etcd.put(there.name, value(f"192.168.14.{OTHERS + third}", backend), lease_id=there.lease_id)
+        was_ours = b'"%s"' % setup.backend.encode() in there.value
+        said = setup.other_value(home) if was_ours else setup.value(home)
+        world.etcd.put(there.name, said, lease_id=there.lease_id)
     world.etcd.silent = False
 
 
@@ -365,7 +371,9 @@ def touch_link(world: "World") -> None:
     world.say(f"{node.name}: link {what}")
     if what == "anew":
         node.kernel.remove_link(link.name)
-        node.kernel.set_link(replace(link, index=link.index + 1))
+        node.kernel.set_link(replace(link, index=node.fib.free_index(link.index + 1)))
+        node.fib.touch(told=False)
+        node.strangers = []
     elif what == "overrun":
         node.kernel.lose_events()
     else:

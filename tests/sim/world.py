@@ -12,7 +12,7 @@ some. Small and short worlds are many, large and long ones are few.
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -22,14 +22,16 @@ from pyflanneld.errors import LeaseLost
 from pyflanneld.tasks import host as watchers
 from pyflanneld.tasks import peers
 from pyflanneld.tasks.lease import acquire, duplicate_holder, renew
-from tests.sim import spec
+from tests.sim import spec, tunnels
 from tests.sim.companion import Companion
 from tests.sim.etcd import OtherEtcd, SimEtcd, Way
 from tests.sim.kernel import LAN_LINK
 from tests.sim.node import TTL_S, VIP, SimNode, _leaves, as_key
+from tests.sim.setups import setup_of
 from tests.sim.troubles import SHORT_S, TROUBLES, other_peer
+from tests.sim.vxlan_troubles import VXLAN_TROUBLES, break_device, break_entries, is_rival
 from tests.support.fakes.kernel import PROTO_STATIC
-from tests.support.fakes.node import lan, value
+from tests.support.fakes.node import lan
 from tests.support.fakes.virtual_time import run
 
 HOSTS = (2, 2, 2, 3, 3, 3, 4, 4, 5, 7)
@@ -40,15 +42,12 @@ SETTLED_S = 2 * TTL_S + 10.0  # whatever was on its way has arrived: late writes
 STAND_BACK_S = 70.0
 LOOK_S = 25.0
 TICK_S = 5.0
+MENDED_S = 11.0
 COMPANY = 0.25
 """In how many worlds a host has a second daemon, for another network."""
 FAILED_S = 20.0
 FOLLOWED_S = 8.0
 """While lists fail: until the first has failed, and until a change was followed."""
-CONFIG = (
-    b'{"Network":"192.168.0.0/18","SubnetMin":"192.168.1.0","SubnetMax":"192.168.40.0","Backend":{"Type":"host-gw"}}'
-)
-"""The LAN of the hosts lies inside, and there are not many more subnets than are wanted."""
 
 
 @dataclass
@@ -106,6 +105,7 @@ class World:
     """The hosts, the cluster, and the trouble.
 
     Attributes:
+        setup: the network's configuration.
         steps: how often something happens.
         relist_s: how often a host reads a complete list.
         round_s: how long it takes until each host has had its turn at listing after a break.
@@ -117,6 +117,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.rng = Random(seed)
+        self.setup = setup_of(seed)
         self.steps = self.rng.choice(STEPS)
         self.relist_s = self.rng.choice(RELIST_S)
         self.round_s = self.rng.choice(ROUND_S)
@@ -142,11 +143,12 @@ class World:
         """Trouble, then peace, then a restart. Raises ``Violation``, or whatever else went wrong."""
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
         self.etcd = SimEtcd(self._remember, self._check_ending)
-        self.etcd.put_config(CONFIG)
-        self.other, self.strays = OtherEtcd(CONFIG), dict[str, OtherEtcd]()
+        self.etcd.put_config(self.setup.config)
+        self.other, self.strays = OtherEtcd(self.setup.config), dict[str, OtherEtcd]()
         self.backup = self.etcd.backup()
         for number in range(1, self.rng.choice(HOSTS) + 1):
-            self.nodes.append(SimNode(self.etcd, number, Random(self.rng.random()), self.history, self.say))
+            rng = Random(self.rng.random())
+            self.nodes.append(SimNode(self.etcd, number, rng, self.history, self.say, self.setup))
             if self.rng.random() < 0.1:
                 self.nodes[-1].disk_file.disk.full = True
             if self.rng.random() < 0.7:
@@ -162,6 +164,7 @@ class World:
             await self._trouble()
             await self._peace()
             await self._follow_beside_lists()
+            await self._mend_devices()
             await self._restart()
         finally:
             for companion in self.companions:
@@ -218,7 +221,8 @@ class World:
             spec.check_disjoint(owners)
 
     async def _trouble(self) -> None:
-        kinds = [kind for kind in TROUBLES if self.rng.random() < 0.5] or [TROUBLES[0]]
+        possible = (*TROUBLES, *VXLAN_TROUBLES) if self.setup.tunnels else TROUBLES
+        kinds = [kind for kind in possible if self.rng.random() < 0.5] or [TROUBLES[0]]
         for _ in range(self.steps):
             kind = self.rng.choice(kinds)
             self.troubles[kind.__name__] += 1
@@ -251,20 +255,38 @@ class World:
         name, lease_id = b"192.168.%d.0-24" % self.rng.randint(41, 60), self.etcd.grant(TTL_S * 100)
         for host in self.rng.sample(range(200, 240), 2):
             self.say(f"another daemon leases {name!r} at .{host}")
-            self.etcd.put(name, value(f"192.168.14.{host}"), lease_id=lease_id)
+            self.etcd.put(name, self.setup.value(f"192.168.14.{host}"), lease_id=lease_id)
             await asyncio.sleep(FOLLOWED_S)
             self._check_converged()
         for node in self.nodes:
             node.sim.set_way(Way())
         await self._settle(2 * self.relist_s)
 
+    async def _mend_devices(self) -> None:
+        """I14: what somebody does to a device and its entries is right again after the next look at the kernel."""
+        if not self.setup.tunnels:
+            return
+        for node in self.nodes:
+            macs = node.published_mac, node.device_mac
+            break_device(self, node) if self.rng.random() < 0.6 else break_entries(self, node)
+            await asyncio.sleep(MENDED_S)
+            self._check_converged()
+            if macs != (node.published_mac, node.device_mac):
+                raise spec.Violation(f"identity: {node.name} had the MAC addresses {macs}")
+
     def _tidy_up(self) -> None:
         """Delete what is no lease, and what is reserved for a host that holds another one."""
         for record in self.etcd.records():
             subnet, said = spec.read_name(record.name), spec.read_value(record.value)
             others = any(node.running and node.owns(said) and node.lease != subnet for node in self.nodes)
-            if subnet is None or said is None or said[1] != "host-gw" or (record.lease_id == 0 and others):
+            no_lease = subnet is None or said is None or said.backend != self.setup.backend or self._is_rogue(said)
+            if no_lease or (record.lease_id == 0 and others):
                 self.etcd.delete(record.name)
+
+    def _is_rogue(self, said: spec.Said) -> bool:
+        """Return whether a lease says no MAC address, or that of a host whose it is not."""
+        macs = {node.published_mac for node in self.nodes if not node.owns(said)}
+        return self.setup.tunnels and said.mac in macs | {""}
 
     async def _settle(self, within_s: float) -> None:
         """Let all come right within that time, and see that it stays so for a while; in some worlds to its end."""
@@ -301,6 +323,8 @@ class World:
         node.kernel.fail_calls(0)
         node.kernel.no_more_refusals()
         node.firewall.broken, node.flushed_until_s = None, 0.0
+        for rival in [link.name for link in node.fib.table_of_links() if is_rival(link)]:
+            node.kernel.remove_link(rival)
         link = node.fib.lan_link() if node.fib.has_link(LAN_LINK) else None
         if node.returning is not None:
             node.returning.cancel()
@@ -325,17 +349,13 @@ class World:
         for node in self.nodes:
             if not node.ready:
                 raise spec.Violation(f"liveness: {node.name} is not ready: {node.why_not}")
-            host = node.as_host()
-            expected = spec.wanted(keys, host)
-            routes = {dst: via for dst, via in node.routes().items() if dst not in host.connected}  # those stay, if any
-            if twice := [dst for dst, count in Counter(node.destinations()).items() if count > 1]:
-                raise spec.Violation(f"I5: {node.name} has several routes of ours for {twice[0]}")
-            if routes != expected:
-                raise spec.Violation(f"I5: {node.name} has [{_shown(routes)}] and not [{_shown(expected)}]")
+            if self.setup.tunnels:
+                tunnels.check_converged(node, keys)
+            _check_routes(node, keys)
             if node.sure_for_s() < TTL_S / 2:
                 raise spec.Violation(f"renewal: {node.name} could not outlast an outage of half its lease's life")
             held = [key for key in keys if spec.read_name(key.name) == node.lease]
-            if len(held) != 1 or (spec.read_value(held[0].value) or (0, ""))[0] != node.as_host().address:
+            if len(held) != 1 or (spec.read_value(held[0].value) or (0,))[0] != node.as_host().address:
                 raise spec.Violation(f"I4: the lease of {node.name} is not in etcd as it should be: {held}")
             if not node.has_rules:
                 raise spec.Violation(f"liveness: {node.name} has no masquerading")
@@ -366,6 +386,17 @@ class World:
             raise spec.Violation("I4: a restart has moved a host to another subnet")
         if self.etcd.state.revision != revision or [len(node.kernel.applied) for node in self.nodes] != applied:
             raise spec.Violation("I11: a restart has written into etcd or changed a route")
+
+
+def _check_routes(node: SimNode, keys: Sequence[spec.Key]) -> None:
+    """I5: there are exactly the right routes, each of them once."""
+    host = node.as_host()
+    expected = spec.wanted(keys, host)
+    routes = {dst: via for dst, via in node.routes().items() if dst not in host.connected}  # those stay, if any
+    if twice := [dst for dst, count in Counter(node.destinations()).items() if count > 1]:
+        raise spec.Violation(f"I5: {node.name} has several routes of ours for {twice[0]}")
+    if routes != expected:
+        raise spec.Violation(f"I5: {node.name} has [{_shown(routes)}] and not [{_shown(expected)}]")
 
 
 def _shown(routes: dict[spec.Net, int]) -> str:

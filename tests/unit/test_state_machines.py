@@ -259,7 +259,7 @@ class RoutesMachine(RuleBasedStateMachine):
         assert encode_name(OWN) not in view.quarantined, "our own lease is no doubtful peer"
         verdict = self.delivered.verdict(self.host)
         for subnet, gateway in peers.items():
-            assert gateway in verdict.may.get(subnet, ()), f"nobody told of {subnet} via {gateway}"
+            assert gateway in verdict.next_hops(subnet, self.host), f"nobody told of {subnet} via {gateway}"
             spec.check_put(subnet, gateway, self.host)
         assert verdict.sure <= peers.keys()
         still = self.believed & verdict.may.keys() & verdict.keep
@@ -274,7 +274,7 @@ class RoutesMachine(RuleBasedStateMachine):
 
     def readable(self, key: spec.Key) -> bool:
         said = spec.read_value(key.value)
-        return said is not None and said[0] != self.host.address
+        return said is not None and said.gateway != self.host.address
 
     def check_plan(self, view: View, todo: RoutePlan) -> None:
         """M2: exactly what differs is changed, and what is foreign is not."""
@@ -455,7 +455,7 @@ class LeaseMachine(RuleBasedStateMachine):
         said = spec.read_value(record.value)
         known = {spec.address(str(node.ip)), spec.address(str(held.public_ip))}
         hangs = record.lease_id != 0 and record.lease_id == held.record.lease_id
-        if hangs or (said is not None and said[0] in known):
+        if hangs or (said is not None and said.gateway in known):
             assert isinstance(finding, Confirmed | Rewrite), finding
             says_it = record.value == encode_value(LeaseAttrs(node.ip, "host-gw"))
             assert isinstance(finding, Confirmed) == says_it
