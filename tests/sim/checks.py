@@ -93,8 +93,14 @@ class KernelChecker:
                     raise spec.Violation(f"I9: {self._node.name} puts {change.object}, which it was never told")
         if drops and not self._node.proved:
             raise spec.Violation(f"I9: {self._node.name} drops routes while nothing proves its own lease")
+        self._check_held()
         if drops:
             self._guard.check(drops, host, delivered, believed=self._node.believed(), now_s=self._node.clock.now_s())
+
+    def _check_held(self) -> None:
+        """The guard is for peers that have gone: it keeps nothing that those had before who stay."""
+        if self._node.proved and (held := self._node.held_back):
+            raise spec.Violation(f"guard: {self._node.name} holds back what {held} had, which stay")
 
     def _check_network(self, changes: Sequence[KernelChange]) -> None:
         """I6: routes of another network on this host are another daemon's."""

@@ -17,7 +17,7 @@ from pyflanneld.core.vxlan.device import Device, LinkAddress, Tunnel
 from pyflanneld.core.vxlan.forwardings import Forwarding, KernelForwarding
 from tests.sim import spec
 from tests.sim.delivered import Verdict
-from tests.sim.kernel import SimKernel
+from tests.sim.kernel import LAN_LINK, SimKernel
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -84,19 +84,20 @@ class DeviceRule:
     def __init__(self, node: "SimNode") -> None:
         self._node = node
         self._by_address: dict[int, str] = {}
-        self._found: str | None = None
-        self._looks = False
+        self._mac: str | None = None
+        self._address = 0
 
     def begin(self) -> None:
         """A daemon starts; what it is shown of the links first decides."""
-        self._looks, self._found = False, None
+        self._mac, self._address = None, 0
 
     def looked(self, links: Sequence[Link]) -> None:
         """Take note of what the daemon is shown."""
-        if not self._looks:
+        own = next((one for link in links if link.name == LAN_LINK for one in link.addresses), None)
+        if not self._address and own is not None:
+            self._address = spec.address(str(own.ip))
             found = (link.vxlan for link in links if link.name == NAME)
-            self._found = next((one.mac for one in found if one is not None and one.vni == VNI), None)
-            self._looks = True
+            self._mac = next((one.mac for one in found if one is not None and one.vni == VNI), None)
 
     def check(self, changes: Sequence[KernelChange]) -> None:
         """I6: what is not the own device is left alone; and the device is always made with the right parameters."""
@@ -123,7 +124,7 @@ class DeviceRule:
 
     def _check_made(self, wanted: Device) -> None:
         node, mac = self._node, wanted.vxlan.mac
-        right = self._found or self._by_address.setdefault(node.as_host().address, mac)
+        right = self._mac = self._mac or self._by_address.setdefault(self._address, mac)
         if mac != right:
             raise spec.Violation(f"identity: the device of {node.name} gets {mac} in the place of {right}")
 

@@ -60,10 +60,9 @@ def _changed(world: "World", there: Link, vxlan: Vxlan, what: str) -> Link:
             return replace(there, up=False)
         case "bare":
             return replace(there, addresses=())
-        case "gets a wrong address":
-            return replace(there, addresses=(*there.addresses, IPv4Interface(f"192.168.{third}.0/32")))
-        case "gets an address of another network":
-            return replace(there, addresses=(*there.addresses, IPv4Interface(f"10.88.{third}.1/32")))
+        case "gets a wrong address" | "gets an address of another network":
+            wrong = IPv4Interface(f"192.168.{third}.0/32" if "wrong" in what else f"10.88.{third}.1/32")
+            return replace(there, addresses=tuple(dict.fromkeys((*there.addresses, wrong))))
         case "mac":
             return replace(there, vxlan=replace(vxlan, mac=f"02:99:00:00:00:{third:02x}"))
         case "mtu":

@@ -391,6 +391,22 @@ def test_a_refused_device_is_tried_again_every_two_seconds() -> None:
     run(scenario())
 
 
+def test_entries_are_looked_at_on_a_device_that_came_late() -> None:
+    """With all peers on our link nothing is put on the device; what others put there goes all the same."""
+
+    async def scenario() -> None:
+        node = node_on(cluster(DIRECT, s22=lease(MAC22)))
+        node.kernel.refuse("flannel.1", EADDRINUSE, times=3)
+        async with node.running(ready=False):
+            await until(lambda: node.ready, 10)
+            index = device(node).index
+            node.kernel.meet(index, Neighbour(IPv4Address("172.7.99.0"), "permanent", MAC23))
+            node.kernel.forward(KernelForwarding(index, MAC23, IPv4Address("192.168.14.99"), permanent=True))
+            await until(lambda: objects(node)[:2] == ({}, {}), 11)
+
+    run(scenario())
+
+
 # Both families
 
 DUAL = (

@@ -120,6 +120,7 @@ class Reconciler:
             self._placement, self._revalidate, self._rederive = placement, True, True
             for table, kind in zip(node.tables, backend.kinds(host), strict=True):
                 table.kind = kind
+            self._read.clear()  # that was of other links
         near = node.near
         self._revalidate |= await self._review.look()
         self._rederive |= near != node.near
