@@ -392,8 +392,10 @@ def _check_routes(node: SimNode, keys: Sequence[spec.Key]) -> None:
     """I5: there are exactly the right routes, each of them once."""
     host = node.as_host()
     expected = spec.wanted(keys, host)
-    routes = {dst: via for dst, via in node.routes().items() if dst not in host.connected}  # those stay, if any
-    if twice := [dst for dst, count in Counter(node.destinations()).items() if count > 1]:
+    stay = host.connected  # frozen: whatever there is of these
+    routes = {dst: via for dst, via in node.routes().items() if dst not in stay}
+    times = Counter(spec.network(dst) for dst in node.destinations())
+    if twice := [dst for dst, count in times.items() if count > 1 and dst not in stay]:
         raise spec.Violation(f"I5: {node.name} has several routes of ours for {twice[0]}")
     if routes != expected:
         raise spec.Violation(f"I5: {node.name} has [{_shown(routes)}] and not [{_shown(expected)}]")
