@@ -124,7 +124,8 @@ class KernelChecker:
 
     def _was_told(self, one: Any) -> bool:
         subnet, host = spec.network(str(one.subnet)), self._node.as_host()
-        told = [said for named, said in self._node.told_before if named == subnet and said.backend == host.backend]
+        named = (host.understood(said) for there, said in self._node.told_before if there == subnet)
+        told = [said for said in named if said is not None and said.backend == host.backend]
         if isinstance(one, Route):
             return spec.address(str(one.gateway)) in {host.next_hop(subnet, said) for said in told}
         return any(fits(one, subnet, said) for said in told)

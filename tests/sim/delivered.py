@@ -71,7 +71,7 @@ def _is_peer(said: Said, host: Host) -> bool:
 
 
 def _is_usable(said: Said, host: Host) -> bool:
-    return _is_peer(said, host) and (said.backend != VXLAN or said.mac not in ("", host.mac))
+    return _is_peer(said, host) and (said.plain or said.backend != VXLAN or said.mac not in ("", host.mac))
 
 
 def _claims(some: Iterable[Said]) -> set[str]:
@@ -159,7 +159,8 @@ class Delivered:
                 continue
             if said is not None and not _is_peer(said, host):
                 continue
-            ways = {said} if said is not None else {one for one in seen.good if _is_usable(one, host)}
+            good = (one for one in map(host.understood, seen.good) if one is not None and _is_usable(one, host))
+            ways = {said} if said is not None else set(good)
             older = [other for other in may if overlap(other, subnet) or _claims(ways) & _claims(may[other])]
             if not ways or (said is None and not older):
                 keep.add(subnet)

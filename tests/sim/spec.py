@@ -70,11 +70,15 @@ def read_name(name: bytes) -> Net | None:
 
 
 class Said(NamedTuple):
-    """What a lease says: gateway, backend, and the MAC address of its host's device, if it says one that can be."""
+    """What a lease says: gateway, backend, and the MAC address of its host's device, if it says one that can be.
+
+    It is *plain* where its host has the other backend and is on the link of who reads it: both have plain routes.
+    """
 
     gateway: int
     backend: str
     mac: str = ""
+    plain: bool = False
 
 
 @lru_cache(maxsize=4096)
@@ -94,6 +98,9 @@ def _read_mac(document: Mapping[str, object]) -> str:
     mac = str(data.get("VtepMAC", "")) if isinstance(data, dict) else ""
     usable = _MAC.fullmatch(mac) and not int(mac[:2], 16) & 1 and mac.strip("0:")
     return mac if usable else ""
+
+
+_SIDE_BY_SIDE = {"host-gw", VXLAN}
 
 
 def is_host(number: int) -> bool:
@@ -155,15 +162,22 @@ class Host:
 
     def read(self, value: bytes) -> Said | None:
         """Return what a value says, if this host can use it: a tunnel needs a MAC address that is not its own."""
-        said = read_value(value)
+        said = self.understood(read_value(value))
         if said is None or self.backend != VXLAN or said.backend != VXLAN or said.gateway in self.addresses:
             return said
-        return None if said.mac in ("", self.mac) else said
+        return None if said.mac in ("", self.mac) and not said.plain else said
+
+    def understood(self, said: Said | None) -> Said | None:
+        """Return what a lease means here: one of the other backend is a peer's all the same, if it is on the link."""
+        if said is None or {said.backend, self.backend} != _SIDE_BY_SIDE:
+            return said
+        near = any(contains((one, length), (said.gateway, 32)) for one, length in self.on_link)
+        return Said(said.gateway, self.backend, plain=True) if near else said
 
     def tunnels_to(self, said: Said) -> bool:
         """Return whether packets to a peer go through the device."""
         near = self.direct and any(overlap((one, length), (said.gateway, 32)) for one, length in self.on_link)
-        return self.backend == VXLAN and not near
+        return self.backend == VXLAN and not near and not said.plain
 
     def next_hop(self, subnet: Net, said: Said) -> int:
         """Return over what the route to a peer leads: the first address of its subnet, in a tunnel."""
@@ -209,7 +223,7 @@ def accepted(keys: Iterable[Key], host: Host) -> dict[Net, Said]:
 
 def rivals(subnet: Net, said: Said, other: Net, other_said: Said) -> bool:
     """Return whether only one of two leases can count: they overlap, or claim one MAC address."""
-    return overlap(subnet, other) or (said.backend == VXLAN and said.mac == other_said.mac)
+    return overlap(subnet, other) or (said.mac != "" and said.backend == VXLAN and said.mac == other_said.mac)
 
 
 def _gateway(key: Key) -> int:
