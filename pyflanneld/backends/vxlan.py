@@ -108,9 +108,9 @@ class Vxlan:
         return tuple(self._indexes(host).items()), host.link.index, near
 
     def _indexes(self, host: Host) -> dict[int, int]:
-        """Return the index of each of our devices that is there, by IP version."""
+        """Return the index of each of our devices that can be used, by IP version."""
         found = {version: _device(host.links, self.options.vni, version) for version in self.versions}
-        return {version: link.index for version, link in found.items() if link is not None}
+        return {version: link.index for version, link in found.items() if link is not None and link.up}
 
     def wanted(self, peers: Peers, host: Host) -> Iterator[Wanted]:
         """Return what leads to each peer."""

@@ -139,6 +139,10 @@ class EntryKind:
         index, address = identity
         return index, address.version, int(address)
 
+    def shown(self, identity: tuple[int, Address]) -> str:
+        """Return the address."""
+        return str(identity[1])
+
     def fields(self, one: Entry | KernelEntry) -> Mapping[str, Any]:
         """Return address and MAC address."""
         return {"address": str(one.address), "mac": str(one.mac)}

@@ -248,6 +248,10 @@ class RouteKind:
         """Return by what destinations are sorted."""
         return network_order(identity)
 
+    def shown(self, identity: Network) -> str:
+        """Return the destination."""
+        return str(identity)
+
     def fields(self, one: Route | KernelRoute) -> Mapping[str, Any]:
         """Return destination and gateway, and of a foreign one the protocol."""
         fields: dict[str, Any] = {"dst": str(one.dst), "gateway": str(one.gateway)}

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from errno import EADDRINUSE
+from errno import EADDRINUSE, ENOBUFS
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
 
 import pytest
@@ -369,6 +369,23 @@ def test_ours_and_a_foreign_route_protocol() -> None:
             await until(lambda: objects(node) == WHOLE, 1)
             protocols = {route.protocol for route in node.kernel.table() if route.gateway is not None}
             assert protocols == {PROTOCOL}
+
+    run(scenario())
+
+
+def test_who_is_direct_needs_no_device() -> None:
+    """While the device cannot be had, those on our link are reached; a refused entry is named as people write it."""
+
+    async def scenario() -> None:
+        etcd = cluster(DIRECT, s22=lease(MAC22), s33=lease(MAC23, "192.168.33.33"))
+        node = node_on(etcd)
+        node.kernel.refuse("flannel.1", EADDRINUSE, times=2)
+        node.kernel.refuse((NEXT, IPv4Address("172.7.33.0")), ENOBUFS, times=2)
+        async with node.running(ready=False):
+            await until(lambda: objects(node)[2] == {"172.7.22.0/24": "192.168.14.22"}, 1)
+            await until(lambda: node.log.count("neighbour.failed") == 1, 10)
+            assert "the kernel refuses neighbours: 172.7.33.0: ENOBUFS" in str(node.log.events)
+            await until(lambda: len(objects(node)[2]) == 2 and node.ready, 10)
 
     run(scenario())
 

@@ -152,6 +152,10 @@ class Kind(Protocol[W, P]):
         """Return by what an identity is sorted."""
         ...
 
+    def shown(self, identity: Any) -> str:
+        """Return an identity as an operator knows it."""
+        ...
+
     def fields(self, one: W | P) -> Mapping[str, Any]:
         """Return what a log line says of one."""
         ...

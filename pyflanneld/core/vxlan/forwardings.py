@@ -136,6 +136,10 @@ class ForwardingKind:
         index, mac = identity
         return index, int(mac.replace(":", ""), 16)
 
+    def shown(self, identity: tuple[int, str]) -> str:
+        """Return the MAC address."""
+        return str(identity[1])
+
     def fields(self, one: Forwarding | KernelForwarding) -> Mapping[str, Any]:
         """Return MAC address and destination."""
         return {"mac": one.mac, "destination": str(one.destination)}

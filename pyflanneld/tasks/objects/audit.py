@@ -53,7 +53,7 @@ class ObjectAudit:
             first = min(lost, key=self._table.kind.order)
             self._context.log.warning(
                 self._table.kind.events.changed_by_others,
-                count=len(lost), first=str(first), reason=lost[first].value,
+                count=len(lost), first=self._table.kind.shown(first), reason=lost[first].value,
             )
 
     def _link_explains(self, found: Sequence[Difference[Any]], before: int, reported: Change) -> bool:

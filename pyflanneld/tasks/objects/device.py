@@ -1,4 +1,4 @@
-"""Keep the backend's own devices as they are wanted; everything else that it puts leads through them."""
+"""Keep the backend's own devices as they are wanted. While one cannot be had, nothing is put that leads through it."""
 
 import asyncio
 import errno
@@ -31,8 +31,8 @@ class DeviceKeeper:
         self._node = node
         self._refused: tuple[Sequence[KernelChange], list[str]] = (), []
 
-    async def keep(self) -> bool:
-        """Make the devices as they are wanted; return whether objects can be put through all of them.
+    async def keep(self) -> None:
+        """Make the devices as they are wanted, as far as that can be done.
 
         Raises:
             KernelError: netlink has failed.
@@ -48,7 +48,6 @@ class DeviceKeeper:
             self._context.conditions.report(TOPIC, "device.failed", "; ".join(problems))
         else:
             self._context.conditions.resolve(TOPIC)
-        return not problems
 
     def _due(self) -> tuple[list[KernelChange], list[str]]:
         """Return what is to be done now, and what is in the way."""

@@ -112,7 +112,8 @@ class Reconciler:
     async def _read_links(self) -> None:
         node = self._node
         self._placeable = follow_link(self._context, node, await self._context.kernel.links())
-        self._placeable = self._placeable and await self._devices.keep()
+        if self._placeable:
+            await self._devices.keep()
         self._bridge.look()
         backend, host = node.backend, node.host
         placement = backend.placement(host), host.networks

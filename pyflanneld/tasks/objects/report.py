@@ -134,14 +134,14 @@ class Reports:
         if contested:
             first = min(contested, key=kind.order)
             text = f"others change {kind.plural} of ours again and again, left alone for a while: "
-            text, topic = text + _and_more(first, contested), f"contested_{kind.plural}"
-            self._context.conditions.report(topic, kind.events.contested, text, dst=str(first))
+            text, topic = text + _and_more(kind.shown(first), contested), f"contested_{kind.plural}"
+            self._context.conditions.report(topic, kind.events.contested, text, dst=kind.shown(first))
         else:
             self._context.conditions.resolve(f"contested_{kind.plural}")
         if refused:
             identity, code = next(iter(refused.items()))
             why = NO_RIGHT if code == errno.EPERM else errno.errorcode.get(code, str(code))
-            text = f"the kernel refuses {kind.plural}: {_and_more(identity, refused)}: {why}"
+            text = f"the kernel refuses {kind.plural}: {_and_more(kind.shown(identity), refused)}: {why}"
             self._context.conditions.report(kind.plural, kind.events.failed, text)
         else:
             self._context.conditions.resolve(kind.plural)
@@ -156,8 +156,8 @@ class Reports:
         prefix = "" if event == kind.events.conflict else "by_"
         by = {f"{prefix}{name}": value for name, value in kind.fields(found[first]).items()}
         self._context.conditions.report(
-            topic, event, text.format(_and_more(first, found)), blocks=False,
-            **by, destinations=sorted(map(str, found))[:SHOWN],
+            topic, event, text.format(_and_more(kind.shown(first), found)), blocks=False,
+            **by, destinations=sorted(map(kind.shown, found))[:SHOWN],
         )
 
 
