@@ -83,13 +83,13 @@ class Said(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read_value(value: bytes) -> Said | None:
-    """Return what a lease's value says, if it is one that a host could have written: one of this LAN, or with vxlan."""
+    """Return what a value says, if it is one that a host of this LAN or behind the router could have written."""
     try:
         document = json.loads(value)
         gateway, backend = address(document["PublicIP"]), document.get("BackendType", "")
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    there = is_host(gateway) or (backend == VXLAN and contains(FAR, (gateway, 32)))
+    there = is_host(gateway) or contains(FAR, (gateway, 32))
     return Said(gateway, backend, _read_mac(document)) if there else None
 
 
