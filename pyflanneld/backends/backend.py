@@ -1,6 +1,6 @@
 """What a backend is: a pure value that turns peers into the kernel objects that they need. A small file each."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -95,13 +95,17 @@ class Backend(Protocol):
         """Return it with its own options in *config*. Raises ``Invalid`` for one that cannot be used."""
         ...
 
-    def macs(self, links: Sequence[Link], said: LeaseAttrs | None, seed: str) -> Mapping[int, str]:
+    def macs(
+        self, links: Sequence[Link], said: LeaseAttrs | None, seed: str, addresses: Collection[Address]
+    ) -> Mapping[int, str]:  # fmt: skip
         """Return the MAC addresses that this host's devices keep, by IP version; none without devices.
 
         Args:
             links: all; a device that is there has one.
             said: this host's lease as the peers know it, where that is known; for a device that is not there.
             seed: what tells this host from all others, where no lease says one either.
+            addresses: those that this host has for its peers. A device with another one was made for another lease,
+                whose MAC address nobody else may have while it lives.
         """
         ...
 

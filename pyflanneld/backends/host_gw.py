@@ -1,10 +1,11 @@
 """host-gw: one plain route per peer, through the peer's own address on the common link."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from pyflanneld.backends.backend import Host, Peers
+from pyflanneld.core.families import Address
 from pyflanneld.core.lease.codec import LeaseAttrs
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.network.config import NetworkConfig
@@ -25,7 +26,9 @@ class HostGw:
         """Return it as it is: it has no options."""
         return self
 
-    def macs(self, links: Sequence[Link], said: LeaseAttrs | None, seed: str) -> dict[int, str]:  # noqa: ARG002
+    def macs(
+        self, links: Sequence[Link], said: LeaseAttrs | None, seed: str, addresses: Collection[Address]  # noqa: ARG002
+    ) -> dict[int, str]:  # fmt: skip
         """Return none."""
         return {}
 

@@ -7,13 +7,13 @@ in host-gw; and so has one there that is still, or already, a host of host-gw.
 Wire format and names: flannel ``pkg/backend/vxlan`` (v0.28.9).
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 from typing import Any
 
 from pyflanneld.backends.backend import Host, Peers
-from pyflanneld.core.families import Network
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.invalid import Invalid
 from pyflanneld.core.lease.codec import LeaseAttrs
 from pyflanneld.core.link.selection import Link
@@ -54,14 +54,22 @@ class Vxlan:
         """The address families in use."""
         return (4, 6) if self.ipv6 else (4,)
 
-    def macs(self, links: Sequence[Link], said: LeaseAttrs | None, seed: str) -> Mapping[int, str]:
+    def macs(
+        self, links: Sequence[Link], said: LeaseAttrs | None, seed: str, addresses: Collection[Address]
+    ) -> Mapping[int, str]:  # fmt: skip
         """Return the MAC addresses of our devices, by IP version: those that are there have theirs already."""
-        return {version: self._mac(version, links, said, seed) for version in self.versions}
+        return {
+            version: self._device_mac(version, links, addresses) or self._lease_mac(version, said, seed)
+            for version in self.versions
+        }
 
-    def _mac(self, version: int, links: Sequence[Link], said: LeaseAttrs | None, seed: str) -> str:
+    def _device_mac(self, version: int, links: Sequence[Link], addresses: Collection[Address]) -> str:
+        """Return that of the device that is there; nothing if there is none, or it was made for another lease."""
         device = _device(links, self.options.vni, version)
-        if device is not None and device.vxlan is not None:
-            return device.vxlan.mac
+        there = device.vxlan if device is not None else None
+        return there.mac if there is not None and there.local in (None, *addresses) else ""
+
+    def _lease_mac(self, version: int, said: LeaseAttrs | None, seed: str) -> str:
         try:
             return parse_mac(said.backend_data(version) if said is not None else "")
         except Invalid:

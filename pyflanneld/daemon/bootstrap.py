@@ -71,8 +71,9 @@ async def prepare(
     networks = () if before.network in (None, subnet_range.network) else (before.network,)
     if networks and overlapping(networks, context.ports.host_networks.others()) is not None:
         networks = ()  # another daemon serves it by now: its rules are not ours to take over
+    ours = [one for one in (choice.address, choice.address6, settings.public_ip, settings.public_ipv6) if one]
     said = parse_value(saved.own.value) if saved is not None else None
-    macs = backend.macs(links, said, f"{settings.etcd_prefix} {settings.public_ip or choice.address}")
+    macs = backend.macs(links, said, f"{settings.etcd_prefix} {settings.public_ip or choice.address}", ours)
     api = saved.api if saved is not None else context.registry.api
     membership = Membership(config, subnet_range, backend, settings.route_protocol, macs, api, networks)
     attrs = publish(settings, membership, choice, links)

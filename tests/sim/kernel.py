@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from random import Random
 from typing import Any, Protocol
 
@@ -153,9 +152,9 @@ class SimKernel(FakeKernel):
         here = self._neighbours.setdefault(link_index, [])
         here[:] = [*(one for one in here if one.address != neighbour.address), neighbour]
 
-    def free_index(self, least: int) -> int:
-        """Return the first index from *least* on that no link has."""
-        return next(index for index in count(least) if index not in self._links)
+    def next_index(self) -> int:
+        """Return the index that the next link gets: no other ever had it."""
+        return self._last_index + 1
 
     def has_link(self, name: str) -> bool:
         """Return whether there is a link of that name."""

@@ -136,10 +136,25 @@ class SimNode(FakeNode):
         """I2: nobody takes a second subnet, be it by a write that arrives late; what was held may be taken again."""
         if spec.read_name(made.name) == self._believed_lease():
             return
+        self._check_mac(made)
         for other in self._etcd.records():
-            same = spec.read_value(other.value) == spec.read_value(made.value)
-            if same and other.name != made.name and other.lease_id in self._granted - {0} and not self.sim.way.behind:
+            alike = spec.read_value(other.value) == spec.read_value(made.value)
+            if alike and other.name != made.name and other.lease_id in self._granted - {0} and not self.sim.way.behind:
                 raise spec.Violation(f"I2: {self.name} has created {made.name!r} and holds {other.name!r}")
+
+    def _check_mac(self, made: Record) -> None:
+        """I2: nobody takes a subnet with a MAC address that an older lease of its own has: the peers would refuse it.
+
+        But one that goes back to an address while its lease says another one does, for as long as that lease lives.
+        """
+        said = spec.read_value(made.value)
+        if said is None or self._checks.devices.is_usual(said.mac, said.gateway):
+            return
+        for other in self._etcd.records():
+            older = spec.read_value(other.value)
+            same = older and said.mac == older.mac != "" and self.owns(older)
+            if same and other.name != made.name and other.lease_id in self._granted - {0}:
+                raise spec.Violation(f"I2: {self.name} takes {made.name!r} with the MAC address of {other.name!r}")
 
     def meet_strays(self, strays: dict[str, OtherEtcd]) -> None:
         """Reach other clusters than ours by these endpoints; the connections to them break."""

@@ -371,7 +371,7 @@ def touch_link(world: "World") -> None:
     world.say(f"{node.name}: link {what}")
     if what == "anew":
         node.kernel.remove_link(link.name)
-        node.kernel.set_link(replace(link, index=node.fib.free_index(link.index + 1)))
+        node.kernel.set_link(replace(link, index=node.fib.next_index()))
         node.fib.touch(told=False)
         node.strangers = []
     elif what == "overrun":

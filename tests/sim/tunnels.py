@@ -78,7 +78,7 @@ def expected(keys: Iterable[spec.Key], host: spec.Host) -> Tables:
 class DeviceRule:
     """The device keeps its MAC address, whoever deletes or changes it, for as long as its host has its address.
 
-    A daemon goes on with the MAC address of a device that it finds.
+    A daemon goes on with the MAC address of a device that it finds, unless that has another address to send from.
     """
 
     def __init__(self, node: "SimNode") -> None:
@@ -97,7 +97,12 @@ class DeviceRule:
         if not self._address and own is not None:
             self._address = spec.address(str(own.ip))
             found = (link.vxlan for link in links if link.name == NAME)
-            self._mac = next((one.mac for one in found if one is not None and one.vni == VNI), None)
+            own_ones = (one for one in found if one is not None and one.vni == VNI and one.local in (None, own.ip))
+            self._mac = next((one.mac for one in own_ones), None)
+
+    def is_usual(self, mac: str, address: int) -> bool:
+        """Return whether the device had this MAC address before, when its host had this address."""
+        return self._by_address.get(address) == mac
 
     def check(self, changes: Sequence[KernelChange]) -> None:
         """I6: what is not the own device is left alone; and the device is always made with the right parameters."""

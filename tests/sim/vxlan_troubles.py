@@ -47,8 +47,8 @@ def break_device(world: "World", node: SimNode) -> None:
         node.kernel.remove_link(NAME)
     elif what == "port":
         node.kernel.remove_link(NAME)
-        node.kernel.set_link(replace(there, index=node.fib.free_index(there.index + 1),
-                                     vxlan=replace(there.vxlan, port=4789)))  # fmt: skip
+        anew = replace(there, index=node.fib.next_index(), vxlan=replace(there.vxlan, port=4789))
+        node.kernel.set_link(anew)
     else:
         node.kernel.set_link(_changed(world, there, there.vxlan, what))
 
@@ -141,7 +141,7 @@ def rival_device(world: "World") -> None:
     for name in (NAME, OTHER_NAME):
         if node.fib.has_link(name):
             node.kernel.remove_link(name)
-    node.kernel.set_link(replace(other, index=node.fib.free_index(50)))
+    node.kernel.set_link(replace(other, index=node.fib.next_index()))
 
     def go() -> None:
         for link in node.fib.table_of_links():

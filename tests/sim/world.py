@@ -390,6 +390,8 @@ class World:
 
 def _accepts_none(node: SimNode, keys: Sequence[spec.Key]) -> bool:
     """Return whether a host rightly says that it can accept none of several peers."""
+    if node.lease is None:
+        return False
     host = node.as_host()
     others = [key for key in keys if spec.read_name(key.name) != host.own]
     return len(others) > 1 and not spec.accepted(keys, host)

@@ -408,6 +408,28 @@ def test_a_refused_device_is_tried_again_every_two_seconds() -> None:
     run(scenario())
 
 
+def test_another_address_is_another_lease_with_another_mac_address() -> None:
+    """The old lease may live for a day: no peer would accept a second one with its MAC address."""
+
+    async def scenario() -> None:
+        etcd = cluster()
+        node = node_on(etcd)
+        async with node.running():
+            before = device(node).vxlan
+        node.kernel.set_link(lan(77))
+        async with node.running():
+            await until(lambda: device(node).vxlan != before, 5)
+            now = device(node).vxlan
+            assert before is not None
+            assert now is not None
+            assert now.local == IPv4Address("192.168.14.77")
+            assert now.mac != before.mac
+            said = [record.value for record in etcd.records()]
+            assert [sum(mac.encode() in one for one in said) for mac in (before.mac, now.mac)] == [1, 1]
+
+    run(scenario())
+
+
 def test_entries_are_looked_at_on_a_device_that_came_late() -> None:
     """With all peers on our link nothing is put on the device; what others put there goes all the same."""
 
