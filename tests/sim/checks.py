@@ -57,12 +57,18 @@ class KernelChecker:
         self.devices, self._entries = DeviceRule(node), EntryRule(node)
         self._put_s: dict[Network, deque[float]] = {}  # when each destination was put lately, by this one:
         self._patient: object = None
+        self._waited = False
 
     def begin(self) -> None:
         """A daemon starts: what the one before it has dropped and put lately is not known to it."""
         self._guard = GuardRule()
         self.devices.begin()
         self._put_s.clear()
+
+    def waits(self) -> None:
+        """Take what it knows now for what it acts on after the wait, whatever is told meanwhile."""
+        if not (self._waited or self._node.stands_in):
+            self._waited, self._before = True, self._node.sim.delivered.verdict(self._node.as_host())
 
     def asked_of_devices(self, changes: Sequence[KernelChange]) -> None:
         """I6: what is not the own device is left alone."""
@@ -73,6 +79,7 @@ class KernelChecker:
         if self._node.stands_in:
             self._check_stand_in(changes)
             return
+        self._waited = False
         host, delivered = self._node.as_host(), self._node.sim.delivered
         verdict = delivered.verdict(host)
         allowed = [verdict, self._before] if again else [verdict]

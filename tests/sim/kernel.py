@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
-from pyflanneld.core.families import Network
+from pyflanneld.core.families import Address, Network
 from pyflanneld.core.link.selection import Link, Neighbour
 from pyflanneld.core.neighbours import Entry, EntryListing, KernelEntry
 from pyflanneld.core.objects.plan import Append, Create, Drop, KernelChange, Replace
-from pyflanneld.core.routes import Blackhole, KernelRoute, Route, usual_metric
+from pyflanneld.core.routes import Blackhole, KernelRoute, Route, Way, usual_metric
 from pyflanneld.core.vxlan.forwardings import Forwarding, ForwardingListing, KernelForwarding
 from pyflanneld.ports import Change
 from tests.support.fakes.kernel import FakeKernel
@@ -25,7 +25,11 @@ class Checker(Protocol):
     """Told of what the daemon does."""
 
     def asked(self, changes: Sequence[KernelChange], *, again: bool) -> None:
-        """Look at what it is about to do; *again*: in the same round, having looked at all routes."""
+        """Look at what it is about to do; *again*: it has waited for the kernel since it decided that."""
+        ...
+
+    def waits(self) -> None:
+        """Look at what it knows: it asks the kernel something before it goes on with that."""
         ...
 
     def made(self, change: KernelChange, there: KernelRoute | None, dropped: Sequence[Network]) -> None:
@@ -71,6 +75,12 @@ class SimKernel(FakeKernel):
         if self.looked is not None:
             self.looked(found)
         return found
+
+    async def route_to(self, address: Address) -> Way | None:
+        if self._checks is not None:
+            self._checks.waits()
+        self._looked_at_all = True
+        return await super().route_to(address)
 
     async def _called(self, name: str) -> None:
         await self.awake.wait()
