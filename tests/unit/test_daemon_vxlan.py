@@ -390,6 +390,26 @@ def test_who_is_direct_needs_no_device() -> None:
     run(scenario())
 
 
+def test_nothing_goes_for_want_of_a_device() -> None:
+    """A direct route that has become one of the tunnel's stays until the device can be had."""
+
+    async def scenario() -> None:
+        node = node_on(cluster(DIRECT, s22=lease(MAC22)))
+        async with node.running():
+            plain = {"172.7.22.0/24": "192.168.14.22"}
+            await until(lambda: objects(node)[2] == plain, 1)
+            node.kernel.remove_link("flannel.1")
+            node.kernel.set_link(Link(9, "flannel.1", 1500, True, ()))
+            await until(lambda: node.log.count("device.failed") == 1, 2)
+            node.kernel.set_link(replace(lan(21), addresses=(IPv4Interface("192.168.14.21/32"),)))
+            await asyncio.sleep(30)
+            assert node.kernel.gateways() == plain
+            node.kernel.remove_link("flannel.1")
+            await until(lambda: objects(node) == WHOLE and node.ready, 3)
+
+    run(scenario())
+
+
 def test_a_refused_device_is_tried_again_every_two_seconds() -> None:
     """Nobody tells when a UDP port is free; a try makes and unmakes a device, so it is not made at every event."""
 

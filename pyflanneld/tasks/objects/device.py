@@ -21,11 +21,13 @@ class DeviceKeeper:
     """Makes and repairs the devices of one node.
 
     Attributes:
+        complete: whether all of them are as they should be.
         due_s: when to try again what the kernel has refused, on the event loop's clock: nobody tells that a port is
             free, and each try makes and unmakes a device.
     """
 
     def __init__(self, context: Context, node: Node) -> None:
+        self.complete = True
         self.due_s = inf
         self._context = context
         self._node = node
@@ -44,6 +46,7 @@ class DeviceKeeper:
             if problems or not changes:
                 break
             follow_link(self._context, self._node, await self._context.kernel.links())
+        self.complete = not problems
         if problems:
             self._context.conditions.report(TOPIC, "device.failed", "; ".join(problems))
         else:

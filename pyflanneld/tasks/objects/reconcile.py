@@ -232,8 +232,9 @@ class Reconciler:
         assert node.view is not None  # noqa: S101 - _round has just made it
         self._unpark()
         now_s = self._context.clock.now_s()
+        only_missing = node.unconfirmed or not self._devices.complete  # nothing goes for want of a device
         plans = {
-            table: table.plan(node.view.frozen, only_missing=node.unconfirmed).without(contest.left_alone(now_s))
+            table: table.plan(node.view.frozen, only_missing=only_missing).without(contest.left_alone(now_s))
             for table, contest in self._contests.items()
         }
         allowed = self._allowed({table: todo.drops for table, todo in plans.items()})
