@@ -27,7 +27,7 @@ from pyflanneld.tasks.certificates import keep_certificates
 from pyflanneld.tasks.host import watch_kernel, watch_process
 from pyflanneld.tasks.lease.acquire import acquire
 from pyflanneld.tasks.lease.renew import renew_lease
-from pyflanneld.tasks.link import first_link, look_again
+from pyflanneld.tasks.link import first_link
 from pyflanneld.tasks.network import await_config, claim_networks, watch_config
 from pyflanneld.tasks.objects.reconcile import Reconciler
 from pyflanneld.tasks.peers import PeerWatcher
@@ -128,7 +128,7 @@ class Daemon:
             if (config, subnet_range) != known:
                 known = config, subnet_range
                 await claim_networks(self._context, config)
-                links, choice = await look_again(self._context, choice)  # etcd may have been away for long
+                links = await self._context.kernel.links()  # a restored node may have made devices
                 bootstrap = await prepare(self._context, links, choice, config, subnet_range)
             if (found := await acquire(self._context, bootstrap.request)) is not None:
                 lease, leases = found

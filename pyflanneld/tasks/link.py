@@ -63,14 +63,6 @@ async def first_link(context: Context) -> tuple[Sequence[Link], Choice]:
     return links, choice
 
 
-async def look_again(context: Context, choice: Choice) -> tuple[Sequence[Link], Choice]:
-    """Return the links as they are now, and the choice that counts: the one so far where nothing fits now."""
-    links = await context.kernel.links()
-    with suppress(NoLink):
-        choice = choose_link(links, _rule(context.settings), current=choice)
-    return links, choice
-
-
 def check_public_ip(context: Context, link: Link, backend: Backend, *, ipv6: bool) -> None:
     """Check what backend and network demand of the addresses to publish; they are known only with the configuration.
 

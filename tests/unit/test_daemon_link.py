@@ -465,22 +465,3 @@ def test_the_own_address_is_no_gateway_while_it_is_waited_for() -> None:
             assert node.kernel.gateways(PROTOCOL) == {"172.7.22.0/24": "192.168.14.22"}
 
     run(scenario())
-
-
-def test_an_address_that_has_gone_before_there_is_a_configuration_is_not_published() -> None:
-    """etcd is away at the start, and the host is renumbered meanwhile: the lease says what it has now."""
-
-    async def scenario() -> None:
-        etcd = FakeEtcd()
-        node = FakeNode(etcd)
-        async with node.running(ready=False):
-            await asyncio.sleep(30)
-            node.kernel.set_link(replace(lan(21), addresses=(IPv4Interface("192.168.14.99/24"),)))
-            await asyncio.sleep(1)
-            etcd.put_config(CONFIG)
-            await until(lambda: node.ready, 10)
-            assert [record.lease.attrs.public_ip for record in etcd.records() if record.lease.attrs] == [
-                IPv4Address("192.168.14.99")
-            ]
-
-    run(scenario())
