@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pyflanneld.lab.run import LabError, require_machine
 from tests.bench.bench import QUICK, Bench, Case, Plan, Progress
-from tests.bench.cases import CASES
-from tests.bench.contenders import Contender, ours, parse_against, with_names_of_their_own
+from tests.bench.cases import BOTH, CASES
+from tests.bench.contenders import Contender, ours, parse_against, with_backends, with_names_of_their_own
 from tests.bench.leases import MOST_PEERS
 from tests.bench.report import about, text, write, write_docs
 from tests.bench.results import Results, from_document
@@ -29,14 +29,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", type=_cases, action="extend", default=[], metavar="CASE,…", help=f"only these: {names}"
     )
+    parser.add_argument(
+        "--backend", type=_backends, default=BOTH, metavar="BACKEND,…", help=f"only these: {', '.join(BOTH)}"
+    )
     parser.add_argument("--peers", type=_sizes, metavar="N,…", help="other numbers of peers than the usual ones")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--write", action="store_true", help="renew docs/dev/performance.md and docs/dev/performance/")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write results.json, report.md and the plots there")
     parser.add_argument("--report", type=_results, metavar="FILE", help="measure nothing, report what this holds")
     args = parser.parse_args(argv)
-    if args.write and (args.only or args.peers):
-        parser.error("--write is for whole runs: without --only and --peers")
+    args.whole = not (args.only or args.peers) and set(args.backend) == set(BOTH)
+    if args.write and not args.whole:
+        parser.error("--write is for whole runs: without --only, --peers and --backend")
     return args
 
 
@@ -48,10 +52,17 @@ def _contender(value: str) -> Contender:
 
 
 def _cases(value: str) -> list[str]:
-    known = [case.name for case in CASES]
-    wanted = value.split(",")
+    return _some_of("case", [case.name for case in CASES], value)
+
+
+def _backends(value: str) -> list[str]:
+    return _some_of("backend", BOTH, value)
+
+
+def _some_of(what: str, known: Sequence[str], value: str) -> list[str]:
+    wanted = list(dict.fromkeys(value.split(",")))
     if unknown := [name for name in wanted if name not in known]:
-        raise argparse.ArgumentTypeError(f"no such case: {', '.join(unknown)}; there are {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"no such {what}: {', '.join(unknown)}; there are {', '.join(known)}")
     return wanted
 
 
@@ -90,8 +101,8 @@ async def run(args: argparse.Namespace) -> Results:
     """Measure everything, and return what came of it."""
     for number in (signal.SIGINT, signal.SIGTERM):  # of its own for INT: a shell ignores it for what runs beside it
         asyncio.get_running_loop().add_signal_handler(number, _this_task().cancel)
-    contenders = with_names_of_their_own([ours(), *args.against])
-    progress, results = Progress(), Results(about(quick=args.quick, whole=not (args.only or args.peers)))
+    contenders = with_backends(with_names_of_their_own([ours(), *args.against]), args.backend)
+    progress, results = Progress(), Results(about(quick=args.quick, whole=args.whole))
     async with Site.built(v2=any(one.api == 2 for one in contenders)) as site:
         bench = Bench(site, contenders, QUICK if args.quick else Plan(), results, progress)
         for case, peers in schedule(args.only, args.peers):

@@ -4,11 +4,11 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from tests.bench.contenders import Contender
-from tests.bench.results import NotMeasuredError, Result, Results, readable
+from tests.bench.results import HOST_GW, NotMeasuredError, Result, Results, readable
 from tests.bench.site import Rig, Site
 
 DEADLINE_S = 30.0
@@ -27,6 +27,7 @@ class Plan:
     restarts: int = 3
     crowds: int = 3
     repairs: int = 40
+    devices: int = 5
     links: int = 5
     waiting_s: float = 25.0  # for what takes a contender long, per case
     idle_s: float = 60.0
@@ -35,7 +36,7 @@ class Plan:
 
 
 QUICK = Plan(
-    starts=2, large_starts=1, lists=3, latencies=40, bursts=1, restarts=1, crowds=1, repairs=10, links=2,
+    starts=2, large_starts=1, lists=3, latencies=40, bursts=1, restarts=1, crowds=1, repairs=10, devices=2, links=2,
     waiting_s=11.0, idle_s=10.0, renewal_s=5.0, traffic=1,
 )  # fmt: skip
 
@@ -72,6 +73,11 @@ class Bench:
     results: Results
     progress: Progress
 
+    @property
+    def backends(self) -> list[str]:
+        """Those of the contenders."""
+        return list(dict.fromkeys(one.backend for one in self.contenders))
+
     def record(
         self, case: str, contender: str, peers: int, unit: str, samples: Sequence[float], note: str = ""
     ) -> None:
@@ -80,9 +86,12 @@ class Bench:
 
     async def do(self, case: "Case", peers: int) -> None:
         """Measure, and show what came of it; a case that had to be given up is told in the report."""
+        taking_part = [one for one in self.contenders if one.backend in case.backends]
+        if self.contenders and not taking_part:
+            return
         before = set(self.results.rows)
         try:
-            await case.run(self, peers)
+            await case.run(replace(self, contenders=taking_part), peers)
         except NotMeasuredError as error:
             told = f"{case.name} with {peers:,} peers: {error}"
             self.results.about.setdefault("given_up", []).append(told)
@@ -135,11 +144,12 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something to be measured, with each of these numbers of peers."""
+    """Something to be measured, with each of these numbers of peers, and with each of these backends."""
 
     name: str
     sizes: tuple[int, ...]
     run: Callable[[Bench, int], Awaitable[None]]
+    backends: tuple[str, ...] = (HOST_GW,)
 
 
 def summary(result: Result) -> str:

@@ -10,14 +10,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from pyflanneld.lab.run import clean_environment
 from pyflanneld.lab.topology import connect_namespaces
 from tests.bench.leases import NETWORK, Peer
-from tests.bench.results import FLOOR, OURS, STATIC, NotMeasuredError
+from tests.bench.results import FLOOR, HOST_GW, OURS, STATIC, NotMeasuredError, with_backend
 from tests.support.network.namespaces import Namespace
 
 HEALTH_PORT = 2401
@@ -27,19 +27,21 @@ READY_POLL_S = 0.005
 
 @dataclass(slots=True)
 class Contender:
-    """A program.
+    """A program, with one backend.
 
     Attributes:
         name: for the tables.
         command: what starts it, without flags.
         api: the API of etcd that it reads, 3 or 2.
         notifies: it says ``READY=1``; where one does not, ``/readyz`` is asked instead.
+        backend: that of its network.
     """
 
     name: str
     command: tuple[str, ...]
     api: int = 3
     notifies: bool = True
+    backend: str = HOST_GW
 
 
 def ours() -> Contender:
@@ -72,6 +74,14 @@ def with_names_of_their_own(contenders: Sequence[Contender]) -> list[Contender]:
         one.name = next(name for name in names if name not in taken)
         taken.add(one.name)
     return list(contenders)
+
+
+def with_backends(contenders: Sequence[Contender], backends: Sequence[str]) -> list[Contender]:
+    """Return each contender with each of the backends, in this order."""
+    return [
+        replace(one, name=with_backend(one.name, backend), backend=backend)
+        for backend in backends for one in contenders
+    ]  # fmt: skip
 
 
 class Daemon:

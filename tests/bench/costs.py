@@ -86,6 +86,7 @@ async def _renewal(bench: Bench, contender: Contender, peers: int) -> None:
         await rig.observer.all_added(peers, DEADLINE_S)
         await bench.until_ready(rig)
         await asyncio.sleep(SETTLE_S)
+        rig.observer.clear()
         before = now = await bench.site.client.work()
         give_up_at = time.monotonic() + bench.plan.renewal_s
         while now.requests == before.requests:
@@ -95,5 +96,6 @@ async def _renewal(bench: Bench, contender: Contender, peers: int) -> None:
             now = await bench.site.client.work()
         await asyncio.sleep(QUIET_S)
         done = (await bench.site.client.work()).since(before)
+        bench.record("renewal.messages", contender.name, peers, "1", [rig.observer.seen.messages])
     bench.record("etcd.renewal.requests", contender.name, peers, "1", [done.requests])
     bench.record("etcd.renewal.events", contender.name, peers, "1", [done.events])

@@ -7,13 +7,15 @@
 The peers are keys in etcd and gateways on the LAN; nobody stands behind them, and no packet is sent to them.
 """
 
+import json
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from pyflanneld.core.lease.codec import LeaseAttrs, encode_name, encode_value
+from tests.bench.results import VXLAN
 
 NETWORK = IPv4Network("10.0.0.0/8")
-CONFIG = '{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
+DEVICE = "flannel.1"
 LAN = IPv4Network("172.31.0.0/16")
 ETCD = IPv4Address("172.31.0.2")
 MOST_PEERS = 16_000
@@ -34,13 +36,38 @@ class Peer:
         """The key's name below ``subnets/``."""
         return encode_name(self.subnet)
 
-    def value(self, api: int) -> bytes:
+    @property
+    def mac(self) -> str:
+        """The MAC address of its vxlan device, which says the subnet."""
+        return ":".join(f"{octet:02x}" for octet in (2, 0, *self.subnet.network_address.packed))
+
+    def value(self, api: int, backend: str) -> bytes:
         """Return the value as flannel writes it with this API of etcd."""
-        return encode_value(LeaseAttrs(self.gateway, "host-gw"), api)
+        data = json.dumps({"VNI": 1, "VtepMAC": self.mac}) if backend == VXLAN else ""
+        return encode_value(LeaseAttrs(self.gateway, backend, data=data), api)
 
     def route(self, protocol: int) -> str:
         """Return the command that makes ``ip -batch`` add the route."""
         return f"route add {self.subnet} via {self.gateway} dev eth1 proto {protocol}"
+
+
+    def tunnel(self, protocol: int) -> tuple[str, str]:
+        """Return the commands that make ``ip -batch`` add neighbour and route of vxlan."""
+        first = self.subnet.network_address
+        return (
+            f"neigh add {first} lladdr {self.mac} dev {DEVICE} nud permanent",
+            f"route add {self.subnet} via {first} dev {DEVICE} onlink proto {protocol}",
+        )
+
+    @property
+    def forwarding(self) -> str:
+        """The forwarding entry of vxlan, for ``bridge fdb``."""
+        return f"{self.mac} dev {DEVICE} dst {self.gateway} self"
+
+
+def config(backend: str) -> str:
+    """Return the network's configuration."""
+    return json.dumps({"Network": str(NETWORK), "SubnetLen": 24, "Backend": {"Type": backend}})
 
 
 def _subnet(second: int, number: int) -> IPv4Network:

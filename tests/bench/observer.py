@@ -1,4 +1,4 @@
-"""What the kernel itself says, and when: an independent listener for the route and link messages of one host.
+"""What the kernel itself says, and when: an independent listener for the messages about one host's objects and links.
 
 Theory of operation. A socket that was made inside the host's namespace hears what the kernel does there, whoever asked
 for it. A thread waits on it and takes the time of each message as it comes out of the socket, so that neither asyncio
@@ -13,26 +13,32 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from types import TracebackType
 from typing import Self
 
 from tests.bench.leases import NETWORK
-from tests.bench.results import NotMeasuredError
+from tests.bench.results import HOST_GW, VXLAN, NotMeasuredError
 from tests.support.network.namespaces import Namespace
 
-GROUPS = 0x1 | 0x40  # RTMGRP_LINK, RTMGRP_IPV4_ROUTE
+GROUPS = 0x1 | 0x4 | 0x10 | 0x40  # RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
 RECEIVE_BUFFER_BYTES = 256 << 20  # a message takes about 1 kB of it
 SO_RCVBUFFORCE = 33
 POLL_S = 0.001
-RTM_NEWLINK, RTM_NEWROUTE, RTM_DELROUTE = 16, 24, 25
+RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR = 16, 17, 20, 21
+RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWNEIGH, RTM_DELNEIGH = 24, 25, 28, 29
 RTA_DST, RTN_UNICAST = 1, 1
+NDA_DST, NDA_LLADDR, NUD_PERMANENT = 1, 2, 0x80
+ROUTE, NEIGHBOUR, FORWARDING = "route", "neighbour", "forwarding"
+KINDS = {HOST_GW: (ROUTE,), VXLAN: (NEIGHBOUR, FORWARDING, ROUTE)}
+AF_BRIDGE = 7
 IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
 
 _HEADER = struct.Struct("=IHHII")
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ATTRIBUTE = struct.Struct("=HH")
 
@@ -42,16 +48,18 @@ class Seen:
     """What was heard since the last ``clear``; times as of ``time.monotonic``.
 
     Attributes:
-        added: when each subnet's route came (the first message, if several); taken out when the route goes.
-        gone: when each subnet's route went.
+        added: when each subnet's object of each kind came (the first message, if several); taken out when it goes.
+        gone: when each went.
         link_up: when a link was reported to be up, with a carrier.
-        messages: how many messages about routes inside the network there were.
+        link_gone: when a link went.
+        messages: how many messages about links, addresses, and objects inside the network there were.
         lost: the kernel had to leave messages out.
     """
 
-    added: dict[int, float] = field(default_factory=dict)
-    gone: dict[int, float] = field(default_factory=dict)
+    added: dict[tuple[str, int], float] = field(default_factory=dict)
+    gone: dict[tuple[str, int], float] = field(default_factory=dict)
     link_up: list[float] = field(default_factory=list)
+    link_gone: list[float] = field(default_factory=list)
     messages: int = 0
     lost: bool = False
 
@@ -62,34 +70,58 @@ class Seen:
             length, kind, *_ = _HEADER.unpack_from(datagram, start)
             if length < _HEADER.size:
                 return
+            body = datagram[start + _HEADER.size : start + length]
             if kind in (RTM_NEWROUTE, RTM_DELROUTE):
-                self._take_route(kind, datagram, start + _HEADER.size, start + length, at_s)
-            elif kind == RTM_NEWLINK:
-                *_, flags, _change = _IFINFO.unpack_from(datagram, start + _HEADER.size)
-                if flags & (IFF_UP | IFF_LOWER_UP | IFF_LOOPBACK) == IFF_UP | IFF_LOWER_UP:
-                    self.link_up.append(at_s)
+                self._take(_route(body), at_s, there=kind == RTM_NEWROUTE)
+            elif kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
+                self._take(_entry(body, kind), at_s, there=kind == RTM_NEWNEIGH)
+            elif kind in (RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR):
+                self._take_link(kind, body, at_s)
             start += (length + 3) & ~3
 
-    def _take_route(self, kind: int, datagram: bytes | memoryview, start: int, end: int, at_s: float) -> None:
-        family, prefixlen, _, _, _, _, _, type_, _ = _RTMSG.unpack_from(datagram, start)
-        if family != socket.AF_INET or type_ != RTN_UNICAST or prefixlen <= NETWORK.prefixlen:
-            return
-        dst = _destination(datagram, start + _RTMSG.size, end)
-        if dst is None or dst >> 24 != int(NETWORK[0]) >> 24:
+    def _take_link(self, kind: int, body: bytes | memoryview, at_s: float) -> None:
+        self.messages += 1
+        if kind == RTM_DELLINK:
+            self.link_gone.append(at_s)
+        elif kind == RTM_NEWLINK:
+            *_, flags, _change = _IFINFO.unpack_from(body)
+            if flags & (IFF_UP | IFF_LOWER_UP | IFF_LOOPBACK) == IFF_UP | IFF_LOWER_UP:
+                self.link_up.append(at_s)
+
+    def _take(self, key: tuple[str, int] | None, at_s: float, *, there: bool) -> None:
+        if key is None or key[1] >> 24 != int(NETWORK[0]) >> 24:
             return
         self.messages += 1
-        if kind == RTM_NEWROUTE:
-            self.added.setdefault(dst, at_s)
+        if there:
+            self.added.setdefault(key, at_s)
         else:
-            self.added.pop(dst, None)
-            self.gone[dst] = at_s
+            self.added.pop(key, None)
+            self.gone[key] = at_s
 
 
-def _destination(datagram: bytes | memoryview, start: int, end: int) -> int | None:
-    while start + _ATTRIBUTE.size <= end:
-        length, kind = _ATTRIBUTE.unpack_from(datagram, start)
-        if kind == RTA_DST:
-            return int.from_bytes(datagram[start + 4 : start + 8])
+def _route(body: bytes | memoryview) -> tuple[str, int] | None:
+    family, prefixlen, _, _, _, _, _, type_, _ = _RTMSG.unpack_from(body)
+    if family != socket.AF_INET or type_ != RTN_UNICAST or prefixlen <= NETWORK.prefixlen:
+        return None
+    dst = _last_four_bytes(body, _RTMSG.size, RTA_DST)
+    return (ROUTE, dst) if dst is not None else None
+
+
+def _entry(body: bytes | memoryview, kind: int) -> tuple[str, int] | None:
+    """Return which permanent entry this is about; a forwarding entry's MAC address ends with the subnet's address."""
+    family, _, state, _, _ = _NDMSG.unpack_from(body)
+    if family not in (socket.AF_INET, AF_BRIDGE) or (kind == RTM_NEWNEIGH and not state & NUD_PERMANENT):
+        return None
+    name, attribute = (NEIGHBOUR, NDA_DST) if family == socket.AF_INET else (FORWARDING, NDA_LLADDR)
+    dst = _last_four_bytes(body, _NDMSG.size, attribute)
+    return (name, dst) if dst is not None else None
+
+
+def _last_four_bytes(body: bytes | memoryview, start: int, wanted: int) -> int | None:
+    while start + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, start)
+        if kind == wanted:
+            return int.from_bytes(body[start + length - 4 : start + length])
         if length < _ATTRIBUTE.size:
             return None
         start += (length + 3) & ~3
@@ -102,6 +134,7 @@ class Observer:
     Args:
         space: the host's namespace.
         check: raises when there is nothing to wait for any more.
+        kinds: of the objects that each subnet has.
         receive_buffer: of the socket, in bytes.
     """
 
@@ -110,8 +143,10 @@ class Observer:
         space: Namespace,
         check: Callable[[], None] = lambda: None,
         receive_buffer: int = RECEIVE_BUFFER_BYTES,
+        kinds: Sequence[str] = KINDS[HOST_GW],
     ) -> None:
         self.space = space
+        self.kinds = kinds
         self._check = check
         self.seen = Seen()
         with space.inside():
@@ -150,34 +185,43 @@ class Observer:
         self.seen = Seen()
 
     async def all_added(self, count: int, timeout_s: float) -> float:
-        """Wait until routes to *count* subnets have come, and return when the last of these did.
+        """Wait until all objects of *count* subnets have come, and return when the last of these did.
 
         Where the kernel had to leave out messages, the routes themselves are counted, again and again.
 
         Raises:
             NotMeasuredError: they have not.
         """
-        await self._until(lambda: len(self.seen.added) >= count or self.seen.lost, f"{count} routes", timeout_s)
+        every = count * len(self.kinds)
+        await self._until(lambda: len(self.seen.added) >= every or self.seen.lost, f"{every} objects", timeout_s)
         if not self.seen.lost:
-            return sorted(self.seen.added.values())[count - 1] if count else time.monotonic()
+            return sorted(self.seen.added.values())[every - 1] if count else time.monotonic()
         await self._until(lambda: self.count_routes() >= count, f"{count} routes", timeout_s, poll_s=0.02)
         return time.monotonic()
 
     async def added(self, subnet: IPv4Network, timeout_s: float) -> float:
-        """Wait for the route to *subnet*, and return when it came. Raises ``NotMeasuredError``."""
-        return await self._time_of(self.seen.added, subnet, f"the route to {subnet}", timeout_s)
+        """Wait for the objects of *subnet*, and return when the last came. Raises ``NotMeasuredError``."""
+        return await self._time_of(self.seen.added, self.kinds, subnet, f"the objects of {subnet}", timeout_s)
 
     async def gone(self, subnet: IPv4Network, timeout_s: float) -> float:
-        """Wait for the end of the route to *subnet*, and return when it went. Raises ``NotMeasuredError``."""
-        return await self._time_of(self.seen.gone, subnet, f"the end of the route to {subnet}", timeout_s)
+        """Wait for the end of the objects of *subnet*, and return when the last went. Raises ``NotMeasuredError``."""
+        return await self._time_of(self.seen.gone, self.kinds, subnet, f"the end of the objects of {subnet}", timeout_s)
 
-    async def _time_of(self, times: Mapping[int, float], subnet: IPv4Network, what: str, timeout_s: float) -> float:
-        key = int(subnet.network_address)
-        await self._until(lambda: key in times, what, timeout_s)
-        return times[key]
+    async def repaired(self, kind: str, subnet: IPv4Network, timeout_s: float) -> float:
+        """Wait until one object has gone and come back; return after how long. Raises ``NotMeasuredError``."""
+        gone_at = await self._time_of(self.seen.gone, (kind,), subnet, f"the end of the {kind} of {subnet}", timeout_s)
+        return await self._time_of(self.seen.added, (kind,), subnet, f"the {kind} of {subnet}", timeout_s) - gone_at
+
+    async def _time_of(
+        self, times: Mapping[tuple[str, int], float], kinds: Sequence[str], subnet: IPv4Network, what: str,
+        timeout_s: float,
+    ) -> float:  # fmt: skip
+        keys = [(kind, int(subnet.network_address)) for kind in kinds]
+        await self._until(lambda: all(key in times for key in keys), what, timeout_s)
+        return max(times[key] for key in keys)
 
     async def quiet(self, for_s: float, timeout_s: float = 5.0) -> None:
-        """Wait until there was no message about a route for so long."""
+        """Wait until there was no message for so long."""
         give_up_at, last, since = time.monotonic() + timeout_s, self.seen.messages, time.monotonic()
         while time.monotonic() - since < for_s and time.monotonic() < give_up_at:
             await asyncio.sleep(for_s / 10)

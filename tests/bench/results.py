@@ -10,10 +10,16 @@ from typing import Any
 FLOOR = "ip -batch"
 OURS = "pyflanneld"
 STATIC = "static routes"
+HOST_GW, VXLAN = "host-gw", "vxlan"
 
 
 class NotMeasuredError(Exception):
     """A contender has not done in time what was to be measured, or has ended; the message is for the table."""
+
+
+def with_backend(name: str, backend: str) -> str:
+    """Return the name under which a contender's figures with *backend* are kept; host-gw goes without saying."""
+    return name if backend == HOST_GW else f"{name}, {backend}"
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

@@ -9,14 +9,15 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.contenders import Contender, Daemon
-from tests.bench.leases import ETCD, LAN, Peer, measured_host, peer
-from tests.bench.observer import Observer
+from tests.bench.leases import DEVICE, ETCD, LAN, Peer, measured_host, peer
+from tests.bench.observer import KINDS, Observer
+from tests.bench.results import VXLAN
 from tests.bench.store import Client, Store
 from tests.support.etcd.server import Member, make_member
 from tests.support.network.namespaces import Namespace, namespace
@@ -78,7 +79,7 @@ class Site:
         """Return a contender's part of etcd, with a configuration in it; *slot*: one of several such parts."""
         number = self._number(contender, slot)
         if number not in self._stores:
-            store = self.client.store(f"/bench/{number}/network", contender.api)
+            store = self.client.store(f"/bench/{number}/network", contender.api, contender.backend)
             await store.configure()
             self._stores[number] = store
         return self._stores[number]
@@ -94,7 +95,7 @@ class Site:
         with self.host(me) as space, ExitStack() as stack:
             daemon = Daemon(contender, space, me, prefix=store.prefix, etcd_url=ETCD_URL, folder=folder)
             stack.callback(daemon.close)
-            observer = stack.enter_context(Observer(space, daemon.check))
+            observer = stack.enter_context(Observer(space, daemon.check, kinds=KINDS[contender.backend]))
             yield Rig(contender, me, space, store, daemon, observer)
         shutil.rmtree(folder)
 
@@ -111,10 +112,29 @@ class Site:
 
     def batch_file(self, peers: int) -> Path:
         """Return the file with which ``ip -batch`` makes the routes to that many peers."""
-        path = self.folder / f"batch-{peers}"
+        return self._batch_file("routes", peers, lambda one: (one.route(PROTOCOL),))
+
+    def vxlan_batch_files(self, peers: int) -> tuple[Path, Path]:
+        """Return the files with which ``ip -batch`` and ``bridge -batch`` make what vxlan has beside its device."""
+        forwardings = self._batch_file("forwardings", peers, lambda one: (f"fdb add {one.forwarding} permanent",))
+        return self._batch_file("tunnels", peers, lambda one: one.tunnel(PROTOCOL)), forwardings
+
+    def _batch_file(self, name: str, peers: int, lines: Callable[[Peer], Iterable[str]]) -> Path:
+        path = self.folder / f"{name}-{peers}"
         if not path.exists():
-            path.write_text("".join(f"{peer(number).route(PROTOCOL)}\n" for number in range(peers)))
+            path.write_text("".join(f"{line}\n" for number in range(peers) for line in lines(peer(number))))
         return path
+
+    def put_all(self, space: Namespace, backend: str, peers: int) -> tuple[float, float]:
+        """Have iproute2 make all objects of that many peers on a host; return when it began and when it had ended.
+
+        The device of vxlan must be there.
+        """
+        if backend != VXLAN:
+            return ip_batch(space, self.batch_file(peers))
+        tunnels, forwardings = self.vxlan_batch_files(peers)
+        began, _ = ip_batch(space, tunnels)
+        return began, ip_batch(space, forwardings, program="bridge")[1]
 
     def _number(self, contender: Contender, slot: int) -> int:
         return self._numbers.setdefault((contender.name, slot), len(self._numbers))
@@ -126,11 +146,18 @@ class Site:
         self._lan.ip(f"link set port{self._cables} master lan")
 
 
-def ip_batch(space: Namespace, path: Path) -> tuple[float, float]:
-    """Run ``ip -batch`` on a host; return when it began and when it had ended, as of ``time.monotonic``."""
+def add_device(space: Namespace, me: Peer) -> None:
+    """Make the vxlan device of a host."""
+    space.ip(f"link add {DEVICE} type vxlan id 1 dev eth1 local {me.gateway} dstport 8472 nolearning")
+    space.ip(f"address add {me.subnet.network_address}/32 dev {DEVICE}")
+    space.ip(f"link set {DEVICE} up")
+
+
+def ip_batch(space: Namespace, path: Path, *, program: str = "ip") -> tuple[float, float]:
+    """Run ``ip -batch`` or ``bridge -batch`` on a host; return when it began and ended, as of ``time.monotonic``."""
     with space.inside():
         began = time.monotonic()
-        subprocess.run(["ip", "-batch", str(path)], check=True, stdin=subprocess.DEVNULL, timeout=120)
+        subprocess.run([program, "-batch", str(path)], check=True, stdin=subprocess.DEVNULL, timeout=120)
         return began, time.monotonic()
 
 

@@ -5,10 +5,11 @@ from collections import defaultdict
 
 from tests.bench.bench import DEADLINE_S, READY_S, Bench
 from tests.bench.contenders import Contender
-from tests.bench.observer import Observer
+from tests.bench.leases import measured_host
+from tests.bench.observer import KINDS, Observer
 from tests.bench.proc import resident_bytes
-from tests.bench.results import FLOOR, NotMeasuredError
-from tests.bench.site import ip_batch
+from tests.bench.results import FLOOR, VXLAN, NotMeasuredError, with_backend
+from tests.bench.site import SPARE_HOST, add_device
 
 LARGE = 10_000
 SETTLE_S = 2.0
@@ -32,9 +33,10 @@ async def start(bench: Bench, peers: int) -> None:
             except NotMeasuredError as error:
                 late.add(contender.name)
                 bench.record("start.routes", contender.name, peers, "s", (), str(error))
-        if peers:
-            bench.progress.doing(f"start, {peers} peers: {FLOOR}, {run} of {runs}")
-            await _floor_once(bench, peers)
+        for backend in bench.backends if peers else ():
+            name = with_backend(FLOOR, backend)
+            bench.progress.doing(f"start, {peers} peers: {name}, {run} of {runs}")
+            bench.record("start.routes", name, peers, "s", [await _floor_once(bench, backend, peers)])
 
 
 async def _start_once(bench: Bench, contender: Contender, peers: int, *, weigh: bool) -> None:
@@ -59,15 +61,17 @@ async def _start_once(bench: Bench, contender: Contender, peers: int, *, weigh: 
             bench.record("memory.resident", contender.name, peers, "B", [resident_bytes(rig.daemon.pid)])
 
 
-async def _floor_once(bench: Bench, peers: int) -> None:
-    with bench.site.host() as space, Observer(space) as observer:
-        began, _ = ip_batch(space, bench.site.batch_file(peers))
-        last = await observer.all_added(peers, DEADLINE_S)
-        bench.record("start.routes", FLOOR, peers, "s", [last - began])
+async def _floor_once(bench: Bench, backend: str, peers: int) -> float:
+    me = measured_host(SPARE_HOST)
+    with bench.site.host(me) as space, Observer(space, kinds=KINDS[backend]) as observer:
+        if backend == VXLAN:
+            add_device(space, me)
+        began, _ = bench.site.put_all(space, backend, peers)
+        return await observer.all_added(peers, DEADLINE_S) - began
 
 
 async def restart(bench: Bench, peers: int) -> None:
-    """Stopped and started again with the same leases: until ready, and how many messages about routes there are."""
+    """Stopped and started again with the same leases: until ready, and how many messages of the kernel there are."""
     messages: dict[str, list[float]] = defaultdict(list)
     async with bench.all_running("restart.messages", peers) as rigs:
         for run in range(1, bench.plan.restarts + 1):

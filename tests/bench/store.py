@@ -15,7 +15,7 @@ from grpclib.exceptions import GRPCError
 from pyflanneld.core.lease.codec import TTL_S
 from pyflanneld.etcd.v3 import methods
 from pyflanneld.etcd.v3 import rpc_pb2 as rpc
-from tests.bench.leases import CONFIG, Peer, peer
+from tests.bench.leases import Peer, config, peer
 from tests.bench.work import Work, parse_counters, work
 from tests.support.etcd.client import RawEtcd
 from tests.support.etcd.client_v2 import RawEtcdV2
@@ -30,8 +30,9 @@ class Store(abc.ABC):
 
     api: int
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, backend: str) -> None:
         self.prefix = prefix
+        self.backend = backend
         self._filled = 0
 
     def key(self, name: bytes) -> bytes:
@@ -80,19 +81,20 @@ class StoreV3(Store):
 
     api = 3
 
-    def __init__(self, prefix: str, raw: RawEtcd) -> None:
-        super().__init__(prefix)
+    def __init__(self, prefix: str, backend: str, raw: RawEtcd) -> None:
+        super().__init__(prefix, backend)
         self._raw = raw
         self._lease_id = 0
 
     async def configure(self) -> None:
-        await self._raw.put(f"{self.prefix}/config".encode(), CONFIG.encode())
+        await self._raw.put(f"{self.prefix}/config".encode(), config(self.backend).encode())
 
     async def unconfigure(self) -> None:
         await self._raw.delete(f"{self.prefix}/config".encode())
 
     async def put(self, lease: Peer, *, ttl_s: int = TTL_S) -> None:
-        await self._raw.put(self.key(lease.name), lease.value(3), lease_id=await self._etcd_lease(ttl_s))
+        value, hung_on = lease.value(3, self.backend), await self._etcd_lease(ttl_s)
+        await self._raw.put(self.key(lease.name), value, lease_id=hung_on)
 
     async def delete(self, lease: Peer) -> None:
         await self._raw.delete(self.key(lease.name))
@@ -100,7 +102,9 @@ class StoreV3(Store):
     async def put_all(self, leases: Sequence[Peer]) -> None:
         hung_on = await self._etcd_lease(TTL_S)
         await self._all(
-            rpc.RequestOp(request_put=rpc.PutRequest(key=self.key(one.name), value=one.value(3), lease=hung_on))
+            rpc.RequestOp(
+                request_put=rpc.PutRequest(key=self.key(one.name), value=one.value(3, self.backend), lease=hung_on)
+            )
             for one in leases
         )
 
@@ -137,18 +141,18 @@ class StoreV2(Store):
 
     api = 2
 
-    def __init__(self, prefix: str, raw: RawEtcdV2) -> None:
-        super().__init__(prefix)
+    def __init__(self, prefix: str, backend: str, raw: RawEtcdV2) -> None:
+        super().__init__(prefix, backend)
         self._raw = raw
 
     async def configure(self) -> None:
-        await self._raw.set(f"{self.prefix}/config", CONFIG)
+        await self._raw.set(f"{self.prefix}/config", config(self.backend))
 
     async def unconfigure(self) -> None:
         await self._raw.delete(f"{self.prefix}/config".encode())
 
     async def put(self, lease: Peer, *, ttl_s: int = TTL_S) -> None:
-        await self._raw.set(self.key(lease.name), lease.value(2), ttl=ttl_s)
+        await self._raw.set(self.key(lease.name), lease.value(2, self.backend), ttl=ttl_s)
 
     async def delete(self, lease: Peer) -> None:
         await self._raw.delete(self.key(lease.name))
@@ -178,9 +182,9 @@ class Client:
         async with RawEtcd.at(url) as v3, RawEtcdV2.at(url) as v2, aiohttp.ClientSession() as http:
             yield cls(v3, v2, http, metrics_url)
 
-    def store(self, prefix: str, api: int) -> Store:
-        """Return what lies below *prefix* in one of the APIs."""
-        return StoreV3(prefix, self._v3) if api == 3 else StoreV2(prefix, self._v2)
+    def store(self, prefix: str, api: int, backend: str) -> Store:
+        """Return what lies below *prefix* in one of the APIs, for hosts with *backend*."""
+        return StoreV3(prefix, backend, self._v3) if api == 3 else StoreV2(prefix, backend, self._v2)
 
     async def work(self) -> Work:
         """Return what etcd has done up to now."""
