@@ -23,7 +23,7 @@ from pyflanneld.core.vxlan.forwardings import Forwarding, ForwardingListing, Ker
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import neighbours, routes, routes6, vxlan_devices
 from pyflanneld.netlink.dump_cache import DumpCache
-from pyflanneld.netlink.entries import without_clocks
+from pyflanneld.netlink.entries import Told, will_be_told, without_clocks
 from pyflanneld.netlink.frames import KernelRefusal, NetlinkRequest
 from pyflanneld.netlink.links import (
     Address,
@@ -73,6 +73,7 @@ class NetlinkKernel(Kernel):
         self._links_read: tuple[tuple[Link, ...], tuple[Address, ...]] = ((), ())
         self._lists: dict[object, DumpCache[KernelRoute]] = {}  # those that are remembered
         self._entry_lists: dict[Any, DumpCache[Any]] = {}
+        self._told: frozenset[Told | None] = frozenset()
 
     async def links(self) -> tuple[Link, ...]:
         """Return all links but the loopback, in index order.
@@ -182,6 +183,7 @@ class NetlinkKernel(Kernel):
         A ``Drop`` of what is gone is none. But of a route that is not plain the kernel may not have recognised the
         description (type of service, next-hop object), so there it counts as a failure.
         """
+        self._told = frozenset(map(will_be_told, changes))
         refused = await self._requests.transact(changes, self._encode)
         failed: dict[KernelChange, int] = {}
         for position, refusal in refused.items():
@@ -206,7 +208,10 @@ class NetlinkKernel(Kernel):
         self, network: IPv4Network, ipv6: IPv6Network | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """Tell of changes by others from the moment on at which the context is entered."""
-        return Monitor(network, own_port=lambda: self._requests.port, ipv6=ipv6, devices=lambda: self._devices)
+        return Monitor(
+            network, own_port=lambda: self._requests.port, ipv6=ipv6, devices=lambda: self._devices,
+            own_entries=lambda: self._told,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Close the request sockets; each ``changes`` closes its own. Routes stay."""

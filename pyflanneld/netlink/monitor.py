@@ -35,6 +35,7 @@ from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
 
 from pyflanneld.core.families import inside
 from pyflanneld.errors import KernelError
+from pyflanneld.netlink.entries import Told, told
 from pyflanneld.netlink.frames import Malformed, frames
 from pyflanneld.netlink.route_template import reported_destination
 from pyflanneld.netlink.routes import decode_route
@@ -48,7 +49,8 @@ RECEIVE_BUFFER = 4 << 20  # some thousand notifications
 _DATAGRAMS_AT_ONCE = 256  # then the other tasks have their turn
 _FROM_ADDRESSES = frozenset(rt_type[name] for name in ("local", "broadcast", "anycast", "multicast"))
 _NDMSG = struct.Struct("=4xiH")  # ``struct ndmsg``: index and state
-_UNSPEC, _INET6 = bytes([socket.AF_UNSPEC]), bytes([socket.AF_INET6])  # a body begins with its family
+_UNSPEC, _INET6, _BRIDGE = (bytes([family]) for family in (socket.AF_UNSPEC, socket.AF_INET6, socket.AF_BRIDGE))
+# A body begins with its family.
 
 
 class Monitor:
@@ -63,6 +65,7 @@ class Monitor:
         open_: opens another socket than the usual one, for tests.
         ipv6: so do routes inside this one; without it nothing is heard of IPv6.
         devices: returns the links whose neighbours and forwarding entries concern us.
+        own_entries: returns what our own last changes of forwarding entries say, for the kernel does not name us.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Monitor:
         open_: Callable[[], socket.socket] | None = None,
         ipv6: IPv6Network | None = None,
         devices: Callable[[], Collection[int]] = tuple,
+        own_entries: Callable[[], Collection[Told | None]] = tuple,
     ) -> None:
         groups = GROUPS if ipv6 is None else GROUPS | GROUPS6
         self._ipv4 = network
@@ -80,6 +84,7 @@ class Monitor:
         self._prefixlen = network.prefixlen
         self._own_port = own_port
         self._devices = devices
+        self._own_entries = own_entries
         self._ipv6 = ipv6
         self._open = open_ or partial(open_socket, groups=groups, receive_buffer=RECEIVE_BUFFER)
         self._sock: socket.socket | None = None
@@ -159,9 +164,11 @@ class Monitor:
         return route is not None and inside(route.dst, self._ipv4)
 
     def _is_entry_of_ours(self, kind: int, body: bytes) -> bool:
-        """Return whether a permanent neighbour or forwarding entry of our devices has come or gone: few do."""
+        """Return whether others have put or removed a permanent neighbour or forwarding entry of our devices."""
         index, state = _NDMSG.unpack_from(body) if len(body) >= _NDMSG.size else (0, 0)
-        return index in self._devices() and (kind == RTM_DELNEIGH or bool(state & NUD_PERMANENT))
+        if index not in self._devices() or not (kind == RTM_DELNEIGH or state & NUD_PERMANENT):
+            return False
+        return body[:1] != _BRIDGE or told(kind, body) not in self._own_entries()
 
     def _close(self) -> None:
         if self._sock is not None:

@@ -22,6 +22,7 @@ import pyflanneld
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.objects.plan import Create, Drop, Replace
 from pyflanneld.core.routes import KernelRoute, Route, Way, default_links
+from pyflanneld.core.vxlan.forwardings import Forwarding, KernelForwarding
 from pyflanneld.errors import KernelError
 from pyflanneld.netlink import frames, links, routes
 from pyflanneld.netlink.kernel import NetlinkKernel
@@ -141,6 +142,32 @@ async def test_bridge_affairs(bed: Bed) -> None:
         bed.namespace.ip("route add 10.5.1.0/24 via 192.168.77.2")
         async with asyncio.timeout(5):
             assert await anext(events) == Change.ROUTES
+
+
+async def test_forwarding_entries_by_others(bed: Bed) -> None:
+    """The kernel does not say who has changed an entry; our own changes are no news, and those of others are."""
+    bed.namespace.ip("link add vx0 up type vxlan id 7 dev eth0 dstport 8472 nolearning")
+    device, subnet = await link_named(bed.kernel, "vx0"), IPv4Network("10.5.1.0/24")
+    ours = Forwarding(subnet, device.index, "02:00:0a:05:01:00", GATEWAY)
+    there = KernelForwarding(device.index, ours.mac, GATEWAY, permanent=True)
+    async with bed.kernel.changes(NETWORK) as events:
+        for change in (Create(ours), Replace(replace(ours, destination=GATEWAY + 1)), Replace(ours), Drop(there)):
+            assert await bed.kernel.apply([change]) == {}
+            await quiet(events)
+        for words in (
+            f"add {ours.mac} dev vx0 dst {GATEWAY}", f"replace {ours.mac} dev vx0 dst {GATEWAY + 1}",
+            f"delete {ours.mac} dev vx0",
+        ):  # fmt: skip
+            bed.namespace.run("bridge", "fdb", *words.split())
+            async with asyncio.timeout(5):
+                assert await anext(events) == Change.ROUTES
+
+
+async def quiet(events: AsyncIterator[Change]) -> None:
+    """See that nothing is told."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await anext(events)
 
 
 async def bodies(request: frames.NetlinkRequest) -> list[bytes]:
