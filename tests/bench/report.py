@@ -12,26 +12,29 @@ from typing import Any
 from pyflanneld import __version__
 from pyflanneld.lab.run import run
 from tests.bench.plot import Chart, Series
-from tests.bench.results import FLOOR, OURS, STATIC, Result, Results, readable, three_digits
-from tests.bench.targets import judged
+from tests.bench.results import FLOOR, HOST_GW, OURS, STATIC, VXLAN, Result, Results, readable, three_digits
+from tests.bench.targets import FLOOR_VXLAN, OURS_VXLAN, TARGETS, VXLAN_TARGETS, Target, judged
 
 DOCS = Path(__file__).parents[2] / "docs" / "dev"
 PAGE = DOCS / "performance.md"
-YARDSTICKS = (FLOOR, STATIC)
+YARDSTICKS = (FLOOR, STATIC, FLOOR_VXLAN)
 
 QUANTITIES = {
     "start.routes": "start to all routes",
     "start.ready": "start to ready",
-    "start.spread": "first to last route message of a start",
+    "start.spread": "first to last of these messages of a start",
     "list.routes": "list received to all routes in the kernel, within the process",
     "lease.new": "new lease to route in the kernel",
     "lease.gone": "removed lease to route gone",
     "lease.burst": "1,000 new leases at once to the last route",
     "repair.route": "route deleted by hand to repaired",
+    "repair.neighbour": "neighbour deleted by hand to repaired",
+    "repair.forwarding": "forwarding entry deleted by hand to repaired",
+    "repair.device": "device deleted by hand to all objects on a new one",
     "repair.link": "link up to all routes back",
     "restart.ready": "restart with nothing changed, to ready",
-    "restart.messages": "route messages of a restart with nothing changed",
-    "cut.messages": "route messages after a cut from etcd in which one lease was added",
+    "restart.messages": "the kernel's messages of a restart with nothing changed",
+    "cut.messages": "the kernel's messages after a cut from etcd in which one lease was added",
     "crowd.routes": "many hosts without a lease: configuration written to all routes on all hosts",
     "memory.resident": "resident memory",
     "idle.cpu": "idle, CPU of one core",
@@ -42,6 +45,7 @@ QUANTITIES = {
     "etcd.start.watches": "watches opened at a start",
     "etcd.renewal.requests": "requests to etcd at a renewal",
     "etcd.renewal.events": "watch events of a renewal",
+    "renewal.messages": "the kernel's messages of a renewal",
     "traffic.throughput": "pod to pod across hosts, TCP",
     "traffic.rtt": "pod to pod across hosts, UDP round trip",
     "traffic.churn.throughput": "the same TCP while 100 leases a second come and go",
@@ -50,11 +54,14 @@ QUANTITIES = {
 BLOCKS = {
     "start": ("start.routes", "start.ready", "start.spread", "list.routes"),
     "leases": ("lease.new", "lease.gone", "lease.burst"),
-    "repair": ("repair.route", "repair.link", "restart.ready", "restart.messages", "cut.messages"),
+    "repair": (
+        "repair.neighbour", "repair.forwarding", "repair.route", "repair.device", "repair.link", "restart.ready",
+        "restart.messages", "cut.messages",
+    ),
     "crowd": ("crowd.routes",),
     "costs": (
         "memory.resident", "idle.cpu", "idle.children_cpu", "idle.wakeups", "etcd.start.requests", "etcd.start.lists",
-        "etcd.start.watches", "etcd.renewal.requests", "etcd.renewal.events",
+        "etcd.start.watches", "etcd.renewal.requests", "etcd.renewal.events", "renewal.messages",
     ),
     "traffic": ("traffic.throughput", "traffic.churn.throughput", "traffic.rtt", "traffic.churn.rtt"),
 }  # fmt: skip
@@ -86,32 +93,35 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def targets_table(results: Results) -> str:
+def targets_table(results: Results, targets: Sequence[Target] = TARGETS) -> str:
     """Return the table of the targets; empty if none of them was measured."""
-    rows = judged(results)
+    rows = judged(results, targets)
     return markdown(("target", "at most", "measured", ""), rows) if rows else ""
 
 
-def ratios_table(results: Results) -> str:
+def ratios_table(results: Results, us: str = OURS, yardsticks: Sequence[str] = YARDSTICKS) -> str:
     """Return the ratios of the medians: of ours to the yardsticks, and of the other programs to ours."""
-    others = [name for name in results.contenders() if name != OURS]
+    others = [name for name in results.contenders() if name != us]
     rows = []
     for case, title in QUANTITIES.items():
         for peers in results.peers(case):
-            ours = results.find(case, OURS, peers)
+            ours = results.find(case, us, peers)
             if ours is None or not ours.median > 0 or case.endswith("messages"):
                 continue
-            ratios = [_ratio(ours.median, results.median(case, other, peers), other) for other in others]
+            ratios = [
+                _ratio(ours.median, results.median(case, one, peers), is_yardstick=one in yardsticks)
+                for one in others
+            ]
             if not all(map(math.isnan, ratios)):
                 cells = ["—" if math.isnan(ratio) else three_digits(ratio) for ratio in ratios]
                 rows.append((title, f"{peers:,}", readable(ours.median, ours.unit), *cells))
-    heads = [f"{OURS} / {other}" if other in YARDSTICKS else f"{other} / {OURS}" for other in others]
-    return markdown(("quantity, median", "peers", OURS, *heads), rows) if rows else ""
+    heads = [f"{us} / {other}" if other in yardsticks else f"{other} / {us}" for other in others]
+    return markdown(("quantity, median", "peers", us, *heads), rows) if rows else ""
 
 
-def _ratio(ours: float, other: float, name: str) -> float:
+def _ratio(ours: float, other: float, *, is_yardstick: bool) -> float:
     """Return how many times the yardstick ours is, or how many times ours another program's is."""
-    over, under = (ours, other) if name in YARDSTICKS else (other, ours)
+    over, under = (ours, other) if is_yardstick else (other, ours)
     return over / under if under else math.nan
 
 
@@ -148,20 +158,34 @@ def machine(results: Results) -> str:
 
 def blocks(results: Results) -> dict[str, str]:
     """Return the tables by the name that ``docs/dev/performance.md`` has for their place."""
+    host_gw = results.with_backend(HOST_GW)
     found = {
         "about": machine(results),
-        "targets": targets_table(results),
-        "ratios": ratios_table(results),
+        "targets": targets_table(host_gw),
+        "ratios": ratios_table(host_gw),
     }
     for name, cases in BLOCKS.items():
-        found[name] = "\n\n".join(table for case in cases if (table := case_table(results, case)))
+        found[name] = "\n\n".join(table for case in cases if (table := case_table(host_gw, case)))
+    found["vxlan"] = vxlan_block(results)
     return {name: text for name, text in found.items() if text}
+
+
+def vxlan_block(results: Results) -> str:
+    """Return the tables of vxlan, with pyflanneld's host-gw beside it; empty where it was not measured."""
+    vxlan = results.with_backend(VXLAN)
+    cases, names = {row.case for row in vxlan.rows}, {OURS, *vxlan.contenders()}
+    if not cases:
+        return ""
+    rows = [row for row in results.rows if row.case in cases and row.contender in names]
+    beside = Results(results.about, rows)
+    tables = [targets_table(results, VXLAN_TARGETS), ratios_table(beside, OURS_VXLAN, (*YARDSTICKS, OURS))]
+    return "\n\n".join(table for table in (*tables, *(case_table(beside, case) for case in QUANTITIES)) if table)
 
 
 def text(results: Results) -> str:
     """Return the whole report, ratios first."""
     found = blocks(results)
-    order = ("ratios", "targets", "about", *BLOCKS)
+    order = ("ratios", "targets", "about", *BLOCKS, "vxlan")
     return "\n\n".join(found[name] for name in order if name in found)
 
 
@@ -170,6 +194,7 @@ def text(results: Results) -> str:
 
 def charts(results: Results) -> Iterator[tuple[str, Chart]]:
     """Yield the plots, with the names of their files."""
+    results = results.with_backend(HOST_GW)
     by_list, names = "List received to all routes in the kernel", results.contenders()
     yield "start", _by_peers(results, "Start to all routes", "seconds (median)", "start.routes")
     yield "list", _by_peers(results, by_list, "seconds (median)", "list.routes")

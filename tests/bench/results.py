@@ -22,6 +22,11 @@ def with_backend(name: str, backend: str) -> str:
     return name if backend == HOST_GW else f"{name}, {backend}"
 
 
+def backend_of(name: str) -> str:
+    """Return the backend of a contender."""
+    return VXLAN if name.endswith(f", {VXLAN}") else HOST_GW
+
+
 def percentile(samples: Sequence[float], percent: float) -> float:
     """Return the smallest sample that at least *percent* of the samples do not exceed (nearest rank)."""
     rank = math.ceil(len(samples) * percent / 100)
@@ -93,6 +98,10 @@ class Results:
     def of(self, case: str) -> Iterator[Result]:
         """Yield the results of a case."""
         return (row for row in self.rows if row.case == case)
+
+    def with_backend(self, backend: str) -> "Results":
+        """Return those of one backend."""
+        return Results(self.about, [row for row in self.rows if backend_of(row.contender) == backend])
 
     def contenders(self, case: str | None = None) -> list[str]:
         """Return who took part, in order; in one case or at all."""

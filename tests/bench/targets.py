@@ -4,10 +4,12 @@ A target is measured on pyflanneld alone; relations hold within one run, on one 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.bench.results import FLOOR, OURS, Result, Results, readable
+from tests.bench.results import FLOOR, OURS, VXLAN, Result, Results, readable, with_backend
+
+OURS_VXLAN, FLOOR_VXLAN = with_backend(OURS, VXLAN), with_backend(FLOOR, VXLAN)
 
 Finding = tuple[str, bool] | None
 """What was measured, as text, and whether the target is met; ``None`` where nothing was measured."""
@@ -22,11 +24,13 @@ class Target:
     judge: Callable[[Results], Finding]
 
 
-def at_most(case: str, peers: int, limit: float, *, p99: bool = False) -> Callable[[Results], Finding]:
+def at_most(
+    case: str, peers: int, limit: float, *, p99: bool = False, contender: str = OURS
+) -> Callable[[Results], Finding]:
     """Return the judgement that the median, or the 99th percentile, is not above *limit*."""
 
     def judge(results: Results) -> Finding:
-        found = results.find(case, OURS, peers)
+        found = results.find(case, contender, peers)
         if found is None or not found.samples:
             return None
         value = found.p99 if p99 else found.median
@@ -72,13 +76,13 @@ def _start_at_etcd(results: Results) -> Finding:
     return text, all(one.median < 1.5 for one in lists) and all(watch.median == 1 for watch in watches)
 
 
-def _ours(results: Results, case: str) -> Iterator[Result]:
-    return (row for row in results.of(case) if row.contender == OURS and row.samples)
+def _ours(results: Results, case: str, contender: str = OURS) -> Iterator[Result]:
+    return (row for row in results.of(case) if row.contender == contender and row.samples)
 
 
-def _exactly(case: str, count: int) -> Callable[[Results], Finding]:
+def _exactly(case: str, count: int, contender: str = OURS) -> Callable[[Results], Finding]:
     def judge(results: Results) -> Finding:
-        counts = {int(sample) for row in _ours(results, case) for sample in row.samples}
+        counts = {int(sample) for row in _ours(results, case, contender) for sample in row.samples}
         return (" or ".join(map(str, sorted(counts))), counts == {count}) if counts else None
 
     return judge
@@ -120,10 +124,48 @@ TARGETS = (
 )  # fmt: skip
 
 
-def judged(results: Results) -> list[tuple[str, str, str, str]]:
+def _beside_host_gw(case: str, peers: int, limit: float) -> Callable[[Results], Finding]:
+    return ratio_at_most(limit, _median(case, peers, OURS_VXLAN), _median(case, peers))
+
+
+VXLAN_TARGETS = (
+    *(
+        Target(
+            f"list received to all objects, {peers:,} peers", "2 times ip and bridge -batch",
+            ratio_at_most(2, _median("list.routes", peers, OURS_VXLAN), _median("list.routes", peers, FLOOR_VXLAN)),
+        )
+        for peers in (250, 1000, 4000)
+    ),
+    *(
+        Target(
+            f"start to all objects, {peers:,} peers", f"{limit:g} times host-gw",
+            _beside_host_gw("start.routes", peers, limit),
+        )
+        for peers, limit in ((250, 2.0), (1000, 2.1), (4000, 3.1))
+    ),
+    *(
+        Target(
+            f"new lease to its last object, {peers:,} peers, median", "1.3 times host-gw",
+            _beside_host_gw("lease.new", peers, 1.3),
+        )
+        for peers in (250, 1000, 4000)
+    ),
+    *(
+        Target(f"deleted {what} to repaired, median", "3 ms", at_most(case, 250, 3e-3, contender=OURS_VXLAN))
+        for what, case in (
+            ("neighbour", "repair.neighbour"), ("forwarding entry", "repair.forwarding"), ("route", "repair.route"),
+        )
+    ),
+    Target("idle CPU, 4,000 peers", "0.4 % of a core", at_most("idle.cpu", 4000, 0.4, contender=OURS_VXLAN)),
+    Target("messages of a renewal", "0", _exactly("renewal.messages", 0, OURS_VXLAN)),
+    Target("messages of a restart", "0", _exactly("restart.messages", 0, OURS_VXLAN)),
+)  # fmt: skip
+
+
+def judged(results: Results, targets: Sequence[Target] = TARGETS) -> list[tuple[str, str, str, str]]:
     """Return the table: what, at most, measured, met; of a run that was not to measure all, what it has measured."""
     rows = []
-    for target in TARGETS:
+    for target in targets:
         finding = target.judge(results)
         if finding is None and not results.about.get("whole"):
             continue

@@ -59,9 +59,10 @@ def test_it_measures_side_by_side(tmp_path: Path, stand_in: Path) -> None:
     assert bench.returncode == 0, progress
     assert left_of(bench.pid) == []
     rows = {(row["case"], row["contender"]): row for row in json.loads((out / "results.json").read_text())["results"]}
-    assert {name for case, name in rows if case == "start.routes"} == {"pyflanneld", "stand-in", "ip -batch"}
+    names = {"pyflanneld", "stand-in", "ip -batch"}
+    assert {name for case, name in rows if case == "start.routes"} == names | {f"{name}, vxlan" for name in names}
     for case in ("start.routes", "start.spread", "start.ready", "lease.new", "lease.gone"):
-        for name in ("pyflanneld", "stand-in"):
+        for name in ("pyflanneld", "stand-in", "pyflanneld, vxlan", "stand-in, vxlan"):
             assert_plausible(rows[case, name])
     assert len(rows["lease.new", "pyflanneld"]["samples"]) == 40
     assert "| start to all routes | 20 |" in told

@@ -8,8 +8,8 @@ import pytest
 from tests.bench import report
 from tests.bench.bench import QUICK, Bench, Case, Progress
 from tests.bench.report import machine
-from tests.bench.results import FLOOR, OURS, NotMeasuredError, Result, Results, from_document
-from tests.bench.targets import TARGETS, judged
+from tests.bench.results import FLOOR, HOST_GW, OURS, VXLAN, NotMeasuredError, Result, Results, from_document
+from tests.bench.targets import FLOOR_VXLAN, OURS_VXLAN, TARGETS, VXLAN_TARGETS, judged
 
 
 def test_the_unlucky_one_of_a_hundred() -> None:
@@ -58,6 +58,21 @@ def test_targets_are_judged() -> None:
     }
 
 
+def test_vxlan_has_a_part_of_its_own() -> None:
+    """Its targets are ratios to host-gw and iproute2 in the same run; no table of host-gw shows its figures."""
+    results = two_starts()
+    for name, list_s, start_s in ((OURS_VXLAN, 0.021, 0.9), (FLOOR_VXLAN, 0.01, 0.02), ("flanneld, vxlan", 0.05, 0.3)):
+        results.add("list.routes", name, 250, "s", [list_s])
+        results.add("start.routes", name, 250, "s", [start_s])
+    verdicts = {what: (measured, met) for what, _, measured, met in judged(results, VXLAN_TARGETS)}
+    assert verdicts == {
+        "list received to all objects, 250 peers": ("2.10 times", "**not met**"),
+        "start to all objects, 250 peers": ("2.25 times", "**not met**"),
+    }
+    assert "| start to all routes | 250 | 900 ms | 2.25 | 45.0 | 0.333 |" in report.vxlan_block(results)
+    assert VXLAN not in report.ratios_table(results.with_backend(HOST_GW))
+
+
 @pytest.mark.parametrize(("lists", "watches", "met"), [(1.1, 1, True), (2.1, 1, False), (1.1, 2, False)])
 def test_one_list_and_one_watch_a_start(lists: float, watches: int, met: bool) -> None:
     """A second list, or a second watch, with any number of peers, is too much."""
@@ -83,7 +98,7 @@ def test_every_quantity_has_its_table() -> None:
 
 def test_the_page_has_a_place_for_each_table() -> None:
     """docs/dev/performance.md can be renewed by a whole run."""
-    found = dict.fromkeys(["about", "targets", "ratios", *report.BLOCKS], "x")
+    found = dict.fromkeys(["about", "targets", "ratios", "vxlan", *report.BLOCKS], "x")
     assert report.renewed(report.PAGE.read_text("utf-8"), found).count("\nx\n") == len(found)
 
 
