@@ -18,7 +18,7 @@ class DumpCache(Generic[T]):
 
     Args:
         decode: reads the body of one message; ``None`` if it is of no interest. May raise ``ValueError``.
-        essence: cuts off what is not decoded and changes by itself.
+        essence: cuts off what changes by itself; that stands behind all that is decoded.
     """
 
     def __init__(self, decode: Callable[[bytes], T | None], essence: Callable[[bytes], bytes] | None = None) -> None:
@@ -38,7 +38,7 @@ class DumpCache(Generic[T]):
         Not more than one call at a time. Raises what *decode* raises, and then remembers the list before.
         """
         if self._essence is not None:
-            bodies = list(map(self._essence, bodies))
+            bodies = self._essences(bodies, self._essence)
         if bodies != self._bodies:
             known = self.known()
             fresh = [body for body in bodies if body not in known]
@@ -52,3 +52,8 @@ class DumpCache(Generic[T]):
             if values != self._values:  # some messages carry clocks: the rest of a lifetime, a bridge's timers
                 self._values = values
         return self._values
+
+    def _essences(self, bodies: list[bytes], essence: Callable[[bytes], bytes]) -> list[bytes]:
+        """Cut each of *bodies*. What begins as a known one is cut as that: they mostly have one length."""
+        known, end = set(self._bodies), len(self._bodies[0]) if self._bodies else 0
+        return [start if (start := body[:end]) in known else essence(body) for body in bodies]

@@ -50,6 +50,23 @@ async def test_other_bytes_of_the_same_meaning() -> None:
     assert await listing.update([b"1@10:01", b"", b"2"]) is before
 
 
+async def test_what_is_known_is_not_cut_again() -> None:
+    """Of a list in which clocks have run only what begins like nothing known is cut, wherever it stands."""
+    cut: list[bytes] = []
+
+    def essence(body: bytes) -> bytes:
+        cut.append(body)
+        return body.split(b"@")[0]
+
+    listing = DumpCache(Reader(), essence)
+    before = await listing.update([b"11@0", b"12@0", b"130@0"])
+    cut.clear()
+    assert await listing.update([b"11@1", b"12@5", b"130@7"]) is before
+    assert cut == [b"130@7"]  # of another length than the first
+    assert await listing.update([b"14@2", b"11@2"]) == (14, 11)
+    assert cut == [b"130@7", b"14@2"]
+
+
 async def test_after_an_error() -> None:
     """A message that cannot be read is an error and changes nothing; the next list is read well."""
     listing = DumpCache(Reader())
