@@ -34,6 +34,7 @@ FOLLOW = ("tests/unit/test_daemon_relist.py", "tests/unit/test_daemon_routes.py"
 RESTORE = ("tests/unit/test_restore.py",)
 NAMES = ("tests/unit/test_lock.py",)
 DISK = ("tests/unit/test_disk.py",)
+VXLAN = ("tests/unit/test_daemon_vxlan.py",)
 ETCD = ("tests/contract/test_registry.py", "tests/integration/test_etcd_create.py")
 
 
@@ -586,5 +587,43 @@ PLANTS: tuple[Plant, ...] = (
     Plant(
         "other network swept", "routes of another daemon on this host, for another network, are dropped",
         "core.routes:RouteKind.concerns_us", [call("any", "True")], ROUTES,
+    ),
+    Plant(
+        "vxlan route before its entries", "a route through the device is put before a packet finds the rest of its way",
+        "tasks.objects.reconcile:Reconciler._place", [call("values", "reversed(value)")], VXLAN,
+    ),
+    Plant(
+        "vxlan entries before their route", "what a packet needs behind a route is dropped before the route",
+        "tasks.objects.reconcile:Reconciler._place", [call("reversed", "arg0")], VXLAN,
+    ),
+    Plant(
+        "vxlan old forwarding entry", "the forwarding entry of a peer that has gone, or has another device now, stays",
+        "core.vxlan.forwardings:ForwardingKind.concerns_us", [body("return False")], VXLAN,
+    ),
+    Plant(
+        "vxlan wrong MAC address", "a device whose MAC address somebody has changed keeps that one",
+        "core.vxlan.device:plan_device",
+        [body("""
+            links = [one if one.vxlan is None else replace(one, vxlan=replace(one.vxlan, mac=wanted.vxlan.mac))
+                     for one in links]
+            return original(wanted, links)
+        """)],
+        VXLAN,
+    ),
+    Plant(
+        "vxlan MTU", "packets get as large as the link allows, with no room for the outer headers",
+        "core.vxlan.options:VxlanOptions.mtu", [returns("outer")], VXLAN,
+    ),
+    Plant(
+        "vxlan foreign entries", "neighbours that others have put on other links are swept",
+        "backends.vxlan:Vxlan.kinds", [assigned("indexes", "tuple(link.index for link in host.links)")], VXLAN,
+    ),
+    Plant(
+        "vxlan two with one MAC address", "of two leases with one MAC address the last one takes the packets of both",
+        "core.peers.table:_FamilyPeers._accept", [call("claim", "''")], VXLAN,
+    ),
+    Plant(
+        "vxlan MAC address of an old lease", "a host with another address keeps the MAC address that its old lease has",
+        "backends.vxlan:Vxlan.macs", [assigned("stays", "there is not None")], VXLAN,
     ),
 )
