@@ -11,6 +11,7 @@ import pytest
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.link.selection import Link
 from pyflanneld.core.link.vxlan import Vxlan
+from pyflanneld.core.neighbours import Entry
 from pyflanneld.core.objects.plan import Create, Drop, Replace
 from pyflanneld.core.routes import KernelRoute, Route, RouteListing
 from pyflanneld.core.vxlan.device import Device, LinkAddress, Tunnel
@@ -149,6 +150,21 @@ async def test_addresses_come_and_go(kernel: Kernel, version: int) -> None:
         now = await link(kernel, there.name)
         assert now is not None
         assert now.interfaces(version) == ()
+
+
+@pytest.mark.parametrize("what", ["mac", "address"])
+async def test_what_takes_the_neighbours_along(kernel: Kernel, what: str) -> None:
+    """Another MAC address, or the loss of the last address: permanent ones go too, forwarding entries stay."""
+    device = await wanted(kernel)
+    async with made(kernel) as there:
+        entry = Entry(SUBNET, there.index, ip_address("172.7.22.0"), THEIRS)
+        assert await kernel.apply([Create(entry), Create(Forwarding(SUBNET, there.index, THEIRS, FAR))]) == {}
+        assert [one.mac for one in await kernel.neighbours(there.index) if one.state == "permanent"] == [THEIRS]
+        other = replace(device, vxlan=replace(device.vxlan, mac="02:00:00:00:00:99"))
+        change = Replace(other) if what == "mac" else Drop(LinkAddress(there.index, device.address))
+        assert await kernel.apply([change]) == {}
+        assert [one.mac for one in await kernel.neighbours(there.index) if one.state == "permanent"] == []
+        assert await forwardings(kernel, there.index) == {THEIRS: FAR}
 
 
 async def forwardings(kernel: Kernel, index: int) -> dict[str, Address | None]:
