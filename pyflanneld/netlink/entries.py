@@ -2,7 +2,7 @@
 
 There are four shapes of a permanent entry: of either family, and of either kind. What is read carries clocks, which are
 cut off: without them the list of a quiet device is the same each time, and need not be decoded again. The kernel does
-not say who has changed a forwarding entry, so ours are known by what they say.
+not say who has changed a forwarding entry or removed a neighbour, so our own changes are known by what they say.
 """
 
 import struct
@@ -15,6 +15,7 @@ from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_NEWNEIGH
 from pyroute2.netlink.rtnl.ndmsg import NTF_SELF, NUD_PERMANENT, ndmsg
 
 from pyflanneld.core.families import Address
+from pyflanneld.core.neighbours import KernelEntry
 from pyflanneld.core.objects.plan import Drop, KernelChange
 from pyflanneld.core.vxlan.forwardings import Forwarding, KernelForwarding
 from pyflanneld.netlink.message_template import MessageTemplate
@@ -77,18 +78,21 @@ def _attributes(body: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 Told = tuple[int, bytes, bytes, bytes]
-"""What a message says of a forwarding entry: its own type, the link, the MAC address and the destination."""
+"""What a message says of an entry: its own type, the link, the MAC address of a forwarding entry, the IP address."""
 
 
 def told(kind: int, body: bytes) -> Told:
     """Return what a notification of this type says."""
     values = {name: body[start + _ATTRIBUTE.size : start + length] for name, start, length in _attributes(body)}
-    return kind, body[_LINK], values.get(_MAC, b""), values.get(_DST, b"")
+    mac = values.get(_MAC, b"") if body[0] == AF_BRIDGE else b""  # a neighbour that goes has lost its own before
+    return kind, body[_LINK], mac, values.get(_DST, b"")
 
 
 def will_be_told(change: KernelChange) -> Told | None:
-    """Return what the kernel is going to say of *change*; ``None`` where that is not about a forwarding entry."""
+    """Return what the kernel is going to say of *change* without naming us; ``None``: nothing."""
     one = change.object
+    if isinstance(one, KernelEntry):
+        return RTM_DELNEIGH, one.link_index.to_bytes(4, sys.byteorder), b"", one.address.packed
     if not isinstance(one, Forwarding | KernelForwarding):
         return None
     kind = RTM_DELNEIGH if isinstance(change, Drop) else RTM_NEWNEIGH

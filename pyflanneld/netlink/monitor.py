@@ -49,8 +49,7 @@ RECEIVE_BUFFER = 4 << 20  # some thousand notifications
 _DATAGRAMS_AT_ONCE = 256  # then the other tasks have their turn
 _FROM_ADDRESSES = frozenset(rt_type[name] for name in ("local", "broadcast", "anycast", "multicast"))
 _NDMSG = struct.Struct("=4xiH")  # ``struct ndmsg``: index and state
-_UNSPEC, _INET6, _BRIDGE = (bytes([family]) for family in (socket.AF_UNSPEC, socket.AF_INET6, socket.AF_BRIDGE))
-# A body begins with its family.
+_UNSPEC, _INET6 = bytes([socket.AF_UNSPEC]), bytes([socket.AF_INET6])  # a body begins with its family
 
 
 class Monitor:
@@ -65,7 +64,7 @@ class Monitor:
         open_: opens another socket than the usual one, for tests.
         ipv6: so do routes inside this one; without it nothing is heard of IPv6.
         devices: returns the links whose neighbours and forwarding entries concern us.
-        own_entries: returns what our own last changes of forwarding entries say, for the kernel does not name us.
+        own_entries: returns what our own last changes say, where the kernel does not name us.
     """
 
     def __init__(
@@ -168,7 +167,7 @@ class Monitor:
         index, state = _NDMSG.unpack_from(body) if len(body) >= _NDMSG.size else (0, 0)
         if index not in self._devices() or not (kind == RTM_DELNEIGH or state & NUD_PERMANENT):
             return False
-        return body[:1] != _BRIDGE or told(kind, body) not in self._own_entries()
+        return told(kind, body) not in self._own_entries()
 
     def _close(self) -> None:
         if self._sock is not None:

@@ -20,6 +20,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 import pyflanneld
 from pyflanneld.core.link.selection import Link
+from pyflanneld.core.neighbours import Entry, EntryListing
 from pyflanneld.core.objects.plan import Create, Drop, Replace
 from pyflanneld.core.routes import KernelRoute, Route, Way, default_links
 from pyflanneld.core.vxlan.forwardings import Forwarding, KernelForwarding
@@ -159,6 +160,24 @@ async def test_forwarding_entries_by_others(bed: Bed) -> None:
             f"delete {ours.mac} dev vx0",
         ):  # fmt: skip
             bed.namespace.run("bridge", "fdb", *words.split())
+            async with asyncio.timeout(5):
+                assert await anext(events) == Change.ROUTES
+
+
+async def test_neighbours_by_others(bed: Bed) -> None:
+    """The kernel does not say who has removed one; our own doing is no news, and another MAC address by others is."""
+    bed.namespace.ip("link add vx0 up type vxlan id 7 dev eth0 dstport 8472 nolearning")
+    device, address = await link_named(bed.kernel, "vx0"), IPv4Address("10.5.1.0")
+    ours = Entry(IPv4Network("10.5.1.0/24"), device.index, address, "02:00:0a:05:01:00")
+    async with bed.kernel.changes(NETWORK) as events:
+        for _ in range(2):
+            assert await bed.kernel.apply([Create(ours)]) == {}
+            (there,) = [one for one in await bed.kernel.objects(EntryListing(device.index)) if one.address == address]
+            assert await bed.kernel.apply([Drop(there)]) == {}
+            await quiet(events)
+        assert await bed.kernel.apply([Create(ours)]) == {}
+        for words in (f"replace {address} lladdr 02:00:00:00:00:01 nud permanent", f"delete {address}"):
+            bed.namespace.ip(f"neigh {words} dev vx0")
             async with asyncio.timeout(5):
                 assert await anext(events) == Change.ROUTES
 
