@@ -624,6 +624,6 @@ PLANTS: tuple[Plant, ...] = (
     ),
     Plant(
         "vxlan MAC address of an old lease", "a host with another address keeps the MAC address that its old lease has",
-        "backends.vxlan:Vxlan.macs", [assigned("stays", "there is not None")], VXLAN,
+        "backends.vxlan:Vxlan._device_mac", [reads("local", "None")], VXLAN,
     ),
 )

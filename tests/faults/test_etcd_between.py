@@ -198,7 +198,7 @@ def test_f122_a_name_that_is_waited_for(site: Lab, measured: Measured) -> None:
     with names_of(node) as names:
         journal = Journal(node)
         launch(node, etcd_endpoints=URL)
-        told = journal.wait("etcd.unavailable", timeout_s=10)["condition"]
+        told = journal.wait("etcd.unavailable", timeout_s=20)["condition"]
         assert f"{URL}: no name server has answered" in told
         assert told.partition(": ")[2].startswith(URL)
         names.hosts(f"{ADDRESS.ip} {NAME}")
