@@ -132,6 +132,7 @@ def rules_of(site: Site, form: str) -> list[str]:
 @pytest.fixture(params=["nft", "legacy"])
 def form(site: Site, request: pytest.FixtureRequest) -> Iterator[str]:
     """Make one form of iptables the machine's own; with the legacy one comes the drop-in that it needs."""
+    site.machine.run("systemctl", "stop", SERVICE)  # a daemon that runs would meet it without the drop-in
     for name in ("iptables", "iptables-save", "iptables-restore"):
         real = name.replace("iptables", f"iptables-{request.param}")
         site.machine.run("ln", "-sf", f"/usr/sbin/{real}", f"/etc/alternatives/{name}")
