@@ -81,7 +81,7 @@ class Vxlan:
 
     def data_rules(self, host: Host) -> VtepRules:
         """Return that each peer's lease must have a MAC address of its own."""
-        return VtepRules(frozenset(host.macs.values()))
+        return VtepRules(frozenset(host.macs.values()), self.options.vni)
 
     def mtu(self, link_mtu: int) -> int:
         """Return what is left beside the outer headers, in the larger of the families in use."""

@@ -77,7 +77,8 @@ def test_a_narrow_path(make_lab: Callable[..., Lab]) -> None:
     journal = probing(lab, near, form="icmp")
     said = journal.wait("probe.unanswered", 100, state="mtu smaller")
     assert said["condition"] == (
-        "packets to 192.168.14.22, the host of 172.7.22.0/24, get through up to 580 bytes only, but subnet.env says 584"
+        "packets to 192.168.14.22, the host of 172.7.22.0/24, get through up to 580 bytes only, "
+        "but this host sends up to 584"
     )
 
 

@@ -255,6 +255,22 @@ def test_every_spelling_that_go_reads(mac: str) -> None:
     run(scenario())
 
 
+def test_a_peer_with_another_vni_is_told() -> None:
+    """It drops what it gets; it is told until it has that of the network. v0.11.0 says none."""
+
+    async def scenario() -> None:
+        etcd = cluster(s22=lease(MAC22, more='"VNI":7,'), s23=lease(MAC23, "192.168.14.23", more=""))
+        node = node_on(etcd)
+        async with node.running():
+            await until(lambda: node.log.count("peer.other_vni") == 1, 1)
+            assert "172.7.22.0/24 drops what this host sends: its lease says VNI 7" in str(node.log.events)
+            etcd.put(b"172.7.22.0-24", lease(MAC22))
+            await until(lambda: node.log.count("condition.resolved") == 1, 1)
+            assert node.ready
+
+    run(scenario())
+
+
 def test_direct_routing() -> None:
     """A peer on our link has a plain route and nothing else; one behind a router has all three objects."""
 

@@ -273,7 +273,7 @@ def test_a_router_that_says_what_fits() -> None:
     assert said is not None
     assert said[1] == (
         "packets to 192.168.14.22, the host of 172.7.22.0/24, get through up to 1400 bytes only, "
-        "but subnet.env says 1500"
+        "but this host sends up to 1500"
     )
 
 

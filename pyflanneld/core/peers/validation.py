@@ -71,6 +71,10 @@ class DataRules(Protocol):
         """Return what no other peer's *data* for a subnet of this family may say. Raises ``Invalid``."""
         ...
 
+    def remark(self, data: str) -> str:
+        """Return what is odd about *data* that can be used; empty: nothing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationContext:

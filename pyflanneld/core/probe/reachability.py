@@ -51,7 +51,7 @@ class Reachability:
         address: probes of that address.
         subnet: probes of the first address of its subnet.
         mtu: of the path to *gateway* in bytes, at most *link_mtu*; ``None`` while it is not known.
-        link_mtu: what ``subnet.env`` gives the containers here.
+        link_mtu: of the link here: so large are the packets of containers, with vxlan's headers if they have any.
     """
 
     gateway: IPv4Address
@@ -105,5 +105,5 @@ def _sentence(subnet: IPv4Network, reach: Reachability) -> str:
         case _:
             return (
                 f"packets to {reach.gateway}, the host of {subnet}, get through up to {reach.mtu} bytes only, but "
-                f"subnet.env says {reach.link_mtu}"
+                f"this host sends up to {reach.link_mtu}"
             )

@@ -47,6 +47,7 @@ CONDITIONS: Mapping[str, str] = {
     "peer.covers_own_address": "Packets to that address stay here: take it off lo, or move that peer.",
     "peer.few_accepted": "See what those peers have in common: `pyflanneld peers`, and their own --iface.",
     "peer.none_accepted": "Compare --iface and the network with the peers': `pyflanneld peers`, `ip address`.",
+    "peer.other_vni": "Restart that host's daemon: it was started when the network had another VNI.",
     "peer.shares_addresses": "Fine if no host of that LAN has such an address; else give one of them another range.",
     "probe.impossible": 'Allow ICMP: `sysctl net.ipv4.ping_group_range="0 2147483647"`; it is retried.',
     "probe.unanswered": "Check that host, its docker0, and firewalls that drop ICMP: `pyflanneld peers`.",

@@ -15,6 +15,7 @@ from pyflanneld.core.invalid import Invalid
 
 _EXPECTED = 'the MAC address of one host, such as "aa:bb:cc:00:00:22"'
 _AS_WRITTEN = re.compile(r'\{(?:"VNI":\d+,)?"VtepMAC":"((?:[0-9a-f]{2}:){5}[0-9a-f]{2})"\}', re.ASCII)
+_VNI = re.compile(r'"VNI":(\d{1,10})\b', re.ASCII | re.IGNORECASE)
 _MAC = re.compile(
     r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.ASCII
 )
@@ -57,9 +58,11 @@ class VtepRules:
 
     Attributes:
         own_macs: of this host's devices.
+        vni: of the network; a peer with another one drops what it gets.
     """
 
     own_macs: Collection[str]
+    vni: int
 
     def claim(self, subnet: Network, data: str) -> str:
         """Return the MAC address, which no other peer may have. Raises ``Invalid``."""
@@ -68,6 +71,12 @@ class VtepRules:
         if mac in self.own_macs:
             raise Invalid("bad_value", f"{field}.VtepMAC", mac, "another one than that of this host")
         return mac
+
+
+    def remark(self, data: str) -> str:
+        """Return that a lease says another VNI; v0.11.0 says none."""
+        found = _VNI.search(data)
+        return f"VNI {found[1]}" if found is not None and int(found[1]) != self.vni else ""
 
 
 def derived_mac(*parts: object) -> str:

@@ -25,6 +25,7 @@ class Reports:
         self._node = node
         self._accepted_any = False
         self._lost: set[Network] = set()
+        self._odd: dict[Network, str] = {}
 
     def guard(self, held: frozenset[Network]) -> None:
         """Report for how many subnets the withdrawal guard holds the routes, and why nothing wants them."""
@@ -51,6 +52,7 @@ class Reports:
         self._none_accepted(now)
         self._own_addresses(now)
         self._shared_addresses(now, shared)
+        self._odd_data(now)
         log, known = self._context.log, before.quarantined if before else {}
         for name, quarantine in now.quarantined.items():
             if known.get(name) != quarantine:
@@ -59,6 +61,24 @@ class Reports:
             log.info("peer.quarantine_ended", key=name)
         for name in now.foreign_backends - (before.foreign_backends if before else frozenset()):
             log.warning("peer.other_backend", key=name, ours=self._node.backend.name)
+
+    def _odd_data(self, view: View) -> None:
+        """Report peers whose leases can be used, and say what will not work with this host."""
+        rules = self._node.backend.data_rules(self._node.host)
+        if rules is None:
+            return
+        for subnet in view.data if view.changed is None else view.changed:
+            self._odd.pop(subnet, None)
+            if remark := rules.remark(view.data.get(subnet, "")):
+                self._odd[subnet] = remark
+        if view.changed is None:
+            self._odd = {subnet: remark for subnet, remark in self._odd.items() if subnet in view.data}
+        if self._odd:
+            first = min(self._odd, key=network_order)
+            text = f"{_and_more(first, self._odd)} drops what this host sends: its lease says {self._odd[first]}"
+            self._context.conditions.report("odd", "peer.other_vni", text, blocks=False, dst=str(first))
+        else:
+            self._context.conditions.resolve("odd")
 
     def _none_accepted(self, view: View) -> None:
         """Report that few peers are accepted, or none: what the others have in common is probably this host's fault."""
