@@ -10,6 +10,7 @@ from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
 from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
+from tests.support.lab.stream import Stream
 from tests.support.lab.testbed import lease_key, store_of
 from tests.support.lab.untouched import command, daemon_flags, untouched
 from tests.support.lab.vxlan import link, mac, objects, pods_reach_each_other, published_mac, wanted
@@ -102,3 +103,26 @@ def plan(lab: Lab, node: LabHost) -> tuple[int, list[tuple[str, str, str]]]:
     assert done.stderr == ""
     steps = json.loads(done.stdout)["steps"]
     return done.returncode, [(step["part"], step["action"], step["what"]) for step in steps]
+
+
+def test_a_peer_between_its_plain_route_and_the_tunnel_under_traffic(make_lab: Callable[..., Lab]) -> None:
+    """The link's network shrinks, so that the peer is behind a router, and grows again: no packet is lost."""
+    lab = make_lab(4, backend="vxlan", direct_routing=True)
+    lab.up()
+    node, _, router, peer = lab.nodes
+    plain, way = {**lab.gateways_for(node)}, ("192.168.14.24", "via", "192.168.14.23", "dev", "eth1")
+    node.exec("sysctl", "-qw", "net.ipv4.conf.all.accept_redirects=0", "net.ipv4.conf.eth1.accept_redirects=0")
+    router.exec("sysctl", "-qw", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.eth1.send_redirects=0")
+    node.exec("ip", "route", "add", "192.168.14.12", "dev", "eth1")  # etcd
+    with Stream(node, peer) as stream:
+        node.exec("ip", "route", "add", *way)
+        node.exec("ip", "addr", "add", "192.168.14.21/30", "dev", "eth1")
+        node.exec("ip", "addr", "del", "192.168.14.21/24", "dev", "eth1")
+        node.wait_routes(plain | {peer.subnet: "172.7.24.0"})
+        assert objects(node) == wanted(lab, node, [peer])
+        node.exec("ip", "addr", "add", "192.168.14.21/24", "dev", "eth1")
+        node.exec("ip", "addr", "del", "192.168.14.21/30", "dev", "eth1")
+        node.wait_routes(plain)
+        node.exec("ip", "route", "del", *way)
+        until(lambda: objects(node) == wanted(lab, node, []), "nothing of the tunnel is left", 5)
+    stream.check(0.5)
