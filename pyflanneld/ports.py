@@ -271,12 +271,12 @@ class Kernel(Protocol):
         ...
 
     def changes(
-        self, network: IPv4Network, ipv6: IPv6Network | None = None
+        self, network: IPv4Network, ipv6: IPv6Network | None = None, *, entries: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
-        """Tell that links, addresses, routes inside *network* or *ipv6*, or entries of vxlan devices were changed by
-        somebody else.
+        """Tell that links, addresses, or routes inside *network* or *ipv6* were changed by somebody else.
 
-        Without *ipv6* nothing of that family is reported.
+        Without *ipv6* nothing of that family is reported. With *entries* those of vxlan devices are too: the kernel
+        then tells of every neighbour on the host.
 
         Coalesced: says "read again", never what has changed. Raises ``KernelError`` when events may have been lost
         or the socket died; open it again and look at everything.

@@ -205,12 +205,12 @@ class NetlinkKernel(Kernel):
         return next(encode for kinds, encode in _ENCODERS if isinstance(one, kinds))(change, flags, sequence)
 
     def changes(
-        self, network: IPv4Network, ipv6: IPv6Network | None = None
+        self, network: IPv4Network, ipv6: IPv6Network | None = None, *, entries: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """Tell of changes by others from the moment on at which the context is entered."""
         return Monitor(
-            network, own_port=lambda: self._requests.port, ipv6=ipv6, devices=lambda: self._devices,
-            own_entries=lambda: self._told,
+            network, own_port=lambda: self._requests.port, ipv6=ipv6,
+            devices=(lambda: self._devices) if entries else None, own_entries=lambda: self._told,
         )  # fmt: skip
 
     async def close(self) -> None:

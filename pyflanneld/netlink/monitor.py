@@ -43,7 +43,7 @@ from pyflanneld.netlink.routes6 import decode_route6
 from pyflanneld.netlink.socket import DATAGRAM_MAX, from_kernel, open_socket
 from pyflanneld.ports import Change
 
-GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_NEIGH
+GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE
 GROUPS6 = RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
 RECEIVE_BUFFER = 4 << 20  # some thousand notifications
 _DATAGRAMS_AT_ONCE = 256  # then the other tasks have their turn
@@ -63,7 +63,7 @@ class Monitor:
         own_port: returns the port of the socket whose changes are our own.
         open_: opens another socket than the usual one, for tests.
         ipv6: so do routes inside this one; without it nothing is heard of IPv6.
-        devices: returns the links whose neighbours and forwarding entries concern us.
+        devices: returns the links whose neighbours and forwarding entries concern us; ``None``: those of none do.
         own_entries: returns what our own last changes say, where the kernel does not name us.
     """
 
@@ -73,16 +73,17 @@ class Monitor:
         own_port: Callable[[], int | None],
         open_: Callable[[], socket.socket] | None = None,
         ipv6: IPv6Network | None = None,
-        devices: Callable[[], Collection[int]] = tuple,
+        devices: Callable[[], Collection[int]] | None = None,
         own_entries: Callable[[], Collection[Told | None]] = tuple,
     ) -> None:
         groups = GROUPS if ipv6 is None else GROUPS | GROUPS6
+        groups |= RTMGRP_NEIGH if devices is not None else 0
         self._ipv4 = network
         self._network = int(network.network_address)
         self._netmask = int(network.netmask)
         self._prefixlen = network.prefixlen
         self._own_port = own_port
-        self._devices = devices
+        self._devices = devices or tuple
         self._own_entries = own_entries
         self._ipv6 = ipv6
         self._open = open_ or partial(open_socket, groups=groups, receive_buffer=RECEIVE_BUFFER)

@@ -31,7 +31,8 @@ async def watch_kernel(context: Context, node: Node) -> None:
 async def _pass_on_changes(context: Context, node: Node) -> None:
     """Subscribe to what concerns the networks as they are now, and wake the routes task with all that comes."""
     ipv6 = None if node.subnet_range6 is None else node.subnet_range6.network
-    async with context.kernel.changes(node.subnet_range.network, ipv6) as changes:
+    entries = bool(node.membership.macs)  # of devices
+    async with context.kernel.changes(node.subnet_range.network, ipv6, entries=entries) as changes:
         node.wake.routes.set(KERNEL)  # what happened before the subscription
         async for change in changes:
             node.wake.routes.set(change)

@@ -151,7 +151,7 @@ async def test_forwarding_entries_by_others(bed: Bed) -> None:
     device, subnet = await link_named(bed.kernel, "vx0"), IPv4Network("10.5.1.0/24")
     ours = Forwarding(subnet, device.index, "02:00:0a:05:01:00", GATEWAY)
     there = KernelForwarding(device.index, ours.mac, GATEWAY, permanent=True)
-    async with bed.kernel.changes(NETWORK) as events:
+    async with bed.kernel.changes(NETWORK, entries=True) as events:
         for change in (Create(ours), Replace(replace(ours, destination=GATEWAY + 1)), Replace(ours), Drop(there)):
             assert await bed.kernel.apply([change]) == {}
             await quiet(events)
@@ -169,7 +169,7 @@ async def test_neighbours_by_others(bed: Bed) -> None:
     bed.namespace.ip("link add vx0 up type vxlan id 7 dev eth0 dstport 8472 nolearning")
     device, address = await link_named(bed.kernel, "vx0"), IPv4Address("10.5.1.0")
     ours = Entry(IPv4Network("10.5.1.0/24"), device.index, address, "02:00:0a:05:01:00")
-    async with bed.kernel.changes(NETWORK) as events:
+    async with bed.kernel.changes(NETWORK, entries=True) as events:
         for _ in range(2):
             assert await bed.kernel.apply([Create(ours)]) == {}
             (there,) = [one for one in await bed.kernel.objects(EntryListing(device.index)) if one.address == address]

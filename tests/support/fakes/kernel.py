@@ -108,7 +108,7 @@ class FakeKernel(FakeDevices, Kernel):
         return {change: number for change in changes if (number := self._apply(change))}
 
     def changes(
-        self, network: IPv4Network, ipv6: IPv6Network | None = None
+        self, network: IPv4Network, ipv6: IPv6Network | None = None, *, entries: bool = False  # noqa: ARG002 - none needed
     ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         return _FakeMonitor((network,) if ipv6 is None else (network, ipv6), self._monitors)
 
