@@ -81,3 +81,32 @@ def test_a_cluster_moves_host_by_host(make_lab: Callable[..., Lab]) -> None:
     first.wait_routes({before[1]: "192.168.14.22"})
     run("ip", "netns", "exec", first.pod_namespace, "ping", "-c", "2", "-i", "0.1", "-W", "2", str(second.pod_address))
     assert routes6(first) == {}
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_packets_of_both_families_cross_by_vxlan(make_lab: Callable[..., Lab], direct: bool) -> None:
+    """Two hosts have a device for each family, and reach each other by both; an IPv6 route that is deleted is put."""
+    lab = make_lab(2, backend="vxlan", direct_routing=direct)
+    lab.build()
+    backend = {"Type": "vxlan", "DirectRouting": direct}
+    lab.etcdctl("put", "/coreos.com/network/config", json.dumps({**DUAL, "Backend": backend}))
+    for number, node in enumerate(lab.nodes, 21):
+        give_ipv6(node, number)
+        node.start()
+    for node in lab.nodes:
+        node.wait_ready()
+    first, second = lab.nodes
+    ends = [dock6(node) for node in lab.nodes]
+    subnet = ends[1].removesuffix("1")
+    wanted = {f"{subnet}/64": "2001:db8::22" if direct else subnet}
+    until(lambda: routes6(first) == wanted, "the IPv6 route", 10)
+    first.exec("ping", "-6", "-c", "3", "-i", "0.05", "-W", "2", "-I", ends[0], ends[1])
+    first.exec("ip", "-6", "route", "delete", f"{subnet}/64")
+    until(lambda: routes6(first) == wanted, "the IPv6 route again", 10)
+    first.exec("ping", "-6", "-c", "3", "-i", "0.05", "-W", "2", "-I", ends[0], ends[1])
+    entries = first.exec("bridge", "fdb", "show", "dev", "flannel-v6.1")
+    assert ("dst 2001:db8::22" in entries) is not direct
+    assert {node.env()["FLANNEL_MTU"] for node in lab.nodes} == {"1430"}
+    for node in lab.nodes:
+        node.attach_pod()
+    first.pod_exec("ping", "-c1", "-W2", str(second.pod_address))
