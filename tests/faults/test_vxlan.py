@@ -1,10 +1,12 @@
 """The backend vxlan: what others do to its device and entries, to the link below, and to the leases of the peers."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -259,3 +261,73 @@ def test_f129_data_that_leads_nowhere(lab: Lab, measured: Measured) -> None:
     pods_reach_each_other(lab.nodes)
     store.ctl("del", "--prefix", lease_key("172.7.10"))
     measured(f"{len(macs)} such leases are quarantined, no object of another peer is touched")
+
+
+# Rows that host-gw has as well
+
+
+def test_f65_vxlan_the_mtu_of_the_link_changes(lab: Lab, measured: Measured) -> None:
+    """The device and the file follow, down and up again; Linux moves neither."""
+    node = lab.nodes[0]
+    for mtu in (1400, 1500):
+        node.exec("ip", "link", "set", "eth1", "mtu", str(mtu))
+        until(lambda mtu=mtu: link(node)["mtu"] == mtu - 50, "the device follows", REPAIR_S)
+        until(lambda mtu=mtu: node.env()["FLANNEL_MTU"] == str(mtu - 50), "the file follows", REPAIR_S)
+    assert objects(node) == wanted(lab, node)
+    measured("with vxlan: device and file follow, 50 bytes below")
+
+
+def test_f66_vxlan_the_link_flaps(lab: Lab, measured: Measured) -> None:
+    """Ten times a second: all is whole soon after the last time, and the device is the same."""
+    node = lab.nodes[0]
+    whole, index = wanted(lab, node), link(node)["ifindex"]
+    for _ in range(20):
+        node.exec("ip", "link", "set", "eth1", "down")
+        time.sleep(0.05)
+        node.exec("ip", "link", "set", "eth1", "up")
+        time.sleep(0.05)
+    took_s = node.wait_ready(10)
+    until(lambda: objects(node) == whole, "whole", REPAIR_S)
+    assert link(node)["ifindex"] == index
+    pods_reach_each_other(lab.nodes)
+    measured(f"with vxlan: ready {took_s:.1f} s after the last flap, the same device")
+
+
+@pytest.mark.parametrize("protocol", ["static", "boot"])
+def test_f69_vxlan_a_foreign_route_where_ours_should_be(lab: Lab, protocol: str, measured: Measured) -> None:
+    """It is left alone and told, hinders no other object, and ours comes once it has gone."""
+    node, journal = lab.nodes[0], Journal(lab.nodes[0])
+    subnet, foreign = "172.7.98.0/24", ("via", "192.168.14.12", "dev", "eth1", "proto", protocol)
+    node.exec("ip", "route", "add", subnet, *foreign)
+    data = ',"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:98"}'
+    store_of(lab).put(lease_key(subnet), f'{{"PublicIP":"192.168.14.98","BackendType":"vxlan"{data}}}')
+    journal.wait("route.conflict")
+    assert objects(node)["forwardings"]["02:00:00:00:00:98"] == "192.168.14.98"
+    assert subnet not in objects(node)["routes"]
+    node.exec("ip", "route", "del", subnet, *foreign)
+    took_s = until(lambda: objects(node)["routes"].get(subnet) == "172.7.98.0", "ours comes", REPAIR_S)
+    store_of(lab).delete(lease_key(subnet))
+    until(lambda: objects(node) == wanted(lab, node), "all of it goes", 5)
+    measured(f"with vxlan, proto {protocol}: left alone, told; ours {1000 * took_s:.0f} ms after it has gone")
+
+
+def test_f70_vxlan_a_thousand_leases_come_and_go(lab: Lab, measured: Measured) -> None:
+    """All objects of each come, and all of them go when two more lists agree; the guard holds them until then."""
+    node, store = lab.nodes[0], store_of(lab)
+    puts, keys = [], []
+    for number in range(1000):
+        subnet = f"172.7.{128 + number // 16}.{number % 16 * 16}/28"
+        octets = f"{number >> 8:02x}:{number & 255:02x}"
+        value = {
+            "PublicIP": f"192.168.{100 + (number >> 8)}.{1 + number % 250}", "BackendType": "vxlan",
+            "BackendData": {"VNI": 1, "VtepMAC": f"02:00:00:01:{octets}"},
+        }  # fmt: skip
+        keys.append(lease_key(subnet))
+        puts.append(f"put {json.dumps(keys[-1])} {json.dumps(json.dumps(value))}")
+    store.txn(*puts)
+    came_s = until(lambda: len(objects(node)["routes"]) == 1002, "all come", 15)
+    assert {len(found) for found in objects(node).values()} == {1002}
+    store.txn(*(f"del {json.dumps(key)}" for key in keys))
+    gone_s = until(lambda: objects(node) == wanted(lab, node), "all go", 60)
+    pods_reach_each_other(lab.nodes)
+    measured(f"with vxlan: 3,000 objects come within {came_s:.1f} s, and go within {gone_s:.0f} s, guarded")
