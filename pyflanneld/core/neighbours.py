@@ -1,12 +1,13 @@
 """Permanent neighbour entries as kernel objects: to which MAC address packets for an address on a link go. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from pyflanneld.core.families import Address, Network
 from pyflanneld.core.link.selection import Neighbour
-from pyflanneld.core.objects.kind import Events, GivesWay, Owner
+from pyflanneld.core.objects.kind import Events, Owner
+from pyflanneld.core.objects.sole import SoleKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class EntryListing:
 
 
 @dataclass(frozen=True, slots=True)
-class EntryKind:
+class EntryKind(SoleKind):
     """Permanent entries on links on which nobody else puts any.
 
     Attributes:
@@ -89,32 +90,6 @@ class EntryKind:
         """Return that of each link."""
         return tuple(map(EntryListing, self.link_indexes))
 
-    def owner(self, present: KernelEntry) -> Owner:
-        """Return whose it is: those that the kernel has learned are foreign."""
-        if present.link_index not in self.link_indexes:
-            return Owner.IRRELEVANT
-        return Owner.OURS if present.permanent else Owner.FOREIGN
-
-    def is_hit_by_a_replacement(self, present: KernelEntry) -> bool:  # noqa: ARG002 - there is one for each address
-        """Return that it is."""
-        return True
-
-    def gives_way(self, present: KernelEntry) -> GivesWay:  # noqa: ARG002
-        """Return that it is replaced."""
-        return GivesWay.IN_PLACE
-
-    def goes_first(self, wanted: Entry, present: KernelEntry) -> bool:  # noqa: ARG002
-        """Return that it does not."""
-        return False
-
-    def claim(self, present: KernelEntry, before: KernelEntry | None, wanted: Entry | None) -> KernelEntry:  # noqa: ARG002
-        """Return it as it is."""
-        return present
-
-    def shadows(self, wanted: Mapping[Any, Entry], present: Iterable[KernelEntry]) -> Mapping[Any, KernelEntry]:  # noqa: ARG002
-        """Return nothing: there is one for each address."""
-        return {}
-
     def concerns_us(self, present: KernelEntry) -> bool:
         """Return whether it is ours, and for an address of the cluster's network."""
         return self.owner(present) is Owner.OURS and any(present.address in network for network in self.networks)
@@ -122,13 +97,6 @@ class EntryKind:
     def is_as_wanted(self, wanted: Entry, present: KernelEntry) -> bool:
         """Return whether it has the wanted MAC address for good."""
         return present.permanent and present.mac == wanted.mac
-
-    def may_adopt(self, wanted: Entry, present: KernelEntry) -> bool:  # noqa: ARG002
-        """Return whether it was learned: the link is ours."""
-        return not present.permanent
-
-    def subnet(self, present: KernelEntry) -> None:
-        """Return ``None``: it does not say how long the subnet is for which it was put."""
 
     def as_placed(self, wanted: Entry) -> KernelEntry:
         """Return what the kernel reports once *wanted* is put."""

@@ -3,12 +3,13 @@
 A unicast MAC address has exactly one destination on a device, and a replacement moves it in one step.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pyflanneld.core.families import Address, Network
-from pyflanneld.core.objects.kind import Events, GivesWay, Owner
+from pyflanneld.core.objects.kind import Events, Owner
+from pyflanneld.core.objects.sole import SoleKind
 
 NOWHERE = "00:00:00:00:00:00"
 """The MAC address of the entries to which a device floods what it has no other entry for."""
@@ -57,7 +58,7 @@ class ForwardingListing:
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardingKind:
+class ForwardingKind(SoleKind):
     """Permanent forwarding entries on devices on which nobody else puts any.
 
     Attributes:
@@ -82,50 +83,13 @@ class ForwardingKind:
         """Return that of each device."""
         return tuple(map(ForwardingListing, self.link_indexes))
 
-    def owner(self, present: KernelForwarding) -> Owner:
-        """Return whose it is: those that the device has learned are foreign, and its flooding is its own affair."""
-        if present.link_index not in self.link_indexes or present.mac == NOWHERE:
-            return Owner.IRRELEVANT
-        return Owner.OURS if present.permanent else Owner.FOREIGN
-
-    def is_hit_by_a_replacement(self, present: KernelForwarding) -> bool:  # noqa: ARG002 - one for each MAC address
-        """Return that it is."""
-        return True
-
-    def gives_way(self, present: KernelForwarding) -> GivesWay:  # noqa: ARG002
-        """Return that it is replaced."""
-        return GivesWay.IN_PLACE
-
-    def goes_first(self, wanted: Forwarding, present: KernelForwarding) -> bool:  # noqa: ARG002
-        """Return that it does not."""
-        return False
-
-    def claim(
-        self, present: KernelForwarding, before: KernelForwarding | None, wanted: Forwarding | None  # noqa: ARG002
-    ) -> KernelForwarding:  # fmt: skip
-        """Return it as it is."""
-        return present
-
-    def shadows(
-        self, wanted: Mapping[Any, Forwarding], present: Iterable[KernelForwarding]  # noqa: ARG002
-    ) -> Mapping[Any, KernelForwarding]:  # fmt: skip
-        """Return nothing: there is one for each MAC address."""
-        return {}
-
     def concerns_us(self, present: KernelForwarding) -> bool:
-        """Return whether it is ours: the device carries this network alone."""
-        return self.owner(present) is Owner.OURS
+        """Return whether it is ours: the device carries this network alone, and its flooding is its own affair."""
+        return self.owner(present) is Owner.OURS and present.mac != NOWHERE
 
     def is_as_wanted(self, wanted: Forwarding, present: KernelForwarding) -> bool:
         """Return whether it leads to the wanted host for good."""
         return present.permanent and present.destination == wanted.destination
-
-    def may_adopt(self, wanted: Forwarding, present: KernelForwarding) -> bool:  # noqa: ARG002
-        """Return whether it was learned: the device is ours."""
-        return not present.permanent
-
-    def subnet(self, present: KernelForwarding) -> None:
-        """Return ``None``: it does not say for which subnet it was put."""
 
     def as_placed(self, wanted: Forwarding) -> KernelForwarding:
         """Return what the kernel reports once *wanted* is put."""
