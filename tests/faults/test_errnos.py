@@ -2,10 +2,11 @@
 
 import asyncio
 import errno
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
+from pyflanneld.core.lease.codec import LeaseAttrs, encode_value
 from pyflanneld.core.objects.plan import Drop
 from tests.faults.conftest import Measured
 from tests.support.fakes.node import CONFIG, PROTOCOL, FakeNode, value
@@ -92,3 +93,32 @@ def test_f71_lists_and_batches_that_fail(call: str, times: int, measured: Measur
             return took
 
     measured(f"{times} times: the deleted route was back after {run(scenario()):.1f} s (virtual time)")
+
+
+@pytest.mark.parametrize("number", ERRNOS, ids=lambda number: errno.errorcode[number])
+@pytest.mark.parametrize("what", ["neighbour", "forwarding", "route", "device", "address"])
+def test_f71_vxlan_each_errno_on_each_object(what: str, number: int, measured: Measured) -> None:
+    """Whatever of the tunnel is refused three times is told, tried again until it is done, and all is whole then."""
+
+    async def scenario() -> float:
+        etcd = FakeEtcd()
+        etcd.put_config(b'{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}')
+        data = '{"VNI":1,"VtepMAC":"02:00:00:00:00:30"}'
+        etcd.put(VICTIM, encode_value(LeaseAttrs(IPv4Address("192.168.14.30"), "vxlan", data=data)))
+        node = FakeNode(etcd, env="FLANNEL_SUBNET=172.7.21.1/24\n")
+        identities: dict[str, object] = {
+            "neighbour": (3, IPv4Address("172.7.30.0")), "forwarding": (3, "02:00:00:00:00:30"), "route": net(VICTIM),
+            "device": "flannel.1", "address": (3, IPv4Interface("172.7.21.0/32")),
+        }  # fmt: skip
+        node.kernel.refuse(identities[what], number, times=3)
+        async with node.running(ready=False):
+            events = [f"{what}.failed", "device.failed"]
+            await until(lambda: any(node.log.count(event) for event in events), 5)
+            assert errno.errorcode[number] in str(node.log.events)
+            took_s = await until(lambda: node.ready, 30)
+            assert node.kernel.forwardings_of(3) == {"02:00:00:00:00:30": "192.168.14.30"}
+            assert [one.mac for one in node.kernel.neighbours_of(3)] == ["02:00:00:00:00:30"]
+            assert node.kernel.gateways() == {str(net(VICTIM)): "172.7.30.0"}
+            return took_s
+
+    measured(f"with vxlan, {what}: ready {run(scenario()):.1f} s after it was told (virtual time)")

@@ -19,9 +19,10 @@ from pyflanneld.lab.network import LabNetwork
 from pyflanneld.lab.run import until
 from tests.faults.conftest import Measured
 from tests.support.lab.stream import Stream
-from tests.support.lab.testbed import REPAIR_S, Journal, checked, lease_key, store_of, why_not_ready
+from tests.support.lab.testbed import Journal, checked, lease_key, store_of, why_not_ready
 from tests.support.lab.vxlan import (
     DEVICE,
+    WHOLE_S,
     link,
     mac,
     objects,
@@ -89,7 +90,7 @@ def repaired_after(lab: Lab, command: str) -> float:
     def repaired() -> bool:
         return objects(node) == whole and same(link(node), before) and own_address(node) == ["172.7.21.0"]
 
-    took_s = until(repaired, f"repaired after: {command}", REPAIR_S, poll_s=0.005)
+    took_s = until(repaired, f"repaired after: {command}", WHOLE_S, poll_s=0.005)
     node.wait_ready(5)
     node.pod_exec("ping", "-c1", "-W2", str(peer.pod_address))
     peer.pod_exec("ping", "-c1", "-W2", str(node.pod_address))
@@ -204,7 +205,7 @@ def test_f131_the_link_below_goes_down_and_up(lab: Lab, measured: Measured) -> N
     until(lambda: "eth1 is down" in why_not_ready(node), "not ready")
     node.exec("ip", "link", "set", "eth1", "up")
     took_s = node.wait_ready(10)
-    until(lambda: objects(node) == whole, "whole", REPAIR_S)
+    until(lambda: objects(node) == whole, "whole", WHOLE_S)
     assert mac(node) == was
     pods_reach_each_other(lab.nodes)
     measured(f"down and up: ready after {took_s:.1f} s")
@@ -218,7 +219,7 @@ def test_f131_the_link_below_is_made_anew(lab: Lab, measured: Measured) -> None:
     until(lambda: "there is no interface" in why_not_ready(node), "not ready")
     topology.plug_in(lab.lan, node.namespace, node.address, node.name)
     took_s = node.wait_ready(20)
-    until(lambda: objects(node) == whole, "whole", REPAIR_S)
+    until(lambda: objects(node) == whole, "whole", WHOLE_S)
     assert mac(node) == was
     pods_reach_each_other(lab.nodes)
     measured(f"made anew: ready after {took_s:.1f} s")
@@ -271,8 +272,8 @@ def test_f65_vxlan_the_mtu_of_the_link_changes(lab: Lab, measured: Measured) -> 
     node = lab.nodes[0]
     for mtu in (1400, 1500):
         node.exec("ip", "link", "set", "eth1", "mtu", str(mtu))
-        until(lambda mtu=mtu: link(node)["mtu"] == mtu - 50, "the device follows", REPAIR_S)
-        until(lambda mtu=mtu: node.env()["FLANNEL_MTU"] == str(mtu - 50), "the file follows", REPAIR_S)
+        until(lambda mtu=mtu: link(node)["mtu"] == mtu - 50, "the device follows", WHOLE_S)
+        until(lambda mtu=mtu: node.env()["FLANNEL_MTU"] == str(mtu - 50), "the file follows", WHOLE_S)
     assert objects(node) == wanted(lab, node)
     measured("with vxlan: device and file follow, 50 bytes below")
 
@@ -287,7 +288,7 @@ def test_f66_vxlan_the_link_flaps(lab: Lab, measured: Measured) -> None:
         node.exec("ip", "link", "set", "eth1", "up")
         time.sleep(0.05)
     took_s = node.wait_ready(10)
-    until(lambda: objects(node) == whole, "whole", REPAIR_S)
+    until(lambda: objects(node) == whole, "whole", WHOLE_S)
     assert link(node)["ifindex"] == index
     pods_reach_each_other(lab.nodes)
     measured(f"with vxlan: ready {took_s:.1f} s after the last flap, the same device")
@@ -305,7 +306,7 @@ def test_f69_vxlan_a_foreign_route_where_ours_should_be(lab: Lab, protocol: str,
     assert objects(node)["forwardings"]["02:00:00:00:00:98"] == "192.168.14.98"
     assert subnet not in objects(node)["routes"]
     node.exec("ip", "route", "del", subnet, *foreign)
-    took_s = until(lambda: objects(node)["routes"].get(subnet) == "172.7.98.0", "ours comes", REPAIR_S)
+    took_s = until(lambda: objects(node)["routes"].get(subnet) == "172.7.98.0", "ours comes", WHOLE_S)
     store_of(lab).delete(lease_key(subnet))
     until(lambda: objects(node) == wanted(lab, node), "all of it goes", 5)
     measured(f"with vxlan, proto {protocol}: left alone, told; ours {1000 * took_s:.0f} ms after it has gone")
@@ -331,3 +332,78 @@ def test_f70_vxlan_a_thousand_leases_come_and_go(lab: Lab, measured: Measured) -
     gone_s = until(lambda: objects(node) == wanted(lab, node), "all go", 60)
     pods_reach_each_other(lab.nodes)
     measured(f"with vxlan: 3,000 objects come within {came_s:.1f} s, and go within {gone_s:.0f} s, guarded")
+
+
+def test_f64_vxlan_the_link_is_renamed(lab: Lab, measured: Measured) -> None:
+    """An interface of another name is not ours: said; all is whole as soon as it has its name again."""
+    node, journal = lab.nodes[0], Journal(lab.nodes[0])
+    whole, index = wanted(lab, node), link(node)["ifindex"]
+    node.exec("sh", "-c", "ip link set eth1 down; ip link set eth1 name lan7; ip link set lan7 up")
+    journal.wait("link.missing")
+    node.exec("sh", "-c", "ip link set lan7 down; ip link set lan7 name eth1; ip link set eth1 up")
+    took_s = node.wait_ready(10)
+    until(lambda: objects(node) == whole, "whole", WHOLE_S)
+    assert link(node)["ifindex"] == index
+    measured(f"with vxlan: told; whole {took_s:.2f} s after it had its name again, the same device")
+
+
+def test_f72_vxlan_more_notifications_than_anybody_can_hear(lab: Lab, measured: Measured) -> None:
+    """Twenty thousand entries come and go on the device, faster than they are read: in the end all is whole."""
+    node = lab.nodes[0]
+    whole = wanted(lab, node)
+    verbs = [
+        f"neigh {verb} 172.7.{128 + number % 100}.{number % 250} dev {DEVICE}" + end
+        for number in range(10_000)
+        for verb, end in (("replace", " lladdr 02:00:00:00:00:97 nud permanent"), ("del", ""))
+    ]
+    command = ["ip", "-n", node.namespace, "-force", "-batch", "-"]
+    subprocess.run(command, input="\n".join(verbs), text=True, capture_output=True, check=False, timeout=60)
+    took_s = until(lambda: objects(node) == whole, "whole", 15)
+    node.wait_ready(15)
+    pods_reach_each_other(lab.nodes)
+    measured(f"with vxlan: {len(verbs)} messages; whole {took_s:.1f} s after the last one")
+
+
+@pytest.mark.parametrize("how", ["prepend", "append"])
+def test_f86_vxlan_a_foreign_route_beside_ours(lab: Lab, how: str, measured: Measured) -> None:
+    """The peer's tunnel becomes that of another host: the foreign route stays where it was, beside ours."""
+    node, store, journal = lab.nodes[0], store_of(lab), Journal(lab.nodes[0])
+    subnet, foreign = "172.7.99.0/24", ("via", "192.168.14.12", "proto", "static")
+
+    def put(host: int) -> None:
+        data = f',"BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:{host}"}}'
+        store.put(lease_key(subnet), f'{{"PublicIP":"192.168.14.{host}","BackendType":"vxlan"{data}}}')
+
+    put(98)
+    until(lambda: subnet in objects(node)["routes"], "it is there", WHOLE_S)
+    node.exec("ip", "route", how, subnet, *foreign)
+    if how == "prepend":
+        assert subnet in journal.wait("route.shadowed")["destinations"]
+    put(97)
+    moved = {"02:00:00:00:00:97": "192.168.14.97"}
+    took_s = until(lambda: objects(node)["forwardings"].items() >= moved.items(), "moved", WHOLE_S)
+    assert "02:00:00:00:00:98" not in objects(node)["forwardings"]
+    vias = re.findall(r"via (\S+)", node.exec("ip", "route", "show", subnet))
+    assert vias == (["192.168.14.12", "172.7.99.0"] if how == "prepend" else ["172.7.99.0", "192.168.14.12"])
+    store.delete(lease_key(subnet))
+    until(lambda: objects(node) == wanted(lab, node), "all of ours goes", 5)
+    assert re.findall(r"via (\S+)", node.exec("ip", "route", "show", subnet)) == ["192.168.14.12"]
+    node.exec("ip", "route", "del", subnet)
+    measured(f"with vxlan, {how}ed: stays; ours leads elsewhere within {took_s:.2f} s")
+
+
+def test_f90_vxlan_a_fight_for_an_entry(lab: Lab, measured: Measured) -> None:
+    """Somebody deletes it every tenth of a second: told, left alone for a while, and well once he has stopped."""
+    node, peer, _ = lab.nodes
+    whole, journal = wanted(lab, node), Journal(node)
+    loop = f"while :; do bridge fdb del {mac(peer)} dev {DEVICE} 2>/dev/null; sleep 0.1; done"
+    fighter = subprocess.Popen(["ip", "netns", "exec", node.namespace, "sh", "-c", loop])
+    try:
+        assert journal.wait("forwarding.contested", timeout_s=30)["dst"] == mac(peer)
+        until(lambda: node.get("/readyz")[0] == 503, "not ready", 15)
+    finally:
+        fighter.kill()
+        fighter.wait()
+    took_s = until(lambda: objects(node) == whole, "whole", 60)
+    node.wait_ready(120)
+    measured(f"with vxlan: told; back {took_s:.0f} s after he has stopped")

@@ -10,6 +10,7 @@ from pyflanneld.lab.run import attempt
 from tests.support.lab.testbed import lease_key, store_of
 
 DEVICE = "flannel.1"
+WHOLE_S = 8.0  # a look at all objects takes a quarter of a second, and more beside other tests
 Objects = dict[str, dict[str, str]]
 
 
