@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tests.sim.spec import Net, contains, overlap
 from tests.support.observers.actions import RUN, SIGNAL
 from tests.support.observers.checks_etcd import config_of, owner_of, subnet_of
-from tests.support.observers.record import DAEMON, OTHER, Finding, Host, Record, RouteEvent
+from tests.support.observers.record import DAEMON, ENTRY_GONE, LINK_DOWN, OTHER, Finding, Host, Record, RouteEvent
 
 PROTOCOL, BOOT, MAIN = 103, 3, 254
 NETWORK_TOOLS = {"nft", "tc", "iptables", "sysctl"}
@@ -134,6 +134,8 @@ def _touched(record: Record) -> bool:
         if action.kind == SIGNAL and action.words[1] == "19":
             continue
     if any(event.by == OTHER for host in record.hosts for event in (*host.route_events, *host.other_events)):
+        return True
+    if any(event.what in (LINK_DOWN, ENTRY_GONE) for host in record.hosts for event in host.other_events):
         return True
     return any(_moves_a_lease(change.key, change.value) for change in record.history.changes)
 

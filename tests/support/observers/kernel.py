@@ -11,7 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.support.observers.record import DAEMON, KERNEL, OTHER, Host, OtherEvent, RouteEvent
+from tests.support.observers.record import (
+    DAEMON,
+    ENTRY_GONE,
+    KERNEL,
+    LINK_DOWN,
+    OTHER,
+    Host,
+    OtherEvent,
+    RouteEvent,
+)
 
 GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000  # link, neigh; IPv4, IPv6: addr, route, rule
 BUFFER_BYTES = 8 << 20
@@ -30,6 +39,7 @@ DST, OIF, GATEWAY, PRIORITY, TABLE = 1, 4, 5, 6, 15
 LOCAL = 2
 LINK, IFNAME, NEIGHBOUR = struct.Struct("=BxHiII"), 3, struct.Struct("=B3xiHBB")
 TUNNELS = b"flannel"
+DELNEIGH, UP = 29, 1
 FOREIGN_KEPT = 5_000
 
 
@@ -167,8 +177,17 @@ class Wire:
             self.host.tunnels.add(index)
         if by == DAEMON and link_of(payload) in self.host.tunnels:
             return
+        if by == KERNEL and (what := self._unnamed(kind, payload)):
+            self.host.other_events.append(OtherEvent(now, by, what))
         if by != KERNEL and kind in NAMES and len(self.host.other_events) < FOREIGN_KEPT:
             self.host.other_events.append(OtherEvent(now, by, NAMES[kind]))
+
+    def _unnamed(self, kind: int, payload: bytes) -> str:
+        """Return what somebody has done whom the kernel does not name: a link is down, a tunnel's entry is gone."""
+        if kind == NEWLINK and not LINK.unpack_from(payload)[3] & UP:
+            return LINK_DOWN
+        gone = kind == DELNEIGH and payload[0] == socket.AF_BRIDGE and link_of(payload) in self.host.tunnels
+        return ENTRY_GONE if gone else ""
 
     def _who(self, port: int) -> str:
         if port not in self._ports:

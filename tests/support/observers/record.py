@@ -7,6 +7,7 @@ from itertools import pairwise
 from tests.support.observers.actions import Action
 
 DAEMON, KERNEL, OTHER = "daemon", "kernel", "other"
+LINK_DOWN, ENTRY_GONE = "link down", "entry gone"
 
 
 @dataclass(frozen=True, slots=True)
