@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from tests.sim.troubles import TROUBLES
+from tests.sim.vxlan_troubles import VXLAN_TROUBLES
 from tests.sim.world import Outcome, play
 
 LINES = 60
@@ -100,7 +101,7 @@ def _progress(total: Sum, seeds: int, passed_s: float) -> str:
 
 
 def _summary(total: Sum, passed_s: float) -> str:
-    kinds = [trouble.__name__ for trouble in TROUBLES]
+    kinds = [trouble.__name__ for trouble in (*TROUBLES, *VXLAN_TROUBLES)]
     pairs = len(kinds) * (len(kinds) - 1) // 2
     seen = {name: count for name, count in sorted(total.counts.items()) if name not in kinds}
     failed = f": {' '.join(map(str, sorted(total.failed)))}" if total.failed else ""
