@@ -8,6 +8,7 @@ import pytest
 
 from pyflanneld.lab.cluster import Lab
 from pyflanneld.lab.etcd import PREFIX
+from pyflanneld.lab.network import LabNetwork
 from pyflanneld.lab.node import LabHost
 from pyflanneld.lab.run import until
 from tests.support.lab.stream import Stream
@@ -63,6 +64,24 @@ def test_two_networks_on_each_host(make_lab: Callable[..., Lab]) -> None:
         pods_reach_each_other(lab.daemons[number : number + 2])
     names = re.findall(r"\d+: (flannel[^:]*):", first.exec("ip", "link"))
     assert sorted(names) == ["flannel.1", "flannel.2"]
+
+
+def test_host_gw_beside_vxlan(make_lab: Callable[..., Lab]) -> None:
+    """A network with plain routes and one with tunnels, on the same hosts, leave each other alone."""
+    lab = make_lab(2, networks=2)
+    lab.build()
+    second = LabNetwork(2, backend="vxlan")
+    lab.etcd.ctl("put", f"{second.prefix}/config", second.config)
+    for daemon in lab.daemons:
+        daemon.start("--ip-masq")
+    for daemon in lab.daemons:
+        daemon.wait_ready()
+        daemon.attach_pod()
+    plain, tunnelled = lab.daemons[1], lab.daemons[3]
+    ways = {(plain.subnet, "eth1"), (tunnelled.subnet, "flannel.2")}
+    until(lambda: ways <= {(route.dst, route.dev) for route in lab.nodes[0].routes()}, "both routes", 5)
+    for number in (0, 2):
+        pods_reach_each_other(lab.daemons[number : number + 2])
 
 
 def test_the_plan_and_then_nothing_is_left(make_lab: Callable[..., Lab]) -> None:
